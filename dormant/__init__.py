@@ -1,0 +1,46 @@
+"""Measure and cure dormant neurons: trace a network, score its neurons, recycle the dormant ones."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .interventions import Chain as Chain
+    from .interventions import Every as Every
+    from .interventions import Intervention as Intervention
+    from .interventions import Prune as Prune
+    from .interventions import ReDo as ReDo
+    from .interventions import Reset as Reset
+    from .interventions import ShrinkPerturb as ShrinkPerturb
+    from .interventions import recycled_counts as recycled_counts
+    from .interventions import redo_as_published as redo_as_published
+    from .scores import dormant_fraction as dormant_fraction
+    from .scores import dormant_mask as dormant_mask
+    from .scores import neuron_scores as neuron_scores
+    from .scores import overlap_coefficient as overlap_coefficient
+    from .surgery import Learner as Learner
+    from .surgery import graft as graft
+    from .tracing import TraceError as TraceError
+    from .tracing import trace as trace
+    from .wiring import Network as Network
+    from .wiring import NeuronLayer as NeuronLayer
+    from .wiring import Wiring as Wiring
+
+# Loaded on first use, so that `import dormant.torch` needs no JAX.
+PUBLIC = {
+    "interventions": "Chain Every Intervention Prune ReDo Reset ShrinkPerturb recycled_counts redo_as_published",
+    "scores": "dormant_fraction dormant_mask neuron_scores overlap_coefficient",
+    "surgery": "Learner graft",
+    "tracing": "TraceError trace",
+    "wiring": "Network NeuronLayer Wiring",
+}
+_HOME = {name: module for module, names in PUBLIC.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dormant' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}.")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME)

@@ -1,0 +1,84 @@
+"""From activations to neuron scores, dormant masks, dormant fractions and their overlap."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Num
+
+AnyArray = jax.Array | np.ndarray
+
+
+def neuron_scores(activations: Num[AnyArray, "*samples neurons"]) -> Float[Array, " neurons"]:
+    """Mean absolute activation of each neuron, divided by the mean of that over its layer.
+
+    Every axis but the last is averaged: batch, time, the positions of a convolution. Scores average 1 over a
+    layer that is not silent, so a threshold means the same at any width; a silent layer scores 0 everywhere.
+
+    >>> neuron_scores(np.array([[0.0, 1.0, 3.0], [0.0, -1.0, 1.0]])).tolist()
+    [0.0, 1.0, 2.0]
+
+    Source: Sokar et al. 2023, equation 1; the reference code (dopamine/labs/redo/weight_recyclers.py) adds 1e-9 to
+    the layer mean. We divide by the mean only where it is not zero, so that the score of a layer does not
+    depend on its scale. The paper's "scores sum to 1" is a slip: they average 1 (google/dopamine issue 209).
+    """
+    values = jnp.asarray(activations)
+    values = values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(values), initial=0.0)
+    # Dividing by the largest first keeps the mean of very small or very large activations finite and normal.
+    safe = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    magnitude = jnp.abs(values / safe).mean(axis=tuple(range(values.ndim - 1)))
+    mean = magnitude.mean()
+    return magnitude / jnp.where(mean > 0, mean, jnp.ones_like(mean))
+
+
+def dormant_mask(scores: Float[AnyArray, "*batch neurons"], tau: float) -> Bool[Array, "*batch neurons"]:
+    """Which neurons are tau-dormant: those whose score is at most `tau`.
+
+    >>> dormant_mask(np.array([0.0, 0.1, 2.9], np.float32), tau=0.1).tolist()
+    [True, True, False]
+
+    Raises ValueError if `tau` is negative.
+    Source: Sokar et al. 2023, definition 3.1. The comparison is not strict, so tau = 0 finds silent neurons.
+    """
+    return jnp.asarray(scores) <= checked_tau(tau)
+
+
+def checked_tau(tau: float) -> float:
+    """`tau` itself, if it is a threshold."""
+    if not tau >= 0:
+        raise ValueError(f"tau must be at least 0, got {tau}; 0 finds only exactly silent neurons, the paper uses 0.1.")
+    return tau
+
+
+def dormant_fraction(masks: Mapping[str, Bool[AnyArray, " ..."]]) -> Float[Array, ""]:
+    """Dormant neurons of all layers, divided by the neurons of all layers.
+
+    A wide layer counts for more than a narrow one: 512 of Nature CNN's 672 neurons are its dense layer's.
+
+    >>> float(dormant_fraction({"conv": np.array([True]), "dense": np.array([False, False, True])}))
+    0.5
+
+    Raises ValueError if there is no neuron.
+    Source: dopamine/labs/redo/weight_recyclers.py, which pools its log in the same way.
+    """
+    neurons = sum(mask.size for mask in masks.values())
+    if neurons == 0:
+        raise ValueError("no neurons to count: masks is empty; pass one mask per layer.")
+    dormant = sum((jnp.sum(jnp.asarray(mask, dtype=bool)) for mask in masks.values()), start=jnp.zeros((), jnp.int32))
+    return dormant.astype(jnp.float32) / neurons
+
+
+def overlap_coefficient(first: Bool[AnyArray, " neurons"], second: Bool[AnyArray, " neurons"]) -> Float[Array, ""]:
+    """Neurons in both sets, divided by the size of the smaller set; 0 where a set is empty.
+
+    >>> float(overlap_coefficient(np.array([True, True, False]), np.array([True, False, False])))
+    1.0
+
+    Source: Sokar et al. 2023, figure 5. The value for an empty set is our choice: nothing is shared.
+    """
+    a, b = jnp.asarray(first), jnp.asarray(second)
+    smaller = jnp.minimum(a.sum(), b.sum())
+    shared = (a & b).sum().astype(jnp.float32)
+    return jnp.where(smaller > 0, shared / jnp.maximum(smaller, 1), jnp.zeros_like(shared))

@@ -1,0 +1,147 @@
+"""Any JAX function to its wiring: `trace` walks the function's jaxpr and follows every neuron through it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ..wiring import Activation, Wiring, paths
+from .kernels import convolution, product
+from .layers import Found, Site, collect
+from .ledger import Ledger
+from .program import Program, Step, evaluate, program
+from .rules import RULES, mix, refuse
+from .rules import TraceError as TraceError
+from .values import Part, Value, no_ids, numbered, plain
+
+LARGEST_CONSTANT = 1 << 20  # elements; larger constants are never worked out while tracing
+
+
+def trace(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any) -> Wiring:
+    """The wiring of `apply(params, *inputs)`: its neuron layers, what feeds and what reads each, and where it is measured.
+
+    The function is traced at the shapes of the example inputs and may be measured at other batch sizes. Output layers,
+    which no kernel reads, are left out. A layer that can't be recycled safely says why; print the wiring to see.
+
+    >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}, "head": {"kernel": jnp.ones((3, 1))}}
+    >>> def apply(params, x):
+    ...     hidden = jax.nn.relu(x @ params["dense"]["kernel"] + params["dense"]["bias"])
+    ...     return hidden @ params["head"]["kernel"]
+    >>> print(trace(apply, params, jnp.ones((1, 2))))
+    layer  neurons  fed by                    read by      recycled
+    dense  3        dense/kernel, dense/bias  head/kernel  yes
+    output layers, not measured: head
+
+    Raises TraceError, by name, at a primitive that it does not understand, and if it finds no layer at all.
+    """
+    cache: dict[Any, tuple[Program, Found]] = {}
+    found = _traced(apply, params, inputs, cache)[1]
+
+    def measure(params: PyTree[Any], *inputs: Any) -> list[Activation]:
+        traced, now = _traced(apply, params, inputs, cache)
+        _check_same(found, now)
+        values = evaluate(traced, jax.tree.leaves((params, inputs)), {site.value for site in now.sites})
+        return [_activation(site, values[site.value]) for site in now.sites]
+
+    return Wiring(found.layers, found.outputs, measure)
+
+
+def _traced(
+    apply: Callable[..., Any], params: PyTree[Any], inputs: Sequence[Any], cache: dict[Any, tuple[Program, Found]]
+) -> tuple[Program, Found]:
+    leaves, structure = jax.tree.flatten((params, tuple(inputs)))
+    key = (structure, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+    if key in cache:
+        return cache[key]
+    traced = program(apply, params, *inputs)
+    found = _analyse(traced, params)
+    # Constants of an enclosing jit belong to that one compilation, so a program that holds them is not kept.
+    if not any(isinstance(constant, jax.core.Tracer) for constant in traced.constants.values()):
+        cache[key] = traced, found
+    return traced, found
+
+
+def _analyse(traced: Program, params: PyTree[Any]) -> Found:
+    leaves = jax.tree.leaves(params)
+    notes = Ledger([np.shape(leaf) for leaf in leaves], paths(params))
+    values = {number: _constant(value) for number, value in traced.constants.items()}
+    for position, number in enumerate(traced.inputs):
+        shape = traced.shapes[number]
+        is_parameter = position < len(leaves)
+        values[number] = _parameter(position, shape) if is_parameter else plain(shape, from_input=True)
+    for step in traced.steps:
+        shapes = [traced.shapes[result] for result in step.results]
+        results = _apply_rule(notes, step, [values[operand] for operand in step.operands], shapes)
+        values.update(zip(step.results, results, strict=True))
+    for number in traced.outputs:
+        notes.returned |= notes.producers_of(values[number].neurons) | values[number].mixed
+        notes.note_elsewhere(values[number].parts, "returned")
+    found = collect(notes)
+    if not found.layers:
+        raise TraceError(
+            "found no neuron layer: expected apply(params, *inputs) with at least two kernels of `params` in a row; "
+            f"its output layers are {list(found.outputs)}. Are the parameters the first argument?"
+        )
+    return found
+
+
+def _constant(value: Any) -> Value:
+    return plain(np.shape(value), constant=None if isinstance(value, jax.core.Tracer) else value)
+
+
+def _parameter(leaf: int, shape: tuple[int, ...]) -> Value:
+    return Value(shape, no_ids(shape), (Part(leaf, numbered(shape)),), is_kernel=True)
+
+
+def _apply_rule(notes: Ledger, step: Step, operands: list[Value], shapes: list[tuple[int, ...]]) -> list[Value]:
+    if all(operand.constant is not None for operand in operands) and sum(map(np.prod, shapes)) <= LARGEST_CONSTANT:
+        return _known(step, operands)
+    operands = [_current(notes, operand) for operand in operands]
+    if step.name in KERNEL_RULES:
+        return KERNEL_RULES[step.name](notes, step, operands, shapes)
+    if step.name in RULES:
+        return RULES[step.name](notes, step, operands, shapes)
+    if any(operand.has_neurons or operand.mixed or operand.parts for operand in operands):
+        raise refuse(step, "it takes neurons or parameters, and no rule says what becomes of them")
+    return mix(notes, step, operands, shapes)
+
+
+KERNEL_RULES = {"dot_general": product, "conv_general_dilated": convolution}
+
+
+def _current(notes: Ledger, value: Value) -> Value:
+    return value.with_ids(value.shape, notes.current(value.neurons), value.parts) if value.has_neurons else value
+
+
+def _known(step: Step, operands: list[Value]) -> list[Value]:
+    """The results of a step on constants, worked out now: indices of a gather, masks, positions."""
+    with jax.ensure_compile_time_eval():
+        results = step.primitive.bind(*(operand.constant for operand in operands), **step.settings)
+    return [_constant(result) for result in (results if step.primitive.multiple_results else [results])]
+
+
+def _activation(site: Site, value: Array) -> Activation:
+    """A site's value as [*samples, neurons]: axes along which neurons do not change come first."""
+    same = [axis for axis, length in enumerate(site.neurons.shape) if length == 1]
+    across = [axis for axis in range(value.ndim) if axis not in same]
+    columns = jnp.transpose(value, (*same, *across)).reshape([value.shape[axis] for axis in same] + [-1])
+    owners = site.neurons.ravel()
+    present, counts = np.unique(owners[owners >= 0], return_counts=True)
+    if len(set(counts.tolist())) > 1:
+        raise TraceError(f"the neurons of {site.layer} have different numbers of activations: {sorted(set(counts.tolist()))}.")
+    order = np.flatnonzero(owners >= 0)[np.argsort(owners[owners >= 0], kind="stable")].reshape(len(present), -1)
+    if order.shape == (columns.shape[-1], 1) and (order[:, 0] == np.arange(len(order))).all():
+        return Activation(site.layer, present, columns)
+    picked = jnp.moveaxis(columns[..., order], -1, 0)
+    return Activation(site.layer, present, picked)
+
+
+def _check_same(first: Found, second: Found) -> None:
+    names = [tuple((layer.name, layer.width) for layer in found.layers) for found in (first, second)]
+    if names[0] != names[1]:
+        raise TraceError(f"the network has other layers at these input shapes: expected {names[0]}, got {names[1]}.")
+
+

@@ -1,0 +1,118 @@
+"""From the tracer's notes to the neuron layers of a wiring."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+
+from ..wiring import NeuronLayer
+from .ledger import Ledger, Use
+from .values import NONE, Ids
+
+
+class Site(NamedTuple):
+    """Where a layer is measured: the program's value and, for each of its elements, the layer's neuron."""
+
+    layer: str
+    value: int
+    neurons: Ids
+
+
+class Found(NamedTuple):
+    """The layers of a trace, its output layers, and where the layers are measured."""
+
+    layers: tuple[NeuronLayer, ...]
+    outputs: tuple[str, ...]
+    sites: tuple[Site, ...]
+
+
+def collect(notes: Ledger) -> Found:
+    """The layers that are read by a kernel; those that no kernel reads are output layers."""
+    notes.follow()
+    groups = _groups(notes)
+    names = _names(notes, groups)
+    hidden = [(name, group) for name, group in zip(names, groups, strict=True) if group & notes.read]
+    outputs = tuple(name for name, group in zip(names, groups, strict=True) if not group & notes.read)
+    layers = tuple(_layer(notes, name, group) for name, group in hidden)
+    return Found(layers, outputs, tuple(site for name, group in hidden for site in _sites(notes, name, group)))
+
+
+def _groups(notes: Ledger) -> list[set[int]]:
+    """Producers that have neurons in common, in order of their first kernel."""
+    groups: list[set[int]] = []
+    for producer in range(len(notes.producers)):
+        group = {producer} | notes.producers_of(_ids(notes, {producer}))
+        for other in [other for other in groups if other & group]:
+            groups.remove(other)
+            group |= other
+        groups.append(group)
+    return sorted(groups, key=min)
+
+
+def _ids(notes: Ledger, group: set[int]) -> Ids:
+    """The ids of a group's neurons, each once."""
+    spans = [np.arange(start, start + width) for _, start, width, _ in (notes.producers[index] for index in sorted(group))]
+    return np.unique(notes.canonical[np.concatenate(spans)])
+
+
+def _names(notes: Ledger, groups: list[set[int]]) -> list[str]:
+    """A layer has its kernel's parent as its name, or the kernel's whole path where two would have the same."""
+    short = ["+".join(dict.fromkeys(notes.name(producer) for producer in sorted(group))) for group in groups]
+    often = Counter(short)
+    whole = ["+".join(notes.leaf_names[notes.producers[producer].leaf] for producer in sorted(group)) for group in groups]
+    return [long if often[name] > 1 else name for name, long in zip(short, whole, strict=True)]
+
+
+def _local(notes: Ledger, group: set[int], ids: Ids | None) -> Ids:
+    """Ids as numbers within the group, -1 for any other."""
+    if ids is None:
+        return np.array(NONE)
+    mine = _ids(notes, group)
+    numbers = np.full(len(notes.canonical) + 1, NONE)
+    numbers[mine] = np.arange(len(mine))
+    return numbers[notes.current(ids)]
+
+
+def _layer(notes: Ledger, name: str, group: set[int]) -> NeuronLayer:
+    incoming: dict[str, Ids] = {}
+    outgoing: dict[str, Ids] = {}
+    reasons = [reason for producer in sorted(group) for reason in notes.reasons[producer]]
+    for leaf, path in enumerate(notes.leaf_names):
+        uses = [(use, _local(notes, group, use.feeds), _local(notes, group, use.reads)) for use in notes.uses if use.leaf == leaf]
+        feeds, reads = _agreed([use[1] for use in uses]), _agreed([use[2] for use in uses])
+        incoming |= {} if feeds is None else {path: feeds}
+        outgoing |= {} if reads is None else {path: reads}
+        if feeds is not None or reads is not None:
+            reasons += _conflicts(path, uses, feeds, reads)
+    if group & notes.returned:
+        reasons.append("the function also returns it")
+    coupled = tuple(dict.fromkeys(by for producer in sorted(group) for by in notes.coupled[producer]))
+    return NeuronLayer(name, len(_ids(notes, group)), incoming, outgoing, tuple(dict.fromkeys(reasons)), coupled)
+
+
+def _agreed(maps: list[Ids]) -> Ids | None:
+    """The first map that names a neuron, if any does."""
+    return next((ids for ids in maps if (ids >= 0).any()), None)
+
+
+def _conflicts(path: str, uses: list[tuple[Use, Ids, Ids]], feeds: Ids | None, reads: Ids | None) -> list[str]:
+    """Why entries of a parameter that feed or read this layer can't be overwritten."""
+    found = [f"{path} is also {use.elsewhere}" for use, _, _ in uses if use.elsewhere]
+    if feeds is not None and reads is not None:
+        found.append(f"{path} both feeds and reads it")
+    for expected, column in ((feeds, 1), (reads, 2)):
+        maps = [use[column] for use in uses if not use[0].elsewhere]
+        if expected is not None and any(not _same(expected, ids) for ids in maps):
+            found.append(f"{path} has another use besides")
+    return found
+
+
+def _same(first: Ids, second: Ids) -> bool:
+    return bool((first == second).all())
+
+
+def _sites(notes: Ledger, name: str, group: set[int]) -> list[Site]:
+    places = notes.sites if any(notes.sites[producer] for producer in group) else notes.resorts
+    numbers = dict.fromkeys(site for producer in sorted(group) for site in places[producer])
+    found = [Site(name, number, _local(notes, group, notes.neurons_at[number])) for number in numbers]
+    return [site for site in found if (site.neurons >= 0).any()]

@@ -1,0 +1,155 @@
+"""What a trace has found so far: producers of neurons, uses of parameters, readings, and reasons."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from .values import NONE, Ids, Part, Value, narrow, widen
+
+
+class Producer(NamedTuple):
+    """A kernel's output neurons, with consecutive ids from `start`; an ensemble has several producers."""
+
+    leaf: int
+    start: int
+    width: int
+    member: int | None
+
+
+class Use(NamedTuple):
+    """One use of a parameter: the neuron that each entry feeds and the neuron that it reads, in the parameter's shape.
+
+    `elsewhere` says what else is computed from it, if it is neither.
+    """
+
+    leaf: int
+    feeds: Ids | None
+    reads: Ids | None
+    elsewhere: str = ""
+
+
+@dataclass
+class Ledger:
+    """The tracer's notes.
+
+    Neurons that are one neuron (two kernels summed into it) share the id in `canonical`. A producer that was summed into
+    others `follows` them: it is read where they are. `resorts` are where a producer is measured if it is read nowhere
+    by itself.
+    """
+
+    leaf_shapes: list[tuple[int, ...]]
+    leaf_names: list[str]
+    producers: list[Producer] = field(default_factory=list)
+    canonical: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
+    uses: list[Use] = field(default_factory=list)
+    reasons: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    coupled: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    sites: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    resorts: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    follows: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    neurons_at: dict[int, Ids] = field(default_factory=dict)
+    known_kernels: dict[tuple[int, bytes], int] = field(default_factory=dict)
+    read: set[int] = field(default_factory=set)
+    returned: set[int] = field(default_factory=set)
+
+    def new_producer(self, leaf: int, width: int, member: int | None = None) -> int:
+        """The first id of a new producer's neurons."""
+        start = len(self.canonical)
+        self.producers.append(Producer(leaf, start, width, member))
+        self.canonical = np.concatenate([self.canonical, np.arange(start, start + width)])
+        return start
+
+    def name(self, producer: int) -> str:
+        """The path of a producer's kernel without its last step ("kernel") and without Flax's "params" before it."""
+        leaf, _, _, member = self.producers[producer]
+        path = self.leaf_names[leaf].removeprefix("params/")
+        return (path.rpartition("/")[0] or path) + ("" if member is None else f"[{member}]")
+
+    def names(self, producers: Iterable[int]) -> str:
+        return ", ".join(dict.fromkeys(self.name(producer) for producer in sorted(producers)))
+
+    def current(self, ids: Ids) -> Ids:
+        """Ids with every merged neuron under its one id."""
+        if not len(self.canonical):
+            return ids
+        return np.where(ids >= 0, self.canonical[np.maximum(ids, 0)], NONE)
+
+    def producers_of(self, ids: Ids) -> set[int]:
+        """The producers of these neurons, those merged with them included."""
+        present = np.unique(self.current(ids))
+        starts = np.array([producer.start for producer in self.producers])
+        owners = np.searchsorted(starts, np.flatnonzero(np.isin(self.canonical, present[present >= 0])), side="right")
+        return set((owners - 1).tolist())
+
+    def merge(self, pairs: Ids) -> None:
+        """Makes one neuron of each pair; the id of the later producer stays."""
+        becomes = np.arange(len(self.canonical))
+        becomes[pairs.min(axis=1)] = pairs.max(axis=1)
+        self.canonical = becomes[self.canonical]
+
+    def blame(self, producers: Iterable[int], reason: str) -> None:
+        """Says why the neurons of these producers are not recycled."""
+        for producer in producers:
+            if reason not in self.reasons[producer]:
+                self.reasons[producer].append(reason)
+
+    def couple(self, producers: Iterable[int], by: str) -> None:
+        for producer in producers:
+            if by not in self.coupled[producer]:
+                self.coupled[producer].append(by)
+
+    def note_reading(self, number: int, value: Value) -> None:
+        """The neurons of a value are read here: their activations are measured where it says, or at the value itself."""
+        owners = self.producers_of(value.neurons)
+        self.read |= owners
+        self._measure(self.sites, number, value)
+        for what in sorted(value.offset):
+            self.blame(owners, f"not zero when silent: {what} follows its activation")
+
+    def note_resort(self, number: int, value: Value) -> None:
+        """The neurons of a value lose themselves in another one here, which is where to measure them at the latest."""
+        self._measure(self.resorts, number, value)
+
+    def _measure(self, places: dict[int, list[int]], number: int, value: Value) -> None:
+        for site in sorted(value.sites or {number}):
+            for owner in self.producers_of(self.neurons_at.setdefault(site, value.neurons)):
+                if site not in places[owner]:
+                    places[owner].append(site)
+
+    def follow(self) -> None:
+        """A producer that was summed into others is read or returned where they are."""
+        for _ in self.follows:
+            for producer, leaders in self.follows.items():
+                self.read |= {producer} if leaders & self.read else set()
+                self.returned |= {producer} if leaders & self.returned else set()
+
+    def note_use(self, part: Part, feeds: Ids | None, reads: Ids | None, shape: tuple[int, ...]) -> bool:
+        """Writes a use down in the parameter's own shape; False if an entry would belong to two neurons."""
+        in_leaf = [None if ids is None else self.in_leaf(part, ids, shape) for ids in (feeds, reads)]
+        clash = any(ids is not None and got is None for ids, got in zip((feeds, reads), in_leaf, strict=True))
+        self.uses.append(Use(part.leaf, *in_leaf, elsewhere="entries that several neurons share" if clash else ""))
+        return not clash
+
+    def note_elsewhere(self, parts: Iterable[Part], what: str) -> None:
+        self.uses += [Use(part.leaf, None, None, what) for part in parts]
+
+    def in_leaf(self, part: Part, ids: Ids, shape: tuple[int, ...]) -> Ids | None:
+        """Ids of a value's elements, carried back to the parameter's entries; None if one entry gets two ids."""
+        leaf_shape = self.leaf_shapes[part.leaf]
+        if shape == leaf_shape and is_whole(part.entries, shape):
+            return ids
+        together = np.broadcast_shapes(part.entries.shape, ids.shape)
+        entries, owners = widen(part.entries, together).ravel(), widen(ids, together).ravel()
+        inside = entries >= 0
+        found = np.full(int(np.prod(leaf_shape, dtype=np.int64)), NONE)
+        found[entries[inside]] = owners[inside]
+        agrees = (found[entries[inside]] == owners[inside]).all()
+        return narrow(found.reshape(leaf_shape)) if agrees else None
+
+
+def is_whole(entries: Ids, shape: tuple[int, ...]) -> bool:
+    """Whether the entries are a whole parameter in its own order."""
+    return entries.shape == shape and bool((entries.ravel() == np.arange(entries.size)).all())

@@ -1,0 +1,121 @@
+"""A traced function as one flat list of primitive steps, and its evaluation."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend import core
+
+# The parameter of each primitive that holds a function to be written out in its place.
+INLINED = {
+    "jit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vmap_call": "call",
+}
+
+
+class Step(NamedTuple):
+    """One primitive, with its operands and results as numbers of the program's values."""
+
+    primitive: Any
+    operands: tuple[int, ...]
+    results: tuple[int, ...]
+    settings: dict[str, Any]
+    scope: str
+
+    @property
+    def name(self) -> str:
+        return self.primitive.name
+
+
+class Program(NamedTuple):
+    """Steps over numbered values; `constants` are known before any input is."""
+
+    steps: list[Step]
+    inputs: list[int]
+    outputs: list[int]
+    constants: dict[int, Any]
+    shapes: list[tuple[int, ...]]
+
+
+def program(function: Callable[..., Any], *arguments: Any) -> Program:
+    """The flat program of a function, traced at the shapes and dtypes of its arguments."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.canonicalize_dtype(_dtype(leaf))), arguments)
+    closed = jax.make_jaxpr(function)(*shapes)
+    writer = _Writer()
+    inputs = [writer.number(variable.aval.shape) for variable in closed.jaxpr.invars]
+    outputs = writer.inline(closed.jaxpr, closed.consts, inputs, scope="")
+    return Program(writer.steps, inputs, outputs, writer.constants, writer.shapes)
+
+
+def evaluate(traced: Program, arguments: Sequence[Any], wanted: Iterable[int]) -> dict[int, Any]:
+    """The wanted values of a program, run on the flattened arguments."""
+    values = dict(traced.constants) | dict(zip(traced.inputs, arguments, strict=True))
+    for step in needed(traced, wanted):
+        results = step.primitive.bind(*(values[operand] for operand in step.operands), **step.settings)
+        results = results if step.primitive.multiple_results else [results]
+        values.update(zip(step.results, results, strict=True))
+    return {number: values[number] for number in wanted}
+
+
+def needed(traced: Program, wanted: Iterable[int]) -> list[Step]:
+    """The steps that the wanted values depend on, in order."""
+    open_values, kept = set(wanted), []
+    for step in reversed(traced.steps):
+        if open_values.intersection(step.results):
+            open_values.update(step.operands)
+            kept.append(step)
+    return kept[::-1]
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
+
+
+class _Writer:
+    """Writes nested functions out into one list of steps, with a fresh number for every value."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.constants: dict[int, Any] = {}
+        self.shapes: list[tuple[int, ...]] = []
+
+    def number(self, shape: tuple[int, ...]) -> int:
+        self.shapes.append(tuple(shape))
+        return len(self.shapes) - 1
+
+    def constant(self, value: Any) -> int:
+        number = self.number(np.shape(value))
+        self.constants[number] = value
+        return number
+
+    def inline(self, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[int], scope: str) -> list[int]:
+        known = dict(zip(jaxpr.invars, inputs, strict=True))
+        known |= {variable: self.constant(value) for variable, value in zip(jaxpr.constvars, constants, strict=True)}
+
+        def look_up(atom: Any) -> int:
+            # A literal is a Python number whose type is the step's: bfloat16 networks need it spelled out.
+            return self.constant(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, core.Literal) else known[atom]
+
+        for equation in jaxpr.eqns:
+            operands = [look_up(atom) for atom in equation.invars]
+            results = self.write(equation, operands, scope)
+            known |= dict(zip(equation.outvars, results, strict=True))
+        return [look_up(atom) for atom in jaxpr.outvars]
+
+    def write(self, equation: Any, operands: list[int], scope: str) -> list[int]:
+        scope = "/".join(filter(None, [scope, str(equation.source_info.name_stack)]))
+        name = equation.primitive.name
+        if name in INLINED:
+            inner = equation.params[INLINED[name]]
+            closed = inner if hasattr(inner, "consts") else core.ClosedJaxpr(inner, [])
+            return self.inline(closed.jaxpr, closed.consts, operands, scope)
+        results = [self.number(variable.aval.shape) for variable in equation.outvars]
+        self.steps.append(Step(equation.primitive, tuple(operands), tuple(results), equation.params, scope))
+        return results

@@ -1,0 +1,158 @@
+"""Which parameters feed a neuron and which read it, for every layer of a network."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .scores import dormant_fraction, dormant_mask, neuron_scores
+
+Entries = Mapping[str, Int[np.ndarray, "..."]]
+Masks = Mapping[str, Bool[Array, " neurons"]]
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronLayer:
+    """A layer of neurons: the entries of the parameters that feed each of them, and the entries that read it.
+
+    `incoming` and `outgoing` map the path of a parameter to an integer array that broadcasts to its shape: the number of
+    the neuron to which each entry belongs, or -1. `reasons` say why the layer is measured and not recycled; `coupled_by`
+    names the normalisations through which its neurons influence one another.
+    """
+
+    name: str
+    width: int
+    incoming: Entries
+    outgoing: Entries
+    reasons: tuple[str, ...] = ()
+    coupled_by: tuple[str, ...] = ()
+
+    @property
+    def recyclable(self) -> bool:
+        """Whether silent neurons of this layer can be replaced without changing what the network computes."""
+        return not self.reasons
+
+
+class Activation(NamedTuple):
+    """One place where neurons are measured: the layer, the numbers of its neurons there, and their activations."""
+
+    layer: str
+    neurons: Int[np.ndarray, " present"]
+    values: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Wiring:
+    """The neuron layers of a traced function, in the order in which it computes them; `outputs` are its output layers.
+
+    >>> from dormant import trace
+    >>> def apply(params, x):
+    ...     return jax.nn.relu(x @ params["hidden"]["w"]) @ params["head"]["w"]
+    >>> params = {"hidden": {"w": jnp.ones((2, 3))}, "head": {"w": jnp.ones((3, 1))}}
+    >>> wiring = trace(apply, params, jnp.ones((5, 2)))
+    >>> [(layer.name, layer.width) for layer in wiring.layers], wiring.outputs
+    ([('hidden', 3)], ('head',))
+    >>> wiring.scores(params, jnp.ones((5, 2)))["hidden"].tolist()
+    [1.0, 1.0, 1.0]
+    """
+
+    layers: tuple[NeuronLayer, ...]
+    outputs: tuple[str, ...]
+    measure: Callable[..., list[Activation]] = field(repr=False)
+
+    def __getitem__(self, name: str) -> NeuronLayer:
+        found = {layer.name: layer for layer in self.layers}
+        if name not in found:
+            raise KeyError(f"no neuron layer is called {name!r}; the layers are {sorted(found)}.")
+        return found[name]
+
+    def activations(self, params: PyTree[Any], *inputs: Any) -> dict[str, Array]:
+        """The activations of every layer, each [*samples, neurons], from a run of the traced function itself.
+
+        A layer that is read through several non-linearities has one entry for each: `name`, `name@2` and so on.
+        """
+        found: dict[str, Array] = {}
+        for activation in self.measure(params, *inputs):
+            uses = 1 + sum(name.partition("@")[0] == activation.layer for name in found)
+            found[activation.layer if uses == 1 else f"{activation.layer}@{uses}"] = activation.values
+        return found
+
+    def scores(self, params: PyTree[Any], *inputs: Any) -> dict[str, Float[Array, " neurons"]]:
+        """The score of every neuron of every layer.
+
+        A neuron that is read through several non-linearities (CReLU, shared weights) has the largest of its scores, so
+        that it counts as dormant only if it is dormant in all of them.
+        """
+        scores = {layer.name: jnp.zeros(layer.width) for layer in self.layers}
+        for layer, neurons, values in self.measure(params, *inputs):
+            here = neuron_scores(values).astype(scores[layer].dtype)
+            scores[layer] = scores[layer].at[neurons].max(here)
+        return scores
+
+    def dormant(self, params: PyTree[Any], *inputs: Any, tau: float = 0.1) -> dict[str, Bool[Array, " neurons"]]:
+        """The tau-dormant neurons of every layer."""
+        return {name: dormant_mask(scores, tau) for name, scores in self.scores(params, *inputs).items()}
+
+    def dormant_fraction(self, params: PyTree[Any], *inputs: Any, tau: float = 0.1) -> Float[Array, ""]:
+        """The share of tau-dormant neurons among the neurons of all layers."""
+        return dormant_fraction(self.dormant(params, *inputs, tau=tau))
+
+    def __str__(self) -> str:
+        rows = [("layer", "neurons", "fed by", "read by", "recycled")]
+        rows += [(layer.name, str(layer.width), _paths(layer.incoming), _paths(layer.outgoing), _status(layer)) for layer in self.layers]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows]
+        return "\n".join([*lines, f"output layers, not measured: {', '.join(self.outputs) or 'none'}"])
+
+
+def _paths(entries: Entries) -> str:
+    return ", ".join(path.removeprefix("params/") for path in entries) or "-"
+
+
+def _status(layer: NeuronLayer) -> str:
+    if layer.reasons:
+        return "no: " + "; ".join(layer.reasons)
+    return "yes" + (f", but its neurons are coupled by {', '.join(layer.coupled_by)}" if layer.coupled_by else "")
+
+
+class Network(NamedTuple):
+    """What an intervention has to know: how the network is wired, how it is initialised, and what trains it.
+
+    `init(key)` returns fresh parameters of the same tree, so that every layer keeps its own initialiser.
+    """
+
+    wiring: Wiring
+    init: Callable[[Array], PyTree[Array]]
+    tx: optax.GradientTransformation
+
+
+def paths(params: PyTree[Any]) -> list[str]:
+    """The path of each leaf, as wirings name it.
+
+    >>> paths({"dense": {"bias": 0, "kernel": 1}})
+    ['dense/bias', 'dense/kernel']
+    """
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def entry_mask(params: PyTree[Any], entries: Mapping[str, Entries], masks: Masks) -> PyTree[Bool[Array, "..."]]:
+    """For each parameter, which entries belong to a masked neuron; leaves broadcast to the parameters.
+
+    `entries` maps a layer's name to its incoming or outgoing entries.
+
+    >>> entries = {"dense": {"kernel": np.array([[0, 1]])}}
+    >>> entry_mask({"kernel": jnp.ones((3, 2))}, entries, {"dense": jnp.array([False, True])})["kernel"].tolist()
+    [[False, True]]
+    """
+    hits: dict[str, Array] = {}
+    for layer, owners in entries.items():
+        for path, neurons in owners.items():
+            hit = (neurons >= 0) & masks[layer][np.maximum(neurons, 0)]
+            hits[path] = hits[path] | hit if path in hits else hit
+    leaves = [hits.get(path, jnp.zeros((), bool)) for path in paths(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
