@@ -32,8 +32,8 @@ def graft(
     """The learner with masked weights taken from `donor` and their optimizer moments set to zero.
 
     `mask` has the tree of the parameters; each leaf is a Boolean array that broadcasts to its parameter. Moments are
-    found by `optax.tree_utils.tree_map_params`, so any optax chain works, weight decay and `inject_hyperparams` included;
-    state that has no parameter's shape (Adam's step count) is left alone. `forget` names other entries
+    found by `optax.tree_utils.tree_map_params`, so any optax chain works, weight decay and `inject_hyperparams`
+    included; state that has no parameter's shape (Adam's step count) is left alone. `forget` names other entries
     whose moments are cleared instead of the mask's.
 
     >>> tx = optax.sgd(0.1, momentum=0.9); params = {"w": jnp.ones(3)}

@@ -20,9 +20,10 @@ Masks = Mapping[str, Bool[Array, " neurons"]]
 class NeuronLayer:
     """A layer of neurons: the entries of the parameters that feed each of them, and the entries that read it.
 
-    `incoming` and `outgoing` map the path of a parameter to an integer array that broadcasts to its shape: the number of
-    the neuron to which each entry belongs, or -1. `reasons` say why the layer is measured and not recycled; `coupled_by`
-    names the normalisations through which its neurons influence one another.
+    `incoming` and `outgoing` map the path of a parameter to an integer array that broadcasts to its shape: the
+    number of
+    the neuron to which each entry belongs, or -1. `reasons` say why the layer is measured and not recycled;
+    `coupled_by` names the normalisations through which its neurons influence one another.
     """
 
     name: str
@@ -104,9 +105,15 @@ class Wiring:
 
     def __str__(self) -> str:
         rows = [("layer", "neurons", "fed by", "read by", "recycled")]
-        rows += [(layer.name, str(layer.width), _paths(layer.incoming), _paths(layer.outgoing), _status(layer)) for layer in self.layers]
+        rows += [
+            (layer.name, str(layer.width), _paths(layer.incoming), _paths(layer.outgoing), _status(layer))
+            for layer in self.layers
+        ]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows]
+        lines = [
+            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip()
+            for row in rows
+        ]
         return "\n".join([*lines, f"output layers, not measured: {', '.join(self.outputs) or 'none'}"])
 
 
@@ -137,7 +144,10 @@ def paths(params: PyTree[Any]) -> list[str]:
     >>> paths({"dense": {"bias": 0, "kernel": 1}})
     ['dense/bias', 'dense/kernel']
     """
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
 
 
 def entry_mask(params: PyTree[Any], entries: Mapping[str, Entries], masks: Masks) -> PyTree[Bool[Array, "..."]]:
@@ -152,7 +162,7 @@ def entry_mask(params: PyTree[Any], entries: Mapping[str, Entries], masks: Masks
     hits: dict[str, Array] = {}
     for layer, owners in entries.items():
         for path, neurons in owners.items():
-            hit = (neurons >= 0) & masks[layer][np.maximum(neurons, 0)]
+            hit = jnp.asarray(neurons >= 0) & masks[layer][np.maximum(neurons, 0)]
             hits[path] = hits[path] | hit if path in hits else hit
     leaves = [hits.get(path, jnp.zeros((), bool)) for path in paths(params)]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)

@@ -11,9 +11,9 @@ from ..wiring import Network
 class Intervention(Protocol):
     """A value that looks at a learner now and then and changes its weights.
 
-    `init` returns the intervention's state, a tree of arrays. `update` is called after every gradient step with a key and
-    the inputs of a score batch; it returns the changed learner and state, with the same tree, shapes and dtypes.
-    Both can be compiled, and `update` can be mapped over seeds with `jax.vmap`.
+    `init` returns the intervention's state, a tree of arrays. `update` is called after every gradient step with a
+    key and the inputs of a score batch; it returns the changed learner and state, with the same tree, shapes and
+    dtypes. Both can be compiled, and `update` can be mapped over seeds with `jax.vmap`.
     """
 
     def init(self, learner: Learner, network: Network) -> Any: ...

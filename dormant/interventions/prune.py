@@ -31,7 +31,8 @@ class Prune:
     Prune(tau=0.0, period=1000)
 
     Raises ValueError for a negative tau or a period below 1.
-    Source: Sokar et al. 2023, figure 6. The paper does not say how often it checks or how it removes; the period is ours.
+    Source: Sokar et al. 2023, figure 6. The paper does not say how often it checks or how it removes; the period is
+    ours.
     """
 
     tau: float = 0.0

@@ -94,10 +94,10 @@ def redo_as_published(
 ) -> ReDoAsPublished:
     """ReDo with four quirks of the released code, each of which can be switched off.
 
-    - `misaligned_flatten`: each channel's flag is repeated over neighbouring rows of the dense kernel, though a flattened
-      channels-last map has the channel vary fastest, so mostly other channels' rows are zeroed.
-    - `next_recorded_layer`: a layer is silenced in whatever layer was recorded next; `unrecorded` names those that never are (the
-      last convolution of an IMPALA stack), so a residual block's last hidden layer cuts into the stream.
+    - `misaligned_flatten`: each channel's flag is repeated over neighbouring rows of the dense kernel, though a
+      flattened channels-last map has the channel vary fastest, so mostly other channels' rows are zeroed.
+    - `next_recorded_layer`: a layer is silenced in whatever layer was recorded next; `unrecorded` names those that
+      never are (the last convolution of an IMPALA stack), so a residual block's last hidden layer cuts into the stream.
     - `xavier`: fresh weights are Xavier uniform, biases zero, whatever the layer's own initialiser.
     - `keep_bias_moments`: Adam's moments of biases stay.
 

@@ -24,21 +24,22 @@ class Recycled(NamedTuple):
 class ReDo:
     """Recycles the tau-dormant neurons of every layer where that is safe.
 
-    Incoming weights come from the network's own initialiser. With `tau=0` and `outgoing="zero"` the network's outputs on
-    the score batch stay the same to the last bit, unless a normalisation couples the neurons.
+    Incoming weights come from the network's own initialiser. With `tau=0` and `outgoing="zero"` the network's
+    outputs on the score batch stay the same to the last bit, unless a normalisation couples the neurons.
 
     - `outgoing`: "zero", or "fresh" to draw outgoing weights anew as well (the paper's figure 22).
     - `moments`: "zero" makes the optimizer forget recycled entries; "keep" leaves its moments.
     - `step_count`: "keep" leaves Adam's step count, as the paper does: the first step on a recycled weight is then
-      (1 - b1) / sqrt(1 - b2) = 3.2 learning rates long. "restart" sets it to zero whenever a neuron is recycled, which lengthens
-      the steps of all other weights' estimates instead.
+      (1 - b1) / sqrt(1 - b2) = 3.2 learning rates long. "restart" sets it to zero whenever a neuron is recycled,
+      which lengthens the steps of all other weights' estimates instead.
     - `coupled`: "recycle" or "skip" layers whose neurons a normalisation couples.
     - `layers`: names of the layers to recycle; None for all that can be.
 
     >>> ReDo(tau=0.025)
     ReDo(tau=0.025, outgoing='zero', moments='zero', step_count='keep', coupled='recycle', layers=None)
 
-    Raises ValueError for a negative tau or an unknown option, and at `init` for a layer that does not exist or is not safe.
+    Raises ValueError for a negative tau or an unknown option, and at `init` for a layer that does not exist or is
+    not safe.
     Source: Sokar et al. 2023, algorithm 1. We reset the moments of biases too, draw each layer from its own
     initialiser, and find outgoing weights by tracing; docs/differences.md lists what the reference does.
     """

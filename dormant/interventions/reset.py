@@ -24,7 +24,8 @@ class Reset:
     Reset(layers=('dense',), moments='zero', step_count='keep')
 
     Raises ValueError for an unknown option, and at `init` for a layer that does not exist.
-    Source: Nikishin et al. 2022. Sokar et al. reset the penultimate layer; their code can only reset from a layer to the end.
+    Source: Nikishin et al. 2022. Sokar et al. reset the penultimate layer; their code can only reset from a layer to
+    the end.
     """
 
     layers: tuple[str, ...] | None = None
@@ -42,7 +43,7 @@ class Reset:
 
     def _mask(self, params: PyTree[Array]) -> PyTree[Bool[Array, ""]]:
         names = paths(params)
-        owners = [{name} if self.layers is None else owner(path, self.layers) for path, name in zip(names, names, strict=True)]
+        owners = [{path} if self.layers is None else owner(path, self.layers) for path in names]
         missing = set(self.layers or ()) - set().union(*owners)
         if missing:
             raise ValueError(f"no parameters belong to layers {sorted(missing)}; parameters are {names}.")

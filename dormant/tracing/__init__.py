@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 from jaxtyping import Array, PyTree
 
 from ..wiring import Activation, Wiring, paths
@@ -21,7 +22,7 @@ LARGEST_CONSTANT = 1 << 20  # elements; larger constants are never worked out wh
 
 
 def trace(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any) -> Wiring:
-    """The wiring of `apply(params, *inputs)`: its neuron layers, what feeds and what reads each, and where it is measured.
+    """The wiring of `apply(params, *inputs)`: its layers, what feeds and reads each, and where it is measured.
 
     The function is traced at the shapes of the example inputs and may be measured at other batch sizes. Output layers,
     which no kernel reads, are left out. A layer that can't be recycled safely says why; print the wiring to see.
@@ -32,7 +33,7 @@ def trace(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any) -> Wirin
     ...     return hidden @ params["head"]["kernel"]
     >>> print(trace(apply, params, jnp.ones((1, 2))))
     layer  neurons  fed by                    read by      recycled
-    dense  3        dense/kernel, dense/bias  head/kernel  yes
+    dense  3        dense/bias, dense/kernel  head/kernel  yes
     output layers, not measured: head
 
     Raises TraceError, by name, at a primitive that it does not understand, and if it finds no layer at all.
@@ -59,7 +60,7 @@ def _traced(
     traced = program(apply, params, *inputs)
     found = _analyse(traced, params)
     # Constants of an enclosing jit belong to that one compilation, so a program that holds them is not kept.
-    if not any(isinstance(constant, jax.core.Tracer) for constant in traced.constants.values()):
+    if not any(isinstance(constant, core.Tracer) for constant in traced.constants.values()):
         cache[key] = traced, found
     return traced, found
 
@@ -89,7 +90,7 @@ def _analyse(traced: Program, params: PyTree[Any]) -> Found:
 
 
 def _constant(value: Any) -> Value:
-    return plain(np.shape(value), constant=None if isinstance(value, jax.core.Tracer) else value)
+    return plain(np.shape(value), constant=None if isinstance(value, core.Tracer) else value)
 
 
 def _parameter(leaf: int, shape: tuple[int, ...]) -> Value:
@@ -131,7 +132,9 @@ def _activation(site: Site, value: Array) -> Activation:
     owners = site.neurons.ravel()
     present, counts = np.unique(owners[owners >= 0], return_counts=True)
     if len(set(counts.tolist())) > 1:
-        raise TraceError(f"the neurons of {site.layer} have different numbers of activations: {sorted(set(counts.tolist()))}.")
+        raise TraceError(
+            f"the neurons of {site.layer} have different numbers of activations: {sorted(set(counts.tolist()))}."
+        )
     order = np.flatnonzero(owners >= 0)[np.argsort(owners[owners >= 0], kind="stable")].reshape(len(present), -1)
     if order.shape == (columns.shape[-1], 1) and (order[:, 0] == np.arange(len(order))).all():
         return Activation(site.layer, present, columns)
@@ -143,5 +146,3 @@ def _check_same(first: Found, second: Found) -> None:
     names = [tuple((layer.name, layer.width) for layer in found.layers) for found in (first, second)]
     if names[0] != names[1]:
         raise TraceError(f"the network has other layers at these input shapes: expected {names[0]}, got {names[1]}.")
-
-

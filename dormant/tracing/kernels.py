@@ -1,4 +1,4 @@
-"""Where parameters meet: products and convolutions end one layer's outgoing side and begin the next one's incoming side."""
+"""Where parameters meet: kernels end one layer's outgoing side and begin the next one's incoming side."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -194,5 +194,3 @@ def _weighted(value: Value, axes: Sequence[Axes], side: int, shape: tuple[int, .
     batch, free = ids.shape[: len(mine.batch)], ids.shape[len(mine.batch) : len(mine.batch) + len(mine.free)]
     ones = (1,) * len(theirs.free)
     return value.with_ids(shape, ids.reshape(batch + (free + ones if side == 0 else ones + free)), ())
-
-

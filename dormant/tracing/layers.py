@@ -51,7 +51,8 @@ def _groups(notes: Ledger) -> list[set[int]]:
 
 def _ids(notes: Ledger, group: set[int]) -> Ids:
     """The ids of a group's neurons, each once."""
-    spans = [np.arange(start, start + width) for _, start, width, _ in (notes.producers[index] for index in sorted(group))]
+    members = [notes.producers[index] for index in sorted(group)]
+    spans = [np.arange(member.start, member.start + member.width) for member in members]
     return np.unique(notes.canonical[np.concatenate(spans)])
 
 
@@ -59,7 +60,8 @@ def _names(notes: Ledger, groups: list[set[int]]) -> list[str]:
     """A layer has its kernel's parent as its name, or the kernel's whole path where two would have the same."""
     short = ["+".join(dict.fromkeys(notes.name(producer) for producer in sorted(group))) for group in groups]
     often = Counter(short)
-    whole = ["+".join(notes.leaf_names[notes.producers[producer].leaf] for producer in sorted(group)) for group in groups]
+    kernels = [[notes.producers[producer].leaf for producer in sorted(group)] for group in groups]
+    whole = ["+".join(notes.leaf_names[leaf] for leaf in leaves) for leaves in kernels]
     return [long if often[name] > 1 else name for name, long in zip(short, whole, strict=True)]
 
 
@@ -78,7 +80,8 @@ def _layer(notes: Ledger, name: str, group: set[int]) -> NeuronLayer:
     outgoing: dict[str, Ids] = {}
     reasons = [reason for producer in sorted(group) for reason in notes.reasons[producer]]
     for leaf, path in enumerate(notes.leaf_names):
-        uses = [(use, _local(notes, group, use.feeds), _local(notes, group, use.reads)) for use in notes.uses if use.leaf == leaf]
+        mine = [use for use in notes.uses if use.leaf == leaf]
+        uses = [(use, _local(notes, group, use.feeds), _local(notes, group, use.reads)) for use in mine]
         feeds, reads = _agreed([use[1] for use in uses]), _agreed([use[2] for use in uses])
         incoming |= {} if feeds is None else {path: feeds}
         outgoing |= {} if reads is None else {path: reads}
@@ -100,8 +103,8 @@ def _conflicts(path: str, uses: list[tuple[Use, Ids, Ids]], feeds: Ids | None, r
     found = [f"{path} is also {use.elsewhere}" for use, _, _ in uses if use.elsewhere]
     if feeds is not None and reads is not None:
         found.append(f"{path} both feeds and reads it")
-    for expected, column in ((feeds, 1), (reads, 2)):
-        maps = [use[column] for use in uses if not use[0].elsewhere]
+    for expected, column in ((feeds, 0), (reads, 1)):
+        maps = [(feeds_here, reads_here)[column] for use, feeds_here, reads_here in uses if not use.elsewhere]
         if expected is not None and any(not _same(expected, ids) for ids in maps):
             found.append(f"{path} has another use besides")
     return found

@@ -35,7 +35,8 @@ class Use(NamedTuple):
 class Ledger:
     """The tracer's notes.
 
-    Neurons that are one neuron (two kernels summed into it) share the id in `canonical`. A producer that was summed into
+    Neurons that are one neuron (two kernels summed into it) share the id in `canonical`. A producer that was summed
+    into
     others `follows` them: it is read where they are. `resorts` are where a producer is measured if it is read nowhere
     by itself.
     """
@@ -102,7 +103,7 @@ class Ledger:
                 self.coupled[producer].append(by)
 
     def note_reading(self, number: int, value: Value) -> None:
-        """The neurons of a value are read here: their activations are measured where it says, or at the value itself."""
+        """The neurons of a value are read here: they are measured where it says, or at the value itself."""
         owners = self.producers_of(value.neurons)
         self.read |= owners
         self._measure(self.sites, number, value)

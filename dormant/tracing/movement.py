@@ -41,7 +41,12 @@ def _broadcast(step: Step, ids: Ids, shape: tuple[int, ...], _: Sequence[Any]) -
 
 
 def _slice(step: Step, ids: Ids, *_: Any) -> Ids:
-    bounds = zip(step.settings["start_indices"], step.settings["limit_indices"], step.settings["strides"] or (1,) * ids.ndim, strict=True)
+    bounds = zip(
+        step.settings["start_indices"],
+        step.settings["limit_indices"],
+        step.settings["strides"] or (1,) * ids.ndim,
+        strict=True,
+    )
     cuts = (slice(None) if length == 1 else slice(*bound) for length, bound in zip(ids.shape, bounds, strict=True))
     return narrow(ids[tuple(cuts)])
 

@@ -46,7 +46,9 @@ class Program(NamedTuple):
 
 def program(function: Callable[..., Any], *arguments: Any) -> Program:
     """The flat program of a function, traced at the shapes and dtypes of its arguments."""
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.canonicalize_dtype(_dtype(leaf))), arguments)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.canonicalize_dtype(_dtype(leaf))), arguments
+    )
     closed = jax.make_jaxpr(function)(*shapes)
     writer = _Writer()
     inputs = [writer.number(variable.aval.shape) for variable in closed.jaxpr.invars]
@@ -72,6 +74,11 @@ def needed(traced: Program, wanted: Iterable[int]) -> list[Step]:
             open_values.update(step.operands)
             kept.append(step)
     return kept[::-1]
+
+
+def _typed(literal: Any) -> np.ndarray:
+    """A literal with the type that its step gives it: to a Python number JAX would give its own default."""
+    return np.asarray(literal.val, literal.aval.dtype)
 
 
 def _dtype(leaf: Any) -> Any:
@@ -101,7 +108,9 @@ class _Writer:
 
         def look_up(atom: Any) -> int:
             # A literal is a Python number whose type is the step's: bfloat16 networks need it spelled out.
-            return self.constant(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, core.Literal) else known[atom]
+            return (
+                self.constant(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, core.Literal) else known[atom]
+            )
 
         for equation in jaxpr.eqns:
             operands = [look_up(atom) for atom in equation.invars]

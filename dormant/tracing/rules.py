@@ -21,7 +21,9 @@ class TraceError(ValueError):
 
 def refuse(step: Step, why: str) -> TraceError:
     place = f" in {step.scope}" if step.scope else ""
-    return TraceError(f"cannot trace the primitive '{step.name}'{place}: {why}. See docs/extending.md for adding a rule.")
+    return TraceError(
+        f"cannot trace the primitive '{step.name}'{place}: {why}. See docs/extending.md for adding a rule."
+    )
 
 
 def linear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
@@ -151,11 +153,15 @@ def join_ends(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shap
         for part in value.parts:
             ids = [part.entries if i == index else no_ids(other.shape) for i, other in enumerate(settled)]
             parts.append(Part(part.leaf, concatenate(step, ids, extents)))
-    union = {name: frozenset().union(*(getattr(value, name) for value in settled)) for name in ("mixed", "sites", "offset")}
+    union = {
+        name: frozenset().union(*(getattr(value, name) for value in settled)) for name in ("mixed", "sites", "offset")
+    }
     kernel = all(value.is_kernel or value.is_zero for value in settled) and bool(parts)
     fed = any(value.from_input for value in settled)
     active = any(value.activated for value in settled)
-    return [Value(shapes[0], neurons, tuple(parts), kernel, fed, union["mixed"], union["sites"], active, union["offset"])]
+    return [
+        Value(shapes[0], neurons, tuple(parts), kernel, fed, union["mixed"], union["sites"], active, union["offset"])
+    ]
 
 
 def _settled(notes: Ledger, number: int, value: Value) -> Value:
@@ -211,9 +217,10 @@ def pass_on(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes
 
 LINEAR = "add sub mul div neg convert_element_type copy copy_p reduce_precision real add_any"
 NONLINEAR = (
-    "max min abs sign exp exp2 expm1 log log1p log2 tanh logistic sin cos tan sinh cosh asin acos atan asinh acosh atanh atan2 "
-    "sqrt rsqrt cbrt square integer_pow pow erf erfc erf_inv lgamma digamma select_n clamp floor ceil round rem nextafter "
-    "is_finite eq ne lt le gt ge and or xor not shift_left shift_right_logical shift_right_arithmetic imag conj complex"
+    "max min abs sign exp exp2 expm1 log log1p log2 tanh logistic sin cos tan sinh cosh asin acos atan asinh acosh "
+    "atanh atan2 sqrt rsqrt cbrt square integer_pow pow erf erfc erf_inv lgamma digamma select_n clamp floor ceil round "
+    "rem nextafter is_finite eq ne lt le gt ge and or xor not shift_left shift_right_logical shift_right_arithmetic "
+    "imag conj complex"
 )
 MIXING = "argmax argmin sort top_k approx_top_k reduce_and reduce_or reduce_xor"
 REDUCTIONS = "reduce_sum reduce_max reduce_min reduce_prod"
