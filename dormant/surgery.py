@@ -45,7 +45,7 @@ def graft(
     """
     params = jax.tree.map(_replace, learner.params, mask, donor)
     clear = mask if forget is None else forget
-    opt_state = optax.tree_utils.tree_map_params(tx, _clear, learner.opt_state, clear)
+    opt_state = optax.tree_utils.tree_map_params(tx, _clear, learner.opt_state, clear, is_leaf=_is_absent)
     return Learner(params, opt_state)
 
 
@@ -53,8 +53,21 @@ def _replace(old: Array, hit: Array, new: Array) -> Array:
     return jnp.where(hit, jnp.asarray(new, old.dtype), old)
 
 
-def _clear(moment: Array, hit: Array) -> Array:
-    return jnp.where(hit, jnp.zeros_like(moment), moment)
+def _is_absent(node: Any) -> bool:
+    """Whether this stands for a parameter that another part of the optimizer trains, in a masked chain."""
+    return isinstance(node, optax.MaskedNode)
+
+
+def _clear(moment: Any, hit: Array) -> Any:
+    if _is_absent(moment):
+        return moment
+    cleared = jnp.where(hit, jnp.zeros_like(moment), moment)
+    if cleared.shape != moment.shape:
+        raise ValueError(
+            f"the optimizer keeps state of shape {moment.shape} for a parameter that its mask broadcasts to "
+            f"{cleared.shape}; only state of the parameter's own shape has entries that can be cleared."
+        )
+    return cleared
 
 
 def restart_step_count(learner: Learner, due: Bool[Array, ""]) -> Learner:
@@ -71,7 +84,8 @@ def restart_step_count(learner: Learner, due: Bool[Array, ""]) -> Learner:
     """
 
     def counts(state: Any) -> bool:
-        return hasattr(state, "count") and (hasattr(state, "mu") or hasattr(state, "nu"))
+        names = getattr(state, "_fields", ())  # not hasattr: every tuple has a method called count
+        return "count" in names and ("mu" in names or "nu" in names)
 
     def restart(state: Any) -> Any:
         if not counts(state):

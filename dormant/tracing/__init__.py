@@ -13,9 +13,9 @@ from ..wiring import Activation, Wiring, paths
 from .kernels import convolution, product
 from .layers import Found, Site, collect
 from .ledger import Ledger
-from .program import Program, Step, evaluate, program
+from .program import Program, Step, evaluate, flat_program
+from .program import TraceError as TraceError
 from .rules import RULES, mix, refuse
-from .rules import TraceError as TraceError
 from .values import Part, Value, no_ids, numbered, plain
 
 LARGEST_CONSTANT = 1 << 20  # elements; larger constants are never worked out while tracing
@@ -57,7 +57,7 @@ def _traced(
     key = (structure, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
     if key in cache:
         return cache[key]
-    traced = program(apply, params, *inputs)
+    traced = flat_program(apply, params, *inputs)
     found = _analyse(traced, params)
     # Constants of an enclosing jit belong to that one compilation, so a program that holds them is not kept.
     if not any(isinstance(constant, core.Tracer) for constant in traced.constants.values()):

@@ -71,13 +71,13 @@ def _placed(ids: Ids, axes: Sequence[int], rank: int) -> Ids:
     return ordered.reshape([lengths.get(axis, 1) for axis in range(rank)])
 
 
-def _product_result(kernel: Value, axes: Sequence[Axes], side: int) -> tuple[list[int], int]:
-    """The shape in which a product's neuron numbers stand, and the size of the ensemble (1 if it is none)."""
+def _product_result(kernel: Value, axes: Sequence[Axes], side: int) -> list[int]:
+    """The shape in which a product's neuron numbers stand."""
     mine, theirs = axes[side], axes[1 - side]
     batch = [kernel.shape[axis] for axis in mine.batch]
     free = [kernel.shape[axis] for axis in mine.free]
     ones = [1] * len(theirs.free)
-    return batch + (free + ones if side == 0 else ones + free), int(np.prod(batch, dtype=np.int64))
+    return batch + (free + ones if side == 0 else ones + free)
 
 
 def convolution(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
@@ -95,7 +95,7 @@ def convolution(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Sh
     reads = _convolution_reads(kernel.shape, numbers.rhs_spec, data, channel, groups) if steady else None
     place = [1] * rank
     place[numbers.out_spec[1]] = kernel.shape[out]
-    return [feed(notes, step, operands, 1, own, reads, (place, 1), shapes[0])]
+    return [feed(notes, step, operands, 1, own, reads, place, shapes[0])]
 
 
 def _convolution_reads(shape: Sequence[int], spec: Sequence[int], data: Value, channel: int, groups: int) -> Ids:
@@ -130,13 +130,12 @@ def feed(
     side: int,
     own: Ids,
     reads: Ids | None,
-    result: tuple[list[int], int],
+    place: list[int],
     shape: tuple[int, ...],
 ) -> Value:
     """New neurons from a kernel and data; the data's neurons are read by the kernel's entries."""
     kernel, data = operands[side], operands[1 - side]
-    place, members = result
-    start, clash = _producer(notes, kernel, own, members)
+    start, clash = _producer(notes, kernel, own)
     name = notes.names(notes.producers_of(np.array([start])))
     if data.has_neurons:
         notes.note_reading(step.operands[1 - side], data)
@@ -161,16 +160,26 @@ def _check_reading(notes: Ledger, kernel: Value, data: Value, reads: Ids | None,
         notes.blame(owners, f"{name}'s kernel is not zero where its parameter is")
 
 
-def _producer(notes: Ledger, kernel: Value, own: Ids, members: int) -> tuple[int, bool]:
+def _producer(notes: Ledger, kernel: Value, own: Ids) -> tuple[int, bool]:
     """The first id of the kernel's neurons, the same one if the same kernel was used before."""
     part = kernel.parts[0]
     in_leaf = notes.in_leaf(part, own, kernel.shape)
     key = (part.leaf, b"" if in_leaf is None else repr(in_leaf.shape).encode() + in_leaf.tobytes())
     if key not in notes.known_kernels:
+        members = 1 if in_leaf is None else _members(in_leaf)
         width = own.size // members
         starts = [notes.new_producer(part.leaf, width, None if members == 1 else member) for member in range(members)]
         notes.known_kernels[key] = starts[0]
     return notes.known_kernels[key], in_leaf is None
+
+
+def _members(own: Ids) -> int:
+    """The size of an ensemble: its kernels are stacked along a first axis, and each holds the next neurons in a row."""
+    if own.ndim < 3 or own.shape[0] == 1 or not varies(own, range(1, own.ndim)):
+        return 1
+    each = own.reshape(len(own), -1)
+    together = (np.sort(each, axis=1) == np.arange(each.size).reshape(each.shape)).all()
+    return len(own) if together else 1
 
 
 def _data_product(

@@ -57,12 +57,14 @@ def _ids(notes: Ledger, group: set[int]) -> Ids:
 
 
 def _names(notes: Ledger, groups: list[set[int]]) -> list[str]:
-    """A layer has its kernel's parent as its name, or the kernel's whole path where two would have the same."""
+    """A layer is called after its kernel's parent, or after the whole path where two would have the same name."""
     short = ["+".join(dict.fromkeys(notes.name(producer) for producer in sorted(group))) for group in groups]
     often = Counter(short)
     kernels = [[notes.producers[producer].leaf for producer in sorted(group)] for group in groups]
     whole = ["+".join(notes.leaf_names[leaf] for leaf in leaves) for leaves in kernels]
-    return [long if often[name] > 1 else name for name, long in zip(short, whole, strict=True)]
+    names = [long if often[name] > 1 else name for name, long in zip(short, whole, strict=True)]
+    earlier = [names[:index].count(name) for index, name in enumerate(names)]
+    return [f"{name}#{count + 1}" if count else name for name, count in zip(names, earlier, strict=True)]
 
 
 def _local(notes: Ledger, group: set[int], ids: Ids | None) -> Ids:

@@ -64,9 +64,9 @@ class Ledger:
         return start
 
     def name(self, producer: int) -> str:
-        """The path of a producer's kernel without its last step ("kernel") and without Flax's "params" before it."""
+        """The path of a producer's kernel without its last step ("kernel"), Flax's "params" and NNX's "value"."""
         leaf, _, _, member = self.producers[producer]
-        path = self.leaf_names[leaf].removeprefix("params/")
+        path = self.leaf_names[leaf].removeprefix("params/").removesuffix("/value")
         return (path.rpartition("/")[0] or path) + ("" if member is None else f"[{member}]")
 
     def names(self, producers: Iterable[int]) -> str:

@@ -1,9 +1,11 @@
 """A traced function as one flat list of primitive steps, and its evaluation."""
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -18,6 +20,13 @@ INLINED = {
     "custom_vjp_call": "call_jaxpr",
     "custom_vmap_call": "call",
 }
+
+
+LONGEST_UNROLLED = 10_000  # steps; each is compiled once more when the network is measured
+
+
+class TraceError(ValueError):
+    """The function holds something that the tracer does not understand, and will not guess."""
 
 
 class Step(NamedTuple):
@@ -44,12 +53,9 @@ class Program(NamedTuple):
     shapes: list[tuple[int, ...]]
 
 
-def program(function: Callable[..., Any], *arguments: Any) -> Program:
+def flat_program(function: Callable[..., Any], *arguments: Any) -> Program:
     """The flat program of a function, traced at the shapes and dtypes of its arguments."""
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.canonicalize_dtype(_dtype(leaf))), arguments
-    )
-    closed = jax.make_jaxpr(function)(*shapes)
+    closed = jax.make_jaxpr(function)(*arguments)
     writer = _Writer()
     inputs = [writer.number(variable.aval.shape) for variable in closed.jaxpr.invars]
     outputs = writer.inline(closed.jaxpr, closed.consts, inputs, scope="")
@@ -81,10 +87,6 @@ def _typed(literal: Any) -> np.ndarray:
     return np.asarray(literal.val, literal.aval.dtype)
 
 
-def _dtype(leaf: Any) -> Any:
-    return leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
-
-
 class _Writer:
     """Writes nested functions out into one list of steps, with a fresh number for every value."""
 
@@ -107,10 +109,7 @@ class _Writer:
         known |= {variable: self.constant(value) for variable, value in zip(jaxpr.constvars, constants, strict=True)}
 
         def look_up(atom: Any) -> int:
-            # A literal is a Python number whose type is the step's: bfloat16 networks need it spelled out.
-            return (
-                self.constant(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, core.Literal) else known[atom]
-            )
+            return self.constant(_typed(atom)) if isinstance(atom, core.Literal) else known[atom]
 
         for equation in jaxpr.eqns:
             operands = [look_up(atom) for atom in equation.invars]
@@ -125,6 +124,40 @@ class _Writer:
             inner = equation.params[INLINED[name]]
             closed = inner if hasattr(inner, "consts") else core.ClosedJaxpr(inner, [])
             return self.inline(closed.jaxpr, closed.consts, operands, scope)
+        if name == "scan":
+            return self.unroll(equation, operands, scope)
         results = [self.number(variable.aval.shape) for variable in equation.outvars]
         self.steps.append(Step(equation.primitive, tuple(operands), tuple(results), equation.params, scope))
         return results
+
+    def unroll(self, equation: Any, operands: list[int], scope: str) -> list[int]:
+        """A scan's body, written out for every iteration, so that weights used at each of them are seen as shared."""
+        settings = equation.params
+        body, length = settings["jaxpr"], settings["length"]
+        if length * len(body.jaxpr.eqns) > LONGEST_UNROLLED:
+            raise TraceError(
+                f"the scan in {scope or 'the function'} is {length} x {len(body.jaxpr.eqns)} steps long; at most "
+                f"{LONGEST_UNROLLED} are written out. Trace it with a shorter example sequence."
+            )
+        constants, carry, sequences = _split(operands, settings["num_consts"], settings["num_carry"])
+        stacked: list[list[int]] = [[] for _ in body.jaxpr.outvars[len(carry) :]]
+        for index in reversed(range(length)) if settings["reverse"] else range(length):
+            elements = [self.call(operator.itemgetter(index), [sequence], scope)[0] for sequence in sequences]
+            results = self.inline(body.jaxpr, body.consts, [*constants, *carry, *elements], scope)
+            carry, outputs = results[: len(carry)], results[len(carry) :]
+            for column, output in zip(stacked, outputs, strict=True):
+                column.insert(0, output) if settings["reverse"] else column.append(output)
+        return carry + [self.call(_stacked, column, scope)[0] for column in stacked]
+
+    def call(self, function: Callable[..., Any], operands: list[int], scope: str) -> list[int]:
+        """A function of the library itself, written out on numbered values."""
+        closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(self.shapes[one], jnp.float32) for one in operands))
+        return self.inline(closed.jaxpr, closed.consts, operands, scope)
+
+
+def _stacked(*rows: Any) -> Any:
+    return jnp.concatenate([row[None] for row in rows])
+
+
+def _split(operands: list[int], constants: int, carry: int) -> tuple[list[int], list[int], list[int]]:
+    return operands[:constants], operands[constants : constants + carry], operands[constants + carry :]

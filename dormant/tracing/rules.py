@@ -8,15 +8,11 @@ import numpy as np
 
 from .ledger import Ledger
 from .movement import MOVES, concatenate
-from .program import Step
-from .values import NONE, Ids, Part, Value, no_ids, plain, varies
+from .program import Step, TraceError
+from .values import NONE, Ids, Part, Value, narrow, no_ids, plain, varies
 
 Shapes = Sequence[tuple[int, ...]]
 Rule = Callable[[Ledger, Step, Sequence[Value], Shapes], list[Value]]
-
-
-class TraceError(ValueError):
-    """The function holds something that the tracer does not understand, and will not guess."""
 
 
 def refuse(step: Step, why: str) -> TraceError:
@@ -172,6 +168,36 @@ def _settled(notes: Ledger, number: int, value: Value) -> Value:
     return replace(value, sites=frozenset({number}))
 
 
+def split(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
+    """Split and unstack: every piece keeps the ids of its elements."""
+    (value,) = operands
+    axis, drop = step.settings["axis"], step.name == "unstack"
+    sizes = [1] * len(shapes) if drop else [shape[axis] for shape in shapes]
+    starts = np.cumsum([0, *sizes[:-1]])
+
+    def piece(ids: Ids, start: int, size: int) -> Ids:
+        taken = ids if ids.shape[axis] == 1 else narrow(ids.take(range(start, start + size), axis))
+        return taken.squeeze(axis) if drop else taken
+
+    pieces = []
+    for shape, start, size in zip(shapes, starts.tolist(), sizes, strict=True):
+        parts = tuple(Part(leaf, piece(ids, start, size)) for leaf, ids in value.parts)
+        pieces.append(value.with_ids(shape, piece(value.neurons, start, size), parts))
+    return pieces
+
+
+def stack(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
+    """A concatenation along a new axis."""
+    axis = step.settings["axis"]
+    raised = []
+    for number, operand in zip(step.operands, operands, strict=True):
+        value = _settled(notes, number, operand)
+        parts = tuple(Part(leaf, np.expand_dims(ids, axis)) for leaf, ids in value.parts)
+        shape = (*value.shape[:axis], 1, *value.shape[axis:])
+        raised.append(replace(value, shape=shape, neurons=np.expand_dims(value.neurons, axis), parts=parts))
+    return join_ends(notes, step._replace(settings={"dimension": axis}), raised, shapes)
+
+
 def reduce(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
     """A sum or maximum along axes on which neurons do not change keeps them; along others it mixes them."""
     (value,) = operands
@@ -215,16 +241,16 @@ def pass_on(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes
     return [value.with_ids(value.shape, value.neurons, value.parts) for value in operands]
 
 
-LINEAR = "add sub mul div neg convert_element_type copy copy_p reduce_precision real add_any"
+LINEAR = "add sub mul div neg convert_element_type copy copy_p reduce_precision real add_any stop_gradient"
 NONLINEAR = (
     "max min abs sign exp exp2 expm1 log log1p log2 tanh logistic sin cos tan sinh cosh asin acos atan asinh acosh "
-    "atanh atan2 sqrt rsqrt cbrt square integer_pow pow erf erfc erf_inv lgamma digamma select_n clamp floor ceil round "
-    "rem nextafter is_finite eq ne lt le gt ge and or xor not shift_left shift_right_logical shift_right_arithmetic "
-    "imag conj complex"
+    "atanh atan2 sqrt rsqrt cbrt square integer_pow pow erf erfc erf_inv lgamma digamma select_n clamp floor ceil "
+    "round rem nextafter is_finite eq ne lt le gt ge and or xor not shift_left shift_right_logical "
+    "shift_right_arithmetic imag conj complex"
 )
-MIXING = "argmax argmin sort top_k approx_top_k reduce_and reduce_or reduce_xor"
+MIXING = "argmax argmin sort top_k approx_top_k reduce_and reduce_or reduce_xor cumlogsumexp"
 REDUCTIONS = "reduce_sum reduce_max reduce_min reduce_prod"
-WINDOWS = "reduce_window_sum reduce_window_max reduce_window_min cumsum cumprod cummax cummin cumlogsumexp"
+WINDOWS = "reduce_window_sum reduce_window_max reduce_window_min cumsum cumprod cummax cummin"
 BARRIERS = "optimization_barrier name sharding_constraint pvary"
 
 RULES: dict[str, Rule] = {
@@ -236,4 +262,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(BARRIERS.split(), pass_on),
     **dict.fromkeys(MOVES, move),
     "concatenate": join_ends,
+    "stack": stack,
+    "split": split,
+    "unstack": split,
 }
