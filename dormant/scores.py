@@ -24,13 +24,17 @@ def neuron_scores(activations: Num[AnyArray, "*samples neurons"]) -> Float[Array
     depend on its scale. The paper's "scores sum to 1" is a slip: they average 1 (google/dopamine issue 209).
     """
     values = jnp.asarray(activations)
-    values = values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.float32)
+    values = values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
+    samples = tuple(range(values.ndim - 1))
     largest = jnp.max(jnp.abs(values), initial=0.0)
-    # Dividing by the largest first keeps the mean of very small or very large activations finite and normal.
-    safe = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-    magnitude = jnp.abs(values / safe).mean(axis=tuple(range(values.ndim - 1)))
+    # Dividing by the largest first keeps the mean of very small or very large activations finite and normal. XLA
+    # multiplies by the reciprocal, which is normal up to 2**126.
+    safe = jnp.where(largest > 0, jnp.minimum(largest, 2.0**126), jnp.ones_like(largest))
+    magnitude = jnp.abs(values / safe).mean(axis=samples)
     mean = magnitude.mean()
-    return magnitude / jnp.where(mean > 0, mean, jnp.ones_like(mean))
+    scores = magnitude / jnp.where(mean > 0, mean, jnp.ones_like(mean))
+    # A neuron that is not silent never scores 0, however small it is beside the others.
+    return jnp.where((values != 0).any(axis=samples), jnp.maximum(scores, jnp.finfo(scores.dtype).tiny), 0.0)
 
 
 def dormant_mask(scores: Float[AnyArray, "*batch neurons"], tau: float) -> Bool[Array, "*batch neurons"]:

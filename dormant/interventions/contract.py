@@ -1,6 +1,6 @@
 """What every intervention offers."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array
 
@@ -8,6 +8,8 @@ from ..surgery import Learner
 from ..wiring import Network
 
 
+@runtime_checkable
+@runtime_checkable
 class Intervention(Protocol):
     """A value that looks at a learner now and then and changes its weights.
 

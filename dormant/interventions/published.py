@@ -48,8 +48,10 @@ class ReDoAsPublished:
     def _into(self, layer: NeuronLayer, successor: NeuronLayer, shapes: dict[str, tuple[int, ...]]) -> Entries:
         kernel = next(path for path in successor.incoming if len(shapes[path]) > 1)
         rows = shapes[kernel][-2]
-        known = {} if self.next_recorded_layer else dict(layer.outgoing)
-        if rows % layer.width == 0 and (self.misaligned_flatten or rows == layer.width):
+        only_next = self.next_recorded_layer
+        known = {path: ids for path, ids in layer.outgoing.items() if path == kernel or not only_next}
+        wrong = self.misaligned_flatten if kernel in layer.outgoing else only_next
+        if wrong and rows % layer.width == 0 and (self.misaligned_flatten or rows == layer.width):
             flags = np.repeat(np.arange(layer.width), rows // layer.width)
             known |= {kernel: flags.reshape((1,) * (len(shapes[kernel]) - 2) + (rows, 1))}
         return known or layer.outgoing

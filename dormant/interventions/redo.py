@@ -84,7 +84,7 @@ class ReDo:
         hit = jax.tree.map(jnp.logical_or, fed, read)
         learner = graft(learner, hit, donor, network.tx, forget=hit if self.moments == "zero" else nothing(hit))
         if self.step_count == "restart":
-            learner = restart_step_count(learner, jnp.any(jnp.stack([mask.any() for mask in masks.values()])))
+            learner = restart_step_count(learner, jnp.array([mask.any() for mask in masks.values()], bool).any())
         return learner, count(state, masks)
 
 
