@@ -85,4 +85,4 @@ def overlap_coefficient(first: Bool[AnyArray, " neurons"], second: Bool[AnyArray
     a, b = jnp.asarray(first), jnp.asarray(second)
     smaller = jnp.minimum(a.sum(), b.sum())
     shared = (a & b).sum().astype(jnp.float32)
-    return jnp.where(smaller > 0, shared / jnp.maximum(smaller, 1), jnp.zeros_like(shared))
+    return jnp.where(smaller > 0, shared / jnp.maximum(smaller, 1).astype(shared.dtype), jnp.zeros_like(shared))

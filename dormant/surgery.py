@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, PyTree
 
@@ -61,13 +62,19 @@ def _is_absent(node: Any) -> bool:
 def _clear(moment: Any, hit: Array) -> Any:
     if _is_absent(moment):
         return moment
-    cleared = jnp.where(hit, jnp.zeros_like(moment), moment)
-    if cleared.shape != moment.shape:
+    if not _fits(hit, moment):
         raise ValueError(
-            f"the optimizer keeps state of shape {moment.shape} for a parameter that its mask broadcasts to "
-            f"{cleared.shape}; only state of the parameter's own shape has entries that can be cleared."
+            f"the optimizer keeps state of shape {moment.shape} for a parameter whose mask has shape {hit.shape}; "
+            "only state of the parameter's own shape has entries that can be cleared."
         )
-    return cleared
+    return jnp.where(hit, jnp.zeros_like(moment), moment)
+
+
+def _fits(hit: Array, moment: Array) -> bool:
+    try:
+        return np.broadcast_shapes(hit.shape, moment.shape) == moment.shape
+    except ValueError:
+        return False
 
 
 def restart_step_count(learner: Learner, due: Bool[Array, ""]) -> Learner:

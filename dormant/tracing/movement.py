@@ -59,7 +59,7 @@ def _pad(step: Step, ids: Ids, shape: tuple[int, ...], _: Sequence[Any]) -> Ids:
     """Padding along an axis on which ids do not change belongs to the same neurons."""
     for axis, (low, high, inner) in enumerate(step.settings["padding_config"]):
         if ids.shape[axis] > 1:
-            ids = _pad_axis(ids, axis, low, high, inner)
+            ids = _pad_axis(ids, axis, int(low), int(high), int(inner))
     return narrow(ids)
 
 
@@ -104,7 +104,7 @@ MOVES: dict[str, Move] = {
 
 def concatenate(step: Step, ids: Sequence[Ids], shapes: Sequence[tuple[int, ...]]) -> Ids:
     """The ids of a concatenation along the step's axis."""
-    axis = step.settings["dimension"]
+    axis = int(step.settings["dimension"])
     lengths = np.broadcast_shapes(*(_without(one.shape, axis) for one in ids))
     wide = []
     for one, shape in zip(ids, shapes, strict=True):

@@ -1,0 +1,30 @@
+# Every target installs what it needs, at the versions of requirements.txt, into ./.venv.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv)
+
+.PHONY: demo test check clean
+
+demo: .venv/demo-installed
+	$(BIN)/dormant demo
+
+test: .venv/dev-installed
+	$(BIN)/pytest
+
+check: .venv/dev-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv
+
+# uv does not read pip's variable for local wheels, such as a build of torch for CPU.
+.venv/%-installed: pyproject.toml requirements.txt
+	$(if $(UV),uv venv --quiet --allow-existing --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
+	$(if $(UV),uv pip install --quiet --python $(BIN)/python $(addprefix --find-links$(space),$(PIP_FIND_LINKS)),$(BIN)/python -m pip install --quiet) \
+	  --constraint requirements.txt --editable '.[$(if $(filter demo,$*),cli$(,)minatar,$*)]'
+	touch $@
+
+, := ,
+space := $(subst ,, )

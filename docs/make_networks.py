@@ -1,0 +1,43 @@
+"""Writes docs/networks.md: what dormant does with each architecture that tests/property/any_network.py checks."""
+
+import sys
+from pathlib import Path
+
+import jax
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from property.any_network import CASES, Case  # noqa: E402 (the tests' folder has to be on the path first)
+
+import dormant  # noqa: E402
+
+HEAD = """# Networks
+
+Made by `make docs` from the list of architectures that `tests/property/test_any_network.py` checks. For each of them the
+test silences neurons and recycles them at tau = 0: outputs stay the same to the last bit. It moves the outgoing
+entries of silent neurons, which changes nothing, and of others, which does.
+
+*Coupled* layers are recycled by default; a normalisation lets their neurons influence one another, so fresh incoming
+weights change the others' outputs even at tau = 0. `ReDo(coupled="skip")` leaves them alone.
+
+| network | recycled | measured only, and why |
+|---|---|---|
+"""
+
+
+def row(case: Case) -> str:
+    """One line of the table, from a trace made now."""
+    apply, init = case.build()
+    params = jax.jit(init)(jax.random.key(0))
+    try:
+        layers = dormant.trace(apply, params, *case.inputs).layers
+    except dormant.TraceError as error:
+        return f"| {case.name} | refused | {str(error).partition('. See')[0]} |"
+    safe = [f"{layer.name}{' (coupled)' if layer.coupled_by else ''}" for layer in layers if layer.recyclable]
+    kept = [f"{layer.name}: {'; '.join(layer.reasons)}" for layer in layers if not layer.recyclable]
+    return f"| {case.name} | {', '.join(safe)} | {'<br>'.join(kept)} |"
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "networks.md").write_text(HEAD + "\n".join(row(case) for case in CASES) + "\n")

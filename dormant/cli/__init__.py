@@ -1,0 +1,31 @@
+"""The command line: `dormant demo`, `dormant train`, `dormant doctor`."""
+
+import logging
+from collections.abc import Sequence
+
+import tyro
+
+from dormant.cli import demo, doctor, train
+from dormant.cli.refusal import refuse
+
+COMMANDS = {"demo": demo.Demo, "train": train.Train, "doctor": doctor.Doctor}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code of the command that the arguments name: 0 done, 2 refused, 130 interrupted."""
+    # Orbax logs the stack trace of each failed write; the command line says the same in one line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    description = "Measure and cure dormant neurons in deep reinforcement learning."
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="dormant", description=description, args=arguments
+        )
+    except ValueError as error:  # from a specification that refuses its values; tyro itself exits with code 2
+        refuse(error)
+    match command:
+        case demo.Demo():
+            return demo.demo(command)
+        case train.Train():
+            return train.train(command)
+        case _:
+            return doctor.doctor()

@@ -1,0 +1,109 @@
+"""From typed flags to an intervention and an environment: every flag is used, or refused."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dormant import Chain, Every, Intervention, Prune, ReDo, Reset, ShrinkPerturb, redo_as_published
+from dormant.rl.envs.minatar import GAMES, MinAtar
+
+Name = Literal["none", "redo", "redo-as-published", "reset", "prune", "shrink-perturb", "weight-decay"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done to the network, and when. A setting left out keeps the intervention's own default."""
+
+    intervention: Name = "none"
+    """What is done to the network while it learns; weight-decay is the agent's, at the paper's 1e-5 if not set."""
+    period: int | None = None
+    """Gradient steps between two interventions: 1,000 if not set, and 100,000 for reset."""
+    start: int | None = None
+    """First gradient step at which the intervention may act; all but prune."""
+    stop: int | None = None
+    """Gradient step from which on it does not act any more; all but prune."""
+    tau: float | None = None
+    """Neurons with at most this score are dormant; redo, redo-as-published (0.1 if not set), prune (0)."""
+    outgoing: Literal["zero", "fresh"] | None = None
+    """What a recycled neuron's outgoing weights become; redo."""
+    moments: Literal["zero", "keep"] | None = None
+    """What becomes of the optimizer's moments of changed weights; redo, reset, shrink-perturb."""
+    step_count: Literal["keep", "restart"] | None = None
+    """What becomes of the optimizer's step count; redo, reset."""
+    coupled: Literal["recycle", "skip"] | None = None
+    """What is done with layers whose neurons a normalisation couples; redo."""
+    layers: tuple[str, ...] | None = None
+    """Layers to work on; redo (all if not set), reset (dense)."""
+    keep: float | None = None
+    """Share of the old weights that stays; shrink-perturb."""
+    misaligned_flatten: bool | None = None
+    """Whether this quirk of the released code is on; redo-as-published, as the three below."""
+    next_recorded_layer: bool | None = None
+    xavier: bool | None = None
+    keep_bias_moments: bool | None = None
+
+
+SCHEDULE = ("period", "start", "stop")
+QUIRKS = ("misaligned_flatten", "next_recorded_layer", "xavier", "keep_bias_moments")
+USES: dict[Name, tuple[str, ...]] = {
+    "none": (),
+    "weight-decay": (),
+    "redo": ("tau", "outgoing", "moments", "step_count", "coupled", "layers", *SCHEDULE),
+    "redo-as-published": ("tau", *QUIRKS, *SCHEDULE),
+    "reset": ("layers", "moments", "step_count", *SCHEDULE),
+    "prune": ("tau", "period"),
+    "shrink-perturb": ("keep", "moments", *SCHEDULE),
+}
+
+
+def intervention(settings: Settings) -> Intervention:
+    """The intervention that the settings describe.
+
+    Raises ValueError for a setting that the intervention does not use, and for a value that it does not accept.
+
+    >>> intervention(Settings("prune", tau=0.1))
+    Prune(tau=0.1, period=1000)
+    """
+    given = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
+    _check_used(given.pop("intervention"), given)
+    if settings.intervention == "prune":
+        return Prune(**given)
+    schedule = {name: given.pop(name) for name in SCHEDULE if name in given}
+    match settings.intervention:
+        case "redo":
+            what = ReDo(**given)
+        case "redo-as-published":
+            what = redo_as_published(**given)
+        case "reset":
+            # The paper resets the penultimate layer, at the best of the periods it tried.
+            what, schedule = Reset(**{"layers": ("dense",), **given}), {"period": 100_000, **schedule}
+        case "shrink-perturb":
+            what = ShrinkPerturb(**given)
+        case _:
+            return Chain()
+    return Every(what=what, **{"period": 1_000, **schedule})
+
+
+def _check_used(name: Name, given: dict[str, Any]) -> None:
+    unused = [_flag(setting) for setting in given if setting not in USES[name]]
+    if unused:
+        used = ", ".join(_flag(setting) for setting in USES[name]) or "no setting"
+        raise ValueError(f"--intervention {name} does not use {', '.join(unused)}; it uses {used}.")
+
+
+def _flag(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
+
+
+def environment(name: str, **settings: Any) -> MinAtar:
+    """The environment of that name. Raises ValueError, with the nearest names, if there is none.
+
+    >>> environment("MinAtar/Breakout", sticky=0.0).game
+    'Breakout'
+    """
+    names = [f"MinAtar/{game}" for game in GAMES]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=2, cutoff=0.7) or names
+        raise ValueError(f"unknown environment {name!r}; did you mean {' or '.join(near)}?")
+    return MinAtar(game=name.removeprefix("MinAtar/"), **settings)

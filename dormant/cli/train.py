@@ -1,0 +1,127 @@
+"""`dormant train`: one agent, one environment, one intervention, several seeds."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dormant.cli.flags import Settings, environment, intervention
+from dormant.cli.refusal import refuse
+from dormant.cli.startup import keep_compiled_code, pin
+from dormant.lab.runner import run
+from dormant.lab.store import RunFolder, RunRefused
+from dormant.rl.agents.dqn import DQN
+from dormant.rl.envs.minatar import MinAtar
+from dormant.rl.loops import DeviceTraining
+from dormant.rl.presets import minatar_dqn
+
+PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent; the same command resumes a run that was interrupted."""
+
+    run_dir: Path
+    """Folder of the run: created, resumed, or left alone if it is done."""
+    env: str = "MinAtar/Asterix"
+    """Environment."""
+    sticky: float = MinAtar.sticky
+    """Probability that the environment repeats the last action instead of the chosen one."""
+    time_limit: int = MinAtar.time_limit
+    """Agent steps after which an episode is cut off."""
+    seeds: int = 3
+    """Number of seeds, trained side by side."""
+    steps: int = DeviceTraining.agent_steps
+    """Agent steps of each seed."""
+    replay_ratio: float = DeviceTraining.replay_ratio
+    """Gradient steps per agent step: a whole number or one over it."""
+    log_period: int = DeviceTraining.log_period
+    """Agent steps between two rows of metrics."""
+    score_batch: int = DeviceTraining.score_batch
+    """States on which neurons are scored."""
+    eval_period: int = DeviceTraining.eval_period
+    """Agent steps between two evaluations."""
+    eval_episodes: int = DeviceTraining.eval_episodes
+    """Episodes of an evaluation."""
+    eval_epsilon: float = DeviceTraining.eval_epsilon
+    """Probability of a random action in evaluation episodes."""
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    agent: Annotated[DQN, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps)
+    )
+    checkpoint_seconds: float = 30.0
+    """Seconds of training between two checkpoints."""
+    core: int | None = None
+    """Keep to this CPU core, with one thread, so that runs on other cores are not disturbed."""
+
+
+def training(flags: Train) -> DeviceTraining:
+    """The training that the flags describe. Raises ValueError for a value that it does not accept."""
+    if flags.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {flags.seeds}.")
+    agent = flags.agent
+    if flags.settings.intervention == "weight-decay" and agent.weight_decay == 0:
+        agent = dataclasses.replace(agent, weight_decay=PAPER_WEIGHT_DECAY)
+    return DeviceTraining(
+        agent=agent,
+        env=environment(flags.env, sticky=flags.sticky, time_limit=flags.time_limit),
+        intervention=intervention(flags.settings),
+        replay_ratio=flags.replay_ratio,
+        agent_steps=flags.steps,
+        log_period=flags.log_period,
+        seeds=tuple(range(flags.seeds)),
+        score_batch=flags.score_batch,
+        eval_episodes=flags.eval_episodes,
+        eval_period=flags.eval_period,
+        eval_epsilon=flags.eval_epsilon,
+    )
+
+
+def train(flags: Train) -> int:
+    """Runs the training to its end: 0 when it is done, 130 when it was interrupted."""
+    try:
+        if flags.core is not None:
+            pin(flags.core)
+        keep_compiled_code()
+        what = training(flags)
+        # Whether the intervention fits the network shows when both are put together; this computes nothing.
+        jax.eval_shape(what.init)
+    except (ValueError, OverflowError, KeyError, ImportError) as error:
+        refuse(error.args[0])
+    if RunFolder(flags.run_dir).done.exists():
+        print(f"{flags.run_dir} is already done.", flush=True)
+    try:
+        with _progress(flags.steps) as update:
+            run(what, flags.run_dir, update, flags.checkpoint_seconds)
+    except RunRefused as error:
+        refuse(error)
+    except OSError as error:
+        place = error.filename or flags.run_dir
+        refuse(f"{place}: {error.strerror}. What was written before is kept; the same command continues from it.")
+    except KeyboardInterrupt:
+        print(f"\nStopped; the same command continues {flags.run_dir}.", file=sys.stderr)
+        return 130
+    return 0
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[Callable[[int], None]]:
+    columns = (
+        TextColumn("agent steps"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console()) as bars:
+        task = bars.add_task("training", total=steps)
+        yield lambda done: bars.update(task, completed=done)

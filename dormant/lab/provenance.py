@@ -1,0 +1,92 @@
+"""What made a run: its configuration as plain data, and the code and machine it ran on."""
+
+import dataclasses
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = ("dormant", "jax", "jaxlib", "numpy", "optax", "pgx", "orbax-checkpoint")
+
+
+def describe(value: Any) -> Any:
+    """A specification as JSON data: dataclasses become mappings that keep their class's name under "is".
+
+    >>> from fractions import Fraction
+    >>> Point = dataclasses.make_dataclass("Point", ["x", "y"])
+    >>> describe(Point(1, (2.5, "a")))
+    {'is': 'Point', 'x': 1, 'y': [2.5, 'a']}
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"is": type(value).__name__, **fields}
+    if isinstance(value, tuple | list):
+        return [describe(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): describe(item) for key, item in value.items()}
+    return value if isinstance(value, bool | int | float | str | None) else repr(value)
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """One phrase for each setting in which two descriptions differ.
+
+    >>> differences({"tau": 0.1, "seeds": [0, 1]}, {"tau": 0.2, "seeds": [0, 1]})
+    ['tau is 0.1 there and 0.2 here']
+    """
+    there, here = dict(_settings(old)), dict(_settings(new))
+    names = [*there, *(name for name in here if name not in there)]
+    return [
+        f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
+        for name in names
+        if there.get(name) != here.get(name)
+    ]
+
+
+def _settings(description: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(description, dict):
+        for key, item in description.items():
+            yield from _settings(item, f"{name}.{key}" if name else key)
+    else:
+        yield name, description
+
+
+def origin() -> dict[str, Any]:
+    """When, by which command, with which code and on which device this process runs."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "revision": revision(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(jax.devices()[0].device_kind),
+        "backend": jax.default_backend(),
+    }
+
+
+def version(package: str) -> str | None:
+    """The version of an installed package, None where it is missing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def revision() -> str:
+    """The git revision of dormant's own checkout, with "-dirty" where it has changes; "unknown" outside of one."""
+    # An installed copy may lie inside somebody else's checkout, whose revision says nothing about this code.
+    source = Path(__file__).parents[2]
+    if not (source / ".git").exists():
+        return "unknown"
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return answer.stdout.strip() or "unknown"

@@ -1,0 +1,26 @@
+"""What a run came to, as numbers: the last tenth of its log points, averaged."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+from dormant.lab.statistics import Interval, mean_interval
+from dormant.lab.store import RunFolder, curve, layers
+
+
+def final(folder: RunFolder, name: str) -> Float[np.ndarray, " seeds"]:
+    """Each seed's mean of a metric over the last tenth of the run, or its last value where that has none."""
+    steps, values = curve(folder, name)
+    measured = ~np.isnan(values).all(axis=0)
+    late = measured & (steps >= 0.9 * steps[-1])
+    if not late.any():
+        late = np.arange(len(steps)) == np.flatnonzero(measured)[-1]
+    return np.nanmean(values[:, late], axis=1)
+
+
+def summary(folder: RunFolder, tau: float) -> Iterator[tuple[str, Interval]]:
+    """Names and intervals over seeds: the evaluation return, then the dormant fraction of each layer and of all."""
+    yield "return", mean_interval(final(folder, "eval_return"))
+    for layer in (*layers(folder), "all"):
+        yield f"dormant, {layer}", mean_interval(final(folder, f"dormant/{tau:g}/{layer}"))

@@ -1,0 +1,110 @@
+"""Runs a training inside a run folder: the same call starts it, resumes it, or finds it done."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from dormant.lab.store import RunFolder, claimed
+
+Progress = Callable[[int], None]
+
+
+@runtime_checkable
+class Training(Protocol):
+    """What a run needs of a training: a frozen dataclass whose state is a pytree with a leading axis of seeds."""
+
+    @property
+    def agent_steps(self) -> int: ...
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+    def init(self) -> Any: ...
+    def measure(self, state: Any) -> Mapping[str, Any]: ...
+    def advance(self, state: Any) -> tuple[Any, Mapping[str, Any]]: ...
+    def agent_steps_done(self, state: Any) -> int: ...
+
+
+def run(
+    training: Training, path: Path, progress: Progress = lambda agent_steps: None, checkpoint_seconds: float = 30.0
+) -> RunFolder:
+    """The folder of the finished run. A run that was killed continues from its last checkpoint.
+
+    `progress` is called with the agent steps done so far. Metrics written after the last checkpoint are dropped
+    and come again, so that an interrupted run ends with the same files as an uninterrupted one.
+    Raises RunRefused if the folder cannot be used, and OSError if it cannot be written.
+    """
+    with claimed(path, training) as folder:
+        if not folder.done.exists():
+            with checkpoints(folder) as manager:
+                _train(training, folder, manager, progress, checkpoint_seconds)
+            folder.finish()
+    progress(training.agent_steps)
+    return folder
+
+
+def _train(
+    training: Training, folder: RunFolder, manager: ocp.CheckpointManager, progress: Progress, period: float
+) -> None:
+    state = _restored(training, folder, manager)
+    done, saved_at = training.agent_steps_done(state), time.monotonic()
+    progress(done)
+    while done < training.agent_steps:
+        state, metrics = training.advance(state)
+        done = training.agent_steps_done(state)
+        # Rows first: a checkpoint then never knows of a step whose metrics are missing.
+        folder.append(metrics, training.seeds)
+        if done >= training.agent_steps or time.monotonic() - saved_at >= period:
+            save(manager, done, state)
+            saved_at = time.monotonic()
+        progress(done)
+
+
+def _restored(training: Training, folder: RunFolder, manager: ocp.CheckpointManager) -> Any:
+    state = training.init()
+    if manager.latest_step() is not None:
+        state = restore(manager, state)
+        folder.forget_after(training.agent_steps_done(state))
+        return state
+    folder.forget_after(-1)
+    # Dormancy does not begin at zero, so the curves begin before the first step.
+    start = np.zeros(len(training.seeds), int)
+    folder.append({"agent_steps": start, "gradient_steps": start, **training.measure(state)}, training.seeds)
+    return state
+
+
+def checkpoints(folder: RunFolder) -> ocp.CheckpointManager:
+    """The folder's checkpoints: written under another name and then renamed, the last two kept."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+    )
+    return ocp.CheckpointManager(folder.checkpoint.absolute(), options=options)
+
+
+def save(manager: ocp.CheckpointManager, agent_steps: int, state: Any) -> None:
+    """Writes a checkpoint. Raises OSError where Orbax reports a full disk in its own way."""
+    try:
+        manager.save(agent_steps, args=ocp.args.StandardSave(_filled(state)))
+    except ValueError as error:
+        if "No space left on device" in str(error):
+            raise OSError(28, "No space left on device", str(manager.directory)) from error
+        raise
+
+
+def restore(manager: ocp.CheckpointManager, like: Any) -> Any:
+    """The newest state, with the structure, shapes and dtypes of `like`."""
+    shapes = jax.eval_shape(lambda: like)
+    saved = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(_filled(shapes)))
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: saved.get(_name(path), leaf), like)
+
+
+def _filled(state: Any) -> dict[str, Any]:
+    # Orbax refuses arrays without elements, which some games have among their state.
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if leaf.size}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -1,0 +1,171 @@
+"""The run folder: what a run writes, when, and how it is read back.
+
+spec.json       the full configuration, and the code and machine that ran it first
+metrics.jsonl   one row per log point and seed, appended and flushed
+scores.jsonl    the neuron scores of every layer at the same points
+checkpoint/     the last two states, each there completely or not at all
+done            written last
+"""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from dormant.lab.provenance import describe, differences, origin
+
+
+class RunRefused(Exception):
+    """A run folder cannot be used; the message says why, and what to do."""
+
+
+class Curve(NamedTuple):
+    """One metric over a run."""
+
+    agent_steps: Int[np.ndarray, " points"]
+    values: Float[np.ndarray, "seeds points *neurons"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run, all its seeds together."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        return self.path / "spec.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        return self.path / "scores.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def done(self) -> Path:
+        return self.path / "done"
+
+    def append(self, metrics: Mapping[str, Any], seeds: tuple[int, ...]) -> None:
+        """Writes one log point: a row for each seed, scores apart because they are long."""
+        table = [
+            {"seed": seed} | {name: _json(value[i]) for name, value in metrics.items()} for i, seed in enumerate(seeds)
+        ]
+        _append(self.metrics, [{name: row[name] for name in row if not name.startswith("scores/")} for row in table])
+        keys = ("seed", "agent_steps")
+        _append(
+            self.scores,
+            [{name: row[name] for name in row if name in keys or name.startswith("scores/")} for row in table],
+        )
+
+    def forget_after(self, agent_steps: int) -> None:
+        """Drops the rows written after a checkpoint: the resumed run writes the same ones again."""
+        for file in (self.metrics, self.scores):
+            kept = [row for row in rows(file) if row["agent_steps"] <= agent_steps]
+            write_whole(file, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def finish(self) -> None:
+        """Marks the run as complete."""
+        write_whole(self.done, json.dumps(origin(), indent=1) + "\n")
+
+
+def _append(file: Path, table: list[dict[str, Any]]) -> None:
+    with file.open("a") as stream:
+        stream.write("".join(json.dumps(row) + "\n" for row in table))
+
+
+def rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The complete rows of a file; a last line without its end was cut off by a kill or a full disk."""
+    if file.exists():
+        yield from (json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n"))
+
+
+def curve(folder: RunFolder, name: str) -> Curve:
+    """One metric of a run, NaN where it was not measured.
+
+    Raises KeyError, with the names there are, if it never was.
+    """
+    table = list(rows(folder.scores if name.startswith("scores/") else folder.metrics))
+    if not any(name in row for row in table):
+        raise KeyError(
+            f"{folder.path} has no metric {name!r}; it has {', '.join(sorted(table[-1])) if table else 'none'}."
+        )
+    seeds = sorted({row["seed"] for row in table})
+    steps = np.array(sorted({row["agent_steps"] for row in table}))
+    known = {(row["seed"], row["agent_steps"]): row[name] for row in table if row.get(name) is not None}
+    blank = np.full_like(np.asarray(next(iter(known.values()), 0.0), dtype=float), math.nan)
+    return Curve(steps, np.array([[known.get((seed, step), blank) for step in steps] for seed in seeds], dtype=float))
+
+
+def layers(folder: RunFolder) -> tuple[str, ...]:
+    """Names of the layers whose neurons were scored, from input to output."""
+    first = next(rows(folder.scores), {})
+    return tuple(name.removeprefix("scores/") for name in first if name.startswith("scores/"))
+
+
+@contextlib.contextmanager
+def claimed(path: Path, training: Any) -> Iterator[RunFolder]:
+    """The folder of this training, new or to be resumed, that no other process uses meanwhile.
+
+    Raises RunRefused if the folder belongs to another configuration, with each difference; if another process
+    is running in it; if it holds something else.
+    """
+    folder = RunFolder(path)
+    path.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        _lock(handle, path)
+        _settle(folder, describe(training))
+        yield folder
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunRefused(f"{path} is in use by another process; wait for it, or choose another --run-dir.") from None
+
+
+def _settle(folder: RunFolder, configuration: Any) -> None:
+    if folder.spec.exists():
+        changed = differences(json.loads(folder.spec.read_text())["training"], configuration)
+        if changed:
+            raise RunRefused(
+                f"{folder.path} holds another configuration: {'; '.join(changed)}. Choose another --run-dir."
+            )
+        return
+    strangers = sorted(file.name for file in folder.path.iterdir() if file.name != "spec.json.part")
+    if strangers:
+        raise RunRefused(f"{folder.path} is not a run folder: it has {strangers[0]} and no spec.json.")
+    write_whole(folder.spec, json.dumps({"training": configuration, **origin()}, indent=1) + "\n")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Writes a file so that a kill leaves either its old content or its new one."""
+    part = file.with_name(file.name + ".part")
+    part.write_text(text)
+    os.replace(part, file)
+
+
+def _json(value: Any) -> Any:
+    if np.ndim(value):
+        # A heat map needs no more, and full precision would triple the file.
+        return [float(f"{item:.4g}") for item in np.asarray(value, dtype=float)]
+    item = np.asarray(value).item()
+    return None if isinstance(item, float) and math.isnan(item) else item

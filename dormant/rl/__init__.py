@@ -1,0 +1,1 @@
+"""Learning: environments, replay, networks, agents and the loop that joins them."""

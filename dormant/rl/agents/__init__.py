@@ -1,0 +1,1 @@
+"""Agents: one readable page each, a frozen specification with pure methods."""

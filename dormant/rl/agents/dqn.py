@@ -1,0 +1,148 @@
+"""DQN, as the paper trains it."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key, Shaped
+
+from dormant.surgery import Learner
+
+from ..networks import MLP, MinAtarCNN, Params
+from ..replay import Batch
+
+
+class DQNState(NamedTuple):
+    """The network that learns, with its optimizer state, and the parameters that its targets are computed with."""
+
+    learner: Learner
+    target: Params
+
+
+class Losses(NamedTuple):
+    """What one gradient step says of itself: the mean loss, and the mean Q value of the actions taken."""
+
+    loss: Float[Array, ""]
+    q_mean: Float[Array, ""]
+
+
+@dataclass(frozen=True)
+class DQN:
+    """DQN's hyper-parameters; its methods are pure functions of states and arrays.
+
+    >>> agent = DQN(network=MLP((4,)))
+    >>> state = agent.init(jax.random.key(0), (3,), actions=2)
+    >>> int(agent.act(state.learner.params, jnp.zeros(3), jnp.array(0.0), jnp.array([0.5, 0.5])))
+    0
+
+    Raises ValueError for a hyper-parameter outside its range.
+    Source: the paper's DQN, dopamine/jax/agents/dqn/configs/dqn.gin and dopamine/labs/redo/configs/dqn_dense.gin;
+    `minatar_dqn` has the settings for MinAtar.
+    """
+
+    network: MinAtarCNN | MLP = MinAtarCNN()
+    gamma: float = 0.99
+    n_step: int = 1
+    batch_size: int = 32
+    learning_rate: float = 6.25e-5
+    adam_epsilon: float = 1.5e-4
+    weight_decay: float = 0.0  # L2 in Adam, biases included; the paper's best is 1e-5
+    double: bool = False
+    clip_rewards: bool = True
+    replay_capacity: int = 1_000_000  # agent steps, as are the four below
+    min_replay: int = 20_000
+    target_period: int = 8_000  # at replay ratio 0.25; the paper keeps 2,000 gradient steps between two copies
+    epsilon_steps: int = 250_000
+    epsilon_end: float = 0.01
+
+    def __post_init__(self) -> None:
+        at_least_one = ("n_step", "batch_size", "replay_capacity", "target_period", "epsilon_steps")
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("gamma", "epsilon_end"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
+        if self.learning_rate <= 0 or self.weight_decay < 0:
+            raise ValueError(f"learning_rate must be positive and weight_decay not negative, got {self}.")
+        if not self.n_step <= self.min_replay <= self.replay_capacity:
+            raise ValueError(
+                f"min_replay must lie between n_step and replay_capacity, got {self.min_replay} with n_step "
+                f"{self.n_step} and replay_capacity {self.replay_capacity}."
+            )
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam; weight decay is added to the gradient before it, as in the paper, and not after it as in AdamW."""
+        adam = optax.adam(self.learning_rate, eps=self.adam_epsilon)
+        return optax.chain(optax.add_decayed_weights(self.weight_decay), adam) if self.weight_decay else adam
+
+    def init(self, key: Key[Array, ""], observation_shape: tuple[int, ...], actions: int) -> DQNState:
+        """A fresh network, whose target network is a copy of it."""
+        params = self.network.init(key, observation_shape, actions)
+        return DQNState(Learner(params, self.optimizer().init(params)), params)
+
+    def epsilon(self, agent_steps: Int[Array, ""]) -> Float[Array, ""]:
+        """Probability of a random action: 1 until learning starts, then falling linearly over `epsilon_steps`."""
+        progress = (agent_steps - self.min_replay).astype(jnp.float32) / self.epsilon_steps
+        return 1.0 - (1.0 - self.epsilon_end) * jnp.clip(progress, 0.0, 1.0)
+
+    def act(
+        self,
+        params: Params,
+        observation: Shaped[Array, " *shape"],
+        epsilon: Float[Array, ""],
+        uniform: Float[Array, "2"],
+    ) -> Int[Array, ""]:
+        """An action: the greedy one, or a random one with probability epsilon. `uniform` are two numbers in [0, 1)."""
+        q = self.network.apply(params, observation[None])[0]
+        explore, choice = uniform
+        anything = jnp.minimum((choice * len(q)).astype(jnp.int32), len(q) - 1)
+        return jnp.where(explore < epsilon, anything, jnp.argmax(q).astype(jnp.int32))
+
+    def update(self, state: DQNState, batch: Batch) -> tuple[DQNState, Losses]:
+        """One gradient step. The target network stays as it is: see `synchronise`."""
+        params, opt_state = state.learner
+        gradient, losses = jax.grad(self.loss, has_aux=True)(params, state.target, batch)
+        with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
+            change, opt_state = self.optimizer().update(gradient, opt_state, params)
+        return DQNState(Learner(optax.apply_updates(params, change), opt_state), state.target), losses
+
+    def loss(self, params: Params, target: Params, batch: Batch) -> tuple[Float[Array, ""], Losses]:
+        """The Huber loss of the temporal-difference errors, averaged over the batch."""
+        q_tm1 = self.network.apply(params, batch.observation_tm1)
+        q_t = self.network.apply(target, batch.observation_t)
+        selector_t = self.network.apply(params, batch.observation_t) if self.double else q_t
+        errors = jax.vmap(td_error)(q_tm1, batch.action_tm1, batch.return_t, batch.discount_t, q_t, selector_t)
+        loss = optax.losses.huber_loss(errors).mean()
+        taken = jnp.take_along_axis(q_tm1, batch.action_tm1[:, None], axis=1)
+        return loss, Losses(loss, taken.mean())
+
+    def synchronise(self, state: DQNState, before: Int[Array, ""], after: Int[Array, ""]) -> DQNState:
+        """The state with the target network copied if a multiple of `target_period` agent steps was passed.
+
+        Between two copies the target keeps its old neurons even if the learner's were recycled, as in the paper.
+        """
+        due = after // self.target_period > before // self.target_period
+        target = jax.lax.cond(due, lambda: state.learner.params, lambda: state.target)
+        return DQNState(state.learner, target)
+
+
+def td_error(
+    q_tm1: Float[Array, " actions"],
+    a_tm1: Int[Array, ""],
+    r_t: Float[Array, ""],
+    discount_t: Float[Array, ""],
+    q_t: Float[Array, " actions"],
+    selector_t: Float[Array, " actions"],
+) -> Float[Array, ""]:
+    """Reward plus discounted value of the action that `selector_t` prefers, minus the value of the action taken.
+
+    >>> float(td_error(jnp.array([1.0, 2.0]), jnp.array(0), 1.0, 0.5, jnp.array([4.0, 6.0]), jnp.array([1.0, 0.0])))
+    2.0
+
+    Source: rlax, double_q_learning; with `selector_t` equal to `q_t` it is Q-learning's.
+    """
+    target_tm1 = jax.lax.stop_gradient(r_t + discount_t * q_t[jnp.argmax(selector_t)])
+    return target_tm1 - q_tm1[a_tm1]

@@ -1,0 +1,1 @@
+"""Environments: one file per source of games, one interface, written down in `episode`."""

@@ -1,0 +1,138 @@
+"""MinAtar's five games, through pgx: the only file that imports it (GPL-3.0, the extra `minatar`)."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, Integer, Key
+
+from .episode import Outcome
+
+# Name -> pgx module, pgx class, observation channels, actions of the minimal set.
+GAMES = {
+    "Asterix": ("asterix", "MinAtarAsterix", 4, 5),
+    "Breakout": ("breakout", "MinAtarBreakout", 4, 3),
+    "Freeway": ("freeway", "MinAtarFreeway", 7, 3),
+    "Seaquest": ("seaquest", "MinAtarSeaquest", 10, 6),
+    "SpaceInvaders": ("space_invaders", "MinAtarSpaceInvaders", 6, 4),
+}
+
+
+class MinAtarState(NamedTuple):
+    """A game of pgx and the agent steps since it began."""
+
+    game: Any
+    elapsed: Int[Array, ""]
+
+
+@dataclass(frozen=True)
+class MinAtar:
+    """One MinAtar game with its minimal action set, as a pure environment.
+
+    Observations are Boolean, 10 x 10 cells with one channel for each kind of object. `sticky` is the probability that
+    the last action is repeated whatever the agent chose. `time_limit` counts agent steps; reaching it truncates.
+
+    >>> MinAtar("Breakout").observation_shape
+    (10, 10, 4)
+
+    Raises ValueError for an unknown game, ImportError (when it is first played) if pgx is not installed.
+    Source: Young & Tian 2019 (MinAtar 1.0.15), played step for step alike, except that an episode begins with no action
+    to repeat, and that MinAtar has no time limit. Seaquest of pgx 2.6 is corrected, see `_as_minatar`.
+    """
+
+    game: str = "Asterix"
+    sticky: float = 0.1
+    time_limit: int = 5_000
+
+    def __post_init__(self) -> None:
+        if self.game not in GAMES:
+            raise ValueError(f"unknown MinAtar game {self.game!r}; there are {', '.join(GAMES)}.")
+        if not 0 <= self.sticky < 1:
+            raise ValueError(f"sticky must be a probability below 1, got {self.sticky}; MinAtar's own value is 0.1.")
+        if self.time_limit < 1:
+            raise ValueError(f"time_limit must be at least 1 agent step, got {self.time_limit}.")
+
+    @property
+    def observation_shape(self) -> tuple[int, int, int]:
+        return (10, 10, GAMES[self.game][2])
+
+    @property
+    def observation_dtype(self) -> np.dtype:
+        return np.dtype(bool)
+
+    @property
+    def actions(self) -> int:
+        return GAMES[self.game][3]
+
+    def reset(self, key: Key[Array, ""]) -> MinAtarState:
+        """The first state of an episode."""
+        with _lenient():
+            game = _pgx(self.game, self.sticky).init(key)
+        return MinAtarState(_first(self.game, game), jnp.zeros((), jnp.int32))
+
+    def observe(self, state: MinAtarState) -> Bool[Array, "10 10 channels"]:
+        """What the agent sees of a state."""
+        return state.game.observation
+
+    def step(
+        self, key: Key[Array, ""], state: MinAtarState, action: Integer[Array, ""]
+    ) -> tuple[MinAtarState, Outcome]:
+        """The state after the action, and what the action led to."""
+        pgx = _pgx(self.game, self.sticky)
+        with _lenient():
+            game = _as_minatar(self.game, pgx, state.game, pgx.step(state.game, action, key))
+        elapsed = state.elapsed + 1
+        truncated = (elapsed >= self.time_limit) & ~game.terminated
+        return MinAtarState(game, elapsed), Outcome(game.observation, game.rewards[0], game.terminated, truncated)
+
+
+@cache
+def _pgx(game: str, sticky: float) -> Any:
+    module, name, _, _ = GAMES[game]
+    # pgx makes arrays when imported; without this they would belong to whatever function is being traced.
+    with _lenient(), jax.ensure_compile_time_eval():
+        try:
+            source = import_module(f"pgx.minatar.{module}")
+        except ImportError as error:
+            raise ImportError(f"MinAtar/{game} needs pgx ({error}): pip install 'dormant[minatar]'") from error
+        return getattr(source, name)(sticky_action_prob=sticky)
+
+
+def _lenient() -> ExitStack:
+    """pgx adds Booleans to integers, which JAX refuses where a user made it strict."""
+    stack = ExitStack()
+    stack.enter_context(jax.numpy_dtype_promotion("standard"))
+    stack.enter_context(jax.numpy_rank_promotion("allow"))
+    return stack
+
+
+def _first(name: str, game: Any) -> Any:
+    # pgx raises Seaquest's ramp index before it looks at its parity, MinAtar after: pgx then starts one lower.
+    return game.replace(_ramp_index=game._ramp_index - 1) if name == "Seaquest" else game
+
+
+def _as_minatar(name: str, pgx: Any, before: Any, after: Any) -> Any:
+    """The game after a step as MinAtar plays it: pgx differs on Seaquest.
+
+    There it ends an episode when oxygen is below zero, not at zero, one step late, and keeps enemy bullets that left
+    the screen, which then hold others still. One difference stays: in MinAtar a submarine that is shot in the very
+    step in which it fires still fires.
+    """
+    if name != "Seaquest":
+        return after
+    bullets = after._e_bullets
+    inside = (bullets[:, 0] >= 0) & (bullets[:, 0] <= 9)
+    order = jnp.argsort(~inside, stable=True)
+    over = after.terminated | (before._oxygen <= 0)
+    game = after.replace(
+        _e_bullets=jnp.where(inside[order][:, None], bullets[order], -1),
+        _oxygen=jnp.maximum(after._oxygen, 0),
+        _terminal=over,
+        terminated=over,
+    )
+    return game.replace(observation=pgx.observe(game))

@@ -1,0 +1,124 @@
+"""Networks: plain specifications whose parameters are nested dictionaries of arrays."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, Shaped
+
+Params = dict[str, dict[str, Array]]
+Shape = tuple[int, ...]
+
+# The paper's networks (dopamine/labs/redo/networks.py). MinAtar's own DQN draws kernels and biases uniformly within
+# 1/sqrt(fan in), PyTorch's default.
+KERNEL = jax.nn.initializers.xavier_uniform()
+
+
+@runtime_checkable
+class QNetwork(Protocol):
+    """From observations to one Q value for each action; it learns the shapes of both when it is initialised."""
+
+    def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params: ...
+    def apply(
+        self, params: Params, observations: Shaped[Array, "batch *shape"]
+    ) -> Float[Array, "batch actions"]: ...
+
+
+@dataclass(frozen=True)
+class MinAtarCNN:
+    """One convolution, one dense layer and a linear head, with ReLU.
+
+    >>> params = MinAtarCNN().init(jax.random.key(0), (10, 10, 4), actions=3)
+    >>> {name: layer["kernel"].shape for name, layer in params.items()}
+    {'conv': (3, 3, 4, 16), 'dense': (1024, 128), 'head': (128, 3)}
+    >>> MinAtarCNN().apply(params, jnp.zeros((2, 10, 10, 4), bool)).shape
+    (2, 3)
+
+    Source: Young & Tian 2019, MinAtar's DQN (16 filters of 3 x 3 without padding, 128 neurons); initialised as the
+    paper's networks, Xavier uniform kernels and zero biases.
+    """
+
+    filters: int = 16
+    width: int = 128
+
+    def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
+        """Fresh parameters."""
+        height, width, channels = observation_shape
+        flat = (height - 2) * (width - 2) * self.filters
+        conv, dense, head = jax.random.split(key, 3)
+        return {
+            "conv": _layer(conv, (3, 3, channels, self.filters)),
+            "dense": _layer(dense, (flat, self.width)),
+            "head": _layer(head, (self.width, actions)),
+        }
+
+    def apply(
+        self, params: Params, observations: Shaped[Array, "batch height width channels"]
+    ) -> Float[Array, "batch actions"]:
+        """Q values of a batch of observations."""
+        conv = jax.nn.relu(convolution(observations.astype(jnp.float32), params["conv"]))
+        dense = jax.nn.relu(linear(conv.reshape(len(conv), -1), params["dense"]))
+        return linear(dense, params["head"])
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Dense layers with ReLU and a linear head, on flattened observations.
+
+    >>> MLP((8, 4)).init(jax.random.key(0), (2, 3), actions=5)["dense_1"]["kernel"].shape
+    (8, 4)
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+
+    def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
+        """Fresh parameters."""
+        widths = [math.prod(observation_shape), *self.hidden, actions]
+        names = [*(f"dense_{number}" for number in range(len(self.hidden))), "head"]
+        keys = jax.random.split(key, len(names))
+        shapes = zip(widths[:-1], widths[1:], strict=True)
+        return {name: _layer(key, shape) for name, key, shape in zip(names, keys, shapes, strict=True)}
+
+    def apply(self, params: Params, observations: Shaped[Array, "batch *shape"]) -> Float[Array, "batch actions"]:
+        """Q values of a batch of observations."""
+        values = observations.reshape(len(observations), -1).astype(jnp.float32)
+        for number in range(len(self.hidden)):
+            values = jax.nn.relu(linear(values, params[f"dense_{number}"]))
+        return linear(values, params["head"])
+
+
+def linear(values: Float[Array, "batch inputs"], layer: dict[str, Array]) -> Float[Array, "batch outputs"]:
+    """Values times the kernel, plus the bias."""
+    return values @ layer["kernel"] + layer["bias"][None]
+
+
+def convolution(
+    images: Float[Array, "batch height width channels"], layer: dict[str, Array]
+) -> Float[Array, "batch rows columns filters"]:
+    """Convolution without padding and with stride 1, plus the bias.
+
+    On CPU it is a matrix product of patches, which XLA computes several times as fast as its own convolution of so few
+    channels; elsewhere it is XLA's. Both agree to float32 rounding.
+    """
+    multiply = patches_times_kernel if jax.default_backend() == "cpu" else _xla_convolution
+    return multiply(images, layer["kernel"]) + layer["bias"][None, None, None]
+
+
+def patches_times_kernel(
+    images: Float[Array, "batch height width channels"], kernel: Float[Array, "high wide channels filters"]
+) -> Float[Array, "batch rows columns filters"]:
+    """Convolution without padding and with stride 1, by a matrix product."""
+    high, wide, channels, filters = kernel.shape
+    rows, columns = images.shape[1] - high + 1, images.shape[2] - wide + 1
+    shifted = [images[:, y : y + rows, x : x + columns] for y in range(high) for x in range(wide)]
+    return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(high * wide * channels, filters)
+
+
+def _xla_convolution(images: Array, kernel: Array) -> Array:
+    return jax.lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _layer(key: Array, shape: Shape) -> dict[str, Array]:
+    return {"kernel": KERNEL(key, shape, jnp.float32), "bias": jnp.zeros(shape[-1])}

@@ -1,0 +1,60 @@
+"""Five decision problems so small that their values are known."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dormant.rl.envs.episode import Outcome
+
+GAMMA = 0.5
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An episode of `length` steps that shows one observation at each; `values` are the right Q values of both actions
+    at the observations `places`."""
+
+    name: str
+    length: int
+    random_sign: bool  # the observation is +1 or -1 at random, else it is the step's number
+    reward_by: str  # "constant", "observation", "end", "action" or "both"
+    places: tuple[float, ...]
+    values: tuple[tuple[float, float], ...]
+
+    observation_shape = (1,)
+    observation_dtype = np.dtype(np.float32)
+    actions = 2
+
+    def reset(self, key):
+        sign = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
+        return {"step": jnp.zeros((), jnp.int32), "sign": sign}
+
+    def observe(self, state):
+        return (state["sign"] if self.random_sign else state["step"].astype(jnp.float32))[None]
+
+    def step(self, key, state, action):
+        after = {**state, "step": state["step"] + 1}
+        terminal = after["step"] >= self.length
+        reward = self._reward(state, action, terminal).astype(jnp.float32)
+        return after, Outcome(self.observe(after), reward, terminal, jnp.zeros((), bool))
+
+    def _reward(self, state, action, terminal):
+        sign, chosen = state["sign"], 2.0 * action.astype(jnp.float32) - 1.0
+        return {
+            "constant": jnp.ones(()),
+            "observation": sign,
+            "end": terminal,
+            "action": chosen,
+            "both": sign * chosen,
+        }[self.reward_by]
+
+
+PROBES = (
+    Probe("constant reward", 1, False, "constant", (0.0,), ((1.0, 1.0),)),
+    Probe("reward by observation", 1, True, "observation", (-1.0, 1.0), ((-1.0, -1.0), (1.0, 1.0))),
+    Probe("reward two steps on", 2, False, "end", (0.0, 1.0), ((GAMMA, GAMMA), (1.0, 1.0))),
+    Probe("reward by action", 1, False, "action", (0.0,), ((-1.0, 1.0),)),
+    Probe("reward by both", 1, True, "both", (-1.0, 1.0), ((1.0, -1.0), (-1.0, 1.0))),
+)

@@ -1,0 +1,49 @@
+"""Invariances of neuron scores."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from dormant import dormant_mask, neuron_scores
+
+shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(lambda axes: (*axes, 5))
+floats = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
+activations = shapes.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=floats))
+
+
+def close(one, other):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@given(activations)
+@settings(max_examples=30)
+def test_scores_average_one_unless_the_layer_is_silent(values):
+    scores = neuron_scores(values)
+    assert scores.shape == (5,) and bool(jnp.isfinite(scores).all())
+    close(scores.mean(), 1.0 if values.any() else 0.0)
+    silent = ~values.reshape(-1, 5).any(axis=0)
+    assert np.array_equal(dormant_mask(scores, 0.0), silent)
+
+
+@given(activations, st.sampled_from([2.0**-90, 1e-20, 0.3, -7.0, 1e20, 2.0**110]))
+@settings(max_examples=30)
+def test_scores_ignore_the_scale_of_the_layer(values, scale):
+    values = np.where(np.abs(values) < 1e-3, 0, values).astype(np.float32)
+    close(neuron_scores(values * np.float32(scale)), neuron_scores(values))
+
+
+@given(activations, st.permutations(range(5)))
+@settings(max_examples=30)
+def test_scores_permute_with_the_neurons(values, order):
+    close(neuron_scores(values[..., list(order)]), neuron_scores(values)[jnp.array(order)])
+
+
+@given(activations)
+@settings(max_examples=30)
+def test_numpy_and_jax_arrays_score_alike_with_any_leading_axes(values):
+    close(neuron_scores(values), neuron_scores(jnp.asarray(values)))
+    close(neuron_scores(values), neuron_scores(values.reshape(-1, 5)))
+    close(jax.jit(neuron_scores)(values), neuron_scores(values))

@@ -1,0 +1,114 @@
+"""Holds the shape of the house: floors, imports, sizes."""
+
+import ast
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "dormant"
+FLOORS = {
+    1: {"", "scores", "wiring", "tracing", "surgery", "interventions", "metrics", "torch"},
+    2: {"rl", "supervised"},
+    3: {"lab"},
+    4: {"experiments"},
+    5: {"cli", "__main__"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Absolute names of all that a file imports, inside functions too."""
+    package = file.parent.relative_to(ROOT).parts
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            # `from . import scores` names a module, `from .scores import dormant_mask` a name inside one.
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def floor(module: str) -> int:
+    top = [*module.split("."), ""][1]
+    floors = [number for number, names in FLOORS.items() if top in names]
+    return floors[0] if floors else floor("dormant")  # a name of dormant/__init__.py
+
+
+def functions(file: Path) -> Iterator[tuple[str, int]]:
+    """Name and number of lines of each function's body, without its docstring."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            yield f"{module_name(file)}.{node.name}", body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def lines(files: list[Path]) -> list[int]:
+    return [len(file.read_text().splitlines()) for file in files]
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_every_module_has_a_floor(file):
+    top = [*module_name(file).split("."), ""][1]
+    assert any(top in names for names in FLOORS.values()), f"{file}: say in FLOORS on which floor {top!r} lives"
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_imports_point_downwards(file):
+    inside = [name for name in imports(file) if name.split(".")[0] == "dormant"]
+    assert not [name for name in inside if floor(name) > floor(module_name(file))]
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if floor(module_name(file)) == 1], ids=module_name)
+def test_the_method_needs_only_its_four_packages(file):
+    adapter = module_name(file).startswith("dormant.torch")
+    allowed = {"numpy", "jaxtyping"} | ({"torch", "stable_baselines3"} if adapter else {"jax", "optax"})
+    third_party = {name.split(".")[0] for name in imports(file)} - sys.stdlib_module_names - {"dormant"}
+    assert third_party <= allowed
+
+
+def test_importing_dormant_is_light_and_leaves_xla_alone():
+    program = """
+import os, sys
+before = dict(os.environ)
+import dormant
+dormant.trace, dormant.ReDo
+heavy = {"tyro", "rich", "matplotlib", "pgx", "orbax", "flax", "torch"} & set(sys.modules)
+assert not heavy, heavy
+assert dict(os.environ) == before
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized(), "importing dormant chose a device"
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_files_stay_small():
+    sizes = dict(zip(FILES, lines(FILES), strict=True))
+    assert not {file.name: size for file, size in sizes.items() if size > 350}
+    assert statistics.median(sizes.values()) <= 150
+
+
+def test_functions_stay_small():
+    bodies = dict(size for file in FILES for size in functions(file))
+    assert not {name: size for name, size in bodies.items() if size > 60}
+    assert statistics.quantiles(bodies.values(), n=10)[-1] <= 30
+
+
+def test_tests_keep_pace_with_the_library():
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    assert sum(lines(tests)) >= 0.6 * sum(lines(FILES))
+
+
+def test_no_file_is_named_after_nothing():
+    empty = {"utils", "common", "helper", "helpers", "manager", "base", "misc"}
+    assert not [file for file in FILES if file.stem in empty or file.parent.name in empty]

@@ -1,0 +1,116 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dormant import Chain, Every, Prune, ReDo, Reset, ShrinkPerturb, recycled_counts
+from property.architectures import OPTIMIZERS, Architecture, examples, network_of, optimizer_step, train
+
+NET = Architecture(hidden=(5, 4))
+KEY = jax.random.key(1)
+
+
+def start(norm=None):
+    architecture = Architecture(hidden=(5, 4), norm=norm)
+    network = network_of(architecture, OPTIMIZERS["adam"])
+    params = architecture.weights(0)
+    for name in ("kernel", "bias"):
+        params["dense0"][name] = params["dense0"][name].at[..., 1].set(0.0)
+    return network, train(network, params)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "fires"),
+    [
+        (lambda what: Every(3, what), [3, 6, 9]),
+        (lambda what: Every(2, what, start=4, stop=8), [4, 6]),
+        (lambda what: Every(1, what, start=5), [5, 6, 7, 8, 9]),
+        (lambda what: Every(2, Every(2, what)), [4, 8]),
+    ],
+)
+def test_every_fires_when_it_says(schedule, fires):
+    network, learner = start()
+    what = schedule(ShrinkPerturb(keep=0.5))
+    update = jax.jit(lambda learner, state: what.update(KEY, learner, state, network, *examples()))
+    state, seen = what.init(learner, network), []
+    for step in range(1, 10):
+        before = learner.params["head"]["kernel"]
+        learner, state = update(learner, state)
+        seen += [step] if (before != learner.params["head"]["kernel"]).any() else []
+    assert seen == fires
+
+
+def test_pruned_neurons_stay_gone_through_training():
+    network, learner = start()
+    prune = Prune(0.0, period=1)
+    dead = np.asarray(network.wiring.dormant(learner.params, *examples(), tau=0.0)["dense0"])
+    assert dead.any()
+
+    @jax.jit
+    def update(learner, state):
+        gradients = jax.grad(lambda params: jnp.square(NET.apply(params, *examples()) - 1).sum())(learner.params)
+        gradients = jax.tree.map(lambda leaf: leaf + 0.1, gradients)
+        stepped = type(learner)(*optimizer_step(network.tx, gradients, learner.opt_state, learner.params))
+        return prune.update(KEY, stepped, state, network, *examples())
+
+    learner, state = prune.update(KEY, learner, prune.init(learner, network), network, *examples())
+    for _ in range(50):
+        learner, state = update(learner, state)
+        assert not np.asarray(learner.params["dense1"]["kernel"])[dead].any()
+    assert np.asarray(learner.params["dense1"]["kernel"])[~np.asarray(state.gone["dense0"])].any()
+
+
+def test_recycled_neurons_are_counted_wherever_the_state_is():
+    network, learner = start()
+    redo = Chain(Every(1, ReDo(0.0)), ReDo(0.0, layers=("dense0",)))
+    dead = int(network.wiring.dormant(learner.params, *examples(), tau=0.0)["dense0"].sum())
+    _, state = redo.update(KEY, learner, redo.init(learner, network), network, *examples())
+    assert dead > 0 and int(recycled_counts(state)["dense0"]) >= dead
+    assert recycled_counts(Chain().init(learner, network)) == {}
+
+
+def test_fresh_weights_come_from_the_networks_own_initialiser():
+    network, learner = start()
+    after, _ = ReDo(0.0).update(KEY, learner, ReDo(0.0).init(learner, network), network, *examples())
+    assert (after.params["dense0"]["kernel"][:, 1] == NET.init(KEY)["dense0"]["kernel"][:, 1]).all()
+
+
+def test_reset_draws_whole_layers_anew_and_nothing_else():
+    network, learner = start()
+    after, _ = Reset(("dense1",)).update(KEY, learner, (), network, *examples())
+    fresh = NET.init(KEY)
+    assert (after.params["dense1"]["kernel"] == fresh["dense1"]["kernel"]).all()
+    assert (after.params["head"]["kernel"] == learner.params["head"]["kernel"]).all()
+    assert not after.opt_state[0].mu["dense1"]["kernel"].any() and after.opt_state[0].mu["head"]["kernel"].all()
+
+
+def test_coupled_layers_can_be_skipped():
+    network, _ = start(norm="layer")
+    assert [layer.name for layer in ReDo(coupled="skip").targets(network.wiring)] == []
+    assert [layer.name for layer in ReDo().targets(network.wiring)] == ["dense0", "dense1"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ReDo(tau=-1.0), "tau must be at least 0"),
+        (lambda: ReDo(outgoing="none"), "outgoing must be one of 'zero', 'fresh'"),
+        (lambda: Every(0, ReDo()), "period must be at least 1"),
+        (lambda: Every(5, ReDo(), start=3, stop=3), "0 <= start < stop"),
+        (lambda: Prune(period=0), "period must be at least 1"),
+        (lambda: ShrinkPerturb(keep=1.5), "between 0 and 1"),
+    ],
+)
+def test_bad_arguments_are_refused(make, message):
+    # The type hook sees a wrong option before the library does.
+    with pytest.raises((ValueError, TypeError)) as refused:
+        make()
+    assert message in str(refused.value) or "Literal" in str(refused.value) or "violates" in str(refused.value)
+
+
+def test_layers_that_do_not_exist_are_refused_at_init():
+    network, learner = start()
+    with pytest.raises(KeyError, match="no neuron layer is called 'conv'"):
+        ReDo(layers=("conv",)).init(learner, network)
+    with pytest.raises(ValueError, match=r"no parameters belong to layers \['conv'\]"):
+        Reset(("conv",)).init(learner, network)
