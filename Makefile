@@ -3,18 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv)
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: .venv/demo-installed
 	$(BIN)/dormant demo
 
 test: .venv/dev-installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=auto --dist=worksteal
 
 check: .venv/dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+docs: .venv/dev-installed
+	$(BIN)/python docs/make_networks.py
 
 clean:
 	rm -rf .venv

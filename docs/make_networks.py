@@ -14,7 +14,7 @@ import dormant  # noqa: E402
 
 HEAD = """# Networks
 
-Made by `make docs` from the list of architectures that `tests/property/test_any_network.py` checks. For each of them the
+Made by `make docs` from the architectures that `tests/property/test_any_network.py` checks. For each of them the
 test silences neurons and recycles them at tau = 0: outputs stay the same to the last bit. It moves the outgoing
 entries of silent neurons, which changes nothing, and of others, which does.
 

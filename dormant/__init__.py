@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from .interventions import ShrinkPerturb as ShrinkPerturb
     from .interventions import recycled_counts as recycled_counts
     from .interventions import redo_as_published as redo_as_published
+    from .reporting import LayerReport as LayerReport
+    from .reporting import Report as Report
+    from .reporting import report as report
     from .scores import dormant_fraction as dormant_fraction
     from .scores import dormant_mask as dormant_mask
     from .scores import neuron_scores as neuron_scores
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 # Loaded on first use, so that `import dormant.torch` needs no JAX.
 PUBLIC = {
     "interventions": "Chain Every Intervention Prune ReDo Reset ShrinkPerturb recycled_counts redo_as_published",
+    "reporting": "LayerReport Report report",
     "scores": "dormant_fraction dormant_mask neuron_scores overlap_coefficient",
     "surgery": "Learner graft",
     "tracing": "TraceError trace",

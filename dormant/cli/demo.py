@@ -20,9 +20,12 @@ from dormant.lab.statistics import Interval
 from dormant.lab.store import RunFolder, rows
 
 GAME = "MinAtar/Asterix"
-AGENT_STEPS = 200_000
+# A pilot chose both numbers (LOG.md): at 2.5e-4 neurons fall dormant too slowly for ten minutes, at 1e-3 recycled ones
+# fall dormant again before the next check.
+AGENT_STEPS = 80_000
+LEARNING_RATE = 5e-4
 TAU = 0.1
-TRAINING = ("--replay-ratio", "1")
+TRAINING = ("--replay-ratio", "1", "--learning-rate", str(LEARNING_RATE))
 ARMS = {
     "DQN": ("--intervention", "none"),
     "DQN + ReDo": ("--intervention", "redo", "--tau", str(TAU)),

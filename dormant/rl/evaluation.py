@@ -11,9 +11,7 @@ from .envs.episode import Environment
 Policy = Callable[[Shaped[Array, " *shape"], Float[Array, "2"]], Int[Array, ""]]
 
 
-def episode_returns(
-    env: Environment, policy: Policy, key: Key[Array, ""], episodes: int
-) -> Float[Array, " episodes"]:
+def episode_returns(env: Environment, policy: Policy, key: Key[Array, ""], episodes: int) -> Float[Array, " episodes"]:
     """The undiscounted, unclipped return of each of `episodes` episodes, each played until it ends or is truncated.
 
     Source: the paper's evaluation phase, which plays with epsilon 0.001; dopamine/discrete_domains/run_experiment.py.

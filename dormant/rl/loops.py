@@ -1,73 +1,24 @@
 """The device loop: act, remember, learn and intervene in one compiled scan, several seeds side by side."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, Num
+from jaxtyping import Array, Float, Num
 
-from dormant.interventions import Chain, Intervention, recycled_counts
-from dormant.scores import dormant_fraction, dormant_mask
+from dormant.interventions import Chain, Intervention
 from dormant.tracing import trace
 from dormant.wiring import Network
 
-from .agents.dqn import DQN, DQNState, Losses
+from .agents.dqn import DQN
 from .envs.episode import Environment, EnvState, step_or_restart
 from .envs.minatar import MinAtar
 from .evaluation import episode_returns
-from .replay import Batch, Replay, ReplayState
-from .seeds import join_seeds, lanes, map_seeds, take_seed
-
-TAUS = (0.0, 0.025, 0.1)
-Scores = dict[str, Float[Array, " neurons"]]
-
-
-class TrainState(NamedTuple):
-    """Everything that a run goes on from, with a leading axis of seeds: plain arrays, and no random keys."""
-
-    agent: DQNState
-    intervention: Any
-    env: EnvState
-    replay: ReplayState
-    episode_return: Float[Array, "..."]
-    agent_steps: Int[Array, "..."]
-    gradient_steps: Int[Array, "..."]
-
-
-class Mind(NamedTuple):
-    """What a seed learns with, and the neuron scores measured last."""
-
-    agent: DQNState
-    intervention: Any
-    scores: Scores
-
-
-class World(NamedTuple):
-    """What the seeds act in and remember."""
-
-    env: EnvState
-    replay: ReplayState
-    episode_return: Float[Array, " seeds"]
-
-
-class Draws(NamedTuple):
-    """All that is random in one round, drawn for a whole chunk at once: inside the scan it would cost much more."""
-
-    act: Float[Array, "... agent_steps 2"]
-    env: Key[Array, "... agent_steps"]
-    batch: Float[Array, "... gradient_steps batch"]
-    score: Float[Array, "... gradient_steps states"]
-    intervention: Key[Array, "... gradient_steps"]
-
-
-class Experience(NamedTuple):
-    """Of each agent step, whether an episode ended with it and that episode's return."""
-
-    ended: Bool[Array, "..."]
-    episode_return: Float[Array, "..."]
+from .replay import Replay
+from .rounds import Scores, TrainState, chunk, dormancy, key_for
 
 
 @dataclass(frozen=True)
@@ -80,9 +31,9 @@ class DeviceTraining:
     Raises ValueError for numbers that do not fit together.
     """
 
-    agent: DQN = DQN()
-    env: Environment = MinAtar()
-    intervention: Intervention = Chain()
+    agent: DQN = field(default_factory=DQN)
+    env: Environment = field(default_factory=MinAtar)
+    intervention: Intervention = field(default_factory=Chain)
     replay_ratio: float = 1.0
     agent_steps: int = 200_000
     log_period: int = 2_000
@@ -134,10 +85,8 @@ class DeviceTraining:
             return self.agent.network.apply(params, self.replay.unpack(packed))
 
         with jax.ensure_compile_time_eval():
-            packed = jnp.zeros((self.score_batch, 2), self.env.observation_dtype)
             empty = jnp.zeros((self.score_batch, *self.env.observation_shape), self.env.observation_dtype)
-            packed = self.replay.pack(empty)
-            wiring = trace(apply, init(jax.random.key(0)), packed)
+            wiring = trace(apply, init(jax.random.key(0)), self.replay.pack(empty))
         return Network(wiring, init, self.agent.optimizer())
 
     def init(self) -> TrainState:
@@ -152,7 +101,7 @@ class DeviceTraining:
         before = self.agent_steps_done(state)
         warm_rounds = -(-(self.agent.min_replay - before) // self.agent_steps_per_round)
         rounds = self.log_period // self.agent_steps_per_round
-        state, metrics = _chunk(self, state, min(max(warm_rounds, 0), rounds))
+        state, metrics = chunk(self, state, min(max(warm_rounds, 0), rounds))
         if warm_rounds >= rounds:
             metrics |= _measure(self, state)
         due = (before + self.log_period) % self.eval_period == 0
@@ -173,195 +122,21 @@ def _check_ratio(ratio: float) -> None:
         raise ValueError(f"replay_ratio must be positive, got {ratio}; 1 is one gradient step for each agent step.")
     rounded = round(ratio) if ratio >= 1 else 1 / round(1 / ratio)
     if abs(rounded - ratio) > 1e-9:
-        raise ValueError(f"replay_ratio must be a whole number or one over it, got {ratio}; the nearest is {rounded:g}.")
+        raise ValueError(
+            f"replay_ratio must be a whole number or one over it, got {ratio}; the nearest is {rounded:g}."
+        )
 
 
 @partial(jax.jit, static_argnums=0)
 def _init(training: DeviceTraining) -> TrainState:
     def one(seed: Array) -> TrainState:
-        agent = training.agent.init(_key(seed, "init"), training.env.observation_shape, training.env.actions)
+        agent = training.agent.init(key_for(seed, "init"), training.env.observation_shape, training.env.actions)
         state = training.intervention.init(agent.learner, training.network)
-        env = training.env.reset(_key(seed, "reset"))
+        env = training.env.reset(key_for(seed, "reset"))
         zero = jnp.zeros((), jnp.int32)
         return TrainState(agent, state, env, training.replay.init(), jnp.zeros(()), zero, zero)
 
     return jax.vmap(one)(jnp.array(training.seeds))
-
-
-PURPOSES = ("init", "reset", "round", "measure", "evaluate")
-
-
-def _key(seed: Array, purpose: str, number: Array | int = 0) -> Array:
-    """A key that depends on nothing but its arguments, so a state holds none, and no use of one disturbs another."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), PURPOSES.index(purpose)), number)
-
-
-def _draw(training: DeviceTraining, key: Array) -> Draws:
-    acts, updates = training.agent_steps_per_round, training.gradient_steps_per_round
-    act, env, batch, score, intervention = jax.random.split(key, 5)
-    return Draws(
-        jax.random.uniform(act, (acts, 2)),
-        jax.random.split(env, acts),
-        jax.random.uniform(batch, (updates, training.agent.batch_size)),
-        jax.random.uniform(score, (updates, training.score_batch)),
-        jax.random.split(intervention, updates),
-    )
-
-
-@partial(jax.jit, static_argnums=(0, 2))
-def _chunk(training: DeviceTraining, state: TrainState, warm_rounds: int) -> tuple[TrainState, dict[str, Array]]:
-    """A chunk whose first rounds only fill the replay: two scans, since a `cond` would copy the ring at every step."""
-    size = training.agent_steps_per_round
-    rounds = training.log_period // size
-    starts = state.agent_steps[0] + size * jnp.arange(rounds)
-    warm, learning = _parts((starts, _draws(training, starts)), warm_rounds)
-
-    minds, world = _minds(training, state), _world(state)
-    world, experience = jax.lax.scan(partial(_collect, training, minds), world, warm)
-    metrics, losses = {}, Losses(*[jnp.full((1, len(training.seeds)), jnp.nan)] * 2)
-    if warm_rounds < rounds:
-        body = partial(_round, training, starts[-1])
-        (world, minds), (more, losses) = jax.lax.scan(body, (world, minds), learning)
-        experience = jax.tree.map(lambda *both: jnp.concatenate(both), experience, more)
-        metrics = _dormancy(join_seeds([mind.scores for mind in minds]))
-    state = TrainState(
-        join_seeds([mind.agent for mind in minds]),
-        join_seeds([mind.intervention for mind in minds]),
-        *world,
-        state.agent_steps + training.log_period,
-        state.gradient_steps + (rounds - warm_rounds) * training.gradient_steps_per_round,
-    )
-    return state, metrics | _progress(state, experience, losses)
-
-
-def _draws(training: DeviceTraining, starts: Array) -> Draws:
-    """Draws with axes rounds, steps of a round, seeds."""
-
-    def draw(seed: Array, start: Array) -> Draws:
-        return _draw(training, _key(seed, "round", start))
-
-    of_round = jax.vmap(draw, in_axes=(0, None), out_axes=1)
-    return jax.vmap(of_round, in_axes=(None, 0))(jnp.array(training.seeds), starts)
-
-
-def _parts(tree: Any, first: int) -> tuple[Any, Any]:
-    return jax.tree.map(lambda x: x[:first], tree), jax.tree.map(lambda x: x[first:], tree)
-
-
-def _minds(training: DeviceTraining, state: TrainState) -> list[Mind]:
-    count = len(training.seeds)
-    scores = {layer.name: jnp.zeros((count, layer.width)) for layer in training.network.wiring.layers}
-    return [Mind(*take_seed((state.agent, state.intervention, scores), lane)) for lane in range(lanes(count))]
-
-
-def _world(state: TrainState) -> World:
-    return World(state.env, state.replay, state.episode_return)
-
-
-def _collect(
-    training: DeviceTraining, minds: list[Mind], world: World, xs: tuple[Array, Draws]
-) -> tuple[World, Experience]:
-    """The round's agent steps."""
-    start, draws = xs
-    agent_steps = start + jnp.arange(training.agent_steps_per_round)
-    params = [mind.agent.learner.params for mind in minds]
-    return jax.lax.scan(partial(_agent_step, training, params), world, (agent_steps, draws.act, draws.env))
-
-
-def _agent_step(
-    training: DeviceTraining, params: list[Any], world: World, xs: tuple[Array, Array, Array]
-) -> tuple[World, Experience]:
-    agent, env = training.agent, training.env
-    agent_steps, uniform, key = xs
-    observation = jax.vmap(env.observe)(world.env)
-    act = map_seeds(partial(agent.act, epsilon=agent.epsilon(agent_steps)))
-    seen = [take_seed((observation, uniform), lane) for lane in range(len(params))]
-    action = join_seeds([act(own, observation=o, uniform=u) for own, (o, u) in zip(params, seen, strict=True)])
-    env_state, outcome = jax.vmap(partial(step_or_restart, env))(key, world.env, action)
-    ended = outcome.terminal | outcome.truncated
-    reward = jnp.clip(outcome.reward, -1.0, 1.0) if agent.clip_rewards else outcome.reward
-    discount = jnp.where(outcome.terminal, 0.0, agent.gamma)
-    ring = training.replay.add(
-        world.replay, agent_steps, observation, action, reward, discount, ended, outcome.observation
-    )
-    total = world.episode_return + outcome.reward
-    return World(env_state, ring, jnp.where(ended, 0.0, total)), Experience(ended, total)
-
-
-def _round(
-    training: DeviceTraining, final: Array, carry: tuple[World, list[Mind]], xs: tuple[Array, Draws]
-) -> tuple[Any, tuple[Experience, Losses]]:
-    """Agent steps, then gradient steps, then the target network."""
-    (world, minds), (start, draws) = carry, xs
-    world, experience = _collect(training, minds, world, xs)
-    added = start + training.agent_steps_per_round
-    # Everything is drawn from the ring before the inner scan, which then need not carry it.
-    drawn = _from_replay(training, world.replay, added, draws)
-    last = (start == final) & (jnp.arange(training.gradient_steps_per_round) == training.gradient_steps_per_round - 1)
-    minds, losses = jax.lax.scan(partial(_gradient_step, training), minds, (drawn, draws.intervention, last))
-    synchronise = map_seeds(partial(training.agent.synchronise, before=start, after=added))
-    minds = [mind._replace(agent=synchronise(mind.agent)) for mind in minds]
-    return (world, minds), (experience, jax.tree.map(lambda x: x.mean(0), losses))
-
-
-def _from_replay(training: DeviceTraining, ring: ReplayState, added: Array, draws: Draws) -> tuple[Batch, Array]:
-    """Training batches and score states, with axes gradient steps, seeds."""
-    replay = training.replay
-
-    def drawn(function: Any, uniform: Array) -> Any:
-        seeds = jax.vmap(function, in_axes=(0, None, 0))
-        return jax.vmap(seeds, in_axes=(None, None, 0))(ring, added, uniform)
-
-    return drawn(replay.sample, draws.batch), drawn(replay.states, draws.score)
-
-
-def _gradient_step(
-    training: DeviceTraining, minds: list[Mind], xs: tuple[tuple[Batch, Array], Array, Array]
-) -> tuple[list[Mind], Losses]:
-    drawn, keys, last = xs
-    learn = map_seeds(partial(_learn, training, last))
-    pairs = [learn(mind, *take_seed((drawn, keys), lane)) for lane, mind in enumerate(minds)]
-    return [mind for mind, _ in pairs], join_seeds([losses for _, losses in pairs])
-
-
-def _learn(
-    training: DeviceTraining, last: Array, mind: Mind, drawn: tuple[Batch, Array], key: Array
-) -> tuple[Mind, Losses]:
-    """One gradient step of one seed, then its intervention."""
-    batch, states = drawn
-    agent, losses = training.agent.update(mind.agent, batch)
-    # Measured after the update and before an intervention, as the paper logs it.
-    params, network = agent.learner.params, training.network
-    scores = jax.lax.cond(last, lambda: network.wiring.scores(params, states), lambda: mind.scores)
-    learner, inner = training.intervention.update(key, agent.learner, mind.intervention, network, states)
-    return Mind(DQNState(learner, agent.target), inner, scores), losses
-
-
-@jax.vmap
-def _dormancy(scores: Scores) -> dict[str, Array]:
-    """Dormant fractions, each layer's and pooled over all neurons, and the scores themselves."""
-    metrics = {f"scores/{name}": values for name, values in scores.items()}
-    for tau in TAUS:
-        masks = {name: dormant_mask(values, tau) for name, values in scores.items()}
-        metrics |= {f"dormant/{tau:g}/{name}": dormant_fraction({name: mask}) for name, mask in masks.items()}
-        metrics[f"dormant/{tau:g}/all"] = dormant_fraction(masks)
-    return metrics
-
-
-def _progress(state: TrainState, experience: Experience, losses: Losses) -> dict[str, Array]:
-    """Counters, and averages over the chunk's rounds and their steps, the axes before that of the seeds."""
-    ended = experience.ended.sum((0, 1))
-    returned = jnp.where(experience.ended, experience.episode_return, 0.0).sum((0, 1))
-    counts = jax.vmap(recycled_counts, axis_size=len(state.agent_steps))(state.intervention)
-    return {
-        "agent_steps": state.agent_steps,
-        "gradient_steps": state.gradient_steps,
-        "loss": losses.loss.mean(0),
-        "q_mean": losses.q_mean.mean(0),
-        "train_return": jnp.where(ended > 0, returned / jnp.maximum(ended, 1).astype(jnp.float32), jnp.nan),
-        "train_episodes": ended,
-        **{f"recycled/{name}": count for name, count in counts.items()},
-    }
 
 
 @partial(jax.jit, static_argnums=0)
@@ -369,13 +144,13 @@ def _measure(training: DeviceTraining, state: TrainState) -> dict[str, Array]:
     added = state.agent_steps[0]
 
     def one(seed: Array, state: TrainState) -> Scores:
-        key = _key(seed, "measure", added)
+        key = key_for(seed, "measure", added)
         uniform = jax.random.uniform(key, (training.score_batch,))
         played = training.replay.states(state.replay, added, uniform)
         states = jax.lax.cond(added < training.agent.n_step, lambda: _random_play(training, key), lambda: played)
         return training.network.wiring.scores(state.agent.learner.params, states)
 
-    return _dormancy(jax.vmap(one)(jnp.array(training.seeds), state))
+    return dormancy(jax.vmap(one)(jnp.array(training.seeds), state))
 
 
 def _random_play(training: DeviceTraining, key: Array) -> Num[Array, "states packed"]:
@@ -399,7 +174,7 @@ def _evaluate(training: DeviceTraining, state: TrainState) -> Float[Array, " see
         def policy(observation: Array, uniform: Array) -> Array:
             return agent.act(params, observation, epsilon, uniform)
 
-        key = _key(seed, "evaluate", state.agent_steps[0])
+        key = key_for(seed, "evaluate", state.agent_steps[0])
         return episode_returns(training.env, policy, key, training.eval_episodes).mean()
 
     return jax.vmap(one)(jnp.array(training.seeds), state.agent.learner.params)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -21,9 +22,7 @@ class QNetwork(Protocol):
     """From observations to one Q value for each action; it learns the shapes of both when it is initialised."""
 
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params: ...
-    def apply(
-        self, params: Params, observations: Shaped[Array, "batch *shape"]
-    ) -> Float[Array, "batch actions"]: ...
+    def apply(self, params: Params, observations: Shaped[Array, "batch *shape"]) -> Float[Array, "batch actions"]: ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class MLP:
         widths = [math.prod(observation_shape), *self.hidden, actions]
         names = [*(f"dense_{number}" for number in range(len(self.hidden))), "head"]
         keys = jax.random.split(key, len(names))
-        shapes = zip(widths[:-1], widths[1:], strict=True)
+        shapes = pairwise(widths)
         return {name: _layer(key, shape) for name, key, shape in zip(names, keys, shapes, strict=True)}
 
     def apply(self, params: Params, observations: Shaped[Array, "batch *shape"]) -> Float[Array, "batch actions"]:

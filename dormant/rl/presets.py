@@ -9,8 +9,8 @@ def minatar_dqn(agent_steps: int) -> DQN:
     >>> minatar_dqn(200_000).epsilon_steps
     20000
 
-    Source: Young & Tian 2019 use RMSprop, a replay of 100,000 and a target copied every 1,000 steps; the optimizer is the
-    paper's Adam with a learning rate four times as large, and exploration ends after a tenth of the run.
+    Source: Young & Tian 2019 use RMSprop, a replay of 100,000 and a target copied every 1,000 steps; the optimizer is
+    the paper's Adam with a learning rate four times as large, and exploration ends after a tenth of the run.
     """
     return DQN(
         learning_rate=2.5e-4,

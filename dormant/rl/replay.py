@@ -20,9 +20,9 @@ class Batch(NamedTuple):
 
 
 class ReplayState(NamedTuple):
-    """What a ring holds, or several with an axis of seeds before: for each agent step the packed observations before and after, and what lay between.
+    """What a ring holds for each agent step: the packed observations before and after it, and what lay between.
 
-    `discount` is 0 at a termination and gamma elsewhere; `last` marks the end of an episode, by truncation too.
+    Several rings have an axis of seeds before. `discount` is 0 at a termination and gamma elsewhere; `last` marks the end of an episode, by truncation too.
     """
 
     observations: Num[Array, "*seeds capacity 2 packed"]
@@ -61,12 +61,12 @@ class Replay:
     def pack(self, observation: Shaped[Array, "*batch_and_shape"]) -> Num[Array, "*batch_and_packed"]:
         """The observation as the ring keeps it: flat, eight Booleans to a byte."""
         flat = observation.reshape(*observation.shape[: observation.ndim - len(self.observation_shape)], -1)
-        return jnp.packbits(flat, axis=-1) if self.observation_dtype == bool else flat
+        return jnp.packbits(flat, axis=-1) if self._as_bits else flat
 
     def unpack(self, packed: Num[Array, "*batch_and_packed"]) -> Shaped[Array, "*batch_and_shape"]:
         """The observation that was packed, Booleans as unsigned bytes."""
         size = int(np.prod(self.observation_shape))
-        flat = jnp.unpackbits(packed, axis=-1, count=size) if self.observation_dtype == bool else packed
+        flat = jnp.unpackbits(packed, axis=-1, count=size) if self._as_bits else packed
         return flat.reshape(*packed.shape[:-1], *self.observation_shape)
 
     def add(
@@ -121,6 +121,10 @@ class Replay:
         # A float32 has 24 bits, so all of a ring of up to 16 million steps can be drawn.
         offset = jnp.minimum((uniform * number.astype(jnp.float32)).astype(jnp.int32), number - 1)
         return (added - held + offset) % self.capacity
+
+    @property
+    def _as_bits(self) -> bool:
+        return self.observation_dtype.kind == "b"
 
     def _no_observation(self) -> Array:
         return jnp.zeros(self.observation_shape, self.observation_dtype)

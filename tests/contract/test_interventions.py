@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from property.architectures import OPTIMIZERS, Architecture, examples, network_of, train
 
 from dormant import Chain, Every, Intervention, Prune, ReDo, Reset, ShrinkPerturb, redo_as_published
 from dormant.interventions.published import ReDoAsPublished
-from property.architectures import OPTIMIZERS, Architecture, examples, network_of, train
 
 NET = Architecture(hidden=(5, 4), side=True)
 INTERVENTIONS = [

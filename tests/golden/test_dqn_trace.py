@@ -21,7 +21,19 @@ TRAINING = DeviceTraining(
     eval_period=200,
     eval_episodes=1,
 )
-GOLDEN: dict[str, list[float]] = {}
+NAN = float("nan")
+GOLDEN = {
+    "agent_steps": [50, 100, 150, 200],
+    "gradient_steps": [0, 50, 100, 150],
+    "loss": [NAN, 0.012164, 0.00863997, 0.0066781],
+    "q_mean": [NAN, 0.0837125, 0.173605, 0.215798],
+    "train_return": [NAN, NAN, 1, 0],
+    "train_episodes": [0, 0, 1, 2],
+    "dormant/0.1/all": [0, 0.05, 0, 0],
+    "recycled/dense": [0, 4, 7, 10],
+    "recycled/conv": [0, 0, 0, 0],
+    "eval_return": [NAN, NAN, NAN, 0],
+}
 
 
 def test_two_hundred_steps_of_dqn():

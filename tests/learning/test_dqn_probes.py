@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from learning.probes import GAMMA, PROBES
 from numpy.testing import assert_allclose
 
 from dormant import Chain, Every, ReDo
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.loops import DeviceTraining
 from dormant.rl.networks import MLP
-from learning.probes import GAMMA, PROBES
 
 AGENT = DQN(
     network=MLP((32,)),

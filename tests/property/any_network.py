@@ -1,4 +1,4 @@
-"""The architectures that people use, each with what dormant promises for it; docs/networks.md is made from this list."""
+"""The architectures that people use, and what dormant promises for each; docs/networks.md is made from them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ SEQUENCES = np.random.default_rng(2).normal(size=(3, 4, 5)).astype(np.float32)
 
 @dataclass(frozen=True)
 class Case:
-    """A network, and for each of its hidden layers "recycled", "coupled" or a part of the reason why it is only measured.
+    """A network, and for each hidden layer "recycled", "coupled" or a part of the reason why it is only measured.
 
     `refused` is a part of the error, for a network that the tracer does not understand.
     """

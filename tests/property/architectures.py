@@ -152,9 +152,7 @@ later_convolutions = st.builds(
 )
 plain_architectures = st.builds(
     Architecture,
-    convolutions=st.one_of(
-        st.just(()), st.tuples(convolutions), st.tuples(convolutions, later_convolutions)
-    ),
+    convolutions=st.one_of(st.just(()), st.tuples(convolutions), st.tuples(convolutions, later_convolutions)),
     pooling=st.sampled_from([None, "max", "mean"]),
     order=st.permutations((1, 2, 3)).map(tuple),
     hidden=st.lists(st.integers(1, 5), min_size=1, max_size=2).map(tuple),
@@ -181,7 +179,7 @@ def optimizer_step(tx, gradients, state, params):
 
 
 def silenced(network: Network, params, rng: np.random.Generator):
-    """The parameters with some neurons' incoming entries zero, and which neurons: f(0) = 0 for every activation here."""
+    """The parameters with some incoming entries zero, and which neurons: f(0) = 0 for every activation here."""
     layers = network.wiring.layers
     chosen = {layer.name: rng.random(layer.width) < 0.5 for layer in layers}
     return silence(network, params, chosen), chosen

@@ -1,4 +1,4 @@
-"""Every architecture of any_network.py keeps its promise: recycled without a trace, measured with a reason, or refused."""
+"""Every architecture of any_network.py keeps its promise: recycled, measured with a reason, or refused."""
 
 from functools import lru_cache
 

@@ -9,9 +9,6 @@ import pytest
 from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from dormant import Network, Prune, ReDo, redo_as_published, trace
-from dormant.wiring import entry_mask, paths
 from property.architectures import (
     OPTIMIZERS,
     Architecture,
@@ -24,6 +21,9 @@ from property.architectures import (
     silenced,
     train,
 )
+
+from dormant import Network, Prune, ReDo, redo_as_published, trace
+from dormant.wiring import entry_mask, paths
 
 KEY = jax.random.key(7)
 
@@ -60,7 +60,9 @@ def check_only_these_change(network, before, after, hits, read):
     for hit, leaf in zip(jax.tree.leaves(read), jax.tree.leaves(after.params), strict=True):
         assert not np.asarray(leaf)[np.broadcast_to(hit, leaf.shape)].any()
     by_path = dict(zip(paths(before.params), jax.tree.leaves(hits), strict=True))
-    pairs = zip(paths(before.opt_state), jax.tree.leaves(before.opt_state), jax.tree.leaves(after.opt_state), strict=True)
+    pairs = zip(
+        paths(before.opt_state), jax.tree.leaves(before.opt_state), jax.tree.leaves(after.opt_state), strict=True
+    )
     for path, old, new in pairs:
         owner = [name for name in by_path if path.endswith("/" + name)]
         hit = by_path[owner[0]] if owner else np.zeros(np.shape(old), bool)
@@ -162,8 +164,18 @@ def test_masks_agree_with_brute_force():
     fed = entry_mask(params, {layer.name: layer.incoming for layer in layers}, chosen)
     read = entry_mask(params, {layer.name: layer.outgoing for layer in layers}, chosen)
     flat, unravel = jax.flatten_util.ravel_pytree(params)
-    free = np.concatenate([np.broadcast_to(hit, leaf.shape).ravel() for hit, leaf in zip(*map(jax.tree.leaves, (read, params)), strict=True)])
-    cut = np.concatenate([np.broadcast_to(hit, leaf.shape).ravel() for hit, leaf in zip(*map(jax.tree.leaves, (fed, params)), strict=True)])
+    free = np.concatenate(
+        [
+            np.broadcast_to(hit, leaf.shape).ravel()
+            for hit, leaf in zip(*map(jax.tree.leaves, (read, params)), strict=True)
+        ]
+    )
+    cut = np.concatenate(
+        [
+            np.broadcast_to(hit, leaf.shape).ravel()
+            for hit, leaf in zip(*map(jax.tree.leaves, (fed, params)), strict=True)
+        ]
+    )
     outputs = lambda vector: SMALL.apply(unravel(vector), *inputs)  # noqa: E731
     reference = jax.jit(outputs)(flat)
     moved = jax.jit(jax.vmap(lambda index: outputs(flat.at[index].add(1.0))))(jnp.arange(flat.size))
@@ -195,22 +207,24 @@ def test_the_references_flatten_fails_the_test_above():
 @pytest.mark.parametrize("intervention", [ReDo(0.0), Prune(0.0, period=1)], ids=repr)
 def test_the_right_flatten_passes_it(intervention):
     architecture, network, params = conv_to_dense()
-    before, after = check_bit_equal(architecture.apply, network, params, examples(), intervention)
+    _before, after = check_bit_equal(architecture.apply, network, params, examples(), intervention)
     zeroed = ~np.asarray(after.params["dense0"]["kernel"]).any(axis=1)
     assert zeroed.tolist() == (np.arange(108) % 3 == 1).tolist()
 
 
 def test_published_recipe_without_its_quirks_is_redo():
-    architecture, network, params = conv_to_dense()
+    _architecture, network, params = conv_to_dense()
     learner = train(network, params)
-    plain = redo_as_published(0.0, misaligned_flatten=False, next_recorded_layer=False, xavier=False, keep_bias_moments=False)
+    plain = redo_as_published(
+        0.0, misaligned_flatten=False, next_recorded_layer=False, xavier=False, keep_bias_moments=False
+    )
     ours, theirs = (recycle(network, learner, which, examples()) for which in (ReDo(0.0), plain))
     assert not any(map(np.any, jax.tree.leaves(changed(ours, theirs))))
 
 
 @pytest.mark.parametrize("quirk", ["misaligned_flatten", "xavier", "keep_bias_moments"])
 def test_each_quirk_of_the_published_recipe_has_an_effect(quirk):
-    architecture, network, params = conv_to_dense()
+    _architecture, network, params = conv_to_dense()
     learner = train(network, params)
     off = dict.fromkeys(["misaligned_flatten", "next_recorded_layer", "xavier", "keep_bias_moments"], False)
     plain, quirky = (redo_as_published(0.0, **off), redo_as_published(0.0, **off | {quirk: True}))
@@ -238,7 +252,9 @@ def test_in_a_residual_net_the_next_recorded_layer_is_a_live_one():
     network = Network(trace(impala, params, x), impala_init, OPTIMIZERS["adam"])
     assert [layer.name for layer in network.wiring.layers if layer.recyclable] == ["Conv_1", "Conv_3", "Dense_0"]
     learner, run = train(network, params), jax.jit(impala)
-    quirks = [redo_as_published(0.0, misaligned_flatten=False, xavier=False, next_recorded_layer=on) for on in (False, True)]
+    quirks = [
+        redo_as_published(0.0, misaligned_flatten=False, xavier=False, next_recorded_layer=on) for on in (False, True)
+    ]
     right, wrong = (recycle(network, learner, which, (x,)).params for which in quirks)
     np.testing.assert_array_equal(run(right, x), run(params, x))
     assert not np.array_equal(run(wrong, x), run(params, x))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from learning.probes import PROBES
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dormant import Chain, Every, Learner, ReDo
@@ -15,7 +16,6 @@ from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.loops import DeviceTraining
 from dormant.rl.networks import MLP, MinAtarCNN, _xla_convolution, patches_times_kernel
 from dormant.rl.replay import Batch
-from learning.probes import PROBES
 
 AGENT = DQN(network=MLP((8,)), replay_capacity=64, min_replay=8, batch_size=4, target_period=16, epsilon_steps=32)
 TRAINING = DeviceTraining(
@@ -72,7 +72,11 @@ def test_an_update_is_adam_on_the_huber_loss(weight_decay):
     adam = optax.adam(0.01, eps=1.5e-4)
     with jax.numpy_dtype_promotion("standard"):
         change, _ = adam.update(gradient, adam.init(params))
-    jax.tree.map(lambda got, want: assert_allclose(got, want, rtol=1e-6), after.learner.params, optax.apply_updates(params, change))
+    jax.tree.map(
+        lambda got, want: assert_allclose(got, want, rtol=1e-6),
+        after.learner.params,
+        optax.apply_updates(params, change),
+    )
     assert float(losses.loss) == 2.5
     trees_equal(after.target, params)
 
@@ -90,7 +94,9 @@ def test_actions_are_greedy_or_uniform():
     assert_allclose(np.bincount(act(uniform)) / 4_000, [0.1, 0.7, 0.1, 0.1], atol=0.02)
 
 
-@pytest.mark.parametrize(("before", "after", "copied"), [(15, 16, True), (14, 15, False), (14, 18, True), (16, 17, False)])
+@pytest.mark.parametrize(
+    ("before", "after", "copied"), [(15, 16, True), (14, 15, False), (14, 18, True), (16, 17, False)]
+)
 def test_the_target_is_copied_in_agent_steps(before, after, copied):
     state = AGENT.init(jax.random.key(0), (1,), 2)
     state = state._replace(target=jax.tree.map(jnp.zeros_like, state.target))
@@ -98,7 +104,9 @@ def test_the_target_is_copied_in_agent_steps(before, after, copied):
     trees_equal(target, state.learner.params if copied else state.target)
 
 
-@pytest.mark.parametrize("change", [{"n_step": 0}, {"gamma": 1.5}, {"learning_rate": 0.0}, {"min_replay": 0}, {"min_replay": 65}])
+@pytest.mark.parametrize(
+    "change", [{"n_step": 0}, {"gamma": 1.5}, {"learning_rate": 0.0}, {"min_replay": 0}, {"min_replay": 65}]
+)
 def test_dqn_refuses_impossible_settings(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(AGENT, **change)
@@ -106,7 +114,14 @@ def test_dqn_refuses_impossible_settings(change):
 
 @pytest.mark.parametrize(
     "change",
-    [{"replay_ratio": 0.0}, {"replay_ratio": 0.3}, {"replay_ratio": 1.5}, {"log_period": 7}, {"eval_period": 24}, {"seeds": ()}],
+    [
+        {"replay_ratio": 0.0},
+        {"replay_ratio": 0.3},
+        {"replay_ratio": 1.5},
+        {"log_period": 7},
+        {"eval_period": 24},
+        {"seeds": ()},
+    ],
 )
 def test_a_training_refuses_numbers_that_do_not_fit(change):
     with pytest.raises(ValueError, match=next(iter(change))):

@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from property.architectures import OPTIMIZERS, Architecture, examples, network_of, optimizer_step, train
 
 from dormant import Chain, Every, Prune, ReDo, Reset, ShrinkPerturb, recycled_counts
-from property.architectures import OPTIMIZERS, Architecture, examples, network_of, optimizer_step, train
 
 NET = Architecture(hidden=(5, 4))
 KEY = jax.random.key(1)

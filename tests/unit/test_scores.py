@@ -35,7 +35,8 @@ def test_very_small_and_very_large_layers_score_like_any_other(largest):
 
 
 @pytest.mark.parametrize(
-    "values", [np.array([[1e-37, 1e30]], np.float32), np.array([[6e-8, 6e4]], np.float16), jnp.full((1, 2), 1, jnp.bfloat16)]
+    "values",
+    [np.array([[1e-37, 1e30]], np.float32), np.array([[6e-8, 6e4]], np.float16), jnp.full((1, 2), 1, jnp.bfloat16)],
 )
 def test_only_silent_neurons_score_zero(values):
     assert not dormant_mask(neuron_scores(values), 0.0).any()

@@ -80,7 +80,17 @@ def test_a_convolution_written_as_patches():
 
 @pytest.mark.parametrize(
     "activation",
-    [relu, jnp.tanh, jax.nn.sigmoid, jax.nn.elu, jax.nn.gelu, jax.nn.silu, jax.nn.leaky_relu, jax.nn.softplus, jax.nn.relu6],
+    [
+        relu,
+        jnp.tanh,
+        jax.nn.sigmoid,
+        jax.nn.elu,
+        jax.nn.gelu,
+        jax.nn.silu,
+        jax.nn.leaky_relu,
+        jax.nn.softplus,
+        jax.nn.relu6,
+    ],
 )
 def test_activations(activation):
     assert two(activation) == {"a": 8}
@@ -183,7 +193,9 @@ def test_transposed_kernels_move_their_entries():
 
 def test_permutation_slice_and_reversal_move_entries():
     order = np.array([3, 1, 2, 0])
-    wiring = trace(lambda p, x: relu(dense(p["a"], x))[:, ::-2][:, order] @ p["b"]["w"], {"a": AB["a"], "b": kernel(4, 2)}, X)
+    wiring = trace(
+        lambda p, x: relu(dense(p["a"], x))[:, ::-2][:, order] @ p["b"]["w"], {"a": AB["a"], "b": kernel(4, 2)}, X
+    )
     assert wiring["a"].outgoing["b/w"].ravel().tolist() == np.arange(8)[::-2][order].tolist()
 
 

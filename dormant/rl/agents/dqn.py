@@ -1,6 +1,6 @@
 """DQN, as the paper trains it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -42,7 +42,7 @@ class DQN:
     `minatar_dqn` has the settings for MinAtar.
     """
 
-    network: MinAtarCNN | MLP = MinAtarCNN()
+    network: MinAtarCNN | MLP = field(default_factory=MinAtarCNN)
     gamma: float = 0.99
     n_step: int = 1
     batch_size: int = 32

@@ -1,0 +1,86 @@
+"""Networks of public JAX packages: silent neurons are recycled and the outputs stay the same to the last bit."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from foreign.jax_networks import NETWORKS, Network
+
+import dormant
+from dormant.wiring import entry_mask, paths
+
+# What the packages warn of is theirs to mend.
+pytestmark = [pytest.mark.foreign, pytest.mark.filterwarnings("ignore")]
+TX = optax.adam(1e-3)
+
+
+@pytest.fixture(autouse=True)
+def promotion_as_the_packages_expect() -> Iterator[None]:
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def silenced(params, network: Network):
+    """Parameters with every third neuron of each recycled layer silenced by the package's own parameters."""
+    promised = {name.partition("[")[0] for name, promise in network.layers.items() if promise == "recycled"}
+    wanted = {leaf for name in promised for leaf in network.silencers(name)}
+    assert wanted <= set(paths(params)), wanted - set(paths(params))
+    value = 0.0 if network.zeroed else -1e3
+    leaves = zip(paths(params), jax.tree.leaves(params), strict=True)
+    new = [leaf.at[..., ::3].set(value) if path in wanted else leaf for path, leaf in leaves]
+    return jax.tree.unflatten(jax.tree.structure(params), new)
+
+
+def check_promises(wiring: dormant.Wiring, layers: dict[str, str]) -> None:
+    assert {layer.name for layer in wiring.layers} == set(layers), str(wiring)
+    for layer in wiring.layers:
+        promise = layers[layer.name]
+        assert layer.recyclable == (promise in ("recycled", "coupled")), str(wiring)
+        assert layer.recyclable or promise in "; ".join(layer.reasons), str(wiring)
+        assert bool(layer.coupled_by) == (promise == "coupled") or not layer.recyclable, str(wiring)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_recycling_silent_neurons_leaves_outputs_bit_equal(name):
+    network = NETWORKS[name]()
+    init = jax.jit(network.init)
+    params, donor = silenced(init(jax.random.key(0)), network), init(jax.random.key(1))
+    wiring = dormant.trace(network.apply, params, *network.inputs)
+    check_promises(wiring, network.layers)
+
+    redo, traced = dormant.ReDo(tau=0.0, coupled="skip"), dormant.Network(wiring, lambda key: donor, TX)
+    learner = dormant.Learner(params, TX.init(params))
+
+    @jax.jit
+    def update(learner):
+        state = redo.init(learner, traced)
+        return redo.update(jax.random.key(2), learner, state, traced, *network.inputs)
+
+    after, state = update(learner)
+    dormant_before = wiring.dormant(params, *network.inputs, tau=0.0)
+    targets = [layer for layer in wiring.layers if network.layers[layer.name] == "recycled"]
+    counts = dormant.recycled_counts(state)
+    assert set(counts) == {layer.name for layer in targets}
+    for layer in targets:
+        assert dormant_before[layer.name][::3].all(), f"{layer.name} is not silent: {wiring}"
+        assert int(counts[layer.name]) == int(dormant_before[layer.name].sum()) > 0
+
+    outputs = jax.jit(network.apply)
+    same = zip(*(jax.tree.leaves(outputs(one, *network.inputs)) for one in (params, after.params)), strict=True)
+    for old, new in same:
+        assert np.isfinite(old).all()
+        np.testing.assert_array_equal(old, new)
+    check_changes(params, after.params, donor, targets, dormant_before)
+
+
+def check_changes(before, after, donor, targets, masks) -> None:
+    """Dormant neurons' own entries are the donor's, their readers' are zero, and all others stay as they were."""
+    fed = entry_mask(before, {layer.name: layer.incoming for layer in targets}, masks)
+    read = entry_mask(before, {layer.name: layer.outgoing for layer in targets}, masks)
+    expected = jax.tree.map(
+        lambda fed, read, old, new: jnp.where(read, 0, jnp.where(fed, new, old)), fed, read, before, donor
+    )
+    jax.tree.map(np.testing.assert_array_equal, after, expected)

@@ -1,0 +1,57 @@
+"""Networks of public PyTorch packages: silent neurons are recycled and the outputs stay the same to the last bit."""
+
+import pytest
+import torch
+from foreign.torch_networks import NETWORKS
+
+import dormant.torch as dt
+
+# What the packages warn of is theirs to mend.
+pytestmark = [pytest.mark.foreign, pytest.mark.filterwarnings("ignore")]
+
+
+def outputs(module, inputs):
+    module.eval()
+    with torch.no_grad():
+        return [leaf.clone() for leaf in torch.utils._pytree.tree_leaves(module(*inputs)) if torch.is_tensor(leaf)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_recycling_silent_neurons_leaves_outputs_bit_equal(name):
+    torch.manual_seed(0)
+    module, inputs, names = NETWORKS[name]()
+    donor = NETWORKS[name]()[0]
+    wiring = dt.trace(module, *inputs)
+    assert [layer.name for layer in wiring.layers] == names, str(wiring)
+    assert all(layer.recyclable and not layer.coupled_by for layer in wiring.layers), str(wiring)
+    with torch.no_grad():
+        for layer in names:
+            module.get_submodule(layer).bias[::3] = -1e3
+
+    masks = dt.measure(module, wiring, *inputs, tau=0.0).masks
+    before = {name: leaf.detach().clone() for name, leaf in module.named_parameters()}
+    expected = outputs(module, inputs)
+    counts = dt.recycle_(module, wiring, *inputs, tau=0.0, init=lambda: donor)
+    assert all(mask[::3].all() for mask in masks.values()), str(wiring)
+    assert counts == {name: int(mask.sum()) for name, mask in masks.items()}
+    for old, new in zip(expected, outputs(module, inputs), strict=True):
+        assert torch.isfinite(old).all()
+        assert torch.equal(old, new)
+    check_changes(module, wiring, masks, before, dict(donor.named_parameters()))
+
+
+def check_changes(module, wiring, masks, before, donor) -> None:
+    """Dormant neurons' own entries are the donor's, their readers' are zero, and all others stay as they were."""
+    for name, leaf in module.named_parameters():
+        fed, read = (belonging(name, leaf, wiring, masks, side) for side in ("incoming", "outgoing"))
+        expected = torch.where(fed, donor[name], before[name]).masked_fill(read, 0)
+        assert torch.equal(leaf, expected), name
+
+
+def belonging(name, leaf, wiring, masks, side) -> torch.Tensor:
+    """Which of a parameter's entries belong to a dormant neuron, on this side of it."""
+    found = torch.zeros(leaf.shape, dtype=torch.bool)
+    for layer in wiring.layers:
+        owner = getattr(layer, side).get(name, torch.tensor(-1))
+        found = found | (masks[layer.name][owner.clamp(min=0)] & (owner >= 0))
+    return found
