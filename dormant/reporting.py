@@ -107,9 +107,10 @@ def report(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any, tau: fl
 def score_bounds(magnitudes: Float[np.ndarray, "samples neurons"]) -> Float[np.ndarray, "2 neurons"]:
     """Lowest and highest score of each neuron that its mean absolute activations on single samples leave credible.
 
-    They lie 1.96 standard errors of a ratio of means to each side. The high end also adds one sample on which the neuron
-    is as active as when it is active at all (the layer's median for a silent one): few samples show neither a silent
-    neuron's activity nor its variance, and without it the interval of a dormant share misses the truth most of the time.
+    They lie 1.96 standard errors of a ratio of means to each side. The high end also adds one sample on which the
+    neuron is as active as when it is active at all (the layer's median for a silent one): few samples show neither a
+    silent neuron's activity nor its variance, and without it the interval of a dormant share misses the truth most of
+    the time.
 
     >>> np.round(score_bounds(np.array([[1.0, 2.0, 0.0]] * 25 + [[2.0, 1.0, 0.0]] * 25)), 2).tolist()
     [[1.36, 1.36, 0.0], [1.67, 1.67, 0.03]]
@@ -143,7 +144,7 @@ def _batch_size(inputs: Sequence[Any]) -> int:
 
 
 def _by_sample(wiring: Wiring, params: PyTree[Any], inputs: Sequence[Any]) -> list[Activation]:
-    """Activations with the samples as their first axis, wherever the network itself puts them: [samples, ..., neurons]."""
+    """Activations [samples, ..., neurons]: samples first, wherever the network itself puts them."""
     found: list[Activation] = []
 
     def measure(sample: Sequence[Any]) -> list[Array]:

@@ -149,8 +149,9 @@ def _as_numpy(path: Path) -> Any:
     """Restores every array as NumPy's, on whatever devices it was saved."""
     import jax
     import orbax.checkpoint as ocp
+    from etils import epath
 
-    metadata = ocp.PyTreeCheckpointHandler().metadata(path.absolute()).tree
+    metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path.absolute())).tree
     return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
 
 

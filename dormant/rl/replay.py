@@ -22,7 +22,8 @@ class Batch(NamedTuple):
 class ReplayState(NamedTuple):
     """What a ring holds for each agent step: the packed observations before and after it, and what lay between.
 
-    Several rings have an axis of seeds before. `discount` is 0 at a termination and gamma elsewhere; `last` marks the end of an episode, by truncation too.
+    Several rings have an axis of seeds before. `discount` is 0 at a termination and gamma elsewhere; `last` marks the
+    end of an episode, by truncation too.
     """
 
     observations: Num[Array, "*seeds capacity 2 packed"]

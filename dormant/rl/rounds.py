@@ -84,7 +84,9 @@ def chunk(training: DeviceTraining, state: TrainState, warm_rounds: int) -> tupl
     state = TrainState(
         join_seeds([mind.agent for mind in minds]),
         join_seeds([mind.intervention for mind in minds]),
-        *world,
+        world.env,
+        world.replay,
+        world.episode_return,
         state.agent_steps + training.log_period,
         state.gradient_steps + (rounds - warm_rounds) * training.gradient_steps_per_round,
     )

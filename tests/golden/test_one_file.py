@@ -54,8 +54,9 @@ def test_the_same_neurons_are_dormant(recyclings):
 
 
 def test_weights_and_moments_are_equal_to_the_last_bit(recyclings):
-    for _, before, (own, library) in recyclings:
+    for _, _, (own, library) in recyclings:
         jax.tree.map(np.testing.assert_array_equal, own, library)
+    _, before, (own, _) = recyclings[-1]
     assert not np.array_equal(before.params["conv"]["kernel"], own.params["conv"]["kernel"]) or not np.array_equal(
         before.params["dense"]["kernel"], own.params["dense"]["kernel"]
     )

@@ -65,7 +65,11 @@ def test_the_interval_shrinks_with_the_batch(params):
 
 @pytest.mark.parametrize("tau", [0.0, 0.025, 0.1])
 def test_the_interval_holds_the_share_on_all_data(params, tau):
-    hidden = lambda x: np.maximum(x @ np.asarray(params["dense"]["kernel"]) + np.asarray(params["dense"]["bias"]), 0)
+    kernel, bias = np.asarray(params["dense"]["kernel"]), np.asarray(params["dense"]["bias"])
+
+    def hidden(x):
+        return np.maximum(x @ kernel + bias, 0)
+
     mean = hidden(batch(50_000, seed=2)).mean(axis=0)
     truth = (mean / mean.mean() <= tau).mean()
     held = []
