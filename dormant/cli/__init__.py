@@ -1,14 +1,14 @@
-"""The command line: `dormant demo`, `dormant train`, `dormant doctor`."""
+"""The command line: `dormant demo`, `dormant train`, `dormant scan`, `dormant doctor`."""
 
 import logging
 from collections.abc import Sequence
 
 import tyro
 
-from dormant.cli import demo, doctor, train
+from dormant.cli import demo, doctor, scan, train
 from dormant.cli.refusal import refuse
 
-COMMANDS = {"demo": demo.Demo, "train": train.Train, "doctor": doctor.Doctor}
+COMMANDS = {"demo": demo.Demo, "train": train.Train, "scan": scan.Scan, "doctor": doctor.Doctor}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -27,5 +27,7 @@ def run(arguments: Sequence[str]) -> int:
             return demo.demo(command)
         case train.Train():
             return train.train(command)
+        case scan.Scan():
+            return scan.scan(command)
         case _:
             return doctor.doctor()

@@ -22,7 +22,7 @@ from dormant.lab.store import RunFolder, rows
 GAME = "MinAtar/Asterix"
 # A pilot chose both numbers (LOG.md): at 2.5e-4 neurons fall dormant too slowly for ten minutes, at 1e-3 recycled ones
 # fall dormant again before the next check.
-AGENT_STEPS = 50_000
+AGENT_STEPS = 60_000
 LEARNING_RATE = 5e-4
 TAU = 0.1
 TRAINING = ("--replay-ratio", "1", "--learning-rate", str(LEARNING_RATE))

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import tyro
+from etils import epath
 
 import dormant
 from dormant.cli.refusal import refuse
+from dormant.lab.portrait import portrait
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,6 @@ def saved(path: Path) -> Any:
         near = [str(folder) for folder in sorted(path.glob("*/")) + sorted(path.glob("*/*/")) if _is_orbax(folder)]
         hint = f"did you mean {' or '.join(near[-3:])}?" if near else "an Orbax checkpoint has a file _METADATA."
         raise ValueError(f"{path} is not an Orbax checkpoint; {hint}")
-    import orbax.checkpoint as ocp  # here, because it takes a second to import and no other command needs it
-
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             return checkpointer.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=_as_numpy(path)))
@@ -109,13 +111,18 @@ def nested(leaves: dict[str, Any]) -> dict[str, Any]:
 def inside(tree: Any, path: str) -> Any:
     """The part of a tree at a path. Raises ValueError, saying what is there, if it does not exist."""
     for step in path.split("/") if path else ():
-        names = tree if isinstance(tree, dict) else dict(zip(map(str, range(len(tree))), tree, strict=True))
-        if step not in names:
-            raise ValueError(f"the checkpoint has no {step!r} on the way to {path!r}; it has {', '.join(names)}.")
-        tree = names[step]
-        if isinstance(tree, np.ndarray):
-            tree = (tree,) if step != path.split("/")[-1] else tree
+        children = _children(tree)
+        if step not in children:
+            there = ", ".join(children) or "nothing below it"
+            raise ValueError(f"the checkpoint has no {step!r} on the way to {path!r}; there is {there}.")
+        tree = children[step]
     return tree
+
+
+def _children(tree: Any) -> dict[str, Any]:
+    if isinstance(tree, list | tuple):
+        return {str(index): child for index, child in enumerate(tree)}
+    return tree if isinstance(tree, dict) else {}
 
 
 def arrays(path: Path) -> list[np.ndarray]:
@@ -147,10 +154,6 @@ def _is_orbax(folder: Path) -> bool:
 
 def _as_numpy(path: Path) -> Any:
     """Restores every array as NumPy's, on whatever devices it was saved."""
-    import jax
-    import orbax.checkpoint as ocp
-    from etils import epath
-
     metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path.absolute())).tree
     return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
 
@@ -168,11 +171,9 @@ def _report(flags: Scan, apply: Callable[..., Any], params: Any, inputs: list[np
 
 
 def _draw(found: dormant.Report, flags: Scan) -> None:
-    from dormant.lab.portrait import portrait
-
     assert flags.picture is not None
     flags.picture.parent.mkdir(parents=True, exist_ok=True)
-    portrait(found, f"{flags.checkpoint.name}").savefig(flags.picture)
+    portrait(found, flags.checkpoint.name).savefig(flags.picture)
     print(f"Picture: {flags.picture}")
 
 

@@ -94,9 +94,12 @@ def count(state: Recycled, masks: Mapping[str, Bool[Array, " neurons"]]) -> Recy
 
 
 def fresh(network: Network, key: Array, learner: Learner) -> PyTree[Array]:
-    """Newly initialised parameters, with the tree of the learner's."""
+    """Newly initialised parameters, with the tree and shapes of the learner's."""
     donor = network.init(key)
-    expected, got = jax.tree.structure(learner.params), jax.tree.structure(donor)
+    expected, got = (
+        (jax.tree.structure(params), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)])
+        for params in (learner.params, donor)
+    )
     if expected != got:
         raise ValueError(f"network.init must return parameters like the learner's: expected {expected}, got {got}.")
     return donor

@@ -16,7 +16,7 @@ from .ledger import Ledger
 from .program import Program, Step, evaluate, flat_program
 from .program import TraceError as TraceError
 from .rules import RULES, mix, refuse
-from .values import Part, Value, no_ids, numbered, plain
+from .values import Ids, Part, Value, no_ids, numbered, plain
 
 LARGEST_CONSTANT = 1 << 20  # elements; larger constants are never worked out while tracing
 
@@ -81,6 +81,8 @@ def _analyse(traced: Program, params: PyTree[Any]) -> Found:
         notes.returned |= notes.producers_of(values[number].neurons) | values[number].mixed
         notes.note_elsewhere(values[number].parts, "returned")
     found = collect(notes)
+    for site in found.sites:
+        _columns(site)  # refuses now what could not be measured later
     if not found.layers:
         raise TraceError(
             "found no neuron layer: expected apply(params, *inputs) with at least two kernels of `params` in a row; "
@@ -129,17 +131,25 @@ def _activation(site: Site, value: Array) -> Activation:
     same = [axis for axis, length in enumerate(site.neurons.shape) if length == 1]
     across = [axis for axis in range(value.ndim) if axis not in same]
     columns = jnp.transpose(value, (*same, *across)).reshape([value.shape[axis] for axis in same] + [-1])
-    owners = site.neurons.ravel()
-    present, counts = np.unique(owners[owners >= 0], return_counts=True)
-    if len(set(counts.tolist())) > 1:
-        raise TraceError(
-            f"the neurons of {site.layer} have different numbers of activations: {sorted(set(counts.tolist()))}."
-        )
-    order = np.flatnonzero(owners >= 0)[np.argsort(owners[owners >= 0], kind="stable")].reshape(len(present), -1)
+    present, order = _columns(site)
     if order.shape == (columns.shape[-1], 1) and (order[:, 0] == np.arange(len(order))).all():
         return Activation(site.layer, present, columns)
     picked = jnp.moveaxis(columns[..., order], -1, 0)
     return Activation(site.layer, present, picked)
+
+
+def _columns(site: Site) -> tuple[Ids, Ids]:
+    """The neurons that are measured at a site, and where each of them stands: [neurons, places]."""
+    owners = site.neurons.ravel()
+    present, counts = np.unique(owners[owners >= 0], return_counts=True)
+    different = sorted(set(counts.tolist()))
+    if len(different) > 1:
+        raise TraceError(
+            f"the neurons of {site.layer} have different numbers of activations at one place: {different}. "
+            "Expected each as often as any other; apply the non-linearity before repeating some of them."
+        )
+    order = np.flatnonzero(owners >= 0)[np.argsort(owners[owners >= 0], kind="stable")]
+    return present, order.reshape(len(present), -1)
 
 
 def _check_same(first: Found, second: Found) -> None:

@@ -28,7 +28,7 @@ class Probe:
     actions = 2
 
     def reset(self, key):
-        sign = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
+        sign = 2.0 * jax.random.bernoulli(key).astype(jnp.float32) - 1.0
         return {"step": jnp.zeros((), jnp.int32), "sign": sign}
 
     def observe(self, state):

@@ -1,0 +1,137 @@
+"""`dormant scan`: a table and a picture of a saved network, and one line for every kind of bad input."""
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from dormant.cli import run, scan
+
+NETWORK = """
+import jax
+
+def q_values(params, x):
+    hidden = jax.nn.relu(x @ params["hidden"]["kernel"] + params["hidden"]["bias"][None])
+    return hidden @ params["head"]["kernel"]
+
+def two_inputs(params, x, action):
+    return q_values(params, x) + action.sum(axis=-1, keepdims=True)
+
+number = 3
+"""
+RNG = np.random.default_rng(0)
+PARAMS = {
+    "hidden": {
+        "kernel": RNG.normal(size=(4, 10)).astype(np.float32),
+        "bias": np.array([-100.0] * 3 + [0.0] * 7, np.float32),
+    },
+    "head": {"kernel": RNG.normal(size=(10, 2)).astype(np.float32)},
+}
+FLAT = {f"{layer}/{name}": leaf for layer, leaves in PARAMS.items() for name, leaf in leaves.items()}
+X = RNG.normal(size=(64, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with checkpoints, batches and a module, as a user would have it."""
+    folder = tmp_path_factory.mktemp("scan")
+    (folder / "scanned_agent.py").write_text(NETWORK)
+    (folder / "broken_agent.py").write_text("import no_such_package\n")
+    np.savez(folder / "params.npz", **FLAT)
+    np.save(folder / "batch.npy", X)
+    np.save(folder / "narrow.npy", X[:, :3])
+    np.save(folder / "objects.npy", np.array([{}], object), allow_pickle=True)
+    np.savez(folder / "batch.npz", x=X, action=X[:, :2])
+    (folder / "text.npz").write_text("not an archive")
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    with ocp.CheckpointManager(folder / "steps", options=options) as manager:
+        manager.save(7, args=ocp.args.StandardSave({"state": {"params": jax.tree.map(jax.numpy.asarray, PARAMS)}}))
+    return folder
+
+
+@pytest.fixture
+def said(files, monkeypatch, capsys):
+    """What a scan in that folder prints."""
+    monkeypatch.chdir(files)
+    monkeypatch.syspath_prepend(files)
+
+    def scanned(checkpoint="params.npz", apply="scanned_agent:q_values", batch="batch.npy", *more):
+        assert run(["scan", checkpoint, "--apply", apply, "--batch", batch, *more]) == 0
+        return capsys.readouterr().out
+
+    return scanned
+
+
+@pytest.fixture
+def refused(said, capsys):
+    """The one line that a scan is refused with."""
+
+    def refusal(*arguments):
+        with pytest.raises(SystemExit) as exit:
+            said(*arguments)
+        assert exit.value.code == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        return line
+
+    return refusal
+
+
+def test_it_prints_the_table_of_a_saved_network(said):
+    lines = said().splitlines()
+    assert lines[1].split()[:5] == ["hidden", "10", "3", "30.0", "%"]
+    assert lines[-1] == "tau = 0.1, a batch of 64 samples"
+
+
+def test_an_orbax_checkpoint_is_the_same_network(said):
+    assert said("steps/7/default", "scanned_agent:q_values", "batch.npy", "--params", "state/params") == said()
+
+
+def test_several_inputs_come_in_the_order_of_the_file(said):
+    assert said("params.npz", "scanned_agent:two_inputs", "batch.npz") == said()
+
+
+def test_it_draws_a_picture(said, files):
+    said("params.npz", "scanned_agent:q_values", "batch.npy", "--picture", "pictures/dormancy.png")
+    assert (files / "pictures" / "dormancy.png").read_bytes().startswith(b"\x89PNG")
+
+
+BAD = {
+    "no checkpoint": (("none.npz",), "there is no checkpoint at none.npz"),
+    "no orbax folder": (("steps",), "did you mean steps/7/default?"),
+    "no archive": (("text.npz",), "a checkpoint is an Orbax folder or an .npz file"),
+    "no colon": (("params.npz", "scanned_agent"), "must be module:function"),
+    "no module": (("params.npz", "no_such_agent:f"), "cannot import the module 'no_such_agent'"),
+    "broken module": (("params.npz", "broken_agent:f"), "No module named 'no_such_package'"),
+    "no function": (("params.npz", "scanned_agent:f"), "has no function 'f'"),
+    "no callable": (("params.npz", "scanned_agent:number"), "has no function 'number'"),
+    "no batch": (("params.npz", "scanned_agent:q_values", "none.npy"), "there is no batch at none.npy"),
+    "no arrays": (("params.npz", "scanned_agent:q_values", "objects.npy"), "objects.npy cannot be read"),
+    "other file": (("params.npz", "scanned_agent:q_values", "scanned_agent.py"), "a batch is an .npy or an .npz file"),
+    "shapes": (
+        ("params.npz", "scanned_agent:q_values", "narrow.npy"),
+        "does not run on these parameters and inputs (64, 3)",
+    ),
+    "params": (("params.npz", "scanned_agent:q_values", "batch.npy", "--params", "state"), "no 'state' on the way"),
+    "leaf": (
+        ("params.npz", "scanned_agent:q_values", "batch.npy", "--params", "head/kernel/0"),
+        "there is nothing below it",
+    ),
+    "tau": (("params.npz", "scanned_agent:q_values", "batch.npy", "--tau", "-1"), "tau must be at least 0"),
+    "picture": (
+        ("params.npz", "scanned_agent:q_values", "batch.npy", "--picture", "dormancy.docx"),
+        "Format 'docx' is not supported",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_in_one_line(refused, name):
+    arguments, expected = BAD[name]
+    assert expected in refused(*arguments)
+
+
+def test_names_that_cannot_be_a_tree_are_refused():
+    with pytest.raises(ValueError, match="leads through a parameter"):
+        scan.nested({"a": 1, "a/b": 2})
+    with pytest.raises(ValueError, match="both a parameter and a folder"):
+        scan.nested({"a/b": 2, "a": 1})
