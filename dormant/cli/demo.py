@@ -25,7 +25,7 @@ GAME = "MinAtar/Asterix"
 AGENT_STEPS = 60_000
 LEARNING_RATE = 5e-4
 TAU = 0.1
-TRAINING = ("--replay-ratio", "1", "--learning-rate", str(LEARNING_RATE))
+TRAINING = ("--replay-ratio", "1", "--learning-rate", str(LEARNING_RATE), "--eval-period", "6000")
 ARMS = {
     "DQN": ("--intervention", "none"),
     "DQN + ReDo": ("--intervention", "redo", "--tau", str(TAU)),
