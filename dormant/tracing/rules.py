@@ -41,8 +41,9 @@ def _elementwise(notes: Ledger, step: Step, operands: Sequence[Value], shape: tu
     others = [operand for operand in operands if not operand.has_neurons]
     if not carriers:
         return _without_neurons(step, operands, shape, bends)
-    for first, second in combinations(zip(numbers, carriers, strict=True), 2):
-        _relate(notes, step, first, second)
+    pairs = combinations(zip(numbers, carriers, strict=True), 2)
+    if any([_relate(notes, step, first, second) for first, second in pairs]):
+        return mix(notes, step, operands, [shape])[0]
     neurons = notes.current(np.maximum.reduce(np.broadcast_arrays(*(carrier.neurons for carrier in carriers))))
     active = any(carrier.activated for carrier in carriers)
     offset = frozenset().union(*(carrier.offset for carrier in carriers))
@@ -96,17 +97,21 @@ def _join(notes: Ledger, step: Step, neurons: Ids, other: Value) -> None:
         notes.follows[producer] |= owners
 
 
-def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, Value]) -> None:
-    """Two values with neurons meet: the same neurons, or different ones that become one neuron or are not recycled."""
+def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, Value]) -> bool:
+    """Two values with neurons meet: the same neurons, or different ones that become one neuron or are not recycled.
+
+    True if neurons of one kernel meet each other, so that the result is none of them.
+    """
     (_, first), (_, second) = one, two
     a, b = np.broadcast_arrays(notes.current(first.neurons), notes.current(second.neurons))
     differ = (a >= 0) & (b >= 0) & (a != b)
     if not differ.any():
-        return
+        return False
     pairs = np.unique(np.stack([a[differ], b[differ]], axis=-1), axis=0)
     owners = [notes.producers_of(column) for column in pairs.T]
     if _are_one_neuron(notes, step, first, second, pairs, owners[0] | owners[1]):
-        return notes.merge(pairs)
+        notes.merge(pairs)
+        return False
     verb = {"add": "summed", "sub": "summed", "mul": "multiplied"}.get(step.name, f"combined by '{step.name}'")
     for (number, value), mine, theirs in ((one, *owners), (two, *owners[::-1])):
         others = (theirs - mine) or theirs
@@ -114,6 +119,7 @@ def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, V
         notes.note_resort(number, value)
         for producer in mine:
             notes.follows[producer] |= others
+    return bool(owners[0] & owners[1])
 
 
 def _are_one_neuron(notes: Ledger, step: Step, first: Value, second: Value, pairs: Ids, owners: set[int]) -> bool:

@@ -139,7 +139,8 @@ def td_error(
 ) -> Float[Array, ""]:
     """Reward plus discounted value of the action that `selector_t` prefers, minus the value of the action taken.
 
-    >>> float(td_error(jnp.array([1.0, 2.0]), jnp.array(0), 1.0, 0.5, jnp.array([4.0, 6.0]), jnp.array([1.0, 0.0])))
+    >>> q_tm1, q_t, selector_t = jnp.array([[1.0, 2.0], [4.0, 6.0], [1.0, 0.0]])
+    >>> float(td_error(q_tm1, jnp.array(0), jnp.array(1.0), jnp.array(0.5), q_t, selector_t))
     2.0
 
     Source: rlax, double_q_learning; with `selector_t` equal to `q_t` it is Q-learning's.
