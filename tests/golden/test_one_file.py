@@ -30,9 +30,10 @@ def recyclings(one_file):
     wiring = dormant.trace(lambda params, images: one_file.forward(params, images)[0], params, images)
     network = dormant.Network(wiring, one_file.init, one_file.tx)
     redo = dormant.ReDo(tau=one_file.TAU)
-    state = redo.init(None, network)
+    learner = dormant.Learner(params, one_file.tx.init(params))
+    state = redo.init(learner, network)
     update = jax.jit(lambda key, learner: redo.update(key, learner, state, network, images)[0])
-    found, learner = [], dormant.Learner(params, one_file.tx.init(params))
+    found = []
     for number in range(4):
         labels = jax.random.randint(jax.random.key(number), (64,), 0, 10)
         for _ in range(60):
