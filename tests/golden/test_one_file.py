@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -69,10 +70,8 @@ def test_convolution_channels_behind_the_flatten_are_the_library_s(one_file):
     params = one_file.init(jax.random.key(0))
     wiring = dormant.trace(lambda params, images: one_file.forward(params, images)[0], params, images)
     rng = np.random.default_rng(0)
-    masks = {layer.name: rng.random(layer.width) < 0.3 for layer in wiring.layers}
-    for side, entries in zip(
-        one_file.weight_masks(jax.tree.map(np.asarray, masks)), ("incoming", "outgoing"), strict=True
-    ):
+    masks = {layer.name: jnp.asarray(rng.random(layer.width) < 0.3) for layer in wiring.layers}
+    for side, entries in zip(one_file.weight_masks(masks), ("incoming", "outgoing"), strict=True):
         expected = entry_mask(params, {layer.name: getattr(layer, entries) for layer in wiring.layers}, masks)
         for own, library, leaf in zip(*map(jax.tree.leaves, (side, expected, params)), strict=True):
             assert np.array_equal(np.broadcast_to(own, leaf.shape), np.broadcast_to(library, leaf.shape))
