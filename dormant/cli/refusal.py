@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import sys
+import time
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -36,13 +37,24 @@ def held_back() -> Iterator[None]:
     """Keeps what libraries say on stderr until the end, and drops it where one line will say it."""
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), _outlasting_orbax():
             yield
     except (OSError, RunRefused):
         said = io.StringIO()
         raise
     finally:
         sys.stderr.write(said.getvalue())
+
+
+@contextlib.contextmanager
+def _outlasting_orbax() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RunRefused) as error:
+        if error.__cause__ is not None:
+            # The other reads or writes that were under way end a little later, each with a trace.
+            time.sleep(0.5)
+        raise
 
 
 def unboxed(box: str) -> str:

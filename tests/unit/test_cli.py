@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import jax
 import pytest
@@ -177,6 +178,15 @@ def test_what_libraries_say_of_a_refused_run_is_left_out_and_otherwise_kept(caps
     with held_back():
         print("a warning", file=sys.stderr)
     assert capsys.readouterr().err == "a hint\na warning\n"
+
+
+def test_traces_that_come_after_the_failure_are_left_out_too(capsys):
+    late = threading.Timer(0.1, lambda: print("Traceback", file=sys.stderr))
+    with pytest.raises(OSError), held_back():
+        late.start()
+        raise OSError(28, "No space left on device") from ValueError("Orbax")
+    late.join()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("moment", ["import", "run"])
