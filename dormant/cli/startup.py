@@ -28,9 +28,9 @@ def spread(seeds: int) -> None:
 
     Products as small as MinAtar's gain less from a second thread than from a second seed (LOG.md).
     """
+    shares = [count for count in range(1, 4 * len(cores()) + 1) if seeds % count == 0]
     if seeds > 1:
-        shares = (count for count in range(len(cores()), seeds) if seeds % count == 0)
-        jax.config.update("jax_num_cpu_devices", next(shares, seeds))
+        jax.config.update("jax_num_cpu_devices", next((each for each in shares if each >= len(cores())), shares[-1]))
 
 
 def keep_compiled_code() -> None:

@@ -55,8 +55,15 @@ class DeviceTraining:
                 raise ValueError(
                     f"{whole} must be a multiple of {part}, got {getattr(self, whole)} and {getattr(self, part)}."
                 )
-        if min(self.score_batch, self.eval_episodes, len(self.seeds)) < 1:
-            raise ValueError(f"score_batch, eval_episodes and the number of seeds must be at least 1, got {self}.")
+        for name, number in (
+            ("score_batch", self.score_batch),
+            ("eval_episodes", self.eval_episodes),
+            ("the number of seeds", len(self.seeds)),
+        ):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}.")
+        if not 0 <= self.eval_epsilon <= 1:
+            raise ValueError(f"eval_epsilon must lie between 0 and 1, got {self.eval_epsilon}.")
 
     @property
     def agent_steps_per_round(self) -> int:
@@ -120,7 +127,7 @@ class DeviceTraining:
 
 
 def _check_ratio(ratio: float) -> None:
-    if ratio <= 0:
+    if not 1e-6 <= ratio <= 1e6:
         raise ValueError(f"replay_ratio must be positive, got {ratio}; 1 is one gradient step for each agent step.")
     rounded = round(ratio) if ratio >= 1 else 1 / round(1 / ratio)
     if abs(rounded - ratio) > 1e-9:

@@ -42,6 +42,11 @@ class MinAtarCNN:
     filters: int = 16
     width: int = 128
 
+    def __post_init__(self) -> None:
+        for name in ("filters", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
         """Fresh parameters."""
         height, width, channels = observation_shape
@@ -71,6 +76,10 @@ class MLP:
     """
 
     hidden: tuple[int, ...] = (64, 64)
+
+    def __post_init__(self) -> None:
+        if min(self.hidden, default=1) < 1:
+            raise ValueError(f"hidden layers must have at least 1 neuron, got {self.hidden}.")
 
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
         """Fresh parameters."""

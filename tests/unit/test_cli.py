@@ -114,6 +114,13 @@ def test_weight_decay_is_the_papers_unless_it_is_set(built):
         (("--steps", "1001"), "agent_steps must be a multiple of log_period, got 1001 and 2000"),
         (("--sticky", "2"), "sticky must be a probability"),
         (("--learning-rate", "0"), "learning_rate must be positive"),
+        (("--learning-rate", "nan"), "learning_rate must be positive, got nan"),
+        (("--weight-decay", "-1"), "weight_decay must not be negative, got -1.0"),
+        (("--replay-ratio", "nan"), "replay_ratio must be positive, got nan"),
+        (("--eval-epsilon", "2"), "eval_epsilon must lie between 0 and 1, got 2.0"),
+        (("--eval-episodes", "0"), "eval_episodes must be at least 1, got 0"),
+        (("--filters", "0"), "filters must be at least 1, got 0"),
+        (("--width", "-1"), "width must be at least 1, got -1"),
         (("--tau", "0.1"), "--intervention none does not use --tau; it uses no setting"),
         (("--intervention", "redo", "--layers", "dens"), "'dens'"),
         (("--checkpoint-seconds", "nan"), "--checkpoint-seconds must be at least 0, got nan"),
@@ -258,20 +265,28 @@ def test_the_doctor_names_device_and_versions(capsys):
     assert str(jax.devices()[0]) in report
 
 
-def test_pinning_keeps_to_one_core_and_one_thread():
+def test_pinning_keeps_to_one_core_and_one_device():
     program = """
 import os
 from dormant.cli.startup import cores, pin
 core = cores()[-1]
 pin(core)
-print(core, *os.sched_getaffinity(0), os.environ["XLA_FLAGS"])
 import jax
-jax.numpy.ones(3).sum()
+print(core, *os.sched_getaffinity(0), jax.device_count())
 """
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    core, pinned, *xla_flags = answer.stdout.split()
-    assert core == pinned
-    assert "--xla_cpu_multi_thread_eigen=false" in xla_flags
+    core, *pinned, devices = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert pinned == [core] and devices == "1"
+
+
+@pytest.mark.parametrize(("seeds", "devices"), [(1, 1), (2, 2), (3, 3), (4, 2), (6, 2), (11, 1), (14, 2)])
+def test_seeds_are_spread_evenly_over_two_cores(monkeypatch, seeds, devices):
+    chosen = {"jax_num_cpu_devices": 1}
+    monkeypatch.setattr(startup.jax.config, "update", chosen.__setitem__)
+    monkeypatch.setattr(startup, "cores", lambda: (0, 1))
+    startup.spread(seeds)
+    assert chosen["jax_num_cpu_devices"] == devices
 
 
 def test_compiled_code_is_kept_where_the_user_wants_it(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """DQN, as the paper trains it."""
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -65,8 +66,11 @@ class DQN:
         for name in ("gamma", "epsilon_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
-        if self.learning_rate <= 0 or self.weight_decay < 0:
-            raise ValueError(f"learning_rate must be positive and weight_decay not negative, got {self}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}.")
+        for name in ("weight_decay", "adam_epsilon"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not self.n_step <= self.min_replay <= self.replay_capacity:
             raise ValueError(
                 f"min_replay must lie between n_step and replay_capacity, got {self.min_replay} with n_step "
