@@ -103,7 +103,11 @@ def _read(text: bytes, place: str) -> dict[str, Any]:
     try:
         return dict(json.loads(text))
     except (ValueError, TypeError):
-        raise RunRefused(f"{place} is damaged; restore it, or choose another --run-dir.") from None
+        raise _damaged(place) from None
+
+
+def _damaged(place: str) -> RunRefused:
+    return RunRefused(f"{place} is damaged; restore it, or choose another --run-dir.")
 
 
 def curve(folder: RunFolder, name: str) -> Curve:
@@ -157,7 +161,9 @@ def _lock(handle: int, path: Path) -> None:
 def _settle(folder: RunFolder, configuration: Any) -> None:
     if folder.spec.exists():
         known = _read(folder.spec.read_bytes(), str(folder.spec))
-        changed = differences(known.get("training"), configuration)
+        if not isinstance(known.get("training"), dict):
+            raise _damaged(str(folder.spec))
+        changed = differences(known["training"], configuration)
         if changed:
             raise RunRefused(
                 f"{folder.path} holds another configuration: {'; '.join(changed)}. Choose another --run-dir."

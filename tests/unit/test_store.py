@@ -165,7 +165,9 @@ def test_settings_of_another_class_are_shown_whole():
     assert differences({"plan": old}, {"plan": new}) == [difference]
 
 
-@pytest.mark.parametrize("content", ['{"training": {"is"', "null", ""], ids=str)
+@pytest.mark.parametrize(
+    "content", ['{"training": {"is"', "null", "", '{"command": ["dormant"]}', '{"training": null}'], ids=str
+)
 def test_a_damaged_specification_is_refused(whole, content):
     whole.spec.write_text(content)
     with pytest.raises(RunRefused, match=r"spec.json is damaged; restore it, or choose another --run-dir"):
