@@ -88,13 +88,15 @@ def report(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any, tau: fl
     all          3        1  33.3 %  33.3 - 33.3 %
     tau = 0.1, a batch of 60 samples
 
-    Raises ValueError for a negative tau, and if the inputs do not share their first axis; TraceError as `trace` does.
+    Raises ValueError for a negative tau, if the inputs do not share their first axis or have no samples, and if an
+    activation is NaN or infinite; TraceError as `trace` does.
     Source: the scores, Sokar et al. 2023; the interval is ours (see `score_bounds`).
     """
     checked_tau(tau)
-    samples = _batch_size(inputs)
+    samples = batch_size(inputs)
     wiring = trace(apply, params, *inputs)
     scores = {name: np.asarray(found) for name, found in jax.jit(wiring.scores)(params, *inputs).items()}
+    _finite(scores)
     places = _by_sample(wiring, params, inputs)
     bounds = _layer_bounds(wiring, places, scores)
     leaves = dict(zip(paths(params), jax.tree.leaves(params), strict=True))
@@ -131,16 +133,30 @@ def score_bounds(magnitudes: Float[np.ndarray, "samples neurons"]) -> Float[np.n
     return np.stack([scores - error, scores + error + active / samples])
 
 
-def _batch_size(inputs: Sequence[Any]) -> int:
+def batch_size(inputs: Sequence[Any]) -> int:
+    """Samples along the first axis of every array of the inputs. Raises ValueError if they have none in common."""
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(inputs)]
     lengths = {shape[0] if shape else None for shape in shapes}
-    if len(lengths) != 1 or not lengths - {None, 0}:
+    if lengths == {0}:
+        raise ValueError(f"expected at least one sample, got an empty batch: the inputs have shapes {shapes}.")
+    if len(lengths) != 1 or not lengths - {None}:
         raise ValueError(
             f"expected inputs that share a first axis, the samples of the batch; got shapes {shapes}. "
             "Give other arguments to the function beforehand: lambda params, x: apply(params, x, key)."
         )
     (length,) = lengths
     return int(length or 0)
+
+
+def _finite(scores: dict[str, Float[np.ndarray, " neurons"]]) -> None:
+    """A NaN or infinite activation leaves a score that is NaN."""
+    for name, values in scores.items():
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if wrong.size:
+            raise ValueError(
+                f"layer {name!r} has NaN or infinite activations, first in neuron {wrong[0]}; "
+                "look for such values in the inputs and the parameters."
+            )
 
 
 def _by_sample(wiring: Wiring, params: PyTree[Any], inputs: Sequence[Any]) -> list[Activation]:

@@ -126,8 +126,21 @@ def test_why_a_layer_is_not_recycled_is_said(params):
     assert found.layers[0].reasons and found.layers[0].reasons[0] in str(found)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_activations_that_are_not_finite_are_refused(params, value):
+    x = batch(8)
+    x[3, 2] = value
+    with pytest.raises(ValueError, match="layer 'dense' has NaN or infinite activations, first in neuron 0"):
+        dormant.report(apply, params, x)
+    bias = params["dense"]["bias"].at[5].set(value)
+    with pytest.raises(ValueError, match="first in neuron 5"):
+        dormant.report(apply, params | {"dense": params["dense"] | {"bias": bias}}, batch(8))
+
+
 def test_bad_input_is_refused(params):
     with pytest.raises(ValueError, match="tau must be at least 0"):
         dormant.report(apply, params, batch(8), tau=-1.0)
     with pytest.raises(ValueError, match="share a first axis"):
         dormant.report(lambda params, x, y: apply(params, x) + y, params, batch(8), jnp.ones(()))
+    with pytest.raises(ValueError, match=r"at least one sample, got an empty batch: .* \[\(0, 16\)\]"):
+        dormant.report(apply, params, batch(0))
