@@ -1,6 +1,7 @@
 """`dormant scan`: how dormant a saved network is."""
 
 import importlib
+import os
 import sys
 import zipfile
 from collections.abc import Callable
@@ -17,6 +18,11 @@ from etils import epath
 import dormant
 from dormant.cli.refusal import refuse
 from dormant.lab.portrait import portrait
+from dormant.reporting import batch_size
+from dormant.scores import checked_tau
+from dormant.wiring import paths
+
+PICTURES = (".png", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class Scan:
 def scan(flags: Scan) -> int:
     """Prints the report, and draws it on request: 0. Bad input ends the command with code 2."""
     try:
+        if flags.picture is not None:
+            _drawable(flags.picture)
         apply = function(flags.apply)
         params = inside(saved(flags.checkpoint), flags.params)
         inputs = arrays(flags.batch)
@@ -76,14 +84,23 @@ def saved(path: Path) -> Any:
     if path.is_file():
         return nested(dict(zip(*_archive(path, "a checkpoint is an Orbax folder or an .npz file"), strict=True)))
     if not _is_orbax(path):
-        near = [str(folder) for folder in sorted(path.glob("*/")) + sorted(path.glob("*/*/")) if _is_orbax(folder)]
-        hint = f"did you mean {' or '.join(near[-3:])}?" if near else "an Orbax checkpoint has a file _METADATA."
-        raise ValueError(f"{path} is not an Orbax checkpoint; {hint}")
+        raise ValueError(f"{path} is not an Orbax checkpoint; {_hint(path)}")
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             return checkpointer.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=_as_numpy(path)))
     except Exception as error:  # Orbax raises many kinds for a damaged checkpoint
         raise ValueError(f"the checkpoint {path} cannot be read: {_said(error)}") from error
+
+
+def _hint(path: Path) -> str:
+    """Where the checkpoints near a folder are, in the order of their steps."""
+    found = [folder for depth in ("*/", "*/*/", "*/*/*/") for folder in path.glob(depth) if _is_orbax(folder)]
+    near = sorted(found, key=lambda folder: [(len(part), part) for part in folder.parts])
+    if not near:
+        return "an Orbax checkpoint has a file _METADATA."
+    hint = f"did you mean {' or '.join(map(str, near[-3:]))}?"
+    of_run = (path / "spec.json").is_file()
+    return f"it is a run folder; {hint} The arrays there have an axis of seeds first." if of_run else hint
 
 
 def nested(leaves: dict[str, Any]) -> dict[str, Any]:
@@ -126,15 +143,28 @@ def _children(tree: Any) -> dict[str, Any]:
 
 
 def arrays(path: Path) -> list[np.ndarray]:
-    """The inputs in a batch file. Raises ValueError if it holds none."""
+    """The inputs in a batch file. Raises ValueError if it holds none, or NaN."""
     if not path.is_file():
         raise ValueError(f"there is no batch at {path}.")
     if path.suffix == ".npy":
-        try:
-            return [np.load(path, allow_pickle=False)]
-        except ValueError as error:
-            raise ValueError(f"{path} cannot be read: {_said(error)}") from error
-    return _archive(path, "a batch is an .npy or an .npz file")[1]
+        found = {"": _array(path)}
+    else:
+        found = dict(zip(*_archive(path, "a batch is an .npy or an .npz file"), strict=True))
+    for name, values in found.items():
+        if np.issubdtype(values.dtype, np.inexact) and np.isnan(values).any():
+            first = [int(index) for index in np.argwhere(np.isnan(values))[0]]
+            raise ValueError(f"{path} has NaN{name and f' in {name!r}'}, first at index {first}.")
+    return list(found.values())
+
+
+def _array(path: Path) -> np.ndarray:
+    with path.open("rb") as stream:
+        if stream.read(6) != b"\x93NUMPY":
+            raise ValueError(f"{path} cannot be read: it is no NumPy file, whatever its name says.")
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read: {_of_numpy(error)}") from error
 
 
 def _archive(path: Path, expected: str) -> tuple[list[str], list[np.ndarray]]:
@@ -144,8 +174,13 @@ def _archive(path: Path, expected: str) -> tuple[list[str], list[np.ndarray]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return list(archive.files), [archive[name] for name in archive.files]
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read: {_said(error)}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read: {_of_numpy(error)}") from error
+
+
+def _of_numpy(error: Exception) -> str:
+    """NumPy's words, but for its advice, which would run code that a file holds."""
+    return "it holds Python objects, not numbers." if "allow_pickle" in str(error) else _said(error)
 
 
 def _is_orbax(folder: Path) -> bool:
@@ -159,15 +194,39 @@ def _as_numpy(path: Path) -> Any:
 
 
 def _report(flags: Scan, apply: Callable[..., Any], params: Any, inputs: list[np.ndarray]) -> dormant.Report:
+    checked_tau(flags.tau)
+    batch_size(inputs)
+    try:
+        jax.eval_shape(apply, params, *inputs)
+    except Exception as error:  # the function is the user's, and so is whatever it raises
+        raise _does_not_run(flags.apply, params, inputs, error) from error
     try:
         return dormant.report(apply, params, *inputs, tau=flags.tau)
-    except dormant.TraceError:
+    except ValueError:  # dormant's own: the function itself has just been seen to run
         raise
-    except Exception as error:  # the function is the user's, and so is whatever it raises
-        shapes = ", ".join(str(each.shape) for each in inputs)
-        raise ValueError(
-            f"{flags.apply} does not run on these parameters and inputs {shapes}: {_said(error)}"
-        ) from error
+    except Exception as error:  # it may run on the whole batch and not on a single sample
+        raise _does_not_run(flags.apply, params, inputs, error) from error
+
+
+def _does_not_run(name: str, params: Any, inputs: list[np.ndarray], error: Exception) -> ValueError:
+    shapes = ", ".join(str(each.shape) for each in inputs)
+    said = _said(error)
+    if isinstance(error, KeyError):
+        there = paths(params)
+        more = f" and {len(there) - 8} more" if len(there) > 8 else ""
+        said = f"there is no {said}; the parameters are {', '.join(there[:8])}{more}."
+    return ValueError(f"{name} does not run on these parameters and inputs {shapes}: {said}")
+
+
+def _drawable(picture: Path) -> None:
+    """Raises ValueError, before any work is done, if no picture can be written there."""
+    if picture.suffix.lower() not in PICTURES:
+        raise ValueError(f"--picture must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}; got {picture}.")
+    if picture.is_dir():
+        raise ValueError(f"the picture {picture} is a folder; name a file.")
+    there = next(path for path in (picture, *picture.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK) or (there != picture and not there.is_dir()):
+        raise ValueError(f"the picture {picture} cannot be written: {there} is no folder that may be written in.")
 
 
 def _draw(found: dormant.Report, flags: Scan) -> None:

@@ -43,9 +43,25 @@ def files(tmp_path_factory):
     np.save(folder / "objects.npy", np.array([{}], object), allow_pickle=True)
     np.savez(folder / "batch.npz", x=X, action=X[:, :2])
     (folder / "text.npz").write_text("not an archive")
+    (folder / "text.npy").write_text("1 2 3 4")
+    (folder / "blank.npy").touch()
+    np.savez(folder / "objects.npz", x=np.array([{}], object))
+    holes = np.array(X)
+    holes[5, 2] = np.nan
+    np.save(folder / "holes.npy", holes)
+    np.savez(folder / "holes.npz", x=X, action=holes)
+    np.savez(folder / "diverged.npz", **FLAT | {"hidden/bias": np.full(10, np.inf, np.float32)})
+    np.save(folder / "empty.npy", X[:0])
+    np.save(folder / "number.npy", X[0, 0])
+    (folder / "run").mkdir()
+    (folder / "folder.png").mkdir()
+    (folder / "run" / "spec.json").write_text("{}")
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     with ocp.CheckpointManager(folder / "steps", options=options) as manager:
         manager.save(7, args=ocp.args.StandardSave({"state": {"params": jax.tree.map(jax.numpy.asarray, PARAMS)}}))
+    with ocp.CheckpointManager(folder / "run" / "checkpoint", options=options) as manager:
+        for step in (900, 1000):
+            manager.save(step, args=ocp.args.StandardSave({"kernel": jax.numpy.ones((2, 3))}))
     return folder
 
 
@@ -105,7 +121,26 @@ BAD = {
     "no function": (("params.npz", "scanned_agent:f"), "has no function 'f'"),
     "no callable": (("params.npz", "scanned_agent:number"), "has no function 'number'"),
     "no batch": (("params.npz", "scanned_agent:q_values", "none.npy"), "there is no batch at none.npy"),
-    "no arrays": (("params.npz", "scanned_agent:q_values", "objects.npy"), "objects.npy cannot be read"),
+    "run folder": (
+        ("run",),
+        "did you mean run/checkpoint/900/default or run/checkpoint/1000/default? The arrays there",
+    ),
+    "objects": (("params.npz", "scanned_agent:q_values", "objects.npy"), "it holds Python objects, not numbers"),
+    "objects in an archive": (("params.npz", "scanned_agent:q_values", "objects.npz"), "it holds Python objects"),
+    "text": (("params.npz", "scanned_agent:q_values", "text.npy"), "text.npy cannot be read: it is no NumPy file"),
+    "blank": (("params.npz", "scanned_agent:q_values", "blank.npy"), "blank.npy cannot be read: it is no NumPy file"),
+    "nan": (("params.npz", "scanned_agent:q_values", "holes.npy"), "holes.npy has NaN, first at index [5, 2]"),
+    "nan in the second": (
+        ("params.npz", "scanned_agent:two_inputs", "holes.npz"),
+        "holes.npz has NaN in 'action', first at index [5, 2]",
+    ),
+    "diverged": (("diverged.npz",), "dormant: layer 'hidden' has NaN or infinite activations"),
+    "empty": (("params.npz", "scanned_agent:q_values", "empty.npy"), "dormant: expected at least one sample"),
+    "number": (("params.npz", "scanned_agent:q_values", "number.npy"), "dormant: expected inputs that share a first"),
+    "part": (
+        ("params.npz", "scanned_agent:q_values", "batch.npy", "--params", "hidden"),
+        "there is no 'hidden'; the parameters are bias, kernel",
+    ),
     "other file": (("params.npz", "scanned_agent:q_values", "scanned_agent.py"), "a batch is an .npy or an .npz file"),
     "shapes": (
         ("params.npz", "scanned_agent:q_values", "narrow.npy"),
@@ -116,12 +151,24 @@ BAD = {
         ("params.npz", "scanned_agent:q_values", "batch.npy", "--params", "head/kernel/0"),
         "there is nothing below it",
     ),
-    "tau": (("params.npz", "scanned_agent:q_values", "batch.npy", "--tau", "-1"), "tau must be at least 0"),
+    "tau": (("params.npz", "scanned_agent:q_values", "batch.npy", "--tau", "-1"), "dormant: tau must be at least 0"),
     "picture": (
         ("params.npz", "scanned_agent:q_values", "batch.npy", "--picture", "dormancy.docx"),
-        "Format 'docx' is not supported",
+        "--picture must end in .png, .pdf or .svg; got dormancy.docx",
+    ),
+    "picture in a file": (
+        ("params.npz", "scanned_agent:q_values", "batch.npy", "--picture", "text.npz/dormancy.png"),
+        "text.npz/dormancy.png cannot be written",
+    ),
+    "picture is a folder": (
+        ("params.npz", "scanned_agent:q_values", "batch.npy", "--picture", "folder.png"),
+        "the picture folder.png is a folder",
     ),
 }
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_work(refused):
+    assert "--picture must end in" in refused("none.npz", "none:f", "none.npy", "--picture", "dormancy")
 
 
 @pytest.mark.parametrize("name", BAD)
