@@ -143,7 +143,7 @@ def _children(tree: Any) -> dict[str, Any]:
 
 
 def arrays(path: Path) -> list[np.ndarray]:
-    """The inputs in a batch file. Raises ValueError if it holds none, or NaN."""
+    """The inputs in a batch file. Raises ValueError if it holds none, no numbers, or NaN."""
     if not path.is_file():
         raise ValueError(f"there is no batch at {path}.")
     if path.suffix == ".npy":
@@ -151,6 +151,8 @@ def arrays(path: Path) -> list[np.ndarray]:
     else:
         found = dict(zip(*_archive(path, "a batch is an .npy or an .npz file"), strict=True))
     for name, values in found.items():
+        if values.dtype.kind not in "biufc":
+            raise ValueError(f"{path} holds {values.dtype}{name and f' in {name!r}'}, not numbers.")
         if np.issubdtype(values.dtype, np.inexact) and np.isnan(values).any():
             first = [int(index) for index in np.argwhere(np.isnan(values))[0]]
             raise ValueError(f"{path} has NaN{name and f' in {name!r}'}, first at index {first}.")

@@ -44,6 +44,7 @@ def files(tmp_path_factory):
     np.savez(folder / "batch.npz", x=X, action=X[:, :2])
     (folder / "text.npz").write_text("not an archive")
     (folder / "text.npy").write_text("1 2 3 4")
+    np.save(folder / "words.npy", np.array(["left", "up"]))
     (folder / "blank.npy").touch()
     np.savez(folder / "objects.npz", x=np.array([{}], object))
     holes = np.array(X)
@@ -128,6 +129,7 @@ BAD = {
     "objects": (("params.npz", "scanned_agent:q_values", "objects.npy"), "it holds Python objects, not numbers"),
     "objects in an archive": (("params.npz", "scanned_agent:q_values", "objects.npz"), "it holds Python objects"),
     "text": (("params.npz", "scanned_agent:q_values", "text.npy"), "text.npy cannot be read: it is no NumPy file"),
+    "words": (("params.npz", "scanned_agent:q_values", "words.npy"), "words.npy holds <U4, not numbers"),
     "blank": (("params.npz", "scanned_agent:q_values", "blank.npy"), "blank.npy cannot be read: it is no NumPy file"),
     "nan": (("params.npz", "scanned_agent:q_values", "holes.npy"), "holes.npy has NaN, first at index [5, 2]"),
     "nan in the second": (
