@@ -1,10 +1,10 @@
 """Overwrite weights inside a learner and make its optimizer forget what it knew of them."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, PyTree
 
@@ -30,23 +30,31 @@ def graft(
     tx: optax.GradientTransformation,
     forget: PyTree[Bool[Array, "..."]] | None = None,
 ) -> Learner:
-    """The learner with masked weights taken from `donor` and their optimizer moments set to zero.
+    """The learner with masked weights taken from `donor`, and their optimizer state that of new weights.
 
-    `mask` has the tree of the parameters; each leaf is a Boolean array that broadcasts to its parameter. Moments are
-    found by `optax.tree_utils.tree_map_params`, so any optax chain works, weight decay and `inject_hyperparams`
-    included; state that has no parameter's shape (Adam's step count) is left alone. `forget` names other entries
-    whose moments are cleared instead of the mask's.
+    `mask` has the tree of the parameters; each leaf is a Boolean array that broadcasts to its parameter. Masked entries
+    of state that has a parameter's shape become those of `tx.init` of the grafted parameters: zero for Adam's moments,
+    the initial accumulator for Adagrad's, the weight itself where an optimizer keeps a copy of it (schedule-free's z).
+    `optax.tree_utils.tree_map_params` finds that state, so any optax chain works, weight decay and `inject_hyperparams`
+    included; all other state (step counts, schedules) is left alone. `forget` names other entries whose state starts
+    afresh instead of the mask's.
 
     >>> tx = optax.sgd(0.1, momentum=0.9); params = {"w": jnp.ones(3)}
     >>> learner = Learner(params, tx.init(params))
     >>> graft(learner, {"w": jnp.array([True, False, False])}, {"w": jnp.zeros(3)}, tx).params["w"].tolist()
     [0.0, 1.0, 1.0]
 
-    Source: Sokar et al. 2023, algorithm 1. The reference finds moments as `opt_state[0]` and keeps those of biases.
+    Raises ValueError if the optimizer keeps state of another shape for a parameter of which only some entries change.
+    Source: Sokar et al. 2023, algorithm 1. The reference finds moments as `opt_state[0]`, sets them to zero, and keeps
+    those of biases.
     """
     params = jax.tree.map(_replace, learner.params, mask, donor)
-    clear = mask if forget is None else forget
-    opt_state = optax.tree_utils.tree_map_params(tx, _clear, learner.opt_state, clear, is_leaf=_is_absent)
+    hits = _state_mask(tx, learner, mask if forget is None else forget)
+    opt_state = jax.tree.map(
+        lambda hit, old, new: old if hit is None else _replace(old, hit, new),
+        *(hits, learner.opt_state, tx.init(params)),
+        is_leaf=lambda node: node is None,
+    )
     return Learner(params, opt_state)
 
 
@@ -54,27 +62,32 @@ def _replace(old: Array, hit: Array, new: Array) -> Array:
     return jnp.where(hit, jnp.asarray(new, old.dtype), old)
 
 
-def _is_absent(node: Any) -> bool:
-    """Whether this stands for a parameter that another part of the optimizer trains, in a masked chain."""
-    return isinstance(node, optax.MaskedNode)
+def _state_mask(tx: optax.GradientTransformation, learner: Learner, mask: PyTree[Bool[Array, "..."]]) -> Any:
+    """The optimizer's state with each parameter-shaped leaf replaced by that parameter's mask, and others by None."""
+    misfits: list[str] = []
 
+    def note(state: Any, hit: Array, param: Array) -> Any:
+        if isinstance(state, optax.MaskedNode):  # another part of the optimizer trains this parameter
+            return state
+        if hit.ndim and state.shape != param.shape:
+            misfits.append(f"state of shape {state.shape} for a parameter of shape {param.shape}")
+        return hit
 
-def _clear(moment: Any, hit: Array) -> Any:
-    if _is_absent(moment):
-        return moment
-    if not _fits(hit, moment):
-        raise ValueError(
-            f"the optimizer keeps state of shape {moment.shape} for a parameter whose mask has shape {hit.shape}; "
-            "only state of the parameter's own shape has entries that can be cleared."
-        )
-    return jnp.where(hit, jnp.zeros_like(moment), moment)
-
-
-def _fits(hit: Array, moment: Array) -> bool:
+    mapped = functools.partial(optax.tree_utils.tree_map_params, transform_non_params=lambda _: None)
+    is_absent = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
     try:
-        return np.broadcast_shapes(hit.shape, moment.shape) == moment.shape
-    except ValueError:
-        return False
+        hits = mapped(tx, note, learner.opt_state, mask, learner.params, is_leaf=is_absent)
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            "the optimizer's state could not be matched with the parameters; expected one array of the parameter's own "
+            f"shape for each of them, as optax.tree_utils.tree_map_params finds them: {error}"
+        ) from error
+    if misfits:
+        raise ValueError(
+            f"the optimizer keeps {misfits[0]}; only state of the parameter's own shape has entries that can start "
+            "afresh with some of its weights."
+        )
+    return hits
 
 
 def restart_step_count(learner: Learner, due: Bool[Array, ""]) -> Learner:

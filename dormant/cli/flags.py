@@ -27,7 +27,7 @@ class Settings:
     """Neurons with at most this score are dormant; redo, redo-as-published (0.1 if not set), prune (0)."""
     outgoing: Literal["zero", "fresh"] | None = None
     """What a recycled neuron's outgoing weights become; redo."""
-    moments: Literal["zero", "keep"] | None = None
+    moments: Literal["fresh", "keep"] | None = None
     """What becomes of the optimizer's moments of changed weights; redo, reset, shrink-perturb."""
     step_count: Literal["keep", "restart"] | None = None
     """What becomes of the optimizer's step count; redo, reset."""

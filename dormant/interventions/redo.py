@@ -28,7 +28,8 @@ class ReDo:
     outputs on the score batch stay the same to the last bit, unless a normalisation couples the neurons.
 
     - `outgoing`: "zero", or "fresh" to draw outgoing weights anew as well (the paper's figure 22).
-    - `moments`: "zero" makes the optimizer forget recycled entries; "keep" leaves its moments.
+    - `moments`: "fresh" gives recycled entries the optimizer state of a new weight (zero moments, for Adam); "keep"
+      leaves theirs.
     - `step_count`: "keep" leaves Adam's step count, as the paper does: the first step on a recycled weight is then
       (1 - b1) / sqrt(1 - b2) = 3.2 learning rates long. "restart" sets it to zero whenever a neuron is recycled,
       which lengthens the steps of all other weights' estimates instead.
@@ -36,7 +37,7 @@ class ReDo:
     - `layers`: names of the layers to recycle; None for all that can be.
 
     >>> ReDo(tau=0.025)
-    ReDo(tau=0.025, outgoing='zero', moments='zero', step_count='keep', coupled='recycle', layers=None)
+    ReDo(tau=0.025, outgoing='zero', moments='fresh', step_count='keep', coupled='recycle', layers=None)
 
     Raises ValueError for a negative tau or an unknown option, and at `init` for a layer that does not exist or is
     not safe.
@@ -46,7 +47,7 @@ class ReDo:
 
     tau: float = 0.1
     outgoing: Literal["zero", "fresh"] = "zero"
-    moments: Literal["zero", "keep"] = "zero"
+    moments: Literal["fresh", "keep"] = "fresh"
     step_count: Literal["keep", "restart"] = "keep"
     coupled: Literal["recycle", "skip"] = "recycle"
     layers: tuple[str, ...] | None = None
@@ -54,7 +55,7 @@ class ReDo:
     def __post_init__(self) -> None:
         checked_tau(self.tau)
         one_of("outgoing", self.outgoing, ("zero", "fresh"))
-        one_of("moments", self.moments, ("zero", "keep"))
+        one_of("moments", self.moments, ("fresh", "keep"))
         one_of("step_count", self.step_count, ("keep", "restart"))
         one_of("coupled", self.coupled, ("recycle", "skip"))
 
@@ -82,7 +83,7 @@ class ReDo:
         if self.outgoing == "zero":
             donor = jax.tree.map(lambda hit, new: jnp.where(hit, jnp.zeros_like(new), new), read, donor)
         hit = jax.tree.map(jnp.logical_or, fed, read)
-        learner = graft(learner, hit, donor, network.tx, forget=hit if self.moments == "zero" else nothing(hit))
+        learner = graft(learner, hit, donor, network.tx, forget=hit if self.moments == "fresh" else nothing(hit))
         if self.step_count == "restart":
             learner = restart_step_count(learner, jnp.array([mask.any() for mask in masks.values()], bool).any())
         return learner, count(state, masks)

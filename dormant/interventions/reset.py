@@ -21,7 +21,7 @@ class Reset:
     `step_count` say what becomes of the optimizer's state, as in `ReDo`.
 
     >>> Reset(layers=("dense",))
-    Reset(layers=('dense',), moments='zero', step_count='keep')
+    Reset(layers=('dense',), moments='fresh', step_count='keep')
 
     Raises ValueError for an unknown option, and at `init` for a layer that does not exist.
     Source: Nikishin et al. 2022. Sokar et al. reset the penultimate layer; their code can only reset from a layer to
@@ -29,11 +29,11 @@ class Reset:
     """
 
     layers: tuple[str, ...] | None = None
-    moments: Literal["zero", "keep"] = "zero"
+    moments: Literal["fresh", "keep"] = "fresh"
     step_count: Literal["keep", "restart"] = "keep"
 
     def __post_init__(self) -> None:
-        one_of("moments", self.moments, ("zero", "keep"))
+        one_of("moments", self.moments, ("fresh", "keep"))
         one_of("step_count", self.step_count, ("keep", "restart"))
 
     def init(self, learner: Learner, network: Network) -> tuple[()]:
@@ -54,7 +54,7 @@ class Reset:
     ) -> tuple[Learner, tuple[()]]:
         del inputs
         mask = self._mask(learner.params)
-        forget = mask if self.moments == "zero" else nothing(mask)
+        forget = mask if self.moments == "fresh" else nothing(mask)
         learner = graft(learner, mask, fresh(network, key, learner), network.tx, forget=forget)
         return (restart_step_count(learner, jnp.array(True)) if self.step_count == "restart" else learner), state
 

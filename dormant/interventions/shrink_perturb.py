@@ -17,7 +17,7 @@ from .redo import fresh, nothing
 class ShrinkPerturb:
     """Replaces every weight w by keep * w + (1 - keep) * a newly initialised one.
 
-    `moments` says whether the optimizer forgets ("zero") or keeps its moments.
+    `moments` says whether the optimizer's state starts afresh ("fresh") or stays ("keep").
 
     >>> ShrinkPerturb(keep=0.8)
     ShrinkPerturb(keep=0.8, moments='keep')
@@ -27,12 +27,12 @@ class ShrinkPerturb:
     """
 
     keep: float = 0.8
-    moments: Literal["zero", "keep"] = "keep"
+    moments: Literal["fresh", "keep"] = "keep"
 
     def __post_init__(self) -> None:
         if not 0 <= self.keep <= 1:
             raise ValueError(f"keep must lie between 0 and 1, got {self.keep}; 1 changes nothing, 0 starts afresh.")
-        one_of("moments", self.moments, ("zero", "keep"))
+        one_of("moments", self.moments, ("fresh", "keep"))
 
     def init(self, learner: Learner, network: Network) -> tuple[()]:
         del learner, network
@@ -45,5 +45,5 @@ class ShrinkPerturb:
         donor = fresh(network, key, learner)
         blended = jax.tree.map(lambda old, new: self.keep * old + (1 - self.keep) * new, learner.params, donor)
         everything = jax.tree.map(lambda _: jnp.ones((), bool), learner.params)
-        forget = everything if self.moments == "zero" else nothing(everything)
+        forget = everything if self.moments == "fresh" else nothing(everything)
         return graft(learner, everything, blended, network.tx, forget=forget), state

@@ -80,9 +80,10 @@ def recycle_(
 ) -> dict[str, int]:
     """Recycle the module's dormant neurons in place; returns how many of each recyclable layer.
 
-    Incoming weights are drawn afresh, outgoing weights become zero, and the optimizer's moments of both become zero,
-    those of biases too. With tau = 0 the module's outputs on these inputs stay the same to the last bit, unless a
-    normalisation across neurons couples them (the wiring says so). Call it between gradient steps.
+    Incoming weights are drawn afresh, outgoing weights become zero, and the optimizer's moments of both become those
+    of new weights (zero, but for Adagrad's initial accumulator), those of biases too. With tau = 0 the module's outputs
+    on these inputs stay the same to the last bit, unless a normalisation across neurons couples them (the wiring says
+    so). Call it between gradient steps.
 
     Fresh weights come from a copy of each layer on which `reset_parameters()` was called, or from `init()`, which
     builds a fresh module: pass it if your network does not start from torch's defaults. They are drawn from torch's
@@ -200,12 +201,13 @@ def _check_known(optimizers: Any, leaves: list[Tensor]) -> None:
 
 
 def _forget_(optimizers: Any, leaf: Tensor, entries: Bool[Tensor, "..."], restart: bool) -> None:
-    """Zero the moments of these entries; every known moment starts at zero."""
+    """Give these entries the moments of a new weight: zero, but for Adagrad's sum."""
     for optimizer in optimizers:
         state = optimizer.state.get(leaf, {})
         for name, value in state.items():
             if name in MOMENTS and isinstance(value, Tensor):
-                value.masked_fill_(entries.to(value.device), 0)
+                start = optimizer.defaults.get("initial_accumulator_value", 0) if name == "sum" else 0
+                value.masked_fill_(entries.to(value.device), start)
         if restart and "step" in state:
             state["step"] = state["step"] * 0
 

@@ -20,7 +20,7 @@ INTERVENTIONS = [
     Reset(("dense1", "head"), step_count="restart"),
     Prune(0.5, period=2),
     ShrinkPerturb(0.8),
-    ShrinkPerturb(0.0, moments="zero"),
+    ShrinkPerturb(0.0, moments="fresh"),
     Every(3, ReDo(0.5), start=2, stop=9),
     Chain(Every(2, ReDo(0.5)), Every(3, Reset(("head",)))),
     Chain(),

@@ -27,6 +27,8 @@ OPTIMIZERS = {
     "decay then adam": optax.chain(optax.add_decayed_weights(1e-4), optax.adam(1e-3)),
     "momentum sgd": optax.sgd(1e-2, momentum=0.9),
     "rmsprop": optax.rmsprop(1e-3),
+    "adagrad": optax.adagrad(1e-2),
+    "schedule_free": optax.contrib.schedule_free_adamw(1e-3),
     "inject_hyperparams": optax.inject_hyperparams(optax.adam)(1e-3),
     "clip then adam with a schedule": optax.chain(
         optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(1e-3, 0.0, 100))

@@ -61,3 +61,47 @@ def test_restart_leaves_moments_without_a_count_alone():
     before = learner(optax.rmsprop(1e-3))
     after = restart_step_count(before, jnp.array(True))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before, after))
+
+
+def test_the_accumulator_of_a_new_weight_is_adagrads_initial_one():
+    tx = optax.adagrad(0.5, initial_accumulator_value=0.1)
+    after = graft(learner(tx), MASK, ZEROS, tx).opt_state[0].sum_of_squares
+    # One step on a gradient of 1: 0.1 + 1.
+    np.testing.assert_allclose(after["w"], [[1.1, 0.1, 1.1]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(after["b"], [1.1] * 3, rtol=1e-6)
+
+
+def test_the_copy_that_schedule_free_keeps_is_the_new_weight():
+    tx = optax.contrib.schedule_free(optax.sgd(0.5), learning_rate=0.5, b1=0.9)
+    donor = jax.tree.map(lambda leaf: jnp.full_like(leaf, 7.0), PARAMS)
+    before = learner(tx)
+    after = graft(before, MASK, donor, tx)
+    # One step on a gradient of 1: z = 1 - 0.5.
+    assert after.opt_state.z["w"].tolist() == [[0.5, 7.0, 0.5]] * 2 and after.opt_state.z["b"].tolist() == [0.5] * 3
+    assert float(after.opt_state.weight_sum) == float(before.opt_state.weight_sum) > 0
+    averaged = optax.contrib.schedule_free_eval_params(after.opt_state, after.params)
+    np.testing.assert_allclose(averaged["w"][:, 1], 7.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "amsgrad", "lion", "nadam", "rmsprop", "radam", "adabelief"])
+def test_where_new_state_is_zero_the_bits_are_those_of_zeroing(name):
+    tx = getattr(optax, name)(1e-3)
+    before = learner(tx, steps=2)
+    after = graft(before, MASK, ZEROS, tx)
+    zeroed = optax.tree_utils.tree_map_params(
+        tx, lambda moment, hit: jnp.where(hit, jnp.zeros_like(moment), moment), before.opt_state, MASK
+    )
+    jax.tree.map(np.testing.assert_array_equal, after.opt_state, zeroed)
+
+
+@pytest.mark.parametrize("tx", [optax.sm3(1e-3), optax.lbfgs(1e-3)], ids=["sm3", "lbfgs"])
+def test_state_that_is_not_one_array_for_each_parameter_is_refused(tx):
+    with pytest.raises(ValueError, match="could not be matched with the parameters"):
+        graft(Learner(PARAMS, tx.init(PARAMS)), MASK, ZEROS, tx)
+
+
+def test_factored_state_of_a_parameter_that_is_replaced_as_a_whole_starts_afresh():
+    tx = optax.adafactor(1e-3, min_dim_size_to_factor=2)
+    everything = jax.tree.map(lambda _: jnp.ones((), bool), PARAMS)
+    after = graft(learner(tx), everything, ZEROS, tx).opt_state[0]
+    assert int(after.count) == 1 and not after.v_row["w"].any() and not after.v_col["w"].any()
