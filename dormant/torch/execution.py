@@ -29,6 +29,11 @@ class Operations(TorchDispatchMode):
         self.names: list[str] = []
         self.closing = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """True, torch's default, imports `torch._dynamo` (two seconds) to keep a compiler away that never gets here."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outputs = func(*args, **(kwargs or {}))
         if self.closing:

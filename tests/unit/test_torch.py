@@ -481,3 +481,21 @@ def test_arguments_that_make_no_sense(call):
             dt.ReDo(net, (), period=0)
         else:
             dt.recycle_(net, dt.trace(net, x), x, layers=["nine"])
+
+
+def test_the_sum_of_a_recycled_weight_is_adagrads_initial_accumulator():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        net[0].bias.copy_(torch.tensor([-100.0, 5.0, 5.0, 5.0]))
+    optimizer = torch.optim.Adagrad(net.parameters(), initial_accumulator_value=0.5)
+    net(torch.ones(2, 3)).sum().backward()
+    net[0].weight.grad.fill_(1.0)
+    optimizer.step()
+    dt.recycle_(net, dt.trace(net, torch.zeros(1, 3)), torch.zeros(8, 3), tau=0.0, optimizer=optimizer)
+    assert optimizer.state[net[0].weight]["sum"].tolist() == [[0.5] * 3] + [[1.5] * 3] * 3
+
+
+def test_tracing_does_not_import_the_compiler():
+    code = "import sys, torch, dormant.torch as dt; n = torch.nn; net = n.Sequential(n.Linear(3, 4), n.ReLU(), "
+    code += "n.Linear(4, 2)); dt.trace(net, torch.zeros(1, 3)); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
