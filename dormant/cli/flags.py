@@ -76,7 +76,7 @@ def intervention(settings: Settings) -> Intervention:
         case "redo-as-published":
             what = redo_as_published(**given)
         case "reset":
-            # The paper resets the penultimate layer, at the best of the periods it tried.
+            # The paper resets the penultimate layer; the period is the best that it tried, as others quote its appendix.
             what, schedule = Reset(**{"layers": ("dense",), **given}), {"period": 100_000, **schedule}
         case "shrink-perturb":
             what = ShrinkPerturb(**given)

@@ -23,7 +23,7 @@ from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.loops import DeviceTraining
 from dormant.rl.presets import minatar_dqn
 
-PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN
+PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN, as others quote its appendix
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class DQN:
     batch_size: int = 32
     learning_rate: float = 6.25e-5
     adam_epsilon: float = 1.5e-4
-    weight_decay: float = 0.0  # L2 in Adam, biases included; the paper's best is 1e-5
+    weight_decay: float = 0.0  # L2 in Adam, biases included
     double: bool = False
     clip_rewards: bool = True
     replay_capacity: int = 1_000_000  # agent steps, as are the four below
