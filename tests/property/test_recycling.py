@@ -77,7 +77,7 @@ def check_bit_equal(apply, network, params, inputs, intervention):
 
 
 @given(plain_architectures, optimizers, st.integers(0, 2**31))
-@settings(max_examples=8)
+@settings(max_examples=24)
 def test_recycling_silent_neurons_keeps_outputs_and_everything_else(architecture, tx, seed):
     network, inputs = network_of(architecture, tx), examples()
     params, chosen = silenced(network, architecture.weights(1), np.random.default_rng(seed))
@@ -90,7 +90,7 @@ def test_recycling_silent_neurons_keeps_outputs_and_everything_else(architecture
 
 
 @given(plain_architectures, st.sampled_from(["layer", "rms", "group"]), st.integers(0, 2**31))
-@settings(max_examples=3)
+@settings(max_examples=8)
 def test_a_normalisation_couples_only_the_layers_it_names(architecture, norm, seed):
     architecture = replace(architecture, norm=norm)
     network, inputs = network_of(architecture), examples()
