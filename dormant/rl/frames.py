@@ -186,8 +186,10 @@ class FrameReplay:
         """What was seen at the steps, or after them where `ahead` is 1."""
         place, age = ring.place[step % self.slots] + ahead, ring.age[step % self.slots] + ahead
         stacked = np.empty((*step.shape, *self.frame_shape, self.stack), np.uint8)
+        # One array for all of them, because pages fresh from the kernel cost more than what is read into them.
+        frames = np.empty((*step.shape, *self.frame_shape), np.uint8)
         for back in range(self.stack):
-            frames = ring.frames[(place - back) % self.places]
+            np.take(ring.frames, (place - back) % self.places, axis=0, out=frames, mode="clip")
             frames[age < back] = 0
             stacked[..., self.stack - 1 - back] = frames
         return stacked

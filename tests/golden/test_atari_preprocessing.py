@@ -42,6 +42,11 @@ def assert_alike(ours, theirs):
         assert_array_equal(observation, observation_too)
 
 
+def assert_same_state(state, state_too):
+    for leaf, leaf_too in zip(state, state_too, strict=True):
+        assert_array_equal(leaf, leaf_too)
+
+
 @pytest.mark.parametrize("game", ["Pong", "Breakout", "DemonAttack"])
 def test_frames_and_rewards_are_those_of_gymnasium(game):
     spec = Atari(game, sticky=0.0)
@@ -88,6 +93,14 @@ def test_the_time_limit_truncates_and_starts_anew():
     assert (steps[2][0].frame != first[..., -1]).any()
 
 
+def test_a_return_that_ends_at_the_time_limit_is_not_truncated():
+    actions = random_actions(Atari("Breakout"), 300)
+    steps = played(AtariGames(Atari("Breakout", life_loss=True), seeds=[0]), actions)
+    lost = next(step for step, (outcome, _) in enumerate(steps, 1) if outcome.terminal[0])
+    outcome, _ = played(AtariGames(Atari("Breakout", life_loss=True, time_limit=lost), seeds=[0]), actions[:lost])[-1]
+    assert (outcome.terminal[0], outcome.truncated[0], outcome.restarted[0]) == (True, False, True)
+
+
 @pytest.mark.parametrize("game", ["Breakout", "DemonAttack", "Qbert"])
 @pytest.mark.parametrize("options", [{}, {"sticky": 0.0, "noops": 29, "life_loss": True}], ids=["dqn", "drq"])
 def test_a_saved_game_goes_on_as_if_it_had_not_been(game, options):
@@ -101,10 +114,10 @@ def test_a_saved_game_goes_on_as_if_it_had_not_been(game, options):
     resumed = AtariGames(spec, seeds=[3, 4])
     played(resumed, actions[:7])
     resumed.restore(saved)
+    assert_same_state(resumed.save(), saved)
     assert_alike(played(resumed, actions[50:]), rest)
     assert any(outcome.restarted.any() for outcome, _ in rest) or game != "Breakout"
-    for leaf, leaf_too in zip(resumed.save(), whole.save(), strict=True):
-        assert_array_equal(leaf, leaf_too)
+    assert_same_state(resumed.save(), whole.save())
 
 
 def test_games_side_by_side_are_games_alone():
@@ -138,6 +151,15 @@ def test_an_action_sticks_in_a_quarter_of_the_frames():
     kept = (frames != wanted[:, None]).mean(axis=0)
     # The k-th frame still shows the action before if all k draws said so.
     np.testing.assert_allclose(kept, 0.25 ** np.arange(1, 5), atol=0.035)
+
+
+def test_no_action_sticks_to_the_next_episode():
+    """Episodes of one step: where the first frame repeats, it repeats no action at all."""
+    games, sent = AtariGames(Atari("Freeway", time_limit=1), seeds=[0]), []
+    games._games[0]._emulator = Spy(games._games[0]._emulator, sent)
+    played(games, np.ones((200, 1), int))
+    first = np.array([action.value for action in sent]).reshape(-1, 4)[:, 0]
+    assert first.tolist().count(0) == pytest.approx(50, abs=20)
 
 
 class Spy:

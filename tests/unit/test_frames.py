@@ -74,7 +74,7 @@ def test_a_truncated_episode_is_bootstrapped_from_its_own_last_frame_and_a_termi
 
 
 def test_a_full_ring_forgets_the_oldest_and_keeps_whole_stacks():
-    replay = numbered(4, stack=3)
+    replay = numbered(4, stack=3, time_limit=1_000)
     batch = everything(replay, filled(replay, [RUNNING] * 30), 30)
     assert seen(batch.observation_tm1) == [[34, 35, 36], [35, 36, 37], [36, 37, 38], [37, 38, 39]]
     assert_array_equal(batch.return_t, [26, 27, 28, 29])
@@ -111,9 +111,12 @@ def test_draws_are_uniform_over_what_is_held():
     assert_allclose(np.bincount(batch.return_t.astype(int)), [0, 0, *[2_000] * 5], atol=200)
 
 
-def test_the_largest_draw_stays_inside():
-    largest = np.array([np.nextafter(np.float32(1), np.float32(0))])
-    assert FrameReplay(1_000_000)._starts(1_000_000, largest)[0] == 999_999
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("capacity", [3, 99_999, 1_000_000])
+def test_the_largest_draw_stays_inside(capacity, dtype):
+    """In single precision the product of the largest double with 99,999 would round up."""
+    largest = np.nextafter(dtype(1), dtype(0))[None]
+    assert FrameReplay(capacity)._starts(capacity, largest)[0] == capacity - 1
 
 
 def test_draws_of_several_batches_are_those_of_each():
