@@ -4,8 +4,8 @@
 
 The ring is filled with random frames in files of a temporary folder inside `--folder`. Then every round adds one agent
 step and draws one batch, as training does at a replay ratio of 1, until the minutes are over. `own` is the memory of
-the process itself, `mapped` is what it has of the ring's files, which the kernel can take back. The allocator keeps freed
-blocks, as in minatar_update.py: with `--plain-malloc` it does not, and a batch pays for fresh pages.
+the process itself, `mapped` is what it has of the ring's files, which the kernel can take back. The allocator keeps
+freed blocks, as in minatar_update.py: with `--plain-malloc` it does not, and a batch pays for fresh pages.
 """
 
 import argparse

@@ -12,6 +12,7 @@ from numpy.testing import assert_array_equal
 from dormant.rl.envs import atari
 from dormant.rl.envs.atari import Atari, AtariGames
 from dormant.rl.envs.atari_scores import ATARI_100K_GAMES, DQN_GAMES, SCORES, human_normalised
+from dormant.rl.frames import FrameReplay
 
 gymnasium.register_envs(ale_py)
 
@@ -188,6 +189,25 @@ def test_an_episode_begins_after_none_to_29_frames():
         assert not any(action.value for action in sent)
         counts.append(len(sent))
     assert (min(counts), max(counts)) == (0, 29)
+
+
+@pytest.mark.parametrize("options", [{}, {"life_loss": True, "time_limit": 60}], ids=["dqn", "lives"])
+def test_the_ring_rebuilds_what_was_seen(options):
+    """Every observation of the last 300 steps, through lost lives, truncations and new games."""
+    spec = Atari("Breakout", **options)
+    games, replay = AtariGames(spec, seeds=[0]), FrameReplay(300, slack=10, time_limit=60)
+    ring, before, after = replay.init(), [], []
+    for step, action in enumerate(random_actions(spec, 450)):
+        seen, outcome = games.observations[0], games.step(action)
+        terminal, frame = outcome.terminal[0], outcome.frame[0]
+        discount, last = 0.0 if terminal else 0.99, terminal | outcome.truncated[0]
+        replay.add(ring, step, seen[..., -1], action[0], outcome.reward[0], discount, last, frame)
+        before.append(seen)
+        after.append(seen if terminal else np.concatenate([seen[..., 1:], frame[..., None]], axis=-1))
+    batch = replay.sample(ring, 450, (np.arange(300) + 0.5) / 300)
+    assert_array_equal(batch.observation_tm1, before[-300:])
+    assert_array_equal(batch.observation_t, after[-300:])
+    assert (batch.discount_t == 0).any()
 
 
 def test_a_screen_has_colours():
