@@ -7,6 +7,9 @@ from jaxtyping import install_import_hook
 
 install_import_hook("dormant", "beartype.beartype")
 
+# Two devices, so that two seeds are shared out to them, and one or three are not.
+jax.config.update("jax_num_cpu_devices", 2)
+
 # A first example compiles, so its time says nothing; fixed examples make a failure one that everybody can repeat.
 settings.register_profile("dormant", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dormant")

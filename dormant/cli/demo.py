@@ -22,10 +22,10 @@ from dormant.lab.store import RunFolder, rows
 GAME = "MinAtar/Asterix"
 # A pilot chose both numbers (LOG.md): at 2.5e-4 neurons fall dormant too slowly for ten minutes, at 1e-3 recycled ones
 # fall dormant again before the next check.
-AGENT_STEPS = 60_000
+AGENT_STEPS = 100_000
 LEARNING_RATE = 5e-4
 TAU = 0.1
-TRAINING = ("--replay-ratio", "1", "--learning-rate", str(LEARNING_RATE), "--eval-period", "6000")
+TRAINING = ("--replay-ratio", "1", "--learning-rate", str(LEARNING_RATE), "--eval-period", "10000")
 ARMS = {
     "DQN": ("--intervention", "none"),
     "DQN + ReDo": ("--intervention", "redo", "--tau", str(TAU)),

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dormant.cli.flags import Settings, environment, intervention
 from dormant.cli.refusal import refuse
-from dormant.cli.startup import keep_compiled_code, pin
-from dormant.lab.runner import run
+from dormant.cli.startup import keep_compiled_code, pin, spread
+from dormant.lab.runner import FULL, run
 from dormant.lab.store import RunFolder, RunRefused
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.envs.minatar import MinAtar
@@ -68,6 +68,8 @@ def training(flags: Train) -> DeviceTraining:
     """The training that the flags describe. Raises ValueError for a value that it does not accept."""
     if flags.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {flags.seeds}.")
+    if not flags.checkpoint_seconds >= 0:  # NaN is not, and would never be due
+        raise ValueError(f"--checkpoint-seconds must be at least 0, got {flags.checkpoint_seconds}.")
     agent = flags.agent
     if flags.settings.intervention == "weight-decay" and agent.weight_decay == 0:
         agent = dataclasses.replace(agent, weight_decay=PAPER_WEIGHT_DECAY)
@@ -89,7 +91,9 @@ def training(flags: Train) -> DeviceTraining:
 def train(flags: Train) -> int:
     """Runs the training to its end: 0 when it is done, 130 when it was interrupted."""
     try:
-        if flags.core is not None:
+        if flags.core is None:
+            spread(flags.seeds)
+        else:
             pin(flags.core)
         keep_compiled_code()
         what = training(flags)
@@ -97,20 +101,26 @@ def train(flags: Train) -> int:
         jax.eval_shape(what.init)
     except (ValueError, OverflowError, KeyError, ImportError) as error:
         refuse(error.args[0])
-    if RunFolder(flags.run_dir).done.exists():
-        print(f"{flags.run_dir} is already done.", flush=True)
     try:
+        done = RunFolder(flags.run_dir).done.exists()
         with _progress(flags.steps) as update:
             run(what, flags.run_dir, update, flags.checkpoint_seconds)
     except RunRefused as error:
         refuse(error)
     except OSError as error:
-        place = error.filename or flags.run_dir
-        refuse(f"{place}: {error.strerror}. What was written before is kept; the same command continues from it.")
+        refuse(f"{error.filename or flags.run_dir}: {error.strerror}. {_way_out(error)}")
     except KeyboardInterrupt:
         print(f"\nStopped; the same command continues {flags.run_dir}.", file=sys.stderr)
         return 130
+    if done:
+        print(f"{flags.run_dir} was already done.")
     return 0
+
+
+def _way_out(error: OSError) -> str:
+    if error.errno in FULL:
+        return "What was written before is kept; free some space, and the same command continues from it."
+    return "Choose another --run-dir, or mend this one: what was written before is kept."
 
 
 @contextmanager

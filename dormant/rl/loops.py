@@ -18,7 +18,8 @@ from .envs.episode import Environment, EnvState, step_or_restart
 from .envs.minatar import MinAtar
 from .evaluation import episode_returns
 from .replay import Replay
-from .rounds import Scores, TrainState, chunk, dormancy, key_for
+from .rounds import Scores, TrainState, chunk, dormancy, key_for, over_seeds
+from .seeds import share_out
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class DeviceTraining:
 
         A metric that nothing was recorded for (no episode ended, no evaluation was due) is NaN.
         """
+        state = share_out(state, len(self.seeds))  # a restored one lies on one device
         before = self.agent_steps_done(state)
         warm_rounds = -(-(self.agent.min_replay - before) // self.agent_steps_per_round)
         rounds = self.log_period // self.agent_steps_per_round
@@ -136,21 +138,23 @@ def _init(training: DeviceTraining) -> TrainState:
         zero = jnp.zeros((), jnp.int32)
         return TrainState(agent, state, env, training.replay.init(), jnp.zeros(()), zero, zero)
 
-    return jax.vmap(one)(jnp.array(training.seeds))
+    return over_seeds(training, jax.vmap(one))()
 
 
 @partial(jax.jit, static_argnums=0)
 def _measure(training: DeviceTraining, state: TrainState) -> dict[str, Array]:
-    added = state.agent_steps[0]
-
-    def one(seed: Array, state: TrainState) -> Scores:
+    def one(added: Array, seed: Array, state: TrainState) -> Scores:
         key = key_for(seed, "measure", added)
         uniform = jax.random.uniform(key, (training.score_batch,))
         played = training.replay.states(state.replay, added, uniform)
         states = jax.lax.cond(added < training.agent.n_step, lambda: _random_play(training, key), lambda: played)
         return training.network.wiring.scores(state.agent.learner.params, states)
 
-    return dormancy(jax.vmap(one)(jnp.array(training.seeds), state))
+    def several(seeds: Array, state: TrainState) -> Scores:
+        # A number that all seeds share keeps the `cond` a branch.
+        return jax.vmap(partial(one, state.agent_steps[0]))(seeds, state)
+
+    return dormancy(over_seeds(training, several)(state))
 
 
 def _random_play(training: DeviceTraining, key: Array) -> Num[Array, "states packed"]:
@@ -170,11 +174,11 @@ def _random_play(training: DeviceTraining, key: Array) -> Num[Array, "states pac
 def _evaluate(training: DeviceTraining, state: TrainState) -> Float[Array, " seeds"]:
     agent, epsilon = training.agent, jnp.float32(training.eval_epsilon)
 
-    def one(seed: Array, params: Any) -> Array:
+    def one(seed: Array, state: TrainState) -> Array:
         def policy(observation: Array, uniform: Array) -> Array:
-            return agent.act(params, observation, epsilon, uniform)
+            return agent.act(state.agent.learner.params, observation, epsilon, uniform)
 
-        key = key_for(seed, "evaluate", state.agent_steps[0])
+        key = key_for(seed, "evaluate", state.agent_steps)
         return episode_returns(training.env, policy, key, training.eval_episodes).mean()
 
-    return jax.vmap(one)(jnp.array(training.seeds), state.agent.learner.params)
+    return over_seeds(training, jax.vmap(one))(state)

@@ -1,5 +1,6 @@
 """The compiled part of the device loop: chunks of rounds, each some agent steps and then some gradient steps."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from dormant.scores import dormant_fraction, dormant_mask
 from .agents.dqn import DQNState, Losses
 from .envs.episode import EnvState, step_or_restart
 from .replay import Batch, ReplayState
-from .seeds import join_seeds, lanes, map_seeds, take_seed
+from .seeds import join_seeds, lanes, map_seeds, over_devices, take_seed
 
 TAUS = (0.0, 0.025, 0.1)
 Scores = dict[str, Float[Array, "*seeds neurons"]]
@@ -67,15 +68,27 @@ class Experience(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 2))
 def chunk(training: DeviceTraining, state: TrainState, warm_rounds: int) -> tuple[TrainState, dict[str, Array]]:
-    """A chunk whose first rounds only fill the replay: two scans, since a `cond` would copy the ring at every step."""
+    """A chunk whose first rounds only fill the replay."""
+    return over_seeds(training, partial(_chunk, training, warm_rounds))(state)
+
+
+def over_seeds(training: DeviceTraining, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of seeds, with an axis of them, and of a state as one of all the training's seeds and their state."""
+    return partial(over_devices(function, len(training.seeds)), jnp.array(training.seeds))
+
+
+def _chunk(
+    training: DeviceTraining, warm_rounds: int, seeds: Array, state: TrainState
+) -> tuple[TrainState, dict[str, Array]]:
+    """Two scans, since a `cond` would copy the ring at every step."""
     size = training.agent_steps_per_round
     rounds = training.log_period // size
     starts = state.agent_steps[0] + size * jnp.arange(rounds)
-    warm, learning = _parts((starts, _draws(training, starts)), warm_rounds)
+    warm, learning = _parts((starts, _draws(training, seeds, starts)), warm_rounds)
 
     minds, world = _minds(training, state), _world(state)
     world, experience = jax.lax.scan(partial(_collect, training, minds), world, warm)
-    metrics, losses = {}, Losses(*[jnp.full((1, len(training.seeds)), jnp.nan)] * 2)
+    metrics, losses = {}, Losses(*[jnp.full((1, len(seeds)), jnp.nan)] * 2)
     if warm_rounds < rounds:
         body = partial(_round, training, starts[-1])
         (world, minds), (more, losses) = jax.lax.scan(body, (world, minds), learning)
@@ -93,14 +106,14 @@ def chunk(training: DeviceTraining, state: TrainState, warm_rounds: int) -> tupl
     return state, metrics | _progress(state, experience, losses)
 
 
-def _draws(training: DeviceTraining, starts: Array) -> Draws:
+def _draws(training: DeviceTraining, seeds: Array, starts: Array) -> Draws:
     """Draws with axes rounds, steps of a round, seeds."""
 
     def draw(seed: Array, start: Array) -> Draws:
         return _draw(training, key_for(seed, "round", start))
 
     of_round = jax.vmap(draw, in_axes=(0, None), out_axes=1)
-    return jax.vmap(of_round, in_axes=(None, 0))(jnp.array(training.seeds), starts)
+    return jax.vmap(of_round, in_axes=(None, 0))(seeds, starts)
 
 
 def _parts(tree: Any, first: int) -> tuple[Any, Any]:
@@ -108,7 +121,7 @@ def _parts(tree: Any, first: int) -> tuple[Any, Any]:
 
 
 def _minds(training: DeviceTraining, state: TrainState) -> list[Mind]:
-    count = len(training.seeds)
+    count = len(state.agent_steps)
     scores = {layer.name: jnp.zeros((count, layer.width)) for layer in training.network.wiring.layers}
     return [Mind(*take_seed((state.agent, state.intervention, scores), lane)) for lane in range(lanes(count))]
 

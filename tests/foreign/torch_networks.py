@@ -16,9 +16,10 @@ ROWS = spaces.Box(-1, 1, (5,), np.float32)
 IMAGES = spaces.Box(0, 255, (3, 36, 36), np.uint8)
 DISCRETE, CONTINUOUS = spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32)
 WIDTHS = {"net_arch": [16, 16]}
-CNN = WIDTHS | {"features_extractor_kwargs": {"features_dim": 16}}
+CNN = {"features_extractor_kwargs": {"features_dim": 16}}
 NATURE = [f"features_extractor.{name}" for name in ("cnn.0", "cnn.2", "cnn.4", "linear.0")]
 
+# Each model gets a dictionary of its own: Stable-Baselines3 writes into it.
 # A network, inputs for it, and its layers.
 Built = tuple[nn.Module, tuple[Any, ...], list[str]]
 
@@ -45,21 +46,21 @@ def actions(count: int) -> torch.Tensor:
 def sb3_dqn() -> Built:
     from stable_baselines3 import DQN
 
-    model = DQN("MlpPolicy", Spaces(ROWS, DISCRETE), policy_kwargs=WIDTHS, buffer_size=10, device="cpu")
+    model = DQN("MlpPolicy", Spaces(ROWS, DISCRETE), policy_kwargs={**WIDTHS}, buffer_size=10, device="cpu")
     return model.q_net, (rows(),), ["q_net.0", "q_net.2"]
 
 
 def sb3_dqn_cnn() -> Built:
     from stable_baselines3 import DQN
 
-    model = DQN("CnnPolicy", Spaces(IMAGES, DISCRETE), policy_kwargs=CNN, buffer_size=10, device="cpu")
+    model = DQN("CnnPolicy", Spaces(IMAGES, DISCRETE), policy_kwargs=WIDTHS | CNN, buffer_size=10, device="cpu")
     return model.q_net, (images(),), [*NATURE, "q_net.0", "q_net.2"]
 
 
 def sb3_sac_actor() -> Built:
     from stable_baselines3 import SAC
 
-    model = SAC("MlpPolicy", Spaces(ROWS, CONTINUOUS), policy_kwargs=WIDTHS, buffer_size=10, device="cpu")
+    model = SAC("MlpPolicy", Spaces(ROWS, CONTINUOUS), policy_kwargs={**WIDTHS}, buffer_size=10, device="cpu")
     deterministic = True
     return model.actor, (rows(), deterministic), ["latent_pi.0", "latent_pi.2"]
 
@@ -67,14 +68,14 @@ def sb3_sac_actor() -> Built:
 def sb3_sac_critics() -> Built:
     from stable_baselines3 import SAC
 
-    model = SAC("MlpPolicy", Spaces(ROWS, CONTINUOUS), policy_kwargs=WIDTHS, buffer_size=10, device="cpu")
+    model = SAC("MlpPolicy", Spaces(ROWS, CONTINUOUS), policy_kwargs={**WIDTHS}, buffer_size=10, device="cpu")
     return model.critic, (rows(), actions(12)), ["qf0.0", "qf0.2", "qf1.0", "qf1.2"]
 
 
 def sb3_sac_critics_with_shared_encoder() -> Built:
     from stable_baselines3 import SAC
 
-    shared = CNN | {"share_features_extractor": True}
+    shared = WIDTHS | CNN | {"share_features_extractor": True}
     model = SAC("CnnPolicy", Spaces(IMAGES, CONTINUOUS), policy_kwargs=shared, buffer_size=10, device="cpu")
     return model.critic, (images(), actions(4)), [*NATURE, "qf0.0", "qf0.2", "qf1.0", "qf1.2"]
 
