@@ -6,22 +6,22 @@ from collections.abc import Sequence
 import tyro
 
 from dormant.cli import demo, doctor, scan, train
-from dormant.cli.refusal import refuse
+from dormant.cli.refusal import parsing
 
 COMMANDS = {"demo": demo.Demo, "train": train.Train, "scan": scan.Scan, "doctor": doctor.Doctor}
 
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code of the command that the arguments name: 0 done, 2 refused, 130 interrupted."""
-    # Orbax logs the stack trace of each failed write; the command line says the same in one line.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Orbax logs the stack trace of each failed write, and asyncio those of the others that were under way; the command
+    # line says the same in one line.
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     description = "Measure and cure dormant neurons in deep reinforcement learning."
-    try:
+    with parsing():
         command = tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="dormant", description=description, args=arguments
         )
-    except ValueError as error:  # from a specification that refuses its values; tyro itself exits with code 2
-        refuse(error)
     match command:
         case demo.Demo():
             return demo.demo(command)

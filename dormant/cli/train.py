@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dormant.cli.flags import Settings, environment, intervention
-from dormant.cli.refusal import refuse
+from dormant.cli.refusal import held_back, refuse
 from dormant.cli.startup import keep_compiled_code, pin, spread
 from dormant.lab.runner import FULL, run
 from dormant.lab.store import RunFolder, RunRefused
@@ -103,7 +103,7 @@ def train(flags: Train) -> int:
         refuse(error.args[0])
     try:
         done = RunFolder(flags.run_dir).done.exists()
-        with _progress(flags.steps) as update:
+        with _progress(flags.steps) as update, held_back():
             run(what, flags.run_dir, update, flags.checkpoint_seconds)
     except RunRefused as error:
         refuse(error)

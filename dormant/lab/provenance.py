@@ -39,21 +39,25 @@ def differences(old: Any, new: Any) -> list[str]:
     >>> differences({"tau": 0.1, "seeds": [0, 1]}, {"tau": 0.2, "seeds": [0, 1]})
     ['tau is 0.1 there and 0.2 here']
     """
-    there, here = dict(_settings(old)), dict(_settings(new))
-    names = [*there, *(name for name in here if name not in there)]
-    return [
-        f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
-        for name in names
-        if there.get(name) != here.get(name)
-    ]
+    return list(_differing(old, new))
 
 
-def _settings(description: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def _differing(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    # The settings of two classes have nothing to do with each other, so both are shown whole.
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("is") == new.get("is"):
+        for key in {**old, **new}:
+            yield from _differing(old.get(key, "absent"), new.get(key, "absent"), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name or 'the training'} is {_shown(old)} there and {_shown(new)} here"
+
+
+def _shown(description: Any) -> str:
     if isinstance(description, dict):
-        for key, item in description.items():
-            yield from _settings(item, f"{name}.{key}" if name else key)
-    else:
-        yield name, description
+        settings = (f"{name}={_shown(item)}" for name, item in description.items() if name != "is")
+        return f"{description.get('is', '')}({', '.join(settings)})"
+    if isinstance(description, list):
+        return f"[{', '.join(map(_shown, description))}]"
+    return str(description)
 
 
 def origin() -> dict[str, Any]:

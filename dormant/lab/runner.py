@@ -1,5 +1,7 @@
 """Runs a training inside a run folder: the same call starts it, resumes it, or finds it done."""
 
+import errno
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,8 +11,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dormant.lab.store import RunFolder, claimed
+from dormant.lab.store import RunFolder, RunRefused, claimed
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota or a file size limit
 Progress = Callable[[int], None]
 
 
@@ -89,15 +92,23 @@ def save(manager: ocp.CheckpointManager, agent_steps: int, state: Any) -> None:
     try:
         manager.save(agent_steps, args=ocp.args.StandardSave(_filled(state)))
     except ValueError as error:
-        if "No space left on device" in str(error):
-            raise OSError(28, "No space left on device", str(manager.directory)) from error
+        for number in FULL:
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(manager.directory)) from error
         raise
 
 
 def restore(manager: ocp.CheckpointManager, like: Any) -> Any:
-    """The newest state, with the structure, shapes and dtypes of `like`."""
-    shapes = jax.eval_shape(lambda: like)
-    saved = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(_filled(shapes)))
+    """The newest state, with the structure, shapes and dtypes of `like`. Raises RunRefused if it cannot be read."""
+    newest, shapes = manager.latest_step(), jax.eval_shape(lambda: like)
+    try:
+        saved = manager.restore(newest, args=ocp.args.StandardRestore(_filled(shapes)))
+    except Exception as error:  # Orbax raises many kinds for a damaged checkpoint
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        raise RunRefused(
+            f"the checkpoint {manager.directory / str(newest)} cannot be read ({said}). "
+            "Delete that folder: the same command continues from the one before it, or from the start."
+        ) from error
     return jax.tree_util.tree_map_with_path(lambda path, leaf: saved.get(_name(path), leaf), like)
 
 

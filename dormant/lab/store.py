@@ -89,9 +89,21 @@ def _append(file: Path, table: list[dict[str, Any]]) -> None:
 
 
 def rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The complete rows of a file; a last line without its end was cut off by a kill or a full disk."""
-    if file.exists():
-        yield from (json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n"))
+    """The complete rows of a file; a last line without its end was cut off by a kill or a full disk.
+
+    Raises RunRefused for any other line that is no row.
+    """
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    for number, line in enumerate(lines, start=1):
+        if line.endswith(b"\n"):
+            yield _read(line, f"line {number} of {file}")
+
+
+def _read(text: bytes, place: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError):
+        raise RunRefused(f"{place} is damaged; restore it, or choose another --run-dir.") from None
 
 
 def curve(folder: RunFolder, name: str) -> Curve:
@@ -122,7 +134,7 @@ def claimed(path: Path, training: Any) -> Iterator[RunFolder]:
     """The folder of this training, new or to be resumed, that no other process uses meanwhile.
 
     Raises RunRefused if the folder belongs to another configuration, with each difference; if another process
-    is running in it; if it holds something else.
+    is running in it; if it holds something else; if its spec.json is damaged.
     """
     folder = RunFolder(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -144,7 +156,8 @@ def _lock(handle: int, path: Path) -> None:
 
 def _settle(folder: RunFolder, configuration: Any) -> None:
     if folder.spec.exists():
-        changed = differences(json.loads(folder.spec.read_text())["training"], configuration)
+        known = _read(folder.spec.read_bytes(), str(folder.spec))
+        changed = differences(known.get("training"), configuration)
         if changed:
             raise RunRefused(
                 f"{folder.path} holds another configuration: {'; '.join(changed)}. Choose another --run-dir."
@@ -152,7 +165,9 @@ def _settle(folder: RunFolder, configuration: Any) -> None:
         return
     strangers = sorted(file.name for file in folder.path.iterdir() if file.name != "spec.json.part")
     if strangers:
-        raise RunRefused(f"{folder.path} is not a run folder: it has {strangers[0]} and no spec.json.")
+        raise RunRefused(
+            f"{folder.path} is not a run folder: it has {strangers[0]} and no spec.json. Choose another --run-dir."
+        )
     write_whole(folder.spec, json.dumps({"training": configuration, **origin()}, indent=1) + "\n")
 
 

@@ -9,6 +9,7 @@ import pytest
 from dormant import Chain, Every, Prune, ReDo, Reset, ShrinkPerturb, redo_as_published
 from dormant.cli import demo, run, startup, train
 from dormant.cli.flags import USES, Settings, intervention
+from dormant.cli.refusal import held_back
 from dormant.lab.store import RunFolder, RunRefused
 
 
@@ -18,6 +19,7 @@ def built(monkeypatch, tmp_path):
     trainings = []
     monkeypatch.setattr(train, "run", lambda training, *rest: trainings.append(training))
     monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
+    monkeypatch.setattr(train, "spread", lambda seeds: None)  # JAX has its devices already
 
     def build(*arguments):
         assert run(["train", "--run-dir", str(tmp_path / "run"), *arguments]) == 0
@@ -113,6 +115,8 @@ def test_weight_decay_is_the_papers_unless_it_is_set(built):
         (("--learning-rate", "0"), "learning_rate must be positive"),
         (("--tau", "0.1"), "--intervention none does not use --tau; it uses no setting"),
         (("--intervention", "redo", "--layers", "dens"), "'dens'"),
+        (("--checkpoint-seconds", "nan"), "--checkpoint-seconds must be at least 0, got nan"),
+        (("--checkpoint-seconds", "-1"), "--checkpoint-seconds must be at least 0, got -1.0"),
         (("--core", "4096"), "--core 4096 is not available"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -125,8 +129,9 @@ def test_bad_input_is_one_line_and_code_2(refused, arguments, message):
     ("fault", "message"),
     [
         (RunRefused("run holds another configuration: tau is 0 there and 0.1 here."), "tau is 0 there and 0.1 here"),
-        (PermissionError(13, "Permission denied", "/locked/run"), "/locked/run: Permission denied"),
-        (OSError(28, "No space left on device"), "No space left on device. What was written before is kept"),
+        (PermissionError(13, "Permission denied", "/locked/run"), "/locked/run: Permission denied. Choose another"),
+        (FileExistsError(17, "File exists", "/a/file"), "/a/file: File exists. Choose another --run-dir"),
+        (OSError(28, "No space left on device"), "No space left on device. What was written before is kept; free some"),
     ],
     ids=str,
 )
@@ -139,11 +144,56 @@ def test_a_folder_that_fails_is_one_line_and_code_2(refused, monkeypatch, fault,
     assert message in refusal()
 
 
-def test_unknown_flags_are_refused(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Expected one of {demo, train, scan, doctor}."),
+        (("trian",), "Available subcommands: demo, train, scan, doctor."),
+        (("train",), "Missing from dormant train: --run-dir PATH"),
+        (("train", "--run-dir", "x", "--learning-rat", "1"), "Perhaps you meant: --learning-rate FLOAT"),
+        (("train", "--run-dir", "x", "--intervention", "reddo"), "invalid choice 'reddo'"),
+        (("train", "--run-dir", "x", "--steps", "abc"), "Error parsing --steps: invalid literal"),
+        (("train", "--run-dir", "x", "--period", "1.5"), "from ['1.5']. Argument helptext"),
+    ],
+    ids=" ".join,
+)
+def test_what_the_parser_refuses_is_one_line_and_code_2(capsys, arguments, message):
     with pytest.raises(SystemExit) as exit:
-        run(["train", "--run-dir", "x", "--learning-rat", "1"])
+        run(arguments)
     assert exit.value.code == 2
-    assert "--learning-rate" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("dormant: ")
+    assert said.count("\n") == 1
+    assert message in said
+
+
+def test_what_libraries_say_of_a_refused_run_is_left_out_and_otherwise_kept(capsys):
+    with pytest.raises(OSError), held_back():
+        print("Traceback", file=sys.stderr)
+        raise OSError(28, "No space left on device")
+    with pytest.raises(ZeroDivisionError), held_back():
+        print("a hint", file=sys.stderr)
+        raise ZeroDivisionError
+    with held_back():
+        print("a warning", file=sys.stderr)
+    assert capsys.readouterr().err == "a hint\na warning\n"
+
+
+@pytest.mark.parametrize("moment", ["import", "run"])
+def test_an_interrupt_at_any_time_is_one_line_and_code_130(moment):
+    cli = """
+import os, signal, types
+def interrupt(): os.kill(os.getpid(), signal.SIGINT)
+class Cli(types.ModuleType):
+    @property
+    def run(self):
+        if moment == "import": interrupt()
+        return lambda arguments: interrupt()
+"""
+    program = f"import sys; moment = {moment!r}\n{cli}\nsys.modules['dormant.cli'] = Cli('dormant.cli')\n"
+    program += "from dormant.__main__ import main; main()"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (answer.returncode, answer.stderr) == (130, "dormant: interrupted.\n")
 
 
 def test_an_interrupted_run_says_how_to_continue(monkeypatch, capsys, tmp_path):
@@ -152,6 +202,7 @@ def test_an_interrupted_run_says_how_to_continue(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(train, "run", interrupt)
     monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
+    monkeypatch.setattr(train, "spread", lambda seeds: None)  # JAX has its devices already
     assert run(["train", "--run-dir", str(tmp_path)]) == 130
     assert "the same command continues" in capsys.readouterr().err
 
@@ -160,7 +211,20 @@ def test_a_finished_run_says_so(built, capsys, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "done").touch()
     built()
-    assert "is already done" in capsys.readouterr().out
+    assert "was already done" in capsys.readouterr().out
+
+
+def test_a_finished_run_of_another_configuration_is_not_called_done(built, monkeypatch, capsys, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "done").touch()
+
+    def refuse(*arguments):
+        raise RunRefused("another configuration")
+
+    monkeypatch.setattr(train, "run", refuse)
+    with pytest.raises(SystemExit):
+        built()
+    assert "already done" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("package", "extra"), [("tyro", "cli"), ("rich", "cli")])

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from dormant.lab import runner, store
+from dormant.lab.provenance import differences
 from dormant.lab.report import final, summary
 from dormant.lab.statistics import mean_interval
 from dormant.lab.store import RunRefused, claimed, curve, layers, rows
@@ -153,8 +155,52 @@ def test_a_folder_of_another_configuration_is_refused_with_the_difference(whole)
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunRefused, match=r"not a run folder: it has thesis.tex and no spec.json"):
+    with pytest.raises(RunRefused, match=r"not a run folder: it has thesis.tex and no spec.json. Choose another"):
         runner.run(Walk(), tmp_path)
+
+
+def test_settings_of_another_class_are_shown_whole():
+    old, new = {"is": "Chain", "links": []}, {"is": "Every", "period": 5, "what": {"is": "ReDo", "layers": ["a"]}}
+    difference = "plan is Chain(links=[]) there and Every(period=5, what=ReDo(layers=[a])) here"
+    assert differences({"plan": old}, {"plan": new}) == [difference]
+
+
+@pytest.mark.parametrize("content", ['{"training": {"is"', "null", ""], ids=str)
+def test_a_damaged_specification_is_refused(whole, content):
+    whole.spec.write_text(content)
+    with pytest.raises(RunRefused, match=r"spec.json is damaged; restore it, or choose another --run-dir"):
+        runner.run(Walk(), whole.path)
+
+
+def test_a_damaged_row_is_refused_and_kept(tmp_path):
+    with pytest.raises(Killed):
+        runner.run(Walk(), tmp_path / "run", kill_at(8), 0.0)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + "\x00\x00\n")
+    before = metrics.read_bytes()
+    with pytest.raises(RunRefused, match=r"line 7 of .*metrics.jsonl is damaged"):
+        runner.run(Walk(), tmp_path / "run")
+    assert metrics.read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_continues(whole, tmp_path):
+    with pytest.raises(Killed):
+        runner.run(Walk(), tmp_path / "run", kill_at(20), 0.0)
+    newest = max((tmp_path / "run" / "checkpoint").iterdir(), key=lambda folder: int(folder.name))
+    (newest / "default" / "_METADATA").write_text("?")
+    with pytest.raises(RunRefused, match=rf"{newest} cannot be read .* Delete that folder"):
+        runner.run(Walk(), tmp_path / "run")
+    shutil.rmtree(newest)
+    assert files(runner.run(Walk(), tmp_path / "run")) == files(whole)
+
+
+def test_a_file_size_limit_is_an_os_error(tmp_path, monkeypatch):
+    def too_large(manager, step, **arguments):
+        raise ValueError("Failed to write 4096 bytes to file 7: File too large")
+
+    monkeypatch.setattr(runner.ocp.CheckpointManager, "save", too_large)
+    with pytest.raises(OSError, match="File too large"):
+        runner.run(Walk(), tmp_path / "run")
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
