@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 from dormant.surgery import Learner
 
 from ..atari_networks import ImpalaResNet, NatureCNN
-from ..atari_networks import ImpalaResNet, NatureCNN
 from ..networks import MLP, MinAtarCNN, Params
 from ..replay import Batch
 
