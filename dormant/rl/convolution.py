@@ -1,4 +1,4 @@
-"""The convolution of the Atari networks, with gradients that a CPU computes in its own way."""
+"""The convolution of the Atari networks, and one whose input gradient is a matrix product."""
 
 from functools import partial
 from typing import Literal
@@ -14,19 +14,14 @@ Maps = Float[Array, "batch rows columns filters"]
 
 
 def convolve(images: Image, kernel: Kernel, stride: int = 1, padding: Padding = "SAME") -> Maps:
-    """Images convolved with a kernel.
-
-    On CPU its input gradient is a matrix product; elsewhere every direction is XLA's. Both agree to float32 rounding.
+    """Images convolved with a kernel: XLA's own convolution in every direction, on every backend.
 
     >>> convolve(jnp.ones((1, 4, 4, 1)), jnp.ones((2, 2, 1, 1)), stride=2)[0, :, :, 0].tolist()
     [[4.0, 4.0], [4.0, 4.0]]
+
+    No product of patches beat it in a whole gradient step: see `benchmarks/atari_dqn.py`, which also measures
+    `with_product_gradient`.
     """
-    chosen = with_product_gradient if jax.default_backend() == "cpu" else plain
-    return chosen(images, kernel, stride, padding)
-
-
-def plain(images: Image, kernel: Kernel, stride: int, padding: Padding) -> Maps:
-    """XLA's own convolution, in every direction."""
     numbers = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(images, kernel, (stride, stride), padding, dimension_numbers=numbers)
 
@@ -34,16 +29,16 @@ def plain(images: Image, kernel: Kernel, stride: int, padding: Padding) -> Maps:
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def with_product_gradient(images: Image, kernel: Kernel, stride: int, padding: Padding) -> Maps:
     """XLA's convolution, whose input gradient is one matrix product and a sum of shifted maps."""
-    return plain(images, kernel, stride, padding)
+    return convolve(images, kernel, stride, padding)
 
 
 def _forward(images: Array, kernel: Array, stride: int, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
-    return plain(images, kernel, stride, padding), (images, kernel)
+    return convolve(images, kernel, stride, padding), (images, kernel)
 
 
 def _backward(stride: int, padding: Padding, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     images, kernel = kept
-    weights = jax.vjp(lambda kernel: plain(images, kernel, stride, padding), kernel)[1](gradient)[0]
+    weights = jax.vjp(lambda kernel: convolve(images, kernel, stride, padding), kernel)[1](gradient)[0]
     return input_gradient(gradient, kernel, images.shape, stride, padding), weights
 
 
