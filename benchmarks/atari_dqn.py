@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
@@ -64,17 +63,6 @@ def ours() -> Step:
         return state
 
     return step
-
-
-def product_gradient() -> Step:
-    """The same update with input gradients as matrix products."""
-    from dormant.rl import atari_networks, convolution
-
-    def chosen(images: Any, kernel: Any, stride: int = 1, padding: Any = "SAME") -> Any:
-        return convolution.with_product_gradient(images, kernel, stride, padding)
-
-    with mock.patch.object(atari_networks, "convolve", chosen):
-        return ours()
 
 
 def reference() -> Step:
@@ -162,7 +150,6 @@ def matmul() -> Step:
 # The rows of the loop (agent steps/s at replay ratios 0.25 and 1, with and without ReDo) go here too.
 ROWS: dict[str, Callable[[], Step]] = {
     "ours": ours,
-    "input gradient by matmul": product_gradient,
     "reference's style": reference,
     "PyTorch, channels last": pytorch,
 }
