@@ -145,6 +145,14 @@ class FrameReplay:
         """Observations at the places `uniform`, numbers in [0, 1)."""
         return self._observations(ring, self._starts(added, uniform), 0)
 
+    def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
+        """Whether all that is drawn when `added` steps are in the ring is in it when only the first `there` are.
+
+        >>> FrameReplay(capacity=100).drawn_before(50, np.array([0.1, 0.9]), there=49)
+        True
+        """
+        return bool((self._starts(added, uniform) + self.n_step <= there).all())
+
     def room(self, added: int, saved: int) -> int:
         """How many more steps may be added before a checkpoint, when the last one was made after `saved`.
 

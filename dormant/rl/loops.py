@@ -45,16 +45,7 @@ class DeviceTraining:
     eval_epsilon: float = 0.001
 
     def __post_init__(self) -> None:
-        _check_ratio(self.replay_ratio)
-        for whole, part in (
-            ("agent_steps", "log_period"),
-            ("log_period", "agent_steps_per_round"),
-            ("eval_period", "log_period"),
-        ):
-            if getattr(self, part) < 1 or getattr(self, whole) < 1 or getattr(self, whole) % getattr(self, part):
-                raise ValueError(
-                    f"{whole} must be a multiple of {part}, got {getattr(self, whole)} and {getattr(self, part)}."
-                )
+        check_schedule(self)
         if min(self.score_batch, self.eval_episodes, len(self.seeds)) < 1:
             raise ValueError(f"score_batch, eval_episodes and the number of seeds must be at least 1, got {self}.")
 
@@ -117,6 +108,19 @@ class DeviceTraining:
     def agent_steps_done(self, state: TrainState) -> int:
         """Agent steps behind a state, the same for every seed."""
         return int(state.agent_steps[0])
+
+
+def check_schedule(training: Any) -> None:
+    """Raises ValueError for a replay ratio or for lengths in agent steps that do not fit together."""
+    _check_ratio(training.replay_ratio)
+    for whole, part in (
+        ("agent_steps", "log_period"),
+        ("log_period", "agent_steps_per_round"),
+        ("eval_period", "log_period"),
+    ):
+        long, short = getattr(training, whole), getattr(training, part)
+        if short < 1 or long < 1 or long % short:
+            raise ValueError(f"{whole} must be a multiple of {part}, got {long} and {short}.")
 
 
 def _check_ratio(ratio: float) -> None:

@@ -54,7 +54,7 @@ class DQN:
     clip_rewards: bool = True
     replay_capacity: int = 1_000_000  # agent steps, as are the four below
     min_replay: int = 20_000
-    target_period: int = 8_000  # at replay ratio 0.25; the paper keeps 2,000 gradient steps between two copies
+    target_period: int = 8_000  # the paper keeps 2,000 gradient steps between two copies: 8,000 at replay ratio 0.25
     epsilon_steps: int = 250_000
     epsilon_end: float = 0.01
 
