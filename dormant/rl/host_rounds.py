@@ -71,6 +71,8 @@ class _Chunk:
         # Copies, because each gradient step takes over the memory of what it changes.
         self.minds = jax.tree.map(jnp.copy, minds_of(training, state))
         self.totals = np.array(state.episode_return)
+        # An argument of what is compiled, because XLA may fold a constant, and with it what a network makes of it.
+        self.blank = jnp.zeros((training.score_batch, *training.env.observation_shape), jnp.uint8)
         self.gradient_steps = int(state.gradient_steps[0])
         self.experience: list[Experience] = []
         self.losses: list[Losses] = []
@@ -103,7 +105,9 @@ class _Chunk:
         updates = range(self.gradient_steps + 1, self.gradient_steps + 1 + training.gradient_steps_per_round)
         looks = last or any(may_change(training.intervention, step) for step in updates)
         batch = self.early or self._batch(number, added)
-        states = drawn(training.replay.states, self.stage.rings, added, self.numbers.score[number]) if looks else None
+        states = (
+            drawn(training.replay.states, self.stage.rings, added, self.numbers.score[number]) if looks else self.blank
+        )
         start = added - training.agent_steps_per_round
         self.minds, losses = _learn(training, looks, self.minds, np.int32(start), batch, states, np.bool_(last))
         if added // training.agent.target_period > start // training.agent.target_period:
@@ -195,20 +199,21 @@ def _learn(
         lasts = last & (jnp.arange(len(keys)) == len(keys) - 1)
         minds, losses = jax.lax.scan(partial(gradient_step, training), minds, ((batch, states), keys, lasts))
     else:
-        minds, losses = jax.lax.scan(partial(_unseen_step, training), minds, (batch, keys))
+        minds, losses = jax.lax.scan(partial(_unseen_step, training, states), minds, (batch, keys))
     return minds, jax.tree.map(lambda x: x.mean(0), losses)
 
 
-def _unseen_step(training: HostTraining, minds: list[Mind], xs: tuple[Batch, Array]) -> tuple[list[Mind], Losses]:
-    learn = map_seeds(partial(_learn_unseen, training))
+def _unseen_step(
+    training: HostTraining, blank: Array, minds: list[Mind], xs: tuple[Batch, Array]
+) -> tuple[list[Mind], Losses]:
+    learn = map_seeds(partial(_learn_unseen, training, blank))
     pairs = [learn(mind, *take_seed(xs, lane)) for lane, mind in enumerate(minds)]
     return [mind for mind, _ in pairs], join_seeds([losses for _, losses in pairs])
 
 
-def _learn_unseen(training: HostTraining, mind: Mind, batch: Batch, key: Array) -> tuple[Mind, Losses]:
+def _learn_unseen(training: HostTraining, blank: Array, mind: Mind, batch: Batch, key: Array) -> tuple[Mind, Losses]:
     """A gradient step at which the intervention only counts: a `cond` of it would copy the learner at every step."""
     agent, losses = training.agent.update(mind.agent, batch)
-    blank = jnp.zeros((training.score_batch, *training.env.observation_shape), training.env.observation_dtype)
     _, inner = training.intervention.update(key, agent.learner, mind.intervention, training.network, blank)
     return Mind(agent, inner, mind.scores), losses
 
