@@ -16,7 +16,7 @@ EXTRAS = {
     "core": ("jax", "jaxlib", "numpy", "optax", "jaxtyping"),
     "cli": ("tyro", "rich", "matplotlib", "orbax-checkpoint"),
     "minatar": ("pgx",),
-    "atari": ("ale-py", "gymnasium"),
+    "atari": ("ale-py", "opencv-python-headless"),
     "mujoco": ("mujoco", "gymnasium"),
     "torch": ("torch",),
     "ray": ("ray",),

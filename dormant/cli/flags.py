@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dormant import Chain, Every, Intervention, Prune, ReDo, Reset, ShrinkPerturb, redo_as_published
+from dormant.rl.agents.dqn import DQN
+from dormant.rl.envs.atari import Atari
+from dormant.rl.envs.atari_scores import SCORES
 from dormant.rl.envs.minatar import GAMES, MinAtar
+
+ATARI = "ALE/"
+PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN, as others quote its appendix
 
 Name = Literal["none", "redo", "redo-as-published", "reset", "prune", "shrink-perturb", "weight-decay"]
 
@@ -76,7 +82,7 @@ def intervention(settings: Settings) -> Intervention:
         case "redo-as-published":
             what = redo_as_published(**given)
         case "reset":
-            # The paper resets the penultimate layer; the period is the best that it tried, as others quote its appendix.
+            # The paper resets the penultimate layer; the period is its best, as others quote its appendix.
             what, schedule = Reset(**{"layers": ("dense",), **given}), {"period": 100_000, **schedule}
         case "shrink-perturb":
             what = ShrinkPerturb(**given)
@@ -96,14 +102,36 @@ def _flag(setting: str) -> str:
     return "--" + setting.replace("_", "-")
 
 
-def environment(name: str, **settings: Any) -> MinAtar:
+def agent_for(agent: DQN, settings: Settings) -> DQN:
+    """The agent with the paper's weight decay, if that is the intervention and no other was set."""
+    if settings.intervention == "weight-decay" and agent.weight_decay == 0:
+        return dataclasses.replace(agent, weight_decay=PAPER_WEIGHT_DECAY)
+    return agent
+
+
+def seeds_of(number: int) -> tuple[int, ...]:
+    """So many seeds. Raises ValueError if it is less than one."""
+    if number < 1:
+        raise ValueError(f"--seeds must be at least 1, got {number}.")
+    return tuple(range(number))
+
+
+def check_seconds(seconds: float) -> None:
+    """Raises ValueError unless checkpoints can be so far apart."""
+    if not seconds >= 0:  # NaN is not, and would never be due
+        raise ValueError(f"--checkpoint-seconds must be at least 0, got {seconds}.")
+
+
+def environment(name: str, **settings: Any) -> MinAtar | Atari:
     """The environment of that name. Raises ValueError, with the nearest names, if there is none.
 
-    >>> environment("MinAtar/Breakout", sticky=0.0).game
-    'Breakout'
+    >>> environment("MinAtar/Breakout", sticky=0.0).game, environment("ALE/Pong").game
+    ('Breakout', 'Pong')
     """
+    if name.startswith(ATARI):
+        return Atari(name.removeprefix(ATARI), **settings)
     names = [f"MinAtar/{game}" for game in GAMES]
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=2, cutoff=0.7) or names
+        near = difflib.get_close_matches(name, [*names, *(ATARI + game for game in SCORES)], n=2, cutoff=0.7) or names
         raise ValueError(f"unknown environment {name!r}; did you mean {' or '.join(near)}?")
     return MinAtar(game=name.removeprefix("MinAtar/"), **settings)

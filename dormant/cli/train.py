@@ -1,29 +1,25 @@
 """`dormant train`: one agent, one environment, one intervention, several seeds."""
 
-import dataclasses
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import jax
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dormant.cli.flags import Settings, environment, intervention
+from dormant.cli.atari import TrainAtari, atari_training
+from dormant.cli.flags import Settings, agent_for, check_seconds, environment, intervention, seeds_of
+from dormant.cli.following import following
 from dormant.cli.refusal import held_back, refuse
 from dormant.cli.startup import keep_compiled_code, pin, spread
 from dormant.lab.runner import FULL, run
 from dormant.lab.store import RunFolder, RunRefused
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.envs.minatar import MinAtar
+from dormant.rl.host_loop import HostTraining
 from dormant.rl.loops import DeviceTraining
 from dormant.rl.presets import minatar_dqn
-
-PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN, as others quote its appendix
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Train:
     run_dir: Path
     """Folder of the run: created, resumed, or left alone if it is done."""
     env: str = "MinAtar/Asterix"
-    """Environment."""
+    """Environment. Atari games, ALE/DemonAttack for one, have flags of their own: add --env ALE/DemonAttack."""
     sticky: float = MinAtar.sticky
     """Probability that the environment repeats the last action instead of the chosen one."""
     time_limit: int = MinAtar.time_limit
@@ -66,21 +62,15 @@ class Train:
 
 def training(flags: Train) -> DeviceTraining:
     """The training that the flags describe. Raises ValueError for a value that it does not accept."""
-    if flags.seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, got {flags.seeds}.")
-    if not flags.checkpoint_seconds >= 0:  # NaN is not, and would never be due
-        raise ValueError(f"--checkpoint-seconds must be at least 0, got {flags.checkpoint_seconds}.")
-    agent = flags.agent
-    if flags.settings.intervention == "weight-decay" and agent.weight_decay == 0:
-        agent = dataclasses.replace(agent, weight_decay=PAPER_WEIGHT_DECAY)
+    env = environment(flags.env, sticky=flags.sticky, time_limit=flags.time_limit)
     return DeviceTraining(
-        agent=agent,
-        env=environment(flags.env, sticky=flags.sticky, time_limit=flags.time_limit),
+        agent=agent_for(flags.agent, flags.settings),
+        env=env,  # pyright: ignore[reportArgumentType]  # Atari's flags are `TrainAtari`
         intervention=intervention(flags.settings),
         replay_ratio=flags.replay_ratio,
         agent_steps=flags.steps,
         log_period=flags.log_period,
-        seeds=tuple(range(flags.seeds)),
+        seeds=seeds_of(flags.seeds),
         score_batch=flags.score_batch,
         eval_episodes=flags.eval_episodes,
         eval_period=flags.eval_period,
@@ -88,22 +78,16 @@ def training(flags: Train) -> DeviceTraining:
     )
 
 
-def train(flags: Train) -> int:
+def train(flags: Train | TrainAtari) -> int:
     """Runs the training to its end: 0 when it is done, 130 when it was interrupted."""
+    folder = RunFolder(flags.run_dir)
     try:
-        if flags.core is None:
-            spread(flags.seeds)
-        else:
-            pin(flags.core)
-        keep_compiled_code()
-        what = training(flags)
-        # Whether the intervention fits the network shows when both are put together; this computes nothing.
-        jax.eval_shape(what.init)
+        what = _prepared(flags, folder)
     except (ValueError, OverflowError, KeyError, ImportError) as error:
         refuse(error.args[0])
     try:
-        done = RunFolder(flags.run_dir).done.exists()
-        with _progress(flags.steps) as update, held_back():
+        done = folder.done.exists()
+        with following(folder, flags.steps, frames=isinstance(flags, TrainAtari)) as update, held_back():
             run(what, flags.run_dir, update, flags.checkpoint_seconds)
     except RunRefused as error:
         refuse(error)
@@ -117,21 +101,23 @@ def train(flags: Train) -> int:
     return 0
 
 
+def _prepared(flags: Train | TrainAtari, folder: RunFolder) -> DeviceTraining | HostTraining:
+    """The training, once it is certain that it can run here."""
+    check_seconds(flags.checkpoint_seconds)
+    if flags.core is not None:
+        pin(flags.core)
+    elif isinstance(flags, Train):
+        spread(flags.seeds)
+    keep_compiled_code()
+    what = training(flags) if isinstance(flags, Train) else atari_training(flags)
+    # Whether the intervention fits the network shows when both are put together; this computes nothing.
+    jax.eval_shape(what.init)
+    if isinstance(what, HostTraining) and not folder.done.exists():
+        what.refuse_without_room(folder.replay)
+    return what
+
+
 def _way_out(error: OSError) -> str:
     if error.errno in FULL:
         return "What was written before is kept; free some space, and the same command continues from it."
     return "Choose another --run-dir, or mend this one: what was written before is kept."
-
-
-@contextmanager
-def _progress(steps: int) -> Iterator[Callable[[int], None]]:
-    columns = (
-        TextColumn("agent steps"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("time left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console()) as bars:
-        task = bars.add_task("training", total=steps)
-        yield lambda done: bars.update(task, completed=done)

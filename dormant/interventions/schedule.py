@@ -53,15 +53,21 @@ class Every:
         self, key: Array, learner: Learner, state: Scheduled, network: Network, *inputs: Any
     ) -> tuple[Learner, Scheduled]:
         step = state.gradient_steps + 1
-        due = (step % self.period == 0) & (step >= self.start)
-        if self.stop is not None:
-            due &= step < self.stop
 
         def change() -> tuple[Learner, Any]:
             return self.what.update(key, learner, state.inner, network, *inputs)
 
-        learner, inner = when(due, change, (learner, state.inner))
+        learner, inner = when(self.due(step), change, (learner, state.inner))
         return learner, Scheduled(step, inner)
+
+    def due(self, step: Any) -> Any:
+        """Whether it acts at that gradient step, a number or an array.
+
+        >>> Every(10, Chain(), stop=30).due(20), Every(10, Chain(), stop=30).due(30)
+        (True, False)
+        """
+        due = (step % self.period == 0) & (step >= self.start)
+        return due if self.stop is None else due & (step < self.stop)
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -92,6 +98,23 @@ class Chain:
             learner, inner = link.update(jax.random.fold_in(key, index), learner, inner, network, *inputs)
             states.append(inner)
         return learner, tuple(states)
+
+
+def may_change(intervention: Intervention, step: int) -> bool:
+    """Whether an intervention may change a learner at that gradient step; where it may not, it looks at no inputs.
+
+    >>> from dormant import Prune, ReDo
+    >>> redo = Every(1_000, ReDo())
+    >>> may_change(redo, 999), may_change(Chain(redo), 1_000), may_change(Prune(), 1), may_change(Chain(), 1)
+    (False, True, True, False)
+    """
+    match intervention:
+        case Every():
+            return bool(intervention.due(step))
+        case Chain(links=links):
+            return any(may_change(link, step) for link in links)
+        case _:
+            return True
 
 
 def when(due: Bool[Array, ""], change: Callable[[], PyTree[Array]], unchanged: PyTree[Array]) -> PyTree[Array]:

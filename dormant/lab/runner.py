@@ -31,8 +31,34 @@ class Training(Protocol):
     def agent_steps_done(self, state: Any) -> int: ...
 
 
+@runtime_checkable
+class FilingTraining(Protocol):
+    """A training that keeps part of what it goes on from in files, which are too large for every checkpoint."""
+
+    @property
+    def agent_steps(self) -> int: ...
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+    def init(self) -> Any: ...
+    def agent_steps_done(self, state: Any) -> int: ...
+    def open(self, folder: Path, state: Any) -> "FilingLoop": ...  # raises ValueError where the folder does not fit
+
+
+@runtime_checkable
+class FilingLoop(Protocol):
+    """An opened training. A saved state can be gone on from until `save_due`; `flush` comes before each checkpoint."""
+
+    def measure(self, state: Any) -> Mapping[str, Any]: ...
+    def advance(self, state: Any) -> tuple[Any, Mapping[str, Any]]: ...
+    def save_due(self, done: int, saved: int) -> bool: ...
+    def flush(self) -> None: ...
+
+
 def run(
-    training: Training, path: Path, progress: Progress = lambda agent_steps: None, checkpoint_seconds: float = 30.0
+    training: Training | FilingTraining,
+    path: Path,
+    progress: Progress = lambda agent_steps: None,
+    checkpoint_seconds: float = 30.0,
 ) -> RunFolder:
     """The folder of the finished run. A run that was killed continues from its last checkpoint.
 
@@ -50,32 +76,58 @@ def run(
 
 
 def _train(
-    training: Training, folder: RunFolder, manager: ocp.CheckpointManager, progress: Progress, period: float
+    training: Training | FilingTraining,
+    folder: RunFolder,
+    manager: ocp.CheckpointManager,
+    progress: Progress,
+    period: float,
 ) -> None:
     state = _restored(training, folder, manager)
-    done, saved_at = training.agent_steps_done(state), time.monotonic()
+    loop = _opened(training, folder, state)
+    done, saved, saved_at = training.agent_steps_done(state), training.agent_steps_done(state), time.monotonic()
+    if manager.latest_step() is None:
+        # Dormancy does not begin at zero, so the curves begin before the first step.
+        start = np.zeros(len(training.seeds), int)
+        folder.append({"agent_steps": start, "gradient_steps": start, **loop.measure(state)}, training.seeds)
     progress(done)
     while done < training.agent_steps:
-        state, metrics = training.advance(state)
+        state, metrics = loop.advance(state)
         done = training.agent_steps_done(state)
         # Rows first: a checkpoint then never knows of a step whose metrics are missing.
         folder.append(metrics, training.seeds)
-        if done >= training.agent_steps or time.monotonic() - saved_at >= period:
+        if done >= training.agent_steps or time.monotonic() - saved_at >= period or _save_due(loop, done, saved):
+            _flush(loop)
             save(manager, done, state)
-            saved_at = time.monotonic()
+            saved, saved_at = done, time.monotonic()
         progress(done)
 
 
-def _restored(training: Training, folder: RunFolder, manager: ocp.CheckpointManager) -> Any:
+def _opened(training: Training | FilingTraining, folder: RunFolder, state: Any) -> Training | FilingLoop:
+    if not isinstance(training, FilingTraining):
+        return training
+    try:
+        return training.open(folder.replay, state)
+    except ValueError as error:
+        raise RunRefused(str(error)) from error
+
+
+def _save_due(loop: Training | FilingLoop, done: int, saved: int) -> bool:
+    return isinstance(loop, FilingLoop) and loop.save_due(done, saved)
+
+
+def _flush(loop: Training | FilingLoop) -> None:
+    if isinstance(loop, FilingLoop):
+        loop.flush()
+
+
+def _restored(training: Training | FilingTraining, folder: RunFolder, manager: ocp.CheckpointManager) -> Any:
+    """The state of the last checkpoint, and no rows after it."""
     state = training.init()
-    if manager.latest_step() is not None:
-        state = restore(manager, state)
-        folder.forget_after(training.agent_steps_done(state))
+    if manager.latest_step() is None:
+        folder.forget_after(-1)
         return state
-    folder.forget_after(-1)
-    # Dormancy does not begin at zero, so the curves begin before the first step.
-    start = np.zeros(len(training.seeds), int)
-    folder.append({"agent_steps": start, "gradient_steps": start, **training.measure(state)}, training.seeds)
+    state = restore(manager, state)
+    folder.forget_after(training.agent_steps_done(state))
     return state
 
 

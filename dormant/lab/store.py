@@ -4,6 +4,7 @@ spec.json       the full configuration, and the code and machine that ran it fir
 metrics.jsonl   one row per log point and seed, appended and flushed
 scores.jsonl    the neuron scores of every layer at the same points
 checkpoint/     the last two states, each there completely or not at all
+replay/         the frames of a run whose replay lies in files
 done            written last
 """
 
@@ -55,6 +56,10 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         return self.path / "checkpoint"
+
+    @property
+    def replay(self) -> Path:
+        return self.path / "replay"
 
     @property
     def done(self) -> Path:

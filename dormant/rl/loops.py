@@ -45,25 +45,7 @@ class DeviceTraining:
     eval_epsilon: float = 0.001
 
     def __post_init__(self) -> None:
-        _check_ratio(self.replay_ratio)
-        for whole, part in (
-            ("agent_steps", "log_period"),
-            ("log_period", "agent_steps_per_round"),
-            ("eval_period", "log_period"),
-        ):
-            if getattr(self, part) < 1 or getattr(self, whole) < 1 or getattr(self, whole) % getattr(self, part):
-                raise ValueError(
-                    f"{whole} must be a multiple of {part}, got {getattr(self, whole)} and {getattr(self, part)}."
-                )
-        for name, number in (
-            ("score_batch", self.score_batch),
-            ("eval_episodes", self.eval_episodes),
-            ("the number of seeds", len(self.seeds)),
-        ):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}.")
-        if not 0 <= self.eval_epsilon <= 1:
-            raise ValueError(f"eval_epsilon must lie between 0 and 1, got {self.eval_epsilon}.")
+        check_schedule(self, "eval_episodes")
 
     @property
     def agent_steps_per_round(self) -> int:
@@ -124,6 +106,26 @@ class DeviceTraining:
     def agent_steps_done(self, state: TrainState) -> int:
         """Agent steps behind a state, the same for every seed."""
         return int(state.agent_steps[0])
+
+
+def check_schedule(training: Any, evaluation: str) -> None:
+    """Raises ValueError for numbers that do not fit together; `evaluation` names the length of an evaluation."""
+    _check_ratio(training.replay_ratio)
+    for whole, part in (
+        ("agent_steps", "log_period"),
+        ("log_period", "agent_steps_per_round"),
+        ("eval_period", "log_period"),
+    ):
+        long, short = getattr(training, whole), getattr(training, part)
+        if short < 1 or long < 1 or long % short:
+            raise ValueError(f"{whole} must be a multiple of {part}, got {long} and {short}.")
+    for name in ("score_batch", evaluation):
+        if getattr(training, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(training, name)}.")
+    if not training.seeds:
+        raise ValueError("seeds must hold at least one number, got none.")
+    if not 0 <= training.eval_epsilon <= 1:
+        raise ValueError(f"eval_epsilon must lie between 0 and 1, got {training.eval_epsilon}.")
 
 
 def _check_ratio(ratio: float) -> None:

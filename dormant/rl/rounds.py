@@ -18,7 +18,7 @@ from .seeds import join_seeds, lanes, map_seeds, over_devices, take_seed
 
 TAUS = (0.0, 0.025, 0.1)
 Scores = dict[str, Float[Array, "*seeds neurons"]]
-DeviceTraining = Any  # the class of that name, whose module imports this one
+DeviceTraining = Any  # the class of that name, or HostTraining; their modules import this one
 
 
 class TrainState(NamedTuple):
@@ -27,7 +27,7 @@ class TrainState(NamedTuple):
     agent: DQNState
     intervention: Any
     env: EnvState
-    replay: ReplayState
+    replay: Any  # a ReplayState, or nothing where the ring lies in files
     episode_return: Float[Array, "..."]
     agent_steps: Int[Array, "..."]
     gradient_steps: Int[Array, "..."]
@@ -84,9 +84,9 @@ def _chunk(
     size = training.agent_steps_per_round
     rounds = training.log_period // size
     starts = state.agent_steps[0] + size * jnp.arange(rounds)
-    warm, learning = _parts((starts, _draws(training, seeds, starts)), warm_rounds)
+    warm, learning = _parts((starts, draws_of(training, seeds, starts)), warm_rounds)
 
-    minds, world = _minds(training, state), _world(state)
+    minds, world = minds_of(training, state), _world(state)
     world, experience = jax.lax.scan(partial(_collect, training, minds), world, warm)
     metrics, losses = {}, Losses(*[jnp.full((1, len(seeds)), jnp.nan)] * 2)
     if warm_rounds < rounds:
@@ -103,16 +103,16 @@ def _chunk(
         state.agent_steps + training.log_period,
         state.gradient_steps + (rounds - warm_rounds) * training.gradient_steps_per_round,
     )
-    return state, metrics | _progress(state, experience, losses)
+    return state, metrics | progress(state, experience, losses)
 
 
-def _draws(training: DeviceTraining, seeds: Array, starts: Array) -> Draws:
+def draws_of(training: DeviceTraining, seeds: Array, starts: Array) -> Draws:
     """Draws with axes rounds, steps of a round, seeds."""
 
-    def draw(seed: Array, start: Array) -> Draws:
-        return _draw(training, key_for(seed, "round", start))
+    def of_seed(seed: Array, start: Array) -> Draws:
+        return draw(training, key_for(seed, "round", start))
 
-    of_round = jax.vmap(draw, in_axes=(0, None), out_axes=1)
+    of_round = jax.vmap(of_seed, in_axes=(0, None), out_axes=1)
     return jax.vmap(of_round, in_axes=(None, 0))(seeds, starts)
 
 
@@ -120,7 +120,8 @@ def _parts(tree: Any, first: int) -> tuple[Any, Any]:
     return jax.tree.map(lambda x: x[:first], tree), jax.tree.map(lambda x: x[first:], tree)
 
 
-def _minds(training: DeviceTraining, state: TrainState) -> list[Mind]:
+def minds_of(training: DeviceTraining, state: TrainState) -> list[Mind]:
+    """What each lane learns with, without scores yet."""
     count = len(state.agent_steps)
     scores = {layer.name: jnp.zeros((count, layer.width)) for layer in training.network.wiring.layers}
     return [Mind(*take_seed((state.agent, state.intervention, scores), lane)) for lane in range(lanes(count))]
@@ -170,7 +171,7 @@ def _round(
     # Everything is drawn from the ring before the inner scan, which then need not carry it.
     drawn = _from_replay(training, world.replay, added, draws)
     last = (start == final) & (jnp.arange(training.gradient_steps_per_round) == training.gradient_steps_per_round - 1)
-    minds, losses = jax.lax.scan(partial(_gradient_step, training), minds, (drawn, draws.intervention, last))
+    minds, losses = jax.lax.scan(partial(gradient_step, training), minds, (drawn, draws.intervention, last))
     synchronise = map_seeds(partial(training.agent.synchronise, before=start, after=added))
     minds = [mind._replace(agent=synchronise(mind.agent)) for mind in minds]
     return (world, minds), (experience, jax.tree.map(lambda x: x.mean(0), losses))
@@ -187,9 +188,10 @@ def _from_replay(training: DeviceTraining, ring: ReplayState, added: Array, draw
     return drawn(replay.sample, draws.batch), drawn(replay.states, draws.score)
 
 
-def _gradient_step(
+def gradient_step(
     training: DeviceTraining, minds: list[Mind], xs: tuple[tuple[Batch, Array], Array, Array]
 ) -> tuple[list[Mind], Losses]:
+    """One gradient step of each lane, then its intervention."""
     drawn, keys, last = xs
     learn = map_seeds(partial(_learn, training, last))
     pairs = [learn(mind, *take_seed((drawn, keys), lane)) for lane, mind in enumerate(minds)]
@@ -220,7 +222,7 @@ def dormancy(scores: Scores) -> dict[str, Array]:
     return metrics
 
 
-def _progress(state: TrainState, experience: Experience, losses: Losses) -> dict[str, Array]:
+def progress(state: TrainState, experience: Experience, losses: Losses) -> dict[str, Array]:
     """Counters, and averages over the chunk's rounds and their steps, the axes before that of the seeds."""
     ended = experience.ended.sum((0, 1))
     returned = jnp.where(experience.ended, experience.episode_return, 0.0).sum((0, 1))
@@ -244,7 +246,8 @@ def key_for(seed: Array, purpose: str, number: Array | int = 0) -> Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), PURPOSES.index(purpose)), number)
 
 
-def _draw(training: DeviceTraining, key: Array) -> Draws:
+def draw(training: DeviceTraining, key: Array) -> Draws:
+    """What one round of one seed draws."""
     acts, updates = training.agent_steps_per_round, training.gradient_steps_per_round
     act, env, batch, score, intervention = jax.random.split(key, 5)
     return Draws(

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 
 from dormant.surgery import Learner
 
+from ..atari_networks import ImpalaResNet, NatureCNN
 from ..networks import MLP, MinAtarCNN, Params
 from ..replay import Batch
 
@@ -43,7 +44,7 @@ class DQN:
     `minatar_dqn` has the settings for MinAtar.
     """
 
-    network: MinAtarCNN | MLP = field(default_factory=MinAtarCNN)
+    network: MinAtarCNN | MLP | NatureCNN | ImpalaResNet = field(default_factory=MinAtarCNN)
     gamma: float = 0.99
     n_step: int = 1
     batch_size: int = 32
@@ -54,7 +55,7 @@ class DQN:
     clip_rewards: bool = True
     replay_capacity: int = 1_000_000  # agent steps, as are the four below
     min_replay: int = 20_000
-    target_period: int = 8_000  # at replay ratio 0.25; the paper keeps 2,000 gradient steps between two copies
+    target_period: int = 8_000  # the paper keeps 2,000 gradient steps between two copies: 8,000 at replay ratio 0.25
     epsilon_steps: int = 250_000
     epsilon_end: float = 0.01
 
@@ -102,8 +103,7 @@ class DQN:
         """An action: the greedy one, or a random one with probability epsilon. `uniform` are two numbers in [0, 1)."""
         q = self.network.apply(params, observation[None])[0]
         explore, choice = uniform
-        anything = jnp.minimum((choice * len(q)).astype(jnp.int32), len(q) - 1)
-        return jnp.where(explore < epsilon, anything, jnp.argmax(q).astype(jnp.int32))
+        return jnp.where(explore < epsilon, random_action(choice, len(q)), jnp.argmax(q).astype(jnp.int32))
 
     def update(self, state: DQNState, batch: Batch) -> tuple[DQNState, Losses]:
         """One gradient step. The target network stays as it is: see `synchronise`."""
@@ -131,6 +131,15 @@ class DQN:
         due = after // self.target_period > before // self.target_period
         target = jax.lax.cond(due, lambda: state.learner.params, lambda: state.target)
         return DQNState(state.learner, target)
+
+
+def random_action(uniform: Float[Array, "*shape"], actions: int) -> Int[Array, "*shape"]:
+    """The action at a place in [0, 1).
+
+    >>> random_action(jnp.array([0.0, 0.99]), 3).tolist()
+    [0, 2]
+    """
+    return jnp.minimum((uniform * actions).astype(jnp.int32), actions - 1)
 
 
 def td_error(

@@ -1,0 +1,110 @@
+"""What the ring of Atari frames costs: bytes of a transition, transitions drawn a second, and whether memory grows.
+
+    python benchmarks/replay.py [--capacity 200000] [--minutes 0.5] [--folder runs]
+
+The ring is filled with random frames in files of a temporary folder inside `--folder`. Then every round adds one agent
+step and draws one batch, as training does at a replay ratio of 1, until the minutes are over. `own` is the memory of
+the process itself, `mapped` is what it has of the ring's files, which the kernel can take back. The allocator keeps
+freed blocks, as in minatar_update.py: with `--plain-malloc` it does not, and a batch pays for fresh pages.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from minatar_update import MALLOC
+
+from dormant.rl.frames import FrameReplay, FrameRing, flush
+from dormant.rl.storage import refuse_without_room
+
+EPISODE = 1_000
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--capacity", type=int, default=200_000)
+    parser.add_argument("--minutes", type=float, default=0.5)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--n-step", type=int, default=1)
+    parser.add_argument("--plain-malloc", action="store_true", help="leave the allocator as the system sets it")
+    parser.add_argument("--folder", type=Path, default=Path("runs"))
+    return parser.parse_args()
+
+
+def add(replay: FrameReplay, ring: FrameRing, added: int, frames: np.ndarray) -> None:
+    """One more agent step, the last of an episode every thousandth time."""
+    last = added % EPISODE == EPISODE - 1
+    before, after = frames[added % len(frames)], frames[(added + 1) % len(frames)]
+    replay.add(ring, added, before, added % 6, 0.0, 0.0 if last else 0.99, last, after)
+
+
+def memory() -> tuple[float, float]:
+    """Resident megabytes of the process itself, and of mapped files."""
+    rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    own, mapped = (int(rows[name].split()[0]) * 1024 / 1e6 for name in ("RssAnon", "RssFile"))
+    return own, mapped
+
+
+def seconds(run: Callable[[], object], repeats: int) -> float:
+    """Median wall time of a call."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def report(replay: FrameReplay, ring: FrameRing, options: argparse.Namespace) -> None:
+    """Fills the ring and prints its size and rates."""
+    rng, added = np.random.default_rng(0), replay.slots
+    frames = rng.integers(0, 256, (997, *replay.frame_shape), np.uint8)
+    start = time.perf_counter()
+    for step in range(added):
+        add(replay, ring, step, frames)
+    filling = time.perf_counter() - start
+    drawn = seconds(lambda: replay.sample(ring, added, rng.random(options.batch)), 500)
+    written = seconds(lambda: flush(ring), 1)
+    print(
+        f"bytes a transition     {replay.bytes / replay.slots:12,.0f}   of {replay.slots:,} steps in {replay.bytes:,}"
+    )
+    print(f"adding                 {added / filling:12,.0f}   steps/s, while the files fill")
+    print(f"drawing                {options.batch / drawn:12,.0f}   transitions/s, {drawn * 1e3:.2f} ms a batch")
+    print(f"writing all to disk    {written:12,.1f}   s")
+    watch(replay, ring, added, frames, options)
+
+
+def watch(replay: FrameReplay, ring: FrameRing, added: int, frames: np.ndarray, options: argparse.Namespace) -> None:
+    """Adds and draws until the minutes are over, and prints memory and rate ten times on the way."""
+    rng, part = np.random.default_rng(1), options.minutes * 60 / 10
+    print(f"\n{'minutes':>8}{'rounds':>12}{'rounds/s':>10}{'own MB':>10}{'mapped MB':>11}")
+    for line in range(11):
+        before, start = added, time.perf_counter()
+        while line and time.perf_counter() - start < part:
+            add(replay, ring, added, frames)
+            replay.sample(ring, added + 1, rng.random(options.batch))
+            added += 1
+        rate = (added - before) / (time.perf_counter() - start)
+        own, mapped = memory()
+        print(f"{line * part / 60:8.2f}{added - replay.slots:12,}{rate:10,.0f}{own:10.1f}{mapped:11.1f}", flush=True)
+
+
+def main() -> None:
+    options = arguments()
+    if not options.plain_malloc and any(os.environ.get(name) != value for name, value in MALLOC.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
+    replay = FrameReplay(options.capacity, n_step=options.n_step)
+    refuse_without_room(replay, 1, options.folder)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        report(replay, replay.open(Path(folder), 0), options)
+
+
+if __name__ == "__main__":
+    main()

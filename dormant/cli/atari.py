@@ -1,0 +1,102 @@
+"""The flags of `dormant train --env ALE/...`, whose defaults are the paper's DQN on Atari."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dormant.cli.flags import ATARI, Settings, agent_for, environment, intervention, seeds_of
+from dormant.rl.agents.dqn import DQN
+from dormant.rl.envs.atari import Atari
+from dormant.rl.host_loop import HostTraining
+from dormant.rl.presets import atari_dqn
+
+Agent = Annotated[DQN, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes]
+
+
+@dataclass(frozen=True)
+class TrainAtari:
+    """Train an agent on an Atari game; the same command resumes a run that was interrupted."""
+
+    run_dir: Path
+    """Folder of the run: created, resumed, or left alone if it is done."""
+    env: str = "ALE/DemonAttack"
+    """Environment."""
+    sticky: float = Atari.sticky
+    """Probability, at each frame, that the last action goes on instead of the chosen one."""
+    time_limit: int = Atari.time_limit
+    """Agent steps after which an episode is cut off."""
+    noops: int = Atari.noops
+    """Most frames without action before an episode."""
+    life_loss: bool = Atari.life_loss
+    """Whether a lost life ends the return."""
+    seeds: int = 1
+    """Number of seeds, trained side by side."""
+    steps: int = HostTraining.agent_steps
+    """Agent steps of each seed, four frames each."""
+    replay_ratio: float = HostTraining.replay_ratio
+    """Gradient steps per agent step: a whole number or one over it. The target period follows it if it is not set."""
+    log_period: int = HostTraining.log_period
+    """Agent steps between two rows of metrics."""
+    score_batch: int = HostTraining.score_batch
+    """States on which neurons are scored."""
+    eval_period: int = HostTraining.eval_period
+    """Agent steps between two evaluations; more than there are for none."""
+    eval_agent_steps: int = HostTraining.eval_agent_steps
+    """Agent steps of an evaluation, which ends with the episode in which they are reached."""
+    eval_epsilon: float = HostTraining.eval_epsilon
+    """Probability of a random action in evaluation episodes."""
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    agent: Agent = field(default_factory=atari_dqn)
+    checkpoint_seconds: float = 300.0
+    """Seconds of training between two checkpoints."""
+    core: int | None = None
+    """Keep to this CPU core, with one thread, so that runs on other cores are not disturbed."""
+
+
+def atari_flags(arguments: Sequence[str]) -> type[TrainAtari] | None:
+    """The flags of an Atari game if the arguments name one, with the defaults of their replay ratio; else None.
+
+    >>> atari_flags(["train", "--env", "ALE/Pong", "--replay-ratio", "0.25"])(Path("run")).agent.target_period
+    8000
+    """
+    # Which flags there are, and what they are by default, depends on two of them.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--env", default="")
+    first.add_argument("--replay-ratio", "--replay_ratio", default=HostTraining.replay_ratio)
+    try:
+        known, _ = first.parse_known_args(arguments)
+        ratio = float(known.replay_ratio)
+    except (argparse.ArgumentError, ValueError):
+        known, ratio = argparse.Namespace(env=""), HostTraining.replay_ratio
+    if not known.env.startswith(ATARI):
+        return None
+    # What is wrong with another ratio, the training says.
+    agent = partial(atari_dqn, ratio if ratio > 0 else HostTraining.replay_ratio)
+    return make_dataclass(
+        "TrainAtari", [("agent", Agent, field(default_factory=agent))], bases=(TrainAtari,), frozen=True
+    )
+
+
+def atari_training(flags: TrainAtari) -> HostTraining:
+    """The training that the flags describe. Raises ValueError for a value that it does not accept."""
+    settings = {name: getattr(flags, name) for name in ("sticky", "time_limit", "noops", "life_loss")}
+    env = environment(flags.env, **settings)
+    assert isinstance(env, Atari)
+    return HostTraining(
+        agent=agent_for(flags.agent, flags.settings),
+        env=env,
+        intervention=intervention(flags.settings),
+        replay_ratio=flags.replay_ratio,
+        agent_steps=flags.steps,
+        log_period=flags.log_period,
+        seeds=seeds_of(flags.seeds),
+        score_batch=flags.score_batch,
+        eval_agent_steps=flags.eval_agent_steps,
+        eval_period=flags.eval_period,
+        eval_epsilon=flags.eval_epsilon,
+    )

@@ -1,0 +1,216 @@
+"""The paper's networks for Atari frames, as plain specifications whose parameters are nested dictionaries of arrays."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, Shaped
+
+from .networks import KERNEL, Params, Shape, linear
+
+Padding = Literal["SAME", "VALID"]
+INNER_KERNEL = jax.nn.initializers.lecun_normal()  # Flax's default, which the reference leaves in residual blocks
+EPSILON = 1e-6  # of the LayerNorm, Flax's default
+NATURE = ((8, 4, 32), (4, 2, 64), (3, 1, 64))  # side, stride and filters of each convolution
+STACKS = (32, 64, 64)  # filters of each stack
+DENSE = 512
+
+
+@dataclass(frozen=True)
+class NatureCNN:
+    """Three convolutions, one dense layer and a linear head, with ReLU, on frames of 0 to 255.
+
+    >>> params = NatureCNN().init(jax.random.key(0), (84, 84, 4), actions=6)
+    >>> {name: layer["kernel"].shape for name, layer in params.items()}
+    {'conv1': (8, 8, 4, 32), 'conv2': (4, 4, 32, 64), 'conv3': (3, 3, 64, 64), 'dense': (7744, 512), 'head': (512, 6)}
+
+    Raises ValueError for a width that is not positive.
+    Source: the paper's NatureDQNNetwork (dopamine/labs/redo/networks.py). PyTorch's ports of it, and the network of
+    Mnih et al. 2015, take `padding="VALID"`, which leaves 3,136 inputs to the dense layer.
+    `crelu` follows Abbas et al. 2023: a layer's n neurons give 2n activations, relu(x) and relu(-x).
+    """
+
+    width: float | int = 1  # multiplies filters and dense neurons; the paper's are 1, 2 and 4
+    padding: Padding = "SAME"
+    activation: Literal["relu", "crelu"] = "relu"
+    layer_norm: bool = False
+    dueling: bool = False
+
+    def __post_init__(self) -> None:
+        _check_width(self.width)
+
+    def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
+        """Fresh parameters."""
+        high, wide, channels = observation_shape
+        keys = jax.random.split(key, len(NATURE) + 1)
+        params: Params = {}
+        for number, (side, stride, filters) in enumerate(NATURE):
+            shape = (side, side, channels, scaled(filters, self.width))
+            params[f"conv{number + 1}"] = _layer(keys[number], shape, self.layer_norm)
+            high, wide = (_length(length, side, stride, self.padding) for length in (high, wide))
+            channels = _outputs(shape[-1], self.activation)
+        return params | _head(keys[-1], high * wide * channels, actions, self)
+
+    def apply(
+        self, params: Params, observations: Shaped[Array, "batch height width channels"]
+    ) -> Float[Array, "batch actions"]:
+        """Q values of a batch of observations."""
+        maps = pixels(observations)
+        for number, (_, stride, _) in enumerate(NATURE):
+            layer = params[f"conv{number + 1}"]
+            maps = _active(_convolved(maps, layer, stride, self.padding), layer, self.activation)
+        return _values(maps, params, self)
+
+
+@dataclass(frozen=True)
+class ImpalaResNet:
+    """Three stacks of a convolution, a maximum over 3 x 3 and two residual blocks, then a dense layer and a head.
+
+    >>> params = ImpalaResNet().init(jax.random.key(0), (84, 84, 4), actions=6)
+    >>> list(params)[:5], params["stack2_conv"]["kernel"].shape, params["dense"]["kernel"].shape
+    (['stack1_conv', 'stack1_block1_conv1', 'stack1_block1_conv2', 'stack1_block2_conv1', 'stack1_block2_conv2'],
+     (3, 3, 32, 64), (7744, 512))
+
+    Raises ValueError for a width that is not positive.
+    Source: the paper's ResNet (dopamine/labs/redo/networks.py), that of Espeholt et al. 2018 with twice its filters.
+    Its neurons that are summed into a residual stream are measured but not recycled. With `layer_norm`, the dense layer
+    and every convolution but those that write into a stream is normalised.
+    """
+
+    width: float | int = 1
+    activation: Literal["relu", "crelu"] = "relu"
+    layer_norm: bool = False
+    dueling: bool = False
+
+    def __post_init__(self) -> None:
+        _check_width(self.width)
+
+    def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
+        """Fresh parameters."""
+        high, wide, channels = observation_shape
+        keys = jax.random.split(key, len(STACKS) + 1)
+        params: Params = {}
+        for number, filters in enumerate(STACKS):
+            width = scaled(filters, self.width)
+            params |= self._stack(keys[number], f"stack{number + 1}", channels, width)
+            high, wide, channels = -(-high // 2), -(-wide // 2), width
+        return params | _head(keys[-1], high * wide * _outputs(channels, self.activation), actions, self)
+
+    def _stack(self, key: Array, name: str, channels: int, width: int) -> Params:
+        conv, *inner = jax.random.split(key, 5)
+        params = {f"{name}_conv": _layer(conv, (3, 3, channels, width))}
+        twice = _outputs(width, self.activation)
+        for block in (1, 2):
+            first, second = inner[2 * block - 2 : 2 * block]
+            prefix = f"{name}_block{block}"
+            params[f"{prefix}_conv1"] = _layer(first, (3, 3, twice, width), self.layer_norm, INNER_KERNEL)
+            params[f"{prefix}_conv2"] = _layer(second, (3, 3, twice, width), False, INNER_KERNEL)
+        return params
+
+    def apply(
+        self, params: Params, observations: Shaped[Array, "batch height width channels"]
+    ) -> Float[Array, "batch actions"]:
+        """Q values of a batch of observations."""
+        stream = pixels(observations)
+        for number in range(1, len(STACKS) + 1):
+            stream = pooled(_convolved(stream, params[f"stack{number}_conv"]))
+            for block in (1, 2):
+                stream = stream + self._branch(params, f"stack{number}_block{block}", stream)
+        return _values(activated(stream, self.activation), params, self)
+
+    def _branch(self, params: Params, block: str, stream: Array) -> Array:
+        first, second = params[f"{block}_conv1"], params[f"{block}_conv2"]
+        inner = _active(_convolved(activated(stream, self.activation), first), first, self.activation)
+        return _convolved(inner, second)
+
+
+def scaled(neurons: int, width: float | int) -> int:
+    """Neurons of a layer under a width multiplier, rounded up as in the paper's code.
+
+    >>> scaled(32, 2), scaled(32, 0.3)
+    (64, 10)
+    """
+    return math.ceil(neurons * width)
+
+
+def pixels(observations: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Frames of 0 to 255 as numbers of 0 to 1."""
+    return observations.astype(jnp.float32) / 255.0
+
+
+def pooled(maps: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:
+    """The maximum over 3 x 3 at every second place, with the borders padded."""
+    return jax.lax.reduce_window(maps, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
+
+
+def activated(values: Float[Array, "batch *places n"], activation: str) -> Float[Array, "batch *places outputs"]:
+    """The values' positive part, beside that of their negatives for "crelu".
+
+    >>> activated(jnp.array([[1.0, -2.0]]), "crelu").tolist()
+    [[1.0, 0.0, 0.0, 2.0]]
+    """
+    both = activation == "crelu"
+    return jax.nn.relu(jnp.concatenate([values, -values], axis=-1) if both else values)
+
+
+def normalised(values: Float[Array, "batch *places n"], layer: dict[str, Array]) -> Float[Array, "batch *places n"]:
+    """Values with mean 0 and variance 1 over the neurons at each place, then scaled and shifted."""
+    mean = values.mean(axis=-1, keepdims=True)
+    variance = jnp.square(values - mean).mean(axis=-1, keepdims=True)
+    ones = (1,) * (values.ndim - 1)
+    scale, offset = layer["scale"].reshape(*ones, -1), layer["offset"].reshape(*ones, -1)
+    return (values - mean) * jax.lax.rsqrt(variance + EPSILON) * scale + offset
+
+
+def _active(values: Array, layer: dict[str, Array], activation: str) -> Array:
+    return activated(normalised(values, layer) if "scale" in layer else values, activation)
+
+
+def _convolved(maps: Array, layer: dict[str, Array], stride: int = 1, padding: Padding = "SAME") -> Array:
+    # XLA's own convolution on every backend: no product of patches beat it in a whole gradient step (LOG.md).
+    numbers = ("NHWC", "HWIO", "NHWC")
+    product = jax.lax.conv_general_dilated(maps, layer["kernel"], (stride, stride), padding, dimension_numbers=numbers)
+    return product + layer["bias"][None, None, None]
+
+
+def _values(maps: Array, params: Params, network: NatureCNN | ImpalaResNet) -> Array:
+    """The dense layer and the head; a dueling head adds advantages, without their mean, to the state's value."""
+    dense = linear(maps.reshape(len(maps), -1), params["dense"])
+    hidden = _active(dense, params["dense"], network.activation)
+    if not network.dueling:
+        return linear(hidden, params["head"])
+    advantage = linear(hidden, params["advantage"])
+    return linear(hidden, params["value"]) + advantage - advantage.mean(axis=1, keepdims=True)
+
+
+def _head(key: Array, inputs: int, actions: int, network: NatureCNN | ImpalaResNet) -> Params:
+    dense, first, second = jax.random.split(key, 3)
+    width = scaled(DENSE, network.width)
+    params = {"dense": _layer(dense, (inputs, width), network.layer_norm)}
+    outputs = _outputs(width, network.activation)
+    if not network.dueling:
+        return params | {"head": _layer(first, (outputs, actions))}
+    return params | {"advantage": _layer(first, (outputs, actions)), "value": _layer(second, (outputs, 1))}
+
+
+def _layer(
+    key: Array, shape: Shape, layer_norm: bool = False, kernel: jax.nn.initializers.Initializer = KERNEL
+) -> dict[str, Array]:
+    plain = {"kernel": kernel(key, shape, jnp.float32), "bias": jnp.zeros(shape[-1])}
+    norm = {"scale": jnp.ones(shape[-1]), "offset": jnp.zeros(shape[-1])}
+    return plain | (norm if layer_norm else {})
+
+
+def _outputs(neurons: int, activation: str) -> int:
+    return 2 * neurons if activation == "crelu" else neurons
+
+
+def _length(length: int, side: int, stride: int, padding: Padding) -> int:
+    return -(-length // stride) if padding == "SAME" else (length - side) // stride + 1
+
+
+def _check_width(width: float | int) -> None:
+    if not width > 0:
+        raise ValueError(f"width must be positive, got {width}.")

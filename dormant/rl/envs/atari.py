@@ -1,0 +1,268 @@
+"""Atari games, through ale-py: the only file that imports it (GPL-2.0, the extra `atari`)."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int32, Integer, UInt8
+from numpy import ndarray
+
+from .atari_scores import known_game
+
+FRAME_SKIP = 4
+SIDE = 84
+STACK = 4
+# The longest emulator state of the games here has 14,463 bytes.
+EMULATOR_BYTES = 16_384
+
+
+@dataclass(frozen=True)
+class Atari:
+    """One Atari game under the protocol of DQN, with its minimal action set.
+
+    An agent step is four frames of the emulator. Its observation is the last two of them in grey, their maximum, made
+    84 x 84, behind the three before it, zeros where an episode has none yet. `sticky` is the probability, drawn for
+    each frame, that the action of the frame before goes on. `time_limit` counts agent steps; reaching it truncates.
+    `noops` is the most frames without action before an episode, how many is drawn. With `life_loss` a lost life ends
+    the return, but the game goes on.
+
+    >>> Atari("Pong").observation_shape
+    (84, 84, 4)
+
+    Raises ValueError for an unknown game, ImportError (when it is first played) if ale-py or OpenCV is not installed.
+    Source: Dopamine's AtariPreprocessing, Bellemare et al. 2013, Machado et al. 2018. DrQ is evaluated and trained with
+    `sticky=0.0, noops=29, life_loss=True`.
+    """
+
+    game: str = "DemonAttack"
+    sticky: float = 0.25
+    time_limit: int = 27_000
+    noops: int = 0
+    life_loss: bool = False
+
+    def __post_init__(self) -> None:
+        known_game(self.game)
+        if not 0 <= self.sticky < 1:
+            raise ValueError(f"sticky must be a probability below 1, got {self.sticky}; the paper's DQN has 0.25.")
+        if self.time_limit < 1:
+            raise ValueError(f"time_limit must be at least 1 agent step, got {self.time_limit}.")
+        if self.noops < 0:
+            raise ValueError(f"noops must be a number of frames, got {self.noops}; 0 starts without.")
+
+    @property
+    def observation_shape(self) -> tuple[int, int, int]:
+        return (SIDE, SIDE, STACK)
+
+    @property
+    def observation_dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
+
+    @property
+    def actions(self) -> int:
+        return _number_of_actions(self.game)
+
+
+class AtariOutcome(NamedTuple):
+    """What one agent step led to in each game.
+
+    `frame` is the one after the action, before any restart. `terminal` says that nothing is bootstrapped; `truncated`
+    that only the episode ends. `restarted` says that the game itself was begun anew, as a lost life does not.
+    """
+
+    frame: UInt8[ndarray, "*games height width"]
+    reward: Float32[ndarray, "*games"]
+    terminal: Bool[ndarray, "*games"]
+    truncated: Bool[ndarray, "*games"]
+    restarted: Bool[ndarray, "*games"]
+
+
+class AtariState(NamedTuple):
+    """All that decides how a game goes on, with an axis of games before where there are several."""
+
+    emulator: UInt8[ndarray, "*games bytes"]
+    emulator_length: Int32[ndarray, "*games"]
+    screens: UInt8[ndarray, "*games 2 rows columns"]
+    observation: UInt8[ndarray, "*games height width stack"]
+    last_action: Int32[ndarray, "*games"]
+    elapsed: Int32[ndarray, "*games"]
+    lives: Int32[ndarray, "*games"]
+    draws: Int32[ndarray, "*games"]
+
+
+class AtariGames:
+    """Several games of one kind side by side, each as it would go alone.
+
+    The same seeds and actions replay exactly. `stream` sets evaluation apart from training.
+
+    >>> games = AtariGames(Atari("Pong"), seeds=[0, 1])
+    >>> outcome = games.step(np.array([0, 2]))
+    >>> games.observations.shape, outcome.reward
+    ((2, 84, 84, 4), array([0., 0.], dtype=float32))
+
+    They are stepped one after another: ale-py keeps the interpreter's lock while it emulates, so threads do not help.
+    A thread that steps does overlap with a device that computes.
+    """
+
+    def __init__(self, spec: Atari, seeds: Sequence[int], stream: int = 0) -> None:
+        self.spec = spec
+        self._games = [AtariGame(spec, seed, stream) for seed in seeds]
+
+    @property
+    def observations(self) -> UInt8[ndarray, "games height width stack"]:
+        """What is seen now: the first observation of a new episode where one ended."""
+        return np.stack([game.observation for game in self._games])
+
+    def step(self, actions: Integer[ndarray, " games"]) -> AtariOutcome:
+        """What the actions led to. Games that ended have been begun anew."""
+        outcomes = [game.step(int(action)) for game, action in zip(self._games, actions, strict=True)]
+        return AtariOutcome(*map(np.stack, zip(*outcomes, strict=True)))
+
+    def save(self) -> AtariState:
+        """A copy of the state of all games."""
+        return AtariState(*map(np.stack, zip(*[game.save() for game in self._games], strict=True)))
+
+    def restore(self, state: AtariState) -> None:
+        """Goes on from a saved state, exactly."""
+        for index, game in enumerate(self._games):
+            game.restore(AtariState(*[np.asarray(leaf)[index] for leaf in state]))
+
+    def screens(self) -> UInt8[ndarray, "games rows columns 3"]:
+        """The screens in colour, for videos."""
+        return np.stack([game.screen() for game in self._games])
+
+
+class AtariGame:
+    """One game and its emulator, see `AtariGames`."""
+
+    def __init__(self, spec: Atari, seed: int, stream: int = 0) -> None:
+        self.spec, self._key = spec, (seed, stream)
+        self._emulator = _emulator(spec.game, seed)
+        self._actions = self._emulator.getMinimalActionSet()
+        self._screens = np.zeros((2, *self._emulator.getScreenDims()), np.uint8)
+        self._draws = 0
+        self._restart()
+
+    def step(self, action: int) -> AtariOutcome:
+        """What the action led to. A game that ended has been begun anew."""
+        if not 0 <= action < len(self._actions):
+            raise ValueError(f"{self.spec.game} has actions 0 to {len(self._actions) - 1}, got {action}.")
+        reward, terminal = self._play(action)
+        self._elapsed += 1
+        late = self._elapsed >= self.spec.time_limit
+        restarted = self._emulator.game_over() or late
+        frame = self._look()
+        if restarted:
+            self._restart()
+        else:
+            self._show(frame, first=terminal)
+        flags = (terminal, late and not terminal, restarted)
+        return AtariOutcome(frame, np.array(reward, np.float32), *(np.array(flag) for flag in flags))
+
+    def save(self) -> AtariState:
+        """A copy of the state."""
+        state = np.frombuffer(self._emulator.cloneState(include_rng=True).serialize(), np.uint8)
+        if state.size > EMULATOR_BYTES:
+            raise ValueError(f"the emulator's state has {state.size} bytes, EMULATOR_BYTES allows {EMULATOR_BYTES}.")
+        padded = np.pad(state, (0, EMULATOR_BYTES - state.size))
+        counters = (state.size, self._last_action, self._elapsed, self._lives, self._draws)
+        length, last_action, elapsed, lives, draws = (np.array(count, np.int32) for count in counters)
+        return AtariState(
+            padded, length, self._screens.copy(), self.observation.copy(), last_action, elapsed, lives, draws
+        )
+
+    def restore(self, state: AtariState) -> None:
+        """Goes on from a saved state, exactly."""
+        emulator = state.emulator[: int(state.emulator_length)].tobytes()
+        self._emulator.restoreState(_ale().ALEState(emulator))
+        self._screens[:], self.observation = state.screens, np.array(state.observation)
+        self._last_action, self._elapsed = int(state.last_action), int(state.elapsed)
+        self._lives, self._draws = int(state.lives), int(state.draws)
+
+    def screen(self) -> UInt8[ndarray, "rows columns 3"]:
+        """The screen in colour."""
+        return self._emulator.getScreenRGB()
+
+    def _play(self, action: int) -> tuple[float, bool]:
+        """Reward of up to four frames, and whether the return ended, upon which no more are played."""
+        reward = 0.0
+        for frame, uniform in enumerate(self._uniforms()):
+            # The emulator's own sticky actions would not be replayed exactly after a restore.
+            if uniform >= self.spec.sticky:
+                self._last_action = action
+            reward += self._emulator.act(self._actions[self._last_action])
+            if self._return_ended():
+                return reward, True
+            if frame >= FRAME_SKIP - 2:
+                self._emulator.getScreenGrayscale(self._screens[FRAME_SKIP - 1 - frame])
+        return reward, False
+
+    def _return_ended(self) -> bool:
+        before, self._lives = self._lives, self._emulator.lives()
+        return self._emulator.game_over() or (self.spec.life_loss and self._lives < before)
+
+    def _look(self) -> UInt8[ndarray, "height width"]:
+        """The frame an agent sees. After a step that was cut short the screens are older, as they are in Dopamine."""
+        # Many games draw an object in every second frame only.
+        np.maximum(*self._screens, out=self._screens[0])
+        cv2 = _cv2()
+        return cv2.resize(self._screens[0], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+
+    def _show(self, frame: UInt8[ndarray, "height width"], first: bool) -> None:
+        before = np.zeros((SIDE, SIDE, STACK), np.uint8) if first else self.observation
+        self.observation = np.concatenate([before[..., 1:], frame[..., None]], axis=-1)
+
+    def _restart(self) -> None:
+        self._emulator.reset_game()
+        for _ in range(int(self._uniforms()[0] * (self.spec.noops + 1))):
+            self._emulator.act(self._actions[0])
+            if self._emulator.game_over():
+                self._emulator.reset_game()
+        self._last_action, self._elapsed, self._lives = 0, 0, self._emulator.lives()
+        self._emulator.getScreenGrayscale(self._screens[0])
+        self._screens[1] = 0
+        self._show(self._look(), first=True)
+
+    def _uniforms(self) -> Float[ndarray, " frames"]:
+        """Draws that depend on the key and on how often was drawn before, and on nothing else."""
+        self._draws += 1
+        return np.random.Generator(np.random.Philox(key=self._key, counter=[0, self._draws, 0, 0])).random(FRAME_SKIP)
+
+
+def _emulator(game: str, seed: int) -> Any:
+    ale_py = _ale()
+    emulator = ale_py.ALEInterface()
+    emulator.setInt("random_seed", seed % 2**31)
+    emulator.setFloat("repeat_action_probability", 0.0)
+    emulator.loadROM(ale_py.roms.get_rom_path(re.sub(r"(?<!^)(?=[A-Z])", "_", game).lower()))
+    return emulator
+
+
+@cache
+def _number_of_actions(game: str) -> int:
+    return len(_emulator(game, 0).getMinimalActionSet())
+
+
+@cache
+def _ale() -> ModuleType:
+    try:
+        import ale_py
+        import ale_py.roms
+    except ImportError as error:
+        raise ImportError(f"Atari games need ale-py ({error}): pip install 'dormant[atari]'") from error
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    return ale_py
+
+
+@cache
+def _cv2() -> ModuleType:
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError(f"Atari games need OpenCV ({error}): pip install 'dormant[atari]'") from error
+    # One thread resizes so small an image faster than several, and leaves the others to the device.
+    cv2.setNumThreads(1)
+    return cv2

@@ -1,0 +1,160 @@
+"""The command line on Atari games: the paper's defaults, what flags build, and what it says to bad input."""
+
+import builtins
+import json
+
+import pytest
+
+from dormant import Every, ReDo, Reset
+from dormant.cli import run, train
+from dormant.cli.flags import environment
+from dormant.cli.following import following, news
+from dormant.lab.store import RunFolder
+from dormant.rl.agents.dqn import DQN
+from dormant.rl.atari_networks import NatureCNN
+from dormant.rl.envs import atari
+from dormant.rl.envs.atari import Atari
+from dormant.rl.host_loop import HostTraining
+
+SMALL = ("--replay-capacity", "100", "--min-replay", "20", "--width", "0.05")
+
+
+@pytest.fixture
+def built(monkeypatch, tmp_path):
+    """What a command line would train, without training it."""
+    trainings = []
+    monkeypatch.setattr(train, "run", lambda training, *rest: trainings.append(training))
+    monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
+
+    def build(*arguments, env="ALE/DemonAttack"):
+        assert run(["train", "--run-dir", str(tmp_path / "run"), "--env", env, *arguments]) == 0
+        return trainings.pop()
+
+    return build
+
+
+@pytest.fixture
+def refused(built, capsys, tmp_path):
+    """The one line on stderr that a command line is refused with."""
+
+    def refusal(*arguments, env="ALE/DemonAttack"):
+        with pytest.raises(SystemExit) as exit:
+            built(*arguments, env=env)
+        assert exit.value.code == 2
+        assert not (tmp_path / "run").exists()
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1
+        return lines[0]
+
+    return refusal
+
+
+@pytest.fixture
+def roomy(monkeypatch):
+    """A machine on which the paper's replay fits."""
+    monkeypatch.setattr(HostTraining, "refuse_without_room", lambda *_: None)
+
+
+def test_the_defaults_are_the_papers(built, roomy):
+    assert built("--intervention", "redo") == HostTraining(
+        DQN(NatureCNN(), target_period=2_000), Atari("DemonAttack"), Every(1_000, ReDo(0.1)), 1.0, 2_500_000
+    )
+
+
+@pytest.mark.parametrize(("ratio", "period"), [("0.25", 8_000), ("0.5", 4_000), ("1", 2_000), ("2", 1_000)])
+def test_the_target_period_follows_the_replay_ratio(built, ratio, period):
+    assert built("--replay-ratio", ratio, *SMALL).agent.target_period == period
+    assert built(f"--replay-ratio={ratio}", "--target-period", "8000", *SMALL).agent.target_period == 8_000
+
+
+def test_every_kind_of_flag_reaches_the_training(built):
+    training = built(
+        *("--sticky", "0", "--noops", "29", "--life-loss", "--time-limit", "500", "--seeds", "2", "--steps", "8000"),
+        *("--log-period", "400", "--eval-period", "800", "--eval-agent-steps", "100", "--score-batch", "16"),
+        *("--intervention", "reset", "--layers", "dense", "head", "--learning-rate", "0.01", *SMALL),
+        env="ALE/Pong",
+    )
+    assert training.env == Atari("Pong", 0.0, 500, 29, True)
+    assert (training.seeds, training.agent_steps, training.log_period, training.eval_period) == ((0, 1), 8000, 400, 800)
+    assert (training.eval_agent_steps, training.score_batch, training.agent.learning_rate) == (100, 16, 0.01)
+    assert training.intervention == Every(100_000, Reset(("dense", "head")))
+
+
+def test_weight_decay_is_the_papers(built):
+    assert built("--intervention", "weight-decay", *SMALL).agent.weight_decay == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ("ALE/DemonAttck", "unknown Atari game 'DemonAttck'; did you mean DemonAttack?"),
+        ("ALE/demon_attack", "did you mean DemonAttack?"),
+        ("ALE/Chess", "there are Alien, Amidar"),
+    ],
+)
+def test_an_unknown_game_is_refused_with_near_names(refused, env, message):
+    assert message in refused(env=env)
+
+
+def test_a_game_without_its_family_is_refused_with_it():
+    with pytest.raises(ValueError, match=r"unknown environment 'DemonAttack'; did you mean ALE/DemonAttack\?"):
+        environment("DemonAttack")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--replay-ratio", "0"), "replay_ratio must be positive, got 0.0"),
+        (("--replay-ratio", "-1"), "replay_ratio must be positive, got -1.0"),
+        (("--replay-ratio", "0.4"), "the nearest is 0.5"),
+        (("--replay-ratio", "much"), "--replay-ratio"),
+        (("--steps", "1500"), "agent_steps must be a multiple of log_period, got 1500 and 1000"),
+        (("--seeds", "0"), "--seeds must be at least 1, got 0"),
+        (("--sticky", "1"), "sticky must be a probability below 1"),
+        (("--eval-episodes", "3"), "--eval-episodes"),
+        (("--eval-agent-steps", "0"), "eval_agent_steps"),
+        (("--checkpoint-seconds", "nan"), "--checkpoint-seconds must be at least 0, got nan"),
+        (("--intervention", "reset", "--layers", "fc"), "['fc']"),
+        (("--replay-capacity", "1000000000"), "1 ring of 1,000,000,000 agent steps take 1 x ("),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_is_one_line_and_code_2(refused, arguments, message):
+    assert message in refused(*arguments)
+
+
+@pytest.mark.parametrize("package", ["ale_py", "cv2"])
+def test_a_missing_package_says_what_to_install(refused, monkeypatch, package):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name.split(".")[0] == package:
+            raise ImportError(f"No module named {package!r}")
+        return real(name, *rest)
+
+    atari._ale.cache_clear()
+    atari._cv2.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", without)
+    try:
+        assert "pip install 'dormant[atari]'" in refused(*SMALL, env="ALE/Pong")
+    finally:
+        atari._ale.cache_clear()
+        atari._cv2.cache_clear()
+
+
+def test_the_bar_says_frames_return_and_dormant_fraction(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = RunFolder(tmp_path)
+    table = [
+        {"seed": 0, "agent_steps": 0, "dormant/0.1/all": 0.5},
+        {"seed": 0, "agent_steps": 50, "dormant/0.1/all": 0.2, "train_return": -20.0},
+        {"seed": 1, "agent_steps": 50, "dormant/0.1/all": 0.3, "train_return": -21.0},
+        {"seed": 1, "agent_steps": 100, "dormant/0.1/all": 0.3, "train_return": None},
+    ]
+    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in table))
+    assert news(folder) == ["return -20.5", "dormant 25%"]
+    with following(folder, 100, frames=True) as update:
+        update(0)
+        update(100)
+    shown = capsys.readouterr().out
+    assert all(part in "".join(shown.split()) for part in ("100/100", "400frames,", "steps/s"))
