@@ -168,9 +168,18 @@ def _producer(notes: Ledger, kernel: Value, own: Ids) -> tuple[int, bool]:
     if key not in notes.known_kernels:
         members = 1 if in_leaf is None else _members(in_leaf)
         width = own.size // members
-        starts = [notes.new_producer(part.leaf, width, None if members == 1 else member) for member in range(members)]
+        numbers = [_row(in_leaf)] if members == 1 else range(members)
+        starts = [notes.new_producer(part.leaf, width, number) for number in numbers]
         notes.known_kernels[key] = starts[0]
     return notes.known_kernels[key], in_leaf is None
+
+
+def _row(own: Ids | None) -> int | None:
+    """Where along a stack's first axis a kernel lies, if the parameter is a stack of kernels."""
+    if own is None or own.ndim < 3:
+        return None
+    rows = np.flatnonzero((own >= 0).reshape(len(own), -1).any(axis=1))
+    return int(rows[0]) if len(own) > len(rows) == 1 else None
 
 
 def _members(own: Ids) -> int:

@@ -1,5 +1,6 @@
 """From the tracer's notes to the neuron layers of a wiring."""
 
+import functools
 from collections import Counter
 from typing import NamedTuple
 
@@ -84,7 +85,7 @@ def _layer(notes: Ledger, name: str, group: set[int]) -> NeuronLayer:
     for leaf, path in enumerate(notes.leaf_names):
         mine = [use for use in notes.uses if use.leaf == leaf]
         uses = [(use, _local(notes, group, use.feeds), _local(notes, group, use.reads)) for use in mine]
-        feeds, reads = _agreed([use[1] for use in uses]), _agreed([use[2] for use in uses])
+        feeds, reads = _together([use[1] for use in uses]), _together([use[2] for use in uses])
         incoming |= {} if feeds is None else {path: feeds}
         outgoing |= {} if reads is None else {path: reads}
         if feeds is not None or reads is not None:
@@ -95,25 +96,24 @@ def _layer(notes: Ledger, name: str, group: set[int]) -> NeuronLayer:
     return NeuronLayer(name, len(_ids(notes, group)), incoming, outgoing, tuple(dict.fromkeys(reasons)), coupled)
 
 
-def _agreed(maps: list[Ids]) -> Ids | None:
-    """The first map that names a neuron, if any does."""
-    return next((ids for ids in maps if (ids >= 0).any()), None)
+def _together(maps: list[Ids]) -> Ids | None:
+    """The maps of several uses as one, if any of them names a neuron."""
+    return functools.reduce(np.maximum, maps) if any((ids >= 0).any() for ids in maps) else None
 
 
 def _conflicts(path: str, uses: list[tuple[Use, Ids, Ids]], feeds: Ids | None, reads: Ids | None) -> list[str]:
     """Why entries of a parameter that feed or read this layer can't be overwritten."""
-    found = [f"{path} is also {use.elsewhere}" for use, _, _ in uses if use.elsewhere]
-    if feeds is not None and reads is not None:
+    nowhere = np.array(NONE)
+    feeds, reads = (nowhere if ids is None else ids for ids in (feeds, reads))
+    touched = (feeds >= 0) | (reads >= 0)
+    found = [f"{path} is also {use.elsewhere}" for use, _, _ in uses if use.elsewhere and (use.covers & touched).any()]
+    if ((feeds >= 0) & (reads >= 0)).any():
         found.append(f"{path} both feeds and reads it")
-    for expected, column in ((feeds, 0), (reads, 1)):
-        maps = [(feeds_here, reads_here)[column] for use, feeds_here, reads_here in uses if not use.elsewhere]
-        if expected is not None and any(not _same(expected, ids) for ids in maps):
+    for use, feeds_here, reads_here in uses:
+        differs = ((feeds != feeds_here) | (reads != reads_here)) & use.covers
+        if differs.any() and not use.elsewhere:
             found.append(f"{path} has another use besides")
     return found
-
-
-def _same(first: Ids, second: Ids) -> bool:
-    return bool((first == second).all())
 
 
 def _sites(notes: Ledger, name: str, group: set[int]) -> list[Site]:

@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from .values import NONE, Ids, Part, Value, narrow, widen
 
 
 class Producer(NamedTuple):
-    """A kernel's output neurons, with consecutive ids from `start`; an ensemble has several producers."""
+    """A kernel's output neurons, with consecutive ids from `start`; an ensemble has several producers.
+
+    `member` is the kernel's place in a stack of them.
+    """
 
     leaf: int
     start: int
@@ -22,10 +26,12 @@ class Producer(NamedTuple):
 class Use(NamedTuple):
     """One use of a parameter: the neuron that each entry feeds and the neuron that it reads, in the parameter's shape.
 
-    `elsewhere` says what else is computed from it, if it is neither.
+    `covers` says which entries it uses: a slice of a stack of kernels is a use of that slice alone. `elsewhere` says
+    what else is computed from them, if they neither feed nor read.
     """
 
     leaf: int
+    covers: Bool[np.ndarray, "..."]
     feeds: Ids | None
     reads: Ids | None
     elsewhere: str = ""
@@ -131,11 +137,24 @@ class Ledger:
         """Writes a use down in the parameter's own shape; False if an entry would belong to two neurons."""
         in_leaf = [None if ids is None else self.in_leaf(part, ids, shape) for ids in (feeds, reads)]
         clash = any(ids is not None and got is None for ids, got in zip((feeds, reads), in_leaf, strict=True))
-        self.uses.append(Use(part.leaf, *in_leaf, elsewhere="entries that several neurons share" if clash else ""))
+        self.uses.append(
+            Use(
+                part.leaf, self.covered(part), *in_leaf, elsewhere="entries that several neurons share" if clash else ""
+            )
+        )
         return not clash
 
     def note_elsewhere(self, parts: Iterable[Part], what: str) -> None:
-        self.uses += [Use(part.leaf, None, None, what) for part in parts]
+        self.uses += [Use(part.leaf, self.covered(part), None, None, what) for part in parts]
+
+    def covered(self, part: Part) -> Bool[np.ndarray, "..."]:
+        """Which entries of its parameter a part holds."""
+        shape = self.leaf_shapes[part.leaf]
+        if is_whole(part.entries, shape):
+            return np.ones((1,) * len(shape), bool)
+        found = np.zeros(int(np.prod(shape, dtype=np.int64)), bool)
+        found[part.entries[part.entries >= 0]] = True
+        return found.reshape(shape)
 
     def in_leaf(self, part: Part, ids: Ids, shape: tuple[int, ...]) -> Ids | None:
         """Ids of a value's elements, carried back to the parameter's entries; None if one entry gets two ids."""

@@ -92,6 +92,13 @@ def sac_critic(observation, action):
 
 
 @body
+def twin_heads(x):
+    x = nn.relu(nn.Dense(8, name="trunk")(x))
+    heads = [nn.Dense(1, name=f"value{k}")(nn.relu(nn.Dense(6, name=f"hidden{k}")(x))) for k in (1, 2)]
+    return jnp.concatenate(heads, -1)
+
+
+@body
 def shared_encoder(x):
     x = nn.relu(nn.Conv(4, (3, 3), name="encoder")(x))
     actor = nn.Dense(2, name="actor")(nn.relu(nn.Dense(6, name="actor_hidden")(flat(x))))
@@ -220,6 +227,19 @@ class ConvolutionalCritic(nn.Module):
         return nn.Dense(1, name="value")(flat(nn.relu(nn.Conv(4, (3, 3), name="conv2")(x))))
 
 
+class Layer(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.relu(nn.Dense(6, name="dense")(x)), None
+
+
+@body
+def scanned_layers(x):
+    x = nn.relu(nn.Dense(6, name="embed")(x))
+    layers = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+    return nn.Dense(2, name="head")(layers(name="layers")(x, None)[0])
+
+
 def twins(module: type[nn.Module]) -> nn.Module:
     mapped = nn.vmap(module, in_axes=None, variable_axes={"params": 0}, split_rngs={"params": True}, axis_size=2)
     return mapped()
@@ -258,6 +278,39 @@ def low_rank_noise(params, x):
 def tied(params, x):
     x = jax.nn.relu(x @ params["a"]["w"])
     return jax.nn.relu(x @ params["a"]["w"].T) @ params["b"]["w"]
+
+
+def stack_by_index(params, x):
+    x = jax.nn.relu(x @ params["embed"]["w"])
+    for w in params["layers"]["w"]:
+        x = jax.nn.relu(x @ w)
+    return x @ params["head"]["w"]
+
+
+def stack_by_scan(params, x):
+    def block(x, layer):
+        up, down = layer
+        return x + jax.nn.relu(x @ up) @ down, None
+
+    x = x @ params["embed"]["w"]
+    return jax.lax.scan(block, x, (params["up"]["w"], params["down"]["w"]))[0] @ params["head"]["w"]
+
+
+def one_vector(params, x):
+    first, second, head = jnp.split(params["all"]["w"], [30, 54])
+    return jax.nn.relu(jax.nn.relu(x @ first.reshape(5, 6)) @ second.reshape(6, 4)) @ head.reshape(4, 2)
+
+
+def fused_gate(params, x):
+    gate, up = jnp.split(x @ params["gate_up"]["w"], 2, -1)
+    return jax.nn.relu((jax.nn.silu(gate) * up) @ params["down"]["w"]) @ params["head"]["w"]
+
+
+def stack_also_summed(params, x):
+    x = jax.nn.relu(x @ params["embed"]["w"])
+    for w in params["layers"]["w"]:
+        x = jax.nn.relu(x @ w)
+    return x @ params["head"]["w"], jnp.square(params["layers"]["w"][1]).sum()
 
 
 def solved(params, x):
@@ -326,6 +379,12 @@ CASES = [
         linen(dueling(), ROWS),
         (ROWS,),
         dict.fromkeys(("trunk", "value_hidden", "advantage_hidden"), "recycled"),
+    ),
+    Case(
+        "twin heads on one trunk",
+        linen(twin_heads(), ROWS),
+        (ROWS,),
+        dict.fromkeys(("trunk", "hidden1", "hidden2"), "recycled"),
     ),
     Case("SAC actor", linen(sac_actor(), ROWS), (ROWS,), {"dense1": "recycled", "dense2": "recycled"}),
     Case(
@@ -488,6 +547,53 @@ CASES = [
         hand_written({"a": (5, 6), "b": (5, 2)}, tied),
         (ROWS,),
         {"a/w": "both feeds and reads it", "a/w#2": "has another use besides"},
+    ),
+    Case(
+        "kernels in one stack, used by index",
+        hand_written({"embed": (5, 6), "layers": (3, 6, 6), "head": (6, 2)}, stack_by_index),
+        (ROWS,),
+        {"embed": "recycled", **{f"layers[{layer}]": "recycled" for layer in range(3)}},
+    ),
+    Case(
+        "residual blocks in one stack, used by scan",
+        hand_written({"embed": (5, 6), "up": (2, 6, 8), "down": (2, 8, 6), "head": (6, 2)}, stack_by_scan),
+        (ROWS,),
+        {
+            "embed": "summed with down[0]",
+            "up[0]": "recycled",
+            "down[0]": "summed with embed",
+            "up[1]": "recycled",
+            "down[1]": "summed with down[0]",
+        },
+    ),
+    Case(
+        "a stack one kernel of which is also computed with",
+        hand_written({"embed": (5, 6), "layers": (3, 6, 6), "head": (6, 2)}, stack_also_summed),
+        (ROWS,),
+        {
+            "embed": "recycled",
+            "layers[0]": "layers/w is also",
+            "layers[1]": "layers/w is also",
+            "layers[2]": "recycled",
+        },
+    ),
+    Case(
+        "Flax layers in one stack (nn.scan)",
+        linen(scanned_layers(), ROWS),
+        (ROWS,),
+        {"embed": "recycled", **{f"layers/dense[{layer}]": "recycled" for layer in range(3)}},
+    ),
+    Case(
+        "all parameters in one vector",
+        hand_written({"all": (62,)}, one_vector),
+        (ROWS,),
+        {"all/w": "recycled", "all/w#2": "recycled"},
+    ),
+    Case(
+        "gate and value from one kernel",
+        hand_written({"gate_up": (5, 16), "down": (8, 6), "head": (6, 2)}, fused_gate),
+        (ROWS,),
+        {"gate_up": "recycled", "down": "recycled"},
     ),
     Case("Flax NNX", nnx_network, (IMAGES,), {"conv": "recycled", "dense": "recycled"}),
     Case("Equinox", equinox_network, (IMAGES,), {"layers/0": "recycled", "layers/3": "recycled"}),
