@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -29,15 +30,29 @@ weights change the others' outputs even at tau = 0. `ReDo(coupled="skip")` leave
 def row(case: Case) -> str:
     """One line of the table, from a trace made now."""
     apply, init = case.build()
-    params = jax.jit(init)(jax.random.key(0))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     try:
-        layers = dormant.trace(apply, params, *case.inputs).layers
+        return traced(case, dormant.trace(apply, params, *case.inputs))
     except dormant.TraceError as error:
-        return f"| {case.name} | refused | {str(error).partition('. See')[0]} |"
+        return refused(case, error)
+
+
+def refused(case: Case, error: dormant.TraceError) -> str:
+    return f"| {case.name} | refused | {str(error).partition('. See')[0]} |"
+
+
+def traced(case: Case, wiring: dormant.Wiring) -> str:
+    layers = wiring.layers
     safe = [f"{layer.name}{' (coupled)' if layer.coupled_by else ''}" for layer in layers if layer.recyclable]
     kept = [f"{layer.name}: {'; '.join(layer.reasons)}" for layer in layers if not layer.recyclable]
     return f"| {case.name} | {', '.join(safe)} | {'<br>'.join(kept)} |"
 
 
+def page() -> str:
+    """The whole page."""
+    return HEAD + "\n".join(row(case) for case in CASES) + "\n"
+
+
 if __name__ == "__main__":
-    (ROOT / "docs" / "networks.md").write_text(HEAD + "\n".join(row(case) for case in CASES) + "\n")
+    (ROOT / "docs" / "networks.md").write_text(page())

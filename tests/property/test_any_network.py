@@ -1,6 +1,8 @@
 """Every architecture of any_network.py keeps its promise: recycled, measured with a reason, or refused."""
 
+import runpy
 from functools import lru_cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,9 @@ from property.any_network import CASES, Case
 import dormant
 from dormant.wiring import entry_mask
 
+ROOT = Path(__file__).parents[2]
+MAKER = runpy.run_path(str(ROOT / "docs" / "make_networks.py"))
+PAGE = (ROOT / "docs" / "networks.md").read_text()
 RUNNING = [case for case in CASES if not case.refused]
 TX = optax.adam(1e-3)
 
@@ -50,6 +55,12 @@ def test_every_layer_is_found_with_its_promise(index):
         assert bool(found[name].coupled_by) == (promise == "coupled") or not found[name].recyclable
         assert found[name].recyclable or promise in "; ".join(found[name].reasons)
         assert name in str(wiring)
+    assert MAKER["traced"](case, wiring) in PAGE.splitlines(), "docs/networks.md is old: run make docs"
+
+
+def test_the_page_of_networks_has_one_line_for_each_case_and_no_more():
+    lines = PAGE.removeprefix(MAKER["HEAD"]).splitlines()
+    assert PAGE.startswith(MAKER["HEAD"]) and [line.split(" | ")[0][2:] for line in lines] == [c.name for c in CASES]
 
 
 def test_recycling_silent_neurons_leaves_outputs_bit_equal(index):
@@ -100,5 +111,6 @@ def test_outgoing_entries_of_silent_neurons_do_not_matter_and_those_of_others_do
 @pytest.mark.parametrize("case", [case for case in CASES if case.refused], ids=lambda case: case.name)
 def test_what_is_not_understood_is_refused_by_name(case):
     apply, init = case.build()
-    with pytest.raises(dormant.TraceError, match=case.refused):
+    with pytest.raises(dormant.TraceError, match=case.refused) as error:
         dormant.trace(apply, init(jax.random.key(0)), *case.inputs)
+    assert MAKER["refused"](case, error.value) in PAGE.splitlines(), "docs/networks.md is old: run make docs"
