@@ -34,3 +34,23 @@ def test_the_lines_that_redo_adds_are_marked(name):
     code = (EXAMPLES / f"{name}.py").read_text()
     marked = [line for line in code.splitlines() if line.endswith("# <- ReDo")]
     assert 4 <= len(marked) <= 5
+
+
+def run(name, *arguments):
+    command = [sys.executable, f"{name}.py", *arguments]
+    return subprocess.run(command, cwd=EXAMPLES, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(("name", "agent_steps"), [("sb3_dqn_cartpole", 4_000), ("sb3_sac_pendulum", 800)])
+def test_agents_of_stable_baselines3_are_recycled_saved_loaded_and_go_on(name, agent_steps):
+    said = run(name, "--agent-steps", str(agent_steps))
+    steps = [int(number) for number in re.findall(r"(\d+) agent steps", said)]
+    recycled = [int(number) for number in re.findall(r"(\d+) neurons recycled", said)]
+    assert steps == [agent_steps // 2, agent_steps]
+    assert len(recycled) == 2 and sum(recycled) > 0
+
+
+def test_a_loop_in_the_style_of_cleanrl_recycles():
+    found = re.findall(r"agent step (\d+): recycled (\{.*?\}), mean return (\d+)", run("cleanrl_style_dqn"))
+    assert len(found) > 2
+    assert any(int(number) for _, counts, _ in found for number in re.findall(r": (\d+)", counts))
