@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from property.architectures import (
     OPTIMIZERS,
@@ -77,7 +77,7 @@ def check_bit_equal(apply, network, params, inputs, intervention):
 
 
 @given(plain_architectures, optimizers, st.integers(0, 2**31))
-@settings(max_examples=24)
+@settings(max_examples=16)
 def test_recycling_silent_neurons_keeps_outputs_and_everything_else(architecture, tx, seed):
     network, inputs = network_of(architecture, tx), examples()
     params, chosen = silenced(network, architecture.weights(1), np.random.default_rng(seed))
@@ -90,7 +90,8 @@ def test_recycling_silent_neurons_keeps_outputs_and_everything_else(architecture
 
 
 @given(plain_architectures, st.sampled_from(["layer", "rms", "group"]), st.integers(0, 2**31))
-@settings(max_examples=8)
+@example(Architecture(hidden=(1,), activation="elu"), "layer", 29)  # a neuron alone in its layer is not coupled
+@settings(max_examples=6)
 def test_a_normalisation_couples_only_the_layers_it_names(architecture, norm, seed):
     architecture = replace(architecture, norm=norm)
     network, inputs = network_of(architecture), examples()
@@ -101,7 +102,8 @@ def test_a_normalisation_couples_only_the_layers_it_names(architecture, norm, se
     dormant = silent_neurons(network, params, inputs)
     assert all((np.asarray(dormant[layer.name]) >= chosen[layer.name]).all() for layer in layers)
     before, after = check_bit_equal(architecture.apply, network, params, inputs, ReDo(tau=0.0, coupled="skip"))
-    assert not any(map(np.any, jax.tree.leaves(changed(before, after))))
+    alone = [layer for layer in layers if not layer.coupled_by]
+    check_only_these_change(network, before, after, *belongs_to(network, before, dormant, alone))
     after = recycle(network, before, ReDo(tau=0.0), inputs)
     check_only_these_change(network, before, after, *belongs_to(network, before, dormant, layers))
 

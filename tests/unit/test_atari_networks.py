@@ -18,7 +18,6 @@ NETWORKS = [
     NatureCNN(0.1, activation="crelu"),
     NatureCNN(0.1, layer_norm=True),
     ImpalaResNet(0.1),
-    ImpalaResNet(0.1, dueling=True),
     ImpalaResNet(0.1, activation="crelu"),
     ImpalaResNet(0.1, layer_norm=True),
 ]
