@@ -73,6 +73,10 @@ def intervention(settings: Settings) -> Intervention:
     """
     given = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
     _check_used(given.pop("intervention"), given)
+    if settings.layers == ():
+        raise ValueError(
+            "--layers expects the name of at least one layer, got none; leave the flag out for the default."
+        )
     if settings.intervention == "prune":
         return Prune(**given)
     schedule = {name: given.pop(name) for name in SCHEDULE if name in given}
@@ -132,6 +136,7 @@ def environment(name: str, **settings: Any) -> MinAtar | Atari:
         return Atari(name.removeprefix(ATARI), **settings)
     names = [f"MinAtar/{game}" for game in GAMES]
     if name not in names:
-        near = difflib.get_close_matches(name, [*names, *(ATARI + game for game in SCORES)], n=2, cutoff=0.7) or names
-        raise ValueError(f"unknown environment {name!r}; did you mean {' or '.join(near)}?")
+        near = difflib.get_close_matches(name, [*names, *(ATARI + game for game in SCORES)], n=2, cutoff=0.7)
+        there = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)} and ALE/ with a game."
+        raise ValueError(f"unknown environment {name!r}; {there}")
     return MinAtar(game=name.removeprefix("MinAtar/"), **settings)

@@ -106,7 +106,7 @@ def test_weight_decay_is_the_papers_unless_it_is_set(built):
     ("arguments", "message"),
     [
         (("--env", "MinAtar/Astrix"), "unknown environment 'MinAtar/Astrix'; did you mean MinAtar/Asterix?"),
-        (("--env", "Pong"), "MinAtar/Asterix or MinAtar/Breakout or"),
+        (("--env", "Pong"), "there are MinAtar/Asterix, MinAtar/Breakout, "),
         (("--intervention", "redo", "--tau", "-0.1"), "tau must be at least 0, got -0.1"),
         (("--replay-ratio", "0"), "replay_ratio must be positive, got 0.0"),
         (("--replay-ratio", "0.4"), "replay_ratio must be a whole number or one over it, got 0.4; the nearest is 0.5"),
@@ -119,6 +119,7 @@ def test_weight_decay_is_the_papers_unless_it_is_set(built):
         (("--replay-ratio", "nan"), "replay_ratio must be positive, got nan"),
         (("--eval-epsilon", "2"), "eval_epsilon must lie between 0 and 1, got 2.0"),
         (("--eval-episodes", "0"), "eval_episodes must be at least 1, got 0"),
+        (("--intervention", "redo", "--layers"), "--layers expects the name of at least one layer, got none"),
         (("--filters", "0"), "filters must be at least 1, got 0"),
         (("--width", "-1"), "width must be at least 1, got -1"),
         (("--tau", "0.1"), "--intervention none does not use --tau; it uses no setting"),

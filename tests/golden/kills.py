@@ -1,0 +1,66 @@
+"""Runs of `dormant` that are killed and started again, for the tests of resuming."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from dormant.lab.store import RunFolder, rows
+
+
+def start(arguments: tuple[str, ...], path: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "dormant", *arguments, "--run-dir", str(path)]
+    # Compiling is most of so short a run: what the first one compiled, the others load.
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(path.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | cache
+    )
+
+
+def finish(arguments: tuple[str, ...], path: Path) -> None:
+    """Runs to the end."""
+    process = start(arguments, path)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+
+
+def kill_after(arguments: tuple[str, ...], path: Path, agent_steps: int, seconds: float) -> None:
+    """Kills a run a moment after it has logged so many steps."""
+    process = start(arguments, path)
+    while process.poll() is None and reached(path) < agent_steps:
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def reached(path: Path) -> int:
+    return max((row["agent_steps"] for row in rows(RunFolder(path).metrics)), default=-1)
+
+
+def final_state(path: Path, agent_steps: int) -> dict[str, bytes]:
+    """The bytes of every array of the checkpoint at the end."""
+    with ocp.CheckpointManager(RunFolder(path).checkpoint) as manager:
+        assert manager.latest_step() == agent_steps
+        state = manager.restore(agent_steps, args=ocp.args.StandardRestore())
+    return {jax.tree_util.keystr(key): np.asarray(leaf).tobytes() for key, leaf in jax.tree.leaves_with_path(state)}
+
+
+def assert_same_run(whole: Path, killed: Path, agent_steps: int) -> set[str]:
+    """Rows and final states are equal, byte for byte; returns the names of the arrays."""
+    for file in ("metrics.jsonl", "scores.jsonl"):
+        assert (killed / file).read_bytes() == (whole / file).read_bytes()
+    one, other = final_state(whole, agent_steps), final_state(killed, agent_steps)
+    assert {name for name in one if one[name] != other.get(name)} == set()
+    assert one.keys() == other.keys()
+    return set(one)
