@@ -1,0 +1,127 @@
+"""What is reproduced, as values: arms, what a scale costs, and what is claimed of the result."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from dormant.lab.provenance import describe
+
+Scale = Literal["smoke", "pilot", "laptop", "paper"]
+SCALES: tuple[Scale, ...] = ("smoke", "pilot", "laptop", "paper")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of a figure: a training whose environment and seeds the design fills in."""
+
+    name: str
+    training: Any  # a frozen dataclass with `env` and `seeds`, as `lab.runner.Training` wants it
+
+
+@dataclass(frozen=True)
+class Design:
+    """An experiment at one scale: every arm in every environment with every seed."""
+
+    arms: tuple[Arm, ...]
+    environments: tuple[Any, ...]
+    seeds: tuple[int, ...]
+    leaves_out: str = ""  # what the paper's figure has and this design has not, as a sentence
+
+    def cells(self) -> Iterator["Cell"]:
+        """Each arm in each environment, with all seeds."""
+        for arm in self.arms:
+            for environment in self.environments:
+                yield Cell(arm.name, name_of(environment), replace(arm.training, env=environment, seeds=self.seeds))
+
+
+class Cell(NamedTuple):
+    """An arm in an environment."""
+
+    arm: str
+    environment: str
+    training: Any
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number for each seed: a metric of the run, brought down to its end, its mean (the area under it), or its start.
+
+    Log points before the share `after` of the run are left out of its mean.
+    """
+
+    metric: str
+    reduce: Literal["end", "mean", "start"] = "end"
+    after: float = 0.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one arm's quantity is above (or below) another's, or its own at the run's start, by an effect that matters.
+
+    `by="ratio"` compares quotients, with 1 for no effect, so that `smallest` is 1.5 or 0.67; `by="difference"` compares
+    differences, with 0 for none. `against=None` means the arm's own start.
+    """
+
+    statement: str
+    quantity: Quantity
+    arm: str
+    against: str | None
+    direction: Literal["higher", "lower"]
+    smallest: float
+    by: Literal["difference", "ratio"] = "difference"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot: a metric over time for each arm, or its end over the replay ratio where `over` says so."""
+
+    title: str
+    metric: str
+    over: Literal["agent_steps", "gradient_steps", "replay_ratio"] = "agent_steps"
+    arms: tuple[str, ...] = ()  # all, if none is named
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A figure of the paper: what is run at each scale, what is drawn, what is claimed.
+
+    `published` names the panels of shared curves in published.csv that stand beside ours. An experiment whose training
+    code is not there yet says in `awaits` what it waits for, and has no designs.
+    """
+
+    name: str
+    title: str
+    designs: Mapping[Scale, Design]
+    panels: tuple[Panel, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    published: tuple[str, ...] = ()
+    awaits: str = ""
+    settings: str = field(default="")  # a plain sentence about what differs from the paper
+
+
+def name_of(environment: Any) -> str:
+    """The name that the command line gives an environment.
+
+    >>> from dormant.rl.envs.minatar import MinAtar
+    >>> name_of(MinAtar("Breakout"))
+    'MinAtar/Breakout'
+    """
+    family = {"Atari": "ALE"}.get(type(environment).__name__, type(environment).__name__)
+    return f"{family}/{environment.game}"
+
+
+def digest(training: Any) -> str:
+    """Eight characters that name all that decides a run's result but its seeds: equal for two figures' same arm."""
+    description = {name: value for name, value in describe(training).items() if name != "seeds"}
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def place(root: Path, scale: Scale, training: Any, seeds: tuple[int, ...]) -> Path:
+    """The run folder of some seeds of a training: no figure's name is in it, since figures share runs."""
+    environment = re.sub(r"\W+", "-", name_of(training.env))
+    kind = f"{type(training.agent).__name__.lower()}-rr{training.replay_ratio:g}"
+    return root / scale / environment / f"{kind}-{digest(training)}" / f"seed{'-'.join(map(str, seeds))}"
