@@ -1,25 +1,29 @@
-"""How fast DQN's gradient step on Atari frames is, beside the reference's way and PyTorch.
+"""How fast DQN learns on Atari: its gradient step, and its whole loop, beside the reference's way and CleanRL's.
 
-    python benchmarks/atari_dqn.py [--repeats 9] [--steps 5]
+    python benchmarks/atari_dqn.py [--repeats 5] [--steps 5] [--agent-steps 200] [--core 0]
 
-All rows come from one run on the same network (Nature CNN with SAME padding) and the same kind of batch, 32
-transitions, measured in turn `--repeats` times after a warm-up; each number is a median. `ROWS` names every row and
-what makes it: a function of no arguments that returns one which takes `--steps` gradient steps. Operations are counted
-by hand (see `step_operations`); element-wise work and Adam count nothing.
+All rows come from one run on the same game and network (Nature CNN with SAME padding), with batches of 32, measured in
+turn `--repeats` times after a warm-up; each number is a median. The gradient step alone has its batch at hand, but for
+the peers, who sample it. The loop chooses greedily, plays, remembers, samples and learns; peers are stand-ins that do
+the same in their own way (atari_peers.py). Operations are counted by hand; element-wise work and Adam count nothing.
+ReDo acts once in each measurement, and its cost is spread over the 1,000 gradient steps of its usual period.
 """
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-BATCH, FRAMES, ACTIONS = 32, (84, 84, 4), 6
-MATMUL = 1024  # side of the square matrices of the matmul row
-PRODUCTS = 5
+GAME, ACTIONS, BATCH = "Breakout", 4, 32
+MATMUL, PRODUCTS = 1024, 5  # side of the square matrices of the matmul row, and how many products
+REDO_PERIOD = 1_000
+PEERS = {"reference's way": "dopamine", "CleanRL's way (PyTorch)": "cleanrl"}
 Step = Callable[[], Any]
 
 
@@ -32,30 +36,21 @@ def step_operations() -> int:
     return 2 * BATCH * (3 * first + 4 * rest)
 
 
-def transitions() -> tuple[np.ndarray, ...]:
-    """Observations before, actions, rewards, discounts, observations after."""
-    rng = np.random.default_rng(0)
-    seen = rng.integers(0, 256, (2, BATCH, *FRAMES), np.uint8)
-    actions = rng.integers(0, ACTIONS, BATCH).astype(np.int32)
-    rewards = rng.choice(np.float32([-1, 0, 1]), BATCH)
-    return seen[0], actions, rewards, np.full(BATCH, 0.99, np.float32), seen[1]
-
-
-def ours() -> Step:
-    """`DQN.update` with plain XLA convolutions, one compiled call a step, on a batch that was sampled before."""
+def our_step() -> Step:
+    """`DQN.update`, one compiled call a step, on a batch that was sampled before."""
     import jax
     import jax.numpy as jnp
 
-    from dormant.rl.agents.dqn import DQN
-    from dormant.rl.atari_networks import NatureCNN
+    from dormant.rl.presets import atari_dqn
     from dormant.rl.replay import Batch
 
-    agent = DQN(network=NatureCNN())
+    agent, rng = atari_dqn(), np.random.default_rng(0)
+    before, after = rng.integers(0, 256, (2, BATCH, 84, 84, 4), np.uint8)
+    rewards, discounts = rng.choice(np.float32([-1, 0, 1]), BATCH), np.full(BATCH, 0.99, np.float32)
+    batch = Batch(*map(jnp.asarray, (before, np.zeros(BATCH, np.int32), rewards, discounts, after)))
     # A target of its own: a donated array cannot be passed twice.
-    state = jax.tree.map(jnp.copy, agent.init(jax.random.key(0), FRAMES, ACTIONS))
-    batch = Batch(*map(jnp.asarray, transitions()))
+    state = jax.tree.map(jnp.copy, agent.init(jax.random.key(0), (84, 84, 4), ACTIONS))
     update = jax.jit(lambda state, batch: agent.update(state, batch)[0], donate_argnums=0)
-    state = update(state, batch)
 
     def step() -> Any:
         nonlocal state
@@ -65,77 +60,57 @@ def ours() -> Step:
     return step
 
 
-def reference() -> Step:
-    """A stand-in for Dopamine's step: targets in a call of their own, one example at a time under vmap, host sampling.
+def our_loop(ratio: float, agent_steps: int, redo: bool, folder: Path) -> Step:
+    """`HostTraining` as `dormant train` runs it, with a full ring of 1,000; chunks of that many agent steps."""
+    from dormant import Chain, Every, ReDo
+    from dormant.rl.envs.atari import Atari
+    from dormant.rl.host_loop import HostTraining
+    from dormant.rl.presets import atari_dqn
 
-    Source: dopamine/labs/redo/recycled_dqn_agents.py; its batch is gathered from a ring of single frames by NumPy.
-    """
-    import jax
-    import optax
+    agent = replace(atari_dqn(ratio), replay_capacity=1_000, min_replay=agent_steps, epsilon_steps=1)
+    what = Every(max(1, round(agent_steps * ratio)), ReDo()) if redo else Chain()
+    length = {"agent_steps": 1_000_000 * agent_steps, "log_period": agent_steps, "eval_period": 10**9}
+    training = HostTraining(agent=agent, env=Atari(GAME), intervention=what, replay_ratio=ratio, **length)
+    state = training.init()
+    loop = training.open(folder, state)
+    for _ in range(max(3, 1_000 // agent_steps)):  # fills the ring, and compiles
+        state, _ = loop.advance(state)
 
-    from dormant.rl import atari_networks
-
-    network, tx = atari_networks.NatureCNN(), optax.adam(6.25e-5, eps=1.5e-4)
-    params = network.init(jax.random.key(0), FRAMES, ACTIONS)
-    ring, state = np.random.default_rng(0).integers(0, 256, (2_000, 84, 84), np.uint8), (params, tx.init(params))
-    _, actions, rewards, discounts, _ = transitions()
-
-    def one(params: Any, frames: Any) -> Any:
-        return network.apply(params, frames[None])[0]
-
-    @jax.jit
-    def targets(params: Any, frames: Any, rewards: Any, discounts: Any) -> Any:
-        return rewards + discounts * jax.vmap(partial(one, params))(frames).max(1)
-
-    @jax.jit
-    def train(params: Any, moments: Any, frames: Any, actions: Any, goals: Any) -> Any:
-        def loss(params: Any) -> Any:
-            q = jax.vmap(partial(one, params))(frames)
-            return jax.vmap(lambda q, a, goal: optax.losses.huber_loss(q[a], goal))(q, actions, goals).mean()
-
-        change, moments = tx.update(jax.grad(loss)(params), moments, params)
-        return optax.apply_updates(params, change), moments
-
-    def sample() -> tuple[np.ndarray, np.ndarray]:
-        places = np.random.randint(4, len(ring) - 1, BATCH)
-        return tuple(np.stack([np.moveaxis(ring[p + s - 3 : p + s + 1], 0, -1) for p in places]) for s in (0, 1))
-
-    def step() -> Any:
+    def chunk() -> Any:
         nonlocal state
-        before, after = sample()
-        state = train(*state, before, actions, targets(params, after, rewards, discounts))
-        return state
+        state, _ = loop.advance(state)
+        return state.agent
 
-    step()  # compiles both calls
-    return step
+    return chunk
 
 
-def pytorch() -> Step:
-    """CleanRL's dqn_atari.py step with the paper's network and settings, channels last and Adam fused."""
-    import torch
-    from torch import nn
+def peer_step(name: str) -> Step:
+    """Its sampling and its gradient step."""
+    import atari_peers
 
-    def network() -> Any:
-        layers = [nn.ZeroPad2d(2), nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.ZeroPad2d((1, 2, 1, 2))]
-        layers += [nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU(), nn.Flatten()]
-        layers += [nn.Linear(7_744, 512), nn.ReLU(), nn.Linear(512, ACTIONS)]
-        return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    return getattr(atari_peers, name)(ACTIONS).learn
 
-    online, target = network(), network()
-    optimizer = torch.optim.Adam(online.parameters(), lr=6.25e-5, eps=1.5e-4, fused=True)
-    before, actions, rewards, discounts, after = (torch.as_tensor(array) for array in transitions())
-    # The memory of [batch, height, width, channels] is already what torch calls channels last.
-    before, after, chosen = before.permute(0, 3, 1, 2), after.permute(0, 3, 1, 2), actions.long()[:, None]
 
-    def step() -> None:
-        with torch.no_grad():
-            goals = rewards + discounts * target(after / 255.0).max(dim=1)[0]
-        loss = nn.functional.huber_loss(online(before / 255.0).gather(1, chosen)[:, 0], goals)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+def peer_loop(name: str, ratio: float, agent_steps: int) -> Step:
+    """That many agent steps, and the gradient steps among them."""
+    import atari_peers
 
-    return step
+    from dormant.rl.envs.atari import Atari, AtariGames
+
+    peer, games = getattr(atari_peers, name)(ACTIONS), AtariGames(Atari(GAME), (0,))
+
+    def chunk() -> Any:
+        learned = None
+        for step in range(agent_steps):
+            seen = games.observations[0]
+            action = peer.act(seen)
+            outcome = games.step(np.array([action]))
+            peer.remember(seen, action, float(np.sign(outcome.reward[0])), bool(outcome.terminal[0]))
+            for _ in range(round((step + 1) * ratio) - round(step * ratio)):
+                learned = peer.learn()
+        return learned
+
+    return chunk
 
 
 def matmul() -> Step:
@@ -147,21 +122,13 @@ def matmul() -> Step:
     return lambda: [product(matrix, matrix) for _ in range(PRODUCTS)]
 
 
-# The rows of the loop (agent steps/s at replay ratios 0.25 and 1, with and without ReDo) go here too.
-ROWS: dict[str, Callable[[], Step]] = {
-    "ours": ours,
-    "reference's style": reference,
-    "PyTorch, channels last": pytorch,
-}
-
-
-def seconds(steps: dict[str, Step], repeats: int, count: int) -> dict[str, float]:
-    """Median wall time of one step of each, measured in turn so that what disturbs the machine disturbs all of them."""
+def seconds(rows: dict[str, Step], repeats: int, count: int = 1) -> dict[str, float]:
+    """Median wall time of one call of each, measured in turn so that what disturbs the machine disturbs all of them."""
     import jax
 
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[str, list[float]] = {name: [] for name in rows}
     for number in range(repeats + 1):
-        for name, step in steps.items():
+        for name, step in rows.items():
             start = time.perf_counter()
             for _ in range(count):
                 result = step()
@@ -171,19 +138,54 @@ def seconds(steps: dict[str, Step], repeats: int, count: int) -> dict[str, float
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def gradient_steps(options: argparse.Namespace) -> float:
+    """Prints the gradient steps, and returns the milliseconds of ours."""
+    steps = {"matmul": matmul(), "ours": our_step()} | {name: peer_step(peer) for name, peer in PEERS.items()}
+    taken = seconds(steps, options.repeats, options.steps)
+    peak = PRODUCTS * 2.0 * MATMUL**3 / taken.pop("matmul")
+    print(f"float32 matmul rate {peak / 1e9:.0f} GFLOP/s; one step counts {step_operations() / 1e9:.2f} GFLOP\n")
+    print(f"{'gradient step':32s}{'ms':>8s}{'steps/s':>10s}{'of matmul':>11s}{'ours is':>10s}")
+    for name, each in taken.items():
+        share, ratio = step_operations() / each / peak, each / taken["ours"]
+        print(f"{name:32s}{each * 1e3:8.1f}{1 / each:10.1f}{share:11.0%}{ratio:9.2f}x")
+    return taken["ours"]
+
+
+def loops(options: argparse.Namespace, ratio: float, step: float, folder: Path) -> None:
+    """Prints the loops at one replay ratio, beside what the gradient steps alone would take."""
+    agent_steps = options.agent_steps
+    rows = {"ours": our_loop(ratio, agent_steps, False, folder / "dqn")}
+    rows["ours with ReDo"] = our_loop(ratio, agent_steps, True, folder / "redo")
+    rows |= {name: peer_loop(peer, ratio, agent_steps) for name, peer in PEERS.items()}
+    taken = seconds(rows, options.repeats)
+    event = taken["ours with ReDo"] - taken["ours"]
+    taken["ours with ReDo"] = taken["ours"] + event * agent_steps * ratio / REDO_PERIOD
+    print(f"\n{f'loop at replay ratio {ratio:g}':32s}{'agent steps/s':>15s}{'gradient steps/s':>18s}{'ours is':>10s}")
+    for name, each in taken.items():
+        rate = agent_steps / each
+        print(f"{name:32s}{rate:15.1f}{rate * ratio:18.1f}{each / taken['ours']:9.2f}x")
+    learning, event_share = step * agent_steps * ratio / taken["ours"], event / REDO_PERIOD / step
+    print(f"gradient steps alone would be {learning:.0%} of the loop's time; ReDo costs {event_share:.2%} of them")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="gradient steps of each measurement")
+    parser.add_argument("--agent-steps", type=int, default=200, help="agent steps of each measurement of a loop")
+    parser.add_argument("--core", type=int, default=None, help="keep to this core; both, if not given")
     options = parser.parse_args()
-    steps = {"matmul": matmul()} | {name: make() for name, make in ROWS.items()}
-    taken = seconds(steps, options.repeats, options.steps)
-    peak = PRODUCTS * 2.0 * MATMUL**3 / taken["matmul"]
-    print(f"float32 matmul rate {peak / 1e9:.0f} GFLOP/s; one step counts {step_operations() / 1e9:.2f} GFLOP\n")
-    print(f"{'gradient step':26s}{'ms':>8s}{'steps/s':>10s}{'of matmul':>11s}{'ours is':>10s}")
-    for name in ROWS:
-        share, ratio = step_operations() / taken[name] / peak, taken[name] / taken["ours"]
-        print(f"{name:26s}{taken[name] * 1e3:8.1f}{1 / taken[name]:10.1f}{share:11.0%}{ratio:9.2f}x")
+    if options.core is not None:
+        import torch
+
+        from dormant.cli.startup import pin
+
+        pin(options.core)
+        torch.set_num_threads(1)
+    step = gradient_steps(options)
+    for ratio in (1.0, 0.25):
+        with tempfile.TemporaryDirectory() as folder:
+            loops(options, ratio, step, Path(folder))
 
 
 if __name__ == "__main__":
