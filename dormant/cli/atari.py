@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from dormant.cli.flags import ATARI, Settings, agent_for, environment, intervention, seeds_of
 from dormant.rl.agents.dqn import DQN
+from dormant.rl.atari_networks import ImpalaResNet, NatureCNN
 from dormant.rl.envs.atari import Atari
 from dormant.rl.host_loop import HostTraining
 from dormant.rl.presets import atari_dqn
 
+NETWORKS = {"nature": NatureCNN(), "impala": ImpalaResNet()}
 Agent = Annotated[DQN, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes]
 
 
@@ -50,7 +52,11 @@ class TrainAtari:
     """Agent steps of an evaluation, which ends with the episode in which they are reached."""
     eval_epsilon: float = HostTraining.eval_epsilon
     """Probability of a random action in evaluation episodes."""
+    video: bool = False
+    """Whether the first episode of each evaluation is filmed, of the first seed, in the folder's videos."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    network: Literal["nature", "impala"] = "nature"
+    """The network: the paper's Nature CNN or its ResNet. Some flags below are the network's own."""
     agent: Agent = field(default_factory=atari_dqn)
     checkpoint_seconds: float = 300.0
     """Seconds of training between two checkpoints."""
@@ -64,19 +70,21 @@ def atari_flags(arguments: Sequence[str]) -> type[TrainAtari] | None:
     >>> atari_flags(["train", "--env", "ALE/Pong", "--replay-ratio", "0.25"])(Path("run")).agent.target_period
     8000
     """
-    # Which flags there are, and what they are by default, depends on two of them.
+    # Which flags there are, and what they are by default, depends on three of them.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--env", default="")
     first.add_argument("--replay-ratio", "--replay_ratio", default=HostTraining.replay_ratio)
+    first.add_argument("--network", default="nature")
     try:
         known, _ = first.parse_known_args(arguments)
         ratio = float(known.replay_ratio)
     except (argparse.ArgumentError, ValueError):
-        known, ratio = argparse.Namespace(env=""), HostTraining.replay_ratio
+        known, ratio = argparse.Namespace(env="", network=""), HostTraining.replay_ratio
     if not known.env.startswith(ATARI):
         return None
-    # What is wrong with another ratio, the training says.
-    agent = partial(atari_dqn, ratio if ratio > 0 else HostTraining.replay_ratio)
+    # What is wrong with another ratio, the training says, and what with another network, the flag itself.
+    ratio = ratio if ratio > 0 else HostTraining.replay_ratio
+    agent = partial(atari_dqn, ratio, NETWORKS.get(known.network))
     return make_dataclass(
         "TrainAtari", [("agent", Agent, field(default_factory=agent))], bases=(TrainAtari,), frozen=True
     )
@@ -99,4 +107,5 @@ def atari_training(flags: TrainAtari) -> HostTraining:
         eval_agent_steps=flags.eval_agent_steps,
         eval_period=flags.eval_period,
         eval_epsilon=flags.eval_epsilon,
+        video=flags.video,
     )

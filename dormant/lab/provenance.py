@@ -24,7 +24,9 @@ def describe(value: Any) -> Any:
     {'is': 'Point', 'x': 1, 'y': [2.5, 'a']}
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        # What does not count when two values are compared does not decide a result either.
+        compared = [field.name for field in dataclasses.fields(value) if field.compare]
+        fields = {name: describe(getattr(value, name)) for name in compared}
         return {"is": type(value).__name__, **fields}
     if isinstance(value, tuple | list):
         return [describe(item) for item in value]

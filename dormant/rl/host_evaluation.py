@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float32, Integer, UInt8
+from jaxtyping import Array, Bool, Integer, UInt8
 from numpy import ndarray
 
 from .agents.dqn import random_action
 from .envs.atari import Atari, AtariGame, AtariGames
+from .films import Film
 from .host_rounds import HostTraining, choose
 from .rounds import key_for
 
@@ -19,24 +20,31 @@ BLOCK = 1_024  # agent steps drawn for at once
 RANDOM_PLAY = 2**63  # a stream of its own: those of evaluations are agent steps
 
 
-def mean_returns(training: HostTraining, params: list[Any], agent_steps: int) -> Float32[ndarray, " seeds"]:
-    """The mean undiscounted, unclipped return of whole episodes, as many as take `eval_agent_steps`, of each seed.
+def episode_returns(
+    training: HostTraining, params: list[Any], agent_steps: int, film: Film | None = None
+) -> list[list[float]]:
+    """The undiscounted, unclipped returns of whole episodes, as many as take `eval_agent_steps`, of each seed.
 
+    The film, if there is one, shows the first episode of the first seed.
     Source: the paper's evaluation phase; dopamine/discrete_domains/run_experiment.py.
     """
     games = AtariGames(training.env, training.seeds, stream=agent_steps)
     totals, returns = np.zeros(len(training.seeds), np.float32), [[] for _ in training.seeds]
     playing = np.ones(len(training.seeds), bool)
     for step, (explores, anything) in enumerate(_draws(training, agent_steps), start=1):
+        if film and not returns[0]:
+            film.show(games.screen(0))
         outcome = games.step(choose(training, params, games.observations, explores, anything))
         totals += outcome.reward
         for seed in np.flatnonzero(outcome.restarted & playing):
-            returns[seed].append(totals[seed])
+            returns[seed].append(float(totals[seed]))
         totals[outcome.restarted] = 0
         playing &= ~outcome.restarted | (step < training.eval_agent_steps)
         if not playing.any():
             break
-    return np.array([np.mean(each) for each in returns], np.float32)
+    if film:
+        film.close()
+    return returns
 
 
 def _draws(

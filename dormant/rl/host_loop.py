@@ -17,8 +17,9 @@ from dormant.wiring import Network
 
 from .agents.dqn import DQN, DQNState
 from .envs.atari import Atari, AtariGames
+from .films import Film
 from .frames import FrameReplay, flush
-from .host_evaluation import mean_returns, random_play
+from .host_evaluation import episode_returns, random_play
 from .host_rounds import Stage, drawn, measured, play_chunk
 from .loops import check_schedule
 from .presets import atari_dqn
@@ -52,6 +53,7 @@ class HostTraining:
     eval_agent_steps: int = 125_000
     eval_period: int = 250_000
     eval_epsilon: float = 0.001
+    video: bool = field(default=False, compare=False)  # changes no result, so it may differ when a run is resumed
 
     def __post_init__(self) -> None:
         check_schedule(self, "eval_agent_steps")
@@ -108,7 +110,7 @@ class HostTraining:
         self.refuse_without_room(folder)
         added = self.agent_steps_done(state)
         rings = tuple(self.replay.open(folder / f"seed{seed}", added) for seed in self.seeds)
-        return HostLoop(self, Stage(AtariGames(self.env, self.seeds), rings))
+        return HostLoop(self, Stage(AtariGames(self.env, self.seeds), rings), folder.parent / "videos")
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class HostLoop:
 
     training: HostTraining
     stage: Stage
+    videos: Path
 
     def advance(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
         """The state `log_period` agent steps later, and what happened on the way: arrays [seeds] or [seeds, neurons].
@@ -131,10 +134,16 @@ class HostLoop:
         if int(state.gradient_steps[0]) == learned:
             metrics |= self.measure(state)
         done = training.agent_steps_done(state)
-        due = done % training.eval_period == 0
-        absent = np.full(len(training.seeds), np.nan, np.float32)
-        metrics["eval_return"] = mean_returns(training, _params(training, state), done) if due else absent
+        metrics["eval_return"] = np.full(len(training.seeds), np.nan, np.float32)
+        if done % training.eval_period == 0:
+            metrics["eval_return"] = np.array([np.mean(each) for each in self.evaluate(state)], np.float32)
         return state, {name: np.asarray(value) for name, value in metrics.items()}
+
+    def evaluate(self, state: TrainState) -> list[list[float]]:
+        """The returns of the evaluation episodes of each seed; the first seed's first one is filmed if asked for."""
+        training, done = self.training, self.training.agent_steps_done(state)
+        film = Film(self.videos / f"{done}.mp4") if training.video else None
+        return episode_returns(training, _params(training, state), done, film)
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
         """Dormant fractions and neuron scores of a state, on states of the replay, or of random play if it is empty."""

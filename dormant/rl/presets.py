@@ -1,7 +1,7 @@
 """DQN's settings for MinAtar and Atari, as functions of how it is run."""
 
 from .agents.dqn import DQN
-from .atari_networks import NatureCNN
+from .atari_networks import ImpalaResNet, NatureCNN
 
 TARGET_GRADIENT_STEPS = 2_000
 
@@ -24,14 +24,15 @@ def minatar_dqn(agent_steps: int) -> DQN:
     )
 
 
-def atari_dqn(replay_ratio: float = 1.0) -> DQN:
+def atari_dqn(replay_ratio: float = 1.0, network: NatureCNN | ImpalaResNet | None = None) -> DQN:
     """The paper's DQN on Atari, whose target network is copied every 2,000 gradient steps at any replay ratio.
 
-    >>> atari_dqn(0.25).target_period, atari_dqn(1.0).target_period
-    (8000, 2000)
+    >>> atari_dqn(0.25).target_period, atari_dqn(1.0).target_period, atari_dqn().network
+    (8000, 2000, NatureCNN(width=1, padding='SAME', activation='relu', layer_norm=False, dueling=False))
 
     Source: dopamine/jax/agents/dqn/configs/dqn.gin and dopamine/labs/redo/configs/dqn_dense.gin, at replay ratio 0.25;
     2,000 agent steps at replay ratio 1 are second-hand (timoklein/redo), and the released code's default, 8,000 agent
     steps always, is not excluded.
     """
-    return DQN(network=NatureCNN(), target_period=max(1, round(TARGET_GRADIENT_STEPS / replay_ratio)))
+    period = max(1, round(TARGET_GRADIENT_STEPS / replay_ratio))
+    return DQN(network=network or NatureCNN(), target_period=period)

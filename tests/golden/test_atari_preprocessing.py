@@ -211,7 +211,7 @@ def test_the_ring_rebuilds_what_was_seen(options):
 
 
 def test_a_screen_has_colours():
-    assert AtariGames(Atari("Pong"), seeds=[0]).screens().shape == (1, 210, 160, 3)
+    assert AtariGames(Atari("Pong"), seeds=[0]).screen(0).shape == (210, 160, 3)
 
 
 def test_the_games_are_those_of_the_paper():

@@ -11,7 +11,7 @@ from dormant.cli.flags import environment
 from dormant.cli.following import following, news
 from dormant.lab.store import RunFolder
 from dormant.rl.agents.dqn import DQN
-from dormant.rl.atari_networks import NatureCNN
+from dormant.rl.atari_networks import ImpalaResNet, NatureCNN
 from dormant.rl.envs import atari
 from dormant.rl.envs.atari import Atari
 from dormant.rl.host_loop import HostTraining
@@ -78,6 +78,13 @@ def test_every_kind_of_flag_reaches_the_training(built):
     assert (training.seeds, training.agent_steps, training.log_period, training.eval_period) == ((0, 1), 8000, 400, 800)
     assert (training.eval_agent_steps, training.score_batch, training.agent.learning_rate) == (100, 16, 0.01)
     assert training.intervention == Every(100_000, Reset(("dense", "head")))
+    assert not training.video and built("--video", *SMALL).video
+
+
+def test_the_network_has_flags_of_its_own(built):
+    flags = ("--replay-capacity", "100", "--min-replay", "20", "--width", "0.25", "--layer-norm")
+    assert built("--network", "impala", *flags).agent.network == ImpalaResNet(0.25, layer_norm=True)
+    assert built(*flags, "--padding", "VALID").agent.network == NatureCNN(0.25, "VALID", layer_norm=True)
 
 
 def test_weight_decay_is_the_papers(built):

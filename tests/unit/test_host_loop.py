@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from dormant import Chain, Every, Prune, ReDo
 from dormant.interventions.schedule import may_change
 from dormant.lab import runner
+from dormant.lab.provenance import describe
 from dormant.lab.store import rows
 from dormant.rl import host_evaluation, host_rounds
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.envs.atari import Atari
 from dormant.rl.frames import FrameReplay
-from dormant.rl.host_evaluation import mean_returns
+from dormant.rl.host_evaluation import episode_returns
 from dormant.rl.host_loop import HostTraining
 from dormant.rl.loops import DeviceTraining
 from dormant.rl.networks import MLP
@@ -164,8 +166,20 @@ def test_an_evaluation_plays_whole_episodes(monkeypatch):
         return anything
 
     monkeypatch.setattr(host_evaluation, "choose", choose)
-    assert mean_returns(TRAINING, [], 32).shape == (2,)
+    assert [len(returns) for returns in episode_returns(TRAINING, [], 32)] == [2, 2]
     assert len(steps) == 60
+
+
+def test_the_first_episode_of_an_evaluation_is_filmed_and_changes_nothing(tmp_path):
+    """A film is no setting of the run, which a resumed one may therefore leave out."""
+    filmed, plain = replace(TRAINING, video=True), TRAINING
+    assert describe(filmed) == describe(plain)
+    loop, _, metrics = played(replace(filmed, agent_steps=32, seeds=(3,)), tmp_path / "replay")
+    assert [film.name for film in loop.videos.iterdir()] == ["32.mp4"]
+    video = cv2.VideoCapture(str(loop.videos / "32.mp4"))
+    assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (320, 420)
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 30
+    assert metrics[-1]["eval_return"] == -0.0
 
 
 @pytest.mark.parametrize(

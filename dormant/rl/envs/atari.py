@@ -130,9 +130,9 @@ class AtariGames:
         for index, game in enumerate(self._games):
             game.restore(AtariState(*[np.asarray(leaf)[index] for leaf in state]))
 
-    def screens(self) -> UInt8[ndarray, "games rows columns 3"]:
-        """The screens in colour, for videos."""
-        return np.stack([game.screen() for game in self._games])
+    def screen(self, game: int) -> UInt8[ndarray, "rows columns 3"]:
+        """A game's screen in colour, for videos."""
+        return self._games[game].screen()
 
 
 class AtariGame:
