@@ -1,0 +1,102 @@
+"""Judges and draws two Atari runs, DQN and DQN + ReDo, and keeps their data in results/breakout.
+
+    for arm in none redo; do
+      dormant train --run-dir runs/breakout/$arm --intervention $arm --env ALE/Breakout --steps 100000 \
+        --min-replay 5000 --epsilon-steps 20000 --replay-capacity 100000 --eval-period 10000 --eval-agent-steps 5000
+    done
+    python results/breakout.py runs/breakout
+
+The agents of the last checkpoints, and one that acts at random, play evaluation episodes for --agent-steps each. The
+two runs may still be going on.
+"""
+
+import argparse
+import csv
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from dormant.cli.atari import atari_flags, atari_training
+from dormant.lab.figures import demo_picture
+from dormant.lab.runner import checkpoints, restore
+from dormant.lab.statistics import mean_interval
+from dormant.lab.store import RunFolder, curve
+from dormant.rl.host_evaluation import episode_returns
+from dormant.rl.host_loop import HostTraining
+
+HERE = Path(__file__).parent / "breakout"
+FLAGS = ["--env", "ALE/Breakout", "--steps", "100000", "--min-replay", "5000", "--epsilon-steps", "20000"]
+FLAGS += ["--replay-capacity", "100000", "--eval-period", "10000", "--eval-agent-steps", "5000"]
+ARMS = {"DQN": "none", "DQN + ReDo": "redo"}
+TAU = 0.1
+
+
+def training(arm: str, folder: Path) -> HostTraining:
+    """The training of a run."""
+    flags = [*FLAGS, "--intervention", ARMS[arm], "--run-dir", str(folder)]
+    kind = atari_flags(flags)
+    assert kind is not None
+    return atari_training(tyro.cli(kind, args=flags))
+
+
+def episodes(arm: str, folder: RunFolder, agent_steps: int) -> dict[str, Sequence[float]]:
+    """Returns of evaluation episodes of the arm's agent, and of random play in the same games."""
+    plan = replace(training(arm, folder.path), eval_agent_steps=agent_steps)
+    with checkpoints(folder) as manager:
+        state = restore(manager, plan.init())
+    done = plan.agent_steps_done(state)
+    played = episode_returns(plan, [_first(state.agent.learner.params)], done)[0]
+    return {f"{arm} after {done:,} agent steps": played}
+
+
+def random_episodes(agent_steps: int) -> dict[str, Sequence[float]]:
+    """Returns of random play."""
+    plan = replace(training("DQN", Path("random")), eval_agent_steps=agent_steps, eval_epsilon=1.0)
+    return {"random play": episode_returns(plan, [], 0)[0]}
+
+
+def _first(tree: dict) -> dict:
+    return {name: {leaf: value[0] for leaf, value in layer.items()} for name, layer in tree.items()}
+
+
+def keep(folder: RunFolder, arm: str) -> RunFolder:
+    """A copy of what the picture is drawn from."""
+    copy = RunFolder(HERE / ARMS[arm])
+    copy.path.mkdir(parents=True, exist_ok=True)
+    for file in (folder.spec, folder.metrics, folder.scores):
+        shutil.copy(file, copy.path)
+    return copy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="folder with a run in each of none and redo")
+    parser.add_argument("--agent-steps", type=int, default=10_000, help="agent steps of evaluation of each")
+    options = parser.parse_args()
+    folders = {arm: RunFolder(options.runs / name) for arm, name in ARMS.items()}
+    played = random_episodes(options.agent_steps)
+    for arm, folder in folders.items():
+        played |= episodes(arm, folder, options.agent_steps)
+    kept = {arm: keep(folder, arm) for arm, folder in folders.items()}
+    with (HERE / "episodes.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("agent", "return"))
+        table.writerows((agent, value) for agent, values in played.items() for value in values)
+    lines = []
+    for agent, values in played.items():
+        mean, low, high = mean_interval(np.array(values))
+        lines.append(f"{agent}: {mean:.2f} [{low:.2f}, {high:.2f}] ({len(values)} episodes)")
+    print("\n".join(lines))
+    steps = min(int(curve(folder, f"dormant/{TAU:g}/all").agent_steps[-1]) for folder in kept.values())
+    caption = f"One seed an arm, {steps:,} agent steps; python results/breakout.py. Returns with 95 % t-intervals over "
+    caption += "episodes: " + "; ".join(lines)
+    picture = demo_picture(kept, TAU, "ALE/Breakout at replay ratio 1", caption.replace("; random", ";\nrandom"))
+    picture.savefig(HERE / "breakout.png")
+
+
+if __name__ == "__main__":
+    main()
