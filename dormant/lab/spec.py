@@ -78,10 +78,12 @@ class Quantity:
 class Claim:
     """That one arm's quantity is above (or below) another's, or its own at the run's start, by an effect that matters.
 
-    `by="ratio"` compares quotients, with 1 for no effect, so that `smallest` is 1.5 or 0.67; `by="difference"` compares
-    differences, with 0 for none, and `smallest` is a size without a sign. `against=None` means the arm's own start.
+    `by="ratio"` compares quotients, with 1 for no effect, so that `smallest` is 1.5, or 0.67 for "lower";
+    `by="difference"` compares differences, with 0 for none, so that it is 0.1, or -0.1 for "lower". On the other side
+    of no effect it makes the claim one of doing no harm: "higher" than 0.9 says that less than a tenth is lost.
+    `against=None` means the arm's own start.
 
-    Raises ValueError for a smallest effect on the other side of no effect.
+    Raises ValueError for a smallest quotient that is not above zero.
     """
 
     statement: str
@@ -93,12 +95,8 @@ class Claim:
     by: Literal["difference", "ratio"] = "difference"
 
     def __post_init__(self) -> None:
-        above = self.direction == "higher"
-        if self.by == "difference" and self.smallest < 0:
-            raise ValueError(f"smallest must be a size, 0 or more, whatever the direction; got {self.smallest}.")
-        if self.by == "ratio" and not (self.smallest >= 1 if above else 0 < self.smallest <= 1):
-            bound = "at least 1" if above else "above 0 and at most 1"
-            raise ValueError(f"smallest must be a quotient {bound} for {self.direction!r}, got {self.smallest}.")
+        if self.by == "ratio" and not self.smallest > 0:
+            raise ValueError(f"smallest must be a quotient above 0, got {self.smallest}; 1 is no effect.")
 
 
 @dataclass(frozen=True)
