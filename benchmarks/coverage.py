@@ -3,9 +3,11 @@
     python benchmarks/coverage.py [--simulations 2000] [--resamples 500] [--output benchmarks/coverage.csv]
 
 Returns of known distributions are drawn many times, and each interval is made of each draw. *One arm* is an aggregate
-of an arm's returns, and as well the change of an arm against a start that is the same for all seeds. *No effect* and
-*doubled* are differences, seed by seed, of an arm less another whose returns have the same distribution, or half of it
-all; their seeds are independent, so that pairs have nothing in common. The games differ in level and spread.
+of an arm's returns, and as well its change from a start, or its difference to a collapsed arm, that is the same for all
+seeds. *No effect* and *doubled* are differences, seed by seed, of an arm and one whose returns have the same
+distribution, or are half as high; their seeds are independent, so that pairs have nothing in common. The games differ
+in level and spread. Verdicts rest on *t, Welch* where two arms are compared, and on *t, fewest degrees* where an arm is
+compared with its own start.
 
 The file has a row for each interval: `coverage`, which should be 0.95; `above_zero`, how often the whole interval lies
 above zero, which is the risk of seeing an effect where there is none and the chance of seeing one where there is; and

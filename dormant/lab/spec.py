@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -51,27 +52,28 @@ class Quantity:
     """A number for each seed: a metric of the run, brought down to its end, its mean (the area under it), or its start.
 
     The start and the end are those of what was measured. Log points before the share `after` of the run are left out of
-    its mean. With `after_reset`, so are log points at which the network of either arm is younger than that many of its
-    reset periods: right after a reset an agent plays like a new one, and whether evaluations fall there is an accident.
+    its mean. `reset_age` leaves out, from everything, log points at which the network of either arm is not that many
+    reset periods old, from the first bound on and before the second: right after a reset an agent plays like a new one,
+    and how many of its evaluations fall there is an accident of their periods. Arms without resets have any age.
 
-    >>> Quantity("eval_return", "mean", after=0.5, after_reset=0.5).metric
+    >>> Quantity("eval_return", "mean", after=0.5, reset_age=(0.5, math.inf)).metric
     'eval_return'
 
-    Raises ValueError for a share of the run outside of [0, 1), or of a reset period outside of [0, 1].
+    Raises ValueError for a share of the run outside of [0, 1), and for ages that do not rise.
     """
 
     metric: str
     reduce: Literal["end", "mean", "start"] = "end"
     after: float = 0.0
-    after_reset: float = 0.0
+    reset_age: tuple[float, float] = (0.0, math.inf)
 
     def __post_init__(self) -> None:
         if not 0 <= self.after < 1:
             raise ValueError(f"after must be a share of the run in [0, 1), got {self.after}.")
         if self.after and self.reduce != "mean":
             raise ValueError(f"after is for reduce='mean' only, got reduce={self.reduce!r}; leave it out.")
-        if not 0 <= self.after_reset <= 1:
-            raise ValueError(f"after_reset must be a share of a reset period in [0, 1], got {self.after_reset}.")
+        if not 0 <= self.reset_age[0] < self.reset_age[1]:
+            raise ValueError(f"reset_age must be two rising numbers of reset periods, got {self.reset_age}.")
 
 
 @dataclass(frozen=True)

@@ -200,13 +200,14 @@ def test_every_claim_is_judged():
     assert [verdict.claim for verdict in verdicts] == list(experiment.claims)
 
 
-def test_points_right_after_a_reset_are_left_out_of_both_arms():
+@pytest.mark.parametrize(
+    ("reset_age", "quotient"), [((0.0, math.inf), 9.0), ((0.5, math.inf), 5 / 4), ((0.0, 0.5), 9.0), ((0.1, 0.9), 9.0)]
+)
+def test_a_reset_network_is_compared_at_the_ages_asked_for_and_the_other_arm_at_the_same_times(reset_age, quotient):
     reset = runs("Reset", [9.0, 9.0], "eval_return", start=5.0, ages=(0.9, 0.1))
     plain = runs("DQN", [1.0, 1.0], "eval_return", start=4.0)
-    claim = Claim("", Quantity("eval_return", after_reset=0.5), "Reset", "DQN", "higher", 1.1, "ratio")
-    assert judge(claim, pl.concat([reset, plain])).estimate == pytest.approx(5 / 4)
-    anywhere = replace(claim, quantity=Quantity("eval_return"))
-    assert judge(anywhere, pl.concat([reset, plain])).estimate == pytest.approx(9.0)
+    claim = Claim("", Quantity("eval_return", reset_age=reset_age), "Reset", "DQN", "higher", 1.1, "ratio")
+    assert judge(claim, pl.concat([reset, plain])).estimate == pytest.approx(quotient)
 
 
 STEPS = np.array([0, 100, 200, 300, 1000])
@@ -236,7 +237,7 @@ def test_a_curve_without_values_comes_to_nothing():
     [
         (lambda: Quantity("loss", "mean", after=1.0), r"after must be a share of the run in \[0, 1\), got 1.0"),
         (lambda: Quantity("loss", after=0.5), "after is for reduce='mean' only, got reduce='end'"),
-        (lambda: Quantity("loss", after_reset=2.0), "after_reset must be a share of a reset period"),
+        (lambda: Quantity("loss", reset_age=(0.5, 0.5)), r"reset_age must be two rising numbers .* got \(0.5, 0.5\)"),
         (lambda: replace(HALF, smallest=0.0), "smallest must be a quotient above 0, got 0.0"),
     ],
 )
