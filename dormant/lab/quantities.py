@@ -37,9 +37,8 @@ def pairs(claim: Claim, frame: pl.DataFrame) -> Pairs:
         theirs = _numbers(points.filter(arm=claim.arm), "start")
     else:
         theirs = _numbers(points.filter(arm=claim.against), claim.quantity.reduce, claim.quantity.after)
-    keys = [*mine, *theirs]
-    environments = tuple(dict.fromkeys(environment for environment, _ in keys))
-    seeds = sorted({seed for _, seed in keys})
+    environments = tuple(sorted({environment for environment, _ in mine | theirs}))
+    seeds = sorted({seed for _, seed in mine | theirs})
     tables = [
         np.array([[numbers.get((name, seed), np.nan) for name in environments] for seed in seeds])
         for numbers in (mine, theirs)

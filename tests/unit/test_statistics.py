@@ -1,8 +1,10 @@
 """Aggregates and intervals: hand-computed, and equal to rliable's on the same numbers."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import scipy.stats
 
@@ -20,6 +22,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of the packages that rliable imports
     from rliable import library, metrics
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SHAPES = [(3, 1), (5, 1), (5, 3), (10, 26), (2, 17), (7, 4)]
 
 
@@ -171,3 +174,28 @@ def test_an_environment_with_one_seed_has_no_bounds():
     estimate, low, high = stratified_interval(np.array([[1.0, 2.0], [np.nan, 4.0]]))
     assert estimate == 2.0
     assert np.isnan([low, high]).all()
+
+
+@pytest.mark.parametrize(("seeds", "environments"), [(3, 1), (3, 3), (5, 3)])
+def test_a_t_interval_holds_the_truth_as_often_as_it_says(seeds, environments):
+    spreads = np.array([1.0, 3.0, 0.5])[:environments]
+    tables = spreads * np.random.default_rng(0).normal(size=(10_000, seeds, environments))
+    held = (np.abs(mean(tables)) <= half_width(tables)).mean()
+    assert 0.94 < held < 0.97  # Welch's is a little too wide at three seeds
+
+
+def coverage(situations, interval, games):
+    """The coverages in the committed table of benchmarks/coverage.py."""
+    table = pl.read_csv(BENCHMARKS / "coverage.csv", comment_prefix="#")
+    return table.filter(
+        pl.col("situation").is_in(situations), pl.col("interval") == interval, pl.col("games").is_in(games)
+    )
+
+
+def test_the_interval_of_verdicts_was_measured_to_hold_nine_times_in_ten_where_the_bootstrap_does_not():
+    paired = ["no effect", "doubled"]
+    assert coverage(paired, "t, Welch", [1, 3])["coverage"].min() > 0.9
+    bootstrap = coverage(paired, "percentile bootstrap of the IQM", [1, 3]).filter(seeds=3)
+    assert bootstrap["coverage"].max() < 0.9
+    change = coverage(["one arm"], "t, fewest degrees", [3])
+    assert change.filter(pl.col("returns") != "very skewed")["coverage"].min() > 0.9
