@@ -72,7 +72,7 @@ def caption(
     seeds = ", ".join(map(str, sorted(set(frame["seed"]))))
     revision = f"; revision {', '.join(revisions)}" if revisions else ""
     yield f"{command(experiment, scale)}; seeds {seeds}{revision}."
-    yield "Lines are means over seeds, bands their 95 % t-intervals, thin lines single seeds; dashed: the paper's."
+    yield "Lines are means over seeds, bands 95 % t-intervals, thin lines single seeds. Dashed: the paper's, read from its plots."
     left_out = experiment.designs[scale].leaves_out
     if left_out:
         yield f"Left out: {left_out}"
@@ -121,12 +121,24 @@ def draw(axes: Axes, plot: Plot) -> None:
         _line(axes, plot, line)
     axes.set_title(f"{plot.title}\n{plot.place}", color="#666666" if plot.published else "black")
     axes.set_ylabel(plot.quantity)
+    if plot.x_name != "replay_ratio":
+        axes.set_xlim(left=0)
     axes.set_xlabel(plot.x_name.replace("_", " "))
     axes.grid(axis="y", color="#e8e8e8", linewidth=0.8)
     axes.set_axisbelow(True)
-    if not any((line.middle < 0).any() for line in plot.lines):
-        axes.set_ylim(bottom=0)
+    axes.set_ylim(_reach(plot))
     _formats(axes, plot)
+
+
+def _reach(plot: Plot) -> tuple[float, float]:
+    """What was measured, and of intervals as much as leaves that readable: with three seeds they can be very wide."""
+    measured = np.concatenate([values for line in plot.lines for values in (line.middle, *line.seeds)])
+    bounds = np.concatenate([values for line in plot.lines for values in (line.low, line.high)])
+    bottom = min(0.0, float(np.nanmin(measured)))
+    reach = (float(np.nanmax(measured)) - bottom) or 1.0
+    highest = np.nanmax(bounds, initial=bottom + reach)
+    lowest = np.nanmin(bounds, initial=bottom) if bottom < 0 else bottom
+    return max(lowest, bottom - 0.6 * reach), 1.04 * min(highest, bottom + 1.6 * reach)
 
 
 def _line(axes: Axes, plot: Plot, line: Line) -> None:

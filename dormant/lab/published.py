@@ -62,11 +62,10 @@ def _plot(figure: str, metric: str, x_name: str, rows: list[dict[str, Any]], dra
     for row in rows:
         curves.setdefault((row["panel"], row["arm"]), []).append(row)
     shared = set.intersection(*(set(panel.split()) for panel, _ in curves))
-    where = [word for word in rows[0]["panel"].split() if word in shared]
-    place = f"paper ({', '.join([DOMAINS.get(figure, 'Atari'), *([' '.join(where)] if where else [])])})"
+    place = ", ".join(_plain(word) for word in rows[0]["panel"].split() if word in shared)
     lines = tuple(_lines(curves, shared, drawn, 0.01 if percent else 1.0))
     quantity = QUANTITIES.get(metric, metric)
-    return Plot("In the paper", place, metric, x_name, quantity, percent, lines, published=True)
+    return Plot(f"paper ({DOMAINS.get(figure, 'Atari')})", place or "several settings", metric, x_name, quantity, percent, lines, published=True)
 
 
 def _lines(
@@ -74,11 +73,16 @@ def _lines(
 ) -> Iterator[Line]:
     for number, ((panel, arm), rows) in enumerate(curves.items()):
         ours = _counterpart([arm, *panel.split()], list(drawn))
-        words = [arm.replace("_", " "), *(word.replace("_", " ") for word in panel.split() if word not in shared)]
+        words = [_plain(word) for word in (arm, *panel.split()) if word not in shared]
         pen = drawn[ours] if ours else Pen(number + len(drawn), 0)
         columns = [_column(rows, name) for name in ("x", "value", "ci_low", "ci_high")]
         scaled = [columns[0], *(column * unit for column in columns[1:])]
         yield Line(ours or ", ".join(words), pen.colour, pen.dash, *scaled, np.empty((0, len(rows))))
+
+
+def _plain(word: str) -> str:
+    known = {"atari17": "17 games", "atari100k": "26 games", "nature": "Nature CNN", "impala": "IMPALA ResNet"}
+    return known.get(word, word.replace("_", " ").replace("tau=", "τ = ").replace("=", " "))
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:

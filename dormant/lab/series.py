@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from jaxtyping import Float
-from scipy.special import stdtrit
 
+from dormant.lab.bands import ATARI, Measured, Points, ends, iqm_band, measured, normalised, stratified_band, t_band
 from dormant.lab.spec import Experiment, Panel, Scale, name_of
 
 ALL = "all environments"
@@ -53,115 +53,83 @@ class Pen:
     dash: int
 
 
+Pens = dict[str, Pen]
+
+
 def plots(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> tuple[Plot, ...]:
-    """The plots of each panel: one for each environment, and one for all of them where their mean means something.
+    """The plots of each panel: one for each environment, and one for all of them where they have a common unit.
 
     Arms and environments that the frame lacks are left out, and so is a plot that would be empty.
     """
     design = experiment.designs[scale]
     environments = [name for each in design.environments if (name := name_of(each)) in set(frame["environment"])]
     arms = [arm.name for arm in design.arms]
-    found = (_plot(panel, frame, place, arms) for panel in experiment.panels for place in _places(environments, panel))
+    found = [_plot(panel, frame, place, arms) for panel in experiment.panels for place in _places(environments, panel)]
     return tuple(plot for plot in found if plot.lines)
 
 
-def _places(environments: Sequence[str], panel: Panel) -> list[str]:
-    # Returns of two games have no common unit, fractions have.
-    return [*environments, *([ALL] if len(environments) > 1 and is_fraction(panel.metric) else [])]
+def _places(environments: Sequence[str], panel: Panel) -> list[list[str]]:
+    # Returns of two MinAtar games have no common unit; fractions have, and human-normalised returns.
+    comparable = is_fraction(panel.metric) or _normalisable(panel.metric, environments)
+    return [[name] for name in environments] + [list(environments)] * (len(environments) > 1 and comparable)
 
 
-def _plot(panel: Panel, frame: pl.DataFrame, place: str, arms: Sequence[str]) -> Plot:
+def _normalisable(metric: str, environments: Sequence[str]) -> bool:
+    return metric.endswith("_return") and all(name.startswith(ATARI) for name in environments)
+
+
+def _plot(panel: Panel, frame: pl.DataFrame, place: list[str], arms: Sequence[str]) -> Plot:
     wanted = [arm for arm in arms if arm in (panel.arms or arms)]
-    drawn = pens(arms)
-    sweep = panel.over == "replay_ratio"
-    lines = _sweeps(frame, place, panel, wanted, drawn) if sweep else _curves(frame, place, panel, wanted, drawn)
-    kind = (panel.metric, panel.over, quantity(panel.metric), is_fraction(panel.metric))
-    return Plot(panel.title, place, *kind, tuple(lines))
+    lines = (_sweeps if panel.over == "replay_ratio" else _curves)(frame, place, panel, wanted, pens(arms))
+    shared = len(place) > 1 and not is_fraction(panel.metric)
+    label = "human-normalised return, IQM" if shared else quantity(panel.metric)
+    kind = (panel.metric, panel.over, label, is_fraction(panel.metric))
+    return Plot(panel.title, place[0] if len(place) == 1 else ALL, *kind, tuple(lines))
 
 
-def _curves(
-    frame: pl.DataFrame, place: str, panel: Panel, arms: Sequence[str], drawn: dict[str, Pen]
-) -> Iterator[Line]:
+def _curves(frame: pl.DataFrame, place: list[str], panel: Panel, arms: Sequence[str], pen: Pens) -> Iterator[Line]:
     for arm in arms:
-        x, seeds = matrix(frame.filter(pl.col("arm") == arm), place, panel.over, panel.metric)
+        x, values = measured(frame.filter(pl.col("arm") == arm), place, panel.over, panel.metric)
         if x.size:
-            yield _line(arm, drawn[arm], x, seeds)
+            yield _line(arm, pen[arm], x, values, panel.metric, place)
 
 
-def _sweeps(
-    frame: pl.DataFrame, place: str, panel: Panel, arms: Sequence[str], drawn: dict[str, Pen]
-) -> Iterator[Line]:
+def _sweeps(frame: pl.DataFrame, place: list[str], panel: Panel, arms: Sequence[str], pen: Pens) -> Iterator[Line]:
     for name in dict.fromkeys(family(arm) for arm in arms):
         points = dict(_ends(frame, place, panel.metric, [arm for arm in arms if family(arm) == name]))
         if points:
-            x = np.array(sorted(points))
-            yield _line(name, drawn[name], x, _columns([points[ratio] for ratio in x.tolist()]))
+            ratios = sorted(points)
+            values = _side_by_side([points[ratio] for ratio in ratios])
+            yield _line(name, pen[name], np.array(ratios), values, panel.metric, place)
 
 
-def _ends(frame: pl.DataFrame, place: str, metric: str, arms: Sequence[str]) -> Iterator[tuple[float, np.ndarray]]:
+def _ends(
+    frame: pl.DataFrame, place: list[str], metric: str, arms: Sequence[str]
+) -> Iterator[tuple[float, Float[np.ndarray, "seeds environments"]]]:
     for arm in arms:
         rows = frame.filter(pl.col("arm") == arm)
-        x, seeds = matrix(rows, place, "agent_steps", metric)
+        x, values = measured(rows, place, "agent_steps", metric)
         if x.size:
-            yield float(rows["replay_ratio"][0]), end(x, seeds)
+            yield float(rows["replay_ratio"][0]), ends(x, values)
 
 
-def _columns(ends: Sequence[np.ndarray]) -> Float[np.ndarray, "seeds points"]:
-    # Wide networks or high ratios may have fewer seeds.
-    seeds = np.full((max(map(len, ends)), len(ends)), math.nan)
-    for column, values in enumerate(ends):
-        seeds[: len(values), column] = values
-    return seeds
+def _side_by_side(tables: Sequence[Float[np.ndarray, "_ environments"]]) -> Measured:
+    # Arms may have different numbers of seeds.
+    values = np.full((max(map(len, tables)), tables[0].shape[1], len(tables)), math.nan)
+    for point, table in enumerate(tables):
+        values[: len(table), :, point] = table
+    return values
 
 
-def _line(label: str, pen: Pen, x: np.ndarray, seeds: np.ndarray) -> Line:
-    return Line(label, pen.colour, pen.dash, x, *band(seeds), seeds)
-
-
-def matrix(
-    rows: pl.DataFrame, place: str, x_name: str, metric: str
-) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, "seeds points"]]:
-    """Where an arm was measured, and what each seed measured there; over all environments, each seed's mean of them."""
-    if metric not in rows.columns:
-        return np.empty(0), np.empty((0, 0))
-    value = pl.col(metric).cast(pl.Float64)
-    measured = rows.filter(value.is_finite()).select("environment", "seed", x_name, value)
-    if place == ALL:
-        count = measured["environment"].n_unique()
-        pooled = measured.group_by("seed", x_name).agg(value.mean(), pl.col("environment").n_unique())
-        measured = pooled.filter(pl.col("environment") == count)
+def _line(label: str, pen: Pen, x: Points, values: Measured, metric: str, place: list[str]) -> Line:
+    if len(place) == 1:
+        bounds, seeds = t_band(values[:, 0]), values[:, 0]
+    elif is_fraction(metric):
+        bounds, seeds = stratified_band(values), values.mean(axis=1)
     else:
-        measured = measured.filter(pl.col("environment") == place)
-    x, column = np.unique(measured[x_name].to_numpy().astype(float), return_inverse=True)
-    seeds, row = np.unique(measured["seed"].to_numpy(), return_inverse=True)
-    values = np.full((len(seeds), len(x)), math.nan)
-    values[row, column] = measured[metric].to_numpy()
-    return x, values
-
-
-def end(x: Float[np.ndarray, " points"], seeds: Float[np.ndarray, "seeds points"]) -> Float[np.ndarray, " seeds"]:
-    """Each seed's mean over the last tenth of the run; NaN for a seed that has no value there.
-
-    >>> end(np.array([0.0, 50, 95, 100]), np.array([[9.0, 9, 1, 3], [9, 9, 1, math.nan]]))
-    array([2., 1.])
-    """
-    late = seeds[:, x >= 0.9 * x[-1]]
-    count = np.isfinite(late).sum(axis=1)
-    return np.where(count > 0, np.nansum(late, axis=1) / np.maximum(count, 1), math.nan)
-
-
-def band(seeds: Float[np.ndarray, "seeds points"], confidence: float = 0.95) -> tuple[np.ndarray, ...]:
-    """Mean over seeds, and the bounds of its Student t-interval; NaN where fewer than two seeds have a value.
-
-    >>> [round(float(bound[0]), 2) for bound in band(np.array([[1.0], [2.0], [3.0]]))]
-    [2.0, -0.48, 4.48]
-    """
-    count = np.isfinite(seeds).sum(axis=0)
-    mean = np.where(count > 0, np.nansum(seeds, axis=0) / np.maximum(count, 1), math.nan)
-    spread = np.sqrt(np.nansum((seeds - mean) ** 2, axis=0) / np.maximum(count - 1, 1))
-    half = np.where(count > 1, stdtrit(np.maximum(count - 1, 1), (1 + confidence) / 2), math.nan)
-    half = half * spread / np.sqrt(np.maximum(count, 1))
-    return mean, mean - half, mean + half
+        # A seed of one game has nothing in common with the same seed of another, so no line is drawn for it.
+        bounds, seeds = iqm_band(normalised(values, place)), np.empty((0, len(x)))
+    return Line(label, pen.colour, pen.dash, x, *bounds, seeds)
 
 
 def family(arm: str) -> str:
@@ -173,7 +141,7 @@ def family(arm: str) -> str:
     return arm.partition(",")[0]
 
 
-def pens(arms: Sequence[str]) -> dict[str, Pen]:
+def pens(arms: Sequence[str]) -> Pens:
     """A pen for each arm and each family: a family has a colour and its members dashes, if there are several of both.
 
     >>> pens(["DQN, RR 1", "DQN, RR 2", "Reset"])["DQN, RR 2"]

@@ -108,7 +108,7 @@ def _maps(each: Chapter) -> str:
         f'<figure class="map" data-arm="{escape(arm)}" data-environment="{escape(environment)}">'
         f"<figcaption><b>{escape(arm)}</b> · {escape(found.layer)}, {found.neurons} neurons<br>"
         f"{escape(environment)}, seed {found.seed}: {found.dormant:.0%} dormant at the end</figcaption>"
-        f'<img src="{found.image}" style="height:{min(160, max(56, found.neurons))}px" loading="lazy" '
+        f'<img src="{found.image}" style="height:{min(160, max(56, found.neurons))}px" decoding="async" '
         f'alt="Neuron scores of layer {escape(found.layer)} of {escape(arm)} on {escape(environment)} over '
         f'{found.agent_steps:,} agent steps; {found.dormant:.0%} of {found.neurons} neurons are dormant at the end."></figure>'
         for arm, environment, found in each.maps

@@ -148,12 +148,12 @@
   }
 
   function chart(plot, hidden, number_) {
-    const caption = html("figcaption", { id: `plot-${number_}` }, html("b", {}, plot.title), html("span", {}, plot.place));
+    const caption = html("figcaption", { id: `plot-${number_}` }, html("b", {}, plot.title),
+      html("span", {}, `${plot.place} · ${plot.quantity}`));
     const label = `${plot.title}, ${plot.place}: ${plot.quantity}. Left and right arrow keys read its values.`;
     const field = html("div", { class: "field", tabindex: "0", role: "group", "aria-label": label });
     const box = html("div", { class: "reading", role: "status", hidden: "" });
-    const node = html("figure", { class: plot.published ? "plot published" : "plot" }, caption,
-      html("p", { class: "quantity", "aria-hidden": "true" }, plot.quantity), field, box);
+    const node = html("figure", { class: plot.published ? "plot published" : "plot" }, caption, field, box);
     let at = null, drawing = null, place = null;
 
     const stops = () => [...new Set(plot.lines.filter((line) => !hidden.has(line.label))
@@ -230,7 +230,8 @@
     const entries = new Map();
     for (const plot of figure.plots)
       for (const line of plot.lines) if (!entries.has(line.label)) entries.set(line.label, [plot, line]);
-    const buttons = [...entries].map(([label, [plot, line]]) => {
+    const order = ([, [plot, line]]) => 1000 * plot.published + 10 * line.colour + line.dash;
+    const buttons = [...entries].sort((a, b) => order(a) - order(b)).map(([label, [plot, line]]) => {
       const text = plot.published ? `${label} (paper only)` : label;
       const button = html("button", { type: "button", "aria-pressed": "true", "data-arm": label }, key(plot, line), text);
       button.addEventListener("click", () => {

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from dormant.lab.page.chapters import Chapter, Run, settings
 from dormant.lab.plots import MARKS
-from dormant.lab.series import Line, Plot, band, end, is_fraction, quantity
+from dormant.lab.series import Line, Plot, is_fraction, quantity
 from dormant.lab.spec import Claim, Experiment
 
 REDUCED = {"end": "at the end", "mean": "mean over the run", "start": "at the start"}
@@ -35,9 +35,9 @@ def _claim(figure: str, verdict: Any) -> str:
     cells = (
         _cell(f'<a href="#{figure}">{figure}</a> {escape(claim.statement)}{_small(_compared(claim))}', head=True),
         _cell(f"{mark(verdict.verdict)}{_small(verdict.why)}"),
-        _cell(f"{escape(effect(claim, verdict))}{interval(claim, verdict)}", "estimate", name="Estimate"),
+        _cell(f"{escape(effect(verdict))}{interval(claim, verdict)}", "estimate", name="Estimate"),
         _cell(f"{verdict.runs}", name="Pairs of runs"),
-        _cell(escape(verdict.interval), "small", name="Method"),
+        _cell(escape(verdict.interval) + _small(_scale(verdict)), "small", name="Method"),
     )
     return f'<tr role="row">{"".join(cells)}</tr>'
 
@@ -51,6 +51,11 @@ def _no_verdict(experiment: Experiment, claim: Claim, why: str) -> str:
     return f'<tr role="row">{"".join(cells)}</tr>'
 
 
+def _scale(verdict: Any) -> str:
+    """Where the unit isn't told by the metric."""
+    return "" if verdict.unit in ("ratio", verdict.claim.quantity.metric) else f"in {verdict.unit}"
+
+
 def mark(verdict: str) -> str:
     """A verdict as a sign and a word."""
     return f'<span class="verdict {verdict}"><span aria-hidden="true">{MARKS[verdict]}</span>{verdict}</span>'
@@ -60,22 +65,29 @@ def _compared(claim: Claim) -> str:
     sign = "÷" if claim.by == "ratio" else "−"
     told = f"{quantity(claim.quantity.metric)}, {REDUCED[claim.quantity.reduce]}"
     arms = f"{claim.arm} {sign} {claim.against or 'its own start'}"
-    matters = f"{claim.smallest:g} ×" if claim.by == "ratio" else _amount(claim, claim.smallest)
+    matters = f"{_amount(claim, _threshold(claim))} {_unit(claim)}".strip()
     return f"{told}: {arms}; {matters} or {'more' if claim.direction == 'higher' else 'less'} would matter."
 
 
-def effect(claim: Claim, verdict: Any) -> str:
-    """The estimate with its interval, as a quotient or in the metric's unit."""
+def effect(verdict: Any) -> str:
+    """The estimate with its interval, in the verdict's unit."""
     if not math.isfinite(verdict.estimate):
         return "not measured"
-    bounds = f"[{_amount(claim, verdict.low)}, {_amount(claim, verdict.high)}]"
-    return f"{_amount(claim, verdict.estimate)} {bounds if math.isfinite(verdict.low) else '(no interval)'}"
+    middle, low, high = (_amount(verdict.claim, value) for value in (verdict.estimate, verdict.low, verdict.high))
+    bounds = f"[{low}, {high}]" if math.isfinite(verdict.low) else "(no interval)"
+    return f"{middle} {bounds} {_unit(verdict.claim)}".strip()
 
 
 def _amount(claim: Claim, value: float) -> str:
     if claim.by == "ratio":
         return f"{value:.3g}"
-    return f"{100 * value:+.1f} points" if is_fraction(claim.quantity.metric) else f"{value:+.3g}"
+    return f"{100 * value:+.1f}" if is_fraction(claim.quantity.metric) else f"{value:+.3g}"
+
+
+def _unit(claim: Claim) -> str:
+    if claim.by == "ratio":
+        return "×"
+    return "points" if is_fraction(claim.quantity.metric) else ""
 
 
 def interval(claim: Claim, verdict: Any, width: int = 132) -> str:
@@ -101,24 +113,24 @@ def _threshold(claim: Claim) -> float:
 
 
 def values_table(chapter: Chapter) -> str:
-    """The end of every line of ours, for those who read numbers rather than pictures."""
-    rows = [_values(plot, line, at) for plot in chapter.plots if not plot.published for line in plot.lines for at in _at(plot, line)]
-    heads = ("Plot", "Environment", "Arm", "At the end", "Seeds")
-    caption = "Means over seeds of the last tenth of the run, with 95 % t-intervals; over replay ratios, at each of them."
+    """The end of every line, for those who read numbers rather than pictures."""
+    rows = [_values(plot, line, at) for plot in chapter.plots for line in plot.lines for at in _points(plot, line)]
+    heads = ("Plot", "Place", "Arm", "At", "", "Middle and 95 % interval", "Seeds")
+    caption = "The last point of each line, and every point over replay ratios; the paper's are read from its plots."
     return f'<div class="wide" tabindex="0" role="group" aria-label="Table of values">{_table("values", caption, heads, rows)}</div>'
 
 
-def _at(plot: Plot, line: Line) -> Iterator[int | None]:
-    yield from range(len(line.x)) if plot.x_name == "replay_ratio" else (None,)
+def _points(plot: Plot, line: Line) -> list[int]:
+    """Where a line is told: at each replay ratio, else at its end."""
+    there = np.flatnonzero(np.isfinite(line.middle)).tolist()
+    return there if plot.x_name == "replay_ratio" else there[-1:]
 
 
-def _values(plot: Plot, line: Line, at: int | None) -> str:
-    ends = line.seeds[:, at] if at is not None else end(line.x, line.seeds)
-    mean, low, high = (float(bound[0]) for bound in band(ends[:, None]))
-    arm = line.label if at is None else f"{line.label}, replay ratio {line.x[at]:g}"
-    shown = f"{_value(plot, mean)}" + (f" [{_value(plot, low)}, {_value(plot, high)}]" if math.isfinite(low) else "")
-    cells = [plot.title, plot.place, arm, shown, str(int(np.isfinite(ends).sum()))]
-    return _row(cells)
+def _values(plot: Plot, line: Line, at: int) -> str:
+    told = [_value(plot, float(bound[at])) for bound in (line.middle, line.low, line.high)]
+    shown = f"{told[0]} [{told[1]}, {told[2]}]" if math.isfinite(line.low[at]) else told[0]
+    cells = [plot.title, plot.place, line.label, f"{line.x[at]:,g}", plot.x_name.replace("_", " "), shown]
+    return _row([*cells, str(int(np.isfinite(line.seeds[:, at]).sum())) if line.seeds.size else "–"])
 
 
 def _value(plot: Plot, value: float) -> str:
