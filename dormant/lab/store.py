@@ -132,6 +132,17 @@ def rows(file: Path) -> Iterator[dict[str, Any]]:
             yield _read(line, f"line {number} of {file}")
 
 
+def last_row(file: Path) -> dict[str, Any]:
+    """The last complete row of a file, empty if there is none. Raises RunRefused if it is damaged."""
+    *lines, _ = file.read_bytes().split(b"\n") if file.exists() else [b""]
+    return _read(lines[-1], f"line {len(lines)} of {file}") if lines else {}
+
+
+def origin_of(folder: RunFolder) -> dict[str, Any]:
+    """What a run's spec.json says: its training, and which code and machine began it. Raises RunRefused if damaged."""
+    return _read(folder.spec.read_bytes(), str(folder.spec))
+
+
 def _read(text: bytes, place: str) -> dict[str, Any]:
     try:
         return dict(json.loads(text))

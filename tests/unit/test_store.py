@@ -268,7 +268,7 @@ def test_an_interval_over_seeds_is_students():
     # Two values, 1 to each side of 5: one degree of freedom, quantile 12.706.
     np.testing.assert_allclose([mean, low, high], [5.0, 5 - 12.706, 5 + 12.706], rtol=1e-4)
     assert np.isnan(mean_interval(np.array([4.0])).low)
-    assert np.isnan(mean_interval(np.array([np.nan])).mean)
+    assert np.isnan(mean_interval(np.array([np.nan])).estimate)
 
 
 def test_a_folder_that_may_not_be_written_is_a_permission_error(tmp_path):

@@ -1,0 +1,171 @@
+"""The runs of an experiment as one table."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+
+from dormant.interventions import Every, Reset
+from dormant.lab.spec import Cell, Experiment, Scale, place
+from dormant.lab.store import RunFolder, curve, rows
+
+FIRST = {
+    "arm": pl.String,
+    "environment": pl.String,
+    "seed": pl.Int64,
+    "agent_steps": pl.Int64,
+    "gradient_steps": pl.Int64,
+    "eval_return": pl.Float64,
+    "train_return": pl.Float64,
+    "loss": pl.Float64,
+}
+LAST = {"replay_ratio": pl.Float64, "reset_age": pl.Float64}
+Found = dict[int, RunFolder]  # seed -> the run that holds it
+
+
+class Missing(NamedTuple):
+    """The seeds of a cell that no finished run holds."""
+
+    arm: str
+    environment: str
+    seeds: tuple[int, ...]
+
+
+class Scores(NamedTuple):
+    """The neuron scores of one layer in the runs of a cell."""
+
+    seeds: tuple[int, ...]
+    agent_steps: Int[np.ndarray, " points"]
+    values: Float[np.ndarray, "seeds points neurons"]
+
+
+def read(root: Path, scale: Scale, experiment: Experiment, unfinished: bool = False) -> pl.DataFrame:
+    """One row for each arm, environment, seed and log point: the metrics that were logged, null where they were not.
+
+    Beside them stand the cell's `replay_ratio`, and `reset_age`: how many reset periods ago the network was last reset
+    or begun, null for an arm without resets. Only finished runs are read, unless `unfinished`. A seed that several
+    runs hold is taken from one, a finished one if there is. A last line that was cut off is left out.
+
+    Raises RunRefused for any other line that is damaged.
+    """
+    found = [(cell, _found(root, scale, cell, unfinished)) for cell in _cells(scale, experiment)]
+    # Arms can be the same training, and a run can hold several seeds: each is read once.
+    tables = {run: _table(run) for run in dict.fromkeys(run for _, runs in found for run in runs.values())}
+    table = pl.concat(
+        [pl.DataFrame(schema=FIRST | LAST), *(_labelled(cell, runs, tables) for cell, runs in found)], how="diagonal"
+    )
+    return table.select(*FIRST, *sorted(set(table.columns) - {*FIRST, *LAST}), *LAST)
+
+
+def missing(root: Path, scale: Scale, experiment: Experiment) -> list[Missing]:
+    """The seeds that an experiment asks for and no finished run holds, for each cell that lacks any."""
+    lacking = []
+    for cell in _cells(scale, experiment):
+        found = _found(root, scale, cell, unfinished=False)
+        seeds = tuple(seed for seed in cell.training.seeds if seed not in found)
+        lacking += [Missing(cell.arm, cell.environment, seeds)] if seeds else []
+    return lacking
+
+
+def scores(root: Path, scale: Scale, cell: Cell, layer: str, unfinished: bool = False) -> Scores:
+    """The neuron scores of a layer in the runs of a cell, NaN where a run has none; `read` leaves them, being long.
+
+    Raises KeyError if there is no run, or one without scores of that layer, and RunRefused as `read` does.
+    """
+    found = _found(root, scale, cell, unfinished)
+    if not found:
+        raise KeyError(f"no run of {cell.arm} in {cell.environment} at scale {scale} lies under {root}; run it first.")
+    curves = {run: curve(run, f"scores/{layer}") for run in dict.fromkeys(found.values())}
+    steps = np.unique(np.concatenate([one.agent_steps for one in curves.values()]))
+    neurons = next(iter(curves.values())).values.shape[-1]
+    values = np.full((len(found), len(steps), neurons), np.nan)
+    for row, (seed, run) in enumerate(found.items()):
+        points = np.searchsorted(steps, curves[run].agent_steps)
+        values[row, points] = curves[run].values[sorted(_seeds(run.path)).index(seed)]
+    return Scores(tuple(found), steps, values)
+
+
+def _cells(scale: Scale, experiment: Experiment) -> Iterator[Cell]:
+    """The cells of a scale, none where the experiment has no design for it."""
+    if scale in experiment.designs:
+        yield from experiment.designs[scale].cells()
+
+
+def _found(root: Path, scale: Scale, cell: Cell, unfinished: bool) -> Found:
+    """The run that holds each seed of a cell, finished ones before others."""
+    folder = place(root, scale, cell.training, cell.training.seeds).parent
+    runs = [RunFolder(path) for path in sorted(folder.glob("seed*")) if _seeds(path)]
+    finished = [run for run in runs if run.done.exists()]
+    others = [run for run in runs if run not in finished and run.metrics.exists()] if unfinished else []
+    holds = {seed: run for run in reversed(finished + others) for seed in _seeds(run.path)}
+    return {seed: holds[seed] for seed in cell.training.seeds if seed in holds}
+
+
+def _seeds(path: Path) -> tuple[int, ...]:
+    """The seeds that a folder's name lists, none if it is no run's name."""
+    name = re.fullmatch(r"seed(\d+(?:-\d+)*)", path.name)
+    return tuple(map(int, name[1].split("-"))) if name else ()
+
+
+def _table(run: RunFolder) -> pl.DataFrame:
+    content = run.metrics.read_bytes()
+    content = content[: content.rfind(b"\n") + 1]
+    table = _parsed(content) if content else pl.DataFrame(schema=FIRST)
+    if len(table) != content.count(b"\n"):
+        # Slow, but it says which line is damaged, and takes infinite numbers, which are no JSON.
+        table = pl.DataFrame(list(rows(run.metrics)), infer_schema_length=None)
+    metrics = [pl.col(name).cast(FIRST.get(name, pl.Float64)) for name in table.columns]
+    return table.select(metrics).unique(["seed", "agent_steps"], keep="last", maintain_order=True)
+
+
+def _parsed(content: bytes) -> pl.DataFrame:
+    """The rows of a file, or none if it is not all JSON."""
+    try:
+        return pl.read_ndjson(content, infer_schema_length=None)
+    except pl.exceptions.PolarsError:
+        return pl.DataFrame()
+
+
+def _labelled(cell: Cell, found: Found, tables: Mapping[RunFolder, pl.DataFrame]) -> pl.DataFrame:
+    parts = [
+        tables[run].filter(pl.col("seed").is_in([seed for seed in found if found[seed] == run]))
+        for run in dict.fromkeys(found.values())
+    ]
+    return pl.concat([pl.DataFrame(schema={"gradient_steps": pl.Int64}), *parts], how="diagonal").with_columns(
+        arm=pl.lit(cell.arm),
+        environment=pl.lit(cell.environment),
+        replay_ratio=pl.lit(float(cell.training.replay_ratio)),
+        reset_age=_reset_age(cell.training),
+    )
+
+
+def _reset_age(training: Any) -> pl.Expr:
+    ages = [_age(reset) for reset in _resets(training)]
+    return (pl.min_horizontal(ages) if ages else pl.lit(None)).cast(pl.Float64)
+
+
+def _age(reset: Every) -> pl.Expr:
+    """Periods since it last acted, or since the run began."""
+    steps = pl.col("gradient_steps")
+    until = steps if reset.stop is None else pl.min_horizontal(steps, pl.lit(reset.stop - 1))
+    last = until // reset.period * reset.period
+    return (steps - pl.when(last >= reset.start).then(last).otherwise(0)) / reset.period
+
+
+def _resets(value: Any) -> Iterator[Every]:
+    """The scheduled resets anywhere in a training."""
+    if isinstance(value, Every) and isinstance(value.what, Reset):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _resets(getattr(value, field.name))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _resets(item)
+    elif isinstance(value, Mapping):
+        yield from _resets(tuple(value.values()))
