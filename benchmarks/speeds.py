@@ -1,4 +1,4 @@
-"""Agent steps and gradient steps a second of each network that an experiment trains: writes dormant/experiments/speeds.csv.
+"""Measures how fast each network of an experiment acts and learns, and writes dormant/experiments/speeds.csv.
 
 Times are processor seconds of one core with one thread, so that other programs on the machine disturb them little.
 Chunks that only fill the replay give the agent steps; chunks at replay ratio 1, less that, the gradient steps.

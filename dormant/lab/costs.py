@@ -41,7 +41,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Speeds:
-    """Seconds for each agent step of finished runs, by kind and replay ratio, and a table for those that there are not."""
+    """Seconds for each agent step of finished runs, by kind and replay ratio, and a table for the other kinds."""
 
     runs: Mapping[tuple[Kind, float], float]
     table: Mapping[Kind, Speed]

@@ -50,7 +50,9 @@ def missing(cell: Cell, scale: Scale, root: Path, together: bool) -> Iterator[Jo
     done = finished(place(root, scale, cell.training, cell.training.seeds).parent)
     left = tuple(seed for seed in cell.training.seeds if seed not in done)
     for seeds in [left] if together and left else [(seed,) for seed in left]:
-        yield Job(cell.arm, cell.environment, replace(cell.training, seeds=seeds), place(root, scale, cell.training, seeds))
+        yield Job(
+            cell.arm, cell.environment, replace(cell.training, seeds=seeds), place(root, scale, cell.training, seeds)
+        )
 
 
 def finished(folder: Path) -> set[int]:

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dormant.lab.jobs import Job
+from dormant.lab.runner import FULL, run
+from dormant.lab.startup import keep_compiled_code, pin
+from dormant.lab.store import RunInUse, RunRefused
 
 # Spawned, since a forked process would inherit XLA's threads without their state.
 PROCESSES = multiprocessing.get_context("spawn")
@@ -85,8 +88,6 @@ def _last_line(file: Path) -> str:
 def _work(pipe: Connection, core: int | None, checkpoint_seconds: float) -> None:
     # Ctrl-C reaches every process of the terminal's group; the one that started the workers decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from dormant.lab.startup import keep_compiled_code, pin
-
     if core is not None:
         pin(core)
     keep_compiled_code()
@@ -99,9 +100,6 @@ def _work(pipe: Connection, core: int | None, checkpoint_seconds: float) -> None
 
 
 def _outcome(pipe: Connection, job: Job, checkpoint_seconds: float) -> Event:
-    from dormant.lab.runner import FULL, run
-    from dormant.lab.store import RunInUse, RunRefused
-
     def progress(agent_steps: int) -> None:
         pipe.send(Event("steps", agent_steps))
 
@@ -131,8 +129,9 @@ def logged(path: Path) -> Iterator[None]:
             for number in (1, 2):
                 os.dup2(stream.fileno(), number)
             yield
-        except BaseException:
-            traceback.print_exc()
+        except Exception as error:
+            if not isinstance(error, RunRefused):
+                traceback.print_exc()
             raise
         finally:
             sys.stdout.flush()
