@@ -46,20 +46,26 @@ def judge(claim: Claim, frame: pl.DataFrame) -> Verdict:
 
     Runs are paired by seed and environment. The effect is the mean over environments of the mean difference of pairs,
     or of the logarithm of their quotients; environments with fewer than two pairs are left out. *Reproduced*: the whole
-    interval lies on the claimed side of no effect, and the estimate is at least the smallest effect that matters.
-    *Contradicted*: the whole interval falls short of that effect. *Inconclusive*: anything else.
+    interval lies on the claimed side of no effect (of the smallest effect that matters, where that is on the other
+    side), and the estimate is at least that smallest effect. *Contradicted*: the whole interval falls short of it.
+    *Inconclusive*: anything else.
 
-    Returns are compared on one scale: human-normalised on Atari, and elsewhere a difference is a share of the mean of
-    the arm compared with, in each environment.
+    Returns are compared on one scale: human-normalised on Atari, where a quotient takes what is below random play for
+    nothing; elsewhere a difference is a share of the mean of the arm compared with, in each environment.
     """
-    found = _comparable(claim, pairs(claim, frame))
+    return verdict(claim, pairs(claim, frame))
+
+
+def verdict(claim: Claim, found: Pairs) -> Verdict:
+    """What pairs of runs say of a claim, as `judge` does."""
+    found = _comparable(claim, found)
     count = found.present().sum(axis=0)
     # Where no environment has two pairs there is no interval, but still an estimate.
     kept = count >= max(1, min(2, count.max(initial=0)))
     used = found.of(kept)
     effects = _effects(claim, used)
     interval = _interval(claim, effects)
-    ruling, why = _ruling(claim, interval, effects)
+    ruling, why = _unjudged(claim, found, effects) or _ruling(claim, interval)
     estimate, low, high = (math.exp(bound) if claim.by == "ratio" else bound for bound in interval)
     why += _left_out(found, kept)
     return Verdict(
@@ -74,7 +80,8 @@ def _comparable(claim: Claim, found: Pairs) -> Pairs:
     mine, theirs = found.mine.copy(), found.theirs.copy()
     for column, game in _atari_games(found):
         for table in (mine, theirs):
-            table[:, column] = human_normalised(game, table[:, column])
+            values = np.asarray(human_normalised(game, table[:, column]))
+            table[:, column] = np.maximum(values, 0.0) if claim.by == "ratio" else values
     return found._replace(mine=mine, theirs=theirs)
 
 
@@ -135,48 +142,44 @@ def _unit(claim: Claim, found: Pairs) -> str:
     return f"share of {'its start' if claim.against is None else claim.against}"
 
 
-def _ruling(claim: Claim, interval: Interval, effects: Effects) -> tuple[Ruling, str]:
+def _unjudged(claim: Claim, found: Pairs, effects: Effects) -> tuple[Ruling, str] | None:
+    """Why there is no interval, if there is none."""
+    sides = (claim.arm, found.mine), (claim.against or claim.arm, found.theirs)
+    absent = [arm for arm, table in sides if np.isnan(table).all()]
+    if absent:
+        return "inconclusive", f"No finished run of {absent[0]} has measured {claim.quantity.metric}."
     if np.isinf(effects).any():
-        return "inconclusive", _undefined(claim)
-    if math.isnan(interval.low):
+        return "inconclusive", _UNDEFINED[claim.by]
+    if np.count_nonzero(~np.isnan(effects), axis=0).max(initial=0) < 2:
         return "inconclusive", "There are fewer than two pairs of runs in every environment."
+    return None
+
+
+_UNDEFINED = {
+    "ratio": "Some quotients are not defined: a value is negative or infinite. A difference would be.",
+    "difference": "Some differences are not defined: a value is infinite, or the mean they are a share of is zero.",
+}
+
+
+def _ruling(claim: Claim, interval: Interval) -> tuple[Ruling, str]:
     sign = 1 if claim.direction == "higher" else -1
-    estimate, smallest = sign * interval.estimate, _smallest(claim)
-    low, high = sorted((sign * interval.low, sign * interval.high))
-    none, matters = _named(claim)
-    if low > 0 and estimate >= smallest:
-        return (
-            "reproduced",
-            f"The whole interval is {claim.direction} than no effect ({none}), and the estimate reaches {matters}.",
-        )
-    if high < 0:
-        return "contradicted", f"The whole interval lies on the other side of no effect ({none})."
+    smallest = sign * (math.log(claim.smallest) if claim.by == "ratio" else claim.smallest)
+    estimate, (low, high) = sign * interval.estimate, sorted((sign * interval.low, sign * interval.high))
+    none, matters = "1" if claim.by == "ratio" else "0", f"{claim.smallest:g}"
+    if low > min(0.0, smallest) and estimate >= smallest:
+        if smallest < 0:
+            return "reproduced", f"The whole interval is {claim.direction} than {matters}."
+        return "reproduced", f"The whole interval is {claim.direction} than {none}, and the estimate reaches {matters}."
     if high < smallest:
-        return "contradicted", f"The whole interval falls short of the smallest effect that matters ({matters})."
+        bound = f"lies on the other side of {none}" if high < 0 <= smallest else f"falls short of {matters}"
+        return "contradicted", f"The whole interval {bound}."
     if low > 0:
-        return "inconclusive", f"There is an effect, but whether it reaches {matters} is open."
-    return "inconclusive", f"The interval holds no effect ({none}) as well as one that matters ({matters})."
-
-
-def _smallest(claim: Claim) -> float:
-    return abs(math.log(claim.smallest)) if claim.by == "ratio" else claim.smallest
-
-
-def _named(claim: Claim) -> tuple[str, str]:
-    """No effect and the smallest that matters, as the estimate is written."""
-    if claim.by == "ratio":
-        return "1", f"{claim.smallest:g}"
-    return "0", f"{claim.smallest if claim.direction == 'higher' else -claim.smallest:g}"
-
-
-def _undefined(claim: Claim) -> str:
-    if claim.by == "ratio":
-        return "Some quotients are not defined: a value is negative or infinite. A difference would be."
-    return "Some differences are not defined: a value is infinite, or the mean they are a share of is zero."
+        return "inconclusive", f"There is an effect, but the estimate falls short of {matters}."
+    return "inconclusive", f"The interval holds both {none if smallest >= 0 else matters} and what is claimed."
 
 
 def _left_out(found: Pairs, kept: Bool[np.ndarray, " environments"]) -> str:
     lost = found.present()[:, kept].size - int(found.present()[:, kept].sum())
     absent = [name for name, there in zip(found.environments, kept, strict=True) if not there]
-    text = f" Left out: {', '.join(absent)}, with fewer pairs." if absent and kept.any() else ""
+    text = f" Left out for want of pairs: {', '.join(absent)}." if absent and kept.any() else ""
     return text + (f" {lost} of {found.present()[:, kept].size} pairs are missing." if lost else "")

@@ -72,15 +72,16 @@ def _points(claim: Claim, frame: pl.DataFrame) -> pl.DataFrame:
     metric = claim.quantity.metric
     value = pl.col(metric) if metric in frame.columns else pl.lit(None)
     points = frame.filter(pl.col("arm").is_in([claim.arm, claim.against or claim.arm])).select(
-        "arm", "environment", "seed", "agent_steps", value=value.cast(pl.Float64), young=_young(claim.quantity)
+        "arm", "environment", "seed", "agent_steps", value=value.cast(pl.Float64), left_out=_wrong_age(claim.quantity)
     )
     # What one arm leaves out, the other leaves out too: they are compared at the same times.
-    young = pl.col("young").any().over("environment", "agent_steps")
-    return points.with_columns(value=pl.when(~young).then("value")).sort("agent_steps")
+    left_out = pl.col("left_out").any().over("environment", "agent_steps")
+    return points.with_columns(value=pl.when(~left_out).then("value")).sort("agent_steps")
 
 
-def _young(quantity: Quantity) -> pl.Expr:
-    return (pl.col("reset_age") < quantity.after_reset).fill_null(False)
+def _wrong_age(quantity: Quantity) -> pl.Expr:
+    low, high = quantity.reset_age
+    return ((pl.col("reset_age") < low) | (pl.col("reset_age") >= high)).fill_null(False)
 
 
 def _numbers(points: pl.DataFrame, reduce: str, after: float = 0.0) -> Numbers:

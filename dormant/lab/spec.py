@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -51,37 +52,40 @@ class Quantity:
     """A number for each seed: a metric of the run, brought down to its end, its mean (the area under it), or its start.
 
     The start and the end are those of what was measured. Log points before the share `after` of the run are left out of
-    its mean. With `after_reset`, so are log points at which the network of either arm is younger than that many of its
-    reset periods: right after a reset an agent plays like a new one, and whether evaluations fall there is an accident.
+    its mean. `reset_age` leaves out, from everything, log points at which the network of either arm is not that many
+    reset periods old, from the first bound on and before the second: right after a reset an agent plays like a new one,
+    and how many of its evaluations fall there is an accident of their periods. Arms without resets have any age.
 
-    >>> Quantity("eval_return", "mean", after=0.5, after_reset=0.5).metric
+    >>> Quantity("eval_return", "mean", after=0.5, reset_age=(0.5, math.inf)).metric
     'eval_return'
 
-    Raises ValueError for a share of the run outside of [0, 1), or of a reset period outside of [0, 1].
+    Raises ValueError for a share of the run outside of [0, 1), and for ages that do not rise.
     """
 
     metric: str
     reduce: Literal["end", "mean", "start"] = "end"
     after: float = 0.0
-    after_reset: float = 0.0
+    reset_age: tuple[float, float] = (0.0, math.inf)
 
     def __post_init__(self) -> None:
         if not 0 <= self.after < 1:
             raise ValueError(f"after must be a share of the run in [0, 1), got {self.after}.")
         if self.after and self.reduce != "mean":
             raise ValueError(f"after is for reduce='mean' only, got reduce={self.reduce!r}; leave it out.")
-        if not 0 <= self.after_reset <= 1:
-            raise ValueError(f"after_reset must be a share of a reset period in [0, 1], got {self.after_reset}.")
+        if not 0 <= self.reset_age[0] < self.reset_age[1]:
+            raise ValueError(f"reset_age must be two rising numbers of reset periods, got {self.reset_age}.")
 
 
 @dataclass(frozen=True)
 class Claim:
     """That one arm's quantity is above (or below) another's, or its own at the run's start, by an effect that matters.
 
-    `by="ratio"` compares quotients, with 1 for no effect, so that `smallest` is 1.5 or 0.67; `by="difference"` compares
-    differences, with 0 for none, and `smallest` is a size without a sign. `against=None` means the arm's own start.
+    `by="ratio"` compares quotients, with 1 for no effect, so that `smallest` is 1.5, or 0.67 for "lower";
+    `by="difference"` compares differences, with 0 for none, so that it is 0.1, or -0.1 for "lower". On the other side
+    of no effect it makes the claim one of doing no harm: "higher" than 0.9 says that less than a tenth is lost.
+    `against=None` means the arm's own start.
 
-    Raises ValueError for a smallest effect on the other side of no effect.
+    Raises ValueError for a smallest quotient that is not above zero.
     """
 
     statement: str
@@ -93,12 +97,8 @@ class Claim:
     by: Literal["difference", "ratio"] = "difference"
 
     def __post_init__(self) -> None:
-        above = self.direction == "higher"
-        if self.by == "difference" and self.smallest < 0:
-            raise ValueError(f"smallest must be a size, 0 or more, whatever the direction; got {self.smallest}.")
-        if self.by == "ratio" and not (self.smallest >= 1 if above else 0 < self.smallest <= 1):
-            bound = "at least 1" if above else "above 0 and at most 1"
-            raise ValueError(f"smallest must be a quotient {bound} for {self.direction!r}, got {self.smallest}.")
+        if self.by == "ratio" and not self.smallest > 0:
+            raise ValueError(f"smallest must be a quotient above 0, got {self.smallest}; 1 is no effect.")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
+Degrees = Literal["welch", "fewest"]  # how many degrees of freedom a t-interval has
 Table = Float[np.ndarray, "seeds environments"]
 
 
@@ -34,9 +35,7 @@ def mean_interval(values: Float[np.ndarray, " seeds"], confidence: float = 0.95)
     return stratified_interval(measured[:, None], confidence=confidence)
 
 
-def stratified_interval(
-    table: Table, degrees: Literal["welch", "fewest"] = "welch", confidence: float = 0.95
-) -> Interval:
+def stratified_interval(table: Table, degrees: Degrees = "welch", confidence: float = 0.95) -> Interval:
     """The mean over environments of each one's mean, with a t-interval over seeds; the environments are not a sample.
 
     Each environment has a variance of its own. The degrees of freedom are Satterthwaite's, or the fewest that an
@@ -49,25 +48,33 @@ def stratified_interval(
     Source: Welch 1947 and Satterthwaite 1946.
     """
     count = np.count_nonzero(~np.isnan(table), axis=0)
-    if not count.all():
+    if not count.size or not count.all():
         return Interval(math.nan, math.nan, math.nan)
     estimate = float(np.nanmean(table, axis=0).mean())
     if count.min() < 2:
         return Interval(estimate, math.nan, math.nan)
-    variances = np.nanvar(table, axis=0, ddof=1) / count
-    half = _quantile(variances, count, degrees, confidence) * math.sqrt(variances.sum()) / table.shape[1]
+    half = float(half_width(table, degrees, confidence))
     return Interval(estimate, estimate - half, estimate + half)
 
 
-def _quantile(
-    variances: Float[np.ndarray, " environments"], count: np.ndarray, degrees: str, confidence: float
-) -> float:
-    """How many standard errors lie to each side of the estimate."""
-    freedom = float(count.min() - 1)
-    if degrees == "welch" and variances.any():
-        weights = variances / variances.max()  # squares of small variances would underflow
-        freedom = float(weights.sum() ** 2 / (weights**2 / (count - 1)).sum())
-    return float(stdtrit(freedom, (1 + confidence) / 2))
+def half_width(
+    table: Float[np.ndarray, "*more seeds environments"], degrees: Degrees = "welch", confidence: float = 0.95
+) -> Float[np.ndarray, "*more"]:
+    """How far the bounds of `stratified_interval` lie from its estimate; every environment needs two values.
+
+    >>> round(float(half_width(np.array([[1.0], [2.0], [3.0]]))), 2)
+    2.48
+    """
+    count = np.count_nonzero(~np.isnan(table), axis=-2)
+    variances = np.nanvar(table, axis=-2, ddof=1) / count
+    freedom = count.min(axis=-1) - 1.0
+    if degrees == "welch":
+        largest = variances.max(axis=-1, keepdims=True)
+        weights = variances / np.where(largest > 0, largest, 1.0)  # squares of small variances would underflow
+        spread = (weights**2 / (count - 1)).sum(axis=-1)
+        freedom = np.where(spread > 0, weights.sum(axis=-1) ** 2 / np.where(spread > 0, spread, 1.0), freedom)
+    errors = np.sqrt(variances.sum(axis=-1)) / table.shape[-1]
+    return np.asarray(stdtrit(freedom, (1 + confidence) / 2) * errors)
 
 
 def bootstrap_bounds(

@@ -1,6 +1,7 @@
 """The runs of an experiment as one table, read from folders written here by hand."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,7 @@ def write(root, training, seeds, finished=True, environment=ASTERIX, height=0.0,
     table += [row(s, 2_000 * p, loss=s + height, eval_return=None) for p in range(1, points) for s in seeds]
     folder.metrics.write_text("".join(json.dumps(each) + "\n" for each in table))
     if finished:
-        folder.finish()
+        folder.done.touch()
     return folder
 
 
@@ -146,6 +147,16 @@ def test_a_metric_that_is_whole_at_first_keeps_its_fractions(tmp_path):
     with folder.metrics.open("a") as stream:
         stream.write(json.dumps(row(0, 10_000, recycled=3)) + "\n" + json.dumps(row(0, 12_000, recycled=0.5)) + "\n")
     assert results.read(tmp_path, "smoke", DQN)["recycled"].drop_nulls().to_list() == [3.0, 0.5]
+
+
+def test_hundreds_of_runs_take_seconds(tmp_path):
+    seeds = tuple(range(200))
+    for seed in seeds:
+        write(tmp_path, PLAIN, (seed,), points=50)
+    many = experiment(Arm("DQN", PLAIN), seeds=seeds)
+    before = time.perf_counter()
+    assert len(results.read(tmp_path, "smoke", many)) == 10_000
+    assert time.perf_counter() - before < 10  # a thousand runs of a hundred points took 2 s
 
 
 def test_scores_are_joined_over_folders(tmp_path):

@@ -1,0 +1,182 @@
+"""How often a 95 % interval over seeds holds the truth, for a few seeds of one game and of three.
+
+    python benchmarks/coverage.py [--simulations 2000] [--resamples 500] [--output benchmarks/coverage.csv]
+
+Returns of known distributions are drawn many times, and each interval is made of each draw. *One arm* is an aggregate
+of an arm's returns, and as well its change from a start, or its difference to a collapsed arm, that is the same for all
+seeds. *No effect* and *doubled* are differences, seed by seed, of an arm and one whose returns have the same
+distribution, or are half as high; their seeds are independent, so that pairs have nothing in common. The games differ
+in level and spread. Verdicts rest on *t, Welch* where two arms are compared, and on *t, fewest degrees* where an arm is
+compared with its own start.
+
+The file has a row for each interval: `coverage`, which should be 0.95; `above_zero`, how often the whole interval lies
+above zero, which is the risk of seeing an effect where there is none and the chance of seeing one where there is; and
+the median of its half width.
+"""
+
+import argparse
+import csv
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dormant.lab.aggregates import iqm, mean
+from dormant.lab.provenance import revision
+from dormant.lab.statistics import half_width
+
+SEEDS, GAMES = (3, 5, 10), (1, 3)
+LEVELS, SPREADS = np.array([1.0, 1.5, 0.7]), np.array([0.4, 0.8, 0.2])
+Bounds = tuple[np.ndarray, np.ndarray]
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.standard_normal(shape)
+
+
+def lognormal(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
+    """Of mean 0 and deviation 1; the skewness is 1.8 for a sigma of 0.5 and 6.2 for 1."""
+    variance = np.exp(sigma**2)
+    return (np.exp(sigma * rng.standard_normal(shape)) - np.sqrt(variance)) / np.sqrt(variance * (variance - 1))
+
+
+def bimodal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """A third of the runs fail. Of mean 0 and deviation 1."""
+    success = rng.random(shape) > 1 / 3
+    return (4 * success + 0.5 * rng.standard_normal(shape) - 8 / 3) / np.sqrt(0.25 + 16 * 2 / 9)
+
+
+RETURNS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
+    "normal": normal,
+    "skewed": lambda rng, shape: lognormal(rng, shape, 0.5),
+    "very skewed": lambda rng, shape: lognormal(rng, shape, 1.0),
+    "bimodal": bimodal,
+}
+SITUATIONS = {"one arm": None, "no effect": 1.0, "doubled": 2.0}
+
+
+class Row(NamedTuple):
+    """What one interval did in one setting."""
+
+    situation: str
+    returns: str
+    seeds: int
+    games: int
+    interval: str
+    coverage: float
+    above_zero: float
+    median_half_width: float
+
+
+def arms(
+    rng: np.random.Generator, returns: str, times: float | None, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tables [simulations, seeds, games] of two arms; the second is zero where there is only one."""
+
+    def arm() -> np.ndarray:
+        return LEVELS[: shape[-1]] + SPREADS[: shape[-1]] * RETURNS[returns](rng, shape)
+
+    return (arm(), np.zeros(shape)) if times is None else (times * arm(), arm())
+
+
+def t_over_seeds(tables: np.ndarray) -> Bounds:
+    """Of each seed's mean over games, as if games had nothing of their own."""
+    return around(mean(tables), half_width(tables.mean(axis=-1)[..., None]))
+
+
+def around(centre: np.ndarray, half: np.ndarray) -> Bounds:
+    return centre - half, centre + half
+
+
+def unpaired(first: np.ndarray, second: np.ndarray) -> Bounds:
+    """Welch's, of two arms whose seeds have nothing to do with each other."""
+    both = np.concatenate([first, -second], axis=-1)  # a mean over twice as many strata, half as large
+    return around(2 * mean(both), 2 * half_width(both))
+
+
+def bootstraps(rng: np.random.Generator, tables: np.ndarray, resamples: int) -> dict[str, Bounds]:
+    """The bounds of every bootstrap, a block of tables at a time for the sake of memory."""
+    blocks = np.array_split(tables, max(1, tables.size * resamples // 4_000_000))
+    parts = [_bootstraps(rng, block, resamples) for block in blocks]
+    return {name: tuple(np.concatenate([part[name][end] for part in parts]) for end in (0, 1)) for name in parts[0]}
+
+
+def _bootstraps(rng: np.random.Generator, tables: np.ndarray, resamples: int) -> dict[str, np.ndarray]:
+    places = rng.integers(0, tables.shape[-2], (len(tables), resamples, *tables.shape[1:]))
+    drawn = np.take_along_axis(tables[:, None], places, axis=2)
+    ends = [0.025, 0.975]
+    errors = np.sqrt(tables.var(axis=-2, ddof=1).sum(axis=-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        studentised = (mean(drawn) - mean(tables)[:, None]) / np.sqrt(drawn.var(axis=-2, ddof=1).sum(axis=-1))
+    # A resample of one seed alone has no variance: it says nothing if it hits the mean, and anything if it does not.
+    low, high = np.quantile(np.nan_to_num(studentised, nan=0.0, posinf=1e9, neginf=-1e9), ends, axis=1)
+    return {
+        "percentile bootstrap of the IQM": np.quantile(iqm(drawn), ends, axis=1),
+        "percentile bootstrap of the mean": np.quantile(mean(drawn), ends, axis=1),
+        "bootstrap-t of the mean": np.stack([mean(tables) - high * errors, mean(tables) - low * errors]),
+    }
+
+
+def setting(
+    rng: np.random.Generator, situation: str, returns: str, seeds: int, games: int, options: argparse.Namespace
+) -> Iterator[Row]:
+    """What every interval does in one setting."""
+    times = SITUATIONS[situation]
+    first, second = arms(rng, returns, times, (options.simulations, seeds, games))
+    tables = first - second
+    bounds: dict[str, Bounds] = bootstraps(rng, tables, options.resamples)
+    bounds |= {
+        "t over seeds": t_over_seeds(tables),
+        "t, fewest degrees": around(mean(tables), half_width(tables, "fewest")),
+        "t, Welch": around(mean(tables), half_width(tables, "welch")),
+    }
+    if times is not None:
+        bounds["t, Welch, unpaired"] = unpaired(first, second)
+    large = np.subtract(*arms(rng, returns, times, (1, 400_000, games)))
+    expected = LEVELS[:games].mean() * (1.0 if times is None else times - 1)
+    for name, (low, high) in bounds.items():
+        truth = float(iqm(large)[0]) if "IQM" in name else expected
+        holds = ((low <= truth) & (truth <= high)).mean()
+        half = float(np.median(high - low)) / 2
+        yield Row(
+            situation, returns, seeds, games, name, round(float(holds), 4), float((low > 0).mean()), round(half, 4)
+        )
+
+
+def printed(rows: list[Row]) -> None:
+    """A line for each setting, a column for each interval: its coverage in per cent."""
+    names = list(dict.fromkeys(row.interval for row in rows))
+    for number, name in enumerate(names, start=1):
+        print(f"  {number}  {name}")
+    print(
+        f"\n{'coverage, %':12}{'returns':13}{'seeds':>6}{'games':>6}  "
+        + "".join(f"{n:>7}" for n in range(1, len(names) + 1))
+    )
+    settings = dict.fromkeys(row[:4] for row in rows)
+    for key in settings:
+        found = {row.interval: f"{100 * row.coverage:7.1f}" for row in rows if row[:4] == key}
+        print(f"{key[0]:12}{key[1]:13}{key[2]:6}{key[3]:6}  " + "".join(found.get(name, f"{'':7}") for name in names))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--simulations", type=int, default=2_000)
+    parser.add_argument("--resamples", type=int, default=500)
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    settings = product(SITUATIONS, RETURNS, SEEDS, GAMES)
+    rows = [row for each in settings for row in setting(rng, *each, options)]
+    printed(rows)
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    with options.output.open("w", newline="") as stream:
+        stream.write(f"# {command} at revision {revision()}, {options.simulations} simulations a row\n")
+        csv.writer(stream).writerows([Row._fields, *rows])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Verdicts, worked out by hand on a few pairs of runs."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from dormant.lab.claims import judge, judged
+from dormant.lab.quantities import number
+from dormant.lab.spec import Claim, Experiment, Quantity
+
+T2 = 4.302653  # the quantile of Student's distribution with two degrees of freedom, for 95 %
+DORMANT = "dormant/0.1/all"
+FEWER = Claim("ReDo has fewer", Quantity(DORMANT), "ReDo", "DQN", "lower", -0.1)
+HALF = replace(FEWER, smallest=0.5, by="ratio")
+RETURN = Claim("ReDo returns more", Quantity("eval_return"), "ReDo", "DQN", "higher", 0.1)
+GROWS = Claim("Dormancy grows", Quantity(DORMANT), "DQN", None, "higher", 0.1)
+
+
+def runs(arm, ends, metric=DORMANT, environment="MinAtar/Asterix", start=0.0, ages=(None, None)):
+    """Runs of seeds 0, 1, ... with a first and a last log point; None for an end stands for a seed that was not run."""
+    table = [
+        {"arm": arm, "environment": environment, "seed": seed, "agent_steps": steps, metric: value, "reset_age": age}
+        for seed, end in enumerate(ends)
+        for steps, value, age in zip((0, 100), (start, end), ages, strict=True)
+        if end is not None
+    ]
+    return pl.DataFrame(table, schema_overrides={"reset_age": pl.Float64, metric: pl.Float64})
+
+
+def both(redo, dqn, metric=DORMANT, environment="MinAtar/Asterix"):
+    return pl.concat([runs("ReDo", redo, metric, environment), runs("DQN", dqn, metric, environment)])
+
+
+def bounds(verdict):
+    return [verdict.estimate, verdict.low, verdict.high]
+
+
+def t_bounds(effects):
+    half = T2 * np.std(effects, ddof=1) / math.sqrt(3)
+    return [np.mean(effects), np.mean(effects) - half, np.mean(effects) + half]
+
+
+def test_a_clear_effect_is_reproduced():
+    verdict = judge(FEWER, both([0.10, 0.12, 0.11], [0.40, 0.45, 0.38]))
+    # Differences, seed by seed, of -0.30, -0.33 and -0.27.
+    np.testing.assert_allclose(bounds(verdict), t_bounds([-0.30, -0.33, -0.27]), rtol=1e-6)
+    assert (verdict.verdict, verdict.runs, verdict.interval) == ("reproduced", 3, "paired t")
+    assert verdict.why == "The whole interval is lower than 0, and the estimate reaches -0.1."
+    assert verdict.unit == DORMANT
+
+
+def test_the_opposite_effect_is_contradicted():
+    verdict = judge(FEWER, both([0.40, 0.45, 0.38], [0.10, 0.12, 0.11]))
+    np.testing.assert_allclose(bounds(verdict), t_bounds([0.30, 0.33, 0.27]), rtol=1e-6)
+    assert (verdict.verdict, verdict.why) == ("contradicted", "The whole interval lies on the other side of 0.")
+
+
+def test_an_effect_that_is_certainly_too_small_is_contradicted():
+    verdict = judge(FEWER, both([0.29, 0.28, 0.30], [0.30, 0.30, 0.31]))
+    # Differences of -0.01, -0.02 and -0.01: half a width of 0.0143 on either side of -0.0133.
+    assert (verdict.verdict, verdict.why) == ("contradicted", "The whole interval falls short of -0.1.")
+
+
+def test_an_interval_around_no_effect_is_inconclusive():
+    verdict = judge(FEWER, both([0.10, 0.30, 0.20], [0.40, 0.35, 0.60]))
+    # Differences of -0.3, -0.05 and -0.4: half a width of 0.447 on either side of -0.25.
+    assert verdict.high > 0
+    assert (verdict.verdict, verdict.why) == ("inconclusive", "The interval holds both 0 and what is claimed.")
+
+
+def test_an_effect_of_a_size_that_is_open_is_inconclusive():
+    verdict = judge(FEWER, both([0.20, 0.21, 0.20], [0.28, 0.30, 0.29]))
+    # Differences of -0.08, -0.09 and -0.09: half a width of 0.0143, so that -0.1 is within reach.
+    assert verdict.low < -0.1 < verdict.estimate
+    assert verdict.why == "There is an effect, but the estimate falls short of -0.1."
+    assert verdict.verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("effects", "ruling"),
+    [([0.0, 0.01, -0.01], "reproduced"), ([-0.2, -0.21, -0.19], "contradicted"), ([-0.3, 0.3, 0.0], "inconclusive")],
+)
+def test_a_claim_of_no_harm_is_judged_at_its_margin(effects, ruling):
+    harmless = replace(FEWER, direction="higher", smallest=-0.05)
+    verdict = judge(harmless, both([0.5 + effect for effect in effects], [0.5, 0.5, 0.5]))
+    assert verdict.verdict == ruling
+
+
+def test_quotients_are_compared_by_their_logarithms():
+    verdict = judge(HALF, both([0.1, 0.05, 0.08], [0.4, 0.4, 0.32]))
+    low, high = np.exp(t_bounds(np.log([0.25, 0.125, 0.25])))[1:]
+    np.testing.assert_allclose(bounds(verdict), [(0.25 * 0.125 * 0.25) ** (1 / 3), low, high], rtol=1e-6)
+    assert (verdict.verdict, verdict.unit) == ("reproduced", "ratio")
+    assert judge(HALF, both([0.1, 0.5, 0.3], [0.4, 0.4, 0.32])).verdict == "inconclusive"
+    assert judge(HALF, both([0.4, 0.41, 0.33], [0.4, 0.4, 0.32])).verdict == "contradicted"
+
+
+def test_a_quotient_of_zero_is_a_hundredth_and_of_two_zeros_one():
+    verdict = judge(HALF, both([0.0, 0.0, 0.0], [0.4, 0.4, 0.4]))
+    np.testing.assert_allclose(bounds(verdict), [0.01, 0.01, 0.01])
+    assert verdict.verdict == "reproduced"
+    assert judge(HALF, both([0.0, 0.0], [0.0, 0.0])).estimate == 1.0
+    assert judge(HALF, both([0.2, 0.2], [0.0, 0.0])).estimate == pytest.approx(100.0)
+
+
+def test_a_quotient_of_negative_values_is_not_judged():
+    verdict = judge(HALF, both([-0.1, 0.1, 0.1], [0.4, 0.4, 0.4]))
+    assert verdict.verdict == "inconclusive"
+    assert verdict.why.startswith("Some quotients are not defined")
+    assert math.isnan(verdict.estimate)
+
+
+def test_an_infinite_value_is_not_judged():
+    verdict = judge(replace(FEWER, quantity=Quantity("loss")), both([1.0, math.inf, 1.0], [2.0, 2.0, 2.0], "loss"))
+    assert verdict.verdict == "inconclusive"
+    assert verdict.why.startswith("Some differences are not defined")
+
+
+def test_returns_are_shares_of_what_they_are_compared_with_in_each_environment():
+    easy = both([120.0, 130.0, 110.0], [100.0, 90.0, 110.0], "eval_return", "MinAtar/Breakout")
+    hard = both([1.2, 1.1, 1.3], [1.0, 1.1, 0.9], "eval_return", "MinAtar/Asterix")
+    verdict = judge(RETURN, pl.concat([easy, hard]))
+    # Shares of 0.2, 0.4 and 0 in one, of 0.2, 0 and 0.4 in the other: each has a standard error of 0.2 / sqrt(3), and
+    # the mean of two as equal ones 1 / sqrt(2) of it, with four degrees of freedom.
+    half = 2.776445 * 0.2 / math.sqrt(6)
+    np.testing.assert_allclose(bounds(verdict), [0.2, 0.2 - half, 0.2 + half], rtol=1e-6)
+    assert (verdict.runs, verdict.unit) == (6, "share of DQN")
+    assert verdict.interval == "paired t, stratified by environment, Welch-Satterthwaite"
+
+
+def test_returns_of_atari_are_human_normalised():
+    pong = both([14.6, 14.6, 14.6], [-20.7, -20.7, -20.7], "eval_return", "ALE/Pong")
+    verdict = judge(RETURN, pong)
+    assert (verdict.estimate, verdict.unit, verdict.verdict) == (1.0, "human-normalised return", "reproduced")
+    worse_than_random = both([-21.0, -21.0], [14.6, 14.6], "eval_return", "ALE/Pong")
+    assert judge(replace(RETURN, by="ratio", smallest=1.1), worse_than_random).estimate == pytest.approx(0.01)
+
+
+def test_a_share_of_nothing_is_not_judged():
+    verdict = judge(RETURN, both([1.0, 1.0], [0.0, 0.0], "eval_return"))
+    assert verdict.verdict == "inconclusive"
+    assert verdict.why.endswith("the mean they are a share of is zero.")
+
+
+def test_an_arm_is_compared_with_its_own_start():
+    frame = runs("DQN", [0.5, 0.6, 0.4], start=0.1)
+    verdict = judge(GROWS, frame)
+    np.testing.assert_allclose(bounds(verdict), t_bounds([0.4, 0.5, 0.3]), rtol=1e-6)
+    assert (verdict.verdict, verdict.interval) == ("reproduced", "t of each run's change")
+    several = pl.concat([frame, runs("DQN", [0.5, 0.6, 0.4], environment="MinAtar/Breakout", start=0.1)])
+    half = T2 * 0.1 / math.sqrt(6)
+    np.testing.assert_allclose(bounds(judge(GROWS, several)), [0.4, 0.4 - half, 0.4 + half], rtol=1e-6)
+
+
+def test_runs_are_paired_by_seed_whatever_their_order():
+    frame = both([0.10, 0.20, 0.30], [0.30, 0.40, 0.50])
+    verdict = judge(FEWER, frame.sample(fraction=1.0, shuffle=True, seed=0))
+    np.testing.assert_allclose(bounds(verdict), [-0.2, -0.2, -0.2], rtol=1e-9)
+
+
+def test_a_seed_without_its_pair_is_left_out_and_said():
+    verdict = judge(FEWER, both([0.10, None, 0.12, 0.2], [0.40, 0.9, 0.40]))
+    assert (verdict.runs, round(verdict.estimate, 6)) == (2, -0.29)
+    assert verdict.why.endswith("2 of 4 pairs are missing.")
+
+
+def test_an_environment_with_one_pair_is_left_out_and_said():
+    frame = pl.concat([both([0.1, 0.1], [0.4, 0.41]), both([0.9], [0.1], environment="MinAtar/Freeway")])
+    verdict = judge(FEWER, frame)
+    assert (verdict.verdict, verdict.runs, round(verdict.estimate, 6)) == ("reproduced", 2, -0.305)
+    assert verdict.why.endswith("Left out for want of pairs: MinAtar/Freeway.")
+
+
+def test_one_pair_is_inconclusive_and_said():
+    verdict = judge(FEWER, both([0.1], [0.4]))
+    assert (verdict.verdict, verdict.runs, round(verdict.estimate, 6)) == ("inconclusive", 1, -0.3)
+    assert math.isnan(verdict.low) and math.isnan(verdict.high)
+    assert verdict.why == "There are fewer than two pairs of runs in every environment."
+
+
+@pytest.mark.parametrize("claim", [FEWER, HALF, RETURN, GROWS], ids=["difference", "ratio", "return", "own start"])
+def test_without_runs_a_claim_is_inconclusive_and_says_whose_are_missing(claim):
+    verdict = judge(claim, both([0.1], [0.1]).clear())
+    assert (verdict.verdict, verdict.runs) == ("inconclusive", 0)
+    assert verdict.why == f"No finished run of {claim.arm} has measured {claim.quantity.metric}."
+
+
+def test_a_metric_that_was_never_measured_is_named():
+    verdict = judge(replace(FEWER, quantity=Quantity("overlap")), both([0.1, 0.1], [0.4, 0.4]))
+    assert verdict.why == "No finished run of ReDo has measured overlap."
+
+
+def test_every_claim_is_judged():
+    experiment = Experiment("fig00", "", {}, claims=(FEWER, HALF, replace(FEWER, arm="DQN", against="ReDo")))
+    verdicts = judged(experiment, both([0.10, 0.12, 0.11], [0.40, 0.45, 0.38]))
+    assert [verdict.verdict for verdict in verdicts] == ["reproduced", "reproduced", "contradicted"]
+    assert [verdict.claim for verdict in verdicts] == list(experiment.claims)
+
+
+@pytest.mark.parametrize(
+    ("reset_age", "quotient"), [((0.0, math.inf), 9.0), ((0.5, math.inf), 5 / 4), ((0.0, 0.5), 9.0), ((0.1, 0.9), 9.0)]
+)
+def test_a_reset_network_is_compared_at_the_ages_asked_for_and_the_other_arm_at_the_same_times(reset_age, quotient):
+    reset = runs("Reset", [9.0, 9.0], "eval_return", start=5.0, ages=(0.9, 0.1))
+    plain = runs("DQN", [1.0, 1.0], "eval_return", start=4.0)
+    claim = Claim("", Quantity("eval_return", reset_age=reset_age), "Reset", "DQN", "higher", 1.1, "ratio")
+    assert judge(claim, pl.concat([reset, plain])).estimate == pytest.approx(quotient)
+
+
+STEPS = np.array([0, 100, 200, 300, 1000])
+
+
+@pytest.mark.parametrize(
+    ("reduce", "after", "values", "expected"),
+    [
+        ("start", 0.0, [math.nan, 3.0, 4.0, 5.0, 6.0], 3.0),
+        ("end", 0.0, [1.0, 2.0, 3.0, 4.0, 5.0], 5.0),
+        ("end", 0.0, [1.0, 2.0, 3.0, 4.0, math.nan], 4.0),  # none in the last tenth: the last there is
+        ("mean", 0.0, [0.0, 2.0, 2.0, 2.0, 0.0], (100 + 200 + 200 + 700) / 1000),
+        ("mean", 0.2, [9.0, 9.0, 1.0, 1.0, 2.0], (100 * 1.0 + 700 * 1.5) / 800),
+        ("mean", 0.0, [math.nan, math.nan, 7.0, math.nan, math.nan], 7.0),
+    ],
+)
+def test_a_curve_comes_down_to_one_number(reduce, after, values, expected):
+    assert number(reduce, after, STEPS, np.array(values)) == pytest.approx(expected)
+
+
+def test_a_curve_without_values_comes_to_nothing():
+    assert math.isnan(number("mean", 0.0, STEPS, np.full(5, math.nan)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Quantity("loss", "mean", after=1.0), r"after must be a share of the run in \[0, 1\), got 1.0"),
+        (lambda: Quantity("loss", after=0.5), "after is for reduce='mean' only, got reduce='end'"),
+        (lambda: Quantity("loss", reset_age=(0.5, 0.5)), r"reset_age must be two rising numbers .* got \(0.5, 0.5\)"),
+        (lambda: replace(HALF, smallest=0.0), "smallest must be a quotient above 0, got 0.0"),
+    ],
+)
+def test_a_claim_that_cannot_be_judged_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
