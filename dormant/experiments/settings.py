@@ -58,11 +58,8 @@ Arms = Callable[[Bench], tuple[Arm, ...]]
 
 def _small(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> DeviceTraining:
     # Learning starts, every intervention acts several times, and two evaluations end.
-    plain = DQN(
-        **{"learning_rate": 2.5e-4, "replay_capacity": 400, "min_replay": 100, "epsilon_steps": 200} | agent,
-        network=MinAtarCNN(filters=4 * width, width=16 * width),
-        target_period=round(100 / ratio),
-    )
+    plain = DQN(MinAtarCNN(filters=4 * width, width=16 * width), learning_rate=2.5e-4, target_period=round(100 / ratio))
+    plain = replace(plain, **{"replay_capacity": 400, "min_replay": 100, "epsilon_steps": 200, **agent})
     return DeviceTraining(
         plain,
         intervention=intervention,
@@ -82,11 +79,8 @@ def _minatar(ratio: float, intervention: Intervention, width: int, agent: dict[s
 
 
 def _small_resnet(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> HostTraining:
-    plain = DQN(
-        **{"replay_capacity": 400, "min_replay": 20, "epsilon_steps": 40} | agent,
-        network=ImpalaResNet(0.1 * width),
-        target_period=round(20 / ratio),
-    )
+    plain = DQN(ImpalaResNet(0.1 * width), target_period=round(20 / ratio))
+    plain = replace(plain, **{"replay_capacity": 400, "min_replay": 20, "epsilon_steps": 40, **agent})
     return HostTraining(
         plain,
         intervention=intervention,
