@@ -2,19 +2,22 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 
 from dormant.lab.page.chapters import Chapter, tau
 from dormant.lab.page.chapters import chapter as chapter
-from dormant.lab.page.numbers import POINTS, numbers
+from dormant.lab.page.numbers import numbers
 from dormant.lab.page.tables import claims_table, runs_table, settings_tables, values_table
 from dormant.lab.plots import command
 from dormant.lab.spec import Experiment, Scale
 
 LARGEST = 6_000_000  # bytes of the whole page
 # Nothing may be loaded: the browser holds the page to it.
+# Points of a line and environments with score maps: what is tried until the page is small enough.
+THRIFT = ((120, 99), (60, 99), (60, 3), (40, 1), (20, 0))
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
@@ -26,15 +29,19 @@ def page(
 ) -> str:
     """The page as it is to be written to `file`; `others` are experiments without a finished run at the scale.
 
-    It stays below 6 MB: of long curves it then draws fewer points. Raises ValueError if even that is not enough.
+    It stays below 6 MB: where it would not, it draws fewer points of long curves and fewer score maps, and says so.
+    Raises ValueError if even that is not enough.
     """
-    points = POINTS
-    while points >= 15:
-        text = _page(chapters, scale, others, file, points)
+    for points, environments in THRIFT:
+        text = _page([_with_maps(each, environments) for each in chapters], scale, others, file, points)
         if len(text.encode()) <= LARGEST:
             return text
-        points //= 2
     raise ValueError(f"the page of {len(chapters)} experiments has more than {LARGEST:,} bytes; report fewer runs.")
+
+
+def _with_maps(each: Chapter, environments: int) -> Chapter:
+    kept = list(dict.fromkeys(environment for _, environment, _ in each.maps))[:environments]
+    return replace(each, maps=tuple(found for found in each.maps if found[1] in kept))
 
 
 def _page(chapters: Sequence[Chapter], scale: Scale, others: Sequence[Experiment], file: Path, points: int) -> str:
@@ -104,6 +111,8 @@ def _fold(title: str, content: str) -> str:
 def _maps(each: Chapter) -> str:
     if not each.maps:
         return ""
+    shown, run = {environment for _, environment, _ in each.maps}, {run.environment for run in each.runs if run.path}
+    fewer = f" To keep this page small, {len(run - shown)} environments are left out." if run - shown else ""
     pictures = "".join(
         f'<figure class="map" data-arm="{escape(arm)}" data-environment="{escape(environment)}">'
         f"<figcaption><b>{escape(arm)}</b> · {escape(found.layer)}, {found.neurons} neurons<br>"
@@ -117,7 +126,7 @@ def _maps(each: Chapter) -> str:
         '<h3>Neuron scores over training</h3><p class="small">A row is a neuron, left to right is the first seed\'s training; '
         "neurons are sorted by how long they were dormant. "
         f'<span class="ramp dormant"></span> dormant (score at most {tau(each.experiment):g}), '
-        '<span class="ramp"></span> score from there to 3 and above; the mean of a layer is 1.</p>'
+        f'<span class="ramp"></span> score from there to 3 and above; the mean of a layer is 1.{fewer}</p>'
         f'<div class="maps">{pictures}</div>'
     )
 

@@ -9,11 +9,10 @@ import numpy as np
 from dormant.lab.page.chapters import Chapter
 from dormant.lab.series import ALL, Line, Plot
 
-POINTS = 120  # a plot is a few hundred pixels wide
 MOST_SEEDS = 5  # the script draws no more
 
 
-def numbers(chapters: Sequence[Chapter], points: int = POINTS) -> str:
+def numbers(chapters: Sequence[Chapter], points: int) -> str:
     """All plots as JSON that is safe inside a script element; of long curves every so many points."""
     figures = [
         {"name": each.experiment.name, "all": ALL, "plots": [_plot(plot, points) for plot in each.plots]}
