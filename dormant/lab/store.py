@@ -170,6 +170,12 @@ def curve(folder: RunFolder, name: str) -> Curve:
     return Curve(steps, np.array([[known.get((seed, step), blank) for step in steps] for seed in seeds], dtype=float))
 
 
+def last_rows(folder: RunFolder, name: str) -> list[dict[str, Any]]:
+    """Each seed's last row that has a value of the metric."""
+    last = {row["seed"]: row for row in rows(folder.metrics) if row.get(name) is not None}
+    return list(last.values())
+
+
 def layers(folder: RunFolder) -> tuple[str, ...]:
     """Names of the layers whose neurons were scored, from input to output."""
     first = next(rows(folder.scores), {})

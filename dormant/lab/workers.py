@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -48,10 +48,8 @@ class Worker:
     def give(self, job: Job) -> None:
         """Hands it a job, which it begins at once if it is still alive."""
         self.job = job
-        try:
+        with suppress(OSError):  # `events` says how it died
             self.pipe.send(job)
-        except OSError:
-            pass  # `events` says how it died
 
     def events(self) -> Iterator[Event]:
         """What it has said since; a crash if it is not alive any more."""
