@@ -31,6 +31,7 @@ class Walk:
 
     env: Place = field(default_factory=Place)
     agent: Walker = field(default_factory=Walker)
+    intervention: str = "none"
     replay_ratio: float = 1.0
     agent_steps: int = 12
     log_period: int = 4
@@ -44,7 +45,15 @@ class Walk:
         return {"position": jnp.zeros(len(self.seeds)), "steps": jnp.zeros((), jnp.int32)}
 
     def measure(self, state):
-        return {"eval_return": np.asarray(state["position"])}
+        position = np.asarray(state["position"])
+        share = 1 / (1 + position**2)
+        scores = np.stack([share, 2 - share], axis=1)
+        return {
+            "eval_return": 10 + position,
+            "dormant/0.1/all": share,
+            "dormant/0.1/dense": share,
+            "scores/dense": scores,
+        }
 
     def advance(self, state):
         time.sleep(self.seconds)

@@ -53,7 +53,8 @@ def _notes(
     seconds = {source: sum(cost.seconds for cost in found if cost.source == source) for source in ("runs", "table")}
     yield (
         f"Time is that of {workers} worker{'s' * (workers > 1)}, compiling left out: "
-        f"{duration(seconds['runs'] / workers)} from the speed of finished runs here, {duration(seconds['table'] / workers)} from the measured speeds in "
+        f"{duration(seconds['runs'] / workers)} from the speed of finished runs here, "
+        f"{duration(seconds['table'] / workers)} from the measured speeds in "
         f"{KNOWN_SPEEDS.name}."
     )
     for each in experiments:

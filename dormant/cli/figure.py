@@ -50,10 +50,9 @@ def figure(flags: Figure) -> int:
     try:
         check_seconds(flags.checkpoint_seconds)
         wanted = chosen(flags.names, flags.scale)
-        together = flags.scale == "smoke" or accelerated()
         places = workers_of(flags.workers)
         known = speeds(flags.run_dir, KNOWN_SPEEDS, "gpu" if accelerated() else "cpu")
-        todo = jobs(wanted, flags.scale, flags.run_dir, together)
+        todo = jobs(wanted, flags.scale, flags.run_dir, together=accelerated())
     except ValueError as error:
         refuse(error)
     _name_left_out(console, flags, wanted)

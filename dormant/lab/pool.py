@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Literal
 
 from dormant.lab.jobs import Job
@@ -72,12 +73,24 @@ class Board:
         """How many jobs have not ended."""
         return self.count("waiting", "running", "in use")
 
-    def next(self) -> Standing | None:
-        """The job to begin now, if there is one: those in use elsewhere come last, after some patience."""
-        now = time.monotonic()
-        waiting = [each for each in self.standings if each.state == "waiting"]
-        waiting += [each for each in self.standings if each.state == "in use" and each.not_before <= now]
-        return waiting[0] if waiting else None
+    def next(self, last: Path | None = None) -> Standing | None:
+        """The job to begin now, if there is one: those in use elsewhere come last, after some patience.
+
+        A worker whose last job lay at `last` goes on with another seed of it, for which it need not compile, or else
+        takes a job that no other worker compiles for.
+        """
+        now, running = time.monotonic(), {each.job.path.parent for each in self.standings if each.state == "running"}
+
+        def rank(standing: Standing) -> tuple[bool, bool, bool]:
+            folder = standing.job.path.parent
+            return standing.state == "in use", last is None or folder != last.parent, folder in running
+
+        ready = [
+            each
+            for each in self.standings
+            if each.state == "waiting" or (each.state == "in use" and each.not_before <= now)
+        ]
+        return min(ready, key=rank, default=None)
 
     def of(self, job: Job) -> Standing:
         """The standing of a job."""
@@ -114,7 +127,7 @@ def work_off(
 
 
 def _give(worker: Worker, board: Board) -> None:
-    standing = board.next() if worker.job is None else None
+    standing = board.next(worker.last) if worker.job is None else None
     if standing:
         worker.give(standing.begin())
 

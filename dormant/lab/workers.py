@@ -38,6 +38,7 @@ class Worker:
     process: Any = field(init=False)
     pipe: Connection = field(init=False)
     job: Job | None = field(init=False, default=None)
+    last: Path | None = field(init=False, default=None)  # the folder of the newest job
 
     def __post_init__(self) -> None:
         self.pipe, other = PROCESSES.Pipe()
@@ -47,7 +48,7 @@ class Worker:
 
     def give(self, job: Job) -> None:
         """Hands it a job, which it begins at once if it is still alive."""
-        self.job = job
+        self.job, self.last = job, job.path
         with suppress(OSError):  # `events` says how it died
             self.pipe.send(job)
 

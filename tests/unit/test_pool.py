@@ -209,8 +209,19 @@ class TestJobs:
         assert jobs(experiments, "laptop", Path(), together=True) == []
 
 
+def test_a_worker_goes_on_with_seeds_of_its_last_job_and_leaves_those_of_others():
+    paths = ["a/seed0", "a/seed1", "b/seed0", "b/seed1", "c/seed0"]
+    board = pool.Board([pool.Standing(job(Path(path))) for path in paths])
+    assert board.next().begin().path == Path("a/seed0")
+    assert board.next().begin().path == Path("b/seed0")
+    assert board.next(Path("b/seed0")).begin().path == Path("b/seed1")
+    assert board.next(Path("a/seed0")).begin().path == Path("a/seed1")
+    assert board.next(Path("b/seed1")).begin().path == Path("c/seed0")
+    assert board.next() is None
+
+
 def test_jobs_in_use_come_after_those_that_wait():
-    board = pool.Board([pool.Standing(job(Path(str(number)))) for number in range(2)])
+    board = pool.Board([pool.Standing(job(Path(f"{number}/seed0"))) for number in range(2)])
     board.standings[0].state, board.standings[0].not_before = "in use", 0.0
     assert board.next() is board.standings[1]
     board.standings[1].begin()
