@@ -69,7 +69,9 @@ def _listing(flags: Runs) -> Table:
     kept = [each for each in entries if _wanted(each, flags)]
     if not kept:
         raise ValueError(f"none of the {len(entries)} runs in {flags.root} is like that.")
-    table = Table("run", "environment", "settings", "status", "agent steps", "return", "dormant", title=str(flags.root))
+    table = Table(title=str(flags.root))
+    for name in ("run", "environment", "settings", "status", "agent steps", "return", "dormant"):
+        table.add_column(name, overflow="fold")
     for each in sorted(kept, key=lambda each: _rank(each, flags.sort)):
         share = f"{each.agent_steps:,} of {each.wanted:,}" if each.wanted else ""
         numbers = [_number("{:.2f}", each.returned), _number("{:.1%}", each.dormant)]
@@ -106,10 +108,24 @@ def entry(path: Path) -> Entry:
 
 
 def _short(training: dict[str, Any]) -> str:
-    agent = training["agent"]
-    parts = [agent["is"], shown(agent["network"]), f"RR {training['replay_ratio']:g}"]
-    does_nothing = training["intervention"] == {"is": "Chain", "links": []}
-    return ", ".join([*parts, *([] if does_nothing else [shown(training["intervention"])])])
+    agent, intervention = training["agent"], training["intervention"]
+    parts = [agent["is"], brief(agent["network"]), f"RR {training['replay_ratio']:g}"]
+    does_nothing = intervention == {"is": "Chain", "links": []}
+    return ", ".join([*parts, *([] if does_nothing else [brief(intervention)])])
+
+
+def brief(description: Any) -> str:
+    """A described value with its first two settings, which are those that name it; the rest is in spec.json.
+
+    >>> brief({"is": "Every", "period": 1000, "what": {"is": "ReDo", "tau": 0.1, "outgoing": "zero"}, "start": 0})
+    'ReDo(0.1, zero) every 1000'
+    """
+    if not isinstance(description, dict):
+        return shown(description)
+    if description["is"] == "Every":
+        return f"{brief(description['what'])} every {description['period']}"
+    settings = [shown(value) for name, value in description.items() if name != "is"]
+    return f"{description['is']}({', '.join(settings[:2])})"
 
 
 def _mean(folder: RunFolder, name: str) -> float | None:

@@ -1,4 +1,4 @@
-"""A figure of the paper from nothing to its page, at the smoke scale: the runs are real, their verdicts mean nothing."""
+"""A figure of the paper from nothing to its page, at the smoke scale: real runs, whose verdicts mean nothing."""
 
 import pytest
 
