@@ -51,9 +51,9 @@ class Speeds:
         """What a training will take; None where neither runs nor table know one of its kind.
 
         >>> from dormant.rl.loops import DeviceTraining
-        >>> training = DeviceTraining(agent_steps=1_000, log_period=100, eval_period=100, seeds=(0, 1), replay_ratio=2)
-        >>> Speeds({}, {kind_of(training, "cpu"): Speed(100, 50)}).cost(training)
-        Cost(seconds=100.0, source='table')
+        >>> training = DeviceTraining(agent_steps=2_000, eval_period=2_000, seeds=(0, 1), replay_ratio=2.0)
+        >>> Speeds({}, {kind_of(training, "cpu"): Speed(100.0, 50.0)}).cost(training)
+        Cost(seconds=200.0, source='table')
         """
         kind = kind_of(training, self.backend)
         agent_steps = training.agent_steps * len(training.seeds)
