@@ -11,6 +11,7 @@ EXTRAS = {
     "matplotlib": "cli",
     "orbax": "cli",
     "pgx": "minatar",
+    "polars": "lab",
 }
 
 

@@ -1,14 +1,22 @@
-"""The command line: `dormant demo`, `dormant train`, `dormant scan`, `dormant doctor`."""
+"""The command line: `dormant demo`, `train`, `figure`, `runs`, `report`, `scan`, `doctor`."""
 
 import logging
 from collections.abc import Sequence
 
 import tyro
 
-from dormant.cli import atari, demo, doctor, scan, train
+from dormant.cli import atari, demo, doctor, figure, report, runs, scan, train
 from dormant.cli.refusal import parsing
 
-COMMANDS = {"demo": demo.Demo, "train": train.Train, "scan": scan.Scan, "doctor": doctor.Doctor}
+COMMANDS = {
+    "demo": demo.Demo,
+    "train": train.Train,
+    "figure": figure.Figure,
+    "runs": runs.Runs,
+    "report": report.Report,
+    "scan": scan.Scan,
+    "doctor": doctor.Doctor,
+}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -28,6 +36,12 @@ def run(arguments: Sequence[str]) -> int:
             return demo.demo(command)
         case train.Train() | atari.TrainAtari():
             return train.train(command)
+        case figure.Figure():
+            return figure.figure(command)
+        case runs.Runs():
+            return runs.runs(command)
+        case report.Report():
+            return report.report(command)
         case scan.Scan():
             return scan.scan(command)
         case _:

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dormant.cli.startup import cores
 from dormant.lab.report import summary
+from dormant.lab.startup import cores
 from dormant.lab.statistics import Interval
 from dormant.lab.store import RunFolder, rows
 

@@ -8,8 +8,8 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from dormant.cli.startup import cores
 from dormant.lab.provenance import revision, version
+from dormant.lab.startup import cores
 from dormant.rl.envs.minatar import MinAtar
 
 EXTRAS = {

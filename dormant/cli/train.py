@@ -12,8 +12,8 @@ from dormant.cli.atari import TrainAtari, atari_training
 from dormant.cli.flags import Settings, agent_for, check_seconds, environment, intervention, seeds_of
 from dormant.cli.following import following
 from dormant.cli.refusal import held_back, refuse
-from dormant.cli.startup import keep_compiled_code, pin, spread
 from dormant.lab.runner import FULL, run
+from dormant.lab.startup import keep_compiled_code, pin, spread
 from dormant.lab.store import RunFolder, RunRefused
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.envs.minatar import MinAtar

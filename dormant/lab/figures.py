@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecFromSubplotSpec
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
+from dormant.lab.scoremaps import by_dormancy
 from dormant.lab.store import RunFolder, curve, layers
 
 # Okabe and Ito's palette: told apart with every common colour blindness, and in grey.
@@ -101,7 +102,7 @@ def _score_panel(figure: Figure, grid: GridSpecFromSubplotSpec, arms: Mapping[st
     shades = mpl.colormaps["Greys"].with_extremes(under=DORMANT)
     scale = Normalize(vmin=np.nextafter(tau, 1), vmax=3)
     for axes, (arm, folder) in zip(rows, arms.items(), strict=True):
-        _score_map(axes, folder, layer, shades, scale)
+        _score_map(axes, folder, layer, shades, scale, tau)
         axes.set_ylabel(f"{arm}\nneurons")
     rows[0].set_title(f"Neuron scores of “{layer}” (purple: dormant)")
     rows[-1].set_xlabel("agent steps")
@@ -109,11 +110,12 @@ def _score_panel(figure: Figure, grid: GridSpecFromSubplotSpec, arms: Mapping[st
     bar.set_label("score (layer mean = 1)")
 
 
-def _score_map(axes: Axes, folder: RunFolder, layer: str, shades: Colormap, scale: Normalize) -> None:
+def _score_map(
+    axes: Axes, folder: RunFolder, layer: str, shades: Colormap, scale: Normalize, tau: float
+) -> None:
     steps, values = curve(folder, f"scores/{layer}")
     first = values[0].T
-    # Sorted by how long a neuron was dormant and by its last score: the dormant ones then lie together.
-    order = np.lexsort((first[:, -1], -(first < scale.vmin).sum(axis=1)))
+    order = by_dormancy(first, tau)
     axes.pcolormesh(
         steps, np.arange(len(order)), first[order], cmap=shades, norm=scale, shading="nearest", rasterized=True
     )

@@ -50,15 +50,20 @@ def _differing(old: Any, new: Any, name: str = "") -> Iterator[str]:
         for key in {**old, **new}:
             yield from _differing(old.get(key, "absent"), new.get(key, "absent"), f"{name}.{key}" if name else key)
     elif old != new:
-        yield f"{name or 'the training'} is {_shown(old)} there and {_shown(new)} here"
+        yield f"{name or 'the training'} is {shown(old)} there and {shown(new)} here"
 
 
-def _shown(description: Any) -> str:
+def shown(description: Any) -> str:
+    """A description of `describe` on one line.
+
+    >>> shown({"is": "Every", "period": 1000, "what": {"is": "ReDo", "tau": 0.1}})
+    'Every(period=1000, what=ReDo(tau=0.1))'
+    """
     if isinstance(description, dict):
-        settings = (f"{name}={_shown(item)}" for name, item in description.items() if name != "is")
+        settings = (f"{name}={shown(item)}" for name, item in description.items() if name != "is")
         return f"{description.get('is', '')}({', '.join(settings)})"
     if isinstance(description, list):
-        return f"[{', '.join(map(_shown, description))}]"
+        return f"[{', '.join(map(shown, description))}]"
     return str(description)
 
 

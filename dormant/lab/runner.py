@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dormant.lab.store import RunFolder, RunRefused, claimed
+from dormant.lab.store import RunFolder, RunRefused, Timing, claimed
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota or a file size limit
 Progress = Callable[[int], None]
@@ -84,7 +84,8 @@ def _train(
 ) -> None:
     state = _restored(training, folder, manager)
     loop = _opened(training, folder, state)
-    done, saved, saved_at = training.agent_steps_done(state), training.agent_steps_done(state), time.monotonic()
+    begun, started, earlier = training.agent_steps_done(state), time.monotonic(), folder.timing
+    done, saved, saved_at = begun, begun, started
     if manager.latest_step() is None:
         # Dormancy does not begin at zero, so the curves begin before the first step.
         start = np.zeros(len(training.seeds), int)
@@ -99,6 +100,7 @@ def _train(
             _flush(loop)
             save(manager, done, state)
             saved, saved_at = done, time.monotonic()
+            folder.time(Timing(earlier.agent_steps + done - begun, earlier.seconds + saved_at - started))
         progress(done)
 
 

@@ -5,6 +5,7 @@ metrics.jsonl   one row per log point and seed, appended and flushed
 scores.jsonl    the neuron scores of every layer at the same points
 checkpoint/     the last two states, each there completely or not at all
 replay/         the frames of a run whose replay lies in files
+timing.json     how long that took, of which nothing else depends
 done            written last
 """
 
@@ -13,6 +14,7 @@ import fcntl
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +25,22 @@ from jaxtyping import Float, Int
 
 from dormant.lab.provenance import describe, differences, origin
 
+LOOKS = 3  # at a lock, which `in_use` holds for an instant
+
 
 class RunRefused(Exception):
     """A run folder cannot be used; the message says why, and what to do."""
+
+
+class RunInUse(RunRefused):
+    """Another process is running in the folder; it can be waited for."""
+
+
+class Timing(NamedTuple):
+    """Agent steps of each seed that were timed, and the seconds that they took, over all processes of a run."""
+
+    agent_steps: int = 0
+    seconds: float = 0.0
 
 
 class Curve(NamedTuple):
@@ -64,6 +79,18 @@ class RunFolder:
     @property
     def done(self) -> Path:
         return self.path / "done"
+
+    @property
+    def timing(self) -> Timing:
+        """What was timed so far; nothing if that cannot be read, since no result depends on it."""
+        try:
+            return Timing(**json.loads((self.path / "timing.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return Timing()
+
+    def time(self, timing: Timing) -> None:
+        """Keeps what was timed so far."""
+        write_whole(self.path / "timing.json", json.dumps(timing._asdict()) + "\n")
 
     def append(self, metrics: Mapping[str, Any], seeds: tuple[int, ...]) -> None:
         """Writes one log point: a row for each seed, scores apart because they are long."""
@@ -104,6 +131,17 @@ def rows(file: Path) -> Iterator[dict[str, Any]]:
             yield _read(line, f"line {number} of {file}")
 
 
+def last_row(file: Path) -> dict[str, Any]:
+    """The last complete row of a file, empty if there is none. Raises RunRefused if it is damaged."""
+    *lines, _ = file.read_bytes().split(b"\n") if file.exists() else [b""]
+    return _read(lines[-1], f"line {len(lines)} of {file}") if lines else {}
+
+
+def origin_of(folder: RunFolder) -> dict[str, Any]:
+    """What a run's spec.json says: its training, and which code and machine began it. Raises RunRefused if damaged."""
+    return _read(folder.spec.read_bytes(), str(folder.spec))
+
+
 def _read(text: bytes, place: str) -> dict[str, Any]:
     try:
         return dict(json.loads(text))
@@ -132,6 +170,12 @@ def curve(folder: RunFolder, name: str) -> Curve:
     return Curve(steps, np.array([[known.get((seed, step), blank) for step in steps] for seed in seeds], dtype=float))
 
 
+def last_rows(folder: RunFolder, name: str) -> list[dict[str, Any]]:
+    """Each seed's last row that has a value of the metric."""
+    last = {row["seed"]: row for row in rows(folder.metrics) if row.get(name) is not None}
+    return list(last.values())
+
+
 def layers(folder: RunFolder) -> tuple[str, ...]:
     """Names of the layers whose neurons were scored, from input to output."""
     first = next(rows(folder.scores), {})
@@ -157,10 +201,23 @@ def claimed(path: Path, training: Any) -> Iterator[RunFolder]:
 
 
 def _lock(handle: int, path: Path) -> None:
+    for _ in range(LOOKS):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    raise RunInUse(f"{path} is in use by another process; wait for it, or choose another --run-dir.")
+
+
+def in_use(path: Path) -> bool:
+    """Whether a process is running in a run folder."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise RunRefused(f"{path} is in use by another process; wait for it, or choose another --run-dir.") from None
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _settle(folder: RunFolder, configuration: Any) -> None:

@@ -1,13 +1,13 @@
 """The device loop: act, remember, learn and intervene in one compiled scan, several seeds side by side."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from dormant.interventions import Chain, Intervention
 from dormant.tracing import trace
@@ -79,9 +79,14 @@ class DeviceTraining:
             wiring = trace(apply, init(jax.random.key(0)), self.replay.pack(empty))
         return Network(wiring, init, self.agent.optimizer())
 
+    @cached_property
+    def program(self) -> tuple["DeviceTraining", Int[Array, " seeds"]]:
+        """What code is compiled for, and what it is given: seeds that are as many share their code."""
+        return replace(self, seeds=tuple(range(len(self.seeds)))), jnp.array(self.seeds)
+
     def init(self) -> TrainState:
         """The state before the first agent step."""
-        return _init(self)
+        return _init(*self.program)
 
     def advance(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
         """The state `log_period` agent steps later, and what happened on the way: arrays [seeds] or [seeds, neurons].
@@ -92,16 +97,18 @@ class DeviceTraining:
         before = self.agent_steps_done(state)
         warm_rounds = -(-(self.agent.min_replay - before) // self.agent_steps_per_round)
         rounds = self.log_period // self.agent_steps_per_round
-        state, metrics = chunk(self, state, min(max(warm_rounds, 0), rounds))
+        state, metrics = chunk(*self.program, state, min(max(warm_rounds, 0), rounds))
         if warm_rounds >= rounds:
-            metrics |= _measure(self, state)
+            metrics |= _measure(*self.program, state)
         due = (before + self.log_period) % self.eval_period == 0
-        metrics["eval_return"] = _evaluate(self, state) if due else np.full(len(self.seeds), np.nan, np.float32)
+        metrics["eval_return"] = (
+            _evaluate(*self.program, state) if due else np.full(len(self.seeds), np.nan, np.float32)
+        )
         return state, {name: np.asarray(value) for name, value in metrics.items()}
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
         """Dormant fractions and neuron scores of a state, on states of the replay, or of random play if it is empty."""
-        return {name: np.asarray(value) for name, value in _measure(self, state).items()}
+        return {name: np.asarray(value) for name, value in _measure(*self.program, state).items()}
 
     def agent_steps_done(self, state: TrainState) -> int:
         """Agent steps behind a state, the same for every seed."""
@@ -139,7 +146,7 @@ def _check_ratio(ratio: float) -> None:
 
 
 @partial(jax.jit, static_argnums=0)
-def _init(training: DeviceTraining) -> TrainState:
+def _init(training: DeviceTraining, seeds: Int[Array, " seeds"]) -> TrainState:
     def one(seed: Array) -> TrainState:
         agent = training.agent.init(key_for(seed, "init"), training.env.observation_shape, training.env.actions)
         state = training.intervention.init(agent.learner, training.network)
@@ -147,11 +154,11 @@ def _init(training: DeviceTraining) -> TrainState:
         zero = jnp.zeros((), jnp.int32)
         return TrainState(agent, state, env, training.replay.init(), jnp.zeros(()), zero, zero)
 
-    return over_seeds(training, jax.vmap(one))()
+    return over_seeds(seeds, jax.vmap(one))()
 
 
 @partial(jax.jit, static_argnums=0)
-def _measure(training: DeviceTraining, state: TrainState) -> dict[str, Array]:
+def _measure(training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState) -> dict[str, Array]:
     def one(added: Array, seed: Array, state: TrainState) -> Scores:
         key = key_for(seed, "measure", added)
         uniform = jax.random.uniform(key, (training.score_batch,))
@@ -163,7 +170,7 @@ def _measure(training: DeviceTraining, state: TrainState) -> dict[str, Array]:
         # A number that all seeds share keeps the `cond` a branch.
         return jax.vmap(partial(one, state.agent_steps[0]))(seeds, state)
 
-    return dormancy(over_seeds(training, several)(state))
+    return dormancy(over_seeds(seeds, several)(state))
 
 
 def _random_play(training: DeviceTraining, key: Array) -> Num[Array, "states packed"]:
@@ -180,7 +187,7 @@ def _random_play(training: DeviceTraining, key: Array) -> Num[Array, "states pac
 
 
 @partial(jax.jit, static_argnums=0)
-def _evaluate(training: DeviceTraining, state: TrainState) -> Float[Array, " seeds"]:
+def _evaluate(training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState) -> Float[Array, " seeds"]:
     agent, epsilon = training.agent, jnp.float32(training.eval_epsilon)
 
     def one(seed: Array, state: TrainState) -> Array:
@@ -190,4 +197,4 @@ def _evaluate(training: DeviceTraining, state: TrainState) -> Float[Array, " see
         key = key_for(seed, "evaluate", state.agent_steps)
         return episode_returns(training.env, policy, key, training.eval_episodes).mean()
 
-    return over_seeds(training, jax.vmap(one))(state)
+    return over_seeds(seeds, jax.vmap(one))(state)

@@ -6,20 +6,21 @@ from .atari_networks import ImpalaResNet, NatureCNN
 TARGET_GRADIENT_STEPS = 2_000
 
 
-def minatar_dqn(agent_steps: int) -> DQN:
-    """DQN for a run of that many agent steps on MinAtar at replay ratio 1.
+def minatar_dqn(agent_steps: int, replay_ratio: float = 1.0) -> DQN:
+    """DQN for a run of that many agent steps on MinAtar, with a target copied every 1,000 gradient steps.
 
-    >>> minatar_dqn(200_000).epsilon_steps
-    20000
+    >>> minatar_dqn(200_000).epsilon_steps, minatar_dqn(200_000, replay_ratio=0.25).target_period
+    (20000, 4000)
 
-    Source: Young & Tian 2019 use RMSprop, a replay of 100,000 and a target copied every 1,000 steps; the optimizer is
-    the paper's Adam with a learning rate four times as large, and exploration ends after a tenth of the run.
+    Source: Young & Tian 2019 use RMSprop, a replay of 100,000 and a target copied every 1,000 steps at replay ratio 1;
+    that it is gradient steps which count is the paper's, as in `atari_dqn`. The optimizer is the paper's Adam with a
+    learning rate four times as large, and exploration ends after a tenth of the run.
     """
     return DQN(
         learning_rate=2.5e-4,
         replay_capacity=100_000,
         min_replay=2_000,
-        target_period=1_000,
+        target_period=max(1, round(1_000 / replay_ratio)),
         epsilon_steps=max(1, agent_steps // 10),
     )
 

@@ -66,15 +66,17 @@ class Experience(NamedTuple):
     episode_return: Float[Array, "..."]
 
 
-@partial(jax.jit, static_argnums=(0, 2))
-def chunk(training: DeviceTraining, state: TrainState, warm_rounds: int) -> tuple[TrainState, dict[str, Array]]:
-    """A chunk whose first rounds only fill the replay."""
-    return over_seeds(training, partial(_chunk, training, warm_rounds))(state)
+@partial(jax.jit, static_argnums=(0, 3))
+def chunk(
+    training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState, warm_rounds: int
+) -> tuple[TrainState, dict[str, Array]]:
+    """A chunk whose first rounds only fill the replay. The seeds are these, whatever the training's own are."""
+    return over_seeds(seeds, partial(_chunk, training, warm_rounds))(state)
 
 
-def over_seeds(training: DeviceTraining, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of seeds, with an axis of them, and of a state as one of all the training's seeds and their state."""
-    return partial(over_devices(function, len(training.seeds)), jnp.array(training.seeds))
+def over_seeds(seeds: Int[Array, " seeds"], function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of seeds, with an axis of them, and of a state as one of these seeds and their state."""
+    return partial(over_devices(function, len(seeds)), seeds)
 
 
 def _chunk(

@@ -8,9 +8,10 @@ import jax
 import pytest
 
 from dormant import Chain, Every, Prune, ReDo, Reset, ShrinkPerturb, redo_as_published
-from dormant.cli import demo, run, startup, train
+from dormant.cli import demo, run, train
 from dormant.cli.flags import USES, Settings, intervention
 from dormant.cli.refusal import held_back
+from dormant.lab import startup
 from dormant.lab.store import RunFolder, RunRefused
 
 
@@ -269,7 +270,7 @@ def test_the_doctor_names_device_and_versions(capsys):
 def test_pinning_keeps_to_one_core_and_one_device():
     program = """
 import os
-from dormant.cli.startup import cores, pin
+from dormant.lab.startup import cores, pin
 core = cores()[-1]
 pin(core)
 import jax

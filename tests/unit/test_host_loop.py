@@ -76,7 +76,7 @@ def test_metrics_have_a_value_for_each_seed(run):
 def test_metrics_have_the_names_of_the_device_loop(run):
     _, _, metrics = run
     training = DeviceTraining(agent=AGENT, intervention=TRAINING.intervention, log_period=32, seeds=(0,))
-    names = jax.eval_shape(lambda state: chunk(training, state, 0)[1], jax.eval_shape(training.init))
+    names = jax.eval_shape(lambda state: chunk(*training.program, state, 0)[1], jax.eval_shape(training.init))
     assert {name for each in metrics for name in each} == {*names, "eval_return"}
 
 

@@ -23,6 +23,12 @@ def pin(core: int) -> None:
         os.sched_setaffinity(0, {core})
 
 
+def accelerated() -> bool:
+    """Whether JAX computes on something else than a CPU, whose memory is left to the processes to come."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    return jax.default_backend() != "cpu"
+
+
 def spread(seeds: int) -> None:
     """Makes a CPU as many devices as give every core an equal share of several seeds.
 

@@ -1,0 +1,105 @@
+"""Measures how fast each network of an experiment acts and learns, and writes dormant/experiments/speeds.csv.
+
+Times are processor seconds of one core with one thread, so that other programs on the machine disturb them little.
+Chunks that only fill the replay give the agent steps; chunks at replay ratio 1, less that, the gradient steps.
+"""
+
+import argparse
+import csv
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from dormant.experiments import EXPERIMENTS
+from dormant.lab.costs import TABLE_COLUMNS, kind_of
+from dormant.lab.provenance import origin
+from dormant.lab.startup import cores, pin
+
+TABLE = Path(__file__).parents[1] / "dormant" / "experiments" / "speeds.csv"
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--core", type=int, default=cores()[-1])
+    flags.add_argument("--seconds", type=float, default=5.0, help="processor seconds a measurement takes at least")
+    flags.add_argument("--families", nargs="+", default=["MinAtar", "Atari"])
+    given = flags.parse_args()
+    pin(given.core)
+    known = read(TABLE)
+    for kind, training in kinds():
+        if kind.environment in given.families:
+            known[kind] = {**kind._asdict(), **speeds(training, given.seconds), **machine()}
+            print(*known[kind].values(), flush=True)
+            write(TABLE, known)
+
+
+def kinds() -> Iterator[tuple]:
+    """One plain training of each environment family and network, at the scales that people wait for."""
+    trainings = [
+        cell.training
+        for experiment in EXPERIMENTS
+        for scale, design in experiment.designs.items()
+        if scale in ("laptop", "paper")
+        for cell in design.cells()
+    ]
+    yield from {kind_of(each, "cpu"): each for each in reversed(trainings)}.items()
+
+
+def speeds(training, seconds: float) -> dict[str, float]:
+    """Both speeds of a training with the least that can be measured of it."""
+    steps = 1_000 if kind_of(training, "cpu").environment == "MinAtar" else 20
+    short = replace(
+        training,
+        env=type(training.env)(),
+        seeds=(0,),
+        replay_ratio=1.0,
+        agent_steps=10**6,
+        log_period=steps,
+        eval_period=10**6,
+        agent=replace(training.agent, min_replay=steps, replay_capacity=100_000),
+    )
+    acting = pace(replace(short, agent=replace(short.agent, min_replay=100_000)), 0, seconds)
+    both = pace(short, 1, seconds)
+    return {
+        "agent_steps_per_second": round(1 / acting, 1),
+        "gradient_steps_per_second": round(1 / (both - acting), 2),
+    }
+
+
+def pace(training, skip: int, seconds: float) -> float:
+    """Processor seconds for each agent step, the first of its kind of chunk left out, which compiles."""
+    with TemporaryDirectory() as folder:
+        state = training.init()
+        loop = training.open(Path(folder), state) if hasattr(training, "open") else training
+        for _ in range(skip + 1):
+            state, _ = loop.advance(state)
+        begun, chunks = time.process_time(), 0
+        while time.process_time() < begun + seconds:
+            state, _ = loop.advance(state)
+            chunks += 1
+        return (time.process_time() - begun) / (chunks * training.log_period)
+
+
+def machine() -> dict[str, str]:
+    made = origin()
+    return {"revision": made["revision"], "time": made["time"]}
+
+
+def read(table: Path) -> dict:
+    from dormant.lab.costs import Kind
+
+    with table.open() if table.exists() else open("/dev/null") as stream:
+        return {Kind(*(row[name] for name in Kind._fields)): row for row in csv.DictReader(stream)}
+
+
+def write(table: Path, known: dict) -> None:
+    with table.open("w", newline="") as stream:
+        rows = csv.DictWriter(stream, TABLE_COLUMNS, lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(known.values())
+
+
+if __name__ == "__main__":
+    main()

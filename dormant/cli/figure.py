@@ -1,0 +1,164 @@
+"""`dormant figure`: runs what is missing of some experiments, then judges their claims and draws them."""
+
+import difflib
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from dormant.cli.costing import KNOWN_SPEEDS, plan
+from dormant.cli.flags import check_seconds
+from dormant.cli.refusal import refuse
+from dormant.cli.report import Report, report
+from dormant.cli.watching import watching
+from dormant.experiments import EXPERIMENTS
+from dormant.lab.costs import Speeds, speeds
+from dormant.lab.jobs import Job, cells, jobs
+from dormant.lab.pool import Board, DiskFull, work_off
+from dormant.lab.spec import Experiment, Scale, place
+from dormant.lab.startup import accelerated, cores
+from dormant.lab.store import RunRefused
+from dormant.lab.workers import log
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Run what is missing of experiments, judge their claims and draw them; the same command goes on after a stop."""
+
+    names: tyro.conf.Positional[tuple[str, ...]]
+    """Experiments, such as fig07 fig09, or all."""
+    scale: Scale = "smoke"
+    """How long and in how many environments: smoke shows that it runs, laptop takes hours, paper is the paper's."""
+    run_dir: Path = Path("runs")
+    """Folder of the runs, shared by all experiments."""
+    dry_run: bool = False
+    """Only say what is missing, and what it will cost."""
+    workers: int | None = None
+    """Runs at a time, each on a core of its own: as many as there are cores, if not set, and one on a GPU."""
+    checkpoint_seconds: float = 30.0
+    """Seconds of training between two checkpoints."""
+
+
+def figure(flags: Figure) -> int:
+    """0 when every run is done and drawn, 1 if some failed, 2 if refused, 130 if interrupted."""
+    console = Console()
+    try:
+        check_seconds(flags.checkpoint_seconds)
+        wanted = chosen(flags.names, flags.scale)
+        places = workers_of(flags.workers)
+        known = speeds(flags.run_dir, KNOWN_SPEEDS, "gpu" if accelerated() else "cpu")
+        todo = jobs(wanted, flags.scale, flags.run_dir, together=accelerated())
+    except ValueError as error:
+        refuse(error)
+    _name_left_out(console, flags, wanted)
+    if flags.dry_run:
+        console.print(plan(wanted, flags.scale, todo, flags.run_dir, known, len(places)))
+        return 0
+    board = _run(console, flags, todo, places, known)
+    return _finish(console, flags, wanted, board)
+
+
+def chosen(names: Sequence[str], scale: Scale) -> list[Experiment]:
+    """The experiments of these names that have a design at that scale, in the paper's order.
+
+    Raises ValueError for no name, for one that there is not, with those near it, and if none can be run, with why not.
+    """
+    there = {each.name: each for each in EXPERIMENTS}
+    unknown = [name for name in names if name not in there and name != "all"]
+    if unknown or not names:
+        near = [each for name in unknown for each in difflib.get_close_matches(name, there, n=3, cutoff=0.6)]
+        meant = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there)}, and all."
+        raise ValueError(f"no experiment is named {', '.join(unknown)}; {meant}" if unknown else f"name one: {meant}")
+    named = [each for each in EXPERIMENTS if each.name in names or "all" in names]
+    found = [each for each in named if scale in each.designs]
+    if not found:
+        raise ValueError("; ".join(f"{each.name} {why_not(each, scale)}" for each in named) + ".")
+    return found
+
+
+def why_not(experiment: Experiment, scale: Scale) -> str:
+    """Why an experiment is not run at a scale."""
+    if experiment.awaits:
+        return f"can't be run yet: it waits for {experiment.awaits}"
+    return f"has no {scale} scale; it has {', '.join(experiment.designs)}"
+
+
+def workers_of(number: int | None) -> tuple[int | None, ...]:
+    """A core for each worker, which is None where none is its own. Raises ValueError for a number that can't be had."""
+    there: tuple[int | None, ...] = (None,) if accelerated() else cores()
+    if number is not None and not 1 <= number <= len(there):
+        raise ValueError(f"--workers must be between 1 and {len(there)} here, got {number}.")
+    return there[:number]
+
+
+def _name_left_out(console: Console, flags: Figure, wanted: Sequence[Experiment]) -> None:
+    for each in EXPERIMENTS:
+        if each not in wanted and (each.name in flags.names or "all" in flags.names):
+            console.print(f"{each.name} {why_not(each, flags.scale)}.", style="dim", soft_wrap=True)
+
+
+def _run(console: Console, flags: Figure, todo: Sequence[Job], places: tuple[int | None, ...], known: Speeds) -> Board:
+    def weight(job: Job) -> float:
+        cost = known.cost(job.training)
+        return cost.seconds if cost else job.training.agent_steps * len(job.training.seeds)
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers are ended too
+    try:
+        with watching(console, weight) as watch:
+            return work_off(todo, places, watch, flags.checkpoint_seconds)
+    except KeyboardInterrupt:
+        print(f"\nStopped; the same command goes on with {flags.run_dir}.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except DiskFull as error:
+        refuse(f"{error}. What was written is kept; free some space, and the same command goes on from it.")
+    except OSError as error:
+        refuse(f"{error.filename or flags.run_dir}: {error.strerror}. Choose another --run-dir, or mend this one.")
+
+
+def _finish(console: Console, flags: Figure, wanted: Sequence[Experiment], board: Board) -> int:
+    failed = [each for each in board.standings if each.state == "failed"]
+    console.print(f"{board.count('done')} runs made, {len(failed)} failed.")
+    for each in failed:
+        print(f"dormant: {each.job.name} failed: {each.message} ({log(each.job.path)})", file=sys.stderr)
+    try:
+        drawn = [_draw(console, flags, each) for each in wanted]
+    except RunRefused as error:
+        refuse(error)
+    if any(drawn):
+        report(Report(flags.run_dir, flags.run_dir / flags.scale / "report.html", flags.scale))
+    return 1 if failed else 0
+
+
+def _draw(console: Console, flags: Figure, experiment: Experiment) -> bool:
+    """Whether there was anything to draw."""
+    from dormant.lab import plots, results  # drawing loads slowly, and only finished runs are drawn
+    from dormant.lab.claims import judged
+
+    frame = results.read(flags.run_dir, flags.scale, experiment)
+    if frame.is_empty():
+        return False
+    verdicts = judged(experiment, frame)
+    picture = plots.figure(experiment, flags.scale, frame, verdicts, revisions(experiment, flags))
+    folder = flags.run_dir / flags.scale / "figures"
+    folder.mkdir(exist_ok=True)
+    console.print(
+        f"{experiment.name}: {', '.join(map(str, plots.save(picture, folder / experiment.name)))}", soft_wrap=True
+    )
+    for verdict in verdicts:
+        console.print(f"  {verdict.verdict}: {verdict.claim.statement}", soft_wrap=True, markup=False, highlight=False)
+    return True
+
+
+def revisions(experiment: Experiment, flags: Figure) -> list[str]:
+    """The revisions of the code that made the finished runs of an experiment."""
+    folders = {
+        place(flags.run_dir, flags.scale, cell.training, cell.training.seeds).parent
+        for cell in cells([experiment], flags.scale)
+    }
+    done = [file for folder in folders for file in folder.glob("seed*/done")]
+    return sorted({json.loads(file.read_text())["revision"] for file in done})

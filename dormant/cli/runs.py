@@ -1,0 +1,164 @@
+"""`dormant runs`: what lies in a folder of runs, and in which settings two of them differ."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from dormant.cli.refusal import refuse
+from dormant.lab.provenance import differences, shown
+from dormant.lab.store import RunFolder, RunRefused, in_use, last_rows
+
+Status = Literal["done", "running", "stopped", "damaged"]
+ENDS = {"eval_return": "{:.2f}", "dormant/0.1/all": "{:.1%}"}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """List run folders: settings in short, progress, last return and dormancy; or compare two of them."""
+
+    root: tyro.conf.Positional[Path] = Path("runs")
+    """Folder in which runs lie, at any depth."""
+    env: str | None = None
+    """Only runs in environments whose name has this in it, such as Asterix."""
+    status: Status | None = None
+    """Only runs of that status: stopped ones were begun and can be gone on with."""
+    sort: Literal["path", "return", "dormant", "steps"] = "path"
+    """Order: by folder, or largest first."""
+    compare: tuple[Path, Path] | None = None
+    """Two run folders: the settings in which they differ, and how they ended."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run folder in short. A number that the run has not is None."""
+
+    path: Path
+    status: Status
+    environment: str = ""
+    settings: str = ""
+    agent_steps: int = 0
+    wanted: int = 0
+    returned: float | None = None
+    dormant: float | None = None
+
+
+def runs(flags: Runs) -> int:
+    """Prints the list or the comparison: 0, or 2 if there is nothing to show."""
+    try:
+        table = _comparison(*flags.compare) if flags.compare else _listing(flags)
+    except (RunRefused, ValueError) as error:
+        refuse(error)
+    except OSError as error:
+        refuse(f"{error.filename}: {error.strerror}.")
+    Console().print(table)
+    return 0
+
+
+def _listing(flags: Runs) -> Table:
+    if not flags.root.is_dir():
+        raise ValueError(f"{flags.root} is no folder; give one in which runs lie.")
+    entries = [entry(file.parent) for file in sorted(flags.root.rglob("spec.json"))]
+    if not entries:
+        raise ValueError(f"{flags.root} holds no run; `dormant figure` and `dormant train` make them.")
+    kept = [each for each in entries if _wanted(each, flags)]
+    if not kept:
+        raise ValueError(f"none of the {len(entries)} runs in {flags.root} is like that.")
+    table = Table(title=str(flags.root))
+    for name in ("run", "environment", "settings", "status", "agent steps", "return", "dormant"):
+        table.add_column(name, overflow="fold")
+    for each in sorted(kept, key=lambda each: _rank(each, flags.sort)):
+        share = f"{each.agent_steps:,} of {each.wanted:,}" if each.wanted else ""
+        numbers = [_number("{:.2f}", each.returned), _number("{:.1%}", each.dormant)]
+        where = str(each.path.relative_to(flags.root))
+        table.add_row(where, each.environment, each.settings, each.status, share, *numbers)
+    return table
+
+
+def _wanted(each: Entry, flags: Runs) -> bool:
+    fits = flags.env is None or flags.env.lower() in each.environment.lower()
+    return fits and flags.status in (None, each.status)
+
+
+def _rank(each: Entry, sort: str) -> Any:
+    if sort == "path":
+        return each.path
+    number = {"return": each.returned, "dormant": each.dormant, "steps": each.agent_steps}[sort]
+    return (number is None, -(number or 0.0))
+
+
+def entry(path: Path) -> Entry:
+    """A run folder in short; damaged if its files cannot be read."""
+    folder = RunFolder(path)
+    try:
+        training = json.loads(folder.spec.read_text())["training"]
+        ends = {name: _mean(folder, name) for name in ("agent_steps", *ENDS)}
+        environment = f"{training['env']['is']}/{training['env']['game']}"
+        wanted = training["agent_steps"]
+    except (RunRefused, ValueError, KeyError, TypeError):
+        return Entry(path, "damaged")
+    status = "done" if folder.done.exists() else "running" if in_use(path) else "stopped"
+    numbers = (int(ends["agent_steps"] or 0), wanted, ends["eval_return"], ends["dormant/0.1/all"])
+    return Entry(path, status, environment, _short(training), *numbers)
+
+
+def _short(training: dict[str, Any]) -> str:
+    agent, intervention = training["agent"], training["intervention"]
+    parts = [agent["is"], brief(agent["network"]), f"RR {training['replay_ratio']:g}"]
+    does_nothing = intervention == {"is": "Chain", "links": []}
+    return ", ".join([*parts, *([] if does_nothing else [brief(intervention)])])
+
+
+def brief(description: Any) -> str:
+    """A described value with its first two settings, which are those that name it; the rest is in spec.json.
+
+    >>> brief({"is": "Every", "period": 1000, "what": {"is": "ReDo", "tau": 0.1, "outgoing": "zero"}, "start": 0})
+    'ReDo(0.1, zero) every 1000'
+    """
+    if not isinstance(description, dict):
+        return shown(description)
+    if description["is"] == "Every":
+        return f"{brief(description['what'])} every {description['period']}"
+    settings = [shown(value) for name, value in description.items() if name != "is"]
+    return f"{description['is']}({', '.join(settings[:2])})"
+
+
+def _mean(folder: RunFolder, name: str) -> float | None:
+    """The last value of a metric, averaged over the seeds."""
+    values = [row[name] for row in last_rows(folder, name)]
+    return sum(values) / len(values) if values else None
+
+
+def _number(form: str, value: float | None) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _comparison(one: Path, other: Path) -> Table:
+    table = Table("", str(one), str(other), title="Two runs")
+    for setting in differences(*(_training(path) for path in (one, other))):
+        name, _, values = setting.partition(" is ")
+        there, _, here = values.rpartition(" there and ")
+        table.add_row(name, there, here.removesuffix(" here"))
+    table.add_section()
+    for row in _ends(one, other):
+        table.add_row(*row)
+    return table
+
+
+def _training(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads((path / "spec.json").read_text())["training"]
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not a run folder: it has no spec.json.") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path / 'spec.json'} is damaged.") from None
+
+
+def _ends(one: Path, other: Path) -> Iterator[list[str]]:
+    for name, form in {"agent_steps": "{:,.0f}", "gradient_steps": "{:,.0f}", **ENDS}.items():
+        yield [f"last {name}", *(_number(form, _mean(RunFolder(path), name)) for path in (one, other))]

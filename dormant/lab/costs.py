@@ -1,0 +1,116 @@
+"""What runs will cost, from how fast others were: finished ones on this machine, or else a table of measured speeds."""
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from dormant.lab.provenance import describe, shown
+from dormant.lab.store import RunFolder
+
+TABLE_COLUMNS = (
+    *("environment", "network", "backend", "agent_steps_per_second", "gradient_steps_per_second"),
+    *("revision", "time"),
+)
+
+
+class Kind(NamedTuple):
+    """What decides how fast a training is: the class of its environment, its network, and JAX's backend."""
+
+    environment: str
+    network: str
+    backend: str
+
+
+class Speed(NamedTuple):
+    """How fast one seed acts, and how fast it learns."""
+
+    agent_steps_per_second: float
+    gradient_steps_per_second: float
+
+
+class Cost(NamedTuple):
+    """Seconds of all seeds of a training one after the other, and where that comes from."""
+
+    seconds: float
+    source: Literal["runs", "table"]
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Seconds for each agent step of finished runs, by kind and replay ratio, and a table for the other kinds."""
+
+    runs: Mapping[tuple[Kind, float], float]
+    table: Mapping[Kind, Speed]
+    backend: str = "cpu"
+
+    def cost(self, training: Any) -> Cost | None:
+        """What a training will take; None where neither runs nor table know one of its kind.
+
+        >>> from dormant.rl.loops import DeviceTraining
+        >>> training = DeviceTraining(agent_steps=2_000, eval_period=2_000, seeds=(0, 1), replay_ratio=2.0)
+        >>> Speeds({}, {kind_of(training, "cpu"): Speed(100.0, 50.0)}).cost(training)
+        Cost(seconds=200.0, source='table')
+        """
+        kind = kind_of(training, self.backend)
+        agent_steps = training.agent_steps * len(training.seeds)
+        known = self.runs.get((kind, training.replay_ratio))
+        if known is not None:
+            return Cost(agent_steps * known, "runs")
+        if kind not in self.table:
+            return None
+        acting, learning = self.table[kind]
+        return Cost(agent_steps / acting + agent_steps * training.replay_ratio / learning, "table")
+
+
+def kind_of(training: Any, backend: str) -> Kind:
+    """The kind of a training.
+
+    >>> from dormant.rl.loops import DeviceTraining
+    >>> kind_of(DeviceTraining(), "cpu")
+    Kind(environment='MinAtar', network='MinAtarCNN(filters=16, width=128)', backend='cpu')
+    """
+    return _kind(describe(training), backend)
+
+
+def _kind(training: Mapping[str, Any], backend: str) -> Kind:
+    return Kind(training["env"]["is"], shown(training["agent"]["network"]), backend)
+
+
+def speeds(root: Path, table: Path, backend: str) -> Speeds:
+    """What is known of speeds: from the finished runs under a folder, and from a table that a benchmark wrote."""
+    return Speeds(paces(sorted(root.rglob("done")) if root.exists() else ()), read_table(table), backend)
+
+
+def paces(finished: Iterable[Path]) -> dict[tuple[Kind, float], float]:
+    """Seconds for each agent step of a seed, the mean over the finished runs of a kind at a replay ratio.
+
+    Runs that were not timed, or whose files are damaged, are left out.
+    """
+    agent_steps, seconds = defaultdict(float), defaultdict(float)
+    for done in finished:
+        folder = RunFolder(done.parent)
+        try:
+            training = json.loads(folder.spec.read_text())["training"]
+            key = (_kind(training, json.loads(done.read_text())["backend"]), training["replay_ratio"])
+            seeds = len(training["seeds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        agent_steps[key] += seeds * folder.timing.agent_steps
+        seconds[key] += folder.timing.seconds
+    return {key: seconds[key] / steps for key, steps in agent_steps.items() if steps}
+
+
+def read_table(table: Path) -> dict[Kind, Speed]:
+    """The rows of a table of speeds."""
+    with table.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return {
+        Kind(row["environment"], row["network"], row["backend"]): Speed(
+            float(row["agent_steps_per_second"]), float(row["gradient_steps_per_second"])
+        )
+        for row in rows
+    }

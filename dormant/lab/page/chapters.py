@@ -1,0 +1,106 @@
+"""What the page says of one experiment, gathered from its run folders."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from dormant.lab.plots import grid
+from dormant.lab.provenance import describe
+from dormant.lab.scoremaps import ScoreMap, score_maps
+from dormant.lab.series import Plot
+from dormant.lab.spec import Cell, Experiment, Scale, place
+from dormant.lab.store import RunFolder, last_row, origin_of
+
+TAU = 0.1  # of score maps, where no panel names another
+
+
+class Run(NamedTuple):
+    """A run folder of an arm in an environment, or that there is none (`path` None)."""
+
+    arm: str
+    environment: str
+    path: Path | None
+    seeds: tuple[int, ...]
+    done: bool
+    agent_steps: int
+    wanted: int
+    origin: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """An experiment at one scale with all that its runs say."""
+
+    experiment: Experiment
+    scale: Scale
+    frame: pl.DataFrame
+    verdicts: Sequence[Any]
+    runs: tuple[Run, ...]
+    maps: tuple[tuple[str, str, ScoreMap], ...]
+
+    @property
+    def plots(self) -> list[Plot]:
+        """Ours and the paper's, in the order in which they stand."""
+        return [plot for row in grid(self.experiment, self.scale, self.frame) for plot in row]
+
+    @property
+    def revisions(self) -> list[str]:
+        """The revisions of dormant that made the runs."""
+        return sorted({str(run.origin.get("revision", "unknown")) for run in self.runs if run.path})
+
+
+def chapter(
+    root: Path, scale: Scale, experiment: Experiment, frame: pl.DataFrame, verdicts: Sequence[Any]
+) -> Chapter:
+    """The experiment's chapter. Raises RunRefused for a damaged run folder."""
+    cells = list(experiment.designs[scale].cells())
+    runs = tuple(run for cell in cells for run in _runs(root, scale, cell))
+    maps = tuple(found for cell in cells for found in _maps(runs, cell, tau(experiment)))
+    return Chapter(experiment, scale, frame, verdicts, runs, maps)
+
+
+def tau(experiment: Experiment) -> float:
+    """The threshold of the experiment's first panel of dormant neurons."""
+    named = [panel.metric.split("/")[1] for panel in experiment.panels if panel.metric.startswith("dormant/")]
+    return float(named[0]) if named else TAU
+
+
+def settings(experiment: Experiment, scale: Scale) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """What all arms share, and what each arm has of its own, as dotted names and values; without seeds and game."""
+    told = {arm.name: dict(_flat(describe(arm.training))) for arm in experiment.designs[scale].arms}
+    names = dict.fromkeys(name for settings in told.values() for name in settings)
+    skipped = ("env.game", "seeds")
+    alike = {name: {settings.get(name, "–") for settings in told.values()} for name in names if name not in skipped}
+    shared = {name: values.pop() for name, values in alike.items() if len(values) == 1}
+    own = {arm: {name: values.get(name, "–") for name in alike if name not in shared} for arm, values in told.items()}
+    return shared, own
+
+
+def _flat(description: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(description, dict):
+        for key, value in description.items():
+            yield from _flat(value, name if key == "is" else f"{name}.{key}".strip("."))
+    elif name:
+        yield name, ", ".join(map(str, description)) if isinstance(description, list) else str(description)
+
+
+def _runs(root: Path, scale: Scale, cell: Cell) -> Iterator[Run]:
+    training = cell.training
+    folder = place(root, scale, training, training.seeds).parent
+    found = [path for path in sorted(folder.glob("seed*")) if (path / "spec.json").exists()]
+    for path in found:
+        run = RunFolder(path)
+        seeds = tuple(int(seed) for seed in path.name.removeprefix("seed").split("-"))
+        steps = training.agent_steps if run.done.exists() else last_row(run.metrics).get("agent_steps", 0)
+        yield Run(cell.arm, cell.environment, path, seeds, run.done.exists(), steps, training.agent_steps, origin_of(run))
+    if not found:
+        yield Run(cell.arm, cell.environment, None, training.seeds, False, 0, training.agent_steps, {})
+
+
+def _maps(runs: Sequence[Run], cell: Cell, threshold: float) -> Iterator[tuple[str, str, ScoreMap]]:
+    mine = [run.path for run in runs if (run.arm, run.environment) == (cell.arm, cell.environment) and run.path]
+    for found in score_maps(RunFolder(mine[0]), threshold) if mine else ():
+        yield cell.arm, cell.environment, found

@@ -1,0 +1,197 @@
+"""The page's tables, and the small pictures of intervals that stand in them."""
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from dormant.lab.page.chapters import Chapter, Run, settings
+from dormant.lab.plots import MARKS
+from dormant.lab.series import Line, Plot, is_fraction, quantity
+from dormant.lab.spec import Claim, Experiment
+
+REDUCED = {"end": "at the end", "mean": "mean over the run", "start": "at the start"}
+
+
+def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experiment, str]]) -> str:
+    """A row for every claim, judged or not; those without runs say why they are not."""
+    rows = [_claim(each.experiment.name, verdict) for each in chapters for verdict in each.verdicts]
+    rows += [_no_verdict(experiment, claim, why) for experiment, why in unjudged for claim in experiment.claims]
+    heads = ("Claim", "Verdict", "Estimate and 95 % interval", "Pairs of runs", "Method")
+    caption = (
+        "Every claim that was declared before the runs is here. Reproduced: the whole interval lies on the claimed side "
+        "and the estimate is as large as matters. Contradicted: the whole interval falls short of that."
+    )
+    return _table("claims", caption, heads, rows)
+
+
+def _claim(figure: str, verdict: Any) -> str:
+    claim = verdict.claim
+    cells = (
+        _cell(f'<a href="#{figure}">{figure}</a> {escape(claim.statement)}{_small(_compared(claim))}', head=True),
+        _cell(f"{mark(verdict.verdict)}{_small(verdict.why)}"),
+        _cell(f"{escape(effect(verdict))}{interval(claim, verdict)}", "estimate", name="Estimate"),
+        _cell(f"{verdict.runs}", name="Pairs of runs"),
+        _cell(escape(verdict.interval) + _small(_scale(verdict)), "small", name="Method"),
+    )
+    return f'<tr role="row">{"".join(cells)}</tr>'
+
+
+def _no_verdict(experiment: Experiment, claim: Claim, why: str) -> str:
+    cells = (
+        _cell(f"{experiment.name} {escape(claim.statement)}{_small(_compared(claim))}", head=True),
+        _cell(f'<span class="verdict"><span aria-hidden="true">–</span>not judged</span>{_small(why)}'),
+        *(_cell("–", name=name) for name in ("Estimate", "Pairs of runs", "Method")),
+    )
+    return f'<tr role="row">{"".join(cells)}</tr>'
+
+
+def _scale(verdict: Any) -> str:
+    """Where the unit isn't told by the metric."""
+    return "" if verdict.unit in ("ratio", verdict.claim.quantity.metric) else f"in {verdict.unit}"
+
+
+def mark(verdict: str) -> str:
+    """A verdict as a sign and a word."""
+    return f'<span class="verdict {verdict}"><span aria-hidden="true">{MARKS[verdict]}</span>{verdict}</span>'
+
+
+def _compared(claim: Claim) -> str:
+    sign = "÷" if claim.by == "ratio" else "−"
+    told = f"{quantity(claim.quantity.metric)}, {REDUCED[claim.quantity.reduce]}"
+    arms = f"{claim.arm} {sign} {claim.against or 'its own start'}"
+    matters = f"{_amount(claim, _threshold(claim))} {_unit(claim)}".strip()
+    return f"{told}: {arms}; {matters} or {'more' if claim.direction == 'higher' else 'less'} would matter."
+
+
+def effect(verdict: Any) -> str:
+    """The estimate with its interval, in the verdict's unit."""
+    if not math.isfinite(verdict.estimate):
+        return "not measured"
+    middle, low, high = (_amount(verdict.claim, value) for value in (verdict.estimate, verdict.low, verdict.high))
+    bounds = f"[{low}, {high}]" if math.isfinite(verdict.low) else "(no interval)"
+    return f"{middle} {bounds} {_unit(verdict.claim)}".strip()
+
+
+def _amount(claim: Claim, value: float) -> str:
+    if claim.by == "ratio":
+        return f"{value:.3g}"
+    return f"{100 * value:+.1f}" if is_fraction(claim.quantity.metric) else f"{value:+.3g}"
+
+
+def _unit(claim: Claim) -> str:
+    if claim.by == "ratio":
+        return "×"
+    return "points" if is_fraction(claim.quantity.metric) else ""
+
+
+def interval(claim: Claim, verdict: Any, width: int = 132) -> str:
+    """A dot with its whiskers; dashed where there is no effect, green from where an effect matters."""
+    scaled = math.log if claim.by == "ratio" else float
+    values = (verdict.low, verdict.estimate, verdict.high)
+    if not all(math.isfinite(value) and (claim.by == "difference" or value > 0) for value in values):
+        return ""
+    zero, enough = (1.0 if claim.by == "ratio" else 0.0), _threshold(claim)
+    marks = [scaled(value) for value in (*values, zero, enough)]
+    reach = (max(marks) - min(marks)) or 1.0
+    low, dot, high, none, least = (6 + (value - min(marks)) / reach * (width - 12) for value in marks)
+    return (
+        f'<svg class="interval" width="{width}" height="14" viewBox="0 0 {width} 14" aria-hidden="true">'
+        f'<path class="zero" d="M{none:.1f} 0V14"/><path class="enough" d="M{least:.1f} 1V13"/>'
+        f'<path stroke-width="1.5" d="M{low:.1f} 7H{high:.1f}M{low:.1f} 4V10M{high:.1f} 4V10"/>'
+        f'<circle cx="{dot:.1f}" cy="7" r="3"/></svg>'
+    )
+
+
+def _threshold(claim: Claim) -> float:
+    return -claim.smallest if claim.by == "difference" and claim.direction == "lower" else claim.smallest
+
+
+def values_table(chapter: Chapter) -> str:
+    """The end of every line, for those who read numbers rather than pictures."""
+    rows = [_values(plot, line, at) for plot in chapter.plots for line in plot.lines for at in _points(plot, line)]
+    heads = ("Plot", "Place", "Arm", "At", "", "Middle and 95 % interval", "Seeds")
+    caption = "The last point of each line, and every point over replay ratios; the paper's are read from its plots."
+    return f'<div class="wide" tabindex="0" role="group" aria-label="Table of values">{_table("values", caption, heads, rows)}</div>'
+
+
+def _points(plot: Plot, line: Line) -> list[int]:
+    """Where a line is told: at each replay ratio, else at its end."""
+    there = np.flatnonzero(np.isfinite(line.middle)).tolist()
+    return there if plot.x_name == "replay_ratio" else there[-1:]
+
+
+def _values(plot: Plot, line: Line, at: int) -> str:
+    told = [_value(plot, float(bound[at])) for bound in (line.middle, line.low, line.high)]
+    shown = f"{told[0]} [{told[1]}, {told[2]}]" if math.isfinite(line.low[at]) else told[0]
+    cells = [plot.title, plot.place, line.label, f"{line.x[at]:,g}", plot.x_name.replace("_", " "), shown]
+    return _row([*cells, str(int(np.isfinite(line.seeds[:, at]).sum())) if line.seeds.size else "–"])
+
+
+def _value(plot: Plot, value: float) -> str:
+    if not math.isfinite(value):
+        return "not measured"
+    return f"{100 * value:.1f} %" if plot.percent else f"{value:.3g}"
+
+
+def settings_tables(chapter: Chapter) -> str:
+    """What distinguishes the arms, then what they share."""
+    shared, own = settings(chapter.experiment, chapter.scale)
+    names = list(next(iter(own.values()), {}))
+    arms = [_row([arm, *values.values()]) for arm, values in own.items()]
+    tables = _table("settings", "What differs between arms", ("Arm", *names), arms) if names else ""
+    same = _table("settings", "What all arms share", ("Setting", "Value"), [_row(each) for each in shared.items()])
+    return "".join(
+        f'<div class="wide" tabindex="0" role="group" aria-label="Table of settings">{table}</div>'
+        for table in (tables, same)
+        if table
+    )
+
+
+def runs_table(chapter: Chapter, page: Path) -> str:
+    """The runs behind the figure, each with a link to its folder, relative to the page."""
+    heads = ("Arm", "Environment", "Seeds", "State", "Revision", "Device", "Begun", "Folder")
+    table = _table("runs", "Links are relative to this page.", heads, [_run(run, page) for run in chapter.runs])
+    return f'<div class="wide" tabindex="0" role="group" aria-label="Table of runs">{table}</div>'
+
+
+def _run(run: Run, page: Path) -> str:
+    seeds = ", ".join(map(str, run.seeds))
+    if run.path is None:
+        return _row([run.arm, run.environment, seeds, "not run", "–", "–", "–", "–"])
+    state = "done" if run.done else f"{run.agent_steps:,} of {run.wanted:,} agent steps"
+    told = [str(run.origin.get(name, "–")) for name in ("revision", "device", "time")]
+    address = quote(os.path.relpath(run.path, page.parent).replace(os.sep, "/"))
+    link = f'<a href="{address}/">{escape("/".join(run.path.parts[-3:]))}</a> <a href="{address}/spec.json">spec</a>'
+    return _row([run.arm, run.environment, seeds, state, *told], last=link)
+
+
+def _row(cells: Iterable[str], last: str = "") -> str:
+    first, *rest = (escape(cell) for cell in cells)
+    rest += [last] if last else []
+    return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
+
+
+def _table(kind: str, caption: str, heads: Sequence[str], rows: Sequence[str]) -> str:
+    columns = "".join(f'<th scope="col" role="columnheader">{escape(head)}</th>' for head in heads)
+    body = "".join(rows)
+    # The roles keep it a table where a narrow screen shows rows as blocks.
+    return (
+        f'<table class="{kind}" role="table"><caption>{caption}</caption>'
+        f'<thead role="rowgroup"><tr role="row">{columns}</tr></thead><tbody role="rowgroup">{body}</tbody></table>'
+    )
+
+
+def _cell(content: str, kind: str = "", name: str = "", head: bool = False) -> str:
+    tag, role = ("th", 'scope="row" role="rowheader"') if head else ("td", 'role="cell"')
+    extra = (f' class="{kind}"' if kind else "") + (f' data-name="{name}"' if name else "")
+    return f"<{tag} {role}{extra}>{content}</{tag}>"
+
+
+def _small(text: str) -> str:
+    return f'<span class="small note">{escape(text)}</span>' if text else ""

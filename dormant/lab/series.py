@@ -1,0 +1,196 @@
+"""What a figure shows, before any pen: a line for each arm, with its seeds and an interval, from a frame of runs."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from dormant.lab.bands import ATARI, Measured, Points, ends, iqm_band, measured, normalised, stratified_band, t_band
+from dormant.lab.spec import Experiment, Panel, Scale, name_of
+
+ALL = "all environments"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One arm in one plot: what each seed measured, their mean, and the bounds of its interval; NaN where none is.
+
+    Lines of the paper have no seeds. `colour` and `dash` number the pens, of which a plot's arms share few.
+    """
+
+    label: str
+    colour: int
+    dash: int
+    x: Float[np.ndarray, " points"]
+    middle: Float[np.ndarray, " points"]
+    low: Float[np.ndarray, " points"]
+    high: Float[np.ndarray, " points"]
+    seeds: Float[np.ndarray, "seeds points"]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Some lines over one axis. `place` is the environment, all of them, or where the paper's lines come from."""
+
+    title: str
+    place: str
+    metric: str
+    x_name: str
+    quantity: str
+    percent: bool
+    lines: tuple[Line, ...]
+    published: bool = False
+
+
+@dataclass(frozen=True)
+class Pen:
+    """How an arm is told from others wherever it is drawn."""
+
+    colour: int
+    dash: int
+
+
+Pens = dict[str, Pen]
+
+
+def plots(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> tuple[Plot, ...]:
+    """The plots of each panel: one for each environment, and one for all of them where they have a common unit.
+
+    Arms and environments that the frame lacks are left out, and so is a plot that would be empty.
+    """
+    design = experiment.designs[scale]
+    environments = [name for each in design.environments if (name := name_of(each)) in set(frame["environment"])]
+    arms = [arm.name for arm in design.arms]
+    found = [_plot(panel, frame, place, arms) for panel in experiment.panels for place in _places(environments, panel)]
+    return tuple(plot for plot in found if plot.lines)
+
+
+def _places(environments: Sequence[str], panel: Panel) -> list[list[str]]:
+    # Returns of two MinAtar games have no common unit; fractions have, and human-normalised returns.
+    comparable = is_fraction(panel.metric) or _normalisable(panel.metric, environments)
+    return [[name] for name in environments] + [list(environments)] * (len(environments) > 1 and comparable)
+
+
+def _normalisable(metric: str, environments: Sequence[str]) -> bool:
+    return metric.endswith("_return") and all(name.startswith(ATARI) for name in environments)
+
+
+def _plot(panel: Panel, frame: pl.DataFrame, place: list[str], arms: Sequence[str]) -> Plot:
+    wanted = [arm for arm in arms if arm in (panel.arms or arms)]
+    lines = (_sweeps if panel.over == "replay_ratio" else _curves)(frame, place, panel, wanted, pens(arms))
+    shared = len(place) > 1 and not is_fraction(panel.metric)
+    label = "human-normalised return, IQM" if shared else quantity(panel.metric)
+    kind = (panel.metric, panel.over, label, is_fraction(panel.metric))
+    return Plot(panel.title, place[0] if len(place) == 1 else ALL, *kind, tuple(lines))
+
+
+def _curves(frame: pl.DataFrame, place: list[str], panel: Panel, arms: Sequence[str], pen: Pens) -> Iterator[Line]:
+    for arm in arms:
+        x, values = measured(frame.filter(pl.col("arm") == arm), place, panel.over, panel.metric)
+        if x.size:
+            yield _line(arm, pen[arm], x, values, panel.metric, place)
+
+
+def _sweeps(frame: pl.DataFrame, place: list[str], panel: Panel, arms: Sequence[str], pen: Pens) -> Iterator[Line]:
+    for name in dict.fromkeys(family(arm) for arm in arms):
+        points = dict(_ends(frame, place, panel.metric, [arm for arm in arms if family(arm) == name]))
+        if points:
+            ratios = sorted(points)
+            values = _side_by_side([points[ratio] for ratio in ratios])
+            yield _line(name, pen[name], np.array(ratios), values, panel.metric, place)
+
+
+def _ends(
+    frame: pl.DataFrame, place: list[str], metric: str, arms: Sequence[str]
+) -> Iterator[tuple[float, Float[np.ndarray, "seeds environments"]]]:
+    for arm in arms:
+        rows = frame.filter(pl.col("arm") == arm)
+        x, values = measured(rows, place, "agent_steps", metric)
+        if x.size:
+            yield float(rows["replay_ratio"][0]), ends(x, values)
+
+
+def _side_by_side(tables: Sequence[Float[np.ndarray, "_ environments"]]) -> Measured:
+    # Arms may have different numbers of seeds.
+    values = np.full((max(map(len, tables)), tables[0].shape[1], len(tables)), math.nan)
+    for point, table in enumerate(tables):
+        values[: len(table), :, point] = table
+    return values
+
+
+def _line(label: str, pen: Pen, x: Points, values: Measured, metric: str, place: list[str]) -> Line:
+    if len(place) == 1:
+        bounds, seeds = t_band(values[:, 0]), values[:, 0]
+    elif is_fraction(metric):
+        bounds, seeds = stratified_band(values), values.mean(axis=1)
+    else:
+        # A seed of one game has nothing in common with the same seed of another, so no line is drawn for it.
+        bounds, seeds = iqm_band(normalised(values, place)), np.empty((0, len(x)))
+    return Line(label, pen.colour, pen.dash, x, *bounds, seeds)
+
+
+def family(arm: str) -> str:
+    """The arm's name up to its first comma: the arms of a family are one line over the replay ratio.
+
+    >>> family("ReDo, RR 0.25"), family("Weight decay")
+    ('ReDo', 'Weight decay')
+    """
+    return arm.partition(",")[0]
+
+
+def pens(arms: Sequence[str]) -> Pens:
+    """A pen for each arm and each family: a family has a colour and its members dashes, if there are several of both.
+
+    >>> pens(["DQN, RR 1", "DQN, RR 2", "Reset"])["DQN, RR 2"]
+    Pen(colour=0, dash=1)
+    """
+    families = list(dict.fromkeys(map(family, arms)))
+    drawn = {name: Pen(number, 0) for number, name in enumerate(families)}
+    if len(families) in (1, len(arms)):
+        return drawn | {arm: Pen(number, 0) for number, arm in enumerate(arms)}
+    members = {name: [arm for arm in arms if family(arm) == name] for name in families}
+    return drawn | {arm: Pen(families.index(family(arm)), members[family(arm)].index(arm)) for arm in arms}
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights between 0 and 1 moved as little as keeps them a gap apart, in their order.
+
+    >>> [round(height, 2) for height in spread([0.5, 0.52, 0.9], 0.1)]
+    [0.46, 0.56, 0.9]
+    """
+    order = np.argsort(heights, kind="stable")
+    ladder = gap * np.arange(len(heights))
+    wanted = np.asarray(heights, dtype=float)[order] - ladder
+    # Least squares under an order: pool neighbours that are the wrong way round.
+    pools: list[list[float]] = []
+    for height in wanted.tolist():
+        pools.append([height])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    placed = np.concatenate([np.full(len(pool), np.mean(pool)) for pool in pools]) if pools else np.empty(0)
+    room = max(0.0, 1.0 - gap * (len(heights) - 1))
+    spaced = np.empty(len(heights))
+    spaced[order] = np.clip(placed, 0, room) + ladder
+    return spaced.tolist()
+
+
+def is_fraction(metric: str) -> bool:
+    """Whether a metric is a share of neurons, which is shown in percent."""
+    return metric.startswith(("dormant/", "overlap"))
+
+
+def quantity(metric: str) -> str:
+    """What a metric measures, in words.
+
+    >>> quantity("dormant/0.1/all"), quantity("dormant/0/dense"), quantity("loss")
+    ('dormant neurons (τ = 0.1)', 'dormant neurons in “dense” (τ = 0)', 'loss')
+    """
+    named = {"eval_return": "return of evaluation episodes", "train_return": "return of training episodes"}
+    parts = metric.split("/")
+    if parts[0] == "dormant":
+        where = "" if parts[2] == "all" else f" in “{parts[2]}”"
+        return f"dormant neurons{where} (τ = {parts[1]})"
+    return named.get(metric, metric.replace("_", " "))

@@ -1,0 +1,24 @@
+"""Runs of one experiment, small but real: two arms in two games, with two seeds each, shared by the tests of a session."""
+
+import fcntl
+from dataclasses import replace
+from pathlib import Path
+
+from dormant.experiments.fig09_redo import EXPERIMENT as FIG09
+from dormant.lab.runner import run
+from dormant.lab.spec import Design, Experiment, place
+from dormant.rl.envs.minatar import MinAtar
+
+GAMES = (MinAtar("Asterix", time_limit=100), MinAtar("Breakout", time_limit=100))
+ARMS = FIG09.designs["smoke"].arms
+FIGURE = replace(FIG09, designs={"smoke": Design(ARMS, GAMES, (0, 1), "All that could be learnt from.")})
+
+
+def trained(root: Path, experiment: Experiment = FIGURE) -> Path:
+    """The folder of finished runs; tests in other processes wait for those that make them."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for cell in experiment.designs["smoke"].cells():
+            run(cell.training, place(root, "smoke", cell.training, cell.training.seeds))
+    return root

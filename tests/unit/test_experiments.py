@@ -1,0 +1,144 @@
+"""The experiments as values: what they share, what they leave out, and that their claims name what they train."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import jax
+import pytest
+
+from dormant import Chain
+from dormant.experiments import EXPERIMENTS
+from dormant.experiments.settings import RATIOS, smoke
+from dormant.lab.spec import SCALES, Arm, place
+from dormant.rl.envs.atari_scores import SCORES
+from dormant.rl.rounds import TAUS
+
+NAMED = {experiment.name: experiment for experiment in EXPERIMENTS}
+DESIGNS = [(each, scale) for each in EXPERIMENTS for scale in each.designs]
+METRICS = {"eval_return", *(f"dormant/{tau:g}/all" for tau in TAUS)}
+
+
+def ids(value):
+    return getattr(value, "name", value)
+
+
+def places(name, scale):
+    cells = NAMED[name].designs[scale].cells()
+    return {place(Path(), scale, cell.training, cell.training.seeds) for cell in cells}
+
+
+def test_every_figure_of_the_paper_is_there_once_and_in_order():
+    numbers = [2, 3, 4, 5, 6, 7, 8, 9, "10a", "10b", "10c", "10d", 11, 12, 13, 14, 15, 21, 22, 23, 24]
+    assert [each.name for each in EXPERIMENTS] == [*(f"fig{str(number).zfill(2)}" for number in numbers), "table7"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=ids)
+def test_an_experiment_can_be_run_or_says_what_it_waits_for(experiment):
+    assert bool(experiment.designs) != bool(experiment.awaits)
+    assert not experiment.designs or {"smoke", "paper"} <= experiment.designs.keys() <= set(SCALES)
+    assert bool(experiment.designs) == bool(experiment.claims) == bool(experiment.panels)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=ids)
+def test_claims_and_panels_name_arms_and_metrics_that_there_are(experiment):
+    for design in experiment.designs.values():
+        arms = [arm.name for arm in design.arms]
+        assert len(set(arms)) == len(arms)
+        claimed = {arm for claim in experiment.claims for arm in (claim.arm, claim.against) if arm}
+        assert claimed | {arm for panel in experiment.panels for arm in panel.arms} <= set(arms)
+    measured = {claim.quantity.metric for claim in experiment.claims} | {panel.metric for panel in experiment.panels}
+    assert measured <= METRICS
+    assert len({claim.statement for claim in experiment.claims}) == len(experiment.claims)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=ids)
+def test_effects_point_the_way_their_claims_do(experiment):
+    for claim in experiment.claims:
+        # What is claimed to do no harm may lose a little: then the bound lies on the other side of no effect.
+        harmless = any(
+            word in claim.statement for word in ("no harm", "keeps", "whole run, too", "no smaller", " not ")
+        )
+        above = claim.smallest > (1 if claim.by == "ratio" else 0)
+        assert above == ((claim.direction == "higher") != harmless), claim.statement
+
+
+@pytest.mark.parametrize(("experiment", "scale"), DESIGNS, ids=ids)
+def test_every_arm_can_be_built_and_differs_from_the_others(experiment, scale):
+    cells = list(experiment.designs[scale].cells())
+    assert len({place(Path(), scale, cell.training, cell.training.seeds) for cell in cells}) == len(cells)
+    for cell in cells:
+        assert cell.training.agent_steps > cell.training.agent.min_replay
+        if scale == "paper":
+            assert cell.training.env.game in SCORES
+
+
+@pytest.mark.parametrize("name", ["fig07", "fig09", "fig10a", "fig13"])
+def test_every_arm_and_its_intervention_fit_their_network(name):
+    for cell in NAMED[name].designs["smoke"].cells():
+        jax.eval_shape(cell.training.init)
+
+
+def test_the_pilots_figures_share_their_runs():
+    seven, nine, ten, thirteen = (places(name, "pilot") for name in ("fig07", "fig09", "fig10a", "fig13"))
+    assert seven < ten and nine < ten
+    assert len(ten & thirteen) == 2
+    assert len(seven | nine | ten | thirteen) == 10
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop"])
+def test_the_other_figures_share_the_plain_and_the_recycled_arm(scale):
+    shared = places("fig02", scale)
+    assert len(shared) == len(shared & places("fig11", scale) & places("fig13", scale) & places("fig10a", scale))
+    assert len(places("fig11", scale) - places("fig10a", scale)) == len(shared)
+
+
+def test_the_papers_scale_is_the_papers():
+    sweep = NAMED["fig10a"].designs["paper"]
+    assert (len(sweep.environments), sweep.seeds) == (17, (0, 1, 2, 3, 4))
+    trainings = {arm.name: arm.training for arm in sweep.arms}
+    assert {training.agent_steps for training in trainings.values()} == {2_500_000}  # 10 million frames
+    assert [trainings[f"DQN, RR {ratio:g}"].agent.target_period for ratio in RATIOS] == [8_000, 4_000, 2_000, 1_000]
+    assert trainings["ReDo, RR 1"].intervention.what.tau == 0.1
+    assert trainings["ReDo, RR 0.25"].intervention.what.tau == 0.025
+    recycled = {arm.name: arm.training for arm in NAMED["fig09"].designs["paper"].arms}["ReDo"]
+    assert (recycled.agent_steps, recycled.replay_ratio, recycled.intervention.what.tau) == (10_000_000, 0.25, 0.025)
+    reset = {arm.name: arm.training for arm in NAMED["fig13"].designs["paper"].arms}["Reset"]
+    assert (reset.intervention.period, reset.intervention.what.layers) == (100_000, ("dense",))
+
+
+def test_a_small_scale_keeps_gradient_steps_between_two_targets():
+    for arm in NAMED["fig07"].designs["laptop"].arms:
+        assert arm.training.agent.target_period * arm.training.replay_ratio == 1_000
+
+
+def test_every_evaluation_of_the_reset_arm_comes_as_long_after_a_reset():
+    reset = {arm.name: arm.training for arm in NAMED["fig13"].designs["laptop"].arms}["Reset"]
+    evaluations = range(reset.eval_period, reset.agent_steps + 1, reset.eval_period)
+    learnt = [agent_steps - reset.agent.min_replay for agent_steps in evaluations]
+    assert {steps % reset.intervention.period for steps in learnt} == {8_000}
+
+
+def test_wider_networks_are_wider_in_every_layer():
+    networks = [arm.training.agent.network for arm in NAMED["fig12"].designs["laptop"].arms][:3]
+    for narrow, wide in pairwise(networks):
+        assert (wide.filters, wide.width) == (2 * narrow.filters, 2 * narrow.width)
+
+
+def test_smoke_runs_learn_intervene_and_evaluate():
+    for experiment in EXPERIMENTS:
+        for arm in experiment.designs["smoke"].arms if experiment.designs else ():
+            training = arm.training
+            learnt = (training.agent_steps - training.agent.min_replay) * training.replay_ratio
+            period = getattr(training.intervention, "period", 1)
+            assert learnt >= 2 * period or (training.replay_ratio < 1 and learnt >= period), (experiment.name, arm.name)
+            assert training.eval_period * 2 <= training.agent_steps
+
+
+def test_a_design_gives_every_arm_its_environment_and_seeds():
+    def arms(bench):
+        return (Arm("plain", replace(bench.dqn(), intervention=Chain())),)
+
+    (cell,) = smoke(arms).cells()
+    assert (cell.arm, cell.environment, cell.training.seeds) == ("plain", "MinAtar/Asterix", (0, 1))
+    assert cell.training.env.time_limit == 100

@@ -1,0 +1,280 @@
+"""`dormant figure` and `dormant runs`, on experiments that are walks: real processes, real pictures, a real page."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+from walks import Place, Walk, Walker
+
+from dormant.cli import costing, figure, report, run, watching
+from dormant.lab.costs import Kind, Speed, Speeds, kind_of, paces, read_table, speeds
+from dormant.lab.jobs import Job, jobs
+from dormant.lab.pool import Board, Standing
+from dormant.lab.runner import run as train
+from dormant.lab.spec import Arm, Claim, Design, Experiment, Panel, Quantity
+from dormant.lab.store import RunFolder, claimed
+
+
+def experiment(name="walks", **wrong):
+    arms = (Arm("near", Walk()), Arm("far", Walk(agent=Walker("long legs"), **wrong)))
+    design = Design(arms, (Place("Line"),), (0, 1), "Everything else.")
+    claim = Claim("Far is no nearer", Quantity("eval_return"), "far", "near", "higher", 0.5, "ratio")
+    panels = (Panel("Return", "eval_return"), Panel("Dormant", "dormant/0.1/all"))
+    return Experiment(name, "Two walks", {"smoke": design, "pilot": design}, panels, (claim,))
+
+
+@pytest.fixture
+def laboratory(monkeypatch, tmp_path):
+    """The command line on walks, which answers with its exit code."""
+
+    def command(*experiments):
+        there = (*experiments, Experiment("later", "", {}, awaits="its training"))
+        for module in (figure, report):
+            monkeypatch.setattr(module, "EXPERIMENTS", there)
+        return lambda *arguments: run(["figure", *arguments, "--run-dir", str(tmp_path / "runs")])
+
+    monkeypatch.setenv("COLUMNS", "160")
+    return command
+
+
+def refused(capsys, call, *arguments):
+    with pytest.raises(SystemExit) as exit:
+        call(*arguments)
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_it_runs_what_is_missing_judges_and_draws_it(laboratory, tmp_path, capsys):
+    call, folder = laboratory(experiment()), tmp_path / "runs" / "smoke"
+    assert call("walks", "--workers", "1") == 0
+    said = capsys.readouterr().out
+    assert "[4/4] done: far on Place/Line, seed 1" in said
+    assert "4 runs made, 0 failed." in said
+    assert "reproduced: Far is no nearer" in said or "inconclusive: Far is no nearer" in said
+    assert (folder / "figures" / "walks.png").read_bytes().startswith(b"\x89PNG")
+    assert "Far is no nearer" in (folder / "report.html").read_text()
+    assert call("all", "--workers", "1") == 0
+    said = capsys.readouterr().out
+    assert "0 runs made, 0 failed." in said
+    assert "later can't be run yet: it waits for its training." in said
+
+
+def test_a_run_that_fails_is_reported_at_the_end_and_the_others_are_drawn(laboratory, tmp_path, capsys):
+    call = laboratory(experiment(wrong="raise"))
+    assert call("walks", "--workers", "1") == 1
+    said = capsys.readouterr()
+    assert "tried again: far on Place/Line, seed 0: RuntimeError: the walker fell" in said.out
+    assert "2 runs made, 2 failed." in said.out
+    line, _ = said.err.strip().splitlines()
+    assert line.startswith("dormant: far on Place/Line, seed 0 failed: RuntimeError: the walker fell (")
+    assert (tmp_path / "runs" / "smoke" / "figures" / "walks.svg").exists()
+
+
+def test_a_dry_run_counts_and_costs_and_makes_nothing(laboratory, tmp_path, capsys, monkeypatch):
+    table = tmp_path / "speeds.csv"
+    table.write_text(
+        "environment,network,backend,agent_steps_per_second,gradient_steps_per_second\nPlace,none,cpu,0.1,0.05\n"
+    )
+    for module in (figure, costing):
+        monkeypatch.setattr(module, "KNOWN_SPEEDS", table)
+    call = laboratory(experiment(), experiment("same"))
+    assert call("all", "--scale", "pilot", "--dry-run", "--workers", "1") == 0
+    said = capsys.readouterr().out
+    rows = {line.split("│")[1].strip(): line.split("│") for line in said.splitlines() if line.count("│") > 3}
+    assert [cell.strip() for cell in rows["walks"][2:8]] == ["2", "1", "2", "4", "0", "4"]
+    # Two seeds of 12 agent steps at 10 s and as many gradient steps at 20 s.
+    assert rows["walks"][8].strip() == rows["together, shared runs once"][8].strip() == "12 min + 2 of unknown speed"
+    assert rows["together, shared runs once"][7].strip() == "4"
+    assert "walks leaves out: Everything else." in said
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["walsk"], "dormant: no experiment is named walsk; did you mean walks?"),
+        (["fig99"], "dormant: no experiment is named fig99; there are walks, later, and all."),
+        ([], "dormant: name one: there are walks, later, and all."),
+        (["later"], "dormant: later can't be run yet: it waits for its training."),
+        (["walks", "--scale", "paper"], "dormant: walks has no paper scale; it has smoke, pilot."),
+        (["walks", "--workers", "0"], "dormant: --workers must be between 1 and"),
+        (["walks", "--checkpoint-seconds", "-1"], "dormant: --checkpoint-seconds must be at least 0, got -1.0."),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_line(laboratory, capsys, arguments, line):
+    assert refused(capsys, laboratory(experiment()), *arguments).startswith(line)
+
+
+def test_a_full_disk_is_one_line(laboratory, capsys, monkeypatch):
+    def full(*arguments):
+        raise figure.DiskFull("runs/smoke: No space left on device")
+
+    monkeypatch.setattr(figure, "work_off", full)
+    line = refused(capsys, laboratory(experiment()), "walks")
+    assert line == (
+        "dormant: runs/smoke: No space left on device. What was written is kept; free some space, and the same command "
+        "goes on from it."
+    )
+
+
+def test_ctrl_c_ends_all_processes_with_130_and_says_how_to_go_on(tmp_path):
+    program = f"""
+import sys
+sys.path[:0] = {[str(tmp_path), *sys.path]!r}
+from dormant.__main__ import main
+from dormant.cli import figure
+from dormant.lab.spec import Arm, Design, Experiment
+from walks import Place, Walk
+if __name__ == "__main__":
+    design = Design((Arm("slow", Walk(seconds=1.0, agent_steps=4000)),), (Place(),), (0, 1))
+    figure.EXPERIMENTS = (Experiment("slow", "", {{"smoke": design}}),)
+    main()
+"""
+    (tmp_path / "slow.py").write_text(program)
+    command = [sys.executable, str(tmp_path / "slow.py"), "figure", "slow", "--run-dir", str(tmp_path / "runs")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("metrics.jsonl")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.strip()) == (130, f"Stopped; the same command goes on with {tmp_path / 'runs'}.")
+    # Python's own watcher of processes ends a moment after them.
+    while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
+        assert time.monotonic() < deadline + 30
+        time.sleep(0.1)
+
+
+class TestCosts:
+    def test_finished_runs_on_this_machine_come_before_the_table(self, tmp_path):
+        folder = train(Walk(seeds=(0, 1), seconds=0.01), tmp_path / "runs" / "deep" / "seed0-1")
+        kind = kind_of(Walk(), "cpu")
+        known = speeds(tmp_path / "runs", costing.KNOWN_SPEEDS, "cpu")
+        # Two seeds side by side: each has half of the time.
+        pace = folder.timing.seconds / 12 / 2
+        assert known.runs == {(kind, 1.0): pytest.approx(pace)}
+        assert known.cost(Walk(agent_steps=120)) == pytest.approx((120 * pace, "runs"))
+        assert known.cost(Walk(replay_ratio=2.0)) is None
+        assert Speeds({}, {kind: Speed(4.0, 2.0)}).cost(Walk(replay_ratio=2.0)) == (12 / 4 + 24 / 2, "table")
+
+    def test_runs_that_tell_nothing_are_left_out(self, tmp_path):
+        files = [tmp_path / name / "done" for name in ("empty", "damaged", "untimed")]
+        for file, content in zip(files, ("{}", "?", '{"backend": "cpu"}'), strict=True):
+            file.parent.mkdir()
+            file.write_text(content)
+        (tmp_path / "untimed" / "spec.json").write_text(
+            json.dumps({"training": {"env": {"is": "E"}, "agent": {"network": 1}, "replay_ratio": 1, "seeds": [0]}})
+        )
+        assert paces(files) == {}
+
+    def test_the_committed_table_was_measured_and_covers_the_laptop_scale(self):
+        table = read_table(costing.KNOWN_SPEEDS)
+        from dormant.experiments import EXPERIMENTS
+
+        todo = jobs(EXPERIMENTS, "laptop", costing.KNOWN_SPEEDS.parent / "none", together=False)
+        assert {kind_of(each.training, "cpu") for each in todo} <= table.keys()
+        assert all(isinstance(kind, Kind) and min(speed) > 0 for kind, speed in table.items())
+        with costing.KNOWN_SPEEDS.open() as stream:
+            assert all(row["revision"] and row["time"] for row in csv.DictReader(stream))
+
+
+class TestRuns:
+    @pytest.fixture
+    def there(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "200")
+        train(Walk(), tmp_path / "a" / "seed0")
+        train(Walk(agent=Walker("wide"), replay_ratio=2.0, env=Place("Ring")), tmp_path / "b")
+        RunFolder(tmp_path / "b").done.unlink()
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c" / "spec.json").write_text("?")
+        return tmp_path
+
+    def listed(self, capsys, *arguments):
+        assert run(["runs", *map(str, arguments)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+
+    def test_it_lists_settings_progress_and_last_values(self, there, capsys):
+        first, second, third = self.listed(capsys, there)
+        returned = [
+            json.loads(line)["eval_return"] for line in (there / "a/seed0/metrics.jsonl").read_text().splitlines()
+        ][-1]
+        assert first[:5] == ["a/seed0", "Place/Line", "Walker, none, RR 1, none", "done", "12 of 12"]
+        assert first[5] == f"{returned:.2f}" and first[6].endswith("%")
+        assert second[:4] == ["b", "Place/Ring", "Walker, wide, RR 2, none", "stopped"]
+        assert third == ["c", "", "", "damaged", "", "", ""]
+
+    def test_it_filters_and_sorts(self, there, capsys):
+        assert [row[0] for row in self.listed(capsys, there, "--env", "ring")] == ["b"]
+        assert [row[0] for row in self.listed(capsys, there, "--status", "done")] == ["a/seed0"]
+        numbers = [float(row[5]) for row in self.listed(capsys, there, "--sort", "return")[:2]]
+        assert numbers == sorted(numbers, reverse=True)
+        with claimed(there / "b", Walk(agent=Walker("wide"), replay_ratio=2.0, env=Place("Ring"))):
+            assert [row[0] for row in self.listed(capsys, there, "--status", "running")] == ["b"]
+
+    def test_it_compares_two_runs(self, there, capsys):
+        rows = self.listed(capsys, "--compare", there / "a/seed0", there / "b")
+        assert rows[:3] == [
+            ["env.game", "Line", "Ring"],
+            ["agent.network", "none", "wide"],
+            ["replay_ratio", "1.0", "2.0"],
+        ]
+        assert [row[0] for row in rows[3:5]] == ["last agent_steps", "last gradient_steps"]
+        assert rows[3][1:] == ["12", "12"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "line"),
+        [
+            (["nowhere"], "dormant: nowhere is no folder; give one in which runs lie."),
+            (["{}", "--env", "Moon"], "dormant: none of the 3 runs in {} is like that."),
+            (["{}/a"], None),
+            (["--compare", "{}/a", "{}/b"], "dormant: {}/a is not a run folder: it has no spec.json."),
+            (["--compare", "{}/c", "{}/b"], "dormant: {}/c/spec.json is damaged."),
+        ],
+        ids=str,
+    )
+    def test_bad_input_is_one_line(self, there, capsys, arguments, line):
+        filled = [each.format(there) for each in arguments]
+        if line is None:
+            assert run(["runs", *filled]) == 0
+        else:
+            assert refused(capsys, lambda *given: run(["runs", *given]), *filled) == line.format(there)
+
+
+class TestWatching:
+    def board(self):
+        standings = [Standing(Job("arm", "Place/Line", Walk(agent_steps=100), None)) for _ in range(4)]
+        board = Board(standings)
+        board.started -= 10.0
+        standings[0].state, standings[0].agent_steps, standings[0].begun_at = "done", 100, 0
+        standings[1].state, standings[1].agent_steps, standings[1].begun_at = "running", 50, 0
+        standings[3].state, standings[3].message = "failed", "it fell"
+        return board
+
+    def test_time_left_is_told_from_what_was_made_here(self):
+        # 150 steps in 10 s, and 50 + 100 to go.
+        assert watching.time_left(self.board(), lambda job: 1.0) == pytest.approx(10.0, abs=0.1)
+        assert watching.summary(self.board(), lambda job: 1.0) == "1 of 4 runs done, 1 running, 1 failed, 10 s left"
+
+    def test_a_resumed_run_is_no_faster_for_what_it_had(self):
+        board = self.board()
+        board.standings[1].begun_at = 50
+        assert watching.time_left(board, lambda job: 1.0) == pytest.approx(15.0, abs=0.1)
+
+    def test_a_terminal_gets_a_live_table(self):
+        console = Console(force_terminal=True, width=100, record=True)
+        with watching.watching(console, lambda job: 1.0) as watch:
+            watch(self.board())
+        shown = console.export_text()
+        assert "arm on Place/Line, seed 0" in shown and "failed: arm on Place/Line, seed 0: it fell" in shown
+        assert "1 of 4 runs done" in shown
