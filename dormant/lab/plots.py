@@ -61,8 +61,9 @@ def grid(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> list[list
         fitting = [plot for plot in theirs if beside(plot, row[0].metric)]
         sweeps = [plot for plot in fitting if (plot.x_name == "replay_ratio") == (row[0].x_name == "replay_ratio")]
         row.extend(sweeps)
-        theirs = [plot for plot in theirs if plot not in sweeps]
-    return rows
+        theirs = [plot for plot in theirs if not any(plot is taken for taken in sweeps)]
+    # What fits no panel of ours is shown all the same.
+    return [*rows, *([theirs] if rows and theirs else [])]
 
 
 def caption(
@@ -110,7 +111,7 @@ def _row(cells: list[Axes], row: Sequence[Plot]) -> None:
         draw(axes, row[number])
         if row[number].published or number == ours[-1]:
             label(axes, row[number])
-    top = max(cells[number].get_ylim()[1] for number in ours) if row[0].percent else None
+    top = max(cells[number].get_ylim()[1] for number in ours) if ours and row[0].percent else None
     for number in ours if top else ():
         cells[number].set_ylim(top=top)
 

@@ -37,7 +37,7 @@ def published(experiment: Experiment, scale: Scale) -> tuple[Plot, ...]:
     drawn = pens([arm.name for arm in experiment.designs[scale].arms])
     return tuple(
         _plot(experiment.name, metric, x_name, list(group), drawn)
-        for (metric, x_name), group in groupby(sorted(wanted, key=_kind), key=_kind)
+        for (metric, x_name, _), group in groupby(sorted(wanted, key=_kind), key=_kind)
     )
 
 
@@ -52,8 +52,8 @@ def _table() -> list[dict[str, Any]]:
         return list(csv.DictReader(stream))
 
 
-def _kind(row: dict[str, Any]) -> tuple[str, str]:
-    return row["metric"], row["x_name"]
+def _kind(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["metric"], row["x_name"], row["panel"].split()[0]  # a panel begins with its game
 
 
 def _plot(figure: str, metric: str, x_name: str, rows: list[dict[str, Any]], drawn: dict[str, Pen]) -> Plot:
@@ -82,7 +82,7 @@ def _lines(
 
 def _plain(word: str) -> str:
     known = {"atari17": "17 games", "atari100k": "26 games", "nature": "Nature CNN", "impala": "IMPALA ResNet"}
-    return known.get(word, word.replace("_", " ").replace("tau=", "τ = ").replace("=", " "))
+    return known.get(word, word.replace("_", " ").replace("=", " = ").replace("tau", "τ"))
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:

@@ -137,7 +137,7 @@ def why_not(experiment: Experiment, scale: Scale) -> str:
         return f"awaits {experiment.awaits}"
     if scale not in experiment.designs:
         return f"not part of the {scale} scale; it has {', '.join(experiment.designs)}"
-    return f"no finished run; {command(experiment, scale)} makes them"
+    return "no finished run"
 
 
 def _not_run(unjudged: Sequence[tuple[Experiment, str]]) -> str:

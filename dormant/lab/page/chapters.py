@@ -49,17 +49,27 @@ class Chapter:
     @property
     def revisions(self) -> list[str]:
         """The revisions of dormant that made the runs."""
-        return sorted({str(run.origin.get("revision", "unknown")) for run in self.runs if run.path})
+        return revisions(self.runs)
 
 
 def chapter(
     root: Path, scale: Scale, experiment: Experiment, frame: pl.DataFrame, verdicts: Sequence[Any]
 ) -> Chapter:
     """The experiment's chapter. Raises RunRefused for a damaged run folder."""
-    cells = list(experiment.designs[scale].cells())
-    runs = tuple(run for cell in cells for run in _runs(root, scale, cell))
+    runs = runs_of(root, scale, experiment)
+    cells = experiment.designs[scale].cells()
     maps = tuple(found for cell in cells for found in _maps(runs, cell, tau(experiment)))
     return Chapter(experiment, scale, frame, verdicts, runs, maps)
+
+
+def runs_of(root: Path, scale: Scale, experiment: Experiment) -> tuple[Run, ...]:
+    """The run folders of each arm in each environment, finished or not. Raises RunRefused for a damaged one."""
+    return tuple(run for cell in experiment.designs[scale].cells() for run in _runs(root, scale, cell))
+
+
+def revisions(runs: Sequence[Run]) -> list[str]:
+    """The revisions of dormant that made the runs."""
+    return sorted({str(run.origin.get("revision", "unknown")) for run in runs if run.path})
 
 
 def tau(experiment: Experiment) -> float:

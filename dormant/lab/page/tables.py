@@ -13,9 +13,8 @@ import numpy as np
 from dormant.lab.page.chapters import Chapter, Run, settings
 from dormant.lab.plots import MARKS
 from dormant.lab.series import Line, Plot, is_fraction, quantity
-from dormant.lab.spec import Claim, Experiment
+from dormant.lab.spec import Claim, Experiment, Quantity
 
-REDUCED = {"end": "at the end", "mean": "mean over the run", "start": "at the start"}
 
 
 def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experiment, str]]) -> str:
@@ -63,10 +62,31 @@ def mark(verdict: str) -> str:
 
 def _compared(claim: Claim) -> str:
     sign = "÷" if claim.by == "ratio" else "−"
-    told = f"{quantity(claim.quantity.metric)}, {REDUCED[claim.quantity.reduce]}"
     arms = f"{claim.arm} {sign} {claim.against or 'its own start'}"
-    matters = f"{_amount(claim, _threshold(claim))} {_unit(claim)}".strip()
-    return f"{told}: {arms}; {matters} or {'more' if claim.direction == 'higher' else 'less'} would matter."
+    return f"{quantity(claim.quantity.metric)}, {reduction(claim.quantity)}: {arms}; {_matters(claim)}."
+
+
+def reduction(what: Quantity) -> str:
+    """What a run's curve is brought down to, in words.
+
+    >>> reduction(Quantity("eval_return", "mean", after=0.5))
+    'mean of the last 50 % of the run'
+    """
+    over = f"the last {1 - what.after:.0%} of the run".replace("%", " %") if what.after else "the run"
+    told = {"end": "at the end", "mean": f"mean of {over}", "start": "at the start"}[what.reduce]
+    youngest, oldest = what.reset_age
+    if (youngest, oldest) == (0, math.inf):
+        return told
+    until = f"to {oldest:g}" if math.isfinite(oldest) else "or more"
+    return f"{told}, {youngest:g} {until} reset periods after a reset"
+
+
+def _matters(claim: Claim) -> str:
+    amount = f"{_amount(claim, claim.smallest)} {_unit(claim)}".strip()
+    higher, none = claim.direction == "higher", 1.0 if claim.by == "ratio" else 0.0
+    if (claim.smallest < none) == higher and claim.smallest != none:
+        return f"{'less' if higher else 'more'} than {amount} would be harm"
+    return f"{amount} or {'more' if higher else 'less'} would matter"
 
 
 def effect(verdict: Any) -> str:
@@ -96,7 +116,7 @@ def interval(claim: Claim, verdict: Any, width: int = 132) -> str:
     values = (verdict.low, verdict.estimate, verdict.high)
     if not all(math.isfinite(value) and (claim.by == "difference" or value > 0) for value in values):
         return ""
-    zero, enough = (1.0 if claim.by == "ratio" else 0.0), _threshold(claim)
+    zero, enough = (1.0 if claim.by == "ratio" else 0.0), claim.smallest
     marks = [scaled(value) for value in (*values, zero, enough)]
     reach = (max(marks) - min(marks)) or 1.0
     low, dot, high, none, least = (6 + (value - min(marks)) / reach * (width - 12) for value in marks)
@@ -106,10 +126,6 @@ def interval(claim: Claim, verdict: Any, width: int = 132) -> str:
         f'<path stroke-width="1.5" d="M{low:.1f} 7H{high:.1f}M{low:.1f} 4V10M{high:.1f} 4V10"/>'
         f'<circle cx="{dot:.1f}" cy="7" r="3"/></svg>'
     )
-
-
-def _threshold(claim: Claim) -> float:
-    return -claim.smallest if claim.by == "difference" and claim.direction == "lower" else claim.smallest
 
 
 def values_table(chapter: Chapter) -> str:
