@@ -8,7 +8,13 @@ import tyro
 from dormant.cli import atari, demo, doctor, report, scan, train
 from dormant.cli.refusal import parsing
 
-COMMANDS = {"demo": demo.Demo, "train": train.Train, "report": report.Report, "scan": scan.Scan, "doctor": doctor.Doctor}
+COMMANDS = {
+    "demo": demo.Demo,
+    "train": train.Train,
+    "report": report.Report,
+    "scan": scan.Scan,
+    "doctor": doctor.Doctor,
+}
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from dormant.lab.store import RunRefused, write_whole
 
 @dataclass(frozen=True)
 class Report:
-    """Write one HTML page: claims with their verdicts, plots, settings, runs. It loads nothing and can be sent around."""
+    """Write one HTML page that loads nothing: claims with their verdicts, plots, settings, runs."""
 
     runs: tyro.conf.Positional[Path]
     """Folder of the runs, as `dormant figure` fills it."""

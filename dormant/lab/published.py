@@ -65,7 +65,16 @@ def _plot(figure: str, metric: str, x_name: str, rows: list[dict[str, Any]], dra
     place = ", ".join(_plain(word) for word in rows[0]["panel"].split() if word in shared)
     lines = tuple(_lines(curves, shared, drawn, 0.01 if percent else 1.0))
     quantity = QUANTITIES.get(metric, metric)
-    return Plot(f"paper ({DOMAINS.get(figure, 'Atari')})", place or "several settings", metric, x_name, quantity, percent, lines, published=True)
+    return Plot(
+        f"paper ({DOMAINS.get(figure, 'Atari')})",
+        place or "several settings",
+        metric,
+        x_name,
+        quantity,
+        percent,
+        lines,
+        published=True,
+    )
 
 
 def _lines(

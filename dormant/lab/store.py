@@ -25,7 +25,6 @@ from jaxtyping import Float, Int
 
 from dormant.lab.provenance import describe, differences, origin
 
-
 LOOKS = 3  # at a lock, which `in_use` holds for an instant
 
 

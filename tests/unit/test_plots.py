@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -50,7 +51,9 @@ def frame(arms=("DQN", "ReDo"), games=("MinAtar/Asterix", "MinAtar/Breakout"), s
 def test_shares_have_a_plot_of_all_environments_and_minatars_returns_have_none():
     found = [(plot.metric, plot.place) for plot in plots(experiment(), "smoke", frame())]
     games = ["MinAtar/Asterix", "MinAtar/Breakout"]
-    assert found == [("dormant/0.1/all", place) for place in (*games, ALL)] + [("eval_return", place) for place in games]
+    assert found == [("dormant/0.1/all", place) for place in (*games, ALL)] + [
+        ("eval_return", place) for place in games
+    ]
 
 
 def test_ataris_returns_have_an_iqm_of_all_environments():
@@ -84,7 +87,9 @@ def test_arms_of_one_family_differ_in_colour_and_of_several_in_dashes():
 
 def test_the_papers_curves_have_the_pens_of_ours_and_stand_beside_their_like():
     arms = tuple(f"DQN, RR {ratio:g}" for ratio in (0.25, 0.5, 1, 2))
-    what = experiment(arms, GAMES[:1], name="fig07", shown=tuple(f"DemonAttack replay_ratio={r}" for r in ("0.25", "1")))
+    what = experiment(
+        arms, GAMES[:1], name="fig07", shown=tuple(f"DemonAttack replay_ratio={r}" for r in ("0.25", "1"))
+    )
     shares, returns = grid(what, "smoke", frame(arms))
     assert [plot.metric for plot in shares] == ["dormant/0.1/all", "dormant_percent"]
     assert [plot.metric for plot in returns] == ["eval_return", "return"]
@@ -102,7 +107,7 @@ def test_a_panel_that_the_paper_has_not_is_refused():
 def test_heights_are_kept_apart_and_inside():
     for heights in ([0.0, 0.0, 0.01], [1.0, 1.0], [0.3, 0.9, 0.31, 0.3]):
         moved = sorted(spread(heights, 0.1))
-        assert all(high - low > 0.0999 for low, high in zip(moved, moved[1:], strict=False))
+        assert all(high - low > 0.0999 for low, high in pairwise(moved))
         assert moved[0] >= 0 and moved[-1] <= 1 + 1e-9
 
 

@@ -52,9 +52,7 @@ class Chapter:
         return revisions(self.runs)
 
 
-def chapter(
-    root: Path, scale: Scale, experiment: Experiment, frame: pl.DataFrame, verdicts: Sequence[Any]
-) -> Chapter:
+def chapter(root: Path, scale: Scale, experiment: Experiment, frame: pl.DataFrame, verdicts: Sequence[Any]) -> Chapter:
     """The experiment's chapter. Raises RunRefused for a damaged run folder."""
     runs = runs_of(root, scale, experiment)
     cells = experiment.designs[scale].cells()
@@ -105,7 +103,9 @@ def _runs(root: Path, scale: Scale, cell: Cell) -> Iterator[Run]:
         run = RunFolder(path)
         seeds = tuple(int(seed) for seed in path.name.removeprefix("seed").split("-"))
         steps = training.agent_steps if run.done.exists() else last_row(run.metrics).get("agent_steps", 0)
-        yield Run(cell.arm, cell.environment, path, seeds, run.done.exists(), steps, training.agent_steps, origin_of(run))
+        yield Run(
+            cell.arm, cell.environment, path, seeds, run.done.exists(), steps, training.agent_steps, origin_of(run)
+        )
     if not found:
         yield Run(cell.arm, cell.environment, None, training.seeds, False, 0, training.agent_steps, {})
 

@@ -16,15 +16,14 @@ from dormant.lab.series import Line, Plot, is_fraction, quantity
 from dormant.lab.spec import Claim, Experiment, Quantity
 
 
-
 def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experiment, str]]) -> str:
     """A row for every claim, judged or not; those without runs say why they are not."""
     rows = [_claim(each.experiment.name, verdict) for each in chapters for verdict in each.verdicts]
     rows += [_no_verdict(experiment, claim, why) for experiment, why in unjudged for claim in experiment.claims]
     heads = ("Claim", "Verdict", "Estimate and 95 % interval", "Pairs of runs", "Method")
     caption = (
-        "Every claim that was declared before the runs is here. Reproduced: the whole interval lies on the claimed side "
-        "and the estimate is as large as matters. Contradicted: the whole interval falls short of that."
+        "Every claim that was declared before the runs is here. Reproduced: the whole interval lies on the claimed "
+        "side and the estimate is as large as matters. Contradicted: the whole interval falls short of that."
     )
     return _table("claims", caption, heads, rows)
 
@@ -133,7 +132,7 @@ def values_table(chapter: Chapter) -> str:
     rows = [_values(plot, line, at) for plot in chapter.plots for line in plot.lines for at in _points(plot, line)]
     heads = ("Plot", "Place", "Arm", "At", "", "Middle and 95 % interval", "Seeds")
     caption = "The last point of each line, and every point over replay ratios; the paper's are read from its plots."
-    return f'<div class="wide" tabindex="0" role="group" aria-label="Table of values">{_table("values", caption, heads, rows)}</div>'
+    return _wide("Table of values", _table("values", caption, heads, rows))
 
 
 def _points(plot: Plot, line: Line) -> list[int]:
@@ -162,18 +161,14 @@ def settings_tables(chapter: Chapter) -> str:
     arms = [_row([arm, *values.values()]) for arm, values in own.items()]
     tables = _table("settings", "What differs between arms", ("Arm", *names), arms) if names else ""
     same = _table("settings", "What all arms share", ("Setting", "Value"), [_row(each) for each in shared.items()])
-    return "".join(
-        f'<div class="wide" tabindex="0" role="group" aria-label="Table of settings">{table}</div>'
-        for table in (tables, same)
-        if table
-    )
+    return "".join(_wide("Table of settings", table) for table in (tables, same) if table)
 
 
 def runs_table(chapter: Chapter, page: Path) -> str:
     """The runs behind the figure, each with a link to its folder, relative to the page."""
     heads = ("Arm", "Environment", "Seeds", "State", "Revision", "Device", "Begun", "Folder")
     table = _table("runs", "Links are relative to this page.", heads, [_run(run, page) for run in chapter.runs])
-    return f'<div class="wide" tabindex="0" role="group" aria-label="Table of runs">{table}</div>'
+    return _wide("Table of runs", table)
 
 
 def _run(run: Run, page: Path) -> str:
@@ -185,6 +180,11 @@ def _run(run: Run, page: Path) -> str:
     address = quote(os.path.relpath(run.path, page.parent).replace(os.sep, "/"))
     link = f'<a href="{address}/">{escape("/".join(run.path.parts[-3:]))}</a> <a href="{address}/spec.json">spec</a>'
     return _row([run.arm, run.environment, seeds, state, *told], last=link)
+
+
+def _wide(name: str, table: str) -> str:
+    """A table that is scrolled sideways where there is little room, by keyboard too."""
+    return f'<div class="wide" tabindex="0" role="group" aria-label="{name}">{table}</div>'
 
 
 def _row(cells: Iterable[str], last: str = "") -> str:
