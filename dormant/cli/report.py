@@ -50,7 +50,7 @@ def _scale(flags: Report) -> Scale:
     """The scale that was asked for, or the only one there is."""
     if not flags.runs.is_dir():
         refuse(f"{flags.runs} is no folder; give the one that `dormant figure` fills.")
-    there = [scale for scale in SCALES if (flags.runs / scale).is_dir()]
+    there: list[Scale] = [scale for scale in SCALES if (flags.runs / scale).is_dir()]
     if not there:
         refuse(f"{flags.runs} has no runs: expected a folder named {', '.join(SCALES[:-1])} or {SCALES[-1]} in it.")
     if flags.scale is None and len(there) > 1:

@@ -83,10 +83,10 @@ def _lines(
     for number, ((panel, arm), rows) in enumerate(curves.items()):
         ours = _counterpart([arm, *panel.split()], list(drawn))
         words = [_plain(word) for word in (arm, *panel.split()) if word not in shared]
+        seeds = np.empty((0, len(rows)))
         pen = drawn[ours] if ours else Pen(number + len(drawn), 0)
-        columns = [_column(rows, name) for name in ("x", "value", "ci_low", "ci_high")]
-        scaled = [columns[0], *(column * unit for column in columns[1:])]
-        yield Line(ours or ", ".join(words), pen.colour, pen.dash, *scaled, np.empty((0, len(rows))))
+        middle, low, high = (unit * _column(rows, name) for name in ("value", "ci_low", "ci_high"))
+        yield Line(ours or ", ".join(words), pen.colour, pen.dash, _column(rows, "x"), middle, low, high, seeds)
 
 
 def _plain(word: str) -> str:
