@@ -1,4 +1,4 @@
-"""Runs of one experiment, small but real: two arms in two games, with two seeds each, shared by the tests of a session."""
+"""Runs of one experiment, small but real: two arms, one of them in two games, shared by the tests of a session."""
 
 import fcntl
 from dataclasses import replace
@@ -19,6 +19,6 @@ def trained(root: Path, experiment: Experiment = FIGURE) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for cell in experiment.designs["smoke"].cells():
+        for cell in list(experiment.designs["smoke"].cells())[:-1]:  # pages must bear a run that is missing
             run(cell.training, place(root, "smoke", cell.training, cell.training.seeds))
     return root

@@ -16,7 +16,7 @@ from dormant.lab.store import RunRefused, write_whole
 
 @dataclass(frozen=True)
 class Report:
-    """Write one HTML page: claims with their verdicts, plots, settings, runs. It loads nothing and can be sent around."""
+    """Write one HTML page that loads nothing: claims with their verdicts, plots, settings, runs."""
 
     runs: tyro.conf.Positional[Path]
     """Folder of the runs, as `dormant figure` fills it."""
@@ -50,7 +50,7 @@ def _scale(flags: Report) -> Scale:
     """The scale that was asked for, or the only one there is."""
     if not flags.runs.is_dir():
         refuse(f"{flags.runs} is no folder; give the one that `dormant figure` fills.")
-    there = [scale for scale in SCALES if (flags.runs / scale).is_dir()]
+    there: list[Scale] = [scale for scale in SCALES if (flags.runs / scale).is_dir()]
     if not there:
         refuse(f"{flags.runs} has no runs: expected a folder named {', '.join(SCALES[:-1])} or {SCALES[-1]} in it.")
     if flags.scale is None and len(there) > 1:

@@ -110,9 +110,7 @@ def _score_panel(figure: Figure, grid: GridSpecFromSubplotSpec, arms: Mapping[st
     bar.set_label("score (layer mean = 1)")
 
 
-def _score_map(
-    axes: Axes, folder: RunFolder, layer: str, shades: Colormap, scale: Normalize, tau: float
-) -> None:
+def _score_map(axes: Axes, folder: RunFolder, layer: str, shades: Colormap, scale: Normalize, tau: float) -> None:
     steps, values = curve(folder, f"scores/{layer}")
     first = values[0].T
     order = by_dormancy(first, tau)

@@ -34,7 +34,7 @@ def figure(
 ) -> Figure:
     """The figure of an experiment's runs: means over seeds with 95 % intervals, thin lines for few seeds.
 
-    `verdicts` are printed below it, each with its claim's statement. Raises ValueError if the frame has nothing to draw.
+    `verdicts` are printed below it, each with its claim's statement. Raises ValueError if there is nothing to draw.
     """
     rows = grid(experiment, scale, frame)
     if not rows:
@@ -61,18 +61,19 @@ def grid(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> list[list
         fitting = [plot for plot in theirs if beside(plot, row[0].metric)]
         sweeps = [plot for plot in fitting if (plot.x_name == "replay_ratio") == (row[0].x_name == "replay_ratio")]
         row.extend(sweeps)
-        theirs = [plot for plot in theirs if plot not in sweeps]
-    return rows
+        theirs = [plot for plot in theirs if not any(plot is taken for taken in sweeps)]
+    # What fits no panel of ours is shown all the same.
+    return [*rows, *([theirs] if rows and theirs else [])]
 
 
-def caption(
-    experiment: Experiment, scale: Scale, frame: pl.DataFrame, revisions: Sequence[str] = ()
-) -> Iterator[str]:
+def caption(experiment: Experiment, scale: Scale, frame: pl.DataFrame, revisions: Sequence[str] = ()) -> Iterator[str]:
     """Lines that say how the figure was made, what its lines are, and what it leaves out."""
     seeds = ", ".join(map(str, sorted(set(frame["seed"]))))
     revision = f"; revision {', '.join(revisions)}" if revisions else ""
     yield f"{command(experiment, scale)}; seeds {seeds}{revision}."
-    yield "Lines are means over seeds, bands 95 % t-intervals, thin lines single seeds. Dashed: the paper's, read from its plots."
+    yield "Lines are means over seeds, bands 95 % t-intervals, thin lines single seeds."
+    if experiment.published:
+        yield "Dashed are the paper's curves, read from its plots."
     left_out = experiment.designs[scale].leaves_out
     if left_out:
         yield f"Left out: {left_out}"
@@ -110,7 +111,7 @@ def _row(cells: list[Axes], row: Sequence[Plot]) -> None:
         draw(axes, row[number])
         if row[number].published or number == ours[-1]:
             label(axes, row[number])
-    top = max(cells[number].get_ylim()[1] for number in ours) if row[0].percent else None
+    top = max(cells[number].get_ylim()[1] for number in ours) if ours and row[0].percent else None
     for number in ours if top else ():
         cells[number].set_ylim(top=top)
 

@@ -37,7 +37,7 @@ def published(experiment: Experiment, scale: Scale) -> tuple[Plot, ...]:
     drawn = pens([arm.name for arm in experiment.designs[scale].arms])
     return tuple(
         _plot(experiment.name, metric, x_name, list(group), drawn)
-        for (metric, x_name), group in groupby(sorted(wanted, key=_kind), key=_kind)
+        for (metric, x_name, _), group in groupby(sorted(wanted, key=_kind), key=_kind)
     )
 
 
@@ -52,8 +52,8 @@ def _table() -> list[dict[str, Any]]:
         return list(csv.DictReader(stream))
 
 
-def _kind(row: dict[str, Any]) -> tuple[str, str]:
-    return row["metric"], row["x_name"]
+def _kind(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["metric"], row["x_name"], row["panel"].split()[0]  # a panel begins with its game
 
 
 def _plot(figure: str, metric: str, x_name: str, rows: list[dict[str, Any]], drawn: dict[str, Pen]) -> Plot:
@@ -65,7 +65,16 @@ def _plot(figure: str, metric: str, x_name: str, rows: list[dict[str, Any]], dra
     place = ", ".join(_plain(word) for word in rows[0]["panel"].split() if word in shared)
     lines = tuple(_lines(curves, shared, drawn, 0.01 if percent else 1.0))
     quantity = QUANTITIES.get(metric, metric)
-    return Plot(f"paper ({DOMAINS.get(figure, 'Atari')})", place or "several settings", metric, x_name, quantity, percent, lines, published=True)
+    return Plot(
+        f"paper ({DOMAINS.get(figure, 'Atari')})",
+        place or "several settings",
+        metric,
+        x_name,
+        quantity,
+        percent,
+        lines,
+        published=True,
+    )
 
 
 def _lines(
@@ -74,15 +83,15 @@ def _lines(
     for number, ((panel, arm), rows) in enumerate(curves.items()):
         ours = _counterpart([arm, *panel.split()], list(drawn))
         words = [_plain(word) for word in (arm, *panel.split()) if word not in shared]
+        seeds = np.empty((0, len(rows)))
         pen = drawn[ours] if ours else Pen(number + len(drawn), 0)
-        columns = [_column(rows, name) for name in ("x", "value", "ci_low", "ci_high")]
-        scaled = [columns[0], *(column * unit for column in columns[1:])]
-        yield Line(ours or ", ".join(words), pen.colour, pen.dash, *scaled, np.empty((0, len(rows))))
+        middle, low, high = (unit * _column(rows, name) for name in ("value", "ci_low", "ci_high"))
+        yield Line(ours or ", ".join(words), pen.colour, pen.dash, _column(rows, "x"), middle, low, high, seeds)
 
 
 def _plain(word: str) -> str:
     known = {"atari17": "17 games", "atari100k": "26 games", "nature": "Nature CNN", "impala": "IMPALA ResNet"}
-    return known.get(word, word.replace("_", " ").replace("tau=", "τ = ").replace("=", " "))
+    return known.get(word, word.replace("_", " ").replace("=", " = ").replace("tau", "τ"))
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import polars as pl
 import pytest
 
+from dormant.lab.claims import Verdict
 from dormant.lab.plots import figure, grid, save
 from dormant.lab.published import published
 from dormant.lab.series import ALL, Pen, pens, plots, spread
@@ -49,7 +51,9 @@ def frame(arms=("DQN", "ReDo"), games=("MinAtar/Asterix", "MinAtar/Breakout"), s
 def test_shares_have_a_plot_of_all_environments_and_minatars_returns_have_none():
     found = [(plot.metric, plot.place) for plot in plots(experiment(), "smoke", frame())]
     games = ["MinAtar/Asterix", "MinAtar/Breakout"]
-    assert found == [("dormant/0.1/all", place) for place in (*games, ALL)] + [("eval_return", place) for place in games]
+    assert found == [("dormant/0.1/all", place) for place in (*games, ALL)] + [
+        ("eval_return", place) for place in games
+    ]
 
 
 def test_ataris_returns_have_an_iqm_of_all_environments():
@@ -83,7 +87,9 @@ def test_arms_of_one_family_differ_in_colour_and_of_several_in_dashes():
 
 def test_the_papers_curves_have_the_pens_of_ours_and_stand_beside_their_like():
     arms = tuple(f"DQN, RR {ratio:g}" for ratio in (0.25, 0.5, 1, 2))
-    what = experiment(arms, GAMES[:1], name="fig07", shown=[f"DemonAttack replay_ratio={r}" for r in ("0.25", "1")])
+    what = experiment(
+        arms, GAMES[:1], name="fig07", shown=tuple(f"DemonAttack replay_ratio={r}" for r in ("0.25", "1"))
+    )
     shares, returns = grid(what, "smoke", frame(arms))
     assert [plot.metric for plot in shares] == ["dormant/0.1/all", "dormant_percent"]
     assert [plot.metric for plot in returns] == ["eval_return", "return"]
@@ -101,40 +107,34 @@ def test_a_panel_that_the_paper_has_not_is_refused():
 def test_heights_are_kept_apart_and_inside():
     for heights in ([0.0, 0.0, 0.01], [1.0, 1.0], [0.3, 0.9, 0.31, 0.3]):
         moved = sorted(spread(heights, 0.1))
-        assert all(high - low > 0.0999 for low, high in zip(moved, moved[1:], strict=False))
+        assert all(high - low > 0.0999 for low, high in pairwise(moved))
         assert moved[0] >= 0 and moved[-1] <= 1 + 1e-9
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2), tuple(range(7))], ids=len)
-@pytest.mark.parametrize("sweeping", [False, True])
-def test_the_picture_is_drawn_and_written_the_same_twice(tmp_path, seeds, sweeping):
-    arms = ("DQN, RR 0.5", "DQN, RR 1", "ReDo, RR 1") if sweeping else ("DQN", "ReDo")
-    panels = (Panel("Ends", "eval_return", "replay_ratio"), *PANELS) if sweeping else PANELS
-    what = experiment(arms, panels=panels, shown=("DemonAttack replay_ratio=0.25",), seeds=seeds)
-    table = frame(arms, seeds=seeds)
-    files = [save(figure(what, "smoke", table, revisions=["abc"]), tmp_path / name) for name in "ab"]
-    assert files[0][0].read_bytes() == files[1][0].read_bytes() and files[0][1].read_bytes().startswith(b"\x89PNG")
-    text = files[0][0].read_text()
-    assert "dormant figure fig09 --scale smoke" in text and "revision abc" in text and "Left out: Much." in text
-    assert "paper (Atari)" in text and sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.svg", "b.png", "b.svg"]
-
-
-def test_verdicts_stand_below_the_picture(tmp_path):
-    verdict = replace_like(verdict="contradicted", estimate=0.5, low=0.25, high=0.75, runs=6)
-    text = save(figure(experiment(), "smoke", frame(), [verdict]), tmp_path / "a")[0].read_text()
+@pytest.mark.parametrize("seeds", [(0,), tuple(range(7))], ids=len)
+def test_the_picture_is_drawn(tmp_path, seeds):
+    arms = ("DQN, RR 0.5", "DQN, RR 1", "ReDo, RR 1")
+    panels = (Panel("Ends", "eval_return", "replay_ratio"), PANELS[0])
+    what = experiment(arms, GAMES[:1], panels, shown=("DemonAttack replay_ratio=0.25",), seeds=seeds)
+    verdict = Verdict(CLAIM, "contradicted", 0.5, 0.25, 0.75, 6, "paired t", "", "ratio")
+    picture = figure(what, "smoke", frame(arms, seeds=seeds), [verdict], revisions=["abc"])
+    svg, png = save(picture, tmp_path / "a")
+    text = svg.read_text()
+    for said in ("dormant figure fig09 --scale smoke", "revision abc", "Left out: Much.", "paper (Atari)"):
+        assert said in text
     assert "✗ contradicted: More is more (0.5 [0.25, 0.75], 6 runs)" in text
+    assert png.read_bytes().startswith(b"\x89PNG") and sorted(tmp_path.iterdir()) == [png, svg]
 
 
-def replace_like(**said):
-    from dormant.lab.claims import Verdict
+def test_the_same_runs_give_the_same_file(tmp_path):
+    what = experiment(games=GAMES[:1], panels=PANELS[:1])
+    first, second = (save(figure(what, "smoke", frame()), tmp_path / name)[0].read_bytes() for name in "ab")
+    assert first == second
 
-    return Verdict(claim=CLAIM, interval="paired t", why="", unit="ratio", **said)
 
-
-def test_evaluations_that_failed_leave_the_rest(tmp_path):
+def test_evaluations_that_failed_leave_the_rest():
     table = frame().with_columns(eval_return=pl.lit(math.nan))
     assert [plot.metric for plot in plots(experiment(), "smoke", table)] == ["dormant/0.1/all"] * 3
-    save(figure(experiment(), "smoke", table), tmp_path / "a")
 
 
 def test_no_runs_are_refused_with_the_command_that_makes_them():

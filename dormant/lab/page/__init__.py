@@ -96,7 +96,8 @@ def _chapter(each: Chapter, file: Path) -> str:
         f'<p class="small"><code>{command(experiment, each.scale)}</code>; seeds {seeds}. '
         "Lines are means over seeds, bands 95 % t-intervals over seeds, thin lines single seeds. "
         "Dashed, on axes of their own, are curves read from the paper's plots.</p>"
-        '<div class="stage"></div><noscript><p>The plots need JavaScript; the tables below have their numbers.</p></noscript>'
+        '<div class="stage"></div>'
+        "<noscript><p>The plots need JavaScript; the tables below have their numbers.</p></noscript>"
         f'<div class="panel" id="{name}-panel">{_maps(each)}</div>'
         f"{_fold('Values at the end of the runs', values_table(each))}"
         f"{_fold('Settings', settings_tables(each))}"
@@ -119,11 +120,13 @@ def _maps(each: Chapter) -> str:
         f"{escape(environment)}, seed {found.seed}: {found.dormant:.0%} dormant at the end</figcaption>"
         f'<img src="{found.image}" style="height:{min(160, max(56, found.neurons))}px" decoding="async" '
         f'alt="Neuron scores of layer {escape(found.layer)} of {escape(arm)} on {escape(environment)} over '
-        f'{found.agent_steps:,} agent steps; {found.dormant:.0%} of {found.neurons} neurons are dormant at the end."></figure>'
+        f'{found.agent_steps:,} agent steps; {found.dormant:.0%} of {found.neurons} neurons are dormant at the end.">'
+        "</figure>"
         for arm, environment, found in each.maps
     )
     return (
-        '<h3>Neuron scores over training</h3><p class="small">A row is a neuron, left to right is the first seed\'s training; '
+        '<h3>Neuron scores over training</h3><p class="small">'
+        "A row is a neuron, left to right is the first seed's training; "
         "neurons are sorted by how long they were dormant. "
         f'<span class="ramp dormant"></span> dormant (score at most {tau(each.experiment):g}), '
         f'<span class="ramp"></span> score from there to 3 and above; the mean of a layer is 1.{fewer}</p>'
@@ -137,14 +140,14 @@ def why_not(experiment: Experiment, scale: Scale) -> str:
         return f"awaits {experiment.awaits}"
     if scale not in experiment.designs:
         return f"not part of the {scale} scale; it has {', '.join(experiment.designs)}"
-    return f"no finished run; {command(experiment, scale)} makes them"
+    return "no finished run"
 
 
 def _not_run(unjudged: Sequence[tuple[Experiment, str]]) -> str:
     if not unjudged:
         return "</main>"
     rows = "".join(
-        f"<li><b>{each.name}</b> {escape(each.title)} <span class=\"soft\">– {escape(why)}</span></li>"
+        f'<li><b>{each.name}</b> {escape(each.title)} <span class="soft">– {escape(why)}</span></li>'
         for each, why in unjudged
     )
     return f'<section id="not-run"><h2>Not run here</h2><ul>{rows}</ul></section></main>'

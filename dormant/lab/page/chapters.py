@@ -49,17 +49,25 @@ class Chapter:
     @property
     def revisions(self) -> list[str]:
         """The revisions of dormant that made the runs."""
-        return sorted({str(run.origin.get("revision", "unknown")) for run in self.runs if run.path})
+        return revisions(self.runs)
 
 
-def chapter(
-    root: Path, scale: Scale, experiment: Experiment, frame: pl.DataFrame, verdicts: Sequence[Any]
-) -> Chapter:
+def chapter(root: Path, scale: Scale, experiment: Experiment, frame: pl.DataFrame, verdicts: Sequence[Any]) -> Chapter:
     """The experiment's chapter. Raises RunRefused for a damaged run folder."""
-    cells = list(experiment.designs[scale].cells())
-    runs = tuple(run for cell in cells for run in _runs(root, scale, cell))
+    runs = runs_of(root, scale, experiment)
+    cells = experiment.designs[scale].cells()
     maps = tuple(found for cell in cells for found in _maps(runs, cell, tau(experiment)))
     return Chapter(experiment, scale, frame, verdicts, runs, maps)
+
+
+def runs_of(root: Path, scale: Scale, experiment: Experiment) -> tuple[Run, ...]:
+    """The run folders of each arm in each environment, finished or not. Raises RunRefused for a damaged one."""
+    return tuple(run for cell in experiment.designs[scale].cells() for run in _runs(root, scale, cell))
+
+
+def revisions(runs: Sequence[Run]) -> list[str]:
+    """The revisions of dormant that made the runs."""
+    return sorted({str(run.origin.get("revision", "unknown")) for run in runs if run.path})
 
 
 def tau(experiment: Experiment) -> float:
@@ -95,7 +103,9 @@ def _runs(root: Path, scale: Scale, cell: Cell) -> Iterator[Run]:
         run = RunFolder(path)
         seeds = tuple(int(seed) for seed in path.name.removeprefix("seed").split("-"))
         steps = training.agent_steps if run.done.exists() else last_row(run.metrics).get("agent_steps", 0)
-        yield Run(cell.arm, cell.environment, path, seeds, run.done.exists(), steps, training.agent_steps, origin_of(run))
+        yield Run(
+            cell.arm, cell.environment, path, seeds, run.done.exists(), steps, training.agent_steps, origin_of(run)
+        )
     if not found:
         yield Run(cell.arm, cell.environment, None, training.seeds, False, 0, training.agent_steps, {})
 

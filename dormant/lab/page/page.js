@@ -164,7 +164,7 @@
       if (!width) return;
       at = scales(plot, width);
       const clip = `clip-${number_}`;
-      const area = svg("rect", { x: EDGE.left, y: 0, width: width - EDGE.left - EDGE.right + 6, height: HEIGHT - EDGE.bottom + 1 });
+      const area = svg("rect", { x: EDGE.left, y: 4, width: width - EDGE.left - EDGE.right + 6, height: HEIGHT - EDGE.bottom - 3 });
       const shown = plot.lines.filter((line) => !hidden.has(line.label));
       drawing = svg("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, "aria-hidden": "true" },
         svg("clipPath", { id: clip }, area), axes(plot, at, width),

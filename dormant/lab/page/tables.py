@@ -13,9 +13,7 @@ import numpy as np
 from dormant.lab.page.chapters import Chapter, Run, settings
 from dormant.lab.plots import MARKS
 from dormant.lab.series import Line, Plot, is_fraction, quantity
-from dormant.lab.spec import Claim, Experiment
-
-REDUCED = {"end": "at the end", "mean": "mean over the run", "start": "at the start"}
+from dormant.lab.spec import Claim, Experiment, Quantity
 
 
 def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experiment, str]]) -> str:
@@ -24,8 +22,8 @@ def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experimen
     rows += [_no_verdict(experiment, claim, why) for experiment, why in unjudged for claim in experiment.claims]
     heads = ("Claim", "Verdict", "Estimate and 95 % interval", "Pairs of runs", "Method")
     caption = (
-        "Every claim that was declared before the runs is here. Reproduced: the whole interval lies on the claimed side "
-        "and the estimate is as large as matters. Contradicted: the whole interval falls short of that."
+        "Every claim that was declared before the runs is here. Reproduced: the whole interval lies on the claimed "
+        "side and the estimate is as large as matters. Contradicted: the whole interval falls short of that."
     )
     return _table("claims", caption, heads, rows)
 
@@ -63,10 +61,31 @@ def mark(verdict: str) -> str:
 
 def _compared(claim: Claim) -> str:
     sign = "÷" if claim.by == "ratio" else "−"
-    told = f"{quantity(claim.quantity.metric)}, {REDUCED[claim.quantity.reduce]}"
     arms = f"{claim.arm} {sign} {claim.against or 'its own start'}"
-    matters = f"{_amount(claim, _threshold(claim))} {_unit(claim)}".strip()
-    return f"{told}: {arms}; {matters} or {'more' if claim.direction == 'higher' else 'less'} would matter."
+    return f"{quantity(claim.quantity.metric)}, {reduction(claim.quantity)}: {arms}; {_matters(claim)}."
+
+
+def reduction(what: Quantity) -> str:
+    """What a run's curve is brought down to, in words.
+
+    >>> reduction(Quantity("eval_return", "mean", after=0.5))
+    'mean of the last 50 % of the run'
+    """
+    over = f"the last {1 - what.after:.0%} of the run".replace("%", " %") if what.after else "the run"
+    told = {"end": "at the end", "mean": f"mean of {over}", "start": "at the start"}[what.reduce]
+    youngest, oldest = what.reset_age
+    if (youngest, oldest) == (0, math.inf):
+        return told
+    until = f"to {oldest:g}" if math.isfinite(oldest) else "or more"
+    return f"{told}, {youngest:g} {until} reset periods after a reset"
+
+
+def _matters(claim: Claim) -> str:
+    amount = f"{_amount(claim, claim.smallest)} {_unit(claim)}".strip()
+    higher, none = claim.direction == "higher", 1.0 if claim.by == "ratio" else 0.0
+    if (claim.smallest < none) == higher and claim.smallest != none:
+        return f"{'less' if higher else 'more'} than {amount} would be harm"
+    return f"{amount} or {'more' if higher else 'less'} would matter"
 
 
 def effect(verdict: Any) -> str:
@@ -96,7 +115,7 @@ def interval(claim: Claim, verdict: Any, width: int = 132) -> str:
     values = (verdict.low, verdict.estimate, verdict.high)
     if not all(math.isfinite(value) and (claim.by == "difference" or value > 0) for value in values):
         return ""
-    zero, enough = (1.0 if claim.by == "ratio" else 0.0), _threshold(claim)
+    zero, enough = (1.0 if claim.by == "ratio" else 0.0), claim.smallest
     marks = [scaled(value) for value in (*values, zero, enough)]
     reach = (max(marks) - min(marks)) or 1.0
     low, dot, high, none, least = (6 + (value - min(marks)) / reach * (width - 12) for value in marks)
@@ -108,16 +127,12 @@ def interval(claim: Claim, verdict: Any, width: int = 132) -> str:
     )
 
 
-def _threshold(claim: Claim) -> float:
-    return -claim.smallest if claim.by == "difference" and claim.direction == "lower" else claim.smallest
-
-
 def values_table(chapter: Chapter) -> str:
     """The end of every line, for those who read numbers rather than pictures."""
     rows = [_values(plot, line, at) for plot in chapter.plots for line in plot.lines for at in _points(plot, line)]
     heads = ("Plot", "Place", "Arm", "At", "", "Middle and 95 % interval", "Seeds")
     caption = "The last point of each line, and every point over replay ratios; the paper's are read from its plots."
-    return f'<div class="wide" tabindex="0" role="group" aria-label="Table of values">{_table("values", caption, heads, rows)}</div>'
+    return _wide("Table of values", _table("values", caption, heads, rows))
 
 
 def _points(plot: Plot, line: Line) -> list[int]:
@@ -146,18 +161,14 @@ def settings_tables(chapter: Chapter) -> str:
     arms = [_row([arm, *values.values()]) for arm, values in own.items()]
     tables = _table("settings", "What differs between arms", ("Arm", *names), arms) if names else ""
     same = _table("settings", "What all arms share", ("Setting", "Value"), [_row(each) for each in shared.items()])
-    return "".join(
-        f'<div class="wide" tabindex="0" role="group" aria-label="Table of settings">{table}</div>'
-        for table in (tables, same)
-        if table
-    )
+    return "".join(_wide("Table of settings", table) for table in (tables, same) if table)
 
 
 def runs_table(chapter: Chapter, page: Path) -> str:
     """The runs behind the figure, each with a link to its folder, relative to the page."""
     heads = ("Arm", "Environment", "Seeds", "State", "Revision", "Device", "Begun", "Folder")
     table = _table("runs", "Links are relative to this page.", heads, [_run(run, page) for run in chapter.runs])
-    return f'<div class="wide" tabindex="0" role="group" aria-label="Table of runs">{table}</div>'
+    return _wide("Table of runs", table)
 
 
 def _run(run: Run, page: Path) -> str:
@@ -169,6 +180,11 @@ def _run(run: Run, page: Path) -> str:
     address = quote(os.path.relpath(run.path, page.parent).replace(os.sep, "/"))
     link = f'<a href="{address}/">{escape("/".join(run.path.parts[-3:]))}</a> <a href="{address}/spec.json">spec</a>'
     return _row([run.arm, run.environment, seeds, state, *told], last=link)
+
+
+def _wide(name: str, table: str) -> str:
+    """A table that is scrolled sideways where there is little room, by keyboard too."""
+    return f'<div class="wide" tabindex="0" role="group" aria-label="{name}">{table}</div>'
 
 
 def _row(cells: Iterable[str], last: str = "") -> str:
