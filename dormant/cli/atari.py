@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -24,6 +24,8 @@ class TrainAtari:
 
     run_dir: Path
     """Folder of the run: created, resumed, or left alone if it is done."""
+    algorithm: Annotated[Literal["dqn"], tyro.conf.arg(name="agent")] = "dqn"
+    """Agent."""
     env: str = "ALE/DemonAttack"
     """Environment."""
     sticky: float = Atari.sticky

@@ -1,4 +1,4 @@
-"""One update of SAC is that of an independent implementation in PyTorch: losses, gradients, weights, moments, targets."""
+"""An update of SAC is that of an independent implementation in PyTorch: losses, gradients, weights and targets."""
 
 import itertools
 from functools import partial
