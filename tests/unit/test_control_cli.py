@@ -1,6 +1,7 @@
 """The command line of SAC: the paper's defaults, what flags build, and what it says to bad input."""
 
-import builtins
+import subprocess
+import sys
 
 import pytest
 
@@ -9,7 +10,6 @@ from dormant.cli import run, train
 from dormant.cli.control import control_flags
 from dormant.rl.agents.sac import NETWORKS, SAC
 from dormant.rl.control_loop import ControlTraining
-from dormant.rl.envs import mujoco
 from dormant.rl.envs.mujoco import MuJoCo
 
 SMALL = ("--replay-capacity", "100", "--min-replay", "20", "--width", "0.05")
@@ -21,6 +21,7 @@ def built(monkeypatch, tmp_path):
     trainings = []
     monkeypatch.setattr(train, "run", lambda training, *rest: trainings.append(training))
     monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
+    monkeypatch.setattr(train, "spread", lambda seeds: None)  # JAX has its devices already
 
     def build(*arguments, env="Hopper-v5", agent=("--agent", "sac")):
         assert run(["train", "--run-dir", str(tmp_path / "run"), "--env", env, *agent, *arguments]) == 0
@@ -50,7 +51,7 @@ def test_the_defaults_are_the_papers(built):
     assert training == ControlTraining(
         SAC(), MuJoCo("Hopper-v5"), Chain(), 1.0, 1_000_000, 1_000, (0,), 256, 30, 10_000
     )
-    assert training.agent == SAC((256, 256), 1.0, 0.99, 256, 3e-4, 3e-4, 3e-4, 1e-7, 0, 0, 0.005, 0.1)
+    assert training.agent == SAC((256, 256), 1.0, 0.99, 256, 3e-4, 3e-4, 3e-4, 1e-7, 0.0, 0.0, 0.005, 0.1)
     assert (training.agent.replay_capacity, training.agent.min_replay) == (1_000_000, 10_000)
 
 
@@ -151,20 +152,11 @@ def test_an_agent_and_an_environment_that_do_not_fit_are_refused(refused, env, a
     assert message in refused(env=env, agent=agent)
 
 
-def test_a_missing_package_says_what_to_install(refused, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name.split(".")[0] == "mujoco":
-            raise ImportError("No module named 'mujoco'")
-        return real(name, *rest)
-
-    caches = (mujoco._packages, mujoco._sizes)
-    for cache in caches:
-        cache.cache_clear()
-    monkeypatch.setattr(builtins, "__import__", without)
-    try:
-        assert "pip install 'dormant[mujoco]'" in refused(*SMALL)
-    finally:
-        for cache in caches:
-            cache.cache_clear()
+def test_a_missing_package_says_what_to_install(tmp_path):
+    """In a process of its own, because here jaxtyping asks for the environment's sizes before the command does."""
+    program = "import sys; sys.modules['mujoco'] = None; from dormant.cli import run; run(sys.argv[1:])"
+    arguments = ("train", "--agent", "sac", "--run-dir", str(tmp_path / "run"), *SMALL)
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2 and not (tmp_path / "run").exists()
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "pip install 'dormant[mujoco]'" in done.stderr

@@ -16,6 +16,7 @@ from ..tanh_normal import moments, sample
 
 CRITICS = ("critic1", "critic2")
 NETWORKS = ("actor", *CRITICS)
+GAP: Any = optax.MaskedNode()
 
 
 class SACState(NamedTuple):
@@ -117,9 +118,13 @@ class SAC:
 
     def optimizer(self) -> optax.GradientTransformation:
         """An optimizer of its own for each network. Weight decay is added to the gradient before Adam."""
-        actor = self._adam(self.actor_learning_rate, self.actor_weight_decay)
-        critic = self._adam(self.critic_learning_rate, self.critic_weight_decay)
-        return optax.partition({"actor": actor} | dict.fromkeys(CRITICS, critic), {name: name for name in NETWORKS})
+        optimizers: Any = {name: self._optimizer(name) for name in NETWORKS}
+        return optax.partition(optimizers, {name: name for name in NETWORKS})
+
+    def _optimizer(self, name: str) -> optax.GradientTransformation:
+        if name in CRITICS:
+            return self._adam(self.critic_learning_rate, self.critic_weight_decay)
+        return self._adam(self.actor_learning_rate, self.actor_weight_decay)
 
     def _adam(self, learning_rate: float, weight_decay: float = 0.0) -> optax.GradientTransformation:
         adam = optax.adam(learning_rate, eps=self.adam_epsilon)
@@ -173,7 +178,8 @@ class SAC:
         )
         learner = self._step(learner, {"actor": gradient})
         temperature = self._step_temperature(state.temperature, log_density, batch.action_tm1.shape[1])
-        target = optax.incremental_update({name: learner.params[name] for name in CRITICS}, state.target, self.polyak)
+        critics: Any = {name: learner.params[name] for name in CRITICS}
+        target: Any = optax.incremental_update(critics, state.target, self.polyak)
         losses = Losses(loss, actor_loss, q_mean, -log_density.mean(), alpha)
         return SACState(learner, target, temperature), losses
 
@@ -185,7 +191,7 @@ class SAC:
         value_t = jnp.minimum(*self._values(state.target, batch.observation_t, action_t)) - alpha * log_density_t
         goal = jax.lax.stop_gradient(self.reward_scale * batch.reward_t + batch.discount_t * value_t)
         values = self._values(critics, batch.observation_tm1, batch.action_tm1)
-        loss = 0.5 * sum(jnp.square(value - goal).mean() for value in values)
+        loss = 0.5 * (jnp.square(values[0] - goal).mean() + jnp.square(values[1] - goal).mean())
         return loss, (loss, 0.5 * (values[0] + values[1]).mean())
 
     def actor_loss(
@@ -209,14 +215,16 @@ class SAC:
 
     def _step(self, learner: Learner, gradient: dict[str, Params]) -> Learner:
         """The learner after a step of those networks that the gradient names."""
-        still = {name: jax.tree.map(jnp.zeros_like, params) for name, params in learner.params.items()}
-        with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
-            change, state = self.optimizer().update(still | gradient, learner.opt_state, learner.params)
-        moved = {name: optax.apply_updates(learner.params[name], change[name]) for name in gradient}
-        parts = {name: state.inner_states[name] for name in gradient}
-        return Learner(
-            learner.params | moved, learner.opt_state._replace(inner_states=learner.opt_state.inner_states | parts)
-        )
+        params, parts = dict(learner.params), dict(learner.opt_state.inner_states)
+        for name in gradient:
+            # Where `optimizer` keeps the state of a network, the others stand as gaps.
+            alone = [{each: tree[each] if each == name else GAP for each in NETWORKS} for tree in (gradient, params)]
+            change: Any
+            with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
+                change, inner = self._optimizer(name).update(alone[0], parts[name].inner_state, alone[1])
+            params[name] = optax.apply_updates(params[name], change[name])
+            parts[name] = parts[name]._replace(inner_state=inner)
+        return Learner(params, learner.opt_state._replace(inner_states=parts))
 
     def _step_temperature(self, learner: Learner, log_density: Float[Array, " batch"], actions: int) -> Learner:
         """Up where the policy's entropy is below its target, down where it is above."""
