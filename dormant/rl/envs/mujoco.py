@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -194,9 +195,9 @@ def _sizes(name: str) -> tuple[int, int]:
 @cache
 def _packages() -> tuple[ModuleType, ModuleType]:
     try:
-        import gymnasium
-        import gymnasium.envs.mujoco
-        import mujoco
+        # In this order, because Gymnasium raises an error of its own where MuJoCo is missing.
+        mujoco, gymnasium = map(import_module, ("mujoco", "gymnasium"))
+        import_module("gymnasium.envs.mujoco")
     except ImportError as error:
         raise ImportError(f"MuJoCo's tasks need gymnasium[mujoco] ({error}): pip install 'dormant[mujoco]'") from error
     return gymnasium, mujoco
