@@ -178,7 +178,7 @@ def main() -> None:
     if options.core is not None:
         import torch
 
-        from dormant.cli.startup import pin
+        from dormant.lab.startup import pin
 
         pin(options.core)
         torch.set_num_threads(1)

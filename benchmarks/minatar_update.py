@@ -157,7 +157,7 @@ def two_processes(options: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    from dormant.cli.startup import pin, spread
+    from dormant.lab.startup import pin, spread
 
     options = arguments()
     if any(os.environ.get(name) != value for name, value in MALLOC.items()):

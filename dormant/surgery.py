@@ -66,7 +66,7 @@ def _state_mask(tx: optax.GradientTransformation, learner: Learner, mask: PyTree
     """The optimizer's state with each parameter-shaped leaf replaced by that parameter's mask, and others by None."""
     misfits: list[str] = []
 
-    def note(state: Any, hit: Array, param: Array) -> Any:
+    def note(state: Any, hit: Any, param: Any) -> Any:
         if isinstance(state, optax.MaskedNode):  # another part of the optimizer trains this parameter
             return state
         if hit.ndim and state.shape != param.shape:

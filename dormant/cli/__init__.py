@@ -1,11 +1,11 @@
-"""The command line: `dormant demo`, `train`, `figure`, `runs`, `report`, `scan`, `doctor`."""
+"""The command line: `dormant demo`, `train`, `figure`, `runs`, `report`, `scan` and `doctor`."""
 
 import logging
 from collections.abc import Sequence
 
 import tyro
 
-from dormant.cli import atari, demo, doctor, figure, report, runs, scan, train
+from dormant.cli import atari, control, demo, doctor, figure, report, runs, scan, train
 from dormant.cli.refusal import parsing
 
 COMMANDS = {
@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     description = "Measure and cure dormant neurons in deep reinforcement learning."
-    commands = COMMANDS | {"train": atari.atari_flags(arguments) or train.Train}
+    commands = COMMANDS | {"train": control.control_flags(arguments) or atari.atari_flags(arguments) or train.Train}
     with parsing():
         command = tyro.extras.subcommand_cli_from_dict(
             commands, prog="dormant", description=description, args=arguments
@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     match command:
         case demo.Demo():
             return demo.demo(command)
-        case train.Train() | atari.TrainAtari():
+        case train.Train() | atari.TrainAtari() | control.TrainControl():
             return train.train(command)
         case figure.Figure():
             return figure.figure(command)

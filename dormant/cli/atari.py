@@ -26,6 +26,8 @@ class TrainAtari:
 
     run_dir: Path
     """Folder of the run: created, resumed, or left alone if it is done."""
+    algorithm: Annotated[Literal["dqn"], tyro.conf.arg(name="agent")] = "dqn"
+    """Agent."""
     env: str = "ALE/DemonAttack"
     """Environment."""
     sticky: float = Atari.sticky

@@ -10,8 +10,10 @@ from dormant.rl.agents.dqn import DQN
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.atari_scores import SCORES
 from dormant.rl.envs.minatar import GAMES, MinAtar
+from dormant.rl.envs.mujoco import TASKS
 
 ATARI = "ALE/"
+MINATAR = "MinAtar/"
 PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN, as others quote its appendix
 
 Name = Literal["none", "redo", "redo-as-published", "reset", "prune", "shrink-perturb", "weight-decay"]
@@ -24,13 +26,13 @@ class Settings:
     intervention: Name = "none"
     """What is done to the network while it learns; weight-decay is the agent's, at the paper's 1e-5 if not set."""
     period: int | None = None
-    """Gradient steps between two interventions: 1,000 if not set, and 100,000 for reset."""
+    """Gradient steps between two interventions: 1,000 if not set, and 100,000 for reset; with SAC 200,000 for both."""
     start: int | None = None
     """First gradient step at which the intervention may act; all but prune."""
     stop: int | None = None
     """Gradient step from which on it does not act any more; all but prune."""
     tau: float | None = None
-    """Neurons with at most this score are dormant; redo, redo-as-published (0.1 if not set), prune (0)."""
+    """Neurons with at most this score are dormant; redo, redo-as-published (0.1 if not set, with SAC 0), prune (0)."""
     outgoing: Literal["zero", "fresh"] | None = None
     """What a recycled neuron's outgoing weights become; redo."""
     moments: Literal["fresh", "keep"] | None = None
@@ -40,7 +42,7 @@ class Settings:
     coupled: Literal["recycle", "skip"] | None = None
     """What is done with layers whose neurons a normalisation couples; redo."""
     layers: tuple[str, ...] | None = None
-    """Layers to work on; redo (all if not set), reset (dense)."""
+    """Layers to work on, or networks of SAC: actor, critic1, critic2; redo (all if not set), reset (dense, SAC all)."""
     keep: float | None = None
     """Share of the old weights that stays; shrink-perturb."""
     misaligned_flatten: bool | None = None
@@ -134,9 +136,13 @@ def environment(name: str, **settings: Any) -> MinAtar | Atari:
     """
     if name.startswith(ATARI):
         return Atari(name.removeprefix(ATARI), **settings)
-    names = [f"MinAtar/{game}" for game in GAMES]
+    names = [MINATAR + game for game in GAMES]
     if name not in names:
-        near = difflib.get_close_matches(name, [*names, *(ATARI + game for game in SCORES)], n=2, cutoff=0.7)
-        there = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)} and ALE/ with a game."
+        near = difflib.get_close_matches(name, [*names, *TASKS, *(ATARI + game for game in SCORES)], n=2, cutoff=0.7)
+        there = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"there are {', '.join(names)}, ALE/ with a game, and for --agent sac {', '.join(TASKS)}."
+        )
         raise ValueError(f"unknown environment {name!r}; {there}")
-    return MinAtar(game=name.removeprefix("MinAtar/"), **settings)
+    return MinAtar(game=name.removeprefix(MINATAR), **settings)

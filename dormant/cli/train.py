@@ -3,12 +3,13 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import tyro
 
 from dormant.cli.atari import TrainAtari, atari_training
+from dormant.cli.control import TrainControl, control_training
 from dormant.cli.flags import Settings, agent_for, check_seconds, environment, intervention, seeds_of
 from dormant.cli.following import following
 from dormant.cli.refusal import held_back, refuse
@@ -16,6 +17,7 @@ from dormant.lab.runner import FULL, run
 from dormant.lab.startup import keep_compiled_code, pin, spread
 from dormant.lab.store import RunFolder, RunRefused
 from dormant.rl.agents.dqn import DQN
+from dormant.rl.control_loop import ControlTraining
 from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.host_loop import HostTraining
 from dormant.rl.loops import DeviceTraining
@@ -28,6 +30,8 @@ class Train:
 
     run_dir: Path
     """Folder of the run: created, resumed, or left alone if it is done."""
+    algorithm: Annotated[Literal["dqn"], tyro.conf.arg(name="agent")] = "dqn"
+    """Agent. SAC has flags of its own: add --agent sac."""
     env: str = "MinAtar/Asterix"
     """Environment. Atari games, ALE/DemonAttack for one, have flags of their own: add --env ALE/DemonAttack."""
     sticky: float = MinAtar.sticky
@@ -78,7 +82,7 @@ def training(flags: Train) -> DeviceTraining:
     )
 
 
-def train(flags: Train | TrainAtari) -> int:
+def train(flags: Train | TrainAtari | TrainControl) -> int:
     """Runs the training to its end: 0 when it is done, 130 when it was interrupted."""
     folder = RunFolder(flags.run_dir)
     try:
@@ -101,7 +105,9 @@ def train(flags: Train | TrainAtari) -> int:
     return 0
 
 
-def _prepared(flags: Train | TrainAtari, folder: RunFolder) -> DeviceTraining | HostTraining:
+def _prepared(
+    flags: Train | TrainAtari | TrainControl, folder: RunFolder
+) -> DeviceTraining | HostTraining | ControlTraining:
     """The training, once it is certain that it can run here."""
     check_seconds(flags.checkpoint_seconds)
     if flags.core is not None:
@@ -109,12 +115,22 @@ def _prepared(flags: Train | TrainAtari, folder: RunFolder) -> DeviceTraining | 
     elif isinstance(flags, Train):
         spread(flags.seeds)
     keep_compiled_code()
-    what = training(flags) if isinstance(flags, Train) else atari_training(flags)
+    what = _described(flags)
     # Whether the intervention fits the network shows when both are put together; this computes nothing.
     jax.eval_shape(what.init)
-    if isinstance(what, HostTraining) and not folder.done.exists():
+    if isinstance(what, HostTraining | ControlTraining) and not folder.done.exists():
         what.refuse_without_room(folder.replay)
     return what
+
+
+def _described(flags: Train | TrainAtari | TrainControl) -> DeviceTraining | HostTraining | ControlTraining:
+    match flags:
+        case TrainControl():
+            return control_training(flags)
+        case TrainAtari():
+            return atari_training(flags)
+        case _:
+            return training(flags)
 
 
 def _way_out(error: OSError) -> str:

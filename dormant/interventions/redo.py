@@ -34,7 +34,7 @@ class ReDo:
       (1 - b1) / sqrt(1 - b2) = 3.2 learning rates long. "restart" sets it to zero whenever a neuron is recycled,
       which lengthens the steps of all other weights' estimates instead.
     - `coupled`: "recycle" or "skip" layers whose neurons a normalisation couples.
-    - `layers`: names of the layers to recycle; None for all that can be.
+    - `layers`: names of the layers to recycle, or of what stands before a slash in them; None for all that can be.
 
     >>> ReDo(tau=0.025)
     ReDo(tau=0.025, outgoing='zero', moments='fresh', step_count='keep', coupled='recycle', layers=None)
@@ -66,9 +66,10 @@ class ReDo:
     def targets(self, wiring: Wiring) -> list[NeuronLayer]:
         """The layers that this intervention recycles."""
         for name in self.layers or ():
-            if not wiring[name].recyclable:
+            if not _within(wiring, name) and not wiring[name].recyclable:
                 raise ValueError(f"layer {name!r} can't be recycled: {'; '.join(wiring[name].reasons)}.")
-        wanted = [layer for layer in wiring.layers if self.layers is None or layer.name in self.layers]
+        named = {layer for name in self.layers or () for layer in (name, *_within(wiring, name))}
+        wanted = [layer for layer in wiring.layers if self.layers is None or layer.name in named]
         return [layer for layer in wanted if layer.recyclable and not (layer.coupled_by and self.coupled == "skip")]
 
     def update(
@@ -87,6 +88,11 @@ class ReDo:
         if self.step_count == "restart":
             learner = restart_step_count(learner, jnp.array([mask.any() for mask in masks.values()], bool).any())
         return learner, count(state, masks)
+
+
+def _within(wiring: Wiring, network: str) -> list[str]:
+    """The layers of a network whose parameters lie beside those of others."""
+    return [layer.name for layer in wiring.layers if layer.name.startswith(f"{network}/")]
 
 
 def count(state: Recycled, masks: Mapping[str, Bool[Array, " neurons"]]) -> Recycled:

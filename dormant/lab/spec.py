@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dormant.lab.provenance import describe
+from dormant.rl.envs.mujoco import MuJoCo
 
 Scale = Literal["smoke", "pilot", "laptop", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "pilot", "laptop", "paper")
@@ -133,9 +134,11 @@ def name_of(environment: Any) -> str:
     """The name that the command line gives an environment.
 
     >>> from dormant.rl.envs.minatar import MinAtar
-    >>> name_of(MinAtar("Breakout"))
-    'MinAtar/Breakout'
+    >>> name_of(MinAtar("Breakout")), name_of(MuJoCo("Hopper-v5"))
+    ('MinAtar/Breakout', 'Hopper-v5')
     """
+    if isinstance(environment, MuJoCo):
+        return environment.task
     family = {"Atari": "ALE"}.get(type(environment).__name__, type(environment).__name__)
     return f"{family}/{environment.game}"
 

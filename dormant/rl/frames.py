@@ -1,6 +1,5 @@
 """A ring of frames on the host, from which n-step transitions are drawn uniformly."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsFloat, SupportsInt
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from numpy import ndarray
 
+from .mapped import created, opened
 from .replay import Batch
 
 
@@ -77,6 +77,17 @@ class FrameReplay:
         """Size of one ring."""
         return sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for shape, dtype in self._fields())
 
+    @property
+    def layout(self) -> str:
+        """What that size is made of.
+
+        >>> FrameReplay(1_000).layout
+        '11,006 frames x 7,056 bytes + 11,000 steps x 19 bytes'
+        """
+        frame = int(np.prod(self.frame_shape))
+        step = (self.bytes - self.places * frame) // self.slots
+        return f"{self.places:,} frames x {frame:,} bytes + {self.slots:,} steps x {step} bytes"
+
     def init(self) -> FrameRing:
         """An empty ring in memory."""
         return FrameRing(*(np.zeros(shape, dtype) for shape, dtype in self._fields()))
@@ -88,7 +99,7 @@ class FrameReplay:
         is full.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        arrange = _created if added == 0 else _opened
+        arrange = created if added == 0 else opened
         files = [folder / f"{name}.npy" for name in FrameRing._fields]
         ring = FrameRing(*(arrange(file, *field) for file, field in zip(files, self._fields(), strict=True)))
         self._check_whole(ring, added, folder)
@@ -218,28 +229,3 @@ class FrameReplay:
             raise ValueError(
                 f"{folder} no longer holds the {steps.size} steps before step {added}: too many were added after them."
             )
-
-
-def _created(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
-    array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
-    # Else a disk that fills up later would kill the process where it writes into the map.
-    if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as stream:
-            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
-    return np.asarray(array)
-
-
-def _opened(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
-    array = np.lib.format.open_memmap(file, mode="r+")
-    if (array.shape, array.dtype) != (shape, np.dtype(dtype)):
-        raise ValueError(
-            f"{file} has {array.dtype}{list(array.shape)}, not {np.dtype(dtype)}{list(shape)}: another ring."
-        )
-    return np.asarray(array)
-
-
-def flush(ring: FrameRing) -> None:
-    """Writes what changed to the disk, as a checkpoint must before it counts on the files after a power cut."""
-    for array in ring:
-        if isinstance(array.base, np.memmap):
-            array.base.flush()

@@ -18,10 +18,11 @@ from dormant.wiring import Network
 from .agents.dqn import DQN, DQNState
 from .envs.atari import Atari, AtariGames
 from .films import Film
-from .frames import FrameReplay, flush
+from .frames import FrameReplay
 from .host_evaluation import episode_returns, random_play
 from .host_rounds import Stage, drawn, measured, play_chunk
-from .loops import check_schedule
+from .loops import check_epsilon, check_schedule
+from .mapped import flush
 from .presets import atari_dqn
 from .rounds import Scores, TrainState, key_for
 from .seeds import join_seeds, lanes, map_seeds, take_seed
@@ -57,6 +58,7 @@ class HostTraining:
 
     def __post_init__(self) -> None:
         check_schedule(self, "eval_agent_steps")
+        check_epsilon(self.eval_epsilon)
 
     @property
     def agent_steps_per_round(self) -> int:

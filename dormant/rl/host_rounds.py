@@ -11,6 +11,7 @@ from numpy import ndarray
 
 from dormant.interventions.schedule import may_change
 
+from .agents import sac
 from .agents.dqn import Losses, random_action
 from .envs.atari import AtariGames
 from .frames import FrameRing
@@ -205,20 +206,23 @@ def _learn(
         if looks:
             minds, loss = gradient_step(training, minds, ((own, states[number]), key, last & final))
         else:
-            minds, loss = _unseen_step(training, states, minds, (own, key))
+            minds, loss = unseen_step(training, states, minds, (own, key))
         losses.append(loss)
     return minds, jax.tree.map(lambda *each: jnp.stack(each).mean(0), *losses)
 
 
-def _unseen_step(
-    training: HostTraining, blank: Array, minds: list[Mind], xs: tuple[Batch, Array]
-) -> tuple[list[Mind], Losses]:
+def unseen_step(
+    training: HostTraining, blank: Array, minds: list[Mind], xs: tuple[Batch | sac.Steps, Array]
+) -> tuple[list[Mind], Losses | sac.Losses]:
+    """One gradient step of each lane, after which no intervention looks at anything and none may change a weight."""
     learn = map_seeds(partial(_learn_unseen, training, blank))
     pairs = [learn(mind, *take_seed(xs, lane)) for lane, mind in enumerate(minds)]
     return [mind for mind, _ in pairs], join_seeds([losses for _, losses in pairs])
 
 
-def _learn_unseen(training: HostTraining, blank: Array, mind: Mind, batch: Batch, key: Array) -> tuple[Mind, Losses]:
+def _learn_unseen(
+    training: HostTraining, blank: Array, mind: Mind, batch: Batch | sac.Steps, key: Array
+) -> tuple[Mind, Losses | sac.Losses]:
     """A gradient step at which the intervention only counts: a `cond` of it would copy the learner at every step."""
     agent, losses = training.agent.update(mind.agent, batch)
     _, inner = training.intervention.update(key, agent.learner, mind.intervention, training.network, blank)

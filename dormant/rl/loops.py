@@ -46,6 +46,7 @@ class DeviceTraining:
 
     def __post_init__(self) -> None:
         check_schedule(self, "eval_episodes")
+        check_epsilon(self.eval_epsilon)
 
     @property
     def agent_steps_per_round(self) -> int:
@@ -131,8 +132,12 @@ def check_schedule(training: Any, evaluation: str) -> None:
             raise ValueError(f"{name} must be at least 1, got {getattr(training, name)}.")
     if not training.seeds:
         raise ValueError("seeds must hold at least one number, got none.")
-    if not 0 <= training.eval_epsilon <= 1:
-        raise ValueError(f"eval_epsilon must lie between 0 and 1, got {training.eval_epsilon}.")
+
+
+def check_epsilon(eval_epsilon: float) -> None:
+    """Raises ValueError unless it is a probability."""
+    if not 0 <= eval_epsilon <= 1:
+        raise ValueError(f"eval_epsilon must lie between 0 and 1, got {eval_epsilon}.")
 
 
 def _check_ratio(ratio: float) -> None:

@@ -11,12 +11,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from dormant.interventions import recycled_counts
 from dormant.scores import dormant_fraction, dormant_mask
 
-from .agents.dqn import DQNState, Losses
+from .agents import dqn, sac
 from .envs.episode import EnvState, step_or_restart
 from .replay import Batch, ReplayState
 from .seeds import join_seeds, lanes, map_seeds, over_devices, take_seed
 
 TAUS = (0.0, 0.025, 0.1)
+AgentState = dqn.DQNState | sac.SACState
+Losses = dqn.Losses | sac.Losses
 Scores = dict[str, Float[Array, "*seeds neurons"]]
 DeviceTraining = Any  # the class of that name, or HostTraining; their modules import this one
 
@@ -24,7 +26,7 @@ DeviceTraining = Any  # the class of that name, or HostTraining; their modules i
 class TrainState(NamedTuple):
     """Everything that a run goes on from, with a leading axis of seeds: plain arrays, and no random keys."""
 
-    agent: DQNState
+    agent: AgentState
     intervention: Any
     env: EnvState
     replay: Any  # a ReplayState, or nothing where the ring lies in files
@@ -36,7 +38,7 @@ class TrainState(NamedTuple):
 class Mind(NamedTuple):
     """What a seed learns with, and the neuron scores measured last."""
 
-    agent: DQNState
+    agent: AgentState
     intervention: Any
     scores: Scores
 
@@ -90,7 +92,7 @@ def _chunk(
 
     minds, world = minds_of(training, state), _world(state)
     world, experience = jax.lax.scan(partial(_collect, training, minds), world, warm)
-    metrics, losses = {}, Losses(*[jnp.full((1, len(seeds)), jnp.nan)] * 2)
+    metrics, losses = {}, dqn.Losses(*[jnp.full((1, len(seeds)), jnp.nan)] * 2)
     if warm_rounds < rounds:
         body = partial(_round, training, starts[-1])
         (world, minds), (more, losses) = jax.lax.scan(body, (world, minds), learning)
@@ -191,7 +193,7 @@ def _from_replay(training: DeviceTraining, ring: ReplayState, added: Array, draw
 
 
 def gradient_step(
-    training: DeviceTraining, minds: list[Mind], xs: tuple[tuple[Batch, Array], Array, Array]
+    training: DeviceTraining, minds: list[Mind], xs: tuple[tuple[Batch | sac.Steps, Array], Array, Array]
 ) -> tuple[list[Mind], Losses]:
     """One gradient step of each lane, then its intervention."""
     drawn, keys, last = xs
@@ -201,7 +203,7 @@ def gradient_step(
 
 
 def _learn(
-    training: DeviceTraining, last: Array, mind: Mind, drawn: tuple[Batch, Array], key: Array
+    training: DeviceTraining, last: Array, mind: Mind, drawn: tuple[Batch | sac.Steps, Array], key: Array
 ) -> tuple[Mind, Losses]:
     """One gradient step of one seed, then its intervention."""
     batch, states = drawn
@@ -210,7 +212,7 @@ def _learn(
     params, network = agent.learner.params, training.network
     scores = jax.lax.cond(last, lambda: network.wiring.scores(params, states), lambda: mind.scores)
     learner, inner = training.intervention.update(key, agent.learner, mind.intervention, network, states)
-    return Mind(DQNState(learner, agent.target), inner, scores), losses
+    return Mind(training.agent.intervened(agent, learner), inner, scores), losses
 
 
 @jax.vmap
@@ -232,8 +234,7 @@ def progress(state: TrainState, experience: Experience, losses: Losses) -> dict[
     return {
         "agent_steps": state.agent_steps,
         "gradient_steps": state.gradient_steps,
-        "loss": losses.loss.mean(0),
-        "q_mean": losses.q_mean.mean(0),
+        **{name: value.mean(0) for name, value in losses._asdict().items()},
         "train_return": jnp.where(ended > 0, returned / jnp.maximum(ended, 1).astype(jnp.float32), jnp.nan),
         "train_episodes": ended,
         **{f"recycled/{name}": count for name, count in counts.items()},

@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 from .frames import FrameReplay
+from .steps import StepReplay
 
 # What a training needs beside its rings: the program, XLA's compiler, networks and batches.
 BESIDE_BYTES = 2 * 10**9
 
 
-def refuse_without_room(replay: FrameReplay, rings: int, folder: Path) -> None:
+def refuse_without_room(replay: FrameReplay | StepReplay, rings: int, folder: Path) -> None:
     """Does nothing if so many rings fit into memory and on the disk of the folder, their files there counted.
 
     Raises ValueError with the sum if they do not.
@@ -22,7 +23,7 @@ def refuse_without_room(replay: FrameReplay, rings: int, folder: Path) -> None:
         raise ValueError(message)
 
 
-def shortage(replay: FrameReplay, rings: int, memory: int, disk: int) -> str:
+def shortage(replay: FrameReplay | StepReplay, rings: int, memory: int, disk: int) -> str:
     """What is missing for so many rings, with the sum; an empty text where there is enough.
 
     >>> print(shortage(FrameReplay(1_000_000), 2, memory=10 * 10**9, disk=100 * 10**9))
@@ -43,17 +44,14 @@ def shortage(replay: FrameReplay, rings: int, memory: int, disk: int) -> str:
     return ""
 
 
-def _sum(replay: FrameReplay, rings: int) -> str:
-    height, width = replay.frame_shape
-    frame = height * width
-    step = (replay.bytes - replay.places * frame) // replay.slots
+def _sum(replay: FrameReplay | StepReplay, rings: int) -> str:
     return (
-        f"{rings} ring{'s' * (rings > 1)} of {replay.capacity:,} agent steps take {rings} x ({replay.places:,} frames "
-        f"x {frame:,} bytes + {replay.slots:,} steps x {step} bytes) = {_gb(rings * replay.bytes)}."
+        f"{rings} ring{'s' * (rings > 1)} of {replay.capacity:,} agent steps take {rings} x ({replay.layout}) = "
+        f"{_gb(rings * replay.bytes)}."
     )
 
 
-def _fitting(replay: FrameReplay, rings: int, left: int) -> str:
+def _fitting(replay: FrameReplay | StepReplay, rings: int, left: int) -> str:
     steps = int(left / rings * replay.slots / replay.bytes) - replay.slack
     return f"which has room for {rings} ring{'s' * (rings > 1)} of {max(steps, 0) // 1_000 * 1_000:,} agent steps"
 

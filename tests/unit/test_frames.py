@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dormant.rl.frames import FrameReplay, flush
+from dormant.rl.frames import FrameReplay
+from dormant.rl.mapped import flush
 from dormant.rl.storage import refuse_without_room, shortage
 
 GAMMA = 0.5

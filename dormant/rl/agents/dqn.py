@@ -123,6 +123,10 @@ class DQN:
         taken = jnp.take_along_axis(q_tm1, batch.action_tm1[:, None], axis=1)
         return loss, Losses(loss, taken.mean())
 
+    def intervened(self, state: DQNState, learner: Learner) -> DQNState:
+        """The state after an intervention made its learner this one: the target network is left alone."""
+        return DQNState(learner, state.target)
+
     def synchronise(self, state: DQNState, before: Int[Array, ""], after: Int[Array, ""]) -> DQNState:
         """The state with the target network copied if a multiple of `target_period` agent steps was passed.
 

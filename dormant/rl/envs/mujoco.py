@@ -1,0 +1,203 @@
+"""MuJoCo's locomotion tasks, through Gymnasium: the only file that imports it (the extra `mujoco`)."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, Int32, UInt8
+from numpy import ndarray
+
+from .control import ControlOutcome
+
+TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5")
+
+
+@dataclass(frozen=True)
+class MuJoCo:
+    """One of Gymnasium's locomotion tasks. `time_limit` counts agent steps; reaching it truncates the episode.
+
+    Actions lie between -1 and 1 and are scaled to the task's own range (Humanoid's is 0.4).
+
+    >>> MuJoCo("Hopper-v5").observations, MuJoCo("Hopper-v5").actions
+    (11, 3)
+
+    Raises ValueError for an unknown task, ImportError (when it is first played) if Gymnasium or MuJoCo is not
+    installed.
+    Source: the paper's are the `-v2` tasks of OpenAI Gym; docs/differences.md says how `-v5` differs.
+    """
+
+    task: str = "HalfCheetah-v5"
+    time_limit: int = 1_000
+
+    def __post_init__(self) -> None:
+        known_task(self.task)
+        if self.time_limit < 1:
+            raise ValueError(f"time_limit must be at least 1 agent step, got {self.time_limit}.")
+
+    @property
+    def observations(self) -> int:
+        return _sizes(self.task)[0]
+
+    @property
+    def actions(self) -> int:
+        return _sizes(self.task)[1]
+
+    def begin(self, seeds: Sequence[int], stream: int = 0) -> "MuJoCoBodies":
+        """A body for each seed at the start of an episode."""
+        return MuJoCoBodies(self, seeds, stream)
+
+
+def known_task(task: str) -> str:
+    """The task, if it is one. Raises ValueError with near names if not.
+
+    >>> known_task("Hoper-v5")
+    Traceback (most recent call last):
+    ValueError: unknown MuJoCo task 'Hoper-v5'; did you mean Hopper-v5?
+    """
+    if task not in TASKS:
+        plain = {name.removesuffix("-v5").lower(): name for name in TASKS}
+        near = difflib.get_close_matches(task.partition("-")[0].lower(), plain, n=1)
+        there = f"did you mean {plain[near[0]]}?" if near else f"there are {', '.join(TASKS)}."
+        raise ValueError(f"unknown MuJoCo task {task!r}; {there}")
+    return task
+
+
+class MuJoCoState(NamedTuple):
+    """All that decides how a task goes on, with an axis of bodies before where there are several.
+
+    `physics` are the bytes of MuJoCo's integration state and of the body positions that rewards compare with.
+    """
+
+    physics: UInt8[ndarray, "*bodies bytes"]
+    observation: Float32[ndarray, "*bodies observation"]
+    elapsed: Int32[ndarray, "*bodies"]
+    episodes: Int32[ndarray, "*bodies"]
+
+
+class MuJoCoBodies:
+    """Several bodies with one task side by side, each as it would go alone.
+
+    The same seeds and actions replay exactly.
+
+    >>> bodies = MuJoCo("Hopper-v5").begin(seeds=[0, 1])
+    >>> outcome = bodies.step(np.zeros((2, 3)))
+    >>> bodies.observations.shape, outcome.terminal
+    ((2, 11), array([False, False]))
+    """
+
+    def __init__(self, spec: MuJoCo, seeds: Sequence[int], stream: int = 0) -> None:
+        self._bodies = [MuJoCoBody(spec, seed, stream) for seed in seeds]
+
+    @property
+    def observations(self) -> Float32[ndarray, "bodies observation"]:
+        """What is observed now: the first observation of a new episode where one ended."""
+        return np.stack([body.observation for body in self._bodies])
+
+    def step(self, actions: Float[ndarray, "bodies actions"]) -> ControlOutcome:
+        """What the actions led to. Episodes that ended have given way to new ones."""
+        outcomes = [body.step(action) for body, action in zip(self._bodies, actions, strict=True)]
+        observation, *others = zip(*outcomes, strict=True)
+        return ControlOutcome(np.stack(observation), *map(np.array, others))
+
+    def save(self) -> MuJoCoState:
+        """A copy of the state of all bodies."""
+        return MuJoCoState(*map(np.stack, zip(*[body.save() for body in self._bodies], strict=True)))
+
+    def restore(self, state: MuJoCoState) -> None:
+        """Goes on from a saved state, exactly."""
+        for index, body in enumerate(self._bodies):
+            body.restore(MuJoCoState(*[np.asarray(leaf)[index] for leaf in state]))
+
+
+class MuJoCoBody:
+    """One body, see `MuJoCoBodies`."""
+
+    def __init__(self, spec: MuJoCo, seed: int, stream: int = 0) -> None:
+        self.spec, self._key, self._episodes = spec, (seed, stream), 0
+        self._task, self._mujoco = _task(spec.task), _packages()[1]
+        self._strongest = self._task.action_space.high  # and the other way as strong, in every task here
+        self._kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
+        self._restart()
+
+    def step(self, action: Float[ndarray, " actions"]) -> tuple[Float32[ndarray, " observation"], np.float32, Any, Any]:
+        """What the action led to, as the fields of an outcome. An episode that ended has given way to a new one."""
+        observation, reward, terminal, _, _ = self._task.step(np.asarray(action, np.float32) * self._strongest)
+        self._elapsed += 1
+        late = self._elapsed >= self.spec.time_limit
+        self.observation = after = observation.astype(np.float32)
+        if terminal or late:
+            self._restart()
+        return after, np.float32(reward), bool(terminal), bool(late and not terminal)
+
+    def save(self) -> MuJoCoState:
+        """A copy of the state."""
+        counters = (np.array(count, np.int32) for count in (self._elapsed, self._episodes))
+        return MuJoCoState(self._physics().view(np.uint8), self.observation.copy(), *counters)
+
+    def restore(self, state: MuJoCoState) -> None:
+        """Goes on from a saved state, exactly."""
+        data, physics = self._task.data, np.frombuffer(state.physics.tobytes())
+        ends = np.cumsum([self._size, data.xpos.size])
+        integrated, places, centres = np.split(physics, ends)
+        self._mujoco.mj_setState(self._task.model, data, integrated, self._kind)
+        # Ant's and Humanoid's rewards compare these with those after a step, and MuJoCo computes them within a step.
+        data.xpos[:], data.xipos[:] = places.reshape(data.xpos.shape), centres.reshape(data.xipos.shape)
+        self.observation = np.array(state.observation)
+        self._elapsed, self._episodes = int(state.elapsed), int(state.episodes)
+
+    @property
+    def _size(self) -> int:
+        return self._mujoco.mj_stateSize(self._task.model, self._kind)
+
+    def _physics(self) -> Float[ndarray, " numbers"]:
+        data, state = self._task.data, np.empty(self._size)
+        self._mujoco.mj_getState(self._task.model, data, state, self._kind)
+        return np.concatenate([state, data.xpos.ravel(), data.xipos.ravel()])
+
+    def _restart(self) -> None:
+        # Draws that depend on the key and on how many episodes came before, and on nothing else.
+        self._task.np_random = np.random.Generator(np.random.Philox(key=self._key, counter=[0, self._episodes, 0, 0]))
+        observation, _ = self._task.reset()
+        self.observation = observation.astype(np.float32)
+        self._elapsed, self._episodes = 0, self._episodes + 1
+
+
+def _task(name: str) -> Any:
+    gymnasium, mujoco = _packages()
+    with _quiet(mujoco):
+        # Unwrapped: the time limit is ours to save, and the checks of a known environment are not needed.
+        return gymnasium.make(name, disable_env_checker=True).unwrapped
+
+
+@contextmanager
+def _quiet(mujoco: ModuleType) -> Iterator[None]:
+    """Keeps MuJoCo from warning of HalfCheetah's old model, on the screen and in a file of the working directory."""
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda _: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+@cache
+def _sizes(name: str) -> tuple[int, int]:
+    task = _task(name)
+    return task.observation_space.shape[0], task.action_space.shape[0]
+
+
+@cache
+def _packages() -> tuple[ModuleType, ModuleType]:
+    try:
+        # In this order, because Gymnasium raises an error of its own where MuJoCo is missing.
+        mujoco, gymnasium = map(import_module, ("mujoco", "gymnasium"))
+        import_module("gymnasium.envs.mujoco")
+    except ImportError as error:
+        raise ImportError(f"MuJoCo's tasks need gymnasium[mujoco] ({error}): pip install 'dormant[mujoco]'") from error
+    return gymnasium, mujoco

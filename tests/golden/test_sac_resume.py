@@ -1,0 +1,48 @@
+"""`dormant train --agent sac`, killed at random moments and started again: same bits, same returns, same replay."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden.kills import assert_same_run, finish, kill_after
+
+from dormant.lab.store import RunFolder, rows
+from dormant.rl.steps import StepReplay
+
+STEPS, CAPACITY = 240, 100
+TRAIN = (
+    *("train", "--agent", "sac", "--env", "Ant-v5", "--intervention", "redo", "--period", "50", "--tau", "0.3"),
+    *("--score-batch", "8", "--seeds", "1", "--steps", str(STEPS), "--log-period", "20", "--eval-period", "120"),
+    *("--eval-episodes", "2", "--width", "0.05", "--time-limit", "30", "--min-replay", "40", "--batch-size", "8"),
+    *("--replay-capacity", str(CAPACITY), "--core", "0"),
+    # A checkpoint after each log point: kills then also hit while one is written.
+    *("--checkpoint-seconds", "0"),
+)
+
+
+def remembered(path: Path) -> np.ndarray:
+    """Every step that can be drawn from the ring in the run's file."""
+    ring = StepReplay(CAPACITY, 105, 8, slack=CAPACITY).open(RunFolder(path).replay / "seed0", STEPS)
+    return ring[np.arange(STEPS - CAPACITY, STEPS) % len(ring)]
+
+
+@pytest.fixture
+def moments():
+    """Three random moments, drawn anew each time: steps that were logged, and seconds after that."""
+    draw = random.Random()
+    return [(steps, draw.uniform(0, 0.1)) for steps in sorted(draw.sample(range(0, STEPS - 60, 20), 3))]
+
+
+def test_three_kills_change_nothing(tmp_path, moments):
+    print("killed after (agent steps, seconds):", moments)
+    finish(TRAIN, tmp_path / "whole")
+    for agent_steps, seconds in moments:
+        kill_after(TRAIN, tmp_path / "killed", agent_steps, seconds)
+    finish(TRAIN, tmp_path / "killed")
+    names = assert_same_run(tmp_path / "whole", tmp_path / "killed", STEPS)
+    assert any("temperature" in name for name in names) and any("physics" in name for name in names)
+    np.testing.assert_array_equal(*(remembered(tmp_path / run) for run in ("whole", "killed")))
+    table = list(rows(RunFolder(tmp_path / "whole").metrics))
+    assert sum(row.get("train_episodes", 0) for row in table) >= STEPS // 30
+    assert table[-1]["recycled/critic1/dense_1"] > 0, "the run must recycle for this to say anything about recycling"

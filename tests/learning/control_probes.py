@@ -1,0 +1,97 @@
+"""Five decision problems with a continuous action, so small that their values are known, in one environment.
+
+Its observation says which of them an episode poses, so that one network learns them all and is compiled once.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from dormant.rl.envs.control import ControlOutcome
+
+GAMMA = 0.5
+BEST = 0.5  # the best action where the reward depends on it, times the sign where it depends on that too
+
+
+class Probe(NamedTuple):
+    """Q values of three actions at some places of an episode, which are (sign, step), and the best action there."""
+
+    name: str
+    length: int
+    places: tuple[tuple[float, float], ...]
+    values: tuple[tuple[float, float, float], ...]
+    best: tuple[float, ...] = ()
+
+
+ACTIONS = (-0.5, 0.0, 0.5)
+PROBES = (
+    Probe("constant reward", 1, ((1.0, 0.0),), ((1.0,) * 3,)),
+    Probe("reward by observation", 1, ((-1.0, 0.0), (1.0, 0.0)), ((-1.0,) * 3, (1.0,) * 3)),
+    Probe("reward two steps on", 2, ((1.0, 0.0), (1.0, 1.0)), ((GAMMA,) * 3, (1.0,) * 3)),
+    Probe("reward by action", 1, ((1.0, 0.0),), ((0.0, 0.75, 1.0),), (BEST,)),
+    Probe("reward by both", 1, ((-1.0, 0.0), (1.0, 0.0)), ((1.0, 0.75, 0.0), (0.0, 0.75, 1.0)), (-BEST, BEST)),
+)
+
+
+def observation(probe, sign, step):
+    """Which probe, the sign that its reward may depend on, and the number of the step."""
+    return np.array([*(np.arange(len(PROBES)) == probe), sign, step], np.float32)
+
+
+def reward(probe, sign, action, last):
+    return {
+        0: 1.0,
+        1: sign,
+        2: float(last),
+        3: 1.0 - (action - BEST) ** 2,
+        4: 1.0 - (action - BEST * sign) ** 2,
+    }[probe]
+
+
+@dataclass(frozen=True)
+class ControlProbes:
+    """All of them. An episode of no problem would be truncated after `time_limit` steps; none is so long."""
+
+    observations = len(PROBES) + 2
+    actions = 1
+
+    def begin(self, seeds, stream=0):
+        return ProbeBodies(seeds, stream)
+
+
+class ProbeBodies:
+    def __init__(self, seeds, stream):
+        self._keys = [(seed, stream) for seed in seeds]
+        self._episode, self._step = (np.zeros(len(seeds), np.int32) for _ in range(2))
+
+    def _posed(self, body):
+        """Which probe with which sign, drawn from the number of the episode and nothing else."""
+        counter = [0, int(self._episode[body]), 0, 0]
+        draw = np.random.Generator(np.random.Philox(key=self._keys[body], counter=counter))
+        probe, sign = int(draw.integers(len(PROBES))), float(draw.choice([-1.0, 1.0]))
+        return probe, sign if probe in (1, 4) else 1.0
+
+    @property
+    def observations(self):
+        return np.stack([observation(*self._posed(body), step) for body, step in enumerate(self._step)])
+
+    def step(self, actions):
+        self._step += 1
+        rewards, after, over = [], [], []
+        for body, action in enumerate(actions):
+            probe, sign = self._posed(body)
+            last = self._step[body] >= PROBES[probe].length
+            rewards.append(reward(probe, sign, float(action[0]), last))
+            after.append(observation(probe, sign, self._step[body]))
+            over.append(last)
+        self._episode[over] += 1
+        self._step[over] = 0
+        terminal = np.array(over)
+        return ControlOutcome(np.stack(after), np.float32(rewards), terminal, np.zeros_like(terminal))
+
+    def save(self):
+        return self._episode.copy(), self._step.copy()
+
+    def restore(self, state):
+        self._episode, self._step = (np.array(leaf) for leaf in state)
