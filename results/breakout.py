@@ -92,9 +92,9 @@ def main() -> None:
         lines.append(f"{agent}: {mean:.2f} [{low:.2f}, {high:.2f}] ({len(values)} episodes)")
     print("\n".join(lines))
     steps = min(int(curve(folder, f"dormant/{TAU:g}/all").agent_steps[-1]) for folder in kept.values())
-    caption = f"One seed an arm, {steps:,} agent steps; python results/breakout.py. Returns with 95 % t-intervals over "
-    caption += "episodes: " + "; ".join(lines)
-    picture = demo_picture(kept, TAU, "ALE/Breakout at replay ratio 1", caption.replace("; random", ";\nrandom"))
+    caption = f"python results/breakout.py: one seed an arm, {steps:,} agent steps. Returns with 95 % t-intervals over "
+    caption += "episodes:\n" + "\n".join(lines)
+    picture = demo_picture(kept, TAU, "ALE/Breakout at replay ratio 1", caption)
     picture.savefig(HERE / "breakout.png")
 
 

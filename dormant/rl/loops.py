@@ -83,7 +83,8 @@ class DeviceTraining:
     @cached_property
     def program(self) -> tuple["DeviceTraining", Int[Array, " seeds"]]:
         """What code is compiled for, and what it is given: seeds that are as many share their code."""
-        return replace(self, seeds=tuple(range(len(self.seeds)))), jnp.array(self.seeds)
+        with jax.ensure_compile_time_eval():  # kept, so it must not belong to what is traced just now
+            return replace(self, seeds=tuple(range(len(self.seeds)))), jnp.array(self.seeds)
 
     def init(self) -> TrainState:
         """The state before the first agent step."""

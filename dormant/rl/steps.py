@@ -26,7 +26,7 @@ class StepReplay:
     >>> StepReplay(1_000, observations=11, actions=3).layout
     '11,000 steps x 108 bytes'
 
-    Raises ValueError for a size below 1. On a CPU a ring of the device would save nothing; see LOG.md.
+    Raises ValueError for a size below 1..
     """
 
     capacity: int

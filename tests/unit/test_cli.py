@@ -157,15 +157,15 @@ def test_a_folder_that_fails_is_one_line_and_code_2(refused, monkeypatch, fault,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Expected one of {demo, train, scan, doctor}."),
-        (("trian",), "Available subcommands: demo, train, scan, doctor."),
+        ((), "Expected one of {demo, train, figure, runs, report, scan, doctor}."),
+        (("trian",), "Available subcommands: demo, train, figure, runs, report, scan, doctor."),
         (("train",), "Missing from dormant train: --run-dir PATH"),
         (("train", "--run-dir", "x", "--learning-rat", "1"), "Perhaps you meant: --learning-rate FLOAT"),
         (("train", "--run-dir", "x", "--intervention", "reddo"), "invalid choice 'reddo'"),
         (("train", "--run-dir", "x", "--steps", "abc"), "Error parsing --steps: invalid literal"),
         (("train", "--run-dir", "x", "--period", "1.5"), "from ['1.5']. Argument helptext"),
     ],
-    ids=" ".join,
+    ids=str,
 )
 def test_what_the_parser_refuses_is_one_line_and_code_2(capsys, arguments, message):
     with pytest.raises(SystemExit) as exit:
@@ -256,7 +256,8 @@ def test_a_missing_extra_names_the_line_that_installs_it(package, extra):
 
 def test_a_missing_environment_names_the_line_that_installs_it(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "pgx.minatar.freeway", None)
-    assert "pip install 'dormant[minatar]'" in refused("--env", "MinAtar/Freeway")
+    # A setting of its own: what was compiled in this process before needs no import.
+    assert "pip install 'dormant[minatar]'" in refused("--env", "MinAtar/Freeway", "--sticky", "0.123")
 
 
 def test_the_doctor_names_device_and_versions(capsys):
