@@ -21,8 +21,7 @@ from .envs.control import ControlEnvironment
 from .envs.mujoco import MuJoCo
 from .loops import check_schedule
 from .mapped import flush
-from .rounds import Scores, TrainState, key_for
-from .seeds import join_seeds, lanes, map_seeds, take_seed
+from .rounds import TrainState, key_for, params_of, scores_of
 from .steps import StepReplay, no_rows
 from .storage import refuse_without_room
 
@@ -137,13 +136,13 @@ class ControlLoop:
         done = training.agent_steps_done(state)
         due = done % training.eval_period == 0
         absent = np.full(len(training.seeds), np.nan, np.float32)
-        metrics["eval_return"] = mean_returns(training, _params(training, state), done) if due else absent
+        metrics["eval_return"] = mean_returns(training, params_of(training, state), done) if due else absent
         return state, {name: np.asarray(value) for name, value in metrics.items()}
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
         """Dormant fractions and neuron scores of a state, on steps of the replay, or of random play if it is empty."""
         training = self.training
-        metrics = measured(_scores(training, _params(training, state), self._rows(state)))
+        metrics = measured(scores_of(training, params_of(training, state), self._rows(state)))
         return {name: np.asarray(value) for name, value in metrics.items()}
 
     def _rows(self, state: TrainState) -> Float32[ndarray, "seeds states numbers"]:
@@ -205,13 +204,3 @@ def _fresh(training: ControlTraining) -> tuple[SACState, Any]:
         return agent, training.intervention.init(agent.learner, training.network)
 
     return jax.vmap(one)(jnp.array(training.seeds))
-
-
-def _params(training: ControlTraining, state: TrainState) -> list[Any]:
-    return [take_seed(state.agent.learner.params, lane) for lane in range(lanes(len(training.seeds)))]
-
-
-@partial(jax.jit, static_argnums=0)
-def _scores(training: ControlTraining, params: list[Any], states: Array) -> Scores:
-    scores = map_seeds(training.network.wiring.scores)
-    return join_seeds([scores(own, take_seed(states, lane)) for lane, own in enumerate(params)])

@@ -24,8 +24,7 @@ from .host_rounds import Stage, drawn, measured, play_chunk
 from .loops import check_epsilon, check_schedule
 from .mapped import flush
 from .presets import atari_dqn
-from .rounds import Scores, TrainState, key_for
-from .seeds import join_seeds, lanes, map_seeds, take_seed
+from .rounds import TrainState, key_for, params_of, scores_of
 from .storage import refuse_without_room
 
 
@@ -145,12 +144,12 @@ class HostLoop:
         """The returns of the evaluation episodes of each seed; the first seed's first one is filmed if asked for."""
         training, done = self.training, self.training.agent_steps_done(state)
         film = Film(self.videos / f"{done}.mp4") if training.video else None
-        return episode_returns(training, _params(training, state), done, film)
+        return episode_returns(training, params_of(training, state), done, film)
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
         """Dormant fractions and neuron scores of a state, on states of the replay, or of random play if it is empty."""
         training = self.training
-        metrics = measured(_scores(training, _params(training, state), self._states(state)))
+        metrics = measured(scores_of(training, params_of(training, state), self._states(state)))
         return {name: np.asarray(value) for name, value in metrics.items()}
 
     def _states(self, state: TrainState) -> UInt8[ndarray, "seeds states height width stack"]:
@@ -178,13 +177,3 @@ def _fresh(training: HostTraining) -> tuple[DQNState, Any]:
         return agent, training.intervention.init(agent.learner, training.network)
 
     return jax.vmap(one)(jnp.array(training.seeds))
-
-
-def _params(training: HostTraining, state: TrainState) -> list[Any]:
-    return [take_seed(state.agent.learner.params, lane) for lane in range(lanes(len(training.seeds)))]
-
-
-@partial(jax.jit, static_argnums=0)
-def _scores(training: HostTraining, params: list[Any], states: Array) -> Scores:
-    scores = map_seeds(training.network.wiring.scores)
-    return join_seeds([scores(own, take_seed(states, lane)) for lane, own in enumerate(params)])

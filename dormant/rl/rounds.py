@@ -131,6 +131,18 @@ def minds_of(training: DeviceTraining, state: TrainState) -> list[Mind]:
     return [Mind(*take_seed((state.agent, state.intervention, scores), lane)) for lane in range(lanes(count))]
 
 
+def params_of(training: DeviceTraining, state: TrainState) -> list[Any]:
+    """The parameters of each lane."""
+    return [take_seed(state.agent.learner.params, lane) for lane in range(lanes(len(training.seeds)))]
+
+
+@partial(jax.jit, static_argnums=0)
+def scores_of(training: DeviceTraining, params: list[Any], states: Array) -> Scores:
+    """The neuron scores of lanes on states of each seed, outside of any round."""
+    scores = map_seeds(training.network.wiring.scores)
+    return join_seeds([scores(own, take_seed(states, lane)) for lane, own in enumerate(params)])
+
+
 def _world(state: TrainState) -> World:
     return World(state.env, state.replay, state.episode_return)
 
