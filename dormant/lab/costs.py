@@ -77,7 +77,10 @@ def kind_of(training: Any, backend: str) -> Kind:
 
 
 def _kind(training: Mapping[str, Any], backend: str) -> Kind:
-    return Kind(training["env"]["is"], shown(training["agent"]["network"]), backend)
+    agent = training["agent"]
+    # An agent of several networks has no one of that name, but their size.
+    size = {"is": agent["is"], **{name: agent[name] for name in ("hidden", "width") if name in agent}}
+    return Kind(training["env"]["is"], shown(agent.get("network", size)), backend)
 
 
 def speeds(root: Path, table: Path, backend: str) -> Speeds:
