@@ -18,6 +18,9 @@ PACKAGES = ("dormant", "jax", "jaxlib", "numpy", "optax", "pgx", "orbax-checkpoi
 def describe(value: Any) -> Any:
     """A specification as JSON data: dataclasses become mappings that keep their class's name under "is".
 
+    A setting that a class got later, and that says in its metadata since when it has it, is left out at its default: runs
+    of before had no other, and keep their description and so their folder.
+
     >>> from fractions import Fraction
     >>> Point = dataclasses.make_dataclass("Point", ["x", "y"])
     >>> describe(Point(1, (2.5, "a")))
@@ -25,7 +28,7 @@ def describe(value: Any) -> Any:
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         # What does not count when two values are compared does not decide a result either.
-        compared = [field.name for field in dataclasses.fields(value) if field.compare]
+        compared = [field.name for field in dataclasses.fields(value) if field.compare and not _as_ever(value, field)]
         fields = {name: describe(getattr(value, name)) for name in compared}
         return {"is": type(value).__name__, **fields}
     if isinstance(value, tuple | list):
@@ -33,6 +36,10 @@ def describe(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): describe(item) for key, item in value.items()}
     return value if isinstance(value, bool | int | float | str | None) else repr(value)
+
+
+def _as_ever(value: Any, field: dataclasses.Field[Any]) -> bool:
+    return "since" in field.metadata and getattr(value, field.name) == field.default
 
 
 def differences(old: Any, new: Any) -> list[str]:
