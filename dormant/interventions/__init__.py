@@ -1,9 +1,15 @@
 """Interventions overwrite weights outside the gradient's path: each is a frozen value with `init` and `update`."""
 
 from .contract import Intervention as Intervention
+from .numbers import Dormant as Dormant
+from .numbers import Gap as Gap
+from .numbers import PooledShare as PooledShare
+from .numbers import Share as Share
 from .prune import Prune as Prune
 from .published import redo_as_published as redo_as_published
+from .recycle import Recycle as Recycle
 from .redo import ReDo as ReDo
+from .renewal import Renewal as Renewal
 from .renewal import recycled_counts as recycled_counts
 from .reset import Reset as Reset
 from .schedule import Chain as Chain

@@ -58,9 +58,7 @@ def renewed(key: Array, learner: Learner, network: Network, masks: Masks, renewa
     return learner
 
 
-def _scaled(
-    donor: PyTree[Array], params: PyTree[Array], layers: Sequence[NeuronLayer], masks: Masks
-) -> PyTree[Array]:
+def _scaled(donor: PyTree[Array], params: PyTree[Array], layers: Sequence[NeuronLayer], masks: Masks) -> PyTree[Array]:
     """The donor with every kernel's incoming vectors as long as those of the layer's other neurons are on average."""
     new, old = (dict(zip(paths(tree), jax.tree.leaves(tree), strict=True)) for tree in (donor, params))
     for layer in layers:

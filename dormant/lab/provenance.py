@@ -18,8 +18,8 @@ PACKAGES = ("dormant", "jax", "jaxlib", "numpy", "optax", "pgx", "orbax-checkpoi
 def describe(value: Any) -> Any:
     """A specification as JSON data: dataclasses become mappings that keep their class's name under "is".
 
-    A setting that a class got later, and that says in its metadata since when it has it, is left out at its default: runs
-    of before had no other, and keep their description and so their folder.
+    A setting that a class got later, and that says in its metadata since when it has it, is left out at its default:
+    runs of before had no other, and keep their description and so their folder.
 
     >>> from fractions import Fraction
     >>> Point = dataclasses.make_dataclass("Point", ["x", "y"])
