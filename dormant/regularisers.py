@@ -43,7 +43,7 @@ def penalised(penalty: Penalty | None, tx: optax.GradientTransformation) -> opta
 
 
 def add_gradient_of(penalty: Penalty) -> optax.GradientTransformation:
-    """The transformation that adds the penalty's gradient to the gradient. Raises ValueError if it gets no parameters."""
+    """The transformation that adds the penalty's gradient to the gradient; ValueError if it gets no parameters."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if params is None:
@@ -79,8 +79,9 @@ class L2Init:
 class Parseval:
     """strength * sum_l ||G_l - scale * I||^2, with G_l the products of the incoming vectors of a layer's neurons.
 
-    Incoming vectors of one layer are drawn to be orthogonal and of squared length `scale`. Kernels of the layers named in
-    `free`, the output layers, are left alone. Each layer costs products of its kernel with itself, inputs * neurons^2.
+    Incoming vectors of one layer are drawn to be orthogonal and of squared length `scale`. Kernels of the layers named
+    in `free`, the output layers, are left alone. Each layer costs products of its kernel with itself, inputs *
+    neurons^2.
 
     >>> float(Parseval(1.0)({"hidden": jnp.array([[1.0, 1.0], [0.0, 2.0]])}, {}))  # products 1, 1, 1, 5
     18.0
@@ -111,8 +112,8 @@ class Parseval:
 class Spectral:
     """strength * (sum_l (s_l^power - 1)^2 + sum_l ||b_l||^(2 * power)), with s_l a kernel's largest singular value.
 
-    Singular values are found by power iteration, eight steps from the same vector each time: 16 products of a kernel and
-    a vector, little beside a batch's.
+    Singular values are found by power iteration, eight steps from the same vector each time: 16 products of a kernel
+    and a vector, little beside a batch's.
 
     >>> round(float(Spectral(1.0, power=1)({"w": jnp.diag(jnp.array([3.0, 1.0])), "b": jnp.array([2.0])}, {})), 3)
     8.0

@@ -1,6 +1,5 @@
 """The flags of `dormant train --agent sac`, whose defaults are the paper's SAC on MuJoCo."""
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dormant.cli.flags import ATARI, MINATAR, PAPER_WEIGHT_DECAY, USES, Settings, intervention, seeds_of
+from dormant.cli.flags import ATARI, MINATAR, PAPER_WEIGHT_DECAY, USES, Settings, first_look, intervention, seeds_of
 from dormant.rl.agents.sac import NETWORKS, SAC
 from dormant.rl.control_loop import ControlTraining
 from dormant.rl.envs.mujoco import TASKS, MuJoCo
@@ -57,13 +56,7 @@ def control_flags(arguments: Sequence[str]) -> type[TrainControl] | None:
     >>> control_flags(["train", "--env", "MinAtar/Asterix"]) is None
     True
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flag in ("--agent", "--env"):
-        first.add_argument(flag, default="")
-    try:
-        known, _ = first.parse_known_args(arguments)
-    except argparse.ArgumentError:
-        return None
+    known = first_look(arguments, agent="", env="")
     return TrainControl if known.agent == "sac" or known.env in TASKS else None
 
 

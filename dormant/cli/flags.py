@@ -1,9 +1,13 @@
 """From typed flags to an intervention and an environment: every flag is used, or refused."""
 
+import argparse
 import dataclasses
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from dormant import Chain, Every, Intervention, Prune, ReDo, Reset, ShrinkPerturb, redo_as_published
 from dormant.rl.agents.dqn import DQN
@@ -14,6 +18,7 @@ from dormant.rl.envs.mujoco import TASKS
 
 ATARI = "ALE/"
 MINATAR = "MinAtar/"
+Agent = Annotated[DQN, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes]
 PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN, as others quote its appendix
 
 Name = Literal["none", "redo", "redo-as-published", "reset", "prune", "shrink-perturb", "weight-decay"]
@@ -106,6 +111,21 @@ def _check_used(name: Name, given: dict[str, Any]) -> None:
 
 def _flag(setting: str) -> str:
     return "--" + setting.replace("_", "-")
+
+
+def first_look(arguments: Sequence[str], **defaults: str) -> argparse.Namespace:
+    """What these flags say before it is known which others there are; their defaults where that cannot be read.
+
+    >>> first_look(["train", "--env=ALE/Pong", "--steps", "10"], env="", agent="dqn")
+    Namespace(env='ALE/Pong', agent='dqn')
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name, default in defaults.items():
+        parser.add_argument(*{_flag(name), f"--{name}"}, default=default)
+    try:
+        return parser.parse_known_args(arguments)[0]
+    except argparse.ArgumentError:
+        return argparse.Namespace(**defaults)
 
 
 def agent_for(agent: DQN, settings: Settings) -> DQN:

@@ -29,9 +29,9 @@ class ClipWeights:
     ClipWeights(factor=2.0)
 
     Raises ValueError for a factor that is not positive.
-    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning", algorithm 1. Their bound
-    is that of the uniform distribution which draws a layer; we take the largest weight drawn, which is nearly that, and
-    is there for any initialiser.
+    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning", algorithm 1. Their
+    bound is that of the uniform distribution which draws a layer; we take the largest weight drawn, which is nearly
+    that, and is there for any initialiser.
     """
 
     factor: float = 2.0

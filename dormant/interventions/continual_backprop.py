@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -37,16 +36,17 @@ class ContinualBackprop:
 
     Those of the lowest utility go: a running average with weight `decay`, divided by 1 - decay^age since it starts at
     zero. `utility` is "contribution", or "overall", which also counts how small a neuron's incoming weights are. Shares
-    of a neuron add up until a whole one is due. Call it at every gradient step, not within `Every`: each costs a forward
-    pass of the score batch.
+    of a neuron add up until a whole one is due. Call it at every gradient step, not within `Every`: each costs a
+    forward pass of the score batch.
 
     >>> ContinualBackprop(maturity=1_000).replacement_rate
     0.0001
 
-    Raises ValueError for a rate, decay or maturity outside its range or an unknown option, and at `init` for a layer that
-    does not exist or is not safe.
-    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning", algorithm 1. Its released code also moves
-    what an old neuron contributed on average into the next layer's bias; we do not. Utilities are of the score batch.
+    Raises ValueError for a rate, decay or maturity outside its range or an unknown option, and at `init` for a layer
+    that does not exist or is not safe.
+    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning", algorithm 1. Its released code also
+    moves what an old neuron contributed on average into the next layer's bias; we do not. Utilities are of the score
+    batch.
     """
 
     replacement_rate: float = 1e-4

@@ -24,10 +24,11 @@ class Injection(NamedTuple):
 class PlasticityInjection:
     """Freezes the old head at gradient step `at` and lets a new one learn, without changing what the network computes.
 
-    The network is of the form head(x) + new_head(x) - minus_head(x), such as `rl.injectable.Injectable` makes it: beside
-    a layer called `dense` there are `new_dense` and `minus_dense`, which begin equal. Until `at` both of these are held
-    where they are, so that they cancel; then the old layers are held instead of the new ones. Held weights are put back
-    and their optimizer's state starts afresh at every gradient step, so call it at each and not within `Every`.
+    The network is of the form head(x) + new_head(x) - minus_head(x), such as `rl.injectable.Injectable` makes it:
+    beside a layer called `dense` there are `new_dense` and `minus_dense`, which begin equal. Until `at` both of these
+    are held where they are, so that they cancel; then the old layers are held instead of the new ones. Held weights are
+    put back and their optimizer's state starts afresh at every gradient step, so call it at each and not within
+    `Every`.
 
     >>> PlasticityInjection(at=50_000)
     PlasticityInjection(at=50000)
@@ -73,7 +74,7 @@ def _roles(params: PyTree[Array]) -> list[str]:
     new, minus = ({top.removeprefix(mark) for top in tops if top.startswith(mark)} for mark in (NEW, MINUS))
     if not new or new != minus or not new <= set(tops):
         raise ValueError(
-            f"expected layers called {NEW}x and {MINUS}x beside some layers x, as dormant.rl.injectable.Injectable makes "
+            f"expected layers called {NEW}x and {MINUS}x beside some layers x, as dormant.rl.injectable.Injectable has "
             f"them; the layers are {sorted(set(tops))}."
         )
     return [_role(top, new) for top in tops]

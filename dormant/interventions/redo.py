@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from jaxtyping import Array
 
+from ..later import LATER
 from ..scores import checked_tau
 from ..surgery import Learner
 from ..wiring import Network, NeuronLayer, Wiring
@@ -45,7 +46,7 @@ class ReDo:
     step_count: Literal["keep", "restart"] = "keep"
     coupled: Literal["recycle", "skip"] = "recycle"
     layers: tuple[str, ...] | None = None
-    incoming: Literal["fresh", "scaled"] = field(default="fresh", metadata={"since": "0.2"})
+    incoming: Literal["fresh", "scaled"] = field(default="fresh", metadata=LATER)
 
     def __post_init__(self) -> None:
         checked_tau(self.tau)

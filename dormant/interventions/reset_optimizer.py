@@ -24,8 +24,8 @@ class ResetOptimizer:
     ResetOptimizer(moments='fresh', step_count='keep')
 
     Raises ValueError for an unknown option, and for two "keep", which would do nothing.
-    Source: Asadi et al. 2023, "Resetting the optimizer in deep RL: an empirical study", who do both at every copy of the
-    target network.
+    Source: Asadi et al. 2023, "Resetting the optimizer in deep RL: an empirical study", who do both at every copy of
+    the target network.
     """
 
     moments: Literal["fresh", "keep"] = "fresh"

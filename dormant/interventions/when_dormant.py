@@ -40,8 +40,8 @@ class WhenDormant:
     def init(self, learner: Learner, network: Network) -> Any:
         return self.what.init(learner, network)
 
-    def update(
-        self, key: Array, learner: Learner, state: Any, network: Network, *inputs: Any
-    ) -> tuple[Learner, Any]:
+    def update(self, key: Array, learner: Learner, state: Any, network: Network, *inputs: Any) -> tuple[Learner, Any]:
         now = network.wiring.dormant_fraction(learner.params, *inputs, tau=self.tau)
-        return when(now >= self.share, lambda: self.what.update(key, learner, state, network, *inputs), (learner, state))
+        return when(
+            now >= self.share, lambda: self.what.update(key, learner, state, network, *inputs), (learner, state)
+        )

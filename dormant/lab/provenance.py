@@ -12,14 +12,13 @@ from typing import Any
 
 import jax
 
+from dormant.later import LATER
+
 PACKAGES = ("dormant", "jax", "jaxlib", "numpy", "optax", "pgx", "orbax-checkpoint")
 
 
 def describe(value: Any) -> Any:
     """A specification as JSON data: dataclasses become mappings that keep their class's name under "is".
-
-    A setting that a class got later, and that says in its metadata since when it has it, is left out at its default:
-    runs of before had no other, and keep their description and so their folder.
 
     >>> from fractions import Fraction
     >>> Point = dataclasses.make_dataclass("Point", ["x", "y"])
@@ -27,9 +26,7 @@ def describe(value: Any) -> Any:
     {'is': 'Point', 'x': 1, 'y': [2.5, 'a']}
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # What does not count when two values are compared does not decide a result either.
-        compared = [field.name for field in dataclasses.fields(value) if field.compare and not _as_ever(value, field)]
-        fields = {name: describe(getattr(value, name)) for name in compared}
+        fields = {field.name: describe(getattr(value, field.name)) for field in _deciding(value)}
         return {"is": type(value).__name__, **fields}
     if isinstance(value, tuple | list):
         return [describe(item) for item in value]
@@ -38,8 +35,12 @@ def describe(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str | None) else repr(value)
 
 
-def _as_ever(value: Any, field: dataclasses.Field[Any]) -> bool:
-    return "since" in field.metadata and getattr(value, field.name) == field.default
+def _deciding(value: Any) -> Iterator[dataclasses.Field[Any]]:
+    for field in dataclasses.fields(value):
+        unset = field.metadata == LATER and getattr(value, field.name) == field.default
+        # What does not count when two values are compared does not decide a result either.
+        if field.compare and not unset:
+            yield field
 
 
 def differences(old: Any, new: Any) -> list[str]:

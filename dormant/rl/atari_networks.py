@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
-from .networks import KERNEL, Params, Shape, linear
+from .networks import KERNEL, Params, Shape, linear, output_layers, q_values
 
 Padding = Literal["SAME", "VALID"]
 INNER_KERNEL = jax.nn.initializers.lecun_normal()  # Flax's default, which the reference leaves in residual blocks
@@ -176,23 +176,15 @@ def _convolved(maps: Array, layer: dict[str, Array], stride: int = 1, padding: P
 
 
 def _values(maps: Array, params: Params, network: NatureCNN | ImpalaResNet) -> Array:
-    """The dense layer and the head; a dueling head adds advantages, without their mean, to the state's value."""
     dense = linear(maps.reshape(len(maps), -1), params["dense"])
-    hidden = _active(dense, params["dense"], network.activation)
-    if not network.dueling:
-        return linear(hidden, params["head"])
-    advantage = linear(hidden, params["advantage"])
-    return linear(hidden, params["value"]) + advantage - advantage.mean(axis=1, keepdims=True)
+    return q_values(_active(dense, params["dense"], network.activation), params)
 
 
 def _head(key: Array, inputs: int, actions: int, network: NatureCNN | ImpalaResNet) -> Params:
-    dense, first, second = jax.random.split(key, 3)
+    dense, output, _ = jax.random.split(key, 3)
     width = scaled(DENSE, network.width)
     params = {"dense": _layer(dense, (inputs, width), network.layer_norm)}
-    outputs = _outputs(width, network.activation)
-    if not network.dueling:
-        return params | {"head": _layer(first, (outputs, actions))}
-    return params | {"advantage": _layer(first, (outputs, actions)), "value": _layer(second, (outputs, 1))}
+    return params | output_layers(output, _outputs(width, network.activation), actions, network.dueling)
 
 
 def _layer(

@@ -15,8 +15,8 @@ from .networks import MLP, MinAtarCNN, Params, Shape
 class Injectable:
     """A Q-network whose values are head(x) + new_head(x) - minus_head(x), where the last two begin equal.
 
-    `shared` names the layers below the head, which all three heads read. `PlasticityInjection` decides which of the heads
-    learn, and when; without it all do. It costs three passes through the head.
+    `shared` names the layers below the head, which all three heads read. `PlasticityInjection` decides which of the
+    heads learn, and when; without it all do. It costs three passes through the head.
 
     >>> params = Injectable(MLP((4, 3)), shared=("dense_0",)).init(jax.random.key(0), (2,), actions=2)
     >>> list(params)
@@ -38,9 +38,7 @@ class Injectable:
         head = {name: layer for name, layer in second.items() if name not in self.shared}
         return {**first, **{mark + name: layer for mark in (NEW, MINUS) for name, layer in head.items()}}
 
-    def apply(
-        self, params: Params, observations: Shaped[Array, "batch *shape"]
-    ) -> Float[Array, "batch actions"]:
+    def apply(self, params: Params, observations: Shaped[Array, "batch *shape"]) -> Float[Array, "batch actions"]:
         """Q values of a batch of observations."""
         old, new, minus = (self.network.apply(self._with_head(params, mark), observations) for mark in ("", NEW, MINUS))
         return old + new - minus

@@ -1,13 +1,15 @@
 """Networks: plain specifications whose parameters are nested dictionaries of arrays."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
+
+from dormant.later import LATER
 
 Params = dict[str, dict[str, Array]]
 Shape = tuple[int, ...]
@@ -27,7 +29,7 @@ class QNetwork(Protocol):
 
 @dataclass(frozen=True)
 class MinAtarCNN:
-    """One convolution, one dense layer and a linear head, with ReLU.
+    """One convolution, one dense layer and a linear head, or a dueling one, with ReLU.
 
     >>> params = MinAtarCNN().init(jax.random.key(0), (10, 10, 4), actions=3)
     >>> {name: layer["kernel"].shape for name, layer in params.items()}
@@ -41,6 +43,7 @@ class MinAtarCNN:
 
     filters: int = 16
     width: int = 128
+    dueling: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("filters", "width"):
@@ -55,7 +58,7 @@ class MinAtarCNN:
         return {
             "conv": _layer(conv, (3, 3, channels, self.filters)),
             "dense": _layer(dense, (flat, self.width)),
-            "head": _layer(head, (self.width, actions)),
+            **output_layers(head, self.width, actions, self.dueling),
         }
 
     def apply(
@@ -63,8 +66,7 @@ class MinAtarCNN:
     ) -> Float[Array, "batch actions"]:
         """Q values of a batch of observations."""
         conv = jax.nn.relu(convolution(observations.astype(jnp.float32), params["conv"]))
-        dense = jax.nn.relu(linear(conv.reshape(len(conv), -1), params["dense"]))
-        return linear(dense, params["head"])
+        return q_values(jax.nn.relu(linear(conv.reshape(len(conv), -1), params["dense"])), params)
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,29 @@ class MLP:
 def linear(values: Float[Array, "batch inputs"], layer: dict[str, Array]) -> Float[Array, "batch outputs"]:
     """Values times the kernel, plus the bias."""
     return values @ layer["kernel"] + layer["bias"][None]
+
+
+def output_layers(key: Key[Array, ""], inputs: int, actions: int, dueling: bool) -> Params:
+    """A fresh linear head, or the two layers of a dueling one: each action's advantage, and the state's value."""
+    if not dueling:
+        return {"head": _layer(key, (inputs, actions))}
+    advantage, value = jax.random.split(key)
+    return {"advantage": _layer(advantage, (inputs, actions)), "value": _layer(value, (inputs, 1))}
+
+
+def q_values(hidden: Float[Array, "batch neurons"], params: Params) -> Float[Array, "batch actions"]:
+    """Q values of a network's output layers; a dueling head adds advantages, less their mean, to the state's value.
+
+    >>> one = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
+    >>> q_values(jnp.array([[2.0]]), {"value": one, "advantage": {"kernel": jnp.ones((1, 2)), "bias": jnp.arange(2.0)}})
+    Array([[1.5, 2.5]], dtype=float32)
+
+    Source: Wang et al. 2016, equation 9.
+    """
+    if "head" in params:
+        return linear(hidden, params["head"])
+    advantage = linear(hidden, params["advantage"])
+    return linear(hidden, params["value"]) + advantage - advantage.mean(axis=1, keepdims=True)
 
 
 def convolution(

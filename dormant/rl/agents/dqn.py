@@ -1,4 +1,4 @@
-"""DQN, as the paper trains it."""
+"""DQN, as the paper trains it, and with it DrQ(eps)."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, Shaped
 
+from dormant.later import LATER
 from dormant.surgery import Learner
 
 from ..atari_networks import ImpalaResNet, NatureCNN
+from ..augmentation import NOTHING, Augmentation
 from ..networks import MLP, MinAtarCNN, Params
 from ..replay import Batch
 
@@ -41,7 +43,7 @@ class DQN:
 
     Raises ValueError for a hyper-parameter outside its range.
     Source: the paper's DQN, dopamine/jax/agents/dqn/configs/dqn.gin and dopamine/labs/redo/configs/dqn_dense.gin;
-    `minatar_dqn` has the settings for MinAtar.
+    `minatar_dqn` has the settings for MinAtar, and `atari_drq` those that make it DrQ(eps).
     """
 
     network: MinAtarCNN | MLP | NatureCNN | ImpalaResNet = field(default_factory=MinAtarCNN)
@@ -58,6 +60,7 @@ class DQN:
     target_period: int = 8_000  # the paper keeps 2,000 gradient steps between two copies: 8,000 at replay ratio 0.25
     epsilon_steps: int = 250_000
     epsilon_end: float = 0.01
+    augmentation: Augmentation = field(default=NOTHING, metadata=LATER)  # of training batches only
 
     def __post_init__(self) -> None:
         at_least_one = ("n_step", "batch_size", "replay_capacity", "target_period", "epsilon_steps")
@@ -106,8 +109,9 @@ class DQN:
         return jnp.where(explore < epsilon, random_action(choice, len(q)), jnp.argmax(q).astype(jnp.int32))
 
     def update(self, state: DQNState, batch: Batch) -> tuple[DQNState, Losses]:
-        """One gradient step. The target network stays as it is: see `synchronise`."""
+        """One gradient step, on the augmented batch. The target network stays as it is: see `synchronise`."""
         params, opt_state = state.learner
+        batch = self.augmentation.augmented(batch)
         gradient, losses = jax.grad(self.loss, has_aux=True)(params, state.target, batch)
         with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
             change, opt_state = self.optimizer().update(gradient, opt_state, params)
