@@ -151,13 +151,14 @@ def largest_singular_value(kernel: Float[Array, "inputs neurons"]) -> Float[Arra
     >>> round(float(largest_singular_value(jnp.diag(jnp.array([3.0, 1.0])))), 3)
     3.0
     """
+    # Sums of entries and not products, in which a tracer would see layers of neurons where there are none.
     still = jax.lax.stop_gradient(kernel)
     right = jax.random.normal(jax.random.key(0), (kernel.shape[1],), kernel.dtype)  # any vector but a special one
-    left = _unit(still @ right)
+    left = _unit((still * right[None]).sum(axis=1))
     for _ in range(POWER_STEPS):
-        right = _unit(still.T @ left)
-        left = _unit(still @ right)
-    return left @ (kernel @ right)
+        right = _unit((still * left[:, None]).sum(axis=0))
+        left = _unit((still * right[None]).sum(axis=1))
+    return (kernel * (left[:, None] * right[None])).sum()
 
 
 def _unit(vector: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -22,7 +22,7 @@ class Injection(NamedTuple):
 
 @dataclass(frozen=True)
 class PlasticityInjection:
-    """Freezes the old head at gradient step `at` and lets a new one learn, without changing what the network computes.
+    """Freezes the head after gradient step `at` and lets a new one learn, without changing what the network computes.
 
     The network is of the form head(x) + new_head(x) - minus_head(x), such as `rl.injectable.Injectable` makes it:
     beside a layer called `dense` there are `new_dense` and `minus_dense`, which begin equal. Until `at` both of these
@@ -53,15 +53,14 @@ class PlasticityInjection:
     ) -> tuple[Learner, Injection]:
         del key, inputs
         step = state.gradient_steps + 1
-        held = jax.tree.map(lambda old, now: jnp.where(step == self.at, now, old), state.held, learner.params)
-        frozen = {
-            "old": step >= self.at,
-            "new": step < self.at,
-            "minus": jnp.ones((), bool),
-            "shared": jnp.zeros((), bool),
-        }
-        leaves = [frozen[role] for role in _roles(learner.params)]
-        mask = jax.tree.unflatten(jax.tree.structure(learner.params), leaves)
+        roles = _roles(learner.params)
+        old_learns = step <= self.at
+        frozen = {"old": ~old_learns, "new": old_learns, "minus": jnp.ones((), bool), "shared": jnp.zeros((), bool)}
+        structure = jax.tree.structure(learner.params)
+        mask = jax.tree.unflatten(structure, [frozen[role] for role in roles])
+        pairs = zip(roles, jax.tree.leaves(state.held), jax.tree.leaves(learner.params), strict=True)
+        held = [jnp.where(old_learns, now, then) if role == "old" else then for role, then, now in pairs]
+        held = jax.tree.unflatten(structure, held)
         return graft(learner, mask, held, network.tx), Injection(step, held)
 
 
