@@ -14,7 +14,7 @@ PACKAGE = ROOT / "dormant"
 FLOORS = {
     1: {
         *("", "later", "scores", "importance", "wiring", "tracing", "surgery", "interventions", "regularisers"),
-        *("metrics", "reporting", "torch"),
+        *("fitting", "metrics", "reporting", "torch"),
     },
     2: {"rl", "supervised"},
     3: {"lab"},
