@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -43,7 +44,8 @@ class Worker:
     def __post_init__(self) -> None:
         self.pipe, other = PROCESSES.Pipe()
         self.process = PROCESSES.Process(target=_work, args=(other, self.core, self.checkpoint_seconds), daemon=True)
-        self.process.start()
+        with interrupts_held():
+            self.process.start()
         other.close()
 
     def give(self, job: Job) -> None:
@@ -74,6 +76,26 @@ class Worker:
         self.pipe.close()
 
 
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Puts Ctrl-C off until the end; a process that begins within never sees it, not even while it loads.
+
+    It is blocked rather than ignored, since what is ignored is lost to this process too.
+    """
+    caught: list[tuple[Any, ...]] = []
+    # Blocking holds for this thread only, and XLA's receive signals as well.
+    handler = signal.signal(signal.SIGINT, lambda *signal_and_frame: caught.append(signal_and_frame))
+    resource_tracker.ensure_running()  # which lifts the block where it begins
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(signal.SIGINT, handler)
+    if caught and callable(handler):
+        handler(*caught[0])
+
+
 def log(path: Path) -> Path:
     """Where a job's output goes, which is kept if it fails."""
     return path.with_name(path.name + ".log")
@@ -86,7 +108,9 @@ def _last_line(file: Path) -> str:
 
 def _work(pipe: Connection, core: int | None, checkpoint_seconds: float) -> None:
     # Ctrl-C reaches every process of the terminal's group; the one that started the workers decides what becomes of it.
+    # Until here it was blocked, which no thread to come need inherit.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if core is not None:
         pin(core)
     keep_compiled_code()

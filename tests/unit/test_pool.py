@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import time
 from dataclasses import replace
@@ -16,6 +17,7 @@ from dormant.lab.pool import DiskFull, work_off
 from dormant.lab.spec import Arm, Design, Experiment, place
 from dormant.lab.startup import cores
 from dormant.lab.store import RunFolder, claimed, rows
+from dormant.lab.workers import Worker, interrupts_held
 
 
 def job(path, **settings):
@@ -149,6 +151,34 @@ def test_an_interrupt_ends_the_workers_and_the_same_call_goes_on(tmp_path, whole
     board = work_off([job(path, seconds=0.5)], cores()[:1], lambda board: begun.append(board.standings[0].begun_at))
     assert begun[-1] >= 4 and board.standings[0].state == "done"
     assert metrics(path) == metrics(whole)
+
+
+def test_ctrl_c_never_reaches_a_worker_even_while_it_loads(tmp_path, whole, capfd):
+    worker = Worker(None, 30.0)
+    try:
+        for _ in range(100):
+            os.kill(worker.process.pid, signal.SIGINT)
+            time.sleep(0.01)
+        worker.give(job(tmp_path / "seed0"))
+        worker.pipe.poll(60)
+        os.kill(worker.process.pid, signal.SIGINT)
+        while worker.pipe.poll(60) and (event := worker.pipe.recv()).kind == "steps":
+            pass
+        assert event == ("done", 12, "")
+    finally:
+        worker.end()
+    assert metrics(tmp_path / "seed0") == metrics(whole)
+    assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_while_a_worker_is_started_comes_after_that():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), interrupts_held():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        reached.append(True)
+    assert reached and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_run_remembers_how_long_all_its_processes_took(tmp_path):
