@@ -17,7 +17,7 @@ from dormant.lab.pool import DiskFull, work_off
 from dormant.lab.spec import Arm, Design, Experiment, place
 from dormant.lab.startup import cores
 from dormant.lab.store import RunFolder, claimed, rows
-from dormant.lab.workers import Worker, interrupts_held
+from dormant.lab.workers import Processes, Worker, interrupts_held
 
 
 def job(path, **settings):
@@ -44,7 +44,7 @@ def test_workers_live_for_many_jobs_each_on_its_core_and_give_what_one_process_g
 
     # A walk takes as long as the workers need to start, so that each gets one.
     todo = [job(tmp_path / f"seed{seed}", seeds=(seed,), seconds=0.3) for seed in range(4)]
-    board = work_off(todo, cores(), watch)
+    board = work_off(todo, Processes(cores()), watch)
     assert [each.state for each in board.standings] == ["done"] * 4
     assert len({pid for pid, _ in seen}) == len(cores())
     assert {pinned for _, pinned in seen} >= {(core,) for core in cores()}
@@ -62,7 +62,7 @@ def test_what_crashes_once_is_tried_again_and_what_crashes_twice_is_reported_whi
         job(tmp_path / "killed twice", wrong="kill"),
         job(tmp_path / "fine"),
     ]
-    board = work_off(todo, cores()[:1], checkpoint_seconds=0.0)
+    board = work_off(todo, Processes(cores()[:1], 0.0))
     assert [each.state for each in board.standings] == ["done", "failed", "done", "failed", "done"]
     once, twice, _, killed, _ = board.standings
     assert (once.message, once.tries) == ("", 1)
@@ -88,7 +88,7 @@ def test_a_folder_in_use_is_waited_for_and_not_run_twice(tmp_path, whole, monkey
             runner.run(Walk(), path)  # the other process finishes it
             path.joinpath("metrics.jsonl").chmod(0o444)
 
-    board = work_off([job(path)], cores()[:1], watch)
+    board = work_off([job(path)], Processes(cores()[:1]), watch)
     assert "in use" in states and board.standings[0].state == "done"
     assert metrics(path) == metrics(whole)
 
@@ -101,7 +101,7 @@ def test_a_changed_specification_and_a_damaged_file_are_refused_once_and_keep_wh
         stream.write("\x00\n")
     before = {name: metrics(tmp_path / name) for name in ("changed", "damaged")}
     todo = [job(tmp_path / "changed", log_period=2), job(tmp_path / "damaged"), job(tmp_path / "fine")]
-    board = work_off(todo, cores()[:1])
+    board = work_off(todo, Processes(cores()[:1]))
     assert [(each.state, each.tries) for each in board.standings] == [("failed", 0), ("failed", 0), ("done", 0)]
     assert "another configuration: log_period is 4 there and 2 here" in board.standings[0].message
     assert "line 5 of" in board.standings[1].message and "is damaged" in board.standings[1].message
@@ -113,7 +113,7 @@ def test_a_row_that_was_cut_off_is_written_again(tmp_path, whole):
     RunFolder(tmp_path / "run").done.unlink()
     text = metrics(tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").write_bytes(text + b'{"seed": 0, "agent_st')
-    assert work_off([job(tmp_path / "run")], cores()[:1]).standings[0].state == "done"
+    assert work_off([job(tmp_path / "run")], Processes(cores()[:1])).standings[0].state == "done"
     assert metrics(tmp_path / "run") == text
 
 
@@ -131,7 +131,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_ends_all_with_its_place_and_keeps_what_was_written(small_disk, tmp_path):
     todo = [job(small_disk / "run", agent_steps=4_000), job(tmp_path / "later")]
     with pytest.raises(DiskFull, match=r"disk/run.*: No space left on device"):
-        work_off(todo, cores()[:1], checkpoint_seconds=0.0)
+        work_off(todo, Processes(cores()[:1], 0.0))
     assert len(list(rows(small_disk / "run" / "metrics.jsonl"))) > 1
     assert not multiprocessing.active_children()
 
@@ -144,11 +144,13 @@ def test_an_interrupt_ends_the_workers_and_the_same_call_goes_on(tmp_path, whole
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        work_off([job(path, seconds=0.5)], cores()[:1], interrupt, checkpoint_seconds=0.0)
+        work_off([job(path, seconds=0.5)], Processes(cores()[:1], 0.0), interrupt)
     assert not multiprocessing.active_children()
     assert not RunFolder(path).done.exists()
     begun = []
-    board = work_off([job(path, seconds=0.5)], cores()[:1], lambda board: begun.append(board.standings[0].begun_at))
+    board = work_off(
+        [job(path, seconds=0.5)], Processes(cores()[:1]), lambda board: begun.append(board.standings[0].begun_at)
+    )
     assert begun[-1] >= 4 and board.standings[0].state == "done"
     assert metrics(path) == metrics(whole)
 
