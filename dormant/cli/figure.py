@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from dormant.cli.costing import KNOWN_SPEEDS, plan
+from dormant.cli.data import refuse_without_data, with_data
 from dormant.cli.flags import check_seconds
 from dormant.cli.refusal import refuse
 from dormant.cli.report import Report, report
@@ -43,6 +44,8 @@ class Figure:
     """Runs at a time, each on a core of its own: as many as there are cores, if not set, and one on a GPU."""
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
+    data: Path | None = None
+    """The user's own copy of a data set: CIFAR-10's archive, or the folder of Fashion-MNIST's files."""
 
 
 def figure(flags: Figure) -> int:
@@ -50,10 +53,12 @@ def figure(flags: Figure) -> int:
     console = Console()
     try:
         check_seconds(flags.checkpoint_seconds)
-        wanted = chosen(flags.names, flags.scale)
+        wanted = [with_data(each, flags.scale, flags.data) for each in chosen(flags.names, flags.scale)]
         places = workers_of(flags.workers)
         known = speeds(flags.run_dir, KNOWN_SPEEDS, "gpu" if accelerated() else "cpu")
         todo = jobs(wanted, flags.scale, flags.run_dir, together=accelerated())
+        for job in () if flags.dry_run else todo:
+            refuse_without_data(job.training)
     except ValueError as error:
         refuse(error)
     _name_left_out(console, flags, wanted)
