@@ -42,9 +42,22 @@ Agent = Annotated[DQN, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.
 PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN, as others quote its appendix
 
 Name = Literal[
-    *("none", "redo", "redo-as-published", "recycle", "regrama", "continual-backprop", "reset", "prune"),
-    *("shrink-perturb", "hare-tortoise", "clip-weights", "reset-optimizer"),
-    *("weight-decay", "l2-init", "parseval", "spectral"),
+    "none",
+    "redo",
+    "redo-as-published",
+    "recycle",
+    "regrama",
+    "continual-backprop",
+    "reset",
+    "prune",
+    "shrink-perturb",
+    "hare-tortoise",
+    "clip-weights",
+    "reset-optimizer",
+    "weight-decay",
+    "l2-init",
+    "parseval",
+    "spectral",
 ]
 
 
