@@ -19,6 +19,10 @@ COMMANDS = {
 }
 
 
+def _training_flags(arguments: Sequence[str]) -> type:
+    return control.control_flags(arguments) or atari.atari_flags(arguments) or train.game_flags(arguments)
+
+
 def run(arguments: Sequence[str]) -> int:
     """The exit code of the command that the arguments name: 0 done, 2 refused, 130 interrupted."""
     # Orbax logs the stack trace of each failed write, and asyncio those of the others that were under way; the command
@@ -26,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     description = "Measure and cure dormant neurons in deep reinforcement learning."
-    commands = COMMANDS | {"train": control.control_flags(arguments) or atari.atari_flags(arguments) or train.Train}
+    commands = COMMANDS | {"train": _training_flags(arguments)}
     with parsing():
         command = tyro.extras.subcommand_cli_from_dict(
             commands, prog="dormant", description=description, args=arguments

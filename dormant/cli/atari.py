@@ -1,6 +1,5 @@
-"""The flags of `dormant train --env ALE/...`, whose defaults are the paper's DQN on Atari."""
+"""The flags of `dormant train --env ALE/...`, whose defaults are the paper's DQN on Atari, or its DrQ(eps)."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from functools import partial
@@ -9,15 +8,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dormant.cli.flags import ATARI, Settings, agent_for, environment, intervention, seeds_of
-from dormant.rl.agents.dqn import DQN
+from dormant.cli.flags import ATARI, Agent, Settings, agent_for, environment, first_look, intervention, seeds_of
 from dormant.rl.atari_networks import ImpalaResNet, NatureCNN
 from dormant.rl.envs.atari import Atari
 from dormant.rl.host_loop import HostTraining
-from dormant.rl.presets import atari_dqn
+from dormant.rl.presets import ATARI_100K_GAME, ATARI_100K_RUN, atari_dqn, atari_drq
 
 NETWORKS = {"nature": NatureCNN(), "impala": ImpalaResNet()}
-Agent = Annotated[DQN, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes]
+DRQ = {"steps" if name == "agent_steps" else name: value for name, value in (ATARI_100K_GAME | ATARI_100K_RUN).items()}
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,8 @@ class TrainAtari:
 
     run_dir: Path
     """Folder of the run: created, resumed, or left alone if it is done."""
-    algorithm: Annotated[Literal["dqn"], tyro.conf.arg(name="agent")] = "dqn"
-    """Agent."""
+    algorithm: Annotated[Literal["dqn", "drq"], tyro.conf.arg(name="agent")] = "dqn"
+    """Agent; drq brings the paper's defaults for Atari 100k, its own and the game's."""
     env: str = "ALE/DemonAttack"
     """Environment."""
     sticky: float = Atari.sticky
@@ -51,7 +49,9 @@ class TrainAtari:
     eval_period: int = HostTraining.eval_period
     """Agent steps between two evaluations; more than there are for none."""
     eval_agent_steps: int = HostTraining.eval_agent_steps
-    """Agent steps of an evaluation, which ends with the episode in which they are reached."""
+    """Agent steps of an evaluation at least, which ends with the episode in which they are reached."""
+    eval_episodes: int = HostTraining.eval_episodes
+    """Episodes of an evaluation at least."""
     eval_epsilon: float = HostTraining.eval_epsilon
     """Probability of a random action in evaluation episodes."""
     video: bool = False
@@ -72,24 +72,28 @@ def atari_flags(arguments: Sequence[str]) -> type[TrainAtari] | None:
     >>> atari_flags(["train", "--env", "ALE/Pong", "--replay-ratio", "0.25"])(Path("run")).agent.target_period
     8000
     """
-    # Which flags there are, and what they are by default, depends on three of them.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--env", default="")
-    first.add_argument("--replay-ratio", "--replay_ratio", default=HostTraining.replay_ratio)
-    first.add_argument("--network", default="nature")
-    try:
-        known, _ = first.parse_known_args(arguments)
-        ratio = float(known.replay_ratio)
-    except (argparse.ArgumentError, ValueError):
-        known, ratio = argparse.Namespace(env="", network=""), HostTraining.replay_ratio
+    # Which flags there are, and what they are by default, depends on four of them.
+    known = first_look(arguments, env="", agent="", replay_ratio="", network="nature")
     if not known.env.startswith(ATARI):
         return None
-    # What is wrong with another ratio, the training says, and what with another network, the flag itself.
-    ratio = ratio if ratio > 0 else HostTraining.replay_ratio
-    agent = partial(atari_dqn, ratio, NETWORKS.get(known.network))
+    # What is wrong with another network, the flag itself says.
+    network, changed = NETWORKS.get(known.network), {}
+    agent = partial(atari_dqn, _ratio(known.replay_ratio), network)
+    if known.agent == "drq":
+        agent, changed = partial(atari_drq, network), DRQ
+    fields = [(name, type(value), field(default=value)) for name, value in changed.items()]
     return make_dataclass(
-        "TrainAtari", [("agent", Agent, field(default_factory=agent))], bases=(TrainAtari,), frozen=True
+        "TrainAtari", [("agent", Agent, field(default_factory=agent)), *fields], bases=(TrainAtari,), frozen=True
     )
+
+
+def _ratio(said: str) -> float:
+    """The replay ratio, or the default where what is wrong with it will be said by the flag or by the training."""
+    try:
+        ratio = float(said)
+    except ValueError:
+        return HostTraining.replay_ratio
+    return ratio if ratio > 0 else HostTraining.replay_ratio
 
 
 def atari_training(flags: TrainAtari) -> HostTraining:
@@ -109,5 +113,6 @@ def atari_training(flags: TrainAtari) -> HostTraining:
         eval_agent_steps=flags.eval_agent_steps,
         eval_period=flags.eval_period,
         eval_epsilon=flags.eval_epsilon,
+        eval_episodes=flags.eval_episodes,
         video=flags.video,
     )

@@ -20,11 +20,12 @@ from dormant.cli.watching import watching
 from dormant.experiments import EXPERIMENTS
 from dormant.lab.costs import Speeds, speeds
 from dormant.lab.jobs import Job, cells, jobs
+from dormant.lab.outcomes import log
 from dormant.lab.pool import Board, DiskFull, work_off
 from dormant.lab.spec import Experiment, Scale, place
 from dormant.lab.startup import accelerated, cores
 from dormant.lab.store import RunRefused
-from dormant.lab.workers import log
+from dormant.lab.workers import Processes
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _run(console: Console, flags: Figure, todo: Sequence[Job], places: tuple[int
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers are ended too
     try:
         with watching(console, weight) as watch:
-            return work_off(todo, places, watch, flags.checkpoint_seconds)
+            return work_off(todo, Processes(places, flags.checkpoint_seconds), watch)
     except KeyboardInterrupt:
         print(f"\nStopped; the same command goes on with {flags.run_dir}.", file=sys.stderr)
         raise SystemExit(130) from None

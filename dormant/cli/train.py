@@ -1,6 +1,7 @@
 """`dormant train`: one agent, one environment, one intervention, several seeds."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,18 +11,17 @@ import tyro
 
 from dormant.cli.atari import TrainAtari, atari_training
 from dormant.cli.control import TrainControl, control_training
-from dormant.cli.flags import Settings, agent_for, check_seconds, environment, intervention, seeds_of
+from dormant.cli.flags import Agent, Settings, agent_for, check_seconds, environment, first_look, intervention, seeds_of
 from dormant.cli.following import following
 from dormant.cli.refusal import held_back, refuse
 from dormant.lab.runner import FULL, run
 from dormant.lab.startup import keep_compiled_code, pin, spread
 from dormant.lab.store import RunFolder, RunRefused
-from dormant.rl.agents.dqn import DQN
 from dormant.rl.control_loop import ControlTraining
 from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.host_loop import HostTraining
 from dormant.rl.loops import DeviceTraining
-from dormant.rl.presets import minatar_dqn
+from dormant.rl.presets import minatar_dqn, minatar_drq
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Train:
 
     run_dir: Path
     """Folder of the run: created, resumed, or left alone if it is done."""
-    algorithm: Annotated[Literal["dqn"], tyro.conf.arg(name="agent")] = "dqn"
-    """Agent. SAC has flags of its own: add --agent sac."""
+    algorithm: Annotated[Literal["dqn", "drq"], tyro.conf.arg(name="agent")] = "dqn"
+    """Agent; drq has other defaults below. SAC has flags of its own: add --agent sac."""
     env: str = "MinAtar/Asterix"
     """Environment. Atari games, ALE/DemonAttack for one, have flags of their own: add --env ALE/DemonAttack."""
     sticky: float = MinAtar.sticky
@@ -55,13 +55,27 @@ class Train:
     eval_epsilon: float = DeviceTraining.eval_epsilon
     """Probability of a random action in evaluation episodes."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
-    agent: Annotated[DQN, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes] = field(
-        default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps)
-    )
+    agent: Agent = field(default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps))
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
     core: int | None = None
     """Keep to this CPU core, with one thread, so that runs on other cores are not disturbed."""
+
+
+@dataclass(frozen=True)
+class TrainDrQ(Train):
+    """Train DrQ on a MinAtar game; the same command resumes a run that was interrupted."""
+
+    agent: Agent = field(default_factory=lambda: minatar_drq(DeviceTraining.agent_steps))
+
+
+def game_flags(arguments: Sequence[str]) -> type[Train]:
+    """The flags of a MinAtar game, with the defaults of the agent that the arguments name.
+
+    >>> game_flags(["train", "--agent", "drq"]).__name__
+    'TrainDrQ'
+    """
+    return TrainDrQ if first_look(arguments, agent="").agent == "drq" else Train
 
 
 def training(flags: Train) -> DeviceTraining:

@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from dormant.later import LATER
+
 PACKAGES = ("dormant", "jax", "jaxlib", "numpy", "optax", "pgx", "orbax-checkpoint")
 
 
@@ -24,15 +26,21 @@ def describe(value: Any) -> Any:
     {'is': 'Point', 'x': 1, 'y': [2.5, 'a']}
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # What does not count when two values are compared does not decide a result either.
-        compared = [field.name for field in dataclasses.fields(value) if field.compare]
-        fields = {name: describe(getattr(value, name)) for name in compared}
+        fields = {field.name: describe(getattr(value, field.name)) for field in _deciding(value)}
         return {"is": type(value).__name__, **fields}
     if isinstance(value, tuple | list):
         return [describe(item) for item in value]
     if isinstance(value, dict):
         return {str(key): describe(item) for key, item in value.items()}
     return value if isinstance(value, bool | int | float | str | None) else repr(value)
+
+
+def _deciding(value: Any) -> Iterator[dataclasses.Field[Any]]:
+    for field in dataclasses.fields(value):
+        unset = field.metadata == LATER and getattr(value, field.name) == field.default
+        # What does not count when two values are compared does not decide a result either.
+        if field.compare and not unset:
+            yield field
 
 
 def differences(old: Any, new: Any) -> list[str]:

@@ -23,7 +23,9 @@ RANDOM_PLAY = 2**63  # a stream of its own: those of evaluations are agent steps
 def episode_returns(
     training: HostTraining, params: list[Any], agent_steps: int, film: Film | None = None
 ) -> list[list[float]]:
-    """The undiscounted, unclipped returns of whole episodes, as many as take `eval_agent_steps`, of each seed.
+    """The undiscounted, unclipped returns of whole episodes of each seed.
+
+    They are as many as take `eval_agent_steps`, and at least `eval_episodes`. A lost life ends none.
 
     The film, if there is one, shows the first episode of the first seed.
     Source: the paper's evaluation phase; dopamine/discrete_domains/run_experiment.py.
@@ -39,7 +41,8 @@ def episode_returns(
         for seed in np.flatnonzero(outcome.restarted & playing):
             returns[seed].append(float(totals[seed]))
         totals[outcome.restarted] = 0
-        playing &= ~outcome.restarted | (step < training.eval_agent_steps)
+        few = np.array([len(each) < training.eval_episodes for each in returns])
+        playing &= ~outcome.restarted | (step < training.eval_agent_steps) | few
         if not playing.any():
             break
     if film:

@@ -12,6 +12,7 @@ from jaxtyping import Array, UInt8
 from numpy import ndarray
 
 from dormant.interventions import Chain, Intervention
+from dormant.later import LATER
 from dormant.tracing import trace
 from dormant.wiring import Network
 
@@ -33,8 +34,8 @@ class HostTraining:
     """Everything that decides the result of a run; equal trainings give equal results, bit for bit, on one machine.
 
     Fields that `DeviceTraining` has too mean the same. An evaluation plays whole episodes until they have taken
-    `eval_agent_steps`; a period longer than the run is none. `init` gives the first state, and `open` what advances it,
-    which keeps the frames of each seed in files of a folder.
+    `eval_agent_steps` and are `eval_episodes`; a period longer than the run is none. `init` gives the first state, and
+    `open` what advances it, which keeps the frames of each seed in files of a folder.
 
     >>> HostTraining(replay_ratio=0.25).agent_steps_per_round
     4
@@ -53,10 +54,11 @@ class HostTraining:
     eval_agent_steps: int = 125_000
     eval_period: int = 250_000
     eval_epsilon: float = 0.001
+    eval_episodes: int = field(default=1, metadata=LATER)
     video: bool = field(default=False, compare=False)  # changes no result, so it may differ when a run is resumed
 
     def __post_init__(self) -> None:
-        check_schedule(self, "eval_agent_steps")
+        check_schedule(self, "eval_agent_steps", "eval_episodes")
         check_epsilon(self.eval_epsilon)
 
     @property

@@ -199,8 +199,9 @@ def _learn(
     One after another and not in a scan, in whose body XLA computes the gradients of convolutions 13 times slower on a
     CPU: it brings them into the form that is fast only outside of loops.
     """
-    keys = draws_of(training, jnp.array(training.seeds), start[None]).intervention[0]
-    losses = []
+    draws = draws_of(training, jnp.array(training.seeds), start[None])
+    keys, noise = jax.tree.map(lambda x: x[0], (draws.intervention, draws.noise))
+    batch, losses = batch._replace(noise=noise), []
     for number in range(training.gradient_steps_per_round):
         own, key, final = jax.tree.map(lambda x, n=number: x[n], batch), keys[number], number == len(keys) - 1
         if looks:

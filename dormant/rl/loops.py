@@ -117,8 +117,8 @@ class DeviceTraining:
         return int(state.agent_steps[0])
 
 
-def check_schedule(training: Any, evaluation: str) -> None:
-    """Raises ValueError for numbers that do not fit together; `evaluation` names the length of an evaluation."""
+def check_schedule(training: Any, *evaluation: str) -> None:
+    """Raises ValueError for numbers that do not fit together; `evaluation` names what an evaluation's length is."""
     _check_ratio(training.replay_ratio)
     for whole, part in (
         ("agent_steps", "log_period"),
@@ -128,7 +128,7 @@ def check_schedule(training: Any, evaluation: str) -> None:
         long, short = getattr(training, whole), getattr(training, part)
         if short < 1 or long < 1 or long % short:
             raise ValueError(f"{whole} must be a multiple of {part}, got {long} and {short}.")
-    for name in ("score_batch", evaluation):
+    for name in ("score_batch", *evaluation):
         if getattr(training, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(training, name)}.")
     if not training.seeds:

@@ -1,7 +1,7 @@
 """Networks: plain specifications whose parameters are nested dictionaries of arrays."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
+from dormant.later import LATER
+
+from .layers import Activation, active, fresh_layer, outputs_of, spectrally_normalised
+
 Params = dict[str, dict[str, Array]]
 Shape = tuple[int, ...]
-
-# The paper's networks (dopamine/labs/redo/networks.py). MinAtar's own DQN draws kernels and biases uniformly within
-# 1/sqrt(fan in), PyTorch's default.
-KERNEL = jax.nn.initializers.xavier_uniform()
 
 
 @runtime_checkable
@@ -27,7 +27,7 @@ class QNetwork(Protocol):
 
 @dataclass(frozen=True)
 class MinAtarCNN:
-    """One convolution, one dense layer and a linear head, with ReLU.
+    """One convolution, one dense layer and a linear head, or a dueling one, with ReLU.
 
     >>> params = MinAtarCNN().init(jax.random.key(0), (10, 10, 4), actions=3)
     >>> {name: layer["kernel"].shape for name, layer in params.items()}
@@ -35,12 +35,19 @@ class MinAtarCNN:
     >>> MinAtarCNN().apply(params, jnp.zeros((2, 10, 10, 4), bool)).shape
     (2, 3)
 
+    `activation`, and `layer_norm` before it, are those of both layers; `spectral_norm` is the dense layer's, whose
+    neurons are then measured and not recycled.
+
     Source: Young & Tian 2019, MinAtar's DQN (16 filters of 3 x 3 without padding, 128 neurons); initialised as the
     paper's networks, Xavier uniform kernels and zero biases.
     """
 
     filters: int = 16
     width: int = 128
+    dueling: bool = field(default=False, metadata=LATER)
+    activation: Activation = field(default="relu", metadata=LATER)
+    layer_norm: bool = field(default=False, metadata=LATER)
+    spectral_norm: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("filters", "width"):
@@ -50,21 +57,23 @@ class MinAtarCNN:
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
         """Fresh parameters."""
         height, width, channels = observation_shape
-        flat = (height - 2) * (width - 2) * self.filters
+        flat = (height - 2) * (width - 2) * outputs_of(self.filters, self.activation)
         conv, dense, head = jax.random.split(key, 3)
         return {
-            "conv": _layer(conv, (3, 3, channels, self.filters)),
-            "dense": _layer(dense, (flat, self.width)),
-            "head": _layer(head, (self.width, actions)),
+            "conv": fresh_layer(conv, (3, 3, channels, self.filters), self.layer_norm),
+            "dense": fresh_layer(dense, (flat, self.width), self.layer_norm),
+            **output_layers(head, outputs_of(self.width, self.activation), actions, self.dueling),
         }
 
     def apply(
         self, params: Params, observations: Shaped[Array, "batch height width channels"]
     ) -> Float[Array, "batch actions"]:
         """Q values of a batch of observations."""
-        conv = jax.nn.relu(convolution(observations.astype(jnp.float32), params["conv"]))
-        dense = jax.nn.relu(linear(conv.reshape(len(conv), -1), params["dense"]))
-        return linear(dense, params["head"])
+        maps = convolution(observations.astype(jnp.float32), params["conv"])
+        conv = active(maps, params["conv"], self.activation)
+        dense = spectrally_normalised(params["dense"]) if self.spectral_norm else params["dense"]
+        hidden = linear(conv.reshape(len(conv), -1), dense)
+        return q_values(active(hidden, dense, self.activation), params)
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ class MLP:
         names = [*(f"dense_{number}" for number in range(len(self.hidden))), "head"]
         keys = jax.random.split(key, len(names))
         shapes = pairwise(widths)
-        return {name: _layer(key, shape) for name, key, shape in zip(names, keys, shapes, strict=True)}
+        return {name: fresh_layer(key, shape) for name, key, shape in zip(names, keys, shapes, strict=True)}
 
     def apply(self, params: Params, observations: Shaped[Array, "batch *shape"]) -> Float[Array, "batch actions"]:
         """Q values of a batch of observations."""
@@ -100,6 +109,29 @@ class MLP:
 def linear(values: Float[Array, "batch inputs"], layer: dict[str, Array]) -> Float[Array, "batch outputs"]:
     """Values times the kernel, plus the bias."""
     return values @ layer["kernel"] + layer["bias"][None]
+
+
+def output_layers(key: Key[Array, ""], inputs: int, actions: int, dueling: bool) -> Params:
+    """A fresh linear head, or the two layers of a dueling one: each action's advantage, and the state's value."""
+    if not dueling:
+        return {"head": fresh_layer(key, (inputs, actions))}
+    advantage, value = jax.random.split(key)
+    return {"advantage": fresh_layer(advantage, (inputs, actions)), "value": fresh_layer(value, (inputs, 1))}
+
+
+def q_values(hidden: Float[Array, "batch neurons"], params: Params) -> Float[Array, "batch actions"]:
+    """Q values of a network's output layers; a dueling head adds advantages, less their mean, to the state's value.
+
+    >>> one = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
+    >>> q_values(jnp.array([[2.0]]), {"value": one, "advantage": {"kernel": jnp.ones((1, 2)), "bias": jnp.arange(2.0)}})
+    Array([[1.5, 2.5]], dtype=float32)
+
+    Source: Wang et al. 2016, equation 9.
+    """
+    if "head" in params:
+        return linear(hidden, params["head"])
+    advantage = linear(hidden, params["advantage"])
+    return linear(hidden, params["value"]) + advantage - advantage.mean(axis=1, keepdims=True)
 
 
 def convolution(
@@ -126,7 +158,3 @@ def patches_times_kernel(
 
 def _xla_convolution(images: Array, kernel: Array) -> Array:
     return jax.lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def _layer(key: Array, shape: Shape) -> dict[str, Array]:
-    return {"kernel": KERNEL(key, shape, jnp.float32), "bias": jnp.zeros(shape[-1])}

@@ -1,9 +1,25 @@
-"""DQN's settings for MinAtar and Atari, as functions of how it is run."""
+"""The settings of DQN and DrQ(eps) for MinAtar and Atari, as functions of how they are run."""
+
+from dataclasses import replace
+from typing import Any
 
 from .agents.dqn import DQN
 from .atari_networks import ImpalaResNet, NatureCNN
+from .augmentation import Augmentation
+from .networks import MinAtarCNN
 
 TARGET_GRADIENT_STEPS = 2_000
+INTENSITY = 0.05
+# Atari 100k: how its games are played, and how long and how they are evaluated; fields of `Atari` and `HostTraining`.
+# Source: DrQ_eps.gin and eval_run_experiment.py of dopamine/labs/atari_100k. The paper's runs are four times as long as
+# the released configuration, by its figure and by others who quote its appendix.
+ATARI_100K_GAME: dict[str, Any] = {"sticky": 0.0, "noops": 29, "life_loss": True}
+ATARI_100K_RUN: dict[str, Any] = {
+    "agent_steps": 400_000,
+    "eval_period": 10_000,
+    "eval_agent_steps": 1,
+    "eval_episodes": 100,
+}
 
 
 def minatar_dqn(agent_steps: int, replay_ratio: float = 1.0) -> DQN:
@@ -37,3 +53,44 @@ def atari_dqn(replay_ratio: float = 1.0, network: NatureCNN | ImpalaResNet | Non
     """
     period = max(1, round(TARGET_GRADIENT_STEPS / replay_ratio))
     return DQN(network=network or NatureCNN(), target_period=period)
+
+
+def atari_drq(network: NatureCNN | ImpalaResNet | None = None) -> DQN:
+    """DrQ(eps) on Atari: double DQN with a dueling head, returns of 10 steps and augmented training batches.
+
+    >>> atari_drq().n_step, atari_drq().network.dueling, atari_drq().augmentation
+    (10, True, Augmentation(pad=4, intensity=0.05))
+
+    Its target network is copied after every agent step, so that within one it stays while the gradient steps go on.
+    Source: dopamine/labs/atari_100k/configs/DrQ_eps.gin and dopamine/labs/redo/configs/DrQ_eps_dense.gin.
+    """
+    return DQN(
+        network=replace(network or NatureCNN(), dueling=True),
+        n_step=10,
+        learning_rate=1e-4,
+        double=True,
+        min_replay=1_600,
+        target_period=1,
+        epsilon_steps=5_000,
+        augmentation=Augmentation(pad=4, intensity=INTENSITY),
+    )
+
+
+def minatar_drq(agent_steps: int) -> DQN:
+    """DrQ(eps) on MinAtar: what makes DrQ of DQN, upon the learning rate, replay and exploration of `minatar_dqn`.
+
+    >>> minatar_drq(200_000).target_period, minatar_drq(200_000).augmentation
+    (1, Augmentation(pad=0, intensity=0.05))
+
+    Images are not shifted. In Atari a shift is at most 4 of 84 pixels, which is half of one of MinAtar's ten cells, and
+    there is nothing between cells: a whole one is as far as things move in a step, and doubles or loses what stands at
+    the edge. Noise of the intensity means the same at any size.
+    """
+    return replace(
+        minatar_dqn(agent_steps),
+        network=MinAtarCNN(dueling=True),
+        n_step=10,
+        double=True,
+        target_period=1,
+        augmentation=Augmentation(intensity=INTENSITY),
+    )

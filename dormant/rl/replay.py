@@ -1,7 +1,7 @@
 """A ring of transitions on the device, from which n-step transitions are drawn uniformly."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,17 @@ from jaxtyping import Array, Bool, Float, Int, Num, Shaped, UInt8
 
 
 class Batch(NamedTuple):
-    """n-step transitions. `discount` multiplies the value of `observation_t`: zero where the return ends."""
+    """n-step transitions. `discount` multiplies the value of `observation_t`: zero where the return ends.
+
+    `noise` is that of an agent's augmentation, if it has one.
+    """
 
     observation_tm1: Shaped[Array, "batch *shape"]
     action_tm1: Int[Array, " batch"]
     return_t: Float[Array, " batch"]
     discount_t: Float[Array, " batch"]
     observation_t: Shaped[Array, "batch *shape"]
+    noise: Any = ()
 
 
 class ReplayState(NamedTuple):

@@ -59,6 +59,7 @@ class Draws(NamedTuple):
     batch: Float[Array, "... gradient_steps batch"]
     score: Float[Array, "... gradient_steps states"]
     intervention: Key[Array, "... gradient_steps"]
+    noise: Any  # of the agent's augmentation, with axes gradient steps, batch
 
 
 class Experience(NamedTuple):
@@ -201,7 +202,8 @@ def _from_replay(training: DeviceTraining, ring: ReplayState, added: Array, draw
         seeds = jax.vmap(function, in_axes=(0, None, 0))
         return jax.vmap(seeds, in_axes=(None, None, 0))(ring, added, uniform)
 
-    return drawn(replay.sample, draws.batch), drawn(replay.states, draws.score)
+    batch = drawn(replay.sample, draws.batch)
+    return batch._replace(noise=draws.noise), drawn(replay.states, draws.score)
 
 
 def gradient_step(
@@ -271,4 +273,6 @@ def draw(training: DeviceTraining, key: Array) -> Draws:
         jax.random.uniform(batch, (updates, training.agent.batch_size)),
         jax.random.uniform(score, (updates, training.score_batch)),
         jax.random.split(intervention, updates),
+        # A key beside the five, whose numbers stay what they were without augmentation.
+        training.agent.augmentation.draw(jax.random.fold_in(key, 5), updates, training.agent.batch_size),
     )

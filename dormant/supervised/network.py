@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dormant.rl.networks import KERNEL, Params, linear
+from dormant.rl.layers import KERNEL
+from dormant.rl.networks import Params, linear
 
 SIDE, STRIDE = 3, 2
 

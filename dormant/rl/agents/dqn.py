@@ -1,4 +1,4 @@
-"""DQN, as the paper trains it."""
+"""DQN, as the paper trains it, and with it DrQ(eps)."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,9 +9,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, Shaped
 
+from dormant.later import LATER
+from dormant.regularisers import L2Init, Parseval, Spectral, penalised
 from dormant.surgery import Learner
 
 from ..atari_networks import ImpalaResNet, NatureCNN
+from ..augmentation import NOTHING, Augmentation
+from ..injectable import Injectable
 from ..networks import MLP, MinAtarCNN, Params
 from ..replay import Batch
 
@@ -41,10 +45,10 @@ class DQN:
 
     Raises ValueError for a hyper-parameter outside its range.
     Source: the paper's DQN, dopamine/jax/agents/dqn/configs/dqn.gin and dopamine/labs/redo/configs/dqn_dense.gin;
-    `minatar_dqn` has the settings for MinAtar.
+    `minatar_dqn` has the settings for MinAtar, and `atari_drq` those that make it DrQ(eps).
     """
 
-    network: MinAtarCNN | MLP | NatureCNN | ImpalaResNet = field(default_factory=MinAtarCNN)
+    network: MinAtarCNN | MLP | NatureCNN | ImpalaResNet | Injectable = field(default_factory=MinAtarCNN)
     gamma: float = 0.99
     n_step: int = 1
     batch_size: int = 32
@@ -58,6 +62,8 @@ class DQN:
     target_period: int = 8_000  # the paper keeps 2,000 gradient steps between two copies: 8,000 at replay ratio 0.25
     epsilon_steps: int = 250_000
     epsilon_end: float = 0.01
+    augmentation: Augmentation = field(default=NOTHING, metadata=LATER)  # of training batches only
+    regulariser: L2Init | Parseval | Spectral | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         at_least_one = ("n_step", "batch_size", "replay_capacity", "target_period", "epsilon_steps")
@@ -79,8 +85,8 @@ class DQN:
             )
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam; weight decay is added to the gradient before it, as in the paper, and not after it as in AdamW."""
-        adam = optax.adam(self.learning_rate, eps=self.adam_epsilon)
+        """Adam; weight decay and a regulariser's gradient come before it, as in the paper, not after it as in AdamW."""
+        adam = penalised(self.regulariser, optax.adam(self.learning_rate, eps=self.adam_epsilon))
         return optax.chain(optax.add_decayed_weights(self.weight_decay), adam) if self.weight_decay else adam
 
     def init(self, key: Key[Array, ""], observation_shape: tuple[int, ...], actions: int) -> DQNState:
@@ -106,8 +112,9 @@ class DQN:
         return jnp.where(explore < epsilon, random_action(choice, len(q)), jnp.argmax(q).astype(jnp.int32))
 
     def update(self, state: DQNState, batch: Batch) -> tuple[DQNState, Losses]:
-        """One gradient step. The target network stays as it is: see `synchronise`."""
+        """One gradient step, on the augmented batch. The target network stays as it is: see `synchronise`."""
         params, opt_state = state.learner
+        batch = self.augmentation.augmented(batch)
         gradient, losses = jax.grad(self.loss, has_aux=True)(params, state.target, batch)
         with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
             change, opt_state = self.optimizer().update(gradient, opt_state, params)
