@@ -52,7 +52,7 @@ def speeds(training, seconds: float) -> dict[str, float]:
     """Both speeds of a training with the least that can be measured of it; of one without an actor, the second."""
     if not hasattr(training, "replay_ratio"):
         learning = pace(replace(training, seeds=(0,)), 1, seconds)
-        return {"agent_steps_per_second": math.nan, "gradient_steps_per_second": round(1 / learning, 2)}
+        return {"agent_steps_per_second": math.inf, "gradient_steps_per_second": round(1 / learning, 2)}
     steps = {"MinAtar": 1_000, "MuJoCo": 300}.get(kind_of(training, "cpu").environment, 20)
     short = replace(
         training,
