@@ -5,12 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .interventions import Chain as Chain
+    from .interventions import ClipWeights as ClipWeights
+    from .interventions import ContinualBackprop as ContinualBackprop
+    from .interventions import Dormant as Dormant
     from .interventions import Every as Every
+    from .interventions import Gap as Gap
+    from .interventions import HareTortoise as HareTortoise
     from .interventions import Intervention as Intervention
+    from .interventions import PlasticityInjection as PlasticityInjection
+    from .interventions import PooledShare as PooledShare
     from .interventions import Prune as Prune
+    from .interventions import Recycle as Recycle
     from .interventions import ReDo as ReDo
+    from .interventions import Renewal as Renewal
     from .interventions import Reset as Reset
+    from .interventions import ResetOptimizer as ResetOptimizer
+    from .interventions import Share as Share
     from .interventions import ShrinkPerturb as ShrinkPerturb
+    from .interventions import WhenDormant as WhenDormant
     from .interventions import recycled_counts as recycled_counts
     from .interventions import redo_as_published as redo_as_published
     from .reporting import LayerReport as LayerReport
@@ -30,7 +42,11 @@ if TYPE_CHECKING:
 
 # Loaded on first use, so that `import dormant.torch` needs no JAX.
 PUBLIC = {
-    "interventions": "Chain Every Intervention Prune ReDo Reset ShrinkPerturb recycled_counts redo_as_published",
+    "interventions": (
+        "Chain ClipWeights ContinualBackprop Dormant Every Gap HareTortoise Intervention PlasticityInjection "
+        "PooledShare Prune ReDo Recycle Renewal Reset ResetOptimizer Share ShrinkPerturb WhenDormant recycled_counts "
+        "redo_as_published"
+    ),
     "reporting": "LayerReport Report report",
     "scores": "dormant_fraction dormant_mask neuron_scores overlap_coefficient",
     "surgery": "Learner graft",

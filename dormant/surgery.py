@@ -113,3 +113,43 @@ def restart_step_count(learner: Learner, due: Bool[Array, ""]) -> Learner:
         return state._replace(count=jnp.where(due, jnp.zeros_like(state.count), state.count))
 
     return Learner(learner.params, jax.tree.map(restart, learner.opt_state, is_leaf=counts))
+
+
+def first_moments(learner: Learner) -> Params:
+    """The running average of each parameter's gradient, as the optimizer that trains it keeps it: `mu`, or `trace`.
+
+    With weight decay ahead of the optimizer it is that of the gradient with the decay.
+
+    >>> tx = optax.adam(1e-3, b1=0.9); params = {"w": jnp.ones(1)}
+    >>> _, state = tx.update({"w": jnp.array([2.0])}, tx.init(params))
+    >>> round(float(first_moments(Learner(params, state))["w"][0]), 3)  # not corrected for starting at zero
+    0.2
+
+    Raises ValueError if some parameter has none.
+    """
+    structure = jax.tree.structure(learner.params)
+    found: list[Array | None] = [None] * structure.num_leaves
+    for name in ("mu", "trace"):
+        for _, tree in optax.tree_utils.tree_get_all_with_path(learner.opt_state, name):
+            found = [new if old is None else old for old, new in zip(found, _leaves(tree, learner.params), strict=True)]
+    if any(leaf is None for leaf in found):
+        raise ValueError(
+            "the optimizer's state has no running average of every parameter's gradient; expected one with `mu` or "
+            "`trace`, such as Adam or SGD with momentum."
+        )
+    return jax.tree.unflatten(structure, found)
+
+
+def _leaves(tree: Any, params: Params) -> list[Array | None]:
+    """The leaves of a tree like the parameters', None where another part of the optimizer trains them."""
+    leaves: list[Array | None] = []
+
+    def note(node: Any, part: Any) -> None:
+        gap = isinstance(node, optax.MaskedNode)
+        leaves.extend([None] * len(jax.tree.leaves(part)) if gap else [node])
+
+    try:
+        jax.tree.map(note, tree, params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    except ValueError:  # something else of that name, such as a parameter called mu
+        return [None] * len(jax.tree.leaves(params))
+    return leaves

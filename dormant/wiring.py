@@ -166,3 +166,16 @@ def entry_mask(params: PyTree[Any], entries: Mapping[str, Entries], masks: Masks
             hits[path] = hits[path] | hit if path in hits else hit
     leaves = [hits.get(path, jnp.zeros((), bool)) for path in paths(params)]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def entry_sums(values: Array, neurons: Int[np.ndarray, "..."], width: int) -> Float[Array, " neurons"]:
+    """For each of `width` neurons, the sum of those entries of one parameter, or of an array like it, that are its own.
+
+    >>> entry_sums(jnp.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0, -1]]), width=2).tolist()
+    [4.0, 0.0]
+    """
+    owners = neurons.reshape((1,) * (values.ndim - neurons.ndim) + neurons.shape)
+    same = tuple(axis for axis, length in enumerate(owners.shape) if length == 1)
+    sums = values.sum(axis=same, keepdims=True).ravel()
+    last = np.where(owners.ravel() < 0, width, owners.ravel())  # nobody's entries are added up behind the last neuron
+    return jnp.zeros(width + 1, values.dtype).at[last].add(sums)[:width]

@@ -8,7 +8,17 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dormant.cli.flags import ATARI, MINATAR, PAPER_WEIGHT_DECAY, USES, Settings, first_look, intervention, seeds_of
+from dormant.cli.flags import (
+    ATARI,
+    MINATAR,
+    PAPER_WEIGHT_DECAY,
+    PENALTIES,
+    USES,
+    Settings,
+    first_look,
+    intervention,
+    seeds_of,
+)
 from dormant.rl.agents.sac import NETWORKS, SAC
 from dormant.rl.control_loop import ControlTraining
 from dormant.rl.envs.mujoco import TASKS, MuJoCo
@@ -81,7 +91,8 @@ def control_training(flags: TrainControl) -> ControlTraining:
 def _papers(settings: Settings) -> Settings:
     """The settings with the paper's for SAC where they were not set: it recycles at tau 0 and resets all networks."""
     uses = USES[settings.intervention]
-    defaults = {"tau": 0.0} | ({"period": PERIOD} if "start" in uses else {})
+    defaults = {"period": PERIOD} if "start" in uses else {}
+    defaults |= {"tau": 0.0} if settings.intervention in ("redo", "redo-as-published") else {}
     defaults |= {"layers": NETWORKS} if settings.intervention == "reset" else {}
     missing = {name: value for name, value in defaults.items() if name in uses and getattr(settings, name) is None}
     return dataclasses.replace(settings, **missing)
@@ -89,6 +100,8 @@ def _papers(settings: Settings) -> Settings:
 
 def _with_weight_decay(agent: SAC, settings: Settings) -> SAC:
     """The agent with weight decay in all networks, if that is the intervention and none was set."""
+    if settings.intervention in PENALTIES:
+        raise ValueError(f"--intervention {settings.intervention} is there for --agent dqn and drq, not for sac.")
     if settings.intervention == "weight-decay" and agent.actor_weight_decay == agent.critic_weight_decay == 0:
         return dataclasses.replace(agent, actor_weight_decay=PAPER_WEIGHT_DECAY, critic_weight_decay=PAPER_WEIGHT_DECAY)
     return agent

@@ -9,7 +9,27 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from dormant import Chain, Every, Intervention, Prune, ReDo, Reset, ShrinkPerturb, redo_as_published
+from dormant.interventions import (
+    Chain,
+    ClipWeights,
+    ContinualBackprop,
+    Dormant,
+    Every,
+    Gap,
+    HareTortoise,
+    Intervention,
+    PooledShare,
+    Prune,
+    Recycle,
+    ReDo,
+    Renewal,
+    Reset,
+    ResetOptimizer,
+    Share,
+    ShrinkPerturb,
+    redo_as_published,
+)
+from dormant.regularisers import L2Init, Parseval, Spectral
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.atari_scores import SCORES
@@ -21,7 +41,24 @@ MINATAR = "MinAtar/"
 Agent = Annotated[DQN, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes]
 PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN, as others quote its appendix
 
-Name = Literal["none", "redo", "redo-as-published", "reset", "prune", "shrink-perturb", "weight-decay"]
+Name = Literal[
+    "none",
+    "redo",
+    "redo-as-published",
+    "recycle",
+    "regrama",
+    "continual-backprop",
+    "reset",
+    "prune",
+    "shrink-perturb",
+    "hare-tortoise",
+    "clip-weights",
+    "reset-optimizer",
+    "weight-decay",
+    "l2-init",
+    "parseval",
+    "spectral",
+]
 
 
 @dataclass(frozen=True)
@@ -29,27 +66,55 @@ class Settings:
     """What is done to the network, and when. A setting left out keeps the intervention's own default."""
 
     intervention: Name = "none"
-    """What is done to the network while it learns; weight-decay is the agent's, at the paper's 1e-5 if not set."""
+    """What is done to the network while it learns. The last four are the agent's own; weight-decay is the paper's 1e-5
+    if not set."""
     period: int | None = None
-    """Gradient steps between two interventions: 1,000 if not set, and 100,000 for reset; with SAC 200,000 for both."""
+    """Gradient steps between two interventions: 1,000 if not set, 100,000 for reset, 10,000 for hare-tortoise; with SAC
+    200,000. Not for continual-backprop and clip-weights, which act at every step."""
     start: int | None = None
-    """First gradient step at which the intervention may act; all but prune."""
+    """First gradient step at which the intervention may act; all but prune and those that act at every step."""
     stop: int | None = None
-    """Gradient step from which on it does not act any more; all but prune."""
+    """Gradient step from which on it does not act any more; the same."""
     tau: float | None = None
-    """Neurons with at most this score are dormant; redo, redo-as-published (0.1 if not set, with SAC 0), prune (0)."""
+    """Neurons with at most this score are dormant; redo, redo-as-published (0.1 if not set, with SAC 0), recycle (0.1),
+    regrama (0.01), prune (0)."""
     outgoing: Literal["zero", "fresh"] | None = None
-    """What a recycled neuron's outgoing weights become; redo."""
+    """What a recycled neuron's outgoing weights become; redo, recycle, regrama, continual-backprop, as the next one."""
+    incoming: Literal["fresh", "scaled"] | None = None
+    """What its incoming weights become: drawn anew, or also scaled to the length of the other neurons'."""
     moments: Literal["fresh", "keep"] | None = None
-    """What becomes of the optimizer's moments of changed weights; redo, reset, shrink-perturb."""
+    """What becomes of the optimizer's moments of changed weights; whatever renews or resets weights."""
     step_count: Literal["keep", "restart"] | None = None
-    """What becomes of the optimizer's step count; redo, reset."""
+    """What becomes of the optimizer's step count; all that renew neurons, reset, reset-optimizer."""
     coupled: Literal["recycle", "skip"] | None = None
-    """What is done with layers whose neurons a normalisation couples; redo."""
+    """What is done with layers whose neurons a normalisation couples; all that renew neurons."""
     layers: tuple[str, ...] | None = None
-    """Layers to work on, or networks of SAC: actor, critic1, critic2; redo (all if not set), reset (dense, SAC all)."""
+    """Layers to work on, or networks of SAC: actor, critic1, critic2; all that renew neurons (if not set, everywhere),
+    reset (dense, with SAC everything)."""
     keep: float | None = None
     """Share of the old weights that stays; shrink-perturb."""
+    score: Literal["activation", "gradient", "contribution", "utility"] | None = None
+    """What neurons are ranked by; recycle, as the five below."""
+    order: Literal["lowest", "highest", "random"] | None = None
+    """Which neurons go first."""
+    number: Literal["dormant", "share", "pooled-share", "gap"] | None = None
+    """How many neurons go: those up to tau, a share of each layer, up to a share of all, or those under a gap."""
+    share: float | None = None
+    """That share."""
+    recyclings: int | None = None
+    """Recyclings over which the share of each layer falls to zero along a cosine."""
+    at_most: int | None = None
+    """Neurons of a layer that may go at a time; recycle, regrama."""
+    replacement_rate: float | None = None
+    """Share of the mature neurons replaced at each gradient step; continual-backprop, as the next one."""
+    maturity: int | None = None
+    """Gradient steps before a new neuron may be replaced."""
+    momentum: float | None = None
+    """Of the running average of the weights; hare-tortoise."""
+    factor: float | None = None
+    """How far weights may leave the range that they were drawn in; clip-weights."""
+    strength: float | None = None
+    """What the penalty is multiplied by; l2-init, parseval, spectral (1e-4 if not set)."""
     misaligned_flatten: bool | None = None
     """Whether this quirk of the released code is on; redo-as-published, as the three below."""
     next_recorded_layer: bool | None = None
@@ -58,15 +123,33 @@ class Settings:
 
 
 SCHEDULE = ("period", "start", "stop")
+RENEWAL = ("outgoing", "incoming", "moments", "step_count")
+WHERE = ("coupled", "layers")
 QUIRKS = ("misaligned_flatten", "next_recorded_layer", "xavier", "keep_bias_moments")
+PENALTIES = {"l2-init": L2Init, "parseval": Parseval, "spectral": Spectral}
+NUMBERS = {
+    "dormant": (Dormant, ("tau",)),
+    "share": (Share, ("share", "recyclings")),
+    "pooled-share": (PooledShare, ("share",)),
+    "gap": (Gap, ()),
+}
 USES: dict[Name, tuple[str, ...]] = {
     "none": (),
     "weight-decay": (),
-    "redo": ("tau", "outgoing", "moments", "step_count", "coupled", "layers", *SCHEDULE),
+    "redo": ("tau", *RENEWAL, *WHERE, *SCHEDULE),
     "redo-as-published": ("tau", *QUIRKS, *SCHEDULE),
+    "recycle": ("score", "number", "tau", "share", "recyclings", "order", "at_most", *RENEWAL, *WHERE, *SCHEDULE),
+    "regrama": ("tau", "at_most", *RENEWAL, *WHERE, *SCHEDULE),
+    "continual-backprop": ("replacement_rate", "maturity", *RENEWAL, *WHERE),
     "reset": ("layers", "moments", "step_count", *SCHEDULE),
     "prune": ("tau", "period"),
     "shrink-perturb": ("keep", "moments", *SCHEDULE),
+    "hare-tortoise": ("momentum", "period", "moments"),
+    "clip-weights": ("factor",),
+    "reset-optimizer": ("moments", "step_count", *SCHEDULE),
+    "l2-init": ("strength",),
+    "parseval": ("strength",),
+    "spectral": ("strength",),
 }
 
 
@@ -84,22 +167,58 @@ def intervention(settings: Settings) -> Intervention:
         raise ValueError(
             "--layers expects the name of at least one layer, got none; leave the flag out for the default."
         )
-    if settings.intervention == "prune":
-        return Prune(**given)
-    schedule = {name: given.pop(name) for name in SCHEDULE if name in given}
     match settings.intervention:
+        case "prune":
+            return Prune(**given)
+        case "continual-backprop":
+            return ContinualBackprop(renewal=_renewal(given), **given)
+        case "hare-tortoise":
+            return HareTortoise(**given)
+        case "clip-weights":
+            return ClipWeights(**given)
+    return _scheduled(settings.intervention, given)
+
+
+def _scheduled(name: Name, given: dict[str, Any]) -> Intervention:
+    # The paper's periods; that of resets is its best, as others quote its appendix.
+    schedule = {"period": 100_000 if name == "reset" else 1_000}
+    schedule |= {setting: given.pop(setting) for setting in SCHEDULE if setting in given}
+    match name:
         case "redo":
             what = ReDo(**given)
         case "redo-as-published":
             what = redo_as_published(**given)
+        case "recycle":
+            what = Recycle(number=_number(given), renewal=_renewal(given), **given)
+        case "regrama":
+            number = Dormant(given.pop("tau", 0.01))
+            what = Recycle("gradient", number, renewal=_renewal(given), **given)
         case "reset":
-            # The paper resets the penultimate layer; the period is its best, as others quote its appendix.
-            what, schedule = Reset(**{"layers": ("dense",), **given}), {"period": 100_000, **schedule}
+            what = Reset(**{"layers": ("dense",), **given})  # the paper's, its penultimate layer
         case "shrink-perturb":
             what = ShrinkPerturb(**given)
+        case "reset-optimizer":
+            what = ResetOptimizer(**given)
         case _:
             return Chain()
-    return Every(what=what, **{"period": 1_000, **schedule})
+    return Every(what=what, **schedule)
+
+
+def _renewal(given: dict[str, Any]) -> Renewal:
+    """That of the settings given, which are taken out of them."""
+    return Renewal(**{name: given.pop(name) for name in RENEWAL if name in given})
+
+
+def _number(given: dict[str, Any]) -> Any:
+    """How many neurons, of the settings given, which are taken out of them."""
+    name = given.pop("number", "dormant")
+    kind, uses = NUMBERS[name]
+    for setting in ("tau", "share", "recyclings"):
+        if setting in given and setting not in uses:
+            raise ValueError(
+                f"--number {name} does not use {_flag(setting)}; choose another --number, or leave it out."
+            )
+    return kind(**{setting: given.pop(setting) for setting in uses if setting in given})
 
 
 def _check_used(name: Name, given: dict[str, Any]) -> None:
@@ -129,9 +248,12 @@ def first_look(arguments: Sequence[str], **defaults: str) -> argparse.Namespace:
 
 
 def agent_for(agent: DQN, settings: Settings) -> DQN:
-    """The agent with the paper's weight decay, if that is the intervention and no other was set."""
+    """The agent with the paper's weight decay, if that is the intervention and no other was set, or with a penalty."""
     if settings.intervention == "weight-decay" and agent.weight_decay == 0:
         return dataclasses.replace(agent, weight_decay=PAPER_WEIGHT_DECAY)
+    if settings.intervention in PENALTIES:
+        strength = {} if settings.strength is None else {"strength": settings.strength}
+        return dataclasses.replace(agent, regulariser=PENALTIES[settings.intervention](**strength))
     return agent
 
 

@@ -9,7 +9,6 @@ from ..wiring import Network
 
 
 @runtime_checkable
-@runtime_checkable
 class Intervention(Protocol):
     """A value that looks at a learner now and then and changes its weights.
 

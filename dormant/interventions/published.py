@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from ..scores import checked_tau
 from ..surgery import Learner, graft
 from ..wiring import Entries, Network, NeuronLayer, Wiring, entry_mask, paths
-from .redo import Recycled, count, fresh
+from .renewal import Recycled, count, fresh
 
 
 @dataclass(frozen=True)

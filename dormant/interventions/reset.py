@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, PyTree
 from ..surgery import Learner, graft, restart_step_count
 from ..wiring import Network, paths
 from .contract import one_of
-from .redo import fresh, nothing
+from .renewal import fresh, nothing
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..surgery import Learner, graft
 from ..wiring import Network
 from .contract import one_of
-from .redo import fresh, nothing
+from .renewal import everything, fresh, nothing
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,6 @@ class ShrinkPerturb:
         del inputs
         donor = fresh(network, key, learner)
         blended = jax.tree.map(lambda old, new: self.keep * old + (1 - self.keep) * new, learner.params, donor)
-        everything = jax.tree.map(lambda _: jnp.ones((), bool), learner.params)
-        forget = everything if self.moments == "fresh" else nothing(everything)
-        return graft(learner, everything, blended, network.tx, forget=forget), state
+        every = everything(learner.params)
+        forget = every if self.moments == "fresh" else nothing(every)
+        return graft(learner, every, blended, network.tx, forget=forget), state

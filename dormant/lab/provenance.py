@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from dormant.rl.later import LATER
+from dormant.later import LATER
 
 PACKAGES = ("dormant", "jax", "jaxlib", "numpy", "optax", "pgx", "orbax-checkpoint")
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
-from .networks import KERNEL, Params, Shape, linear, output_layers, q_values
+from .layers import Activation, activated, active, fresh_layer, outputs_of
+from .networks import Params, Shape, linear, output_layers, q_values
 
 Padding = Literal["SAME", "VALID"]
 INNER_KERNEL = jax.nn.initializers.lecun_normal()  # Flax's default, which the reference leaves in residual blocks
-EPSILON = 1e-6  # of the LayerNorm, Flax's default
 NATURE = ((8, 4, 32), (4, 2, 64), (3, 1, 64))  # side, stride and filters of each convolution
 STACKS = (32, 64, 64)  # filters of each stack
 DENSE = 512
@@ -34,7 +34,7 @@ class NatureCNN:
 
     width: float | int = 1  # multiplies filters and dense neurons; the paper's are 1, 2 and 4
     padding: Padding = "SAME"
-    activation: Literal["relu", "crelu"] = "relu"
+    activation: Activation = "relu"
     layer_norm: bool = False
     dueling: bool = False
 
@@ -48,9 +48,9 @@ class NatureCNN:
         params: Params = {}
         for number, (side, stride, filters) in enumerate(NATURE):
             shape = (side, side, channels, scaled(filters, self.width))
-            params[f"conv{number + 1}"] = _layer(keys[number], shape, self.layer_norm)
+            params[f"conv{number + 1}"] = fresh_layer(keys[number], shape, self.layer_norm)
             high, wide = (_length(length, side, stride, self.padding) for length in (high, wide))
-            channels = _outputs(shape[-1], self.activation)
+            channels = outputs_of(shape[-1], self.activation)
         return params | _head(keys[-1], high * wide * channels, actions, self)
 
     def apply(
@@ -60,7 +60,7 @@ class NatureCNN:
         maps = pixels(observations)
         for number, (_, stride, _) in enumerate(NATURE):
             layer = params[f"conv{number + 1}"]
-            maps = _active(_convolved(maps, layer, stride, self.padding), layer, self.activation)
+            maps = active(_convolved(maps, layer, stride, self.padding), layer, self.activation)
         return _values(maps, params, self)
 
 
@@ -80,7 +80,7 @@ class ImpalaResNet:
     """
 
     width: float | int = 1
-    activation: Literal["relu", "crelu"] = "relu"
+    activation: Activation = "relu"
     layer_norm: bool = False
     dueling: bool = False
 
@@ -96,17 +96,17 @@ class ImpalaResNet:
             width = scaled(filters, self.width)
             params |= self._stack(keys[number], f"stack{number + 1}", channels, width)
             high, wide, channels = -(-high // 2), -(-wide // 2), width
-        return params | _head(keys[-1], high * wide * _outputs(channels, self.activation), actions, self)
+        return params | _head(keys[-1], high * wide * outputs_of(channels, self.activation), actions, self)
 
     def _stack(self, key: Array, name: str, channels: int, width: int) -> Params:
         conv, *inner = jax.random.split(key, 5)
-        params = {f"{name}_conv": _layer(conv, (3, 3, channels, width))}
-        twice = _outputs(width, self.activation)
+        params = {f"{name}_conv": fresh_layer(conv, (3, 3, channels, width))}
+        twice = outputs_of(width, self.activation)
         for block in (1, 2):
             first, second = inner[2 * block - 2 : 2 * block]
             prefix = f"{name}_block{block}"
-            params[f"{prefix}_conv1"] = _layer(first, (3, 3, twice, width), self.layer_norm, INNER_KERNEL)
-            params[f"{prefix}_conv2"] = _layer(second, (3, 3, twice, width), False, INNER_KERNEL)
+            params[f"{prefix}_conv1"] = fresh_layer(first, (3, 3, twice, width), self.layer_norm, INNER_KERNEL)
+            params[f"{prefix}_conv2"] = fresh_layer(second, (3, 3, twice, width), False, INNER_KERNEL)
         return params
 
     def apply(
@@ -122,7 +122,7 @@ class ImpalaResNet:
 
     def _branch(self, params: Params, block: str, stream: Array) -> Array:
         first, second = params[f"{block}_conv1"], params[f"{block}_conv2"]
-        inner = _active(_convolved(activated(stream, self.activation), first), first, self.activation)
+        inner = active(_convolved(activated(stream, self.activation), first), first, self.activation)
         return _convolved(inner, second)
 
 
@@ -145,29 +145,6 @@ def pooled(maps: Float[Array, "batch height width channels"]) -> Float[Array, "b
     return jax.lax.reduce_window(maps, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
 
 
-def activated(values: Float[Array, "batch *places n"], activation: str) -> Float[Array, "batch *places outputs"]:
-    """The values' positive part, beside that of their negatives for "crelu".
-
-    >>> activated(jnp.array([[1.0, -2.0]]), "crelu").tolist()
-    [[1.0, 0.0, 0.0, 2.0]]
-    """
-    both = activation == "crelu"
-    return jax.nn.relu(jnp.concatenate([values, -values], axis=-1) if both else values)
-
-
-def normalised(values: Float[Array, "batch *places n"], layer: dict[str, Array]) -> Float[Array, "batch *places n"]:
-    """Values with mean 0 and variance 1 over the neurons at each place, then scaled and shifted."""
-    mean = values.mean(axis=-1, keepdims=True)
-    variance = jnp.square(values - mean).mean(axis=-1, keepdims=True)
-    ones = (1,) * (values.ndim - 1)
-    scale, offset = layer["scale"].reshape(*ones, -1), layer["offset"].reshape(*ones, -1)
-    return (values - mean) * jax.lax.rsqrt(variance + EPSILON) * scale + offset
-
-
-def _active(values: Array, layer: dict[str, Array], activation: str) -> Array:
-    return activated(normalised(values, layer) if "scale" in layer else values, activation)
-
-
 def _convolved(maps: Array, layer: dict[str, Array], stride: int = 1, padding: Padding = "SAME") -> Array:
     # XLA's own convolution on every backend: no product of patches beat it in a whole gradient step (LOG.md).
     numbers = ("NHWC", "HWIO", "NHWC")
@@ -177,26 +154,14 @@ def _convolved(maps: Array, layer: dict[str, Array], stride: int = 1, padding: P
 
 def _values(maps: Array, params: Params, network: NatureCNN | ImpalaResNet) -> Array:
     dense = linear(maps.reshape(len(maps), -1), params["dense"])
-    return q_values(_active(dense, params["dense"], network.activation), params)
+    return q_values(active(dense, params["dense"], network.activation), params)
 
 
 def _head(key: Array, inputs: int, actions: int, network: NatureCNN | ImpalaResNet) -> Params:
     dense, output, _ = jax.random.split(key, 3)
     width = scaled(DENSE, network.width)
-    params = {"dense": _layer(dense, (inputs, width), network.layer_norm)}
-    return params | output_layers(output, _outputs(width, network.activation), actions, network.dueling)
-
-
-def _layer(
-    key: Array, shape: Shape, layer_norm: bool = False, kernel: jax.nn.initializers.Initializer = KERNEL
-) -> dict[str, Array]:
-    plain = {"kernel": kernel(key, shape, jnp.float32), "bias": jnp.zeros(shape[-1])}
-    norm = {"scale": jnp.ones(shape[-1]), "offset": jnp.zeros(shape[-1])}
-    return plain | (norm if layer_norm else {})
-
-
-def _outputs(neurons: int, activation: str) -> int:
-    return 2 * neurons if activation == "crelu" else neurons
+    params = {"dense": fresh_layer(dense, (inputs, width), network.layer_norm)}
+    return params | output_layers(output, outputs_of(width, network.activation), actions, network.dueling)
 
 
 def _length(length: int, side: int, stride: int, padding: Padding) -> int:

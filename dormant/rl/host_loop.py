@@ -12,6 +12,7 @@ from jaxtyping import Array, UInt8
 from numpy import ndarray
 
 from dormant.interventions import Chain, Intervention
+from dormant.later import LATER
 from dormant.tracing import trace
 from dormant.wiring import Network
 
@@ -21,7 +22,6 @@ from .films import Film
 from .frames import FrameReplay
 from .host_evaluation import episode_returns, random_play
 from .host_rounds import Stage, drawn, measured, play_chunk
-from .later import LATER
 from .loops import check_epsilon, check_schedule
 from .mapped import flush
 from .presets import atari_dqn

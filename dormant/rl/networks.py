@@ -9,14 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
-from .later import LATER
+from dormant.later import LATER
+
+from .layers import Activation, active, fresh_layer, outputs_of, spectrally_normalised
 
 Params = dict[str, dict[str, Array]]
 Shape = tuple[int, ...]
-
-# The paper's networks (dopamine/labs/redo/networks.py). MinAtar's own DQN draws kernels and biases uniformly within
-# 1/sqrt(fan in), PyTorch's default.
-KERNEL = jax.nn.initializers.xavier_uniform()
 
 
 @runtime_checkable
@@ -37,6 +35,9 @@ class MinAtarCNN:
     >>> MinAtarCNN().apply(params, jnp.zeros((2, 10, 10, 4), bool)).shape
     (2, 3)
 
+    `activation`, and `layer_norm` before it, are those of both layers; `spectral_norm` is the dense layer's, whose
+    neurons are then measured and not recycled.
+
     Source: Young & Tian 2019, MinAtar's DQN (16 filters of 3 x 3 without padding, 128 neurons); initialised as the
     paper's networks, Xavier uniform kernels and zero biases.
     """
@@ -44,6 +45,9 @@ class MinAtarCNN:
     filters: int = 16
     width: int = 128
     dueling: bool = field(default=False, metadata=LATER)
+    activation: Activation = field(default="relu", metadata=LATER)
+    layer_norm: bool = field(default=False, metadata=LATER)
+    spectral_norm: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("filters", "width"):
@@ -53,20 +57,23 @@ class MinAtarCNN:
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
         """Fresh parameters."""
         height, width, channels = observation_shape
-        flat = (height - 2) * (width - 2) * self.filters
+        flat = (height - 2) * (width - 2) * outputs_of(self.filters, self.activation)
         conv, dense, head = jax.random.split(key, 3)
         return {
-            "conv": _layer(conv, (3, 3, channels, self.filters)),
-            "dense": _layer(dense, (flat, self.width)),
-            **output_layers(head, self.width, actions, self.dueling),
+            "conv": fresh_layer(conv, (3, 3, channels, self.filters), self.layer_norm),
+            "dense": fresh_layer(dense, (flat, self.width), self.layer_norm),
+            **output_layers(head, outputs_of(self.width, self.activation), actions, self.dueling),
         }
 
     def apply(
         self, params: Params, observations: Shaped[Array, "batch height width channels"]
     ) -> Float[Array, "batch actions"]:
         """Q values of a batch of observations."""
-        conv = jax.nn.relu(convolution(observations.astype(jnp.float32), params["conv"]))
-        return q_values(jax.nn.relu(linear(conv.reshape(len(conv), -1), params["dense"])), params)
+        maps = convolution(observations.astype(jnp.float32), params["conv"])
+        conv = active(maps, params["conv"], self.activation)
+        dense = spectrally_normalised(params["dense"]) if self.spectral_norm else params["dense"]
+        hidden = linear(conv.reshape(len(conv), -1), dense)
+        return q_values(active(hidden, dense, self.activation), params)
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class MLP:
         names = [*(f"dense_{number}" for number in range(len(self.hidden))), "head"]
         keys = jax.random.split(key, len(names))
         shapes = pairwise(widths)
-        return {name: _layer(key, shape) for name, key, shape in zip(names, keys, shapes, strict=True)}
+        return {name: fresh_layer(key, shape) for name, key, shape in zip(names, keys, shapes, strict=True)}
 
     def apply(self, params: Params, observations: Shaped[Array, "batch *shape"]) -> Float[Array, "batch actions"]:
         """Q values of a batch of observations."""
@@ -107,9 +114,9 @@ def linear(values: Float[Array, "batch inputs"], layer: dict[str, Array]) -> Flo
 def output_layers(key: Key[Array, ""], inputs: int, actions: int, dueling: bool) -> Params:
     """A fresh linear head, or the two layers of a dueling one: each action's advantage, and the state's value."""
     if not dueling:
-        return {"head": _layer(key, (inputs, actions))}
+        return {"head": fresh_layer(key, (inputs, actions))}
     advantage, value = jax.random.split(key)
-    return {"advantage": _layer(advantage, (inputs, actions)), "value": _layer(value, (inputs, 1))}
+    return {"advantage": fresh_layer(advantage, (inputs, actions)), "value": fresh_layer(value, (inputs, 1))}
 
 
 def q_values(hidden: Float[Array, "batch neurons"], params: Params) -> Float[Array, "batch actions"]:
@@ -151,7 +158,3 @@ def patches_times_kernel(
 
 def _xla_convolution(images: Array, kernel: Array) -> Array:
     return jax.lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def _layer(key: Array, shape: Shape) -> dict[str, Array]:
-    return {"kernel": KERNEL(key, shape, jnp.float32), "bias": jnp.zeros(shape[-1])}

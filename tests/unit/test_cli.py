@@ -7,12 +7,31 @@ import threading
 import jax
 import pytest
 
-from dormant import Chain, Every, Prune, ReDo, Reset, ShrinkPerturb, redo_as_published
 from dormant.cli import demo, run, train
 from dormant.cli.flags import USES, Settings, intervention
 from dormant.cli.refusal import held_back
+from dormant.interventions import (
+    Chain,
+    ClipWeights,
+    ContinualBackprop,
+    Dormant,
+    Every,
+    Gap,
+    HareTortoise,
+    PooledShare,
+    Prune,
+    Recycle,
+    ReDo,
+    Renewal,
+    Reset,
+    ResetOptimizer,
+    Share,
+    ShrinkPerturb,
+    redo_as_published,
+)
 from dormant.lab import startup
 from dormant.lab.store import RunFolder, RunRefused
+from dormant.regularisers import L2Init, Parseval, Spectral
 
 
 @pytest.fixture
@@ -79,6 +98,26 @@ def test_every_kind_of_flag_reaches_the_training(built):
         (Settings("reset", layers=("head",), moments="keep"), Every(100_000, Reset(("head",), moments="keep"))),
         (Settings("prune", period=7), Prune(0.0, 7)),
         (Settings("shrink-perturb", keep=0.5), Every(1_000, ShrinkPerturb(0.5))),
+        (Settings("redo", incoming="scaled"), Every(1_000, ReDo(incoming="scaled"))),
+        (Settings("recycle", tau=0.2, score="utility", stop=9), Every(1_000, Recycle("utility", Dormant(0.2)), stop=9)),
+        (
+            Settings("recycle", number="share", share=0.2, recyclings=7, order="random", at_most=3),
+            Every(1_000, Recycle(number=Share(0.2, 7), order="random", at_most=3)),
+        ),
+        (Settings("recycle", number="pooled-share", share=0.2), Every(1_000, Recycle(number=PooledShare(0.2)))),
+        (
+            Settings("recycle", number="gap", outgoing="fresh", layers=("dense",)),
+            Every(1_000, Recycle(number=Gap(), renewal=Renewal("fresh"), layers=("dense",))),
+        ),
+        (Settings("regrama", at_most=2), Every(1_000, Recycle("gradient", Dormant(0.01), at_most=2))),
+        (
+            Settings("continual-backprop", maturity=7, moments="keep"),
+            ContinualBackprop(maturity=7, renewal=Renewal(moments="keep")),
+        ),
+        (Settings("hare-tortoise", momentum=0.9, period=5), HareTortoise(0.9, 5)),
+        (Settings("clip-weights", factor=3.0), ClipWeights(3.0)),
+        (Settings("reset-optimizer", step_count="keep"), Every(1_000, ResetOptimizer(step_count="keep"))),
+        (Settings("l2-init", strength=0.1), Chain()),
     ],
     ids=str,
 )
@@ -103,6 +142,18 @@ def test_weight_decay_is_the_papers_unless_it_is_set(built):
     assert built().agent.weight_decay == 0
 
 
+def test_a_penalty_is_the_agents(built):
+    assert built("--intervention", "l2-init", "--strength", "0.1").agent.regulariser == L2Init(0.1)
+    assert built("--intervention", "parseval").agent.regulariser == Parseval()
+    assert built("--intervention", "spectral").agent.regulariser == Spectral()
+    assert built().agent.regulariser is None
+
+
+def test_a_network_takes_its_options(built):
+    network = built("--activation", "crelu", "--layer-norm", "--spectral-norm").agent.network
+    assert (network.activation, network.layer_norm, network.spectral_norm) == ("crelu", True, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -125,6 +176,9 @@ def test_weight_decay_is_the_papers_unless_it_is_set(built):
         (("--width", "-1"), "width must be at least 1, got -1"),
         (("--tau", "0.1"), "--intervention none does not use --tau; it uses no setting"),
         (("--intervention", "redo", "--layers", "dens"), "'dens'"),
+        (("--intervention", "recycle", "--number", "gap", "--tau", "0.1"), "--number gap does not use --tau; choose"),
+        (("--intervention", "recycle", "--share", "0.1"), "--number dormant does not use --share; choose another"),
+        (("--intervention", "clip-weights", "--factor", "0"), "factor must be positive, got 0.0"),
         (("--checkpoint-seconds", "nan"), "--checkpoint-seconds must be at least 0, got nan"),
         (("--checkpoint-seconds", "-1"), "--checkpoint-seconds must be at least 0, got -1.0"),
         (("--core", "4096"), "--core 4096 is not available"),

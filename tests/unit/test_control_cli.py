@@ -8,6 +8,7 @@ import pytest
 from dormant import Chain, Every, Prune, ReDo, Reset
 from dormant.cli import run, train
 from dormant.cli.control import control_flags
+from dormant.interventions import Dormant, Recycle
 from dormant.rl.agents.sac import NETWORKS, SAC
 from dormant.rl.control_loop import ControlTraining
 from dormant.rl.envs.mujoco import MuJoCo
@@ -72,6 +73,7 @@ def test_a_task_that_only_sac_plays_needs_no_agent(built):
         (("reset",), Every(200_000, Reset(NETWORKS))),
         (("reset", "--layers", "critic1", "critic2"), Every(200_000, Reset(("critic1", "critic2")))),
         (("prune",), Prune(0.0)),
+        (("regrama",), Every(200_000, Recycle("gradient", Dormant(0.01)))),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -127,6 +129,7 @@ def test_every_kind_of_flag_reaches_the_training(built):
         (("--learning-rate", "0.1"), "--learning-rate"),
         (("--agent", "ppo"), "ppo"),
         (("--checkpoint-seconds", "nan"), "--checkpoint-seconds must be at least 0, got nan"),
+        (("--intervention", "spectral"), "--intervention spectral is there for --agent dqn and drq, not for sac"),
         (("--intervention", "prune", "--layers", "actor"), "--intervention prune does not use --layers"),
         (("--intervention", "redo", "--layers", "critic3"), "no neuron layer is called 'critic3'"),
         (("--intervention", "reset", "--layers", "fc"), "['fc']"),

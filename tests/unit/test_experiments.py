@@ -73,7 +73,7 @@ def test_every_arm_can_be_built_and_differs_from_the_others(experiment, scale):
             assert cell.training.env.game in SCORES
 
 
-@pytest.mark.parametrize("name", ["fig07", "fig09", "fig10a", "fig13"])
+@pytest.mark.parametrize("name", ["fig07", "fig09", "fig10a", "fig13", "fig15", "fig21", "fig23"])
 def test_every_arm_and_its_intervention_fit_their_network(name):
     for cell in NAMED[name].designs["smoke"].cells():
         jax.eval_shape(cell.training.init)
@@ -105,6 +105,12 @@ def test_the_papers_scale_is_the_papers():
     assert (recycled.agent_steps, recycled.replay_ratio, recycled.intervention.what.tau) == (10_000_000, 0.25, 0.025)
     reset = {arm.name: arm.training for arm in NAMED["fig13"].designs["paper"].arms}["Reset"]
     assert (reset.intervention.period, reset.intervention.what.layers) == (100_000, ("dense",))
+
+
+def test_a_schedule_of_shares_ends_with_the_run():
+    for scale, recyclings in (("pilot", 200), ("paper", 2_500)):
+        shares = {arm.training.intervention.what.number for arm in NAMED["fig15"].designs[scale].arms}
+        assert {(share.share, share.recyclings) for share in shares} == {(0.1, recyclings)}
 
 
 def test_a_small_scale_keeps_gradient_steps_between_two_targets():

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, Shaped
 
+from dormant.later import LATER
+from dormant.regularisers import L2Init, Parseval, Spectral, penalised
 from dormant.surgery import Learner
 
 from ..atari_networks import ImpalaResNet, NatureCNN
 from ..augmentation import NOTHING, Augmentation
-from ..later import LATER
+from ..injectable import Injectable
 from ..networks import MLP, MinAtarCNN, Params
 from ..replay import Batch
 
@@ -46,7 +48,7 @@ class DQN:
     `minatar_dqn` has the settings for MinAtar, and `atari_drq` those that make it DrQ(eps).
     """
 
-    network: MinAtarCNN | MLP | NatureCNN | ImpalaResNet = field(default_factory=MinAtarCNN)
+    network: MinAtarCNN | MLP | NatureCNN | ImpalaResNet | Injectable = field(default_factory=MinAtarCNN)
     gamma: float = 0.99
     n_step: int = 1
     batch_size: int = 32
@@ -61,6 +63,7 @@ class DQN:
     epsilon_steps: int = 250_000
     epsilon_end: float = 0.01
     augmentation: Augmentation = field(default=NOTHING, metadata=LATER)  # of training batches only
+    regulariser: L2Init | Parseval | Spectral | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         at_least_one = ("n_step", "batch_size", "replay_capacity", "target_period", "epsilon_steps")
@@ -82,8 +85,8 @@ class DQN:
             )
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam; weight decay is added to the gradient before it, as in the paper, and not after it as in AdamW."""
-        adam = optax.adam(self.learning_rate, eps=self.adam_epsilon)
+        """Adam; weight decay and a regulariser's gradient come before it, as in the paper, not after it as in AdamW."""
+        adam = penalised(self.regulariser, optax.adam(self.learning_rate, eps=self.adam_epsilon))
         return optax.chain(optax.add_decayed_weights(self.weight_decay), adam) if self.weight_decay else adam
 
     def init(self, key: Key[Array, ""], observation_shape: tuple[int, ...], actions: int) -> DQNState:

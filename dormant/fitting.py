@@ -1,0 +1,61 @@
+"""How well a network can still be trained: its error after a fixed number of steps towards targets new to it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from .wiring import Network
+
+FREQUENCY = 1e5  # of the sine that makes two states' targets unrelated
+
+
+def target_fitting_error(
+    key: Array,
+    apply: Callable[..., Float[Array, "samples outputs"]],
+    params: PyTree[Array],
+    network: Network,
+    *inputs: Any,
+    gradient_steps: int = 1_000,
+) -> Float[Array, ""]:
+    """The mean squared error after `gradient_steps` from `params` towards random targets, by a fresh optimizer.
+
+    Targets are sin(1e5 * y), with y the outputs of a network drawn by `network.init(key)`. A network that lost its
+    plasticity has a larger error than a fresh one, `params=network.init(another_key)`; so compare both. The parameters,
+    those of a checkpoint for instance, are not changed. It costs as much as so many gradient steps on all of `inputs`.
+
+    >>> from dormant import Network, trace
+    >>> apply = lambda params, x: jax.nn.relu(x @ params["hidden"]["w"]) @ params["head"]["w"]
+    >>> def init(key):
+    ...     hidden, head = jax.random.split(key)
+    ...     return {"hidden": {"w": jax.random.normal(hidden, (2, 64))}, "head": {"w": jax.random.normal(head, (64,
+    1))}}
+    >>> params, x = init(jax.random.key(1)), jnp.eye(2)
+    >>> network = Network(trace(apply, params, x), init, optax.adam(1e-2))
+    >>> dead = jax.tree.map(jnp.zeros_like, params)
+    >>> error = lambda params: target_fitting_error(jax.random.key(0), apply, params, network, x, gradient_steps=100)
+    >>> bool(error(params) < 0.01), bool(error(dead) > 0.1)
+    (True, True)
+
+    Raises ValueError for less than one gradient step.
+    Source: Lyle et al. 2022, "Understanding and preventing capacity loss in reinforcement learning", definition 1 and
+    section 4, who average over several sets of targets: map this over keys.
+    """
+    if gradient_steps < 1:
+        raise ValueError(f"gradient_steps must be at least 1, got {gradient_steps}.")
+    targets = jnp.sin(FREQUENCY * apply(network.init(key), *inputs))
+
+    def loss(params: PyTree[Array]) -> Float[Array, ""]:
+        return jnp.square(apply(params, *inputs) - targets).mean()
+
+    def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
+        params, opt_state = carry
+        with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
+            change, opt_state = network.tx.update(jax.grad(loss)(params), opt_state, params)
+        return (optax.apply_updates(params, change), opt_state), None
+
+    (fitted, _), _ = jax.lax.scan(step, (params, network.tx.init(params)), length=gradient_steps)
+    return loss(fitted)

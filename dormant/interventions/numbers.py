@@ -1,0 +1,150 @@
+"""How many neurons of each layer are recycled at a time: by threshold, by share, or by what the scores look like."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ..scores import checked_tau, dormant_mask
+
+Scores = Mapping[str, Float[Array, " neurons"]]
+Counts = dict[str, Int[Array, ""]]
+
+
+@runtime_checkable
+class Number(Protocol):
+    """From the scores of the layers, and how often neurons were recycled before, to how many of each layer are now."""
+
+    def count(self, scores: Scores, recyclings: Int[Array, ""]) -> Counts: ...
+
+
+@dataclass(frozen=True)
+class Dormant:
+    """As many as are tau-dormant: score <= tau.
+
+    >>> int(Dormant(0.1).count({"dense": jnp.array([0.0, 0.1, 2.9])}, jnp.array(0))["dense"])
+    2
+
+    Source: Sokar et al. 2023, definition 3.1.
+    """
+
+    tau: float = 0.1
+
+    def __post_init__(self) -> None:
+        checked_tau(self.tau)
+
+    def count(self, scores: Scores, recyclings: Int[Array, ""]) -> Counts:
+        del recyclings
+        return {name: dormant_mask(values, self.tau).sum(dtype=jnp.int32) for name, values in scores.items()}
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of each layer, at least one neuron. With `recyclings` it falls to zero as a quarter of a cosine does.
+
+    The n-th recycling takes share * cos(pi/2 * n / recyclings) of the layer, and none from the last one on.
+
+    >>> scores = {"dense": jnp.ones(20)}
+    >>> [int(Share(0.5, recyclings=3).count(scores, jnp.array(n))["dense"]) for n in range(3)]
+    [9, 5, 0]
+
+    Raises ValueError for a share outside of (0, 1] and for recyclings below 1.
+    Source: Sokar et al. 2023, figure 15; dopamine/labs/redo/weight_recyclers.py, where equal scores at the threshold
+    are all recycled, and here as many as the share says.
+    """
+
+    share: float = 0.1
+    recyclings: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_share(self.share)
+        if self.recyclings is not None and self.recyclings < 1:
+            raise ValueError(
+                f"recyclings must be at least 1, got {self.recyclings}; leave it out for a constant share."
+            )
+
+    def count(self, scores: Scores, recyclings: Int[Array, ""]) -> Counts:
+        length = self.recyclings
+        if length is None:
+            return {name: jnp.int32(max(1, round(self.share * len(values)))) for name, values in scores.items()}
+        now = recyclings + 1
+        share = self.share * jnp.cos(jnp.pi / 2 * now.astype(jnp.float32) / length)
+        at_least_one = {name: jnp.maximum(1, jnp.round(share * len(values))) for name, values in scores.items()}
+        return {name: jnp.where(now < length, number, 0).astype(jnp.int32) for name, number in at_least_one.items()}
+
+
+@dataclass(frozen=True)
+class PooledShare:
+    """As many as lie under a threshold that is chosen anew each time, so that a share of all neurons does.
+
+    The threshold is the score that `share` of the neurons of all layers together do not exceed, but never more than
+    `highest`: a layer that sleeps gives most of the neurons, and a network that does not sleep gives none.
+
+    >>> scores = {"conv": jnp.array([0.9, 1.1]), "dense": jnp.array([0.0, 0.1, 0.2, 3.7])}
+    >>> {name: int(count) for name, count in PooledShare(0.33).count(scores, jnp.array(0)).items()}
+    {'conv': 0, 'dense': 2}
+
+    Raises ValueError for a share outside of (0, 1] and for a negative highest threshold.
+    Source: ours. Sokar et al. 2023 leave an adaptive threshold to future work.
+    """
+
+    share: float = 0.05
+    highest: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_share(self.share)
+        checked_tau(self.highest)
+
+    def count(self, scores: Scores, recyclings: Int[Array, ""]) -> Counts:
+        del recyclings
+        if not scores:
+            return {}
+        pooled = jnp.sort(jnp.concatenate(list(scores.values())))
+        tau = jnp.minimum(pooled[max(1, round(self.share * len(pooled))) - 1], self.highest)
+        return {name: (values <= tau).sum(dtype=jnp.int32) for name, values in scores.items()}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """As many as lie under the widest gap in a layer's scores, if it is wide enough to tell two kinds of neurons apart.
+
+    Between neighbours in the order of scores, a gap is the larger score divided by the smaller one, which counts as
+    `floor` at least. Only gaps above a score of at most `highest` count, and only if they are at least `least` wide.
+
+    >>> scores = {"dense": jnp.array([0.01, 0.02, 0.4, 0.8, 3.77])}
+    >>> int(Gap().count(scores, jnp.array(0))["dense"]), int(Gap(least=30.0).count(scores, jnp.array(0))["dense"])
+    (2, 0)
+
+    Raises ValueError for a gap that is not above 1, a floor that is not above 0, and a negative highest score.
+    Source: ours. Sokar et al. 2023 leave an adaptive threshold to future work.
+    """
+
+    least: float = 4.0
+    highest: float = 0.5
+    floor: float = 1e-3
+
+    def __post_init__(self) -> None:
+        checked_tau(self.highest)
+        if not self.least > 1:
+            raise ValueError(f"least must be above 1, got {self.least}; neighbours that are equal have a gap of 1.")
+        if not self.floor > 0:
+            raise ValueError(f"floor must be above 0, got {self.floor}; scores below it count as equal.")
+
+    def count(self, scores: Scores, recyclings: Int[Array, ""]) -> Counts:
+        del recyclings
+        return {name: self._below(jnp.sort(values)) for name, values in scores.items()}
+
+    def _below(self, ordered: Float[Array, " neurons"]) -> Int[Array, ""]:
+        if len(ordered) < 2:
+            return jnp.zeros((), jnp.int32)
+        low, high = jnp.maximum(ordered[:-1], self.floor), jnp.maximum(ordered[1:], self.floor)
+        gaps = jnp.where(ordered[:-1] <= self.highest, high / low, 1.0)
+        widest = jnp.argmax(gaps)
+        return jnp.where(gaps[widest] >= self.least, widest + 1, 0).astype(jnp.int32)
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share <= 1:
+        raise ValueError(f"share must lie above 0 and not above 1, got {share}; 0.1 is a tenth of the neurons.")

@@ -1,0 +1,88 @@
+"""What networks are made of besides products: fresh parameters of a layer, normalisations and activations."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from dormant.regularisers import largest_singular_value
+
+Activation = Literal["relu", "leaky_relu", "crelu"]
+Layer = dict[str, Array]
+
+# The paper's networks (dopamine/labs/redo/networks.py). MinAtar's own DQN draws kernels and biases uniformly within
+# 1/sqrt(fan in), PyTorch's default.
+KERNEL = jax.nn.initializers.xavier_uniform()
+EPSILON = 1e-6  # of the LayerNorm, Flax's default
+
+
+def fresh_layer(
+    key: Key[Array, ""],
+    shape: tuple[int, ...],
+    layer_norm: bool = False,
+    kernel: jax.nn.initializers.Initializer = KERNEL,
+) -> Layer:
+    """A kernel of that shape and a zero bias; with `layer_norm` also a scale of one and an offset of zero."""
+    plain = {"kernel": kernel(key, shape, jnp.float32), "bias": jnp.zeros(shape[-1])}
+    norm = {"scale": jnp.ones(shape[-1]), "offset": jnp.zeros(shape[-1])}
+    return plain | (norm if layer_norm else {})
+
+
+def outputs_of(neurons: int, activation: Activation) -> int:
+    """How many activations so many neurons have.
+
+    >>> outputs_of(16, "relu"), outputs_of(16, "crelu")
+    (16, 32)
+    """
+    return 2 * neurons if activation == "crelu" else neurons
+
+
+def active(values: Float[Array, "batch *places n"], layer: Layer, activation: Activation) -> Float[Array, "..."]:
+    """A layer's activations, normalised before if it has a scale."""
+    return activated(normalised(values, layer) if "scale" in layer else values, activation)
+
+
+def activated(values: Float[Array, "batch *places n"], activation: Activation) -> Float[Array, "batch *places outputs"]:
+    """The values' positive part, with a hundredth of the negative one for "leaky_relu", beside theirs for "crelu".
+
+    >>> [activated(jnp.array([[1.0, -2.0]]), name).tolist() for name in ("relu", "crelu")]
+    [[[1.0, 0.0]], [[1.0, 0.0, 0.0, 2.0]]]
+
+    Source: leaky ReLU, Maas et al. 2013, with the slope of the paper's figure 21; CReLU, Shang et al. 2016, which Abbas
+    et al. 2023, "Loss of plasticity in continual deep reinforcement learning", found to keep networks plastic.
+    """
+    match activation:
+        case "leaky_relu":
+            return jax.nn.leaky_relu(values, 0.01)
+        case "crelu":
+            return jax.nn.relu(jnp.concatenate([values, -values], axis=-1))
+        case _:
+            return jax.nn.relu(values)
+
+
+def normalised(values: Float[Array, "batch *places n"], layer: Layer) -> Float[Array, "batch *places n"]:
+    """Values with mean 0 and variance 1 over the neurons at each place, then scaled and shifted.
+
+    Source: Ba et al. 2016, "Layer normalization"; Lyle et al. 2023, "Understanding plasticity in neural networks".
+    """
+    mean = values.mean(axis=-1, keepdims=True)
+    variance = jnp.square(values - mean).mean(axis=-1, keepdims=True)
+    ones = (1,) * (values.ndim - 1)
+    scale, offset = layer["scale"].reshape(*ones, -1), layer["offset"].reshape(*ones, -1)
+    return (values - mean) * jax.lax.rsqrt(variance + EPSILON) * scale + offset
+
+
+def spectrally_normalised(layer: Layer) -> Layer:
+    """A dense layer with its kernel divided by its largest singular value, through which the gradient flows.
+
+    >>> kernel = spectrally_normalised({"kernel": jnp.diag(jnp.array([4.0, 1.0]))})["kernel"]
+    >>> jnp.round(kernel, 3).tolist()
+    [[1.0, 0.0], [0.0, 0.25]]
+
+    Source: Miyato et al. 2018, "Spectral normalization for generative adversarial networks"; Gogianu et al. 2021,
+    "Spectral normalisation for deep reinforcement learning", for one layer of a Q-network. They keep the power
+    iteration's vector from step to step; ours begins anew.
+    """
+    value = largest_singular_value(layer["kernel"])
+    return layer | {"kernel": layer["kernel"] / jnp.where(value > 0, value, 1.0)}
