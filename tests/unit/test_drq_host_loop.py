@@ -40,8 +40,8 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(tmp_path):
     whole = runner.run(TRAINING, tmp_path / "whole")
     for done in (20, 40):
         with pytest.raises(KeyboardInterrupt):
-            runner.run(TRAINING, tmp_path / "parts", stop_after(done), checkpoint_seconds=0)
-    runner.run(TRAINING, tmp_path / "parts", checkpoint_seconds=0)
+            runner.run(TRAINING, tmp_path / "parts", stop_after(done), checkpoint_seconds=0.0)
+    runner.run(TRAINING, tmp_path / "parts", checkpoint_seconds=0.0)
     assert_same_run(tmp_path / "whole", tmp_path / "parts", 60)
     table = list(rows(whole.metrics))
     assert [row["gradient_steps"] for row in table] == [0, 8, 48, 88]
