@@ -91,7 +91,6 @@ def test_the_pieces_of_drq_are_dqns_too(built):
     [
         (("--pad", "-1"), "ALE/Pong", "pad must be a number of cells, got -1"),
         (("--intensity", "0.6"), "ALE/Pong", "intensity must lie in [0, 0.5), got 0.6"),
-        (("--eval-episodes", "0"), "ALE/Pong", "eval_episodes must be at least 1, got 0"),
         (("--n-step", "2000"), "ALE/Pong", "min_replay must lie between n_step and replay_capacity"),
         (("--replay-ratio", "0.3"), "ALE/Pong", "the nearest is 0.333333"),
         (("--intervention", "reset", "--layers", "head"), "ALE/Pong", "['head']"),
