@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 PUBLIC = {
     "interventions": (
         "Chain ClipWeights ContinualBackprop Dormant Every Gap HareTortoise Intervention PlasticityInjection "
-        "PooledShare Prune ReDo Recycle Renewal Reset ResetOptimizer Share ShrinkPerturb WhenDormant recycled_counts redo_as_published"
+        "PooledShare Prune ReDo Recycle Renewal Reset ResetOptimizer Share ShrinkPerturb WhenDormant recycled_counts "
+        "redo_as_published"
     ),
     "reporting": "LayerReport Report report",
     "scores": "dormant_fraction dormant_mask neuron_scores overlap_coefficient",
