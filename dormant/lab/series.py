@@ -188,7 +188,11 @@ def quantity(metric: str) -> str:
     >>> quantity("dormant/0.1/all"), quantity("dormant/0/dense"), quantity("loss")
     ('dormant neurons (τ = 0.1)', 'dormant neurons in “dense” (τ = 0)', 'loss')
     """
-    named = {"eval_return": "return of evaluation episodes", "train_return": "return of training episodes"}
+    named = {
+        "eval_return": "return of evaluation episodes",
+        "train_return": "return of training episodes",
+        "srank": "effective rank (srank)",
+    }
     parts = metric.split("/")
     if parts[0] == "dormant":
         where = "" if parts[2] == "all" else f" in “{parts[2]}”"
