@@ -24,7 +24,7 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--core", type=int, default=cores()[-1])
     flags.add_argument("--seconds", type=float, default=5.0, help="processor seconds a measurement takes at least")
-    flags.add_argument("--families", nargs="+", default=["MinAtar", "Atari"])
+    flags.add_argument("--families", nargs="+", default=["MinAtar", "Atari", "MuJoCo"])
     given = flags.parse_args()
     pin(given.core)
     known = read(TABLE)
@@ -49,7 +49,7 @@ def kinds() -> Iterator[tuple]:
 
 def speeds(training, seconds: float) -> dict[str, float]:
     """Both speeds of a training with the least that can be measured of it."""
-    steps = 1_000 if kind_of(training, "cpu").environment == "MinAtar" else 20
+    steps = {"MinAtar": 1_000, "MuJoCo": 300}.get(kind_of(training, "cpu").environment, 20)
     short = replace(
         training,
         env=type(training.env)(),

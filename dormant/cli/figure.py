@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from dormant.cli.costing import KNOWN_SPEEDS, plan
+from dormant.cli.data import refuse_without_data, with_data
 from dormant.cli.flags import check_seconds
 from dormant.cli.refusal import refuse
 from dormant.cli.report import Report, report
@@ -19,11 +20,12 @@ from dormant.cli.watching import watching
 from dormant.experiments import EXPERIMENTS
 from dormant.lab.costs import Speeds, speeds
 from dormant.lab.jobs import Job, cells, jobs
+from dormant.lab.outcomes import log
 from dormant.lab.pool import Board, DiskFull, work_off
 from dormant.lab.spec import Experiment, Scale, place
 from dormant.lab.startup import accelerated, cores
 from dormant.lab.store import RunRefused
-from dormant.lab.workers import log
+from dormant.lab.workers import Processes
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Figure:
     """Runs at a time, each on a core of its own: as many as there are cores, if not set, and one on a GPU."""
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
+    data: Path | None = None
+    """The user's own copy of a data set: CIFAR-10's archive, or the folder of Fashion-MNIST's files."""
 
 
 def figure(flags: Figure) -> int:
@@ -49,10 +53,12 @@ def figure(flags: Figure) -> int:
     console = Console()
     try:
         check_seconds(flags.checkpoint_seconds)
-        wanted = chosen(flags.names, flags.scale)
+        wanted = [with_data(each, flags.scale, flags.data) for each in chosen(flags.names, flags.scale)]
         places = workers_of(flags.workers)
         known = speeds(flags.run_dir, KNOWN_SPEEDS, "gpu" if accelerated() else "cpu")
         todo = jobs(wanted, flags.scale, flags.run_dir, together=accelerated())
+        for job in () if flags.dry_run else todo:
+            refuse_without_data(job.training)
     except ValueError as error:
         refuse(error)
     _name_left_out(console, flags, wanted)
@@ -110,7 +116,7 @@ def _run(console: Console, flags: Figure, todo: Sequence[Job], places: tuple[int
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers are ended too
     try:
         with watching(console, weight) as watch:
-            return work_off(todo, places, watch, flags.checkpoint_seconds)
+            return work_off(todo, Processes(places, flags.checkpoint_seconds), watch)
     except KeyboardInterrupt:
         print(f"\nStopped; the same command goes on with {flags.run_dir}.", file=sys.stderr)
         raise SystemExit(130) from None

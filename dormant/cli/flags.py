@@ -41,10 +41,24 @@ MINATAR = "MinAtar/"
 Agent = Annotated[DQN, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes]
 PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN, as others quote its appendix
 
-Weights = Literal["redo", "redo-as-published", "recycle", "regrama", "continual-backprop", "reset", "prune"]
-Rest = Literal["shrink-perturb", "hare-tortoise", "clip-weights", "reset-optimizer"]
-Penalties = Literal["weight-decay", "l2-init", "parseval", "spectral"]
-Name = Literal["none", Weights, Rest, Penalties]
+Name = Literal[
+    "none",
+    "redo",
+    "redo-as-published",
+    "recycle",
+    "regrama",
+    "continual-backprop",
+    "reset",
+    "prune",
+    "shrink-perturb",
+    "hare-tortoise",
+    "clip-weights",
+    "reset-optimizer",
+    "weight-decay",
+    "l2-init",
+    "parseval",
+    "spectral",
+]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from dormant.lab.provenance import differences, shown
 from dormant.lab.store import RunFolder, RunRefused, in_use, last_rows
 
 Status = Literal["done", "running", "stopped", "damaged"]
+NOTHING = {"is": "Chain", "links": []}
 ENDS = {"eval_return": "{:.2f}", "dormant/0.1/all": "{:.1%}"}
 
 
@@ -73,7 +74,8 @@ def _listing(flags: Runs) -> Table:
     for name in ("run", "environment", "settings", "status", "agent steps", "return", "dormant"):
         table.add_column(name, overflow="fold")
     for each in sorted(kept, key=lambda each: _rank(each, flags.sort)):
-        share = f"{each.agent_steps:,} of {each.wanted:,}" if each.wanted else ""
+        wanted = f" of {each.wanted:,}" if each.wanted else ""
+        share = "" if each.status == "damaged" else f"{each.agent_steps:,}{wanted}"
         numbers = [_number("{:.2f}", each.returned), _number("{:.1%}", each.dormant)]
         where = str(each.path.relative_to(flags.root))
         table.add_row(where, each.environment, each.settings, each.status, share, *numbers)
@@ -98,20 +100,22 @@ def entry(path: Path) -> Entry:
     try:
         training = json.loads(folder.spec.read_text())["training"]
         ends = {name: _mean(folder, name) for name in ("agent_steps", *ENDS)}
-        environment = f"{training['env']['is']}/{training['env']['game']}"
-        wanted = training["agent_steps"]
+        env, settings = training["env"], _short(training)
+        environment = env.get("task") or "/".join([env["is"], *([env["game"]] if "game" in env else [])])
+        wanted = training.get("agent_steps", 0)  # a training of epochs has none
     except (RunRefused, ValueError, KeyError, TypeError):
         return Entry(path, "damaged")
     status = "done" if folder.done.exists() else "running" if in_use(path) else "stopped"
     numbers = (int(ends["agent_steps"] or 0), wanted, ends["eval_return"], ends["dormant/0.1/all"])
-    return Entry(path, status, environment, _short(training), *numbers)
+    return Entry(path, status, environment, settings, *numbers)
 
 
 def _short(training: dict[str, Any]) -> str:
-    agent, intervention = training["agent"], training["intervention"]
-    parts = [agent["is"], brief(agent["network"]), f"RR {training['replay_ratio']:g}"]
-    does_nothing = intervention == {"is": "Chain", "links": []}
-    return ", ".join([*parts, *([] if does_nothing else [brief(intervention)])])
+    agent, intervention = training["agent"], training.get("intervention", NOTHING)
+    parts = [agent["is"], *([brief(agent["network"])] if "network" in agent else [])]
+    parts += [f"RR {training['replay_ratio']:g}"] if "replay_ratio" in training else []
+    parts += [f"{training[name]} {name}" for name in ("labels", "targets") if name in training]
+    return ", ".join([*parts, *([] if intervention == NOTHING else [brief(intervention)])])
 
 
 def brief(description: Any) -> str:

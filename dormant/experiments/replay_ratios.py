@@ -1,4 +1,4 @@
-"""What figures 10a to 10c have in common: DQN and ReDo at four replay ratios."""
+"""What figures 10a to 10d have in common: an agent with and without ReDo at four replay ratios."""
 
 from functools import partial
 from typing import Any
@@ -15,14 +15,18 @@ PANELS = (
 )
 
 
-def swept(taus: dict[float, float] | None = None, **agent: Any) -> Arms:
-    """DQN and ReDo at each replay ratio; `taus` are thresholds other than 0.1, by replay ratio."""
-    return partial(_arms, taus or {}, agent)
+def swept(
+    taus: dict[float, float] | None = None, ratios: tuple[float, ...] = RATIOS, name: str = "DQN", **agent: Any
+) -> Arms:
+    """The bench's agent, and ReDo, at each replay ratio; `taus` are thresholds other than 0.1, by replay ratio."""
+    return partial(_arms, taus or {}, ratios, name, agent)
 
 
-def _arms(taus: dict[float, float], agent: dict[str, Any], bench: Bench) -> tuple[Arm, ...]:
-    plain = [Arm(f"DQN, RR {ratio:g}", bench.dqn(ratio, **agent)) for ratio in RATIOS]
-    redo = [Arm(f"ReDo, RR {ratio:g}", bench.dqn(ratio, bench.redo(taus.get(ratio, 0.1)), **agent)) for ratio in RATIOS]
+def _arms(
+    taus: dict[float, float], ratios: tuple[float, ...], name: str, agent: dict[str, Any], bench: Bench
+) -> tuple[Arm, ...]:
+    plain = [Arm(f"{name}, RR {ratio:g}", bench.dqn(ratio, **agent)) for ratio in ratios]
+    redo = [Arm(f"ReDo, RR {ratio:g}", bench.dqn(ratio, bench.redo(taus.get(ratio, 0.1)), **agent)) for ratio in ratios]
     return (*plain, *redo)
 
 

@@ -28,7 +28,7 @@ NOTHING = Chain()
 
 @dataclass(frozen=True)
 class Bench:
-    """What arms are made of at one scale: an agent in its environment, and interventions at that scale's pace."""
+    """What arms are made of at one scale: DQN or DrQ in its environment, and interventions at that scale's pace."""
 
     train: Callable[..., DeviceTraining | HostTraining]
     redo_period: int  # gradient steps, as the one below
@@ -37,7 +37,7 @@ class Bench:
     def dqn(
         self, replay_ratio: float = 1.0, intervention: Intervention = NOTHING, width: int = 1, **agent: Any
     ) -> DeviceTraining | HostTraining:
-        """DQN with `agent`'s fields changed."""
+        """The bench's agent with `agent`'s fields changed."""
         return self.train(replay_ratio, intervention, width, agent)
 
     def redo(self, tau: float = 0.1, **settings: Any) -> Every:
@@ -121,10 +121,10 @@ def atari_bench(million_frames: int, network: type[NatureCNN | ImpalaResNet] = N
 NOTHING_LEARNT = "Everything that could be learnt from: it only shows that it runs."
 
 
-def smoke(arms: Arms) -> Design:
+def smoke(arms: Arms, bench: Bench = SMOKE) -> Design:
     """Tiny networks, tiny runs."""
     environment = MinAtar("Asterix", time_limit=100)  # evaluations wait for the longest episode
-    return Design(arms(SMOKE), (environment,), (0, 1), NOTHING_LEARNT)
+    return Design(arms(bench), (environment,), (0, 1), NOTHING_LEARNT)
 
 
 def smoke_on_atari(arms: Arms) -> Design:
@@ -132,9 +132,9 @@ def smoke_on_atari(arms: Arms) -> Design:
     return Design(arms(SMOKE_RESNET), (Atari("Pong", time_limit=50),), (0,), NOTHING_LEARNT)
 
 
-def minatar(arms: Arms, games: tuple[str, ...], seeds: int, leaves_out: str) -> Design:
-    """Runs of 200,000 agent steps."""
-    return Design(arms(MINATAR), tuple(MinAtar(game) for game in games), tuple(range(seeds)), leaves_out)
+def minatar(arms: Arms, games: tuple[str, ...], seeds: int, leaves_out: str, bench: Bench = MINATAR) -> Design:
+    """Runs of 200,000 agent steps, if the bench says no other."""
+    return Design(arms(bench), tuple(MinAtar(game) for game in games), tuple(range(seeds)), leaves_out)
 
 
 def atari(arms: Arms, bench: Bench, games: tuple[str, ...], leaves_out: str = "") -> Design:

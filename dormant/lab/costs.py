@@ -41,9 +41,12 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Speeds:
-    """Seconds for each agent step of finished runs, by kind and replay ratio, and a table for the other kinds."""
+    """Seconds for each agent step of finished runs, by kind and replay ratio, and a table for the other kinds.
 
-    runs: Mapping[tuple[Kind, float], float]
+    Where nothing acts there is no replay ratio, and the steps are gradient steps.
+    """
+
+    runs: Mapping[tuple[Kind, float | None], float]
     table: Mapping[Kind, Speed]
     backend: str = "cpu"
 
@@ -56,14 +59,15 @@ class Speeds:
         Cost(seconds=200.0, source='table')
         """
         kind = kind_of(training, self.backend)
-        agent_steps = training.agent_steps * len(training.seeds)
-        known = self.runs.get((kind, training.replay_ratio))
+        steps, ratio = training.agent_steps * len(training.seeds), getattr(training, "replay_ratio", None)
+        known = self.runs.get((kind, ratio))
         if known is not None:
-            return Cost(agent_steps * known, "runs")
+            return Cost(steps * known, "runs")
         if kind not in self.table:
             return None
         acting, learning = self.table[kind]
-        return Cost(agent_steps / acting + agent_steps * training.replay_ratio / learning, "table")
+        seconds = steps / learning if ratio is None else steps / acting + steps * ratio / learning
+        return Cost(seconds, "table")
 
 
 def kind_of(training: Any, backend: str) -> Kind:
@@ -77,7 +81,10 @@ def kind_of(training: Any, backend: str) -> Kind:
 
 
 def _kind(training: Mapping[str, Any], backend: str) -> Kind:
-    return Kind(training["env"]["is"], shown(training["agent"]["network"]), backend)
+    agent = training["agent"]
+    # An agent of several networks has no one of that name, but their size.
+    size = {"is": agent["is"], **{name: agent[name] for name in ("hidden", "width") if name in agent}}
+    return Kind(training["env"]["is"], shown(agent.get("network", size)), backend)
 
 
 def speeds(root: Path, table: Path, backend: str) -> Speeds:
@@ -85,7 +92,7 @@ def speeds(root: Path, table: Path, backend: str) -> Speeds:
     return Speeds(paces(sorted(root.rglob("done")) if root.exists() else ()), read_table(table), backend)
 
 
-def paces(finished: Iterable[Path]) -> dict[tuple[Kind, float], float]:
+def paces(finished: Iterable[Path]) -> dict[tuple[Kind, float | None], float]:
     """Seconds for each agent step of a seed, the mean over the finished runs of a kind at a replay ratio.
 
     Runs that were not timed, or whose files are damaged, are left out.
@@ -95,7 +102,7 @@ def paces(finished: Iterable[Path]) -> dict[tuple[Kind, float], float]:
         folder = RunFolder(done.parent)
         try:
             training = json.loads(folder.spec.read_text())["training"]
-            key = (_kind(training, json.loads(done.read_text())["backend"]), training["replay_ratio"])
+            key = (_kind(training, json.loads(done.read_text())["backend"]), training.get("replay_ratio"))
             seeds = len(training["seeds"])
         except (OSError, ValueError, KeyError, TypeError):
             continue

@@ -1,18 +1,37 @@
-"""Works off jobs in parallel: a worker for each core, a second try for what crashed, patience with folders in use."""
+"""Works off jobs in parallel: one for each worker, a second try for what crashed, patience with folders in use."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from dormant.lab.jobs import Job
-from dormant.lab.workers import Event, Worker
+from dormant.lab.outcomes import Event
 
 TRIES = 2
 PATIENCE_SECONDS = 2.0  # between two looks at a folder that another process uses
-State = Literal["waiting", "running", "in use", "done", "failed"]
+State = Literal["waiting", "queued", "running", "in use", "done", "failed"]
+
+
+@runtime_checkable
+class Worker(Protocol):
+    """What runs one job after the other, here or elsewhere, and says how each goes; `last` is the newest's folder."""
+
+    job: Job | None
+    last: Path | None
+
+    def give(self, job: Job) -> None: ...
+    def events(self) -> Iterable[Event]: ...
+
+
+@runtime_checkable
+class Crew(Protocol):
+    """All workers. There may be more of them later, and those that are free may be withheld."""
+
+    def workers(self, wanted: int) -> Sequence[Worker]: ...
+    def wait(self, seconds: float) -> None: ...  # until one of them says something, at most so long
+    def end(self) -> None: ...
 
 
 class DiskFull(Exception):
@@ -28,6 +47,7 @@ class Standing:
     agent_steps: int = 0
     begun_at: int | None = None
     tries: int = 0
+    furthest: int = 0  # the agent steps it had when its machine was lost
     message: str = ""
     not_before: float = 0.0
     since: float = 0.0
@@ -40,6 +60,10 @@ class Standing:
     def take(self, event: Event) -> None:
         """Follows what a worker says. Raises DiskFull if that is why it stopped."""
         match event.kind:
+            case "queued":
+                self.state = "queued"
+            case "begun":
+                self.state, self.since = "running", time.monotonic()
             case "steps":
                 self.begun_at = event.agent_steps if self.begun_at is None else self.begun_at
                 self.agent_steps = event.agent_steps
@@ -52,7 +76,10 @@ class Standing:
                 raise DiskFull(event.message)
             case "refused":
                 self.state, self.message = "failed", event.message
-            case "crashed":
+            case "lost" if self.agent_steps > self.furthest:
+                # No fault of its own, and whatever takes a machine down got on all the same.
+                self.state, self.furthest, self.message = "waiting", self.agent_steps, event.message
+            case "crashed" | "lost":
                 self.tries += 1
                 self.state = "waiting" if self.tries < TRIES else "failed"
                 self.message = event.message
@@ -71,7 +98,7 @@ class Board:
 
     def left(self) -> int:
         """How many jobs have not ended."""
-        return self.count("waiting", "running", "in use")
+        return self.count("waiting", "queued", "running", "in use")
 
     def next(self, last: Path | None = None) -> Standing | None:
         """The job to begin now, if there is one: those in use elsewhere come last, after some patience.
@@ -79,7 +106,8 @@ class Board:
         A worker whose last job lay at `last` goes on with another seed of it, for which it need not compile, or else
         takes a job that no other worker compiles for.
         """
-        now, running = time.monotonic(), {each.job.path.parent for each in self.standings if each.state == "running"}
+        now = time.monotonic()
+        running = {each.job.path.parent for each in self.standings if each.state in ("queued", "running")}
 
         def rank(standing: Standing) -> tuple[bool, bool, bool]:
             folder = standing.job.path.parent
@@ -100,29 +128,24 @@ class Board:
 Watch = Callable[[Board], None]
 
 
-def work_off(
-    jobs: Sequence[Job],
-    cores: Sequence[int | None],
-    watch: Watch = lambda board: None,
-    checkpoint_seconds: float = 30.0,
-) -> Board:
-    """The board once every job is done or has failed. There is a worker for each core; None is one of no core.
+def work_off(jobs: Sequence[Job], crew: Crew, watch: Watch = lambda board: None) -> Board:
+    """The board once every job is done or has failed.
 
-    `watch` is called about twice a second. Whatever ends this early (Ctrl-C, a full disk as DiskFull) ends the workers,
+    `watch` is called about twice a second. Whatever ends this early (Ctrl-C, a full disk as DiskFull) ends the crew,
     and every run can be gone on with from its last checkpoint.
     """
     board = Board([Standing(job) for job in jobs])
-    workers = [Worker(core, checkpoint_seconds) for core in cores[: len(jobs)]]
     try:
         while board.left():
+            workers = crew.workers(board.left())
             for worker in workers:
                 _give(worker, board)
-            wait([worker.pipe for worker in workers if worker.job], timeout=0.5)
-            workers = [_heard(worker, board) for worker in workers]
+            crew.wait(0.5)
+            for worker in workers:
+                _hear(worker, board)
             watch(board)
     finally:
-        for worker in workers:
-            worker.end()
+        crew.end()
     return board
 
 
@@ -132,14 +155,9 @@ def _give(worker: Worker, board: Board) -> None:
         worker.give(standing.begin())
 
 
-def _heard(worker: Worker, board: Board) -> Worker:
-    """The worker, or the one that takes its place, once what it said is on the board."""
+def _hear(worker: Worker, board: Board) -> None:
     for event in worker.events():
         if worker.job:
             board.of(worker.job).take(event)
-        if event.kind != "steps":
+        if event.ends:
             worker.job = None
-    if worker.process.is_alive():
-        return worker
-    worker.end()
-    return Worker(worker.core, worker.checkpoint_seconds)

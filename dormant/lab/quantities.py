@@ -48,7 +48,8 @@ def pairs(claim: Claim, frame: pl.DataFrame) -> Pairs:
 
 
 def number(reduce: str, after: float, steps: Int[np.ndarray, " points"], values: Float[np.ndarray, " points"]) -> float:
-    """What one run's curve comes to, NaN if nothing was measured: its start, its end, or the mean height of its area.
+    """What one run's curve comes to, NaN if nothing was measured: its start, its end, the mean height of its area, or
+    its lowest value after the start.
 
     >>> number("mean", 0.5, np.array([0, 50, 75, 100]), np.array([9.0, 1.0, 2.0, 1.0]))
     1.5
@@ -63,6 +64,8 @@ def number(reduce: str, after: float, steps: Int[np.ndarray, " points"], values:
     steps, values = steps[measured], values[measured]
     if reduce == "start" or len(steps) == 1:
         return float(values[0])
+    if reduce == "lowest":
+        return float(values[1:].min())
     return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
 
 

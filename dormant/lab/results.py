@@ -11,6 +11,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from dormant.interventions import Every, Reset
+from dormant.lab import overlap
 from dormant.lab.spec import Cell, Experiment, Scale, place
 from dormant.lab.store import RunFolder, curve, rows
 
@@ -47,15 +48,17 @@ class Scores(NamedTuple):
 def read(root: Path, scale: Scale, experiment: Experiment, unfinished: bool = False) -> pl.DataFrame:
     """One row for each arm, environment, seed and log point: the metrics that were logged, null where they were not.
 
-    Beside them stand the cell's `replay_ratio`, and `reset_age`: how many reset periods ago the network was last reset
-    or begun, null for an arm without resets. Only finished runs are read, unless `unfinished`. A seed that several
-    runs hold is taken from one, a finished one if there is. A last line that was cut off is left out.
+    Beside them stand the cell's `replay_ratio`, null where nothing acts, and `reset_age`: how many reset periods ago
+    the network was last reset or begun, null for an arm without resets; and the overlaps of dormant sets that the
+    experiment names. Only finished runs are read, unless `unfinished`. A seed that several runs hold is taken from one,
+    a finished one if there is. A last line that was cut off is left out.
 
     Raises RunRefused for any other line that is damaged.
     """
     found = [(cell, _found(root, scale, cell, unfinished)) for cell in _cells(scale, experiment)]
     # Arms can be the same training, and a run can hold several seeds: each is read once.
-    tables = {run: _table(run) for run in dict.fromkeys(run for _, runs in found for run in runs.values())}
+    runs, named = dict.fromkeys(run for _, runs in found for run in runs.values()), overlap.named(experiment)
+    tables = {run: overlap.joined(_table(run), run, named) for run in runs}
     table = pl.concat(
         [pl.DataFrame(schema=FIRST | LAST), *(_labelled(cell, runs, tables) for cell, runs in found)], how="diagonal"
     )
@@ -139,7 +142,7 @@ def _labelled(cell: Cell, found: Found, tables: Mapping[RunFolder, pl.DataFrame]
     return pl.concat([pl.DataFrame(schema={"gradient_steps": pl.Int64}), *parts], how="diagonal").with_columns(
         arm=pl.lit(cell.arm),
         environment=pl.lit(cell.environment),
-        replay_ratio=pl.lit(float(cell.training.replay_ratio)),
+        replay_ratio=pl.lit(getattr(cell.training, "replay_ratio", None), pl.Float64),
         reset_age=_reset_age(cell.training),
     )
 

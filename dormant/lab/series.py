@@ -9,6 +9,7 @@ import polars as pl
 from jaxtyping import Float
 
 from dormant.lab.bands import ATARI, Measured, Points, ends, iqm_band, measured, normalised, stratified_band, t_band
+from dormant.lab.overlap import HISTORIES
 from dormant.lab.spec import Experiment, Panel, Scale, name_of
 
 ALL = "all environments"
@@ -178,8 +179,8 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def is_fraction(metric: str) -> bool:
-    """Whether a metric is a share of neurons, which is shown in percent."""
-    return metric.startswith(("dormant/", "overlap"))
+    """Whether a metric is a share, of neurons or of images, which is shown in percent."""
+    return metric.startswith(("dormant/", "overlap", "rise/")) or metric == "accuracy"
 
 
 def quantity(metric: str) -> str:
@@ -197,4 +198,8 @@ def quantity(metric: str) -> str:
     if parts[0] == "dormant":
         where = "" if parts[2] == "all" else f" in “{parts[2]}”"
         return f"dormant neurons{where} (τ = {parts[1]})"
+    if parts[0] == "overlap":
+        return f"{HISTORIES[parts[1]]} in “{parts[3]}” (τ = {parts[2]})"
+    if parts[0] == "rise":
+        return f"rise of dormant neurons (τ = {parts[1]}) as labels are shuffled"
     return named.get(metric, metric.replace("_", " "))

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from dormant.lab.provenance import describe
 from dormant.rl.envs.mujoco import MuJoCo
+from dormant.supervised.images import ImageSet
 
 Scale = Literal["smoke", "pilot", "laptop", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "pilot", "laptop", "paper")
@@ -52,10 +53,11 @@ class Cell(NamedTuple):
 class Quantity:
     """A number for each seed: a metric of the run, brought down to its end, its mean (the area under it), or its start.
 
-    The start and the end are those of what was measured. Log points before the share `after` of the run are left out of
-    its mean. `reset_age` leaves out, from everything, log points at which the network of either arm is not that many
-    reset periods old, from the first bound on and before the second: right after a reset an agent plays like a new one,
-    and how many of its evaluations fall there is an accident of their periods. Arms without resets have any age.
+    The start and the end are those of what was measured, and the lowest is that of what was measured after the start.
+    Log points before the share `after` of the run are left out of its mean. `reset_age` leaves out, from everything,
+    log points at which the network of either arm is not that many reset periods old, from the first bound on and before
+    the second: right after a reset an agent plays like a new one, and how many of its evaluations fall there is an
+    accident of their periods. Arms without resets have any age.
 
     >>> Quantity("eval_return", "mean", after=0.5, reset_age=(0.5, math.inf)).metric
     'eval_return'
@@ -64,7 +66,7 @@ class Quantity:
     """
 
     metric: str
-    reduce: Literal["end", "mean", "start"] = "end"
+    reduce: Literal["end", "mean", "start", "lowest"] = "end"
     after: float = 0.0
     reset_age: tuple[float, float] = (0.0, math.inf)
 
@@ -108,7 +110,7 @@ class Panel:
 
     title: str
     metric: str
-    over: Literal["agent_steps", "gradient_steps", "replay_ratio"] = "agent_steps"
+    over: Literal["agent_steps", "gradient_steps", "epoch", "replay_ratio"] = "agent_steps"
     arms: tuple[str, ...] = ()  # all, if none is named
 
 
@@ -139,6 +141,8 @@ def name_of(environment: Any) -> str:
     """
     if isinstance(environment, MuJoCo):
         return environment.task
+    if isinstance(environment, ImageSet):
+        return environment.name
     family = {"Atari": "ALE"}.get(type(environment).__name__, type(environment).__name__)
     return f"{family}/{environment.game}"
 
@@ -152,5 +156,25 @@ def digest(training: Any) -> str:
 def place(root: Path, scale: Scale, training: Any, seeds: tuple[int, ...]) -> Path:
     """The run folder of some seeds of a training: no figure's name is in it, since figures share runs."""
     environment = re.sub(r"\W+", "-", name_of(training.env))
-    kind = f"{type(training.agent).__name__.lower()}-rr{training.replay_ratio:g}"
-    return root / scale / environment / f"{kind}-{digest(training)}" / f"seed{'-'.join(map(str, seeds))}"
+    return root / scale / environment / _name(training) / f"seed{'-'.join(map(str, seeds))}"
+
+
+def kind(training: Any) -> str:
+    """What the names of a training's run folders begin with: its agent and replay ratio, or what it says itself.
+
+    >>> from dormant.rl.loops import DeviceTraining
+    >>> from dormant.supervised.training import SupervisedTraining
+    >>> kind(DeviceTraining(replay_ratio=0.5)), kind(SupervisedTraining(labels="shuffled"))
+    ('dqn-rr0.5', 'classifier-shuffled')
+    """
+    own = getattr(training, "kind", None)
+    return own or f"{type(training.agent).__name__.lower()}-rr{training.replay_ratio:g}"
+
+
+def beside(path: Path, training: Any) -> Path:
+    """The run folder of another training in the same environment, of the same seeds."""
+    return path.parent.parent / _name(training) / path.name
+
+
+def _name(training: Any) -> str:
+    return f"{kind(training)}-{digest(training)}"

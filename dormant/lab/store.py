@@ -6,26 +6,30 @@ scores.jsonl    the neuron scores of every layer at the same points
 checkpoint/     the last two states, each there completely or not at all
 replay/         the frames of a run whose replay lies in files
 timing.json     how long that took, of which nothing else depends
+lease-<number>  which machine is at it, until it is done
 done            written last
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from dormant.lab.lease import Lease, Taken, held_elsewhere, is_lease
 from dormant.lab.provenance import describe, differences, origin
 
 LOOKS = 3  # at a lock, which `in_use` holds for an instant
+UNLOCKABLE = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # disks of clusters that have no locks, or not for folders
 
 
 class RunRefused(Exception):
@@ -52,9 +56,10 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run, all its seeds together."""
+    """The files of one run, all its seeds together. Who writes them has a lease, and looks whether it still has."""
 
     path: Path
+    lease: Lease | None = field(default=None, compare=False, repr=False)
 
     @property
     def spec(self) -> Path:
@@ -90,10 +95,12 @@ class RunFolder:
 
     def time(self, timing: Timing) -> None:
         """Keeps what was timed so far."""
+        self.check()
         write_whole(self.path / "timing.json", json.dumps(timing._asdict()) + "\n")
 
     def append(self, metrics: Mapping[str, Any], seeds: tuple[int, ...]) -> None:
         """Writes one log point: a row for each seed, scores apart because they are long."""
+        self.check()
         table = [
             {"seed": seed} | {name: _json(value[i]) for name, value in metrics.items()} for i, seed in enumerate(seeds)
         ]
@@ -106,13 +113,23 @@ class RunFolder:
 
     def forget_after(self, agent_steps: int) -> None:
         """Drops the rows written after a checkpoint: the resumed run writes the same ones again."""
+        self.check()
         for file in (self.metrics, self.scores):
             kept = [row for row in rows(file) if row["agent_steps"] <= agent_steps]
             write_whole(file, "".join(json.dumps(row) + "\n" for row in kept))
 
     def finish(self) -> None:
         """Marks the run as complete."""
+        self.check()
         write_whole(self.done, json.dumps(origin(), indent=1) + "\n")
+
+    def check(self) -> None:
+        """Raises RunInUse if another machine has taken the run over, for which this one must have been cut off."""
+        try:
+            if self.lease:
+                self.lease.check()
+        except Taken as holder:
+            raise _in_use(self.path, str(holder)) from None
 
 
 def _append(file: Path, table: list[dict[str, Any]]) -> None:
@@ -184,28 +201,60 @@ def layers(folder: RunFolder) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def claimed(path: Path, training: Any) -> Iterator[RunFolder]:
-    """The folder of this training, new or to be resumed, that no other process uses meanwhile.
+    """The folder of this training, new or to be resumed, that no other process uses meanwhile, on any machine.
+
+    What a process of this machine left is free at once; what a lost machine left is, after LAPSE_SECONDS of watching.
 
     Raises RunRefused if the folder belongs to another configuration, with each difference; if another process
     is running in it; if it holds something else; if its spec.json is damaged.
     """
-    folder = RunFolder(path)
+    configuration = describe(training)
     path.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDONLY)
     try:
-        _lock(handle, path)
-        _settle(folder, describe(training))
-        yield folder
+        alone = _lock(handle, path)
+        _compare(RunFolder(path), configuration)
+        with _leased(path, alone) as folder:
+            _settle(folder, configuration)
+            yield folder
     finally:
         os.close(handle)
 
 
-def _lock(handle: int, path: Path) -> None:
+def _lock(handle: int, path: Path) -> bool:
+    """Whether the disk knows locks; if so, no other process of this machine has this one."""
     for _ in range(LOOKS):
-        with contextlib.suppress(BlockingIOError):
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(0.05)
-    raise RunInUse(f"{path} is in use by another process; wait for it, or choose another --run-dir.")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.05)
+        except OSError as error:
+            if error.errno in UNLOCKABLE:
+                return False
+            raise
+    raise _in_use(path, "another process")
+
+
+@contextlib.contextmanager
+def _leased(path: Path, alone: bool) -> Iterator[RunFolder]:
+    """The folder with a lease on it, without one if it is done and nobody will write there."""
+    folder = RunFolder(path)
+    if folder.done.exists():
+        yield folder
+        return
+    try:
+        lease = Lease(path, alone)
+    except Taken as holder:
+        raise _in_use(path, str(holder)) from None
+    try:
+        yield RunFolder(path, lease)
+    finally:
+        lease.end(keep=folder.spec.exists() and not folder.done.exists())
+
+
+def _in_use(path: Path, holder: str) -> RunInUse:
+    return RunInUse(f"{path} is in use by {holder}; wait for it, or choose another --run-dir.")
 
 
 def in_use(path: Path) -> bool:
@@ -215,12 +264,21 @@ def in_use(path: Path) -> bool:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError as error:
+        if error.errno not in UNLOCKABLE:
+            raise
     finally:
         os.close(handle)
-    return False
+    return held_elsewhere(path)
 
 
 def _settle(folder: RunFolder, configuration: Any) -> None:
+    _compare(folder, configuration)
+    if not folder.spec.exists():
+        write_whole(folder.spec, json.dumps({"training": configuration, **origin()}, indent=1) + "\n")
+
+
+def _compare(folder: RunFolder, configuration: Any) -> None:
     if folder.spec.exists():
         known = _read(folder.spec.read_bytes(), str(folder.spec))
         if not isinstance(known.get("training"), dict):
@@ -231,12 +289,12 @@ def _settle(folder: RunFolder, configuration: Any) -> None:
                 f"{folder.path} holds another configuration: {'; '.join(changed)}. Choose another --run-dir."
             )
         return
-    strangers = sorted(file.name for file in folder.path.iterdir() if file.name != "spec.json.part")
+    there = (file for file in folder.path.iterdir() if file.name != "spec.json.part" and not is_lease(file))
+    strangers = sorted(file.name for file in there)
     if strangers:
         raise RunRefused(
             f"{folder.path} is not a run folder: it has {strangers[0]} and no spec.json. Choose another --run-dir."
         )
-    write_whole(folder.spec, json.dumps({"training": configuration, **origin()}, indent=1) + "\n")
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -1,32 +1,21 @@
 """Worker processes: each lives for many jobs, on a core of its own, and says down a pipe how its job goes."""
 
 import multiprocessing
-import os
 import signal
-import sys
-import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from dormant.lab.jobs import Job
-from dormant.lab.runner import FULL, run
+from dormant.lab.outcomes import Event, last_line, log, outcome
 from dormant.lab.startup import keep_compiled_code, pin
-from dormant.lab.store import RunInUse, RunRefused
 
 # Spawned, since a forked process would inherit XLA's threads without their state.
 PROCESSES = multiprocessing.get_context("spawn")
-
-
-class Event(NamedTuple):
-    """What a worker says of its job: the agent steps done so far, or how it ended."""
-
-    kind: Literal["steps", "done", "in use", "refused", "full", "crashed"]
-    agent_steps: int = 0
-    message: str = ""
 
 
 @dataclass
@@ -41,9 +30,13 @@ class Worker:
     last: Path | None = field(init=False, default=None)  # the folder of the newest job
 
     def __post_init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         self.pipe, other = PROCESSES.Pipe()
         self.process = PROCESSES.Process(target=_work, args=(other, self.core, self.checkpoint_seconds), daemon=True)
-        self.process.start()
+        with interrupts_held():
+            self.process.start()
         other.close()
 
     def give(self, job: Job) -> None:
@@ -53,18 +46,20 @@ class Worker:
             self.pipe.send(job)
 
     def events(self) -> Iterator[Event]:
-        """What it has said since; a crash if it is not alive any more."""
+        """What it has said since; a crash, and a new process for the next job, if it is not alive any more."""
         try:
             while self.pipe.poll():
                 yield self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
             yield Event("crashed", message=self._last_words())
+            self.end()
+            self._start()
 
     def _last_words(self) -> str:
         code = self.process.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with code {code}"
-        said = _last_line(log(self.job.path)) if self.job else ""
+        said = last_line(log(self.job.path)) if self.job else ""
         return f"its process {how}" + (f"; the last line it wrote: {said}" if said else "")
 
     def end(self) -> None:
@@ -74,68 +69,62 @@ class Worker:
         self.pipe.close()
 
 
-def log(path: Path) -> Path:
-    """Where a job's output goes, which is kept if it fails."""
-    return path.with_name(path.name + ".log")
+@dataclass
+class Processes:
+    """Worker processes on this machine: one for each core, of which None is one of no core."""
+
+    cores: Sequence[int | None]
+    checkpoint_seconds: float = 30.0
+    started: list[Worker] = field(init=False, default_factory=list)
+
+    def workers(self, wanted: int) -> list[Worker]:
+        """As many workers as there are cores, or fewer if no more were ever wanted."""
+        for core in self.cores[len(self.started) : wanted]:
+            self.started.append(Worker(core, self.checkpoint_seconds))
+        return self.started
+
+    def wait(self, seconds: float) -> None:
+        """Until one of them says something, or for some seconds."""
+        wait([worker.pipe for worker in self.started if worker.job], timeout=seconds)
+
+    def end(self) -> None:
+        """Kills them all."""
+        for worker in self.started:
+            worker.end()
 
 
-def _last_line(file: Path) -> str:
-    lines = file.read_text(errors="replace").split("\n") if file.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Puts Ctrl-C off until the end; a process that begins within never sees it, not even while it loads.
+
+    It is blocked rather than ignored, since what is ignored is lost to this process too.
+    """
+    caught: list[tuple[Any, ...]] = []
+    # Blocking holds for this thread only, and XLA's receive signals as well.
+    handler = signal.signal(signal.SIGINT, lambda *signal_and_frame: caught.append(signal_and_frame))
+    resource_tracker.ensure_running()  # which lifts the block where it begins
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(signal.SIGINT, handler)
+    if caught and callable(handler):
+        handler(*caught[0])
 
 
 def _work(pipe: Connection, core: int | None, checkpoint_seconds: float) -> None:
     # Ctrl-C reaches every process of the terminal's group; the one that started the workers decides what becomes of it.
+    # Until here it was blocked, which no thread to come need inherit.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if core is not None:
         pin(core)
     keep_compiled_code()
     try:
         while True:
             job = pipe.recv()
-            pipe.send(_outcome(pipe, job, checkpoint_seconds))
+            ended = outcome(job, checkpoint_seconds, lambda agent_steps: pipe.send(Event("steps", agent_steps)))
+            pipe.send(ended)
     except (EOFError, OSError):
         pass  # nobody listens any more
-
-
-def _outcome(pipe: Connection, job: Job, checkpoint_seconds: float) -> Event:
-    def progress(agent_steps: int) -> None:
-        pipe.send(Event("steps", agent_steps))
-
-    try:
-        with logged(job.path):
-            run(job.training, job.path, progress, checkpoint_seconds)
-    except RunInUse as error:
-        return Event("in use", message=str(error))
-    except RunRefused as error:
-        return Event("refused", message=str(error))
-    except OSError as error:
-        kind = "full" if error.errno in FULL else "crashed"
-        return Event(kind, message=f"{error.filename or job.path}: {error.strerror}")
-    except Exception as error:  # whatever a run dies of, the others go on
-        return Event("crashed", message=" ".join(f"{type(error).__name__}: {error}".split()))
-    return Event("done", job.training.agent_steps)
-
-
-@contextmanager
-def logged(path: Path) -> Iterator[None]:
-    """Sends all output, that of compiled code too, to the job's log, and takes it away if all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes that want the same folder have the same log, so neither empties it.
-    with log(path).open("a") as stream:
-        kept = [os.dup(number) for number in (1, 2)]
-        try:
-            for number in (1, 2):
-                os.dup2(stream.fileno(), number)
-            yield
-        except Exception as error:
-            if not isinstance(error, RunRefused):
-                traceback.print_exc()
-            raise
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for number, copy in zip((1, 2), kept, strict=True):
-                os.dup2(copy, number)
-                os.close(copy)
-    log(path).unlink(missing_ok=True)

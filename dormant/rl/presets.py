@@ -1,6 +1,7 @@
 """The settings of DQN and DrQ(eps) for MinAtar and Atari, as functions of how they are run."""
 
 from dataclasses import replace
+from typing import Any
 
 from .agents.dqn import DQN
 from .atari_networks import ImpalaResNet, NatureCNN
@@ -12,8 +13,13 @@ INTENSITY = 0.05
 # Atari 100k: how its games are played, and how long and how they are evaluated; fields of `Atari` and `HostTraining`.
 # Source: DrQ_eps.gin and eval_run_experiment.py of dopamine/labs/atari_100k. The paper's runs are four times as long as
 # the released configuration, by its figure and by others who quote its appendix.
-ATARI_100K_GAME = {"sticky": 0.0, "noops": 29, "life_loss": True}
-ATARI_100K_RUN = {"agent_steps": 400_000, "eval_period": 10_000, "eval_agent_steps": 1, "eval_episodes": 100}
+ATARI_100K_GAME: dict[str, Any] = {"sticky": 0.0, "noops": 29, "life_loss": True}
+ATARI_100K_RUN: dict[str, Any] = {
+    "agent_steps": 400_000,
+    "eval_period": 10_000,
+    "eval_agent_steps": 1,
+    "eval_episodes": 100,
+}
 
 
 def minatar_dqn(agent_steps: int, replay_ratio: float = 1.0) -> DQN:

@@ -244,3 +244,22 @@ def test_a_curve_without_values_comes_to_nothing():
 def test_a_claim_that_cannot_be_judged_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_lowest_value_is_one_measured_after_the_start():
+    steps, values = np.array([0, 10, 20, 30]), np.array([0.0, 0.3, np.nan, 0.1])
+    assert number("lowest", 0.0, steps, values) == 0.1
+    assert number("lowest", 0.0, steps[:1], values[:1]) == 0.0
+
+
+def test_a_claim_about_every_time_is_one_about_the_lowest():
+    rises = [(0.0, 0.2, 0.05), (0.0, 0.1, 0.3), (0.0, 0.06, 0.06)]
+    table = [
+        {"arm": "DQN", "environment": "Line", "seed": seed, "agent_steps": step, "rise": value, "reset_age": None}
+        for seed, values in enumerate(rises)
+        for step, value in enumerate(values)
+    ]
+    frame = pl.DataFrame(table, schema_overrides={"reset_age": pl.Float64})
+    verdict = judge(Claim("Each raises it", Quantity("rise", "lowest"), "DQN", None, "higher", 0.02), frame)
+    np.testing.assert_allclose(bounds(verdict), t_bounds([0.05, 0.1, 0.06]), rtol=1e-6)
+    assert verdict.verdict == "reproduced"

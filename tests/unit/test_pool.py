@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import time
 from dataclasses import replace
@@ -16,6 +17,7 @@ from dormant.lab.pool import DiskFull, work_off
 from dormant.lab.spec import Arm, Design, Experiment, place
 from dormant.lab.startup import cores
 from dormant.lab.store import RunFolder, claimed, rows
+from dormant.lab.workers import Processes, Worker, interrupts_held
 
 
 def job(path, **settings):
@@ -42,7 +44,7 @@ def test_workers_live_for_many_jobs_each_on_its_core_and_give_what_one_process_g
 
     # A walk takes as long as the workers need to start, so that each gets one.
     todo = [job(tmp_path / f"seed{seed}", seeds=(seed,), seconds=0.3) for seed in range(4)]
-    board = work_off(todo, cores(), watch)
+    board = work_off(todo, Processes(cores()), watch)
     assert [each.state for each in board.standings] == ["done"] * 4
     assert len({pid for pid, _ in seen}) == len(cores())
     assert {pinned for _, pinned in seen} >= {(core,) for core in cores()}
@@ -60,7 +62,7 @@ def test_what_crashes_once_is_tried_again_and_what_crashes_twice_is_reported_whi
         job(tmp_path / "killed twice", wrong="kill"),
         job(tmp_path / "fine"),
     ]
-    board = work_off(todo, cores()[:1], checkpoint_seconds=0.0)
+    board = work_off(todo, Processes(cores()[:1], 0.0))
     assert [each.state for each in board.standings] == ["done", "failed", "done", "failed", "done"]
     once, twice, _, killed, _ = board.standings
     assert (once.message, once.tries) == ("", 1)
@@ -86,7 +88,7 @@ def test_a_folder_in_use_is_waited_for_and_not_run_twice(tmp_path, whole, monkey
             runner.run(Walk(), path)  # the other process finishes it
             path.joinpath("metrics.jsonl").chmod(0o444)
 
-    board = work_off([job(path)], cores()[:1], watch)
+    board = work_off([job(path)], Processes(cores()[:1]), watch)
     assert "in use" in states and board.standings[0].state == "done"
     assert metrics(path) == metrics(whole)
 
@@ -99,7 +101,7 @@ def test_a_changed_specification_and_a_damaged_file_are_refused_once_and_keep_wh
         stream.write("\x00\n")
     before = {name: metrics(tmp_path / name) for name in ("changed", "damaged")}
     todo = [job(tmp_path / "changed", log_period=2), job(tmp_path / "damaged"), job(tmp_path / "fine")]
-    board = work_off(todo, cores()[:1])
+    board = work_off(todo, Processes(cores()[:1]))
     assert [(each.state, each.tries) for each in board.standings] == [("failed", 0), ("failed", 0), ("done", 0)]
     assert "another configuration: log_period is 4 there and 2 here" in board.standings[0].message
     assert "line 5 of" in board.standings[1].message and "is damaged" in board.standings[1].message
@@ -111,7 +113,7 @@ def test_a_row_that_was_cut_off_is_written_again(tmp_path, whole):
     RunFolder(tmp_path / "run").done.unlink()
     text = metrics(tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").write_bytes(text + b'{"seed": 0, "agent_st')
-    assert work_off([job(tmp_path / "run")], cores()[:1]).standings[0].state == "done"
+    assert work_off([job(tmp_path / "run")], Processes(cores()[:1])).standings[0].state == "done"
     assert metrics(tmp_path / "run") == text
 
 
@@ -129,7 +131,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_ends_all_with_its_place_and_keeps_what_was_written(small_disk, tmp_path):
     todo = [job(small_disk / "run", agent_steps=4_000), job(tmp_path / "later")]
     with pytest.raises(DiskFull, match=r"disk/run.*: No space left on device"):
-        work_off(todo, cores()[:1], checkpoint_seconds=0.0)
+        work_off(todo, Processes(cores()[:1], 0.0))
     assert len(list(rows(small_disk / "run" / "metrics.jsonl"))) > 1
     assert not multiprocessing.active_children()
 
@@ -142,13 +144,43 @@ def test_an_interrupt_ends_the_workers_and_the_same_call_goes_on(tmp_path, whole
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        work_off([job(path, seconds=0.5)], cores()[:1], interrupt, checkpoint_seconds=0.0)
+        work_off([job(path, seconds=0.5)], Processes(cores()[:1], 0.0), interrupt)
     assert not multiprocessing.active_children()
     assert not RunFolder(path).done.exists()
     begun = []
-    board = work_off([job(path, seconds=0.5)], cores()[:1], lambda board: begun.append(board.standings[0].begun_at))
+    board = work_off(
+        [job(path, seconds=0.5)], Processes(cores()[:1]), lambda board: begun.append(board.standings[0].begun_at)
+    )
     assert begun[-1] >= 4 and board.standings[0].state == "done"
     assert metrics(path) == metrics(whole)
+
+
+def test_ctrl_c_never_reaches_a_worker_even_while_it_loads(tmp_path, whole, capfd):
+    worker = Worker(None, 30.0)
+    try:
+        for _ in range(100):
+            os.kill(worker.process.pid, signal.SIGINT)
+            time.sleep(0.01)
+        worker.give(job(tmp_path / "seed0"))
+        worker.pipe.poll(60)
+        os.kill(worker.process.pid, signal.SIGINT)
+        while worker.pipe.poll(60) and (event := worker.pipe.recv()).kind == "steps":
+            pass
+        assert event == ("done", 12, "")
+    finally:
+        worker.end()
+    assert metrics(tmp_path / "seed0") == metrics(whole)
+    assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_while_a_worker_is_started_comes_after_that():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), interrupts_held():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        reached.append(True)
+    assert reached and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_run_remembers_how_long_all_its_processes_took(tmp_path):

@@ -72,7 +72,12 @@ def reduction(what: Quantity) -> str:
     'mean of the last 50 % of the run'
     """
     over = f"the last {1 - what.after:.0%} of the run".replace("%", " %") if what.after else "the run"
-    told = {"end": "at the end", "mean": f"mean of {over}", "start": "at the start"}[what.reduce]
+    told = {
+        "end": "at the end",
+        "mean": f"mean of {over}",
+        "start": "at the start",
+        "lowest": "lowest after the start",
+    }[what.reduce]
     youngest, oldest = what.reset_age
     if (youngest, oldest) == (0, math.inf):
         return told

@@ -1,0 +1,157 @@
+"""Draws SAC, SAC + ReDo and sbx's SAC on HalfCheetah-v5 side by side, and keeps their data in results/halfcheetah.
+
+    dormant figure fig14 --scale pilot
+    python results/halfcheetah.py --run-dir runs
+
+Ours are runs of figure 14; sbx's are trained here, seed after seed on one core, where they are missing. All have
+100,000 agent steps, batch 256, two hidden layers of 256, 10,000 steps of random play, rewards times 0.1, the same
+target entropy, and the mean of five episodes of the policy's mean action every 5,000 agent steps.
+"""
+
+import argparse
+import shutil
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, PercentFormatter
+
+from dormant.experiments import fig14_sac
+from dormant.lab.bands import ends, t_band
+from dormant.lab.figures import COLOURS, LINES, STYLE
+from dormant.lab.spec import place
+from dormant.lab.startup import pin
+from dormant.lab.statistics import mean_interval
+from dormant.lab.store import RunFolder, curve
+from dormant.rl.agents.sac import NETWORKS
+
+HERE = Path(__file__).parent / "halfcheetah"
+DESIGN = fig14_sac.EXPERIMENT.designs["pilot"]
+OURS = {"SAC": "SAC", "ReDo": "SAC + ReDo"}
+TAU = "0.1"
+
+
+class Seeds(NamedTuple):
+    """What each seed of an arm measured."""
+
+    agent_steps: Int[np.ndarray, " points"]
+    values: Float[np.ndarray, "seeds points"]
+
+
+def train_sbx(seed: int, folder: Path) -> None:
+    """Trains sbx's SAC with our settings; its evaluations go to a file as they are made."""
+    import gymnasium
+    from sbx import SAC
+    from stable_baselines3.common.callbacks import EvalCallback
+
+    ours, task = DESIGN.arms[0].training, DESIGN.environments[0].task
+    scaled = gymnasium.wrappers.TransformReward(gymnasium.make(task), lambda reward: ours.agent.reward_scale * reward)
+    entropy = ours.agent.target_entropy * scaled.action_space.shape[0]
+    model = SAC("MlpPolicy", scaled, learning_starts=ours.agent.min_replay, target_entropy=entropy, seed=seed)
+    evaluation = EvalCallback(
+        gymnasium.make(task),
+        n_eval_episodes=ours.eval_episodes,
+        eval_freq=ours.eval_period,
+        log_path=str(folder),
+        verbose=0,
+        warn=False,
+    )
+    model.learn(ours.agent_steps, callback=evaluation)
+    (folder / "done").touch()
+
+
+def theirs(folder: Path) -> Seeds:
+    """The returns of sbx's evaluations."""
+    files = [np.load(folder / f"seed{seed}" / "evaluations.npz") for seed in DESIGN.seeds]
+    return Seeds(files[0]["timesteps"], np.stack([file["results"].mean(axis=1) for file in files]))
+
+
+def ours(arm: str, metric: str) -> Seeds:
+    """A metric of one of our arms, where it was measured."""
+    found = [curve(RunFolder(HERE / arm / f"seed{seed}"), metric) for seed in DESIGN.seeds]
+    values = np.stack([each.values[0] for each in found])
+    measured = ~np.isnan(values).any(axis=0)
+    return Seeds(found[0].agent_steps[measured], values[:, measured])
+
+
+def keep(run_dir: Path) -> None:
+    """Copies what the picture is drawn from."""
+    for cell in DESIGN.cells():
+        for seed in DESIGN.seeds if cell.arm in OURS else ():
+            run, copy = RunFolder(place(run_dir, "pilot", cell.training, (seed,))), HERE / cell.arm / f"seed{seed}"
+            copy.mkdir(parents=True, exist_ok=True)
+            for file in (run.spec, run.metrics):
+                shutil.copy(file, copy)
+
+
+def draw(lines: list[str]) -> Figure:
+    """Returns beside sbx's, and the dormant neurons of each network."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 4.6), dpi=130, layout="constrained")
+        figure.suptitle("SAC on HalfCheetah-v5", fontsize=14, fontweight="bold", x=0.01, ha="left")
+        figure.supxlabel("\n".join(lines), fontsize=8, color="#555555", x=0.01, ha="left")
+        left, right = figure.subplots(1, 2)
+        arms = {label: ours(arm, "eval_return") for arm, label in OURS.items()} | {"sbx's SAC": theirs(HERE / "sbx")}
+        for (label, seeds), colour in zip(arms.items(), COLOURS, strict=False):
+            _band(left, seeds, label, colour)
+        for arm, colour in zip(OURS, COLOURS, strict=False):
+            for network, line in zip(NETWORKS, LINES, strict=False):
+                seeds = ours(arm, f"dormant/{TAU}/{network}/all")
+                right.plot(seeds.agent_steps, seeds.values.mean(0), line, color=colour, label=f"{OURS[arm]}, {network}")
+        _finish(left, "Return (mean and 95 % t-interval of three seeds)", "return of evaluation episodes")
+        _finish(right, f"Dormant neurons (τ = {TAU}, mean of three seeds)", "dormant fraction")
+        right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return figure
+
+
+def _band(axes: Axes, seeds: Seeds, label: str, colour: str) -> None:
+    mean, low, high = t_band(seeds.values)
+    axes.plot(seeds.agent_steps, mean, color=colour, linewidth=2, label=label)
+    axes.fill_between(seeds.agent_steps, low, high, color=colour, alpha=0.13, linewidth=0)
+
+
+def _finish(axes: Axes, title: str, quantity: str) -> None:
+    axes.set_title(title)
+    axes.set_ylabel(quantity)
+    axes.set_xlabel("agent steps")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+    axes.legend(fontsize=8)
+
+
+def at_end(label: str, seeds: Seeds) -> str:
+    """The mean over the last tenth of the run, with its interval over seeds."""
+    mean, low, high = mean_interval(ends(seeds.agent_steps.astype(float), seeds.values[:, None])[:, 0])
+    return f"{label}: {mean:,.0f} [{low:,.0f}, {high:,.0f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--core", type=int, help="core that sbx is trained on")
+    parser.add_argument("--sbx-only", action="store_true", help="only train sbx's SAC where it is missing")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if options.core is not None:
+        pin(options.core)
+    for seed in DESIGN.seeds:
+        folder = HERE / "sbx" / f"seed{seed}"
+        if not (folder / "done").exists():
+            train_sbx(seed, folder)
+    if options.sbx_only:
+        return
+    keep(options.run_dir)
+    lines = [at_end(label, ours(arm, "eval_return")) for arm, label in OURS.items()]
+    lines = ["Returns over the last tenth of 100,000 agent steps, three seeds each, mean and 95 % t-interval:", *lines]
+    lines += [at_end("sbx's SAC", theirs(HERE / "sbx"))]
+    print("\n".join(lines))
+    draw([f"python results/halfcheetah.py. {lines[0]}", "; ".join(lines[1:])]).savefig(HERE / "halfcheetah.png")
+
+
+if __name__ == "__main__":
+    main()

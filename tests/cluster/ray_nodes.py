@@ -1,0 +1,99 @@
+"""Nodes of a Ray cluster on this machine: real ones, each with an address of its own, which lose power all at once."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+SETTINGS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+# 127.0.0.1 would be taken for no address of a cluster's. Two workers of pytest-xdist have a cluster each.
+NETWORK = 1 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PATIENCE_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Node:
+    """All processes of a node are in the group of the one that started them, but for Ray's workers."""
+
+    process: subprocess.Popen
+
+    def tasks(self) -> list[psutil.Process]:
+        """The processes that run tasks there, or might."""
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        return [each for each in below if os.getpgid(each.pid) != self.process.pid]
+
+    def holds(self, path: Path) -> bool:
+        """Whether one of them has a folder open."""
+        return any(str(path) in _opened(each.pid) for each in self.tasks())
+
+    def lose_power(self) -> None:
+        tasks = self.tasks()
+        os.killpg(self.process.pid, signal.SIGKILL)
+        for each in tasks:
+            each.kill()
+        self.process.wait()
+        psutil.wait_procs(tasks, timeout=PATIENCE_SECONDS)
+
+
+@contextmanager
+def node(host: int, *arguments: str) -> Iterator[Node]:
+    """A node with one core, at the address of that number."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={address(host)}"]
+    resources = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000", "--disable-usage-stats"]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            [*command, *resources, *arguments],
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=os.environ | SETTINGS,
+        )
+        try:
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while "block forever" not in _text(output):
+                assert process.poll() is None and time.monotonic() < deadline, _text(output)
+                time.sleep(0.1)
+            yield Node(process)
+        finally:
+            if process.poll() is None:
+                Node(process).lose_power()
+
+
+@contextmanager
+def head() -> Iterator[str]:
+    """The address of a cluster that has one node."""
+    with socket.create_server((address(2), 0)) as free:
+        port = free.getsockname()[1]
+    with socket.create_server((address(2), 0)) as free:
+        client = free.getsockname()[1]
+    folder = Path(tempfile.mkdtemp(prefix="ray"))  # with a short name, since sockets lie in it
+    arguments = (f"--port={port}", f"--ray-client-server-port={client}", f"--temp-dir={folder}")
+    try:
+        with node(2, "--head", "--include-dashboard=false", *arguments):
+            yield f"{address(2)}:{port}"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def address(host: int) -> str:
+    return f"127.0.{NETWORK}.{host}"
+
+
+def _opened(pid: int) -> set[str]:
+    folder = f"/proc/{pid}/fd"
+    return {os.readlink(os.path.join(folder, number)) for number in os.listdir(folder)}
+
+
+def _text(file) -> str:
+    file.seek(0)
+    return file.read()

@@ -1,0 +1,75 @@
+"""Runs on a Ray cluster of two nodes: real nodes on this machine, one of which is killed while it is at a run."""
+
+import threading
+import time
+
+import pytest
+from cluster.ray_nodes import head, node
+from golden.kills import assert_same_run
+from small_laboratory import ARMS, GAMES
+
+from dormant.lab.jobs import jobs
+from dormant.lab.on_ray import RayCluster
+from dormant.lab.pool import work_off
+from dormant.lab.spec import Design, Experiment
+from dormant.lab.startup import cores
+from dormant.lab.workers import Processes
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The address of a cluster whose nodes share what they compile with this process, which is most of such runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        with head() as address:
+            yield address
+
+
+class Saboteur(threading.Thread):
+    """Cuts the power of a node as soon as a run that it is at has some rows, but is not done."""
+
+    def __init__(self, node, paths):
+        super().__init__(daemon=True)
+        self.node, self.paths = node, paths
+        self.hit = None
+        self.start()
+
+    def run(self):
+        while self.hit is None and self.node.process.poll() is None:
+            for path in self.paths:
+                if rows_of(path) >= 2 and not (path / "done").exists() and self.node.holds(path):
+                    self.node.lose_power()
+                    self.hit = path
+            time.sleep(0.01)
+
+
+def rows_of(path):
+    metrics = path / "metrics.jsonl"
+    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
+
+def test_a_node_is_lost_in_the_middle_and_every_run_ends_as_in_one_process(cluster, tmp_path):
+    experiment = Experiment("small", "", {"smoke": Design(ARMS, GAMES[:1], (0, 1))})
+    todo = jobs([experiment], "smoke", tmp_path / "ray", together=False)
+    said, nodes_at_work = {job.path: [] for job in todo}, set()
+
+    def watch(board):
+        nodes_at_work.add(board.count("running"))
+        for each in board.standings:
+            said[each.job.path].append((each.state, each.message))
+
+    with node(3, f"--address={cluster}") as other:
+        saboteur = Saboteur(other, [job.path for job in todo])
+        board = work_off(todo, RayCluster(cluster, tmp_path / "ray", checkpoint_seconds=0.0), watch)
+    assert [each.state for each in board.standings] == ["done"] * len(todo)
+    assert max(nodes_at_work) == 2
+    (message,) = {message for state, message in said[saboteur.hit] if state == "waiting" and message}
+    assert "node" in message and len(message) < 250
+    alone = [job._replace(path=tmp_path / "one" / job.path.relative_to(tmp_path / "ray")) for job in todo]
+    assert work_off(alone, Processes(cores()[:1])).count("done") == len(todo)
+    for here, there in zip(alone, todo, strict=True):
+        names = assert_same_run(here.path, there.path, there.training.agent_steps)
+        assert any("params" in name for name in names)
+    assert not list((tmp_path / "ray").glob(".shared-*")) and not list(tmp_path.rglob("*.log"))

@@ -1,0 +1,80 @@
+"""`--data`, and trainings in which nothing acts: how they are named, costed and listed."""
+
+import json
+
+import pytest
+from walks import Place, Walk
+
+from dormant.cli import run
+from dormant.cli.data import refuse_without_data, with_data
+from dormant.cli.runs import entry
+from dormant.experiments.fig03_labels import EXPERIMENT as FIG03
+from dormant.experiments.fig09_redo import EXPERIMENT as FIG09
+from dormant.lab.costs import Speed, Speeds, kind_of, paces
+from dormant.lab.provenance import describe
+from dormant.lab.spec import name_of, place
+from dormant.lab.store import RunFolder
+from dormant.supervised.images import CIFAR10, Digits
+from dormant.supervised.training import SupervisedTraining
+
+TRAINING = SupervisedTraining(env=Digits(), images=1_000, epochs=2, seeds=(0, 1))
+
+
+def test_an_archive_is_put_where_the_environment_reads_it_and_moves_no_run_folder(tmp_path):
+    (plain, *_), (named, *_) = (
+        list(each.designs["paper"].cells()) for each in (FIG03, with_data(FIG03, "paper", tmp_path / "archive"))
+    )
+    assert named.training.env == CIFAR10() and named.training.env.path == tmp_path / "archive"
+    assert place(tmp_path, "paper", plain.training, (0,)) == place(tmp_path, "paper", named.training, (0,))
+    assert with_data(FIG03, "paper", None) is FIG03
+
+
+def test_data_that_nothing_reads_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--data: fig09 reads no data set at the smoke scale; leave it out"):
+        with_data(FIG09, "smoke", tmp_path)
+
+
+@pytest.mark.parametrize("data", [[], ["--data", "nowhere.tar.gz"]])
+def test_a_missing_archive_is_one_line_before_anything_runs(tmp_path, capsys, data):
+    with pytest.raises(SystemExit) as end:
+        run(["figure", "fig03", "--scale", "paper", "--run-dir", str(tmp_path / "runs"), *data])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "cifar-10-python.tar.gz" in said and "--data" in said
+    assert not (tmp_path / "runs").exists()
+    refuse_without_data(TRAINING)
+    refuse_without_data(Walk())
+
+
+def test_a_dry_run_needs_no_data(tmp_path, capsys):
+    assert run(["figure", "fig03", "--scale", "paper", "--dry-run", "--run-dir", str(tmp_path / "runs")]) == 0
+    assert "fig03" in capsys.readouterr().out
+
+
+def test_images_name_their_folder_and_what_learns_begins_the_next(tmp_path):
+    assert (name_of(CIFAR10()), name_of(Place())) == ("CIFAR-10", "Place/Line")
+    where = place(tmp_path, "smoke", TRAINING, (0, 1)).relative_to(tmp_path)
+    assert where.parts[:2] == ("smoke", "Digits") and where.parts[2].startswith("classifier-fixed-")
+
+
+def test_where_nothing_acts_only_gradient_steps_cost(tmp_path):
+    kind = kind_of(TRAINING, "cpu")
+    assert (kind.environment, kind.network) == ("Digits", "ImageCNN(filters=[32, 64, 64], width=64)")
+    # Two seeds, two epochs, 31 batches of 32.
+    assert Speeds({}, {kind: Speed(1.0, 4.0)}).cost(TRAINING) == (31.0, "table")
+    folder = RunFolder(tmp_path)
+    folder.spec.write_text(json.dumps({"training": describe(TRAINING)}))
+    folder.done.write_text(json.dumps({"backend": "cpu"}))
+    (tmp_path / "timing.json").write_text(json.dumps({"agent_steps": 10, "seconds": 5.0}))
+    known = paces([folder.done])
+    assert known == {(kind, None): 0.25}
+    assert Speeds(known, {}).cost(TRAINING) == (31.0, "runs")
+
+
+def test_a_run_of_epochs_is_listed(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.spec.write_text(json.dumps({"training": describe(TRAINING)}))
+    folder.metrics.write_text(json.dumps({"seed": 0, "agent_steps": 31, "dormant/0.1/all": 0.25}) + "\n")
+    found = entry(tmp_path)
+    assert (found.status, found.environment, found.agent_steps, found.wanted) == ("stopped", "Digits", 31, 0)
+    assert found.settings == "Classifier, ImageCNN([32, 64, 64], 64), fixed labels"

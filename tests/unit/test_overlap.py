@@ -1,0 +1,55 @@
+"""Overlaps of dormant sets, worked out by hand on a few neurons."""
+
+import json
+
+import numpy as np
+import polars as pl
+
+from dormant.lab.overlap import joined, named, overlaps
+from dormant.lab.spec import Claim, Experiment, Panel, Quantity
+from dormant.lab.store import RunFolder
+
+# Of four neurons: none dormant, then the first two, then the second and third, then all but the last, then the last.
+SCORES = np.array([[[1, 1, 1, 1], [0, 0, 2, 2], [2, 0, 0, 2], [0, 0.1, 0, 3.9], [1, 1, 2, 0]]], float)
+
+
+def test_the_union_is_of_all_earlier_points_and_not_of_the_present_one():
+    found = overlaps(SCORES, 0.1, "union")
+    # Point 2 shares one of two with {0, 1}; point 3 has {0, 1, 2}, as the union has; point 4 is new.
+    np.testing.assert_array_equal(found, [[np.nan, np.nan, 0.5, 1.0, 0.0]])
+
+
+def test_the_previous_set_is_that_of_the_point_before():
+    np.testing.assert_array_equal(overlaps(SCORES, 0.1, "previous"), [[np.nan, np.nan, 0.5, 1.0, 0.0]])
+    # At tau = 0 point 3 has {0, 2} and point 2 {1, 2}: half of either.
+    np.testing.assert_array_equal(overlaps(SCORES, 0.0, "previous"), [[np.nan, np.nan, 0.5, 0.5, 0.0]])
+    # The union before point 3 is {0, 1, 2}, which holds both.
+    np.testing.assert_array_equal(overlaps(SCORES, 0.0, "union"), [[np.nan, np.nan, 0.5, 1.0, 0.0]])
+
+
+def test_chance_gives_the_larger_sets_share():
+    by_chance = overlaps(SCORES, 0.1, "union-by-chance")
+    np.testing.assert_array_equal(by_chance, [[np.nan, np.nan, 0.5, 0.75, 0.75]])
+    rng = np.random.default_rng(0)
+    drawn = np.stack([[rng.permutation(20) < size for size in (8, 5)] for _ in range(4_000)])
+    scores = 1.0 - drawn
+    assert abs(np.nanmean(overlaps(scores, 0.0, "previous")) - 8 / 20) < 0.01
+    assert overlaps(scores, 0.0, "previous-by-chance")[0, 1] == 8 / 20
+
+
+def test_runs_get_a_column_for_each_overlap_that_an_experiment_names(tmp_path):
+    claim = Claim("It grows", Quantity("overlap/union/0/dense"), "DQN", None, "higher", 0.05)
+    panels = (Panel("Overlap", "overlap/previous/0.1/dense"), Panel("Loss", "loss"))
+    metrics = named(Experiment("fig00", "", {}, panels, (claim,)))
+    assert metrics == ["overlap/previous/0.1/dense", "overlap/union/0/dense"]
+
+    run = RunFolder(tmp_path)
+    rows = [{"seed": seed, "agent_steps": step} for step in range(5) for seed in (3, 7)]
+    scores = [row | {"scores/dense": SCORES[0, row["agent_steps"]].tolist()} for row in rows]
+    run.scores.write_text("".join(json.dumps(row) + "\n" for row in scores))
+    table = joined(pl.DataFrame(rows), run, metrics)
+    assert table["seed"].to_list() == [row["seed"] for row in rows]
+    for seed in (3, 7):
+        mine = table.filter(seed=seed)
+        assert mine["overlap/previous/0.1/dense"].to_list() == [None, None, 0.5, 1.0, 0.0]
+        assert mine["overlap/union/0/dense"].to_list() == [None, None, 0.5, 1.0, 0.0]

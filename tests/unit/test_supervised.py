@@ -1,0 +1,222 @@
+"""Image sets read from files made here, the network beside XLA's convolution, and the training's schedule of labels."""
+
+import gzip
+import hashlib
+import io
+import pickle
+import tarfile
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dormant.supervised import images, network
+from dormant.supervised.images import CIFAR10, Digits, FashionMNIST
+from dormant.supervised.network import ImageCNN
+from dormant.supervised.training import Batch, Classifier, SupervisedTraining, _labels
+
+TINY = SupervisedTraining(
+    Classifier(ImageCNN((2, 3, 4), 5), batch_size=30),
+    Digits(),
+    images=100,
+    epochs=4,
+    shuffle_epochs=2,
+    seeds=(3, 8),
+    score_batch=20,
+)
+
+
+def idx(array):
+    """An array as a file of the IDX format, packed."""
+    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    return gzip.compress(head + array.tobytes())
+
+
+@pytest.fixture
+def fashion(tmp_path, monkeypatch):
+    pixels, labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4), np.array([7, 1], np.uint8)
+    for file, array in zip(images.FASHION_FILES, (pixels, labels), strict=True):
+        (tmp_path / file).write_bytes(idx(array))
+    sums = {
+        file: hashlib.md5(gzip.decompress((tmp_path / file).read_bytes())).hexdigest() for file in images.FASHION_FILES
+    }
+    monkeypatch.setattr(images, "FASHION_FILES", sums)
+    return tmp_path
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """An archive of two images a batch, of which the first is red above and the second all blue."""
+    rows = np.zeros((2, 3, 32, 32), np.uint8)
+    rows[0, 0, :16], rows[1, 2] = 255, 51
+    file = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(file, "w:gz") as archive:
+        for number in range(1, 6):
+            content = pickle.dumps({b"data": rows.reshape(2, -1), b"labels": [number, 0]}, protocol=2)
+            entry = tarfile.TarInfo(f"cifar-10-batches-py/data_batch_{number}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    monkeypatch.setattr(images, "CIFAR_MD5", hashlib.md5(file.read_bytes()).hexdigest())
+    return file
+
+
+def test_fashion_mnist_is_read_from_a_folder(fashion):
+    pixels, labels = FashionMNIST(fashion).load(1)
+    np.testing.assert_allclose(pixels[0, :, :, 0], np.arange(12).reshape(3, 4) / 255, rtol=1e-6)
+    assert (labels.tolist(), pixels.dtype, labels.dtype) == ([7], np.float32, np.int32)
+
+
+def test_another_fashion_mnist_a_missing_one_and_a_damaged_one_are_refused(fashion):
+    first, second = images.FASHION_FILES
+    with pytest.raises(ValueError, match="has 2 images for training, and 3 were asked for"):
+        FashionMNIST(fashion).load(3)
+    (fashion / first).write_bytes(idx(np.zeros((2, 3, 4), np.uint8)))
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz has MD5 \w+, expected \w+"):
+        FashionMNIST(fashion).load(1)
+    (fashion / first).write_bytes(b"\x1f\x8b not gzip")
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz is damaged"):
+        FashionMNIST(fashion).load(1)
+    (fashion / second).unlink()
+    with pytest.raises(ValueError, match="apt-get install dataset-fashion-mnist, or name the folder"):
+        FashionMNIST(fashion).load(1)
+
+
+def test_cifar_10_is_read_from_its_archive_with_colours_last(cifar):
+    pixels, labels = CIFAR10(cifar).load(2)
+    assert labels.tolist() == [1, 0]
+    np.testing.assert_array_equal(pixels[0, 0, 0], [1, 0, 0])
+    np.testing.assert_array_equal(pixels[0, 31, 0], [0, 0, 0])
+    np.testing.assert_allclose(pixels[1], np.broadcast_to(np.float32([0, 0, 0.2]), (32, 32, 3)), rtol=1e-6)
+
+
+def test_another_archive_and_none_are_refused(cifar):
+    cifar.write_bytes(cifar.read_bytes() + b"\0")
+    with pytest.raises(ValueError, match="it is another file, or damaged"):
+        CIFAR10(cifar).load(1)
+    with pytest.raises(
+        ValueError, match=r"needs cifar-10-python.tar.gz.* and none was named; give its path with --data"
+    ):
+        CIFAR10().load(1)
+
+
+def test_where_an_archive_lies_decides_no_result(tmp_path):
+    assert CIFAR10(tmp_path) == CIFAR10()
+
+
+def test_digits_come_with_scikit_learn():
+    pixels, labels = Digits().load(1_797)
+    assert pixels.shape == (1_797, 8, 8, 1) and (pixels.min(), pixels.max()) == (0, 1)
+    assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_patches_are_xlas_convolution_with_stride_and_padding(side):
+    keys = jax.random.split(jax.random.key(0))
+    maps, kernel = jax.random.normal(keys[0], (2, side, side + 1, 3)), jax.random.normal(keys[1], (3, 3, 3, 4))
+    ours, theirs = network.patches_times_kernel(maps, kernel), network._xla_convolution(maps, kernel)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_is_momentum_descent_on_the_cross_entropy():
+    agent = Classifier(ImageCNN((1, 1, 1), 1), learning_rate=0.5, momentum=0.9)
+    # Nothing comes through the network, so that only the head's bias learns.
+    params = jax.tree.map(jnp.zeros_like, agent.network.init(jax.random.key(0), (4, 4, 1), 2))
+    learner = images_learner(agent, params)
+    batch = Batch(jnp.ones((4, 4, 4, 1)), jnp.array([0, 0, 0, 1]))
+    learner, said = agent.update(learner, batch)
+    assert float(said.loss) == pytest.approx(np.log(2)) and float(said.accuracy) == 0.75
+    # Probabilities are 1/2 where shares are 3/4 and 1/4: the gradient is -1/4 and 1/4.
+    np.testing.assert_allclose(learner.params["head"]["bias"], [0.125, -0.125], rtol=1e-6)
+    learner, _ = agent.update(learner, batch)
+    high = 1 / (1 + np.exp(-0.25))
+    np.testing.assert_allclose(learner.params["head"]["bias"][0], 0.125 + 0.5 * (0.75 - high + 0.9 * 0.25), rtol=1e-5)
+
+
+def images_learner(agent, params):
+    from dormant.surgery import Learner
+
+    return Learner(params, agent.optimizer().init(params))
+
+
+def test_labels_are_true_at_first_and_then_permuted_every_so_many_epochs():
+    shuffled, true = replace(TINY, labels="shuffled"), jnp.arange(100)
+    drawn = [np.asarray(_labels(shuffled, true, jnp.array(3), jnp.array(epoch))) for epoch in range(6)]
+    assert (drawn[0] == true).all() and (drawn[1] == true).all()
+    assert (drawn[2] == drawn[3]).all() and (drawn[4] == drawn[5]).all()
+    for one, other in ((true, drawn[2]), (drawn[2], drawn[4])):
+        assert (one != other).sum() > 80 and sorted(one.tolist()) == sorted(other.tolist())
+    others = np.asarray(_labels(shuffled, true, jnp.array(8), jnp.array(2)))
+    assert (others != drawn[2]).sum() > 80
+    assert (_labels(TINY, true, jnp.array(3), jnp.array(5)) == true).all()
+
+
+@pytest.fixture(scope="module")
+def run():
+    """All states and metrics of a shuffled run."""
+    training = replace(TINY, labels="shuffled")
+    states, rows = [training.init()], []
+    rows.append(training.measure(states[0]))
+    for _ in range(training.epochs):
+        state, metrics = training.advance(states[-1])
+        states.append(state)
+        rows.append(metrics)
+    return training, states, rows
+
+
+def test_an_epoch_takes_each_image_at_most_once_and_counts_gradient_steps(run):
+    training, states, rows = run
+    assert (training.steps_per_epoch, training.agent_steps) == (3, 12)
+    assert [row["gradient_steps"].tolist() for row in rows[1:]] == [[3, 3], [6, 6], [9, 9], [12, 12]]
+    assert [row["epoch"].tolist() for row in rows] == [[0, 0], [1, 1], [2, 2], [3, 3], [4, 4]]
+    assert training.agent_steps_done(states[-1]) == training.agent_steps
+
+
+def test_the_rise_is_what_a_shuffles_epoch_adds(run):
+    _, _, rows = run
+    assert [f"rise/{tau}/all" in row for row in rows for tau in ("0.1",)] == [True, False, False, True, False]
+    assert rows[0]["rise/0.1/all"].tolist() == [0, 0]
+    grown = rows[3]["dormant/0.1/all"] - rows[2]["dormant/0.1/all"]
+    np.testing.assert_allclose(rows[3]["rise/0.1/all"], grown, atol=1e-7)
+
+
+def test_neurons_of_every_hidden_layer_are_counted(run):
+    _, _, rows = run
+    sizes = {name: row.shape for name, row in rows[-1].items() if name.startswith("scores/")}
+    assert sizes == {"scores/conv1": (2, 2), "scores/conv2": (2, 3), "scores/conv3": (2, 4), "scores/dense": (2, 5)}
+
+
+def test_seeds_differ_and_do_not_depend_on_their_company(run):
+    training, states, _ = run
+    kernels = states[-1].learner.params["dense"]["kernel"]
+    assert not np.allclose(kernels[0], kernels[1])
+    alone = replace(training, seeds=(8,))
+    state = alone.init()
+    for _ in range(2):
+        state, _ = alone.advance(state)
+    np.testing.assert_array_equal(
+        state.learner.params["dense"]["kernel"][0], states[2].learner.params["dense"]["kernel"][1]
+    )
+
+
+def test_fixed_labels_are_learnt():
+    training = replace(TINY, images=300, epochs=25, agent=replace(TINY.agent, learning_rate=0.05), seeds=(0,))
+    training = replace(training, agent=replace(training.agent, network=ImageCNN((8, 8, 8), 16)))
+    state = training.init()
+    for _ in range(training.epochs):
+        state, metrics = training.advance(state)
+    assert metrics["accuracy"][0] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"images": 10}, "batch_size must be at most the number of images, got 30 of 10"),
+        ({"seeds": ()}, "seeds must hold at least one number"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(change, said):
+    with pytest.raises(ValueError, match=said):
+        replace(TINY, **change)
