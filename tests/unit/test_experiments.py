@@ -19,7 +19,13 @@ from dormant.rl.rounds import TAUS
 
 NAMED = {experiment.name: experiment for experiment in EXPERIMENTS}
 DESIGNS = [(each, scale) for each in EXPERIMENTS for scale in each.designs]
-METRICS = {"eval_return", "accuracy", "loss", *(f"{name}/{tau:g}/all" for name in ("dormant", "rise") for tau in TAUS)}
+METRICS = {
+    "eval_return",
+    "srank",
+    "accuracy",
+    "loss",
+    *(f"{name}/{tau:g}/all" for name in ("dormant", "rise") for tau in TAUS),
+}
 METRICS |= {"dormant/0.1/dense", *(f"overlap/{history}/{tau:g}/dense" for history in HISTORIES for tau in TAUS)}
 
 
@@ -77,7 +83,7 @@ def test_every_arm_can_be_built_and_differs_from_the_others(experiment, scale):
             assert cell.training.env.game in SCORES
 
 
-@pytest.mark.parametrize("name", ["fig07", "fig09", "fig10a", "fig10d", "fig13", "fig15", "fig21", "fig23"])
+@pytest.mark.parametrize("name", ["fig07", "fig09", "fig10a", "fig10d", "fig13", "fig15", "fig21", "fig23", "table7"])
 def test_every_arm_and_its_intervention_fit_their_network(name):
     for cell in NAMED[name].designs["smoke"].cells():
         jax.eval_shape(cell.training.init)
