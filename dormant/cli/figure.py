@@ -45,7 +45,7 @@ class Figure:
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
     data: Path | None = None
-    """The user's own copy of a data set: CIFAR-10's archive, or the folder of Fashion-MNIST's files."""
+    """The user's own copy of a data set: CIFAR-10's archive, or the folder of Fashion-MNIST or of DQN-replay."""
 
 
 def figure(flags: Figure) -> int:

@@ -188,14 +188,20 @@ def quantity(metric: str) -> str:
 
     >>> quantity("dormant/0.1/all"), quantity("dormant/0/dense"), quantity("loss")
     ('dormant neurons (τ = 0.1)', 'dormant neurons in “dense” (τ = 0)', 'loss')
+    >>> quantity("overlap/union/0.1/dense"), quantity("rise/0/all")
+    ('overlap with all before (τ = 0.1)', 'rise of dormant neurons (τ = 0)')
     """
-    named = {"eval_return": "return of evaluation episodes", "train_return": "return of training episodes"}
+    named = {
+        "eval_return": "return of evaluation episodes",
+        "train_return": "return of training episodes",
+        "srank": "effective rank (srank)",
+    }
     parts = metric.split("/")
     if parts[0] == "dormant":
         where = "" if parts[2] == "all" else f" in “{parts[2]}”"
         return f"dormant neurons{where} (τ = {parts[1]})"
     if parts[0] == "overlap":
-        return f"{HISTORIES[parts[1]]} in “{parts[3]}” (τ = {parts[2]})"
+        return f"{HISTORIES[parts[1]]} (τ = {parts[2]})"
     if parts[0] == "rise":
-        return f"rise of dormant neurons (τ = {parts[1]}) as labels are shuffled"
+        return f"rise of dormant neurons (τ = {parts[1]})"
     return named.get(metric, metric.replace("_", " "))
