@@ -26,11 +26,12 @@ def main() -> None:
     flags.add_argument("--core", type=int, default=cores()[-1])
     flags.add_argument("--seconds", type=float, default=5.0, help="processor seconds a measurement takes at least")
     flags.add_argument("--families", nargs="+", default=["MinAtar", "Atari", "MuJoCo"])
+    flags.add_argument("--missing", action="store_true", help="only what the table lacks")
     given = flags.parse_args()
     pin(given.core)
     known = read(TABLE)
     for kind, training in kinds():
-        if kind.environment in given.families:
+        if kind.environment in given.families and not (given.missing and kind in known):
             known[kind] = {**kind._asdict(), **speeds(training, given.seconds), **machine()}
             print(*known[kind].values(), flush=True)
             write(TABLE, known)

@@ -56,6 +56,8 @@ class TrainAtari:
     """Probability of a random action in evaluation episodes."""
     video: bool = False
     """Whether the first episode of each evaluation is filmed, of the first seed, in the folder's videos."""
+    rank_batch: int = HostTraining.rank_batch
+    """States on which the rank of the last layer's features is measured with each evaluation; 0 for none."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
     network: Literal["nature", "impala"] = "nature"
     """The network: the paper's Nature CNN or its ResNet. Some flags below are the network's own."""
@@ -113,6 +115,7 @@ def atari_training(flags: TrainAtari) -> HostTraining:
         eval_agent_steps=flags.eval_agent_steps,
         eval_period=flags.eval_period,
         eval_epsilon=flags.eval_epsilon,
+        rank_batch=flags.rank_batch,
         eval_episodes=flags.eval_episodes,
         video=flags.video,
     )

@@ -54,6 +54,8 @@ class Train:
     """Episodes of an evaluation."""
     eval_epsilon: float = DeviceTraining.eval_epsilon
     """Probability of a random action in evaluation episodes."""
+    rank_batch: int = DeviceTraining.rank_batch
+    """States on which the rank of the last layer's features is measured with each evaluation; 0 for none."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
     agent: Agent = field(default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps))
     checkpoint_seconds: float = 30.0
@@ -93,6 +95,7 @@ def training(flags: Train) -> DeviceTraining:
         eval_episodes=flags.eval_episodes,
         eval_period=flags.eval_period,
         eval_epsilon=flags.eval_epsilon,
+        rank_batch=flags.rank_batch,
     )
 
 

@@ -10,3 +10,5 @@ HALF_AS_MANY = 0.5
 # (figure 10), so a tenth is the least that it could have seen itself.
 HIGHER_RETURN = 1.1
 LOWER_RETURN = 0.9
+# A quotient of ranks. The paper's two are 5 % apart, and their spreads reach 1.3 % to either side.
+HIGHER_RANK = 1.02

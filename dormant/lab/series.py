@@ -191,7 +191,11 @@ def quantity(metric: str) -> str:
     >>> quantity("overlap/union/0.1/dense"), quantity("rise/0/all")
     ('overlap with all before (τ = 0.1)', 'rise of dormant neurons (τ = 0)')
     """
-    named = {"eval_return": "return of evaluation episodes", "train_return": "return of training episodes"}
+    named = {
+        "eval_return": "return of evaluation episodes",
+        "train_return": "return of training episodes",
+        "srank": "effective rank (srank)",
+    }
     parts = metric.split("/")
     if parts[0] == "dormant":
         where = "" if parts[2] == "all" else f" in “{parts[2]}”"

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Float, UInt8
 from numpy import ndarray
 
 from dormant.interventions import Chain, Intervention
@@ -22,10 +22,10 @@ from .films import Film
 from .frames import FrameReplay
 from .host_evaluation import episode_returns, random_play
 from .host_rounds import Stage, drawn, measured, play_chunk
-from .loops import check_epsilon, check_schedule
+from .loops import check_epsilon, check_rank_batch, check_schedule
 from .mapped import flush
 from .presets import atari_dqn
-from .rounds import TrainState, key_for, params_of, scores_of
+from .rounds import TrainState, key_for, params_of, ranks_of, scores_of
 from .storage import refuse_without_room
 
 
@@ -55,11 +55,13 @@ class HostTraining:
     eval_period: int = 250_000
     eval_epsilon: float = 0.001
     eval_episodes: int = field(default=1, metadata=LATER)
+    rank_batch: int = field(default=0, metadata=LATER)
     video: bool = field(default=False, compare=False)  # changes no result, so it may differ when a run is resumed
 
     def __post_init__(self) -> None:
         check_schedule(self, "eval_agent_steps", "eval_episodes")
         check_epsilon(self.eval_epsilon)
+        check_rank_batch(self.rank_batch)
 
     @property
     def agent_steps_per_round(self) -> int:
@@ -140,7 +142,15 @@ class HostLoop:
         metrics["eval_return"] = np.full(len(training.seeds), np.nan, np.float32)
         if done % training.eval_period == 0:
             metrics["eval_return"] = np.array([np.mean(each) for each in self.evaluate(state)], np.float32)
+        if training.rank_batch:
+            due = done % training.eval_period == 0
+            metrics["srank"] = self.ranks(state) if due else np.full(len(training.seeds), np.nan, np.float32)
         return state, {name: np.asarray(value) for name, value in metrics.items()}
+
+    def ranks(self, state: TrainState) -> Float[Array, " seeds"]:
+        """The rank of the last layer's features, on states of the replay."""
+        states = self._replayed(state, "rank", self.training.rank_batch)
+        return ranks_of(self.training, params_of(self.training, state), states)
 
     def evaluate(self, state: TrainState) -> list[list[float]]:
         """The returns of the evaluation episodes of each seed; the first seed's first one is filmed if asked for."""
@@ -158,8 +168,14 @@ class HostLoop:
         training, added = self.training, self.training.agent_steps_done(state)
         if added < training.agent.n_step:
             return np.stack([random_play(training.env, seed, training.score_batch) for seed in training.seeds])
-        keys = [key_for(jnp.asarray(seed), "measure", added) for seed in training.seeds]
-        uniform = np.stack([np.asarray(jax.random.uniform(key, (training.score_batch,))) for key in keys])
+        return self._replayed(state, "measure", training.score_batch)
+
+    def _replayed(
+        self, state: TrainState, purpose: str, batch: int
+    ) -> UInt8[ndarray, "seeds states height width stack"]:
+        training, added = self.training, self.training.agent_steps_done(state)
+        keys = [key_for(jnp.asarray(seed), purpose, added) for seed in training.seeds]
+        uniform = np.stack([np.asarray(jax.random.uniform(key, (batch,))) for key in keys])
         return drawn(training.replay.states, self.stage.rings, added, uniform[None])[0]
 
     def save_due(self, done: int, saved: int) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from dormant.interventions import Chain, Intervention
+from dormant.later import LATER
 from dormant.tracing import trace
 from dormant.wiring import Network
 
@@ -18,7 +19,7 @@ from .envs.episode import Environment, EnvState, step_or_restart
 from .envs.minatar import MinAtar
 from .evaluation import episode_returns
 from .replay import Replay
-from .rounds import Scores, TrainState, chunk, dormancy, key_for, over_seeds
+from .rounds import Scores, TrainState, chunk, dormancy, feature_rank, key_for, over_seeds
 from .seeds import share_out
 
 
@@ -27,7 +28,8 @@ class DeviceTraining:
     """Everything that decides the result of a run; equal trainings give equal results, bit for bit, on one machine.
 
     `replay_ratio` counts gradient steps for each agent step, r or 1/r whole. Neurons are scored on `score_batch` states
-    of the replay. A chunk is `log_period` agent steps, after which `advance` returns; chunks do not change results.
+    of the replay. A chunk is `log_period` agent steps, after which `advance` returns; chunks do not change results. The
+    rank of the last layer's features is measured with each evaluation, on `rank_batch` states if there are any.
 
     Raises ValueError for numbers that do not fit together.
     """
@@ -43,10 +45,12 @@ class DeviceTraining:
     eval_episodes: int = 10
     eval_period: int = 20_000
     eval_epsilon: float = 0.001
+    rank_batch: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_schedule(self, "eval_episodes")
         check_epsilon(self.eval_epsilon)
+        check_rank_batch(self.rank_batch)
 
     @property
     def agent_steps_per_round(self) -> int:
@@ -106,6 +110,8 @@ class DeviceTraining:
         metrics["eval_return"] = (
             _evaluate(*self.program, state) if due else np.full(len(self.seeds), np.nan, np.float32)
         )
+        if self.rank_batch:
+            metrics["srank"] = _ranks(*self.program, state) if due else np.full(len(self.seeds), np.nan, np.float32)
         return state, {name: np.asarray(value) for name, value in metrics.items()}
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
@@ -139,6 +145,12 @@ def check_epsilon(eval_epsilon: float) -> None:
     """Raises ValueError unless it is a probability."""
     if not 0 <= eval_epsilon <= 1:
         raise ValueError(f"eval_epsilon must lie between 0 and 1, got {eval_epsilon}.")
+
+
+def check_rank_batch(rank_batch: int) -> None:
+    """Raises ValueError unless it is a number of states, or 0."""
+    if rank_batch < 0:
+        raise ValueError(f"rank_batch must be at least 0, got {rank_batch}; 0 measures no rank.")
 
 
 def _check_ratio(ratio: float) -> None:
@@ -177,6 +189,16 @@ def _measure(training: DeviceTraining, seeds: Int[Array, " seeds"], state: Train
         return jax.vmap(partial(one, state.agent_steps[0]))(seeds, state)
 
     return dormancy(over_seeds(seeds, several)(state))
+
+
+@partial(jax.jit, static_argnums=0)
+def _ranks(training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState) -> Float[Array, " seeds"]:
+    def one(seed: Array, state: TrainState) -> Array:
+        uniform = jax.random.uniform(key_for(seed, "rank", state.agent_steps), (training.rank_batch,))
+        states = training.replay.states(state.replay, state.agent_steps, uniform)
+        return feature_rank(training, state.agent.learner.params, states)
+
+    return over_seeds(seeds, jax.vmap(one))(state)
 
 
 def _random_play(training: DeviceTraining, key: Array) -> Num[Array, "states packed"]:

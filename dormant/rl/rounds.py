@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dormant.interventions import recycled_counts
+from dormant.metrics import srank
 from dormant.scores import dormant_fraction, dormant_mask
 
 from .agents import dqn, sac
@@ -144,6 +145,23 @@ def scores_of(training: DeviceTraining, params: list[Any], states: Array) -> Sco
     return join_seeds([scores(own, take_seed(states, lane)) for lane, own in enumerate(params)])
 
 
+def feature_rank(training: DeviceTraining, params: Any, states: Array) -> Float[Array, ""]:
+    """The srank of one seed's last neuron layer on its states, one row of activations for each of them.
+
+    Source: the paper's table 7, whose definition we take to be that of Kumar et al. 2021.
+    """
+    wiring = training.network.wiring
+    features = wiring.activations(params, states)[wiring.layers[-1].name]
+    return srank(features.reshape(len(features), -1))
+
+
+@partial(jax.jit, static_argnums=0)
+def ranks_of(training: DeviceTraining, params: list[Any], states: Array) -> Float[Array, " seeds"]:
+    """The feature ranks of lanes on states of each seed, outside of any round."""
+    rank = map_seeds(partial(feature_rank, training))
+    return join_seeds([rank(own, take_seed(states, lane)) for lane, own in enumerate(params)])
+
+
 def _world(state: TrainState) -> World:
     return World(state.env, state.replay, state.episode_return)
 
@@ -255,7 +273,7 @@ def progress(state: TrainState, experience: Experience, losses: Losses) -> dict[
     }
 
 
-PURPOSES = ("init", "reset", "round", "measure", "evaluate")
+PURPOSES = ("init", "reset", "round", "measure", "evaluate", "rank")
 
 
 def key_for(seed: Array, purpose: str, number: Array | int = 0) -> Array:

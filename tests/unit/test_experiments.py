@@ -14,11 +14,18 @@ from dormant.lab.overlap import HISTORIES
 from dormant.lab.spec import SCALES, Arm, place
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.atari_scores import SCORES
+from dormant.rl.presets import atari_drq, minatar_drq
 from dormant.rl.rounds import TAUS
 
 NAMED = {experiment.name: experiment for experiment in EXPERIMENTS}
 DESIGNS = [(each, scale) for each in EXPERIMENTS for scale in each.designs]
-METRICS = {"eval_return", "accuracy", "loss", *(f"{name}/{tau:g}/all" for name in ("dormant", "rise") for tau in TAUS)}
+METRICS = {
+    "eval_return",
+    "srank",
+    "accuracy",
+    "loss",
+    *(f"{name}/{tau:g}/all" for name in ("dormant", "rise") for tau in TAUS),
+}
 METRICS |= {"dormant/0.1/dense", *(f"overlap/{history}/{tau:g}/dense" for history in HISTORIES for tau in TAUS)}
 
 
@@ -76,7 +83,7 @@ def test_every_arm_can_be_built_and_differs_from_the_others(experiment, scale):
             assert cell.training.env.game in SCORES
 
 
-@pytest.mark.parametrize("name", ["fig07", "fig09", "fig10a", "fig13", "fig15", "fig21", "fig23"])
+@pytest.mark.parametrize("name", ["fig07", "fig09", "fig10a", "fig10d", "fig13", "fig15", "fig21", "fig23", "table7"])
 def test_every_arm_and_its_intervention_fit_their_network(name):
     for cell in NAMED[name].designs["smoke"].cells():
         jax.eval_shape(cell.training.init)
@@ -123,6 +130,17 @@ def test_a_schedule_of_shares_ends_with_the_run():
     for scale, recyclings in (("pilot", 200), ("paper", 2_500)):
         shares = {arm.training.intervention.what.number for arm in NAMED["fig15"].designs[scale].arms}
         assert {(share.share, share.recyclings) for share in shares} == {(0.1, recyclings)}
+
+
+def test_drq_is_trained_as_the_paper_trains_it():
+    sweep = NAMED["fig10d"].designs["paper"]
+    assert (len(sweep.environments), sweep.seeds) == (26, tuple(range(10)))
+    assert {(game.sticky, game.noops, game.life_loss) for game in sweep.environments} == {(0.0, 29, True)}
+    assert [arm.training.replay_ratio for arm in sweep.arms] == [1, 2, 4, 8] * 2
+    for training in (arm.training for arm in sweep.arms):
+        assert training.agent == replace(atari_drq(), replay_capacity=400_000)  # as good as a million for such a run
+        assert (training.agent_steps, training.eval_period, training.eval_episodes) == (400_000, 10_000, 100)
+    assert {arm.training.agent for arm in NAMED["fig10d"].designs["laptop"].arms} == {minatar_drq(50_000)}
 
 
 def test_a_small_scale_keeps_gradient_steps_between_two_targets():
