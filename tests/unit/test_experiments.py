@@ -26,6 +26,7 @@ METRICS = {
     "loss",
     *(f"{name}/{tau:g}/all" for name in ("dormant", "rise") for tau in TAUS),
 }
+METRICS |= {f"dormant/{tau:g}/{network}/all" for network in ("actor", "critic1", "critic2") for tau in TAUS}
 METRICS |= {"dormant/0.1/dense", *(f"overlap/{history}/{tau:g}/dense" for history in HISTORIES for tau in TAUS)}
 
 
