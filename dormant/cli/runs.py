@@ -47,6 +47,7 @@ class Entry:
     wanted: int = 0
     returned: float | None = None
     dormant: float | None = None
+    unit: str = ""  # of the steps, where they are not an agent's
 
 
 def runs(flags: Runs) -> int:
@@ -75,7 +76,7 @@ def _listing(flags: Runs) -> Table:
         table.add_column(name, overflow="fold")
     for each in sorted(kept, key=lambda each: _rank(each, flags.sort)):
         wanted = f" of {each.wanted:,}" if each.wanted else ""
-        share = "" if each.status == "damaged" else f"{each.agent_steps:,}{wanted}"
+        share = "" if each.status == "damaged" else f"{each.agent_steps:,}{wanted}{each.unit}"
         numbers = [_number("{:.2f}", each.returned), _number("{:.1%}", each.dormant)]
         where = str(each.path.relative_to(flags.root))
         table.add_row(where, each.environment, each.settings, each.status, share, *numbers)
@@ -102,18 +103,20 @@ def entry(path: Path) -> Entry:
         ends = {name: _mean(folder, name) for name in ("agent_steps", *ENDS)}
         env, settings = training["env"], _short(training)
         environment = env.get("task") or "/".join([env["is"], *([env["game"]] if "game" in env else [])])
-        wanted = training.get("agent_steps", 0)  # a training of epochs has none
+        wanted = training.get("agent_steps", training.get("gradient_steps", 0))  # a training of epochs has neither
     except (RunRefused, ValueError, KeyError, TypeError):
         return Entry(path, "damaged")
     status = "done" if folder.done.exists() else "running" if in_use(path) else "stopped"
     numbers = (int(ends["agent_steps"] or 0), wanted, ends["eval_return"], ends["dormant/0.1/all"])
-    return Entry(path, status, environment, settings, *numbers)
+    return Entry(path, status, environment, settings, *numbers, "" if "replay_ratio" in training else " gradient")
 
 
 def _short(training: dict[str, Any]) -> str:
     agent, intervention = training["agent"], training.get("intervention", NOTHING)
-    parts = [agent["is"], *([brief(agent["network"])] if "network" in agent else [])]
-    parts += [f"RR {training['replay_ratio']:g}"] if "replay_ratio" in training else []
+    acts = "replay_ratio" in training
+    parts = [] if acts else [training["is"].removesuffix("Training")]
+    parts += [agent["is"], *([brief(agent["network"])] if "network" in agent else [])]
+    parts += [f"RR {training['replay_ratio']:g}"] if acts else []
     parts += [f"{training[name]} {name}" for name in ("labels", "targets") if name in training]
     return ", ".join([*parts, *([] if intervention == NOTHING else [brief(intervention)])])
 

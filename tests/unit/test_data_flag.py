@@ -88,4 +88,5 @@ def test_a_run_of_epochs_is_listed(tmp_path):
     folder.metrics.write_text(json.dumps({"seed": 0, "agent_steps": 31, "dormant/0.1/all": 0.25}) + "\n")
     found = entry(tmp_path)
     assert (found.status, found.environment, found.agent_steps, found.wanted) == ("stopped", "Digits", 31, 0)
-    assert found.settings == "Classifier, ImageCNN([32, 64, 64], 64), fixed labels"
+    assert found.unit == " gradient"
+    assert found.settings == "Supervised, Classifier, ImageCNN([32, 64, 64], 64), fixed labels"
