@@ -56,13 +56,10 @@ INTERVENTIONS = [
     Recycle("utility", Share(0.5, recyclings=4), at_most=1),
     Recycle("contribution", PooledShare(0.3), "highest", renewal=Renewal(outgoing="fresh", moments="keep")),
     Recycle(number=Gap(2.0), order="random"),
-    ContinualBackprop(0.3, maturity=1),
     ContinualBackprop(0.3, maturity=0, utility="overall"),
-    HareTortoise(0.5, period=2),
     HareTortoise(0.5, period=2, moments="fresh"),
     ClipWeights(1.0),
     ResetOptimizer(),
-    ResetOptimizer("keep"),
     Every(2, WhenDormant(0.1, Reset())),
     PlasticityInjection(at=2),
 ]
