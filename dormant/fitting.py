@@ -30,9 +30,9 @@ def target_fitting_error(
     >>> from dormant import Network, trace
     >>> apply = lambda params, x: jax.nn.relu(x @ params["hidden"]["w"]) @ params["head"]["w"]
     >>> def init(key):
-    ...     hidden, head = jax.random.split(key)
-    ...     return {"hidden": {"w": jax.random.normal(hidden, (2, 64))}, "head": {"w": jax.random.normal(head, (64,
-    1))}}
+    ...     one, other = jax.random.split(key)
+    ...     hidden, head = jax.random.normal(one, (2, 64)), jax.random.normal(other, (64, 1))
+    ...     return {"hidden": {"w": hidden}, "head": {"w": head}}
     >>> params, x = init(jax.random.key(1)), jnp.eye(2)
     >>> network = Network(trace(apply, params, x), init, optax.adam(1e-2))
     >>> dead = jax.tree.map(jnp.zeros_like, params)
@@ -41,8 +41,8 @@ def target_fitting_error(
     (True, True)
 
     Raises ValueError for less than one gradient step.
-    Source: Lyle et al. 2022, "Understanding and preventing capacity loss in reinforcement learning", definition 1 and
-    section 4, who average over several sets of targets: map this over keys.
+    Source: Lyle et al. 2022, "Understanding and preventing capacity loss in reinforcement learning", who average
+    over several sets of targets: map this over keys.
     """
     if gradient_steps < 1:
         raise ValueError(f"gradient_steps must be at least 1, got {gradient_steps}.")

@@ -87,7 +87,7 @@ class Parseval:
     18.0
 
     Raises ValueError for a negative strength or a scale that is not positive.
-    Source: Chung et al. 2024, "Parseval regularization for continual reinforcement learning", equation 2.
+    Source: Chung et al. 2024, "Parseval regularization for continual reinforcement learning".
     """
 
     strength: float = 1e-4

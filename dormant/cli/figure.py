@@ -4,7 +4,7 @@ import difflib
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -56,14 +56,13 @@ def figure(flags: Figure) -> int:
         wanted = [with_data(each, flags.scale, flags.data) for each in chosen(flags.names, flags.scale)]
         where = site(flags.places)
         known = speeds(flags.run_dir, KNOWN_SPEEDS, where.backend)
+        wanted = wanted if flags.dry_run else list(with_data_there(console, flags, wanted))
         todo = jobs(wanted, flags.scale, flags.run_dir, together=where.together)
-        for job in () if flags.dry_run else todo:
-            refuse_without_data(job.training)
         at_once = number_of(flags.places, len(todo))
         workers = None if flags.dry_run else crew(flags.places, flags.run_dir, flags.checkpoint_seconds, len(todo))
     except ValueError as error:
         refuse(error)
-    _name_left_out(console, flags, wanted)
+    _name_left_out(console, flags)
     if workers is None:
         console.print(plan(wanted, flags.scale, todo, flags.run_dir, known, at_once))
         return 0
@@ -89,6 +88,20 @@ def chosen(names: Sequence[str], scale: Scale) -> list[Experiment]:
     return found
 
 
+def with_data_there(console: Console, flags: Figure, wanted: Sequence[Experiment]) -> Iterator[Experiment]:
+    """The experiments whose data are there. Raises ValueError for one that was asked for by its name and has not."""
+    for each in wanted:
+        try:
+            for job in jobs([each], flags.scale, flags.run_dir, together=False):
+                refuse_without_data(job.training)
+        except ValueError as error:
+            if each.name in flags.names:
+                raise
+            console.print(f"{each.name} is left out: {error}", style="dim", soft_wrap=True)
+        else:
+            yield each
+
+
 def why_not(experiment: Experiment, scale: Scale) -> str:
     """Why an experiment is not run at a scale."""
     if experiment.awaits:
@@ -96,9 +109,9 @@ def why_not(experiment: Experiment, scale: Scale) -> str:
     return f"has no {scale} scale; it has {', '.join(experiment.designs)}"
 
 
-def _name_left_out(console: Console, flags: Figure, wanted: Sequence[Experiment]) -> None:
+def _name_left_out(console: Console, flags: Figure) -> None:
     for each in EXPERIMENTS:
-        if each not in wanted and (each.name in flags.names or "all" in flags.names):
+        if flags.scale not in each.designs and (each.name in flags.names or "all" in flags.names):
             console.print(f"{each.name} {why_not(each, flags.scale)}.", style="dim", soft_wrap=True)
 
 

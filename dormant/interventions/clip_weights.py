@@ -29,7 +29,7 @@ class ClipWeights:
     ClipWeights(factor=2.0)
 
     Raises ValueError for a factor that is not positive.
-    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning", algorithm 1. Their
+    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning". Their
     bound is that of the uniform distribution which draws a layer; we take the largest weight drawn, which is nearly
     that, and is there for any initialiser.
     """

@@ -44,7 +44,7 @@ class ContinualBackprop:
 
     Raises ValueError for a rate, decay or maturity outside its range or an unknown option, and at `init` for a layer
     that does not exist or is not safe.
-    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning", algorithm 1. Its released code also
+    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning". Its released code also
     moves what an old neuron contributed on average into the next layer's bias; we do not. Utilities are of the score
     batch.
     """

@@ -33,7 +33,7 @@ class HareTortoise:
 
     Raises ValueError for a momentum outside of [0, 1), a period below 1 or an unknown option.
     Source: Lee et al. 2024, "Slow and steady wins the race: maintaining plasticity with hare and tortoise networks".
-    They act and evaluate with the tortoise; here the agent does with the hare.
+    As we remember it the tortoise is what they evaluate; here the agent acts with the hare.
     """
 
     momentum: float = 0.999

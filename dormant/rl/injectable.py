@@ -23,7 +23,7 @@ class Injectable:
     ['dense_0', 'dense_1', 'head', 'new_dense_1', 'new_head', 'minus_dense_1', 'minus_head']
 
     Raises ValueError at `init` for a shared layer that the network does not have.
-    Source: Nikishin et al. 2023, "Deep reinforcement learning with plasticity injection", figure 1.
+    Source: Nikishin et al. 2023, "Deep reinforcement learning with plasticity injection".
     """
 
     network: MinAtarCNN | MLP | NatureCNN | ImpalaResNet

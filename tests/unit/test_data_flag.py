@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from rich.console import Console
 from walks import Place, Walk
 
 from dormant.cli import run
 from dormant.cli.data import refuse_without_data, with_data
+from dormant.cli.figure import Figure, with_data_there
 from dormant.cli.runs import entry
 from dormant.experiments.fig03_labels import EXPERIMENT as FIG03
 from dormant.experiments.fig04_offline import EXPERIMENT as FIG04
@@ -55,6 +57,12 @@ def test_a_missing_archive_is_one_line_before_anything_runs(tmp_path, capsys, da
     assert not (tmp_path / "runs").exists()
     refuse_without_data(TRAINING)
     refuse_without_data(Walk())
+
+
+def test_all_leaves_out_what_has_no_data_and_says_where_to_get_it(tmp_path, capsys):
+    flags = Figure(("all",), scale="paper", run_dir=tmp_path)
+    assert list(with_data_there(Console(), flags, [FIG03, FIG09])) == [FIG09]
+    assert "fig03 is left out: " in (said := capsys.readouterr().out) and "cifar-10-python.tar.gz" in said
 
 
 def test_a_dry_run_needs_no_data(tmp_path, capsys):

@@ -103,7 +103,7 @@ def test_each_observation_of_a_batch_has_noise_of_its_own():
         (batch.observation_t, noise.offset_t, noise.factor_t),
     ):
         assert_allclose(
-            got, slowly_shifted(images, np.asarray(offset), 1) * np.reshape(factor, (4, 1, 1, 1)), rtol=1e-6
+            got, slowly_shifted(images, np.asarray(offset), 1) * np.asarray(factor).reshape(4, 1, 1, 1), rtol=1e-6
         )
 
 

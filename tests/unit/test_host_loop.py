@@ -73,6 +73,21 @@ def test_metrics_have_a_value_for_each_seed(run):
     assert (metrics[-1]["recycled/dense_0"] > 0).all()
 
 
+def test_the_rank_of_features_is_measured_where_it_is_asked_for(run, tmp_path):
+    loop, states, metrics = run
+    ranked = replace(TRAINING, rank_batch=12)
+    found = replace(loop, training=ranked).ranks(states[-1])
+    seen = loop._replayed(states[-1], "rank", 12)
+    for seed in range(2):
+        layer = jax.tree.map(lambda leaf, seed=seed: np.asarray(leaf[seed]), states[-1].agent.learner.params["dense_0"])
+        features = np.maximum(seen[seed].reshape(12, -1) @ layer["kernel"] + layer["bias"], 0)
+        values = np.linalg.svd(features, compute_uv=False)
+        assert found[seed] == np.sum(np.cumsum(values) < 0.99 * values.sum()) + 1
+    assert "srank" not in metrics[-1]
+    # The first chunk has no evaluation.
+    assert np.isnan(ranked.open(tmp_path, ranked.init()).advance(ranked.init())[1]["srank"]).tolist() == [True, True]
+
+
 def test_metrics_have_the_names_of_the_device_loop(run):
     _, _, metrics = run
     training = DeviceTraining(agent=AGENT, intervention=TRAINING.intervention, log_period=32, seeds=(0,))
