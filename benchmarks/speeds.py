@@ -6,6 +6,7 @@ Chunks that only fill the replay give the agent steps; chunks at replay ratio 1,
 
 import argparse
 import csv
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,11 +26,12 @@ def main() -> None:
     flags.add_argument("--core", type=int, default=cores()[-1])
     flags.add_argument("--seconds", type=float, default=5.0, help="processor seconds a measurement takes at least")
     flags.add_argument("--families", nargs="+", default=["MinAtar", "Atari", "MuJoCo"])
+    flags.add_argument("--missing", action="store_true", help="only what the table lacks")
     given = flags.parse_args()
     pin(given.core)
     known = read(TABLE)
     for kind, training in kinds():
-        if kind.environment in given.families:
+        if kind.environment in given.families and not (given.missing and kind in known):
             known[kind] = {**kind._asdict(), **speeds(training, given.seconds), **machine()}
             print(*known[kind].values(), flush=True)
             write(TABLE, known)
@@ -41,14 +43,17 @@ def kinds() -> Iterator[tuple]:
         cell.training
         for experiment in EXPERIMENTS
         for scale, design in experiment.designs.items()
-        if scale in ("laptop", "paper")
+        if scale in ("pilot", "laptop", "paper")
         for cell in design.cells()
     ]
     yield from {kind_of(each, "cpu"): each for each in reversed(trainings)}.items()
 
 
 def speeds(training, seconds: float) -> dict[str, float]:
-    """Both speeds of a training with the least that can be measured of it."""
+    """Both speeds of a training with the least that can be measured of it; of one without an actor, the second."""
+    if not hasattr(training, "replay_ratio"):
+        learning = pace(replace(training, seeds=(0,)), 1, seconds)
+        return {"agent_steps_per_second": math.inf, "gradient_steps_per_second": round(1 / learning, 2)}
     steps = {"MinAtar": 1_000, "MuJoCo": 300}.get(kind_of(training, "cpu").environment, 20)
     short = replace(
         training,
@@ -69,17 +74,16 @@ def speeds(training, seconds: float) -> dict[str, float]:
 
 
 def pace(training, skip: int, seconds: float) -> float:
-    """Processor seconds for each agent step, the first of its kind of chunk left out, which compiles."""
+    """Processor seconds for each step that a training counts; the first chunk of a kind is left out, which compiles."""
     with TemporaryDirectory() as folder:
         state = training.init()
         loop = training.open(Path(folder), state) if hasattr(training, "open") else training
         for _ in range(skip + 1):
             state, _ = loop.advance(state)
-        begun, chunks = time.process_time(), 0
+        begun, before = time.process_time(), training.agent_steps_done(state)
         while time.process_time() < begun + seconds:
             state, _ = loop.advance(state)
-            chunks += 1
-        return (time.process_time() - begun) / (chunks * training.log_period)
+        return (time.process_time() - begun) / (training.agent_steps_done(state) - before)
 
 
 def machine() -> dict[str, str]:

@@ -12,6 +12,8 @@ EXTRAS = {
     "orbax": "cli",
     "pgx": "minatar",
     "polars": "lab",
+    "ray": "ray",
+    "submitit": "slurm",
 }
 
 

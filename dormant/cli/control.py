@@ -67,7 +67,8 @@ def control_flags(arguments: Sequence[str]) -> type[TrainControl] | None:
     True
     """
     known = first_look(arguments, agent="", env="")
-    return TrainControl if known.agent == "sac" or known.env in TASKS else None
+    mistaken = known.agent in ("dqn", "drq")  # which the flags of games then say
+    return TrainControl if known.agent == "sac" or (known.env in TASKS and not mistaken) else None
 
 
 def control_training(flags: TrainControl) -> ControlTraining:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from dormant.cli.watching import duration
 from dormant.lab.costs import Cost, Speeds
-from dormant.lab.jobs import Job, jobs
+from dormant.lab.jobs import Job, cells, jobs
 from dormant.lab.spec import Experiment, Scale
 
 KNOWN_SPEEDS = Path(__file__).parents[1] / "experiments" / "speeds.csv"
@@ -32,7 +32,7 @@ def plan(
 def _row(experiment: Experiment, scale: Scale, root: Path, known: Speeds, workers: int) -> list[str]:
     design = experiment.designs[scale]
     shape = [len(design.arms), len(design.environments), len(design.seeds)]
-    wanted = shape[0] * shape[1] * shape[2]
+    wanted = sum(len(cell.training.seeds) for cell in cells([experiment], scale))
     todo = jobs([experiment], scale, root, together=False)
     numbers = [*shape, wanted, wanted - len(todo), len(todo)]
     return [experiment.name, *map(str, numbers), time_of(todo, known, workers)]

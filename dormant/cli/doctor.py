@@ -20,6 +20,7 @@ EXTRAS = {
     "mujoco": ("mujoco", "gymnasium"),
     "torch": ("torch",),
     "ray": ("ray",),
+    "slurm": ("submitit",),
 }
 
 

@@ -5,8 +5,9 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -14,18 +15,18 @@ from rich.console import Console
 from dormant.cli.costing import KNOWN_SPEEDS, plan
 from dormant.cli.data import refuse_without_data, with_data
 from dormant.cli.flags import check_seconds
+from dormant.cli.places import Places, Site, crew, number_of, site
 from dormant.cli.refusal import refuse
 from dormant.cli.report import Report, report
 from dormant.cli.watching import watching
 from dormant.experiments import EXPERIMENTS
 from dormant.lab.costs import Speeds, speeds
+from dormant.lab.elsewhere import NoCluster
 from dormant.lab.jobs import Job, cells, jobs
 from dormant.lab.outcomes import log
-from dormant.lab.pool import Board, DiskFull, work_off
+from dormant.lab.pool import Board, Crew, DiskFull, work_off
 from dormant.lab.spec import Experiment, Scale, place
-from dormant.lab.startup import accelerated, cores
 from dormant.lab.store import RunRefused
-from dormant.lab.workers import Processes
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,11 @@ class Figure:
     """Folder of the runs, shared by all experiments."""
     dry_run: bool = False
     """Only say what is missing, and what it will cost."""
-    workers: int | None = None
-    """Runs at a time, each on a core of its own: as many as there are cores, if not set, and one on a GPU."""
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
     data: Path | None = None
-    """The user's own copy of a data set: CIFAR-10's archive, or the folder of Fashion-MNIST's files."""
+    """The user's own copy of a data set: CIFAR-10's archive, or the folder of Fashion-MNIST or of DQN-replay."""
+    places: Annotated[Places, tyro.conf.arg(name="")] = field(default_factory=Places)
 
 
 def figure(flags: Figure) -> int:
@@ -54,18 +54,20 @@ def figure(flags: Figure) -> int:
     try:
         check_seconds(flags.checkpoint_seconds)
         wanted = [with_data(each, flags.scale, flags.data) for each in chosen(flags.names, flags.scale)]
-        places = workers_of(flags.workers)
-        known = speeds(flags.run_dir, KNOWN_SPEEDS, "gpu" if accelerated() else "cpu")
-        todo = jobs(wanted, flags.scale, flags.run_dir, together=accelerated())
+        where = site(flags.places)
+        known = speeds(flags.run_dir, KNOWN_SPEEDS, where.backend)
+        todo = jobs(wanted, flags.scale, flags.run_dir, together=where.together)
         for job in () if flags.dry_run else todo:
             refuse_without_data(job.training)
+        at_once = number_of(flags.places, len(todo))
+        workers = None if flags.dry_run else crew(flags.places, flags.run_dir, flags.checkpoint_seconds, len(todo))
     except ValueError as error:
         refuse(error)
     _name_left_out(console, flags, wanted)
-    if flags.dry_run:
-        console.print(plan(wanted, flags.scale, todo, flags.run_dir, known, len(places)))
+    if workers is None:
+        console.print(plan(wanted, flags.scale, todo, flags.run_dir, known, at_once))
         return 0
-    board = _run(console, flags, todo, places, known)
+    board = _run(console, flags, todo, workers, known, where)
     return _finish(console, flags, wanted, board)
 
 
@@ -94,21 +96,13 @@ def why_not(experiment: Experiment, scale: Scale) -> str:
     return f"has no {scale} scale; it has {', '.join(experiment.designs)}"
 
 
-def workers_of(number: int | None) -> tuple[int | None, ...]:
-    """A core for each worker, which is None where none is its own. Raises ValueError for a number that can't be had."""
-    there: tuple[int | None, ...] = (None,) if accelerated() else cores()
-    if number is not None and not 1 <= number <= len(there):
-        raise ValueError(f"--workers must be between 1 and {len(there)} here, got {number}.")
-    return there[:number]
-
-
 def _name_left_out(console: Console, flags: Figure, wanted: Sequence[Experiment]) -> None:
     for each in EXPERIMENTS:
         if each not in wanted and (each.name in flags.names or "all" in flags.names):
             console.print(f"{each.name} {why_not(each, flags.scale)}.", style="dim", soft_wrap=True)
 
 
-def _run(console: Console, flags: Figure, todo: Sequence[Job], places: tuple[int | None, ...], known: Speeds) -> Board:
+def _run(console: Console, flags: Figure, todo: Sequence[Job], workers: Crew, known: Speeds, where: Site) -> Board:
     def weight(job: Job) -> float:
         cost = known.cost(job.training)
         return cost.seconds if cost else job.training.agent_steps * len(job.training.seeds)
@@ -116,10 +110,12 @@ def _run(console: Console, flags: Figure, todo: Sequence[Job], places: tuple[int
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers are ended too
     try:
         with watching(console, weight) as watch:
-            return work_off(todo, Processes(places, flags.checkpoint_seconds), watch)
+            return work_off(todo, workers, watch)
     except KeyboardInterrupt:
-        print(f"\nStopped; the same command goes on with {flags.run_dir}.", file=sys.stderr)
+        print(f"\n{where.stopped} with {flags.run_dir}.", file=sys.stderr)
         raise SystemExit(130) from None
+    except NoCluster as error:
+        refuse(error)
     except DiskFull as error:
         refuse(f"{error}. What was written is kept; free some space, and the same command goes on from it.")
     except OSError as error:

@@ -278,6 +278,8 @@ def environment(name: str, **settings: Any) -> MinAtar | Atari:
     """
     if name.startswith(ATARI):
         return Atari(name.removeprefix(ATARI), **settings)
+    if name in TASKS:
+        raise ValueError(f"{name} is played by --agent sac; dqn and drq play MinAtar/ and ALE/ with a game.")
     names = [MINATAR + game for game in GAMES]
     if name not in names:
         near = difflib.get_close_matches(name, [*names, *TASKS, *(ATARI + game for game in SCORES)], n=2, cutoff=0.7)

@@ -62,8 +62,11 @@ def unboxed(box: str) -> str:
 
     >>> unboxed("╭─ Unrecognized options ──────────╮│ Unrecognized options: --tua │╰──────────────────────╯")
     'Unrecognized options: --tua.'
+    >>> unboxed("╭─ Parsing error ────╮│ Error parsing __tyro-dummy-inner__.agent: pad is -1 │╰──────────╯")
+    'pad is -1.'
     """
     text = re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯]", "", box)
     _, *sections = (" ".join(section.split()) for section in re.split("[─-]{4,}", text))
     # For a flag of several types, what each of them says is Python's words and not the user's.
-    return " ".join(section.split(" Got errors:")[0].rstrip(".") + "." for section in sections if section)
+    said = (re.sub(r"Error parsing __tyro\S*: ", "", section.split(" Got errors:")[0]) for section in sections)
+    return " ".join(section.rstrip(".") + "." for section in said if section)

@@ -66,12 +66,14 @@ def _pace(standing: Standing) -> float:
 
 
 def _made(standing: Standing) -> int:
-    return standing.agent_steps - (standing.begun_at or 0)
+    # Rows after the last checkpoint are taken back when a run goes on.
+    return max(0, standing.agent_steps - (standing.begun_at or 0))
 
 
 def summary(board: Board, weight: Weight) -> str:
     """One line of counts and of the time left, as far as it can be said."""
     counts = f"{board.count('done')} of {len(board.standings)} runs done, {board.count('running')} running, "
+    counts += f"{board.count('queued')} queued, " if board.count("queued") else ""
     left = time_left(board, weight)
     return counts + f"{board.count('failed')} failed" + (f", {duration(left)} left" if left else "")
 

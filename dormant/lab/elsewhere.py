@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ from dormant.lab.store import RunFolder
 
 LOOK_SECONDS = 2.0  # between two looks at one run's file, of which a shared disk may hold hundreds
 TAIL_BYTES = 65_536  # more than the last row of metrics takes
+
+
+class NoCluster(ValueError):
+    """No cluster is there, or it refuses the runs; the message says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,18 @@ class Resources:
             raise ValueError(f"a run's memory must be above 0 GB, got {self.memory_gb:g}.")
 
     def environment(self) -> dict[str, str]:
-        """Variables of a run's process: as many threads as it has cores, no GPU that was not asked for."""
+        """Variables of a run's process: a thread for each core, no GPU that was not asked for, the code of this one."""
         # XLA takes its number of threads from NPROC (xla/pjrt/utils.cc), and a shared GPU by need.
-        threads = {"NPROC": str(self.cpus), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        return threads if self.gpus else {**threads, "JAX_PLATFORMS": "cpu"}
+        variables = {"NPROC": str(self.cpus), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        if not self.gpus:
+            variables["JAX_PLATFORMS"] = "cpu"
+        return variables | ({"PYTHONPATH": os.pathsep.join(own_paths())} if own_paths() else {})
+
+
+def own_paths() -> list[str]:
+    """Where this process finds code besides its installation, on disks that the other machines may share."""
+    installed = (sys.prefix, sys.base_prefix)
+    return [os.path.abspath(path) for path in sys.path if not os.path.abspath(path).startswith(installed)]
 
 
 def sent(job: Job) -> Job:

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dormant.lab.spec import Cell, Experiment, Scale, place
+from dormant.lab.runner import FollowingTraining
+from dormant.lab.spec import Cell, Experiment, Scale, kind, place
 from dormant.lab.store import RunFolder
 
 
@@ -35,14 +36,25 @@ def jobs(experiments: Iterable[Experiment], scale: Scale, root: Path, together: 
 
 
 def cells(experiments: Iterable[Experiment], scale: Scale) -> Iterator[Cell]:
-    """Every arm in every environment of the experiments that have a design at that scale, shared ones once."""
+    """Every arm in every environment of the experiments that have a design at that scale, shared ones once.
+
+    What an arm goes on from comes before it.
+    """
     seen = set()
     for experiment in experiments:
         for cell in experiment.designs[scale].cells() if scale in experiment.designs else ():
-            where = place(Path(), scale, cell.training, cell.training.seeds)
-            if where not in seen:
-                seen.add(where)
-                yield cell
+            for each in (*needed(cell), cell):
+                where = place(Path(), scale, each.training, each.training.seeds)
+                if where not in seen:
+                    seen.add(where)
+                    yield each
+
+
+def needed(cell: Cell) -> Iterator[Cell]:
+    """The trainings whose last states an arm's training goes on from."""
+    if isinstance(cell.training, FollowingTraining):
+        for training in cell.training.needs:
+            yield Cell(f"{kind(training)} for {cell.arm}", cell.environment, training)
 
 
 def missing(cell: Cell, scale: Scale, root: Path, together: bool) -> Iterator[Job]:

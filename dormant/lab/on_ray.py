@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import textwrap
 import time
 import uuid
@@ -11,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, no_type_check
 
+import grpc
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from dormant.lab.elsewhere import Gauge, Resources, outcome_here, sent
+from dormant.lab.elsewhere import Gauge, NoCluster, Resources, outcome_here, sent
 from dormant.lab.jobs import Job
 from dormant.lab.outcomes import Event, last_line, log
 
@@ -72,8 +72,8 @@ class Slot:
 class RayCluster:
     """A crew of as many runs as the nodes have room for, which is counted anew all the time.
 
-    Raises ValueError if no cluster answers, if none of its nodes has what a run needs, or for an address of Ray's
-    client, whose machine need not see the folder of the runs.
+    Raises NoCluster if none answers or none of its nodes has what a run needs, ValueError for another kind of address,
+    such as one of Ray's client, whose machine need not see the folder of the runs.
     """
 
     address: str
@@ -91,7 +91,7 @@ class RayCluster:
         try:
             self._count()
             if not self.room:
-                raise ValueError(_too_small(needs(self.resources)))
+                raise NoCluster(_too_small(needs(self.resources)))
             self.root.mkdir(parents=True, exist_ok=True)
             self.token = self.root.absolute() / f".shared-{uuid.uuid4().hex}"
             self.token.touch()
@@ -132,11 +132,13 @@ class RayCluster:
 
     def end(self) -> None:
         """Ends the runs that are at work, and leaves the cluster."""
-        for slot in self.slots:
-            if slot.job:
-                ray.cancel(slot.said, force=True)
         self.token.unlink(missing_ok=True)
-        ray.shutdown()
+        try:
+            for slot in self.slots:
+                if slot.job:
+                    ray.cancel(slot.said, force=True)
+        finally:
+            ray.shutdown()  # which ends them too
 
 
 @no_type_check  # what checks types would hide from Ray that this yields
@@ -146,7 +148,7 @@ def _serve(job: Job, checkpoint_seconds: float, resources: Resources, token: Pat
 
 
 def connect(address: str) -> None:
-    """Joins a cluster. Raises ValueError if nobody answers there within seconds."""
+    """Joins a cluster. Raises NoCluster if none answers there within seconds, ValueError for no such address."""
     host, _, port = address.rpartition(":")
     if "/" in address or (address != "auto" and not (host and port.isdigit())):
         raise ValueError(
@@ -155,14 +157,30 @@ def connect(address: str) -> None:
         )
     try:
         if host:
-            socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+            _ask(address)
         # What else Ray would print is about its own processes, and is in its logs.
-        os.environ.setdefault("RAY_gcs_rpc_server_connect_timeout_s", f"{ANSWER_SECONDS:.0f}")
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, OverflowError, RuntimeError, RayError) as error:
-        raise ValueError(
-            f"no Ray cluster answers at {address} ({_short(error)}); start one with: ray start --head."
-        ) from error
+    except grpc.RpcError as error:
+        raise _nobody(address, str(error.details())) from None
+    except (OSError, RuntimeError, RayError) as error:
+        raise _nobody(address, str(error)) from error
+
+
+def _ask(address: str) -> None:
+    """Raises RpcError if nobody there speaks as a cluster does, which Ray itself would try to find out for minutes."""
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return  # with certificates that Ray knows of
+    try:
+        with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+            channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=ANSWER_SECONDS)
+    except grpc.RpcError as error:
+        if error.code() not in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            raise
+
+
+def _nobody(address: str, why: str) -> NoCluster:
+    why = textwrap.shorten(why, 200, placeholder=" ...").rstrip(".")
+    return NoCluster(f"no Ray cluster answers at {address} ({why}); start one with: ray start --head.")
 
 
 def nodes() -> list[dict[str, float]]:

@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float
 from dormant.lab.spec import Experiment
 from dormant.lab.store import RunFolder, curve
 
-# What the neurons that are dormant now are compared with, in words for a plot's axis.
+# What the neurons that are dormant now are compared with, in few words for a plot's axis.
 HISTORIES = {
-    "union": "overlap of dormant neurons with those ever dormant before",
-    "previous": "overlap of dormant neurons with those of the log point before",
-    "union-by-chance": "overlap with those ever dormant before, if chance chose neurons",
-    "previous-by-chance": "overlap with those of the log point before, if chance chose neurons",
+    "union": "overlap with all before",
+    "previous": "overlap with the point before",
+    "union-by-chance": "overlap with all before, by chance",
+    "previous-by-chance": "overlap with the point before, by chance",
 }
 
 

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from dormant.lab.spec import beside
 from dormant.lab.store import RunFolder, RunRefused, Timing, claimed
+from dormant.rl.ended import Ended
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota or a file size limit
 Progress = Callable[[int], None]
@@ -54,8 +56,26 @@ class FilingLoop(Protocol):
     def flush(self) -> None: ...
 
 
+@runtime_checkable
+class FollowingTraining(Protocol):
+    """A training that goes on from where others ended: `after` is given one for each of `needs`, of the same seeds."""
+
+    @property
+    def agent_steps(self) -> int: ...
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+    @property
+    def needs(self) -> tuple[Any, ...]: ...
+    def after(
+        self, folder: Path, *earlier: Ended
+    ) -> Training: ...  # raises ValueError where what it needs does not fit
+
+
+AnyTraining = Training | FilingTraining | FollowingTraining
+
+
 def run(
-    training: Training | FilingTraining,
+    training: AnyTraining,
     path: Path,
     progress: Progress = lambda agent_steps: None,
     checkpoint_seconds: float = 30.0,
@@ -64,15 +84,42 @@ def run(
 
     `progress` is called with the agent steps done so far. Metrics written after the last checkpoint are dropped
     and come again, so that an interrupted run ends with the same files as an uninterrupted one.
-    Raises RunRefused if the folder cannot be used, and OSError if it cannot be written.
+    What a training needs that is not there yet is run before, in the folders beside. Raises RunRefused if the folder
+    cannot be used, and OSError if it cannot be written.
     """
     with claimed(path, training) as folder:
         if not folder.done.exists():
+            own = _ready(training, folder, checkpoint_seconds)
             with checkpoints(folder) as manager:
-                _train(training, folder, manager, progress, checkpoint_seconds)
+                _train(own, folder, manager, progress, checkpoint_seconds)
             folder.finish()
     progress(training.agent_steps)
     return folder
+
+
+def _ready(training: AnyTraining, folder: RunFolder, checkpoint_seconds: float) -> Training | FilingTraining:
+    """The training itself, or what it is after those that it needs."""
+    if not isinstance(training, FollowingTraining):
+        return training
+    finished = [
+        run(needed, beside(folder.path, needed), checkpoint_seconds=checkpoint_seconds) for needed in training.needs
+    ]
+    ended = [Ended(last_state(one, own), own.replay) for one, own in zip(training.needs, finished, strict=True)]
+    try:
+        return training.after(folder.replay, *ended)
+    except ValueError as error:
+        raise RunRefused(str(error)) from error
+
+
+def last_state(training: Training | FilingTraining, folder: RunFolder) -> Any:
+    """The state with which a finished run ended. Raises RunRefused if it was not kept."""
+    with checkpoints(folder) as manager:
+        if manager.latest_step() != training.agent_steps:
+            raise RunRefused(
+                f"{folder.path} is done, and its checkpoint of the end is not there any more; "
+                "delete that folder, and the run is made again."
+            )
+        return restore(manager, jax.eval_shape(training.init))
 
 
 def _train(
@@ -154,7 +201,8 @@ def save(manager: ocp.CheckpointManager, agent_steps: int, state: Any) -> None:
 
 def restore(manager: ocp.CheckpointManager, like: Any) -> Any:
     """The newest state, with the structure, shapes and dtypes of `like`. Raises RunRefused if it cannot be read."""
-    newest, shapes = manager.latest_step(), jax.eval_shape(lambda: like)
+    newest = manager.latest_step()
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
     try:
         saved = manager.restore(newest, args=ocp.args.StandardRestore(_filled(shapes)))
     except Exception as error:  # Orbax raises many kinds for a damaged checkpoint

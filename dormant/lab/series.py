@@ -188,6 +188,8 @@ def quantity(metric: str) -> str:
 
     >>> quantity("dormant/0.1/all"), quantity("dormant/0/dense"), quantity("loss")
     ('dormant neurons (τ = 0.1)', 'dormant neurons in “dense” (τ = 0)', 'loss')
+    >>> quantity("overlap/union/0.1/dense"), quantity("rise/0/all")
+    ('overlap with all before (τ = 0.1)', 'rise of dormant neurons (τ = 0)')
     """
     named = {
         "eval_return": "return of evaluation episodes",
@@ -199,7 +201,7 @@ def quantity(metric: str) -> str:
         where = "" if parts[2] == "all" else f" in “{parts[2]}”"
         return f"dormant neurons{where} (τ = {parts[1]})"
     if parts[0] == "overlap":
-        return f"{HISTORIES[parts[1]]} in “{parts[3]}” (τ = {parts[2]})"
+        return f"{HISTORIES[parts[1]]} (τ = {parts[2]})"
     if parts[0] == "rise":
-        return f"rise of dormant neurons (τ = {parts[1]}) as labels are shuffled"
+        return f"rise of dormant neurons (τ = {parts[1]})"
     return named.get(metric, metric.replace("_", " "))

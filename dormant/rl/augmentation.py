@@ -62,6 +62,12 @@ class Augmentation:
         noise = batch.noise
         if not isinstance(noise, Noise):
             raise ValueError(f"{self} needs a batch with its noise, from draw; the batch has noise={noise!r}.")
+        shape = batch.observation_tm1.shape[1:]
+        if self.pad and len(shape) != 3:
+            raise ValueError(
+                f"pad={self.pad} shifts images of height, width and channels, but observations have shape {shape}; "
+                "set pad to 0."
+            )
         before = self._image(batch.observation_tm1, noise.offset_tm1, noise.factor_tm1)
         after = self._image(batch.observation_t, noise.offset_t, noise.factor_t)
         return batch._replace(observation_tm1=before, observation_t=after)
@@ -83,13 +89,7 @@ def shifted(
     >>> [shifted(row, jnp.array([[1, column]]), 1).ravel().tolist() for column in range(3)]
     [[0, 0, 1, 2], [0, 1, 2, 3], [1, 2, 3, 3]]
 
-    Raises ValueError for observations that are no images.
     """
-    if images.ndim != 4:
-        raise ValueError(
-            f"pad={pad} shifts images of height, width and channels, but observations have shape {images.shape[1:]}; "
-            "set pad to 0."
-        )
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge")
 
     def crop(image: Array, offset: Array) -> Array:

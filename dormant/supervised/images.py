@@ -53,8 +53,8 @@ class Digits:
         self.refuse_unless_there()
         from sklearn.datasets import load_digits
 
-        digits = load_digits()
-        return _first(images, digits.images[..., None] / 16, digits.target, self.name)
+        pixels, labels = load_digits(return_X_y=True)
+        return _first(images, pixels.reshape(-1, *self.image_shape) / 16, np.asarray(labels), self.name)
 
     def refuse_unless_there(self) -> None:
         """Raises ValueError if scikit-learn is not installed."""

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Node:
     def tasks(self) -> list[psutil.Process]:
         """The processes that run tasks there, or might."""
         below = psutil.Process(self.process.pid).children(recursive=True)
-        return [each for each in below if os.getpgid(each.pid) != self.process.pid]
+        return [each for each in below if _group(each.pid) not in (self.process.pid, None)]
 
     def holds(self, path: Path) -> bool:
         """Whether one of them has a folder open."""
@@ -89,9 +89,21 @@ def address(host: int) -> str:
     return f"127.0.{NETWORK}.{host}"
 
 
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
 def _opened(pid: int) -> set[str]:
-    folder = f"/proc/{pid}/fd"
-    return {os.readlink(os.path.join(folder, number)) for number in os.listdir(folder)}
+    """What a process has open, but for what it closes meanwhile."""
+    found = set()
+    with suppress(OSError):
+        for each in os.scandir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                found.add(os.readlink(each.path))
+    return found
 
 
 def _text(file) -> str:

@@ -1,5 +1,8 @@
 """Runs on a Ray cluster of two nodes: real nodes on this machine, one of which is killed while it is at a run."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -8,11 +11,13 @@ from cluster.ray_nodes import head, node
 from golden.kills import assert_same_run
 from small_laboratory import ARMS, GAMES
 
+from dormant.lab.elsewhere import NoCluster, Resources
 from dormant.lab.jobs import jobs
 from dormant.lab.on_ray import RayCluster
 from dormant.lab.pool import work_off
 from dormant.lab.spec import Design, Experiment
 from dormant.lab.startup import cores
+from dormant.lab.store import in_use
 from dormant.lab.workers import Processes
 
 
@@ -73,3 +78,44 @@ def test_a_node_is_lost_in_the_middle_and_every_run_ends_as_in_one_process(clust
         names = assert_same_run(here.path, there.path, there.training.agent_steps)
         assert any("params" in name for name in names)
     assert not list((tmp_path / "ray").glob(".shared-*")) and not list(tmp_path.rglob("*.log"))
+
+
+PROGRAM = """
+import sys
+sys.path[:0] = {path!r}
+from dormant.__main__ import main
+from dormant.cli import figure
+from dormant.lab.spec import Arm, Design, Experiment
+from walks import Place, Walk
+if __name__ == "__main__":
+    design = Design((Arm("slow", Walk(seconds=1.0, agent_steps=4000)),), (Place(),), (0, 1))
+    figure.EXPERIMENTS = (Experiment("slow", "", {{"smoke": design}}),)
+    main()
+"""
+
+
+def test_ctrl_c_ends_what_runs_on_the_cluster_and_says_how_to_go_on(cluster, tmp_path):
+    (tmp_path / "slow.py").write_text(PROGRAM.format(path=[str(tmp_path), *sys.path]))
+    command = [sys.executable, "slow.py", "figure", "slow", "--ray", cluster, "--run-dir", "runs"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    deadline = time.monotonic() + 180
+    while not list(tmp_path.rglob("metrics.jsonl")):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate(timeout=5)
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    told, said = process.communicate(timeout=60)
+    assert (process.returncode, said.strip()) == (130, "Stopped; the same command goes on with runs.")
+    assert "queued: slow on Place/Line, seed 0" in told and "running: slow on Place/Line, seed 0" in told
+    (begun,) = (file.parent for file in tmp_path.rglob("metrics.jsonl"))
+    while in_use(begun):
+        assert time.monotonic() < deadline + 60
+        time.sleep(0.1)
+    before = rows_of(begun)
+    time.sleep(2.0)
+    assert rows_of(begun) == before
+
+
+def test_a_run_that_no_node_has_room_for_is_refused_before_anything_is_sent(cluster, tmp_path):
+    with pytest.raises(NoCluster, match="has CPU 64, GPU 1 for a run; they have CPU 1, GPU 0"):
+        RayCluster(cluster, tmp_path, Resources(cpus=64, gpus=1.0))
+    assert not list(tmp_path.iterdir())

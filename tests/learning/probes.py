@@ -51,6 +51,27 @@ class Probe:
         }[self.reward_by]
 
 
+@dataclass(frozen=True)
+class Pictured:
+    """A probe that shows its observation as a picture of one shade, which a shift leaves as it is."""
+
+    probe: Probe
+
+    observation_shape = (4, 4, 1)
+    observation_dtype = np.dtype(np.float32)
+    actions = 2
+
+    def reset(self, key):
+        return self.probe.reset(key)
+
+    def observe(self, state):
+        return jnp.full(self.observation_shape, self.probe.observe(state)[0])
+
+    def step(self, key, state, action):
+        state, outcome = self.probe.step(key, state, action)
+        return state, outcome._replace(observation=self.observe(state))
+
+
 PROBES = (
     Probe("constant reward", 1, False, "constant", (0.0,), ((1.0, 1.0),)),
     Probe("reward by observation", 1, True, "observation", (-1.0, 1.0), ((-1.0, -1.0), (1.0, 1.0))),

@@ -118,7 +118,7 @@ def test_a_game_without_its_family_is_refused_with_it():
         (("--steps", "1500"), "agent_steps must be a multiple of log_period, got 1500 and 1000"),
         (("--seeds", "0"), "--seeds must be at least 1, got 0"),
         (("--sticky", "1"), "sticky must be a probability below 1"),
-        (("--eval-episodes", "3"), "--eval-episodes"),
+        (("--eval-episodes", "0"), "eval_episodes must be at least 1, got 0"),
         (("--eval-agent-steps", "0"), "eval_agent_steps"),
         (("--checkpoint-seconds", "nan"), "--checkpoint-seconds must be at least 0, got nan"),
         (("--intervention", "reset", "--layers", "fc"), "['fc']"),

@@ -9,6 +9,7 @@ from dormant.cli import run
 from dormant.cli.data import refuse_without_data, with_data
 from dormant.cli.runs import entry
 from dormant.experiments.fig03_labels import EXPERIMENT as FIG03
+from dormant.experiments.fig04_offline import EXPERIMENT as FIG04
 from dormant.experiments.fig09_redo import EXPERIMENT as FIG09
 from dormant.lab.costs import Speed, Speeds, kind_of, paces
 from dormant.lab.provenance import describe
@@ -27,6 +28,16 @@ def test_an_archive_is_put_where_the_environment_reads_it_and_moves_no_run_folde
     assert named.training.env == CIFAR10() and named.training.env.path == tmp_path / "archive"
     assert place(tmp_path, "paper", plain.training, (0,)) == place(tmp_path, "paper", named.training, (0,))
     assert with_data(FIG03, "paper", None) is FIG03
+
+
+def test_offline_training_reads_its_transitions_from_there(tmp_path):
+    for arm in with_data(FIG04, "paper", tmp_path).designs["paper"].arms:
+        assert arm.training.data.path == tmp_path
+        refuse_without_data(arm.training)
+    with pytest.raises(ValueError, match="the data set's folder was not named; give it with --data"):
+        refuse_without_data(FIG04.designs["paper"].arms[0].training)
+    with pytest.raises(ValueError, match=r"there is no folder .*nowhere; name that of the data set with --data"):
+        refuse_without_data(with_data(FIG04, "paper", tmp_path / "nowhere").designs["paper"].arms[0].training)
 
 
 def test_data_that_nothing_reads_is_refused(tmp_path):

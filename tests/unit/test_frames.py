@@ -1,5 +1,6 @@
 """The ring of frames: stacks, wrap-around, n-step returns, the ends of episodes, resuming from its files, its size."""
 
+import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -58,7 +59,7 @@ def test_one_step_transitions_are_what_was_added():
     assert_array_equal(batch.action_tm1, [0, 1, 2, 3])
     assert_array_equal(batch.return_t, [0, 1, 2, 3])
     assert_array_equal(batch.discount_t, [GAMMA] * 4)
-    assert [leaf.dtype.name for leaf in batch] == ["uint8", "int32", "float32", "float32", "uint8"]
+    assert [leaf.dtype.name for leaf in jax.tree.leaves(batch)] == ["uint8", "int32", "float32", "float32", "uint8"]
 
 
 def test_a_stack_never_reaches_into_the_episode_before():
@@ -125,7 +126,7 @@ def test_draws_of_several_batches_are_those_of_each():
     ring, uniform = filled(replay, [RUNNING, CUT, RUNNING, OVER, RUNNING]), np.random.default_rng(0).random((3, 7))
     together = replay.sample(ring, 5, uniform)
     for index in range(3):
-        assert_same(replay.sample(ring, 5, uniform[index]), [leaf[index] for leaf in together])
+        assert_same(replay.sample(ring, 5, uniform[index]), jax.tree.map(lambda leaf, n=index: leaf[n], together))
 
 
 def test_states_are_the_observations_acted_from():

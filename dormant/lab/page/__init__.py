@@ -76,7 +76,7 @@ def _head(chapters: Sequence[Chapter], scale: Scale) -> str:
         for each in chapters
     )
     return (
-        '<a class="skip" href="#claims">To the claims</a><header><h1>The dormant neuron phenomenon, reproduced</h1>'
+        '<a class="skip" href="#claims">To the claims</a><header><h1>The dormant neuron phenomenon, rerun</h1>'
         "<p>What Sokar, Agarwal, Castro and Evci (2023) claim of dormant neurons in deep reinforcement learning, "
         f"and what our runs at <b>{scale}</b> scale say of it. Of {sum(verdicts.values())} claims judged: {said}.</p>"
         f'<p class="small">Revision of the code behind the runs: {escape(", ".join(revisions)) or "none"}.</p>'

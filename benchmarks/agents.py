@@ -1,0 +1,92 @@
+"""How many agent steps and gradient steps a second each agent makes at replay ratio 1, and what ReDo costs it.
+
+    python benchmarks/agents.py [--repeats 3] [--agent-steps 100] [--core 0]
+
+DQN and DrQ(eps) play an Atari game on the Nature CNN with batches of 32, SAC plays HalfCheetah-v5 with batches of 256.
+Chunks of `dormant train`'s loops, metrics included and checkpoints not, are measured in turn after a warm-up; each
+number is a median. ReDo acts once in each chunk that has it, and what it costs is given for each time, and as a share
+of the gradient steps of the paper's period.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dormant import Every, ReDo
+from dormant.lab.startup import pin
+from dormant.rl.agents.sac import SAC
+from dormant.rl.control_loop import ControlTraining
+from dormant.rl.envs.atari import Atari
+from dormant.rl.host_loop import HostTraining
+from dormant.rl.presets import atari_dqn, atari_drq
+
+PERIODS = {"DQN": 1_000, "DrQ(eps)": 1_000, "SAC": 200_000}  # the paper's, in gradient steps
+RING = {"replay_capacity": 1_000, "min_replay": 300}
+
+
+def trainings(agent_steps: int) -> dict[str, Any]:
+    """A training of each agent whose chunks have so many agent steps."""
+    length = {"agent_steps": 10**6 * agent_steps, "log_period": agent_steps, "eval_period": 10**6 * agent_steps}
+    atari = {
+        "DQN": replace(atari_dqn(), **RING, epsilon_steps=1),
+        "DrQ(eps)": replace(atari_drq(), **RING, epsilon_steps=1),
+    }
+    plain = {name: HostTraining(agent, Atari("MsPacman"), **length) for name, agent in atari.items()}
+    return plain | {"SAC": ControlTraining(SAC(**RING), **length)}
+
+
+def chunks(training: Any, folder: Path) -> Callable[[], Any]:
+    """What plays one chunk after another, once the replay is filled and everything is compiled."""
+    state = training.init()
+    loop = training.open(folder, state)
+
+    def advance() -> None:
+        nonlocal state
+        state, _ = loop.advance(state)
+
+    for _ in range(2 + -(-RING["min_replay"] // training.log_period)):
+        advance()
+    return advance
+
+
+def seconds(rows: dict[Any, Callable[[], Any]], repeats: int) -> dict[Any, float]:
+    """Median wall time of one chunk of each, in turn so that what disturbs the machine disturbs all of them."""
+    times: dict[Any, list[float]] = {name: [] for name in rows}
+    for _ in range(repeats):
+        for name, advance in rows.items():
+            start = time.perf_counter()
+            advance()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--agent-steps", type=int, default=100, help="agent steps of each chunk")
+    parser.add_argument("--core", type=int, help="keep to this core; all, if not given")
+    options = parser.parse_args()
+    if options.core is not None:
+        pin(options.core)
+    steps = options.agent_steps
+    with tempfile.TemporaryDirectory() as folder:
+        rows = {}
+        for name, training in trainings(steps).items():
+            treated = replace(training, intervention=Every(steps, ReDo(tau=0.1)))
+            rows[name, False] = chunks(training, Path(folder) / name / "plain")
+            rows[name, True] = chunks(treated, Path(folder) / name / "redo")
+        taken = seconds(rows, options.repeats)
+    print(f"{'':12s}{'agent steps/s':>15s}{'gradient steps/s':>18s}{'ReDo, ms a time':>17s}{'of its period':>15s}")
+    for name, period in PERIODS.items():
+        chunk, event = taken[name, False], taken[name, True] - taken[name, False]
+        rate, share = steps / chunk, event / (chunk / steps * period)
+        print(f"{name:12s}{rate:15.1f}{rate:18.1f}{event * 1e3:17.1f}{share:15.3%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Distillation: a network regresses to the values of a DQN that was trained before, from a fresh or a used start."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key, Shaped
+
+from dormant.surgery import Learner
+from dormant.tracing import trace
+from dormant.wiring import Wiring
+
+from .agents.dqn import DQN
+from .ended import Ended
+from .envs.atari import Atari
+from .envs.episode import Environment
+from .envs.minatar import MinAtar
+from .host_loop import HostTraining
+from .keys import key_of
+from .loops import DeviceTraining
+from .networks import Params
+from .offline import check_length
+from .presets import minatar_dqn
+from .rounds import dormancy
+from .seeds import join_seeds, lanes, map_seeds, take_seed
+
+Played = DeviceTraining | HostTraining
+
+
+class DistillationState(NamedTuple):
+    """Everything that a run goes on from, with a leading axis of seeds."""
+
+    learner: Learner
+    gradient_steps: Int[Array, " seeds"]
+
+
+class Lesson(NamedTuple):
+    """What a seed learns from: the teacher's parameters, states that it saw, and the parameters to begin with."""
+
+    teacher: Params
+    states: Shaped[Array, "states *shape"]
+    begin: Params
+
+
+@dataclass(frozen=True)
+class DistillationTraining:
+    """Everything that decides the result of a run; equal trainings give equal results, bit for bit, on one machine.
+
+    The student minimises the squared error of all its values to those of the teacher's last network, on `states` of the
+    teacher's replay. `student` is the training whose last network it begins with, or None for a fresh one; its
+    optimizer is the agent's, and new. Teacher and student have this environment and these seeds.
+
+    >>> DistillationTraining(student=DeviceTraining()).kind, len(DistillationTraining().needs)
+    ('distillation-pretrained', 1)
+
+    Raises ValueError for numbers that do not fit together.
+    Source: Sokar et al. 2023, figure 8, for the regression and its 50,000 gradient steps; loss, optimizer and states
+    are ours, since it does not give them.
+    """
+
+    agent: DQN = field(default_factory=lambda: minatar_dqn(200_000))
+    env: Environment | Atari = field(default_factory=MinAtar)
+    teacher: Played = field(default_factory=lambda: DeviceTraining(replay_ratio=0.25))
+    student: Played | None = None
+    states: int = 20_000
+    gradient_steps: int = 50_000
+    log_period: int = 500
+    seeds: tuple[int, ...] = (0, 1, 2)
+    score_batch: int = 64
+
+    def __post_init__(self) -> None:
+        check_length(self)
+        if self.states < 1:
+            raise ValueError(f"states must be at least 1, got {self.states}.")
+        for name in ("teacher", "student"):
+            other = getattr(self, name)
+            if other is not None and other.agent.network != self.agent.network:
+                raise ValueError(
+                    f"the {name} must have the agent's network {self.agent.network}, got {other.agent.network}."
+                )
+
+    @property
+    def kind(self) -> str:
+        """What its run folders' names begin with."""
+        return "distillation-fresh" if self.student is None else "distillation-pretrained"
+
+    @property
+    def agent_steps(self) -> int:
+        """The length of a run in gradient steps; nothing acts here, but runs are measured by this name."""
+        return self.gradient_steps
+
+    @property
+    def needs(self) -> tuple[Played, ...]:
+        """The teacher's run, and the student's if it has one."""
+        others = (self.teacher,) if self.student is None else (self.teacher, self.student)
+        return tuple(replace(other, env=self.env, seeds=self.seeds) for other in others)
+
+    def after(self, folder: Path, *earlier: Ended) -> "DistillationRun":
+        """The training with what those runs ended with. Nothing is kept in the folder."""
+        del folder
+        teacher, *student = earlier
+        begin = student[0].state.agent.learner.params if student else _fresh(self, jnp.array(self.seeds))
+        states = remembered(self.needs[0], teacher, self.states)
+        return DistillationRun(self, Lesson(teacher.state.agent.learner.params, states, begin))
+
+    @cached_property
+    def wiring(self) -> Wiring:
+        """The layers of its network."""
+        with jax.ensure_compile_time_eval():
+            empty = jnp.zeros((1, *self.env.observation_shape), jnp.uint8)
+            return trace(self.agent.network.apply, self.fresh(jax.random.key(0)), empty)
+
+    def fresh(self, key: Key[Array, ""]) -> Params:
+        """New parameters."""
+        return self.agent.network.init(key, self.env.observation_shape, self.env.actions)
+
+
+@dataclass(frozen=True, eq=False)
+class DistillationRun:
+    """A training that has its teacher; `lesson` has an axis of seeds."""
+
+    training: DistillationTraining
+    lesson: Lesson
+
+    @property
+    def agent_steps(self) -> int:
+        """The length of a run in gradient steps."""
+        return self.training.agent_steps
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those of the training."""
+        return self.training.seeds
+
+    def init(self) -> DistillationState:
+        """The state before the first gradient step."""
+        return _init(self.training, self.lesson.begin)
+
+    def advance(self, state: DistillationState) -> tuple[DistillationState, dict[str, np.ndarray]]:
+        """The state `log_period` gradient steps later, and what happened meanwhile: arrays [seeds] or [seeds, neurons].
+
+        The loss is the mean of those gradient steps' own.
+        """
+        state, loss = _chunk(self.training, jnp.array(self.seeds), self.lesson, state)
+        done = np.full(len(self.seeds), self.agent_steps_done(state))
+        return state, {"agent_steps": done, "gradient_steps": done, **self.measure(state), "loss": np.asarray(loss)}
+
+    def measure(self, state: DistillationState) -> dict[str, np.ndarray]:
+        """Dormant fractions and neuron scores of a state, and its loss on the states that they are measured on."""
+        measured = _measure(self.training, jnp.array(self.seeds), self.lesson, state)
+        return {name: np.asarray(value) for name, value in measured.items()}
+
+    def agent_steps_done(self, state: DistillationState) -> int:
+        """Gradient steps behind a state, the same for every seed."""
+        return int(state.gradient_steps[0])
+
+
+def regression_loss(
+    agent: DQN, params: Params, states: Shaped[Array, "batch *shape"], values: Float[Array, "batch actions"]
+) -> Float[Array, ""]:
+    """The squared error, averaged over states and actions."""
+    return jnp.square(agent.network.apply(params, states) - values).mean()
+
+
+def remembered(played: Played, ended: Ended, states: int) -> Shaped[Array, "seeds states *shape"]:
+    """States of a run's replay, drawn with replacement: out of its last state, or out of its files of frames."""
+    added = int(ended.state.agent_steps[0])
+    uniform = [np.random.default_rng(seed).random(states, np.float32) for seed in played.seeds]
+    if isinstance(played, HostTraining):
+        rings = [played.replay.open(ended.replay / f"seed{seed}", added) for seed in played.seeds]
+        drawn = [played.replay.states(ring, added, places) for ring, places in zip(rings, uniform, strict=True)]
+        return jnp.asarray(np.stack(drawn))
+    of_seeds = jax.vmap(played.replay.states, in_axes=(0, None, 0))
+    return played.replay.unpack(of_seeds(ended.state.replay, jnp.array(added), jnp.stack(uniform)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _fresh(training: DistillationTraining, seeds: Int[Array, " seeds"]) -> Params:
+    return jax.vmap(lambda seed: training.fresh(key_of(seed, "init")))(seeds)
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(training: DistillationTraining, begin: Params) -> DistillationState:
+    def one(params: Params) -> DistillationState:
+        return DistillationState(Learner(params, training.agent.optimizer().init(params)), jnp.zeros((), jnp.int32))
+
+    return jax.vmap(one)(begin)
+
+
+@partial(jax.jit, static_argnums=0)
+def _chunk(
+    training: DistillationTraining, seeds: Int[Array, " seeds"], lesson: Lesson, state: DistillationState
+) -> tuple[DistillationState, Float[Array, " seeds"]]:
+    learn = map_seeds(partial(_chunk_of, training))
+    return join_seeds([learn(*take_seed((seeds, lesson, state), lane)) for lane in range(lanes(len(seeds)))])
+
+
+def _chunk_of(
+    training: DistillationTraining, seed: Array, lesson: Lesson, state: DistillationState
+) -> tuple[DistillationState, Float[Array, ""]]:
+    """Gradient steps of one seed, and the mean of their losses."""
+    agent = training.agent
+    key = key_of(seed, "batches", state.gradient_steps)
+    drawn = jax.random.randint(key, (training.log_period, agent.batch_size), 0, training.states)
+
+    def step(learner: Learner, places: Array) -> tuple[Learner, Array]:
+        states, values = _taught(training, lesson, places)
+        loss, gradient = jax.value_and_grad(partial(regression_loss, agent))(learner.params, states, values)
+        with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
+            change, opt_state = agent.optimizer().update(gradient, learner.opt_state, learner.params)
+        return Learner(optax.apply_updates(learner.params, change), opt_state), loss
+
+    learner, losses = jax.lax.scan(step, state.learner, drawn)
+    return DistillationState(learner, state.gradient_steps + training.log_period), losses.mean()
+
+
+@partial(jax.jit, static_argnums=0)
+def _measure(
+    training: DistillationTraining, seeds: Int[Array, " seeds"], lesson: Lesson, state: DistillationState
+) -> dict[str, Array]:
+    def one(seed: Array, lesson: Lesson, state: DistillationState) -> tuple[dict[str, Array], Array]:
+        key = key_of(seed, "score", state.gradient_steps)
+        places = jax.random.randint(key, (training.score_batch,), 0, training.states)
+        states, values = _taught(training, lesson, places)
+        params = state.learner.params
+        return training.wiring.scores(params, states), regression_loss(training.agent, params, states, values)
+
+    parts = [take_seed((seeds, lesson, state), lane) for lane in range(lanes(len(seeds)))]
+    scores, loss = join_seeds([map_seeds(one)(*part) for part in parts])
+    return dormancy(scores) | {"loss": loss}
+
+
+def _taught(
+    training: DistillationTraining, lesson: Lesson, places: Int[Array, " batch"]
+) -> tuple[Array, Float[Array, "batch actions"]]:
+    """Some of the teacher's states, and its values of them."""
+    states = lesson.states[places]
+    return states, training.agent.network.apply(lesson.teacher, states)

@@ -1,0 +1,128 @@
+"""Dopamine's logged replay: the published DQN-replay files, and the frames that transitions are drawn from.
+
+A game's run has for each part N of its log the files `$store$_observation_ckpt.N.gz`, `$store$_action_ckpt.N.gz`,
+`$store$_reward_ckpt.N.gz`, `$store$_terminal_ckpt.N.gz` and `add_count_ckpt.N.gz`: arrays of NumPy's, packed by gzip.
+
+Source: google/dopamine, dopamine/replay_memory/circular_replay_buffer.py, and google-research/batch_rl, logged_replay_
+buffer.py, which writes them. It logs when all slots but one are filled, so a part ends before its cursor; what stands
+behind it is the part before's.
+"""
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+from numpy import ndarray
+
+from .replay import Batch
+
+PREFIX = "$store$_"
+
+
+class FrameLog(NamedTuple):
+    """A part of a log: a row for each step and for each blank before an episode, and which of them are to be drawn.
+
+    `discount` is 0 at a termination; the first `number` entries of `steps` are rows. Logs of several seeds have an axis
+    of them before.
+    """
+
+    frames: UInt8[Array, "*seeds rows height width"]
+    action: UInt8[Array, "*seeds rows"]
+    reward: Float[Array, "*seeds rows"]
+    discount: Float[Array, "*seeds rows"]
+    steps: Int[Array, "*seeds rows"]
+    number: Int[Array, "*seeds"]
+
+
+@dataclass(frozen=True)
+class FrameMemory:
+    """How batches are drawn from a log: an observation is `stack` frames, the newest last, as the log was made with."""
+
+    stack: int = 4
+
+    def sample(self, log: FrameLog, added: Int[Array, ""], uniform: Float[Array, " batch"]) -> Batch:
+        """One-step transitions at the places `uniform`, numbers in [0, 1). `added` is not used: a log is whole."""
+        rows = self._rows(log, uniform)
+        return Batch(
+            self._stacked(log, rows),
+            log.action[rows].astype(jnp.int32),
+            log.reward[rows],
+            log.discount[rows],
+            self._stacked(log, rows + 1),
+        )
+
+    def states(
+        self, log: FrameLog, added: Int[Array, ""], uniform: Float[Array, " states"]
+    ) -> UInt8[Array, "states height width stack"]:
+        """Observations at the places `uniform`."""
+        return self._stacked(log, self._rows(log, uniform))
+
+    def unpack(self, packed: UInt8[Array, "*more"]) -> UInt8[Array, "*more"]:
+        """The observation itself."""
+        return packed
+
+    def _rows(self, log: FrameLog, uniform: Array) -> Int[Array, " rows"]:
+        place = (uniform * log.number.astype(jnp.float32)).astype(jnp.int32)
+        return log.steps[jnp.minimum(place, log.number - 1)]
+
+    def _stacked(self, log: FrameLog, rows: Int[Array, " rows"]) -> UInt8[Array, "rows height width stack"]:
+        return jnp.stack([log.frames[rows - back] for back in reversed(range(self.stack))], axis=-1)
+
+
+def read(folder: Path, part: int, gamma: float, stack: int = 4, rows: int | None = None) -> FrameLog:
+    """One part of a log, its first `rows` only if that is given.
+
+    Blanks of zeros stand before an episode, so a stack never needs to know where it began. A step is drawn if none of
+    the `stack - 1` rows before it is terminal, which a blank is behind, and if its successor was logged. A truncation
+    is not marked in these files, and a step across one is drawn like any other.
+
+    Raises ValueError for a file that is missing or damaged, or that doesn't fit the others.
+    """
+    columns = {name: _array(folder, PREFIX + name, part) for name in ("observation", "action", "reward", "terminal")}
+    capacity = len(columns["action"])
+    if any(len(column) != capacity for column in columns.values()) or columns["observation"].ndim != 3:
+        shapes = {name: column.shape for name, column in columns.items()}
+        raise ValueError(f"part {part} in {folder} must hold frames and as many of everything, got {shapes}.")
+    held = min(int(_array(folder, "add_count", part)) % capacity or capacity, rows or capacity)
+    frames, action, reward, terminal = (column[:held] for column in columns.values())
+    discount = np.where(terminal.astype(bool), np.float32(0), np.float32(gamma))
+    steps = drawable(terminal, stack)
+    if not len(steps):
+        raise ValueError(f"part {part} in {folder} has no step that could be drawn, of {held} rows.")
+    return FrameLog(
+        jnp.asarray(frames),
+        jnp.asarray(action, jnp.uint8),
+        jnp.asarray(reward, jnp.float32),
+        jnp.asarray(discount),
+        jnp.asarray(np.pad(steps, (0, held - len(steps))), jnp.int32),
+        jnp.asarray(len(steps), jnp.int32),
+    )
+
+
+def drawable(terminal: ndarray, stack: int) -> ndarray:
+    """The rows that are steps with a whole stack before them and a successor behind.
+
+    >>> drawable(np.array([0, 0, 0, 1, 0, 0, 0, 0]), stack=2).tolist()
+    [1, 2, 3, 5, 6]
+    """
+    over = terminal.astype(bool)
+    found = np.arange(stack - 1, len(over) - 1)
+    for back in range(1, stack):
+        found = found[~over[found - back]]
+    return found
+
+
+def _array(folder: Path, name: str, part: int) -> ndarray:
+    file = folder / f"{name}_ckpt.{part}.gz"
+    try:
+        with gzip.open(file) as stream:
+            return np.load(stream, allow_pickle=False)
+    except FileNotFoundError:
+        raise ValueError(f"there is no {file}; expected part {part} of a logged DQN replay.") from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ValueError(f"{file} is damaged ({error}); get it again.") from None

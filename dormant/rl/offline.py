@@ -1,0 +1,250 @@
+"""Offline DQN: gradient steps on logged transitions, towards targets that move or that are fixed and random."""
+
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from dormant.tracing import trace
+from dormant.wiring import Wiring
+
+from .agents.dqn import DQN, DQNState, Losses
+from .ended import Ended
+from .envs.atari import Atari
+from .envs.episode import Environment
+from .envs.minatar import MinAtar
+from .evaluation import episode_returns
+from .keys import key_of
+from .loops import check_epsilon
+from .networks import Params
+from .offline_data import Data, Needs, OwnReplay, Source
+from .presets import minatar_dqn
+from .rounds import dormancy
+from .seeds import join_seeds, lanes, map_seeds, take_seed
+
+Targets = Literal["moving", "frozen network", "fixed numbers"]
+
+
+class OfflineState(NamedTuple):
+    """Everything that a run goes on from, with a leading axis of seeds."""
+
+    agent: DQNState
+    gradient_steps: Int[Array, " seeds"]
+
+
+@dataclass(frozen=True)
+class OfflineTraining:
+    """Everything that decides the result of a run; equal trainings give equal results, bit for bit, on one machine.
+
+    Targets that move are DQN's: the target network is copied every `agent.target_period`, here gradient steps. Of fixed
+    random ones there are two readings. With a frozen network it is DQN's target with a random network of its own that
+    is never copied to; with fixed numbers each transition has one number drawn from a normal distribution of mean 0 and
+    variance 1, and no reward. An evaluation plays in `env`; a period of 0 is none.
+
+    >>> OfflineTraining(targets="frozen network").kind
+    'offline-dqn-frozen-network'
+
+    Raises ValueError for numbers that do not fit together.
+    Source: Sokar et al. 2023, figure 4. It does not say how its fixed random targets are made.
+    """
+
+    agent: DQN = field(default_factory=lambda: minatar_dqn(200_000))
+    env: Environment | Atari = field(default_factory=MinAtar)
+    data: Source = field(default_factory=OwnReplay)
+    targets: Targets = "moving"
+    gradient_steps: int = 200_000
+    log_period: int = 2_000
+    seeds: tuple[int, ...] = (0, 1, 2)
+    score_batch: int = 64
+    eval_episodes: int = 10
+    eval_period: int = 20_000
+    eval_epsilon: float = 0.001
+
+    def __post_init__(self) -> None:
+        check_length(self)
+        if self.eval_period < 0 or self.eval_period % self.log_period:
+            raise ValueError(
+                f"eval_period must be a multiple of log_period, or 0, got {self.eval_period} and {self.log_period}."
+            )
+        if self.eval_period and isinstance(self.env, Atari):
+            raise ValueError("offline training is not evaluated on Atari; let eval_period be 0.")
+        check_epsilon(self.eval_epsilon)
+
+    @property
+    def kind(self) -> str:
+        """What its run folders' names begin with."""
+        return f"offline-dqn-{self.targets.replace(' ', '-')}"
+
+    @property
+    def agent_steps(self) -> int:
+        """The length of a run in gradient steps; nothing acts here, but runs are measured by this name."""
+        return self.gradient_steps
+
+    @property
+    def needs(self) -> Needs:
+        """The runs that `after` goes on from."""
+        return self.data.needs(self.env, self.seeds)
+
+    def after(self, folder: Path, *earlier: Ended) -> "OfflineRun":
+        """The training with its data, which lies in files of the folder if it comes from a run of ours.
+
+        Raises ValueError if the data is missing, damaged, or that of another environment.
+        """
+        return OfflineRun(self, self.data.open(self.agent, self.env, self.seeds, folder, *earlier))
+
+    @cached_property
+    def wiring(self) -> Wiring:
+        """The layers of its network."""
+        with jax.ensure_compile_time_eval():
+            empty = jnp.zeros((self.score_batch, *self.env.observation_shape), jnp.uint8)
+            return trace(self.agent.network.apply, self.fresh(jax.random.key(0)), empty)
+
+    def fresh(self, key: Key[Array, ""]) -> Params:
+        """New parameters."""
+        return self.agent.network.init(key, self.env.observation_shape, self.env.actions)
+
+
+def check_length(training: Any) -> None:
+    """Raises ValueError for numbers of a training without an actor that do not fit together."""
+    for name in ("gradient_steps", "log_period", "score_batch"):
+        if getattr(training, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(training, name)}.")
+    if training.gradient_steps % training.log_period:
+        raise ValueError(
+            f"gradient_steps must be a multiple of log_period, got {training.gradient_steps} and {training.log_period}."
+        )
+    if not training.seeds:
+        raise ValueError("seeds must hold at least one number, got none.")
+
+
+@dataclass(frozen=True, eq=False)
+class OfflineRun:
+    """A training whose data is open."""
+
+    training: OfflineTraining
+    data: Data
+
+    @property
+    def agent_steps(self) -> int:
+        """The length of a run in gradient steps."""
+        return self.training.agent_steps
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those of the training."""
+        return self.training.seeds
+
+    def init(self) -> OfflineState:
+        """The state before the first gradient step."""
+        return _init(self.training, jnp.array(self.seeds))
+
+    def advance(self, state: OfflineState) -> tuple[OfflineState, dict[str, np.ndarray]]:
+        """The state `log_period` gradient steps later, and what happened meanwhile: arrays [seeds] or [seeds, neurons].
+
+        An evaluation's return is NaN where none was due.
+        """
+        training, seeds = self.training, jnp.array(self.seeds)
+        state, losses = _chunk(training, self.data.memory, seeds, self.data.steps, self._arrays(state), state)
+        done = self.agent_steps_done(state)
+        counts = {name: np.full(len(seeds), done) for name in ("agent_steps", "gradient_steps")}
+        metrics = counts | {name: np.asarray(value) for name, value in losses._asdict().items()} | self.measure(state)
+        due = training.eval_period and done % training.eval_period == 0
+        metrics["eval_return"] = (
+            np.asarray(_evaluate(training, seeds, state)) if due else np.full(len(seeds), np.nan, np.float32)
+        )
+        return state, metrics
+
+    def measure(self, state: OfflineState) -> dict[str, np.ndarray]:
+        """Dormant fractions and neuron scores of a state, on states of the data."""
+        arguments = (jnp.array(self.seeds), self.data.steps, self._arrays(state), state)
+        scores = _measure(self.training, self.data.memory, *arguments)
+        return {name: np.asarray(value) for name, value in scores.items()}
+
+    def agent_steps_done(self, state: OfflineState) -> int:
+        """Gradient steps behind a state, the same for every seed."""
+        return int(state.gradient_steps[0])
+
+    def _arrays(self, state: OfflineState) -> Any:
+        return self.data.at(self.agent_steps_done(state))
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(training: OfflineTraining, seeds: Int[Array, " seeds"]) -> OfflineState:
+    def one(seed: Array) -> OfflineState:
+        agent = training.agent.init(key_of(seed, "init"), training.env.observation_shape, training.env.actions)
+        if training.targets == "frozen network":
+            agent = agent._replace(target=training.fresh(key_of(seed, "target")))
+        return OfflineState(agent, jnp.zeros((), jnp.int32))
+
+    return jax.vmap(one)(seeds)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 3))
+def _chunk(
+    training: OfflineTraining, memory: Any, seeds: Int[Array, " seeds"], steps: int, arrays: Any, state: OfflineState
+) -> tuple[OfflineState, Losses]:
+    learn = map_seeds(partial(_chunk_of, training, memory, steps))
+    return join_seeds([learn(*take_seed((seeds, arrays, state), lane)) for lane in range(lanes(len(seeds)))])
+
+
+def _chunk_of(
+    training: OfflineTraining, memory: Any, steps: int, seed: Array, arrays: Any, state: OfflineState
+) -> tuple[OfflineState, Losses]:
+    """Gradient steps of one seed, and the means of their losses."""
+    arrays = aimed(training.targets, seed, arrays)
+    numbers = state.gradient_steps + jnp.arange(training.log_period)
+    key = key_of(seed, "batches", state.gradient_steps)
+    # All at once, since inside the scan it would cost much more.
+    uniform = jax.random.uniform(key, (training.log_period, training.agent.batch_size))
+
+    def step(agent: DQNState, xs: tuple[Array, Array]) -> tuple[DQNState, Losses]:
+        number, places = xs
+        agent, losses = training.agent.update(agent, memory.sample(arrays, jnp.array(steps), places))
+        if training.targets == "moving":
+            agent = training.agent.synchronise(agent, number, number + 1)
+        return agent, losses
+
+    agent, losses = jax.lax.scan(step, state.agent, (numbers, uniform))
+    return OfflineState(agent, numbers[-1] + 1), jax.tree.map(jnp.mean, losses)
+
+
+def aimed(targets: Targets, seed: Array | int, arrays: Any) -> Any:
+    """The arrays of one seed as its targets are made of them: for fixed numbers, those in place of all that follows."""
+    if targets != "fixed numbers":
+        return arrays
+    numbers = jax.random.normal(key_of(seed, "numbers"), arrays.reward.shape)
+    return arrays._replace(reward=numbers, discount=jnp.zeros_like(arrays.discount))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 3))
+def _measure(
+    training: OfflineTraining, memory: Any, seeds: Int[Array, " seeds"], steps: int, arrays: Any, state: OfflineState
+) -> dict[str, Array]:
+    def one(seed: Array, arrays: Any, state: OfflineState) -> dict[str, Array]:
+        uniform = jax.random.uniform(key_of(seed, "score", state.gradient_steps), (training.score_batch,))
+        states = memory.unpack(memory.states(arrays, jnp.array(steps), uniform))
+        return training.wiring.scores(state.agent.learner.params, states)
+
+    parts = [take_seed((seeds, arrays, state), lane) for lane in range(lanes(len(seeds)))]
+    return dormancy(join_seeds([map_seeds(one)(*part) for part in parts]))
+
+
+@partial(jax.jit, static_argnums=0)
+def _evaluate(training: OfflineTraining, seeds: Int[Array, " seeds"], state: OfflineState) -> Float[Array, " seeds"]:
+    env = training.env
+    assert not isinstance(env, Atari)  # which is not evaluated
+
+    def one(seed: Array, state: OfflineState) -> Array:
+        def policy(observation: Array, uniform: Array) -> Array:
+            epsilon = jnp.float32(training.eval_epsilon)
+            return training.agent.act(state.agent.learner.params, observation, epsilon, uniform)
+
+        key = key_of(seed, "evaluate", state.gradient_steps)
+        return episode_returns(env, policy, key, training.eval_episodes).mean()
+
+    return jax.vmap(one)(seeds, state)
