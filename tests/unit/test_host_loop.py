@@ -82,7 +82,7 @@ def test_the_rank_of_features_is_measured_where_it_is_asked_for(run, tmp_path):
         layer = jax.tree.map(lambda leaf, seed=seed: np.asarray(leaf[seed]), states[-1].agent.learner.params["dense_0"])
         features = np.maximum(seen[seed].reshape(12, -1) @ layer["kernel"] + layer["bias"], 0)
         values = np.linalg.svd(features, compute_uv=False)
-        assert found[seed] == np.sum(np.cumsum(values) < 0.99 * values.sum()) + 1
+        assert float(found[seed]) == np.sum(np.cumsum(values) < 0.99 * values.sum()) + 1
     assert "srank" not in metrics[-1]
     # The first chunk has no evaluation.
     assert np.isnan(ranked.open(tmp_path, ranked.init()).advance(ranked.init())[1]["srank"]).tolist() == [True, True]
