@@ -54,7 +54,7 @@ def speeds(training, seconds: float) -> dict[str, float]:
     if not hasattr(training, "replay_ratio"):
         learning = pace(replace(training, seeds=(0,)), 1, seconds)
         return {"agent_steps_per_second": math.inf, "gradient_steps_per_second": round(1 / learning, 2)}
-    steps = {"MinAtar": 1_000, "MuJoCo": 300}.get(kind_of(training, "cpu").environment, 20)
+    steps = {"MinAtar": 1_000, "MuJoCo": 400}.get(kind_of(training, "cpu").environment, 20)
     short = replace(
         training,
         env=type(training.env)(),
