@@ -104,8 +104,6 @@ def with_data_there(console: Console, flags: Figure, wanted: Sequence[Experiment
 
 def why_not(experiment: Experiment, scale: Scale) -> str:
     """Why an experiment is not run at a scale."""
-    if experiment.awaits:
-        return f"can't be run yet: it waits for {experiment.awaits}"
     return f"has no {scale} scale; it has {', '.join(experiment.designs)}"
 
 

@@ -118,8 +118,7 @@ class Panel:
 class Experiment:
     """A figure of the paper: what is run at each scale, what is drawn, what is claimed.
 
-    `published` names the panels of shared curves in published.csv that stand beside ours. An experiment whose training
-    code is not there yet says in `awaits` what it waits for, and has no designs.
+    `published` names the panels of shared curves in published.csv that stand beside ours.
     """
 
     name: str
@@ -128,7 +127,6 @@ class Experiment:
     panels: tuple[Panel, ...] = ()
     claims: tuple[Claim, ...] = ()
     published: tuple[str, ...] = ()
-    awaits: str = ""
     settings: str = field(default="")  # a plain sentence about what differs from the paper
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -34,7 +35,7 @@ def laboratory(monkeypatch, tmp_path):
     """The command line on walks, which answers with its exit code."""
 
     def command(*experiments):
-        there = (*experiments, Experiment("later", "", {}, awaits="its training"))
+        there = (*experiments, replace(experiment("larger"), designs={"paper": experiment().designs["smoke"]}))
         for module in (figure, report):
             monkeypatch.setattr(module, "EXPERIMENTS", there)
         return lambda *arguments: run(["figure", *arguments, "--run-dir", str(tmp_path / "runs")])
@@ -63,7 +64,7 @@ def test_it_runs_what_is_missing_judges_and_draws_it(laboratory, tmp_path, capsy
     assert call("all", "--workers", "1") == 0
     said = capsys.readouterr().out
     assert "0 runs made, 0 failed." in said
-    assert "later can't be run yet: it waits for its training." in said
+    assert "larger has no smoke scale; it has paper." in said
 
 
 def test_a_run_that_fails_is_reported_at_the_end_and_the_others_are_drawn(laboratory, tmp_path, capsys):
@@ -100,9 +101,9 @@ def test_a_dry_run_counts_and_costs_and_makes_nothing(laboratory, tmp_path, caps
     ("arguments", "line"),
     [
         (["walsk"], "dormant: no experiment is named walsk; did you mean walks?"),
-        (["fig99"], "dormant: no experiment is named fig99; there are walks, later, and all."),
-        ([], "dormant: name one: there are walks, later, and all."),
-        (["later"], "dormant: later can't be run yet: it waits for its training."),
+        (["fig99"], "dormant: no experiment is named fig99; there are walks, larger, and all."),
+        ([], "dormant: name one: there are walks, larger, and all."),
+        (["larger"], "dormant: larger has no smoke scale; it has paper."),
         (["walks", "--scale", "paper"], "dormant: walks has no paper scale; it has smoke, pilot."),
         (["walks", "--workers", "0"], "dormant: --workers must be between 1 and"),
         (["walks", "--checkpoint-seconds", "-1"], "dormant: --checkpoint-seconds must be at least 0, got -1.0."),

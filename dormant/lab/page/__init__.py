@@ -136,8 +136,6 @@ def _maps(each: Chapter) -> str:
 
 def why_not(experiment: Experiment, scale: Scale) -> str:
     """Why an experiment has no runs at a scale."""
-    if experiment.awaits:
-        return f"awaits {experiment.awaits}"
     if scale not in experiment.designs:
         return f"not part of the {scale} scale; it has {', '.join(experiment.designs)}"
     return "no finished run"
