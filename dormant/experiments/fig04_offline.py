@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from dormant.experiments.effects import MANY_NEURONS, SOME_NEURONS
-from dormant.experiments.settings import MINATAR, NOTHING_LEARNT, ONE, SMOKE, THREE, Bench
+from dormant.experiments.settings import MINATAR, NOTHING_LEARNT, ONE, SMOKE, Bench
 from dormant.lab.spec import Arm, Claim, Design, Experiment, Panel, Quantity
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.minatar import MinAtar
@@ -76,7 +76,7 @@ EXPERIMENT = Experiment(
     designs={
         "smoke": Design(arms(small()), (MinAtar("Asterix", time_limit=100),), (0, 1), NOTHING_LEARNT),
         "pilot": minatar(ONE, 3, "Atari, and two of the five seeds."),
-        "laptop": minatar(THREE, 5, "Atari, and runs of 6.25 million gradient steps."),
+        "laptop": minatar(ONE, 5, "Atari, and runs of 6.25 million gradient steps."),
         "paper": published(),
     },
     panels=(

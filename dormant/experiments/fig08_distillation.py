@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from dormant.experiments.effects import HIGHER_RETURN, MANY_NEURONS
-from dormant.experiments.settings import MINATAR, NOTHING_LEARNT, ONE, SMOKE, THREE, Bench, atari_bench
+from dormant.experiments.settings import MINATAR, NOTHING_LEARNT, ONE, SMOKE, Bench, atari_bench
 from dormant.lab.spec import Arm, Claim, Design, Experiment, Panel, Quantity
 from dormant.rl.distillation import DistillationTraining
 from dormant.rl.envs.atari import Atari
@@ -36,7 +36,7 @@ EXPERIMENT = Experiment(
     designs={
         "smoke": Design(arms(SMOKE, 600, 100), (MinAtar("Asterix", time_limit=100),), (0, 1), NOTHING_LEARNT),
         "pilot": minatar(ONE, 3, "Atari, and networks that are trained for long."),
-        "laptop": minatar(THREE, 5, "Atari, and networks that are trained for long."),
+        "laptop": minatar(ONE, 5, "Atari, and networks that are trained for long."),
         # How long the paper trained teacher and student isn't known; 40 million frames are those of its figure 7.
         "paper": Design(arms(atari_bench(40), 50_000, 500), (Atari("DemonAttack"),), tuple(range(5))),
     },

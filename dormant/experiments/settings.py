@@ -71,9 +71,9 @@ def _small(ratio: float, intervention: Intervention, width: int, agent: dict[str
     )
 
 
-def _minatar(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> DeviceTraining:
+def _minatar(ratio: float, intervention: Intervention, width: float, agent: dict[str, Any]) -> DeviceTraining:
     steps = 200_000
-    network = MinAtarCNN(filters=16 * width, width=128 * width)
+    network = MinAtarCNN(filters=round(16 * width), width=round(128 * width))
     plain = replace(minatar_dqn(steps, ratio), network=network, **agent)
     return DeviceTraining(plain, intervention=intervention, replay_ratio=ratio, agent_steps=steps)
 
