@@ -71,7 +71,7 @@ def _small(ratio: float, intervention: Intervention, width: int, agent: dict[str
     )
 
 
-def _minatar(ratio: float, intervention: Intervention, width: float, agent: dict[str, Any]) -> DeviceTraining:
+def _minatar(ratio: float, intervention: Intervention, width: int | float, agent: dict[str, Any]) -> DeviceTraining:
     steps = 200_000
     network = MinAtarCNN(filters=round(16 * width), width=round(128 * width))
     plain = replace(minatar_dqn(steps, ratio), network=network, **agent)
