@@ -79,7 +79,7 @@ def origin() -> dict[str, Any]:
     """When, by which command, with which code and on which device this process runs."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "revision": revision(),
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
