@@ -49,7 +49,7 @@ def slow_spectral():
         (Parseval(0.5, scale=2.0), slow_parseval, 1e-4),
         (Spectral(0.5), slow_spectral, 0.02),  # of eight power steps
     ],
-    ids=repr,
+    ids=["l2_init", "parseval", "spectral"],
 )
 def test_penalties_match_their_slow_definitions(penalty, slow, tolerance):
     assert_allclose(jax.jit(penalty)(PARAMS, INITIAL), 0.5 * slow(), rtol=tolerance)
