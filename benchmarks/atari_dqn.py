@@ -6,7 +6,8 @@ All rows come from one run on the same game and network (Nature CNN with SAME pa
 turn `--repeats` times after a warm-up; each number is a median. The gradient step alone has its batch at hand, but for
 the peers, who sample it. The loop chooses greedily, plays, remembers, samples and learns; peers are stand-ins that do
 the same in their own way (atari_peers.py). Operations are counted by hand; element-wise work and Adam count nothing.
-ReDo acts once in each measurement, and its cost is spread over the 1,000 gradient steps of its usual period.
+ReDo acts once in each measurement, and its cost is spread over the 1,000 gradient steps of its usual period. All learn
+on a GPU where there is one.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import numpy as np
 GAME, ACTIONS, BATCH = "Breakout", 4, 32
 MATMUL, PRODUCTS = 1024, 5  # side of the square matrices of the matmul row, and how many products
 REDO_PERIOD = 1_000
+WITH_REDO = " with ReDo"
 PEERS = {"reference's way": "dopamine", "CleanRL's way (PyTorch)": "cleanrl"}
 Step = Callable[[], Any]
 
@@ -91,8 +93,8 @@ def peer_step(name: str) -> Step:
     return getattr(atari_peers, name)(ACTIONS).learn
 
 
-def peer_loop(name: str, ratio: float, agent_steps: int) -> Step:
-    """That many agent steps, and the gradient steps among them."""
+def peer_loop(name: str, ratio: float, agent_steps: int, redo: bool) -> Step:
+    """That many agent steps, and the gradient steps among them; with ReDo, one event at their end."""
     import atari_peers
 
     from dormant.rl.envs.atari import Atari, AtariGames
@@ -108,7 +110,7 @@ def peer_loop(name: str, ratio: float, agent_steps: int) -> Step:
             peer.remember(seen, action, float(np.sign(outcome.reward[0])), bool(outcome.terminal[0]))
             for _ in range(round((step + 1) * ratio) - round(step * ratio)):
                 learned = peer.learn()
-        return learned
+        return peer.recycle() if redo else learned
 
     return chunk
 
@@ -132,7 +134,7 @@ def seconds(rows: dict[str, Step], repeats: int, count: int = 1) -> dict[str, fl
             start = time.perf_counter()
             for _ in range(count):
                 result = step()
-            jax.block_until_ready(result)
+            jax.block_until_ready(result.cpu() if hasattr(result, "cpu") else result)  # PyTorch has no other wait
             if number:  # the first round warms up
                 times[name].append((time.perf_counter() - start) / count)
     return {name: statistics.median(values) for name, values in times.items()}
@@ -144,26 +146,29 @@ def gradient_steps(options: argparse.Namespace) -> float:
     taken = seconds(steps, options.repeats, options.steps)
     peak = PRODUCTS * 2.0 * MATMUL**3 / taken.pop("matmul")
     print(f"float32 matmul rate {peak / 1e9:.0f} GFLOP/s; one step counts {step_operations() / 1e9:.2f} GFLOP\n")
-    print(f"{'gradient step':32s}{'ms':>8s}{'steps/s':>10s}{'of matmul':>11s}{'ours is':>10s}")
+    print(f"{'gradient step':36s}{'ms':>8s}{'steps/s':>10s}{'of matmul':>11s}{'ours is':>10s}")
     for name, each in taken.items():
         share, ratio = step_operations() / each / peak, each / taken["ours"]
-        print(f"{name:32s}{each * 1e3:8.1f}{1 / each:10.1f}{share:11.0%}{ratio:9.2f}x")
+        print(f"{name:36s}{each * 1e3:8.1f}{1 / each:10.1f}{share:11.0%}{ratio:9.2f}x")
     return taken["ours"]
 
 
 def loops(options: argparse.Namespace, ratio: float, step: float, folder: Path) -> None:
     """Prints the loops at one replay ratio, beside what the gradient steps alone would take."""
     agent_steps = options.agent_steps
-    rows = {"ours": our_loop(ratio, agent_steps, False, folder / "dqn")}
-    rows["ours with ReDo"] = our_loop(ratio, agent_steps, True, folder / "redo")
-    rows |= {name: peer_loop(peer, ratio, agent_steps) for name, peer in PEERS.items()}
+    rows: dict[str, Step] = {}
+    for end, redo in (("", False), (WITH_REDO, True)):
+        rows["ours" + end] = our_loop(ratio, agent_steps, redo, folder / f"ours{redo}")
+        rows |= {name + end: peer_loop(peer, ratio, agent_steps, redo) for name, peer in PEERS.items()}
     taken = seconds(rows, options.repeats)
-    event = taken["ours with ReDo"] - taken["ours"]
-    taken["ours with ReDo"] = taken["ours"] + event * agent_steps * ratio / REDO_PERIOD
-    print(f"\n{f'loop at replay ratio {ratio:g}':32s}{'agent steps/s':>15s}{'gradient steps/s':>18s}{'ours is':>10s}")
+    events = {name: taken[name + WITH_REDO] - taken[name] for name in ("ours", *PEERS)}
+    for name, event in events.items():
+        taken[name + WITH_REDO] = taken[name] + event * agent_steps * ratio / REDO_PERIOD
+    print(f"\n{f'loop at replay ratio {ratio:g}':36s}{'agent steps/s':>15s}{'gradient steps/s':>18s}{'ours is':>10s}")
     for name, each in taken.items():
-        rate = agent_steps / each
-        print(f"{name:32s}{rate:15.1f}{rate * ratio:18.1f}{each / taken['ours']:9.2f}x")
+        rate, ours = agent_steps / each, taken["ours" + WITH_REDO * name.endswith(WITH_REDO)]
+        print(f"{name:36s}{rate:15.1f}{rate * ratio:18.1f}{each / ours:9.2f}x")
+    learning, event_share = step * agent_steps * ratio / taken["ours"], events["ours"] / REDO_PERIOD / step
     learning, event_share = step * agent_steps * ratio / taken["ours"], event / REDO_PERIOD / step
     print(f"gradient steps alone would be {learning:.0%} of the loop's time; ReDo costs {event_share:.2%} of them")
 

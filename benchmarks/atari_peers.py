@@ -1,6 +1,7 @@
 """What peers do at an agent step and at a gradient step of DQN on Atari, for `benchmarks/atari_dqn.py`.
 
-Both keep a small ring on the host, on the paper's network (Nature CNN with SAME padding) and settings.
+Both keep a small ring on the host, on the paper's network (Nature CNN with SAME padding) and settings, and learn on a
+GPU where there is one.
 """
 
 from collections.abc import Callable
@@ -10,14 +11,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 BATCH, STACK, SIDE, RING = 32, 4, 84, 2_000
+TAU = 0.1
 
 
 class Peer(NamedTuple):
-    """`act` chooses greedily from frames [84, 84, 4], `remember` keeps a transition, `learn` samples and learns."""
+    """`act` chooses greedily from frames [84, 84, 4], `remember` keeps a transition, `learn` samples and learns.
+
+    `recycle` samples and lets ReDo act once.
+    """
 
     act: Callable[[np.ndarray], int]
     remember: Callable[[np.ndarray, int, float, bool], None]
     learn: Callable[[], Any]
+    recycle: Callable[[], Any]
 
 
 class Ring:
@@ -44,12 +50,15 @@ class Ring:
 def dopamine(actions: int) -> Peer:
     """The reference: targets in a call of their own, one example at a time under vmap, stacks gathered by NumPy.
 
-    Source: dopamine/labs/redo/recycled_dqn_agents.py, without its recycler, which recompiles at every call.
+    Its ReDo is our function in a call that is new each time, because theirs too compiles its masks at every event.
+
+    Source: dopamine/labs/redo/recycled_dqn_agents.py and weight_recyclers.py.
     """
     import jax
     import jax.numpy as jnp
     import optax
 
+    from dormant import Learner, Network, ReDo, trace
     from dormant.rl.atari_networks import NatureCNN
 
     network, tx, ring = NatureCNN(), optax.adam(6.25e-5, eps=1.5e-4), Ring(SIDE, SIDE)
@@ -84,28 +93,51 @@ def dopamine(actions: int) -> Peer:
         state = train(*state, stacks(places), ring.actions[places], goals)
         return state
 
-    return Peer(
-        lambda frames: int(greedy(state[0], frames)), lambda frames, *rest: ring.add(frames[..., -1], *rest), learn
-    )
+    def init(key: Any) -> Any:
+        return network.init(key, (SIDE, SIDE, STACK), actions)
+
+    wiring = trace(network.apply, params, jnp.zeros((BATCH, SIDE, SIDE, STACK), jnp.uint8))
+    wired, redo = Network(wiring, init, tx), ReDo(TAU)
+
+    def recycle() -> Any:
+        nonlocal state
+
+        @jax.jit
+        def recycled(params: Any, moments: Any, frames: Any) -> Any:
+            learner = Learner(params, moments)
+            return redo.update(jax.random.key(0), learner, redo.init(learner, wired), wired, frames)[0]
+
+        state = tuple(recycled(*state, stacks(ring.places())))
+        return state
+
+    def remember(frames: np.ndarray, action: int, reward: float, end: bool) -> None:
+        ring.add(frames[..., -1], action, reward, end)
+
+    return Peer(lambda frames: int(greedy(state[0], frames)), remember, learn, recycle)
 
 
 def cleanrl(actions: int) -> Peer:
-    """CleanRL's dqn_atari.py: PyTorch, here with channels last and fused Adam; whole stacks in its replay."""
+    """CleanRL's dqn_atari.py: PyTorch, here with channels last and fused Adam; whole stacks in its replay.
+
+    Its ReDo is written as in the PyTorch port (timoklein/redo): scores in one forward pass, then masks in place.
+    """
     import torch
     from torch import nn
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def network() -> Any:
         layers = [nn.ZeroPad2d(2), nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.ZeroPad2d((1, 2, 1, 2))]
         layers += [nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU(), nn.Flatten()]
         layers += [nn.Linear(7_744, 512), nn.ReLU(), nn.Linear(512, actions)]
-        return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        return nn.Sequential(*layers).to(device, memory_format=torch.channels_last)
 
     online, target, ring = network(), network(), Ring(SIDE, SIDE, STACK)
     optimizer = torch.optim.Adam(online.parameters(), lr=6.25e-5, eps=1.5e-4, fused=True)
 
     def tensor(frames: np.ndarray) -> Any:
         # The memory of [batch, height, width, channels] is already what torch calls channels last.
-        return torch.as_tensor(frames).permute(0, 3, 1, 2) / 255.0
+        return torch.as_tensor(frames).to(device).permute(0, 3, 1, 2) / 255.0
 
     def act(frames: np.ndarray) -> int:
         with torch.no_grad():
@@ -113,13 +145,42 @@ def cleanrl(actions: int) -> Peer:
 
     def learn() -> Any:
         places = ring.places()
-        rewards, discounts = (torch.as_tensor(column) for column in (ring.rewards[places], ring.discounts(places)))
+        columns = (ring.rewards[places], ring.discounts(places))
+        rewards, discounts = (torch.as_tensor(column).to(device) for column in columns)
         with torch.no_grad():
             goals = rewards + discounts * target(tensor(ring.frames[places + 1])).max(dim=1)[0]
-        chosen = torch.as_tensor(ring.actions[places])[:, None]
+        chosen = torch.as_tensor(ring.actions[places]).to(device)[:, None]
         loss = nn.functional.huber_loss(online(tensor(ring.frames[places])).gather(1, chosen)[:, 0], goals)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        return loss
 
-    return Peer(act, ring.add, learn)
+    def recycle() -> Any:
+        hidden, masks, values = [], [], tensor(ring.frames[ring.places()])
+        with torch.no_grad():
+            for layer in online:
+                values = layer(values)
+                if isinstance(layer, nn.ReLU):
+                    score = values.abs().mean([axis for axis in range(values.ndim) if axis != 1])
+                    masks.append(score / score.mean() <= TAU)
+                elif isinstance(layer, nn.Conv2d | nn.Linear):
+                    hidden.append(layer)
+            for layer, after, mask in zip(hidden, hidden[1:], masks, strict=False):
+                renew(layer, after, mask)
+        return values
+
+    def renew(layer: Any, after: Any, mask: Any) -> None:
+        fresh = torch.empty_like(layer.weight)
+        nn.init.kaiming_uniform_(fresh, a=5**0.5)
+        into = mask.view(-1, *[1] * (fresh.ndim - 1))
+        outgoing = mask.repeat_interleave(after.weight.shape[1] // len(mask))  # a pixel each, behind a flatten
+        out = outgoing.view(1, -1, *[1] * (after.weight.ndim - 2))
+        layer.weight.copy_(torch.where(into, fresh, layer.weight))
+        layer.bias.masked_fill_(mask, 0.0)
+        after.weight.masked_fill_(out, 0.0)
+        for weight, chosen in ((layer.weight, into), (after.weight, out)):
+            for moment in ("exp_avg", "exp_avg_sq"):
+                optimizer.state[weight][moment].masked_fill_(chosen, 0.0)
+
+    return Peer(act, ring.add, learn, recycle)
