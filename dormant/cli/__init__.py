@@ -1,17 +1,18 @@
-"""The command line: `dormant demo`, `train`, `figure`, `runs`, `report`, `scan` and `doctor`."""
+"""The command line: `dormant demo`, `train`, `figure`, `compare`, `runs`, `report`, `scan` and `doctor`."""
 
 import logging
 from collections.abc import Sequence
 
 import tyro
 
-from dormant.cli import atari, control, demo, doctor, figure, report, runs, scan, train
+from dormant.cli import atari, compare, control, demo, doctor, figure, report, runs, scan, train
 from dormant.cli.refusal import parsing
 
 COMMANDS = {
     "demo": demo.Demo,
     "train": train.Train,
     "figure": figure.Figure,
+    "compare": compare.Compare,
     "runs": runs.Runs,
     "report": report.Report,
     "scan": scan.Scan,
@@ -42,6 +43,8 @@ def run(arguments: Sequence[str]) -> int:
             return train.train(command)
         case figure.Figure():
             return figure.figure(command)
+        case compare.Compare():
+            return compare.compare(command)
         case runs.Runs():
             return runs.runs(command)
         case report.Report():

@@ -66,7 +66,7 @@ def figure(flags: Figure) -> int:
     if workers is None:
         console.print(plan(wanted, flags.scale, todo, flags.run_dir, known, at_once))
         return 0
-    board = _run(console, flags, todo, workers, known, where)
+    board = train(console, flags.run_dir, todo, workers, known, where)
     return _finish(console, flags, wanted, board)
 
 
@@ -113,7 +113,9 @@ def _name_left_out(console: Console, flags: Figure) -> None:
             console.print(f"{each.name} {why_not(each, flags.scale)}.", style="dim", soft_wrap=True)
 
 
-def _run(console: Console, flags: Figure, todo: Sequence[Job], workers: Crew, known: Speeds, where: Site) -> Board:
+def train(console: Console, run_dir: Path, todo: Sequence[Job], workers: Crew, known: Speeds, where: Site) -> Board:
+    """Works off the jobs while a table of their progress is shown, and tells which failed."""
+
     def weight(job: Job) -> float:
         cost = known.cost(job.training)
         return cost.seconds if cost else job.training.agent_steps * len(job.training.seeds)
@@ -121,43 +123,44 @@ def _run(console: Console, flags: Figure, todo: Sequence[Job], workers: Crew, kn
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers are ended too
     try:
         with watching(console, weight) as watch:
-            return work_off(todo, workers, watch)
+            board = work_off(todo, workers, watch)
     except KeyboardInterrupt:
-        print(f"\n{where.stopped} with {flags.run_dir}.", file=sys.stderr)
+        print(f"\n{where.stopped} with {run_dir}.", file=sys.stderr)
         raise SystemExit(130) from None
     except NoCluster as error:
         refuse(error)
     except DiskFull as error:
         refuse(f"{error}. What was written is kept; free some space, and the same command goes on from it.")
     except OSError as error:
-        refuse(f"{error.filename or flags.run_dir}: {error.strerror}. Choose another --run-dir, or mend this one.")
-
-
-def _finish(console: Console, flags: Figure, wanted: Sequence[Experiment], board: Board) -> int:
+        refuse(f"{error.filename or run_dir}: {error.strerror}. Choose another --run-dir, or mend this one.")
     failed = [each for each in board.standings if each.state == "failed"]
     console.print(f"{board.count('done')} runs made, {len(failed)} failed.")
     for each in failed:
         print(f"dormant: {each.job.name} failed: {each.message} ({log(each.job.path)})", file=sys.stderr)
+    return board
+
+
+def _finish(console: Console, flags: Figure, wanted: Sequence[Experiment], board: Board) -> int:
     try:
-        drawn = [_draw(console, flags, each) for each in wanted]
+        drawn = [draw(console, flags.run_dir, flags.scale, each) for each in wanted]
     except RunRefused as error:
         refuse(error)
     if any(drawn):
         report(Report(flags.run_dir, flags.run_dir / flags.scale / "report.html", flags.scale))
-    return 1 if failed else 0
+    return 1 if board.count("failed") else 0
 
 
-def _draw(console: Console, flags: Figure, experiment: Experiment) -> bool:
-    """Whether there was anything to draw."""
+def draw(console: Console, root: Path, scale: Scale, experiment: Experiment) -> bool:
+    """Judges and draws what is finished of an experiment; whether there was anything."""
     from dormant.lab import plots, results  # drawing loads slowly, and only finished runs are drawn
     from dormant.lab.claims import judged
 
-    frame = results.read(flags.run_dir, flags.scale, experiment)
+    frame = results.read(root, scale, experiment)
     if frame.is_empty():
         return False
     verdicts = judged(experiment, frame)
-    picture = plots.figure(experiment, flags.scale, frame, verdicts, revisions(experiment, flags))
-    folder = flags.run_dir / flags.scale / "figures"
+    picture = plots.figure(experiment, scale, frame, verdicts, revisions(experiment, root, scale))
+    folder = root / scale / "figures"
     folder.mkdir(exist_ok=True)
     console.print(
         f"{experiment.name}: {', '.join(map(str, plots.save(picture, folder / experiment.name)))}", soft_wrap=True
@@ -167,11 +170,8 @@ def _draw(console: Console, flags: Figure, experiment: Experiment) -> bool:
     return True
 
 
-def revisions(experiment: Experiment, flags: Figure) -> list[str]:
+def revisions(experiment: Experiment, root: Path, scale: Scale) -> list[str]:
     """The revisions of the code that made the finished runs of an experiment."""
-    folders = {
-        place(flags.run_dir, flags.scale, cell.training, cell.training.seeds).parent
-        for cell in cells([experiment], flags.scale)
-    }
+    folders = {place(root, scale, cell.training, cell.training.seeds).parent for cell in cells([experiment], scale)}
     done = [file for folder in folders for file in folder.glob("seed*/done")]
     return sorted({json.loads(file.read_text())["revision"] for file in done})

@@ -83,4 +83,19 @@ def _read(root: Path, scale: Scale, experiments: Sequence[Experiment]):
             others.append(experiment)
         else:
             chapters.append(chapter(root, scale, experiment, frame, judged(experiment, frame)))
-    return chapters, others
+    return [*chapters, *_compared(root, scale)], others
+
+
+def _compared(root: Path, scale: Scale):
+    """The chapter of the comparison that was made last, if one was."""
+    from dormant.experiments.comparison import kept, table
+    from dormant.lab.claims import judged
+    from dormant.lab.page import chapter
+    from dormant.lab.results import read
+
+    record = kept(root, scale)
+    if record is not None:
+        experiment = record.experiment(scale)
+        frame = read(root, scale, experiment)
+        if not frame.is_empty():
+            yield chapter(root, scale, experiment, frame, judged(experiment, frame), table(record, frame))

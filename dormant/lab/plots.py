@@ -81,7 +81,7 @@ def caption(experiment: Experiment, scale: Scale, frame: pl.DataFrame, revisions
 
 def command(experiment: Experiment, scale: Scale) -> str:
     """The command that makes the figure."""
-    return f"dormant figure {experiment.name} --scale {scale}"
+    return experiment.command or f"dormant figure {experiment.name} --scale {scale}"
 
 
 def judgement(verdict: Any) -> str:

@@ -128,6 +128,7 @@ class Experiment:
     claims: tuple[Claim, ...] = ()
     published: tuple[str, ...] = ()
     settings: str = field(default="")  # a plain sentence about what differs from the paper
+    command: str = ""  # what makes it, where that is not `dormant figure`
 
 
 def name_of(environment: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from dormant.lab.page.chapters import Chapter, tau
 from dormant.lab.page.chapters import chapter as chapter
 from dormant.lab.page.numbers import numbers
-from dormant.lab.page.tables import claims_table, runs_table, settings_tables, values_table
+from dormant.lab.page.tables import claims_table, comparison_table, runs_table, settings_tables, values_table
 from dormant.lab.plots import command
 from dormant.lab.spec import Experiment, Scale
 
@@ -96,6 +96,7 @@ def _chapter(each: Chapter, file: Path) -> str:
         f'<p class="small"><code>{command(experiment, each.scale)}</code>; seeds {seeds}. '
         "Lines are means over seeds, bands 95 % t-intervals over seeds, thin lines single seeds. "
         "Dashed, on axes of their own, are curves read from the paper's plots.</p>"
+        f"{comparison_table(each)}"
         '<div class="stage"></div>'
         "<noscript><p>The plots need JavaScript; the tables below have their numbers.</p></noscript>"
         f'<div class="panel" id="{name}-panel">{_maps(each)}</div>'

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from dormant.lab.comparison import Row
 from dormant.lab.plots import grid
 from dormant.lab.provenance import describe
 from dormant.lab.scoremaps import ScoreMap, score_maps
@@ -40,6 +41,7 @@ class Chapter:
     verdicts: Sequence[Any]
     runs: tuple[Run, ...]
     maps: tuple[tuple[str, str, ScoreMap], ...]
+    compared: tuple[Row, ...] = ()  # the rows of the table in which its arms stand, if it has one
 
     @property
     def plots(self) -> list[Plot]:
@@ -52,12 +54,19 @@ class Chapter:
         return revisions(self.runs)
 
 
-def chapter(root: Path, scale: Scale, experiment: Experiment, frame: pl.DataFrame, verdicts: Sequence[Any]) -> Chapter:
+def chapter(
+    root: Path,
+    scale: Scale,
+    experiment: Experiment,
+    frame: pl.DataFrame,
+    verdicts: Sequence[Any],
+    compared: Sequence[Row] = (),
+) -> Chapter:
     """The experiment's chapter. Raises RunRefused for a damaged run folder."""
     runs = runs_of(root, scale, experiment)
     cells = experiment.designs[scale].cells()
     maps = tuple(found for cell in cells for found in _maps(runs, cell, tau(experiment)))
-    return Chapter(experiment, scale, frame, verdicts, runs, maps)
+    return Chapter(experiment, scale, frame, verdicts, runs, maps, tuple(compared))
 
 
 def runs_of(root: Path, scale: Scale, experiment: Experiment) -> tuple[Run, ...]:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from dormant.lab.comparison import HEADS, told
 from dormant.lab.page.chapters import Chapter, Run, settings
 from dormant.lab.plots import MARKS
 from dormant.lab.series import Line, Plot, is_fraction, quantity
@@ -130,6 +131,19 @@ def interval(claim: Claim, verdict: Any, width: int = 132) -> str:
         f'<path stroke-width="1.5" d="M{low:.1f} 7H{high:.1f}M{low:.1f} 4V10M{high:.1f} 4V10"/>'
         f'<circle cx="{dot:.1f}" cy="7" r="3"/></svg>'
     )
+
+
+def comparison_table(chapter: Chapter) -> str:
+    """Methods, best first, for a chapter that compares some; else nothing."""
+    if not chapter.compared:
+        return ""
+    caption = (
+        "Return is the interquartile mean over the runs of the second half's, with bounds by the bootstrap, which are "
+        "too narrow for few seeds; dormant neurons (τ = 0.1) are the second half's, with a t-interval. The claims "
+        "above compare pairs of runs."
+    )
+    rows = [_row(cells) for cells in told(chapter.compared)]
+    return _wide("Table of methods", _table("methods", caption, HEADS, rows))
 
 
 def values_table(chapter: Chapter) -> str:
