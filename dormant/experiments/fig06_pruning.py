@@ -1,7 +1,7 @@
 """Figure 6: neurons that were found dormant are not missed when they are taken out."""
 
 from dormant.experiments.effects import LOWER_RETURN
-from dormant.experiments.settings import TWO, Bench, atari, atari_bench, minatar, smoke
+from dormant.experiments.settings import TWO, Bench, atari, atari_bench, minatar, pilot, smoke
 from dormant.lab.spec import Arm, Claim, Experiment, Panel, Quantity
 
 
@@ -19,6 +19,7 @@ EXPERIMENT = Experiment(
     title="Pruning dormant neurons does no harm",
     designs={
         "smoke": smoke(at_ratio(1.0)),
+        "pilot": pilot(at_ratio(1.0)),
         "laptop": minatar(at_ratio(1.0), TWO, 5, "Atari, and runs of 40 million frames."),
         "paper": atari(at_ratio(0.25), atari_bench(40), ("DemonAttack", "Asterix")),
     },
