@@ -74,7 +74,7 @@ def _small(ratio: float, intervention: Intervention, width: int, agent: dict[str
 def _minatar(ratio: float, intervention: Intervention, width: int | float, agent: dict[str, Any]) -> DeviceTraining:
     steps = 200_000
     network = MinAtarCNN(filters=round(16 * width), width=round(128 * width))
-    plain = replace(minatar_dqn(steps, ratio), network=network, **agent)
+    plain = replace(minatar_dqn(steps, ratio), **{"network": network, **agent})
     return DeviceTraining(plain, intervention=intervention, replay_ratio=ratio, agent_steps=steps)
 
 
@@ -108,7 +108,7 @@ def atari_bench(million_frames: int, network: type[NatureCNN | ImpalaResNet] = N
 
     def train(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> HostTraining:
         return HostTraining(
-            replace(atari_dqn(ratio), network=network(width), **agent),
+            replace(atari_dqn(ratio), **{"network": network(width), **agent}),
             intervention=intervention,
             replay_ratio=ratio,
             agent_steps=million_frames * 1_000_000 // FRAMES_PER_AGENT_STEP,
