@@ -23,6 +23,7 @@ class Walker:
     """What walks; `network` is there for its name."""
 
     network: str = "none"
+    min_replay: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Walk:
     replay_ratio: float = 1.0
     agent_steps: int = 12
     log_period: int = 4
+    eval_period: int = 4
     seeds: tuple[int, ...] = (0,)
     wrong: str = ""
     at: int = 8

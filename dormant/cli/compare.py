@@ -100,7 +100,7 @@ def _train(console: Console, flags: Compare, experiment: Experiment, where: Site
     """Makes what is missing of an experiment, and returns how many runs failed."""
     todo = jobs([experiment], flags.scale, flags.run_dir, together=where.together)
     try:
-        workers = crew(flags.places, flags.run_dir, flags.checkpoint_seconds, len(todo))
+        workers = crew(flags.places, flags.run_dir, flags.checkpoint_seconds, len(todo), flags.scale)
     except ValueError as error:
         refuse(error)
     known = speeds(flags.run_dir, KNOWN_SPEEDS, where.backend)

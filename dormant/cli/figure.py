@@ -59,7 +59,8 @@ def figure(flags: Figure) -> int:
         wanted = wanted if flags.dry_run else list(with_data_there(console, flags, wanted))
         todo = jobs(wanted, flags.scale, flags.run_dir, together=where.together)
         at_once = number_of(flags.places, len(todo))
-        workers = None if flags.dry_run else crew(flags.places, flags.run_dir, flags.checkpoint_seconds, len(todo))
+        given = flags.places, flags.run_dir, flags.checkpoint_seconds, len(todo), flags.scale
+        workers = None if flags.dry_run else crew(*given)
     except ValueError as error:
         refuse(error)
     _name_left_out(console, flags)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from dormant.lab.elsewhere import Resources
 from dormant.lab.pool import Crew
+from dormant.lab.spec import Scale
 from dormant.lab.startup import accelerated, cores
 from dormant.lab.workers import Processes
 
@@ -75,10 +76,10 @@ def number_of(places: Places, wanted: int) -> int:
     return max(1, min(places.workers or wanted, wanted))
 
 
-def crew(places: Places, root: Path, checkpoint_seconds: float, wanted: int) -> Crew:
+def crew(places: Places, root: Path, checkpoint_seconds: float, wanted: int, scale: Scale) -> Crew:
     """Those who will make the runs. Raises ValueError for an amount that can't be had, NoCluster if that is so."""
     if not wanted or not (places.ray or places.slurm):  # nothing missing needs no cluster
-        return Processes(cores_of(places.workers) if wanted else (), checkpoint_seconds)
+        return Processes(cores_of(places.workers) if wanted else (), checkpoint_seconds, scale == "smoke")
     chosen = {name: getattr(places, name) for name in OF_A_RUN if getattr(places, name) is not None}
     resources = Resources(**chosen)
     if places.ray:

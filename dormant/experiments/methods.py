@@ -71,7 +71,9 @@ def _recycled(period: int, number: Any, score: Any = "activation") -> Every:
 
 METHODS: Mapping[str, Method] = {
     "redo": Method("ReDo", _acting("τ", (0.0, 0.025, 0.1), lambda bench, tau: bench.redo(tau))),
-    "gap": Method("ReDo, largest gap", _at_periods("redo_period", (0.5, 1, 2), lambda each: _recycled(each, Gap()))),
+    "gap": Method(
+        "ReDo, largest gap", _at_periods("redo_period", (0.5, 1.0, 2.0), lambda each: _recycled(each, Gap()))
+    ),
     "regrama": Method(
         "ReGraMa",
         _acting("τ", (0.01, 0.025, 0.1), lambda bench, tau: _recycled(bench.redo_period, Dormant(tau), "gradient")),
@@ -81,12 +83,12 @@ METHODS: Mapping[str, Method] = {
         "Shrink and perturb",
         _acting("keep", (0.5, 0.8, 0.95), lambda bench, keep: Every(bench.reset_period, ShrinkPerturb(keep))),
     ),
-    "reset": Method("Reset", _at_periods("reset_period", (1, 2, 5), lambda each: Every(each, Reset(("dense",))))),
+    "reset": Method("Reset", _at_periods("reset_period", (1.0, 2.0, 5.0), lambda each: Every(each, Reset(("dense",))))),
     "reset_optimizer": Method(
-        "Optimizer reset", _at_periods("reset_period", (0.1, 1, 5), lambda each: Every(each, ResetOptimizer()))
+        "Optimizer reset", _at_periods("reset_period", (0.1, 1.0, 5.0), lambda each: Every(each, ResetOptimizer()))
     ),
     "hare_tortoise": Method(
-        "Hare and tortoise", _at_periods("reset_period", (0.1, 1, 5), lambda each: HareTortoise(period=each))
+        "Hare and tortoise", _at_periods("reset_period", (0.1, 1.0, 5.0), lambda each: HareTortoise(period=each))
     ),
     "clip_weights": Method("Weight clipping", _acting("factor", (1.0, 2.0, 4.0), lambda _, each: ClipWeights(each))),
     "weight_decay": Method("Weight decay", _of_agent("strength", DECAYS, lambda each: {"weight_decay": each})),

@@ -10,9 +10,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from dormant.lab.jobs import Job
 from dormant.lab.outcomes import Event, last_line, log, outcome
-from dormant.lab.startup import keep_compiled_code, pin
+from dormant.lab.startup import compile_quickly, keep_compiled_code, pin
 
 # Spawned, since a forked process would inherit XLA's threads without their state.
 PROCESSES = multiprocessing.get_context("spawn")
@@ -24,6 +26,7 @@ class Worker:
 
     core: int | None
     checkpoint_seconds: float
+    short: bool
     process: Any = field(init=False)
     pipe: Connection = field(init=False)
     job: Job | None = field(init=False, default=None)
@@ -34,7 +37,9 @@ class Worker:
 
     def _start(self) -> None:
         self.pipe, other = PROCESSES.Pipe()
-        self.process = PROCESSES.Process(target=_work, args=(other, self.core, self.checkpoint_seconds), daemon=True)
+        self.process = PROCESSES.Process(
+            target=_work, args=(other, self.core, self.checkpoint_seconds, self.short), daemon=True
+        )
         with interrupts_held():
             self.process.start()
         other.close()
@@ -71,16 +76,20 @@ class Worker:
 
 @dataclass
 class Processes:
-    """Worker processes on this machine: one for each core, of which None is one of no core."""
+    """Worker processes on this machine: one for each core, of which None is one of no core.
+
+    `short` is for runs of seconds, which take longer to compile than to compute.
+    """
 
     cores: Sequence[int | None]
     checkpoint_seconds: float = 30.0
+    short: bool = False
     started: list[Worker] = field(init=False, default_factory=list)
 
     def workers(self, wanted: int) -> list[Worker]:
         """As many workers as there are cores, or fewer if no more were ever wanted."""
         for core in self.cores[len(self.started) : wanted]:
-            self.started.append(Worker(core, self.checkpoint_seconds))
+            self.started.append(Worker(core, self.checkpoint_seconds, self.short))
         return self.started
 
     def wait(self, seconds: float) -> None:
@@ -113,17 +122,23 @@ def interrupts_held() -> Iterator[None]:
         handler(*caught[0])
 
 
-def _work(pipe: Connection, core: int | None, checkpoint_seconds: float) -> None:
+def _work(pipe: Connection, core: int | None, checkpoint_seconds: float, short: bool) -> None:
     # Ctrl-C reaches every process of the terminal's group; the one that started the workers decides what becomes of it.
     # Until here it was blocked, which no thread to come need inherit.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if core is not None:
         pin(core)
+    if short:
+        compile_quickly()
     keep_compiled_code()
+    last = None
     try:
         while True:
             job = pipe.recv()
+            if last not in (None, job.path.parent):
+                jax.clear_caches()  # after some dozens of trainings, LLVM finds no memory for their code any more
+            last = job.path.parent
             ended = outcome(job, checkpoint_seconds, lambda agent_steps: pipe.send(Event("steps", agent_steps)))
             pipe.send(ended)
     except (EOFError, OSError):

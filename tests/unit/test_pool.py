@@ -156,7 +156,7 @@ def test_an_interrupt_ends_the_workers_and_the_same_call_goes_on(tmp_path, whole
 
 
 def test_ctrl_c_never_reaches_a_worker_even_while_it_loads(tmp_path, whole, capfd):
-    worker = Worker(None, 30.0)
+    worker = Worker(None, 30.0, short=False)
     try:
         for _ in range(100):
             os.kill(worker.process.pid, signal.SIGINT)
