@@ -17,12 +17,14 @@ from dormant.cli.flags import (
     Settings,
     first_look,
     intervention,
+    penalty,
     seeds_of,
 )
 from dormant.rl.agents.sac import NETWORKS, SAC
 from dormant.rl.control_loop import ControlTraining
 from dormant.rl.envs.mujoco import TASKS, MuJoCo
 
+ControlAgent = Annotated[SAC, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes]
 PERIOD = 200_000  # gradient steps between two of the paper's interventions in SAC, as others quote its appendix
 
 
@@ -53,7 +55,9 @@ class TrainControl:
     eval_episodes: int = ControlTraining.eval_episodes
     """Episodes of an evaluation."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
-    agent: Annotated[SAC, tyro.conf.arg(name=""), tyro.conf.OmitArgPrefixes] = field(default_factory=SAC)
+    agent: Annotated[SAC, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=SAC
+    )
     checkpoint_seconds: float = 60.0
     """Seconds of training between two checkpoints."""
     core: int | None = None
@@ -76,7 +80,7 @@ def control_training(flags: TrainControl) -> ControlTraining:
     if flags.env.startswith((ATARI, MINATAR)):
         raise ValueError(f"--agent sac plays {', '.join(TASKS)}, not {flags.env}; --agent dqn does.")
     return ControlTraining(
-        agent=_with_weight_decay(flags.agent, flags.settings),
+        agent=_regularised(flags.agent, flags.settings),
         env=MuJoCo(flags.env, flags.time_limit),
         intervention=intervention(_papers(flags.settings)),
         replay_ratio=flags.replay_ratio,
@@ -99,10 +103,12 @@ def _papers(settings: Settings) -> Settings:
     return dataclasses.replace(settings, **missing)
 
 
-def _with_weight_decay(agent: SAC, settings: Settings) -> SAC:
-    """The agent with weight decay in all networks, if that is the intervention and none was set."""
+def _regularised(agent: SAC, settings: Settings) -> SAC:
+    """The agent with a penalty or weight decay in all networks, if that is the intervention and none was set."""
     if settings.intervention in PENALTIES:
-        raise ValueError(f"--intervention {settings.intervention} is there for --agent dqn and drq, not for sac.")
+        return dataclasses.replace(agent, regulariser=penalty(settings))
+    if settings.intervention == "plasticity-injection":
+        raise ValueError("--intervention plasticity-injection is there for --agent dqn and drq, not for sac.")
     if settings.intervention == "weight-decay" and agent.actor_weight_decay == agent.critic_weight_decay == 0:
         return dataclasses.replace(agent, actor_weight_decay=PAPER_WEIGHT_DECAY, critic_weight_decay=PAPER_WEIGHT_DECAY)
     return agent

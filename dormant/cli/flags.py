@@ -18,6 +18,7 @@ from dormant.interventions import (
     Gap,
     HareTortoise,
     Intervention,
+    PlasticityInjection,
     PooledShare,
     Prune,
     Recycle,
@@ -27,6 +28,7 @@ from dormant.interventions import (
     ResetOptimizer,
     Share,
     ShrinkPerturb,
+    WhenDormant,
     redo_as_published,
 )
 from dormant.regularisers import L2Init, Parseval, Spectral
@@ -35,6 +37,7 @@ from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.atari_scores import SCORES
 from dormant.rl.envs.minatar import GAMES, MinAtar
 from dormant.rl.envs.mujoco import TASKS
+from dormant.rl.injectable import injectable
 
 ATARI = "ALE/"
 MINATAR = "MinAtar/"
@@ -54,6 +57,7 @@ Name = Literal[
     "hare-tortoise",
     "clip-weights",
     "reset-optimizer",
+    "plasticity-injection",
     "weight-decay",
     "l2-init",
     "parseval",
@@ -75,6 +79,10 @@ class Settings:
     """First gradient step at which the intervention may act; all but prune and those that act at every step."""
     stop: int | None = None
     """Gradient step from which on it does not act any more; the same."""
+    when_dormant: float | None = None
+    """Act only while at least this share of all neurons is dormant (τ = 0.1); the same."""
+    at: int | None = None
+    """Gradient step after which new parameters learn in the head's place; plasticity-injection, 100,000 if not set."""
     tau: float | None = None
     """Neurons with at most this score are dormant; redo, redo-as-published (0.1 if not set, with SAC 0), recycle (0.1),
     regrama (0.01), prune (0)."""
@@ -123,6 +131,7 @@ class Settings:
 
 
 SCHEDULE = ("period", "start", "stop")
+SCHEDULED = (*SCHEDULE, "when_dormant")
 RENEWAL = ("outgoing", "incoming", "moments", "step_count")
 WHERE = ("coupled", "layers")
 QUIRKS = ("misaligned_flatten", "next_recorded_layer", "xavier", "keep_bias_moments")
@@ -136,17 +145,18 @@ NUMBERS = {
 USES: dict[Name, tuple[str, ...]] = {
     "none": (),
     "weight-decay": (),
-    "redo": ("tau", *RENEWAL, *WHERE, *SCHEDULE),
-    "redo-as-published": ("tau", *QUIRKS, *SCHEDULE),
-    "recycle": ("score", "number", "tau", "share", "recyclings", "order", "at_most", *RENEWAL, *WHERE, *SCHEDULE),
-    "regrama": ("tau", "at_most", *RENEWAL, *WHERE, *SCHEDULE),
+    "redo": ("tau", *RENEWAL, *WHERE, *SCHEDULED),
+    "redo-as-published": ("tau", *QUIRKS, *SCHEDULED),
+    "recycle": ("score", "number", "tau", "share", "recyclings", "order", "at_most", *RENEWAL, *WHERE, *SCHEDULED),
+    "regrama": ("tau", "at_most", *RENEWAL, *WHERE, *SCHEDULED),
     "continual-backprop": ("replacement_rate", "maturity", *RENEWAL, *WHERE),
-    "reset": ("layers", "moments", "step_count", *SCHEDULE),
+    "reset": ("layers", "moments", "step_count", *SCHEDULED),
     "prune": ("tau", "period"),
-    "shrink-perturb": ("keep", "moments", *SCHEDULE),
+    "shrink-perturb": ("keep", "moments", *SCHEDULED),
     "hare-tortoise": ("momentum", "period", "moments"),
     "clip-weights": ("factor",),
-    "reset-optimizer": ("moments", "step_count", *SCHEDULE),
+    "reset-optimizer": ("moments", "step_count", *SCHEDULED),
+    "plasticity-injection": ("at",),
     "l2-init": ("strength",),
     "parseval": ("strength",),
     "spectral": ("strength",),
@@ -176,6 +186,8 @@ def intervention(settings: Settings) -> Intervention:
             return HareTortoise(**given)
         case "clip-weights":
             return ClipWeights(**given)
+        case "plasticity-injection":
+            return PlasticityInjection(**{"at": 100_000, **given})
     return _scheduled(settings.intervention, given)
 
 
@@ -183,6 +195,7 @@ def _scheduled(name: Name, given: dict[str, Any]) -> Intervention:
     # The paper's periods; that of resets is its best, as others quote its appendix.
     schedule = {"period": 100_000 if name == "reset" else 1_000}
     schedule |= {setting: given.pop(setting) for setting in SCHEDULE if setting in given}
+    share = given.pop("when_dormant", None)
     match name:
         case "redo":
             what = ReDo(**given)
@@ -201,7 +214,7 @@ def _scheduled(name: Name, given: dict[str, Any]) -> Intervention:
             what = ResetOptimizer(**given)
         case _:
             return Chain()
-    return Every(what=what, **schedule)
+    return Every(what=what if share is None else WhenDormant(share, what), **schedule)
 
 
 def _renewal(given: dict[str, Any]) -> Renewal:
@@ -252,9 +265,16 @@ def agent_for(agent: DQN, settings: Settings) -> DQN:
     if settings.intervention == "weight-decay" and agent.weight_decay == 0:
         return dataclasses.replace(agent, weight_decay=PAPER_WEIGHT_DECAY)
     if settings.intervention in PENALTIES:
-        strength = {} if settings.strength is None else {"strength": settings.strength}
-        return dataclasses.replace(agent, regulariser=PENALTIES[settings.intervention](**strength))
+        return dataclasses.replace(agent, regulariser=penalty(settings))
+    if settings.intervention == "plasticity-injection":
+        return dataclasses.replace(agent, network=injectable(agent.network))
     return agent
+
+
+def penalty(settings: Settings) -> L2Init | Parseval | Spectral:
+    """The regulariser that the settings name."""
+    strength = {} if settings.strength is None else {"strength": settings.strength}
+    return PENALTIES[settings.intervention](**strength)
 
 
 def seeds_of(number: int) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ from dormant.interventions.plasticity_injection import MINUS, NEW
 from .atari_networks import ImpalaResNet, NatureCNN
 from .networks import MLP, MinAtarCNN, Params, Shape
 
+OUTPUTS = ("head", "value", "advantage")
+
 
 @dataclass(frozen=True)
 class Injectable:
@@ -46,3 +48,17 @@ class Injectable:
     def _with_head(self, params: Params, mark: str) -> Params:
         names = [name for name in params if not name.startswith((NEW, MINUS))]
         return {name: params[name if name in self.shared else mark + name] for name in names}
+
+
+def injectable(network: MinAtarCNN | MLP | NatureCNN | ImpalaResNet | Injectable) -> Injectable:
+    """The network with everything below its last hidden layer shared, as plasticity injection has it.
+
+    >>> injectable(NatureCNN()).shared
+    ('conv1', 'conv2', 'conv3')
+    """
+    if isinstance(network, Injectable):
+        return network
+    shape = (4,) if isinstance(network, MLP) else (84, 84, 4)
+    params = jax.eval_shape(lambda key: network.init(key, shape, 2), jax.random.key(0))
+    hidden = [name for name in params if name.startswith("dense")]
+    return Injectable(network, tuple(name for name in params if name not in (*hidden[-1:], *OUTPUTS)))

@@ -18,6 +18,7 @@ from dormant.interventions import (
     Every,
     Gap,
     HareTortoise,
+    PlasticityInjection,
     PooledShare,
     Prune,
     Recycle,
@@ -27,11 +28,14 @@ from dormant.interventions import (
     ResetOptimizer,
     Share,
     ShrinkPerturb,
+    WhenDormant,
     redo_as_published,
 )
 from dormant.lab import startup
 from dormant.lab.store import RunFolder, RunRefused
 from dormant.regularisers import L2Init, Parseval, Spectral
+from dormant.rl.injectable import Injectable
+from dormant.rl.networks import MinAtarCNN
 
 
 @pytest.fixture
@@ -118,6 +122,8 @@ def test_every_kind_of_flag_reaches_the_training(built):
         (Settings("clip-weights", factor=3.0), ClipWeights(3.0)),
         (Settings("reset-optimizer", step_count="keep"), Every(1_000, ResetOptimizer(step_count="keep"))),
         (Settings("l2-init", strength=0.1), Chain()),
+        (Settings("redo", when_dormant=0.3, period=5), Every(5, WhenDormant(0.3, ReDo()))),
+        (Settings("plasticity-injection", at=7), PlasticityInjection(7)),
     ],
     ids=str,
 )
@@ -147,6 +153,12 @@ def test_a_penalty_is_the_agents(built):
     assert built("--intervention", "parseval").agent.regulariser == Parseval()
     assert built("--intervention", "spectral").agent.regulariser == Spectral()
     assert built().agent.regulariser is None
+
+
+def test_plasticity_injection_brings_the_network_that_it_needs(built):
+    training = built("--intervention", "plasticity-injection", "--at", "7")
+    assert training.intervention == PlasticityInjection(7)
+    assert training.agent.network == Injectable(MinAtarCNN(), ("conv",))
 
 
 def test_a_network_takes_its_options(built):
@@ -211,7 +223,7 @@ def test_a_folder_that_fails_is_one_line_and_code_2(refused, monkeypatch, fault,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Expected one of {demo, train, figure, runs, report, scan, doctor}."),
+        ((), "Expected one of {demo, train, figure, compare, runs, report, scan, doctor}."),
         (("trian",), "Available subcommands: demo, train, figure, runs, report, scan, doctor."),
         (("train",), "Missing from dormant train: --run-dir PATH"),
         (("train", "--run-dir", "x", "--learning-rat", "1"), "Perhaps you meant: --learning-rate FLOAT"),

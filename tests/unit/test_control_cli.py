@@ -9,6 +9,7 @@ from dormant import Chain, Every, Prune, ReDo, Reset
 from dormant.cli import run, train
 from dormant.cli.control import control_flags
 from dormant.interventions import Dormant, Recycle
+from dormant.regularisers import L2Init
 from dormant.rl.agents.sac import NETWORKS, SAC
 from dormant.rl.control_loop import ControlTraining
 from dormant.rl.envs.mujoco import MuJoCo
@@ -81,6 +82,11 @@ def test_interventions_have_the_papers_schedule_for_sac(built, arguments, expect
     assert built("--intervention", *arguments, *SMALL).intervention == expected
 
 
+def test_a_penalty_is_that_of_all_networks(built):
+    assert built("--intervention", "l2-init", "--strength", "0.1", *SMALL).agent.regulariser == L2Init(0.1)
+    assert built(*SMALL).agent.regulariser is None
+
+
 def test_weight_decay_is_set_for_all_networks_or_for_each(built):
     agent = built("--intervention", "weight-decay", *SMALL).agent
     assert (agent.actor_weight_decay, agent.critic_weight_decay) == (1e-5, 1e-5)
@@ -129,7 +135,7 @@ def test_every_kind_of_flag_reaches_the_training(built):
         (("--learning-rate", "0.1"), "--learning-rate"),
         (("--agent", "ppo"), "ppo"),
         (("--checkpoint-seconds", "nan"), "--checkpoint-seconds must be at least 0, got nan"),
-        (("--intervention", "spectral"), "--intervention spectral is there for --agent dqn and drq, not for sac"),
+        (("--intervention", "plasticity-injection"), "is there for --agent dqn and drq, not for sac"),
         (("--intervention", "prune", "--layers", "actor"), "--intervention prune does not use --layers"),
         (("--intervention", "redo", "--layers", "critic3"), "no neuron layer is called 'critic3'"),
         (("--intervention", "reset", "--layers", "fc"), "['fc']"),

@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dormant import Network, ReDo, Reset, recycled_counts, trace
+from dormant.regularisers import L2Init
 from dormant.rl.agents.sac import CRITICS, NETWORKS, SAC, SACState
 from dormant.surgery import Learner
 
@@ -148,3 +149,19 @@ def test_critics_start_apart_and_targets_start_equal():
 def test_numbers_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         SAC(**change)
+
+
+def test_a_penalty_draws_each_network_to_where_it_began():
+    plain, drawn = SAC(hidden=(4,)), SAC(hidden=(4,), regulariser=L2Init(0.5))
+    for name in NETWORKS:
+        state = drawn.init(jax.random.key(0), observations=3, actions=2)
+        moved = jax.tree.map(lambda leaf: leaf + 0.25, state.learner.params)
+        gradient = jax.tree.map(jnp.zeros_like, {name: moved[name]})
+        after = drawn._step(state.learner._replace(params=moved), gradient).params
+        still = plain._step(plain.init(jax.random.key(0), 3, 2).learner._replace(params=moved), gradient).params
+        # Adam's first step is as long as the learning rate, whatever the gradient.
+        expected = jax.tree.map(lambda leaf: leaf - 3e-4, moved[name])
+        jax.tree.map(lambda new, leaf: assert_allclose(new, leaf, atol=1e-6), after[name], expected)
+        jax.tree.map(assert_array_equal, still[name], moved[name])
+        others = {each for each in NETWORKS if each != name}
+        jax.tree.map(assert_array_equal, *({each: tree[each] for each in others} for tree in (after, moved)))

@@ -1,7 +1,7 @@
 """SAC, as the paper trains it: an actor, two critics and a temperature."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
+from dormant.later import LATER
+from dormant.regularisers import L2Init, Parseval, Spectral, penalised
 from dormant.surgery import Learner
 
 from ..networks import MLP, Params
@@ -88,6 +90,7 @@ class SAC:
     reset_targets: bool = False
     replay_capacity: int = 1_000_000  # agent steps, as is the one below
     min_replay: int = 10_000
+    regulariser: L2Init | Parseval | Spectral | None = field(default=None, metadata=LATER)  # of actor and critics
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
@@ -117,11 +120,14 @@ class SAC:
         return MLP(tuple(math.ceil(neurons * self.width) for neurons in self.hidden))
 
     def optimizer(self) -> optax.GradientTransformation:
-        """An optimizer of its own for each network. Weight decay is added to the gradient before Adam."""
+        """An optimizer of its own for each network. Weight decay and a penalty's gradient come before Adam."""
         optimizers: Any = {name: self._optimizer(name) for name in NETWORKS}
         return optax.partition(optimizers, {name: name for name in NETWORKS})
 
     def _optimizer(self, name: str) -> optax.GradientTransformation:
+        return penalised(self.regulariser, self._unpenalised(name))
+
+    def _unpenalised(self, name: str) -> optax.GradientTransformation:
         if name in CRITICS:
             return self._adam(self.critic_learning_rate, self.critic_weight_decay)
         return self._adam(self.actor_learning_rate, self.actor_weight_decay)
