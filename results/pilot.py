@@ -1,10 +1,11 @@
 """Keeps the laboratory's pilot in results/pilot: metrics as parquet, verdicts, pictures, and the page with its picture.
 
-    dormant figure fig07 fig09 fig10a fig13 --scale pilot
+    dormant figure fig03 fig04 fig05 fig06 fig07 fig08 fig09 fig10a fig13 --scale pilot
+    dormant compare --scale pilot
     python results/pilot.py --run-dir runs
 
-`python results/pilot.py` alone judges the claims again from the parquet file. The page's picture needs playwright and
-Chromium.
+`python results/pilot.py` alone judges the claims again from the parquet file, and tells the comparison's table. The
+page's picture needs playwright and Chromium.
 """
 
 import argparse
@@ -16,24 +17,33 @@ import polars as pl
 
 from dormant.cli.report import Report, report
 from dormant.experiments import EXPERIMENTS
+from dormant.experiments.comparison import kept, place_of, table
 from dormant.lab.claims import Verdict, judged
+from dormant.lab.comparison import HEADS, told
 from dormant.lab.results import read
+from dormant.lab.spec import Experiment
 
 HERE = Path(__file__).parent / "pilot"
 COLUMNS = ("verdict", "estimate", "low", "high", "runs", "unit", "interval", "why")
 
 
+def experiments(root: Path) -> list[Experiment]:
+    """Those with a pilot, and the comparison whose record lies under a folder."""
+    record = kept(root, "pilot")
+    compared = [record.experiment("pilot")] if record else []
+    return [*(each for each in EXPERIMENTS if "pilot" in each.designs), *compared]
+
+
 def gather(run_dir: Path) -> pl.DataFrame:
     """The metrics of all finished runs of the pilot, under the name of each experiment that has them."""
-    piloted = [each for each in EXPERIMENTS if "pilot" in each.designs]
-    frames = {each.name: read(run_dir, "pilot", each) for each in piloted}
+    frames = {each.name: read(run_dir, "pilot", each) for each in experiments(run_dir)}
     named = [frame.with_columns(experiment=pl.lit(name)) for name, frame in frames.items() if not frame.is_empty()]
     return pl.concat(named, how="diagonal")
 
 
 def verdicts(frame: pl.DataFrame) -> dict[str, list[Verdict]]:
     """What the metrics say of each experiment's claims."""
-    found = [each for each in EXPERIMENTS if each.name in set(frame["experiment"])]
+    found = [each for each in experiments(HERE.parent) if each.name in set(frame["experiment"])]
     return {each.name: judged(each, frame.filter(experiment=each.name)) for each in found}
 
 
@@ -47,6 +57,16 @@ def tabulate(found: dict[str, list[Verdict]]) -> None:
                 table.writerow((name, each.claim.statement, *(getattr(each, column) for column in COLUMNS)))
                 numbers = f"{each.estimate:.3g} [{each.low:.3g}, {each.high:.3g}] {each.unit}, {each.runs} pairs"
                 print(f"{name}  {each.verdict}: {each.claim.statement} ({numbers})")
+
+
+def compare(frame: pl.DataFrame) -> None:
+    """Prints the comparison's table, and writes it."""
+    record = kept(HERE.parent, "pilot")
+    assert record is not None, "run dormant compare --scale pilot first"
+    rows = [HEADS, *told(table(record, frame.filter(experiment="compare")))]
+    with (HERE / "comparison.csv").open("w", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows(rows)
+    print("\n".join("  ".join(cell.ljust(24) for cell in row) for row in rows))
 
 
 def photograph(page: Path, picture: Path) -> None:
@@ -68,12 +88,15 @@ def main() -> None:
     HERE.mkdir(exist_ok=True)
     metrics = HERE / "metrics.parquet"
     if options.run_dir:
+        shutil.copy(place_of(options.run_dir, "pilot"), place_of(HERE.parent, "pilot"))
         gather(options.run_dir).write_parquet(metrics, compression="zstd")
         for file in (options.run_dir / "pilot" / "figures").iterdir():
             shutil.copy(file, HERE)
         report(Report(options.run_dir, HERE / "report.html", "pilot"))
         photograph(HERE / "report.html", HERE / "page.png")
-    tabulate(verdicts(pl.read_parquet(metrics)))
+    frame = pl.read_parquet(metrics)
+    tabulate(verdicts(frame))
+    compare(frame)
 
 
 if __name__ == "__main__":
