@@ -80,7 +80,7 @@ def comparison(suite: Suite, scale: Scale, chosen: Mapping[str, str]) -> Experim
     told = "; ".join(f"{title(name)}: {setting}" for name, setting in chosen.items())
     return Experiment(
         name="compare",
-        title="Methods against dormant neurons, each with the same tuning",
+        title="Methods against dormant neurons, tuned alike",
         designs={scale: Design(arms, ground.environments, ground.seeds, ground.leaves_out)},
         panels=(Panel("Return", "eval_return"), Panel("Dormant neurons (τ = 0.1)", "dormant/0.1/all")),
         claims=tuple(claim for arm in arms[1:] for claim in (higher_return(arm.name), fewer_dormant(arm.name))),

@@ -1,6 +1,7 @@
 """The picture of an experiment: a row for each panel, a column for each environment, the paper's curves at the end."""
 
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ DASHES = ("-", (0, (6, 2)), (0, (3, 2)), (0, (1, 1.5)))
 MARKS = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "?"}
 FEW_SEEDS = 5
 CELL = (3.5, 2.5)  # inches
+CAPTION = 120  # letters of a line
 
 
 def figure(
@@ -70,7 +72,7 @@ def caption(experiment: Experiment, scale: Scale, frame: pl.DataFrame, revisions
     """Lines that say how the figure was made, what its lines are, and what it leaves out."""
     seeds = ", ".join(map(str, sorted(set(frame["seed"]))))
     revision = f"; revision {', '.join(revisions)}" if revisions else ""
-    yield f"{command(experiment, scale)}; seeds {seeds}{revision}."
+    yield from textwrap.wrap(f"{command(experiment, scale)}; seeds {seeds}{revision}.", CAPTION, break_on_hyphens=False)
     yield "Lines are means over seeds, bands 95 % t-intervals, thin lines single seeds."
     if experiment.published:
         yield "Dashed are the paper's curves, read from its plots."
@@ -144,7 +146,8 @@ def _reach(plot: Plot) -> tuple[float, float]:
 
 def _line(axes: Axes, plot: Plot, line: Line) -> None:
     colour = COLOURS[line.colour % len(COLOURS)]
-    style = (0, (5, 2)) if plot.published else DASHES[line.dash % len(DASHES)]
+    dash = line.dash + line.colour // len(COLOURS)  # more arms than colours differ by their dashes
+    style = (0, (5, 2)) if plot.published else DASHES[dash % len(DASHES)]
     if plot.x_name == "replay_ratio":
         whiskers = np.nan_to_num(np.abs(np.stack([line.low, line.high]) - line.middle))
         x = line.x * 1.03**line.colour  # so that intervals don't hide one another

@@ -31,7 +31,7 @@
   };
   const amount = (plot, value) => (plot.percent ? trimmed(100 * value) + " %" : number(value));
   const colour = (line) => `var(--pen-${line.colour % PENS})`;
-  const dash = (plot, line) => (plot.published ? "7 4" : DASHES[line.dash % DASHES.length]);
+  const dash = (plot, line) => (plot.published ? "7 4" : DASHES[(line.dash + Math.floor(line.colour / PENS)) % DASHES.length]);
   const sweep = (plot) => plot.x_name === "replay_ratio";
 
   function ticks(low, high, count) {
