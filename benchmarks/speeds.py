@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dormant.experiments import EXPERIMENTS
+from dormant.experiments.comparison import GROUNDS, tuning
+from dormant.experiments.methods import METHODS
 from dormant.lab.costs import TABLE_COLUMNS, kind_of
 from dormant.lab.provenance import origin
 from dormant.lab.startup import cores, pin
@@ -39,9 +41,15 @@ def main() -> None:
 
 def kinds() -> Iterator[tuple]:
     """One plain training of each environment family and network, at the scales that people wait for."""
+    compared = [
+        tuning(suite, scale, list(METHODS))
+        for suite, grounds in GROUNDS.items()
+        for scale in grounds
+        if scale != "smoke"
+    ]
     trainings = [
         cell.training
-        for experiment in EXPERIMENTS
+        for experiment in (*compared, *EXPERIMENTS)
         for scale, design in experiment.designs.items()
         if scale in ("pilot", "laptop", "paper")
         for cell in design.cells()
