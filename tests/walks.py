@@ -24,6 +24,7 @@ class Walker:
 
     network: str = "none"
     min_replay: int = 0
+    replay_capacity: int = 1
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,6 @@ def kept(root: Path, scale: Scale) -> Record | None:
     try:
         record = Record(**json.loads(place_of(root, scale).read_text()))
         record.experiment(scale)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return record

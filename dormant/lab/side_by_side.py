@@ -38,8 +38,11 @@ def _warm(training: Any, folder: Path) -> Callable[[], None]:
     """What goes on with a training to its next log point, after learning has begun and all is compiled."""
     # Large enough to be reached by no measurement, and no evaluation on the way.
     endless = 10_000_000 * training.log_period
-    training = replace(training, seeds=training.seeds[:1], agent_steps=endless, eval_period=endless)
     begins = training.agent.min_replay + training.log_period
+    # As many steps as are made here: a full ring of Atari frames would take 7 GB for each training.
+    room = min(training.agent.replay_capacity, begins + (REPEATS + 2) * training.log_period)
+    agent = replace(training.agent, replay_capacity=room)
+    training = replace(training, agent=agent, seeds=training.seeds[:1], agent_steps=endless, eval_period=endless)
     steps_done, state = training.agent_steps_done, training.init()
     loop = training.open(folder, state) if isinstance(training, FilingTraining) else training
 

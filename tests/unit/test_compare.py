@@ -143,6 +143,8 @@ def test_a_record_of_settings_that_are_no_more_is_left_out(tmp_path):
     record = Record("minatar", {PLAIN: "learning rate 1"}, {})
     (tmp_path / "smoke" / "comparison.json").write_text(json.dumps(record._asdict()))
     assert kept(tmp_path, "smoke") is None
+    (tmp_path / "smoke" / "comparison.json").write_text('{"suite": "minatar", "chosen": 3, "cost": {}}')
+    assert kept(tmp_path, "smoke") is None
     comparison.keep(tmp_path, "smoke", replace_setting(record))
     assert kept(tmp_path, "smoke") is not None
 
