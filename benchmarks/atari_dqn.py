@@ -169,7 +169,6 @@ def loops(options: argparse.Namespace, ratio: float, step: float, folder: Path) 
         rate, ours = agent_steps / each, taken["ours" + WITH_REDO * name.endswith(WITH_REDO)]
         print(f"{name:36s}{rate:15.1f}{rate * ratio:18.1f}{each / ours:9.2f}x")
     learning, event_share = step * agent_steps * ratio / taken["ours"], events["ours"] / REDO_PERIOD / step
-    learning, event_share = step * agent_steps * ratio / taken["ours"], event / REDO_PERIOD / step
     print(f"gradient steps alone would be {learning:.0%} of the loop's time; ReDo costs {event_share:.2%} of them")
 
 
