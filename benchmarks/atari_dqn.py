@@ -11,6 +11,7 @@ on a GPU where there is one.
 """
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -24,7 +25,8 @@ import numpy as np
 GAME, ACTIONS, BATCH = "Breakout", 4, 32
 MATMUL, PRODUCTS = 1024, 5  # side of the square matrices of the matmul row, and how many products
 REDO_PERIOD = 1_000
-WITH_REDO = " with ReDo"
+ALONE, WITH_REDO = "our gradient steps alone", " with ReDo"
+RATIOS = (1.0, 0.25)
 PEERS = {"reference's way": "dopamine", "CleanRL's way (PyTorch)": "cleanrl"}
 Step = Callable[[], Any]
 
@@ -140,8 +142,8 @@ def seconds(rows: dict[str, Step], repeats: int, count: int = 1) -> dict[str, fl
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def gradient_steps(options: argparse.Namespace) -> float:
-    """Prints the gradient steps, and returns the milliseconds of ours."""
+def gradient_steps(options: argparse.Namespace) -> None:
+    """Prints how long a gradient step takes each."""
     steps = {"matmul": matmul(), "ours": our_step()} | {name: peer_step(peer) for name, peer in PEERS.items()}
     taken = seconds(steps, options.repeats, options.steps)
     peak = PRODUCTS * 2.0 * MATMUL**3 / taken.pop("matmul")
@@ -150,16 +152,15 @@ def gradient_steps(options: argparse.Namespace) -> float:
     for name, each in taken.items():
         share, ratio = step_operations() / each / peak, each / taken["ours"]
         print(f"{name:36s}{each * 1e3:8.1f}{1 / each:10.1f}{share:11.0%}{ratio:9.2f}x")
-    return taken["ours"]
 
 
-def loops(options: argparse.Namespace, ratio: float, step: float, folder: Path) -> None:
-    """Prints the loops at one replay ratio, beside what the gradient steps alone would take."""
-    agent_steps = options.agent_steps
-    rows: dict[str, Step] = {}
+def loops(options: argparse.Namespace, ratio: float, folder: Path) -> None:
+    """Prints the loops at one replay ratio, and beside them our gradient steps without a loop."""
+    agent_steps, rows = options.agent_steps, {}
     for end, redo in (("", False), (WITH_REDO, True)):
         rows["ours" + end] = our_loop(ratio, agent_steps, redo, folder / f"ours{redo}")
         rows |= {name + end: peer_loop(peer, ratio, agent_steps, redo) for name, peer in PEERS.items()}
+    rows[ALONE] = repeated(our_step(), round(agent_steps * ratio))
     taken = seconds(rows, options.repeats)
     events = {name: taken[name + WITH_REDO] - taken[name] for name in ("ours", *PEERS)}
     for name, event in events.items():
@@ -168,8 +169,13 @@ def loops(options: argparse.Namespace, ratio: float, step: float, folder: Path) 
     for name, each in taken.items():
         rate, ours = agent_steps / each, taken["ours" + WITH_REDO * name.endswith(WITH_REDO)]
         print(f"{name:36s}{rate:15.1f}{rate * ratio:18.1f}{each / ours:9.2f}x")
-    learning, event_share = step * agent_steps * ratio / taken["ours"], events["ours"] / REDO_PERIOD / step
-    print(f"gradient steps alone would be {learning:.0%} of the loop's time; ReDo costs {event_share:.2%} of them")
+    share = events["ours"] * agent_steps * ratio / REDO_PERIOD / taken[ALONE]
+    print(f"{ALONE} are {taken[ALONE] / taken['ours']:.0%} of our loop's time; ReDo costs {share:.2%} of them")
+
+
+def repeated(step: Step, count: int) -> Step:
+    """So many steps as one."""
+    return lambda: [step() for _ in range(count)][-1]
 
 
 def main() -> None:
@@ -179,6 +185,9 @@ def main() -> None:
     parser.add_argument("--agent-steps", type=int, default=200, help="agent steps of each measurement of a loop")
     parser.add_argument("--core", type=int, default=None, help="keep to this core; both, if not given")
     options = parser.parse_args()
+    rounds = math.ceil(1 / min(RATIOS))
+    if options.agent_steps < rounds or options.agent_steps % rounds:
+        parser.error(f"--agent-steps must be a multiple of {rounds}, got {options.agent_steps}")
     if options.core is not None:
         import torch
 
@@ -186,10 +195,10 @@ def main() -> None:
 
         pin(options.core)
         torch.set_num_threads(1)
-    step = gradient_steps(options)
-    for ratio in (1.0, 0.25):
+    gradient_steps(options)
+    for ratio in RATIOS:
         with tempfile.TemporaryDirectory() as folder:
-            loops(options, ratio, step, Path(folder))
+            loops(options, ratio, Path(folder))
 
 
 if __name__ == "__main__":
