@@ -26,12 +26,13 @@ from dormant.rl.host_loop import HostTraining
 from dormant.rl.presets import atari_dqn, atari_drq
 
 PERIODS = {"DQN": 1_000, "DrQ(eps)": 1_000, "SAC": 200_000}  # the paper's, in gradient steps
-RING = {"replay_capacity": 1_000, "min_replay": 300}
+RING: dict[str, Any] = {"replay_capacity": 1_000, "min_replay": 300}
 
 
 def trainings(agent_steps: int) -> dict[str, Any]:
     """A training of each agent whose chunks have so many agent steps."""
-    length = {"agent_steps": 10**6 * agent_steps, "log_period": agent_steps, "eval_period": 10**6 * agent_steps}
+    length: dict[str, Any] = {"agent_steps": 10**6 * agent_steps, "log_period": agent_steps}
+    length["eval_period"] = length["agent_steps"]
     atari = {
         "DQN": replace(atari_dqn(), **RING, epsilon_steps=1),
         "DrQ(eps)": replace(atari_drq(), **RING, epsilon_steps=1),

@@ -50,7 +50,7 @@ def our_step() -> Step:
 
     agent, rng = atari_dqn(), np.random.default_rng(0)
     before, after = rng.integers(0, 256, (2, BATCH, 84, 84, 4), np.uint8)
-    rewards, discounts = rng.choice(np.float32([-1, 0, 1]), BATCH), np.full(BATCH, 0.99, np.float32)
+    rewards, discounts = rng.choice(np.array([-1, 0, 1], np.float32), BATCH), np.full(BATCH, 0.99, np.float32)
     batch = Batch(*map(jnp.asarray, (before, np.zeros(BATCH, np.int32), rewards, discounts, after)))
     # A target of its own: a donated array cannot be passed twice.
     state = jax.tree.map(jnp.copy, agent.init(jax.random.key(0), (84, 84, 4), ACTIONS))
@@ -73,7 +73,7 @@ def our_loop(ratio: float, agent_steps: int, redo: bool, folder: Path) -> Step:
 
     agent = replace(atari_dqn(ratio), replay_capacity=1_000, min_replay=agent_steps, epsilon_steps=1)
     what = Every(max(1, round(agent_steps * ratio)), ReDo()) if redo else Chain()
-    length = {"agent_steps": 1_000_000 * agent_steps, "log_period": agent_steps, "eval_period": 10**9}
+    length: dict[str, Any] = {"agent_steps": 10**6 * agent_steps, "log_period": agent_steps, "eval_period": 10**9}
     training = HostTraining(agent=agent, env=Atari(GAME), intervention=what, replay_ratio=ratio, **length)
     state = training.init()
     loop = training.open(folder, state)
@@ -133,6 +133,7 @@ def seconds(rows: dict[str, Step], repeats: int, count: int = 1) -> dict[str, fl
     times: dict[str, list[float]] = {name: [] for name in rows}
     for number in range(repeats + 1):
         for name, step in rows.items():
+            result: Any = None
             start = time.perf_counter()
             for _ in range(count):
                 result = step()

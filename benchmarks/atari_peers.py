@@ -32,7 +32,7 @@ class Ring:
     def __init__(self, *frame: int) -> None:
         rng = np.random.default_rng(0)
         self.frames = rng.integers(0, 256, (RING, *frame), np.uint8)
-        self.actions, self.rewards = np.zeros(RING, np.int64), rng.choice(np.float32([-1, 0, 1]), RING)
+        self.actions, self.rewards = np.zeros(RING, np.int64), rng.choice(np.array([-1, 0, 1], np.float32), RING)
         self.ends, self.added, self.rng = np.zeros(RING, bool), 0, rng
 
     def add(self, frame: np.ndarray, action: int, reward: float, end: bool) -> None:
@@ -130,7 +130,7 @@ def cleanrl(actions: int) -> Peer:
         layers = [nn.ZeroPad2d(2), nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.ZeroPad2d((1, 2, 1, 2))]
         layers += [nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU(), nn.Flatten()]
         layers += [nn.Linear(7_744, 512), nn.ReLU(), nn.Linear(512, actions)]
-        return nn.Sequential(*layers).to(device, memory_format=torch.channels_last)
+        return nn.Sequential(*layers).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     online, target, ring = network(), network(), Ring(SIDE, SIDE, STACK)
     optimizer = torch.optim.Adam(online.parameters(), lr=6.25e-5, eps=1.5e-4, fused=True)

@@ -102,7 +102,11 @@ def bootstraps(rng: np.random.Generator, tables: np.ndarray, resamples: int) -> 
     """The bounds of every bootstrap, a block of tables at a time for the sake of memory."""
     blocks = np.array_split(tables, max(1, tables.size * resamples // 4_000_000))
     parts = [_bootstraps(rng, block, resamples) for block in blocks]
-    return {name: tuple(np.concatenate([part[name][end] for part in parts]) for end in (0, 1)) for name in parts[0]}
+
+    def joined(name: str, end: int) -> np.ndarray:
+        return np.concatenate([part[name][end] for part in parts])
+
+    return {name: (joined(name, 0), joined(name, 1)) for name in parts[0]}
 
 
 def _bootstraps(rng: np.random.Generator, tables: np.ndarray, resamples: int) -> dict[str, np.ndarray]:

@@ -53,9 +53,7 @@ def matmul(size: int, repeats: int) -> tuple[Callable[[], Any], float]:
     matrix, product = jnp.ones((size, size)), jax.jit(jnp.matmul)
 
     def run() -> None:
-        for _ in range(repeats):
-            result = product(matrix, matrix)
-        result.block_until_ready()
+        jax.block_until_ready([product(matrix, matrix) for _ in range(repeats)])
 
     return run, 2.0 * size**3 * repeats
 

@@ -2,10 +2,11 @@
 
     python benchmarks/replay.py [--capacity 200000] [--minutes 0.5] [--folder runs]
 
-The ring is filled with random frames in files of a temporary folder inside `--folder`. Then every round adds one agent
-step and draws one batch, as training does at a replay ratio of 1, until the minutes are over. `own` is the memory of
-the process itself, `mapped` is what it has of the ring's files, which the kernel can take back. The allocator keeps
-freed blocks, as in minatar_update.py: with `--plain-malloc` it does not, and a batch pays for fresh pages.
+A ring is filled with random frames in files of a temporary folder inside `--folder`, and drawn from. Then DQN plays
+Breakout at random until a ring of its own is full, and learns at replay ratio 1 until the minutes are over. `own` is
+the memory of the process itself, `mapped` is what it has of the ring's files, which the kernel can take back. The
+allocator keeps freed blocks, as in minatar_update.py: with `--plain-malloc` it does not, and a batch pays for fresh
+pages.
 """
 
 import argparse
@@ -15,15 +16,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from minatar_update import MALLOC
 
-from dormant.rl.frames import FrameReplay, FrameRing, flush
+from dormant.rl.envs.atari import Atari
+from dormant.rl.frames import FrameReplay, FrameRing
+from dormant.rl.host_loop import HostTraining
+from dormant.rl.mapped import flush
+from dormant.rl.presets import atari_dqn
 from dormant.rl.storage import refuse_without_room
 
 EPISODE = 1_000
+CHUNK = 200  # agent steps between two looks at the clock
 
 
 def arguments() -> argparse.Namespace:
@@ -31,7 +39,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--capacity", type=int, default=200_000)
     parser.add_argument("--minutes", type=float, default=0.5)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--n-step", type=int, default=1)
     parser.add_argument("--plain-malloc", action="store_true", help="leave the allocator as the system sets it")
     parser.add_argument("--folder", type=Path, default=Path("runs"))
     return parser.parse_args()
@@ -61,7 +68,7 @@ def seconds(run: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def report(replay: FrameReplay, ring: FrameRing, options: argparse.Namespace) -> None:
+def report(replay: FrameReplay, ring: FrameRing, batch: int) -> None:
     """Fills the ring and prints its size and rates."""
     rng, added = np.random.default_rng(0), replay.slots
     frames = rng.integers(0, 256, (997, *replay.frame_shape), np.uint8)
@@ -69,41 +76,47 @@ def report(replay: FrameReplay, ring: FrameRing, options: argparse.Namespace) ->
     for step in range(added):
         add(replay, ring, step, frames)
     filling = time.perf_counter() - start
-    drawn = seconds(lambda: replay.sample(ring, added, rng.random(options.batch)), 500)
+    drawn = seconds(lambda: replay.sample(ring, added, rng.random(batch)), 500)
     written = seconds(lambda: flush(ring), 1)
     print(
         f"bytes a transition     {replay.bytes / replay.slots:12,.0f}   of {replay.slots:,} steps in {replay.bytes:,}"
     )
     print(f"adding                 {added / filling:12,.0f}   steps/s, while the files fill")
-    print(f"drawing                {options.batch / drawn:12,.0f}   transitions/s, {drawn * 1e3:.2f} ms a batch")
+    print(f"drawing                {batch / drawn:12,.0f}   transitions/s, {drawn * 1e3:.2f} ms a batch")
     print(f"writing all to disk    {written:12,.1f}   s")
-    watch(replay, ring, added, frames, options)
 
 
-def watch(replay: FrameReplay, ring: FrameRing, added: int, frames: np.ndarray, options: argparse.Namespace) -> None:
-    """Adds and draws until the minutes are over, and prints memory and rate ten times on the way."""
-    rng, part = np.random.default_rng(1), options.minutes * 60 / 10
-    print(f"\n{'minutes':>8}{'rounds':>12}{'rounds/s':>10}{'own MB':>10}{'mapped MB':>11}")
+def train(folder: Path, capacity: int, minutes: float) -> None:
+    """Learns with a full ring until the minutes are over, and prints memory and rate ten times on the way."""
+    agent = replace(atari_dqn(1.0), replay_capacity=capacity, min_replay=capacity)
+    length: dict[str, Any] = {"agent_steps": 10**6 * CHUNK, "log_period": CHUNK, "eval_period": 10**6 * CHUNK}
+    training = HostTraining(agent=agent, env=Atari("Breakout"), **length)
+    state = training.init()
+    loop = training.open(folder, state)
+    while (done := training.agent_steps_done(state)) < capacity + CHUNK:  # with a chunk of learning, which compiles
+        state, _ = loop.advance(state)
+    full, part = done, minutes * 60 / 10
+    print(f"\n{'minutes':>8}{'agent steps':>13}{'steps/s':>10}{'own MB':>10}{'mapped MB':>11}")
     for line in range(11):
-        before, start = added, time.perf_counter()
+        before, start = done, time.perf_counter()
         while line and time.perf_counter() - start < part:
-            add(replay, ring, added, frames)
-            replay.sample(ring, added + 1, rng.random(options.batch))
-            added += 1
-        rate = (added - before) / (time.perf_counter() - start)
+            state, _ = loop.advance(state)
+        done = training.agent_steps_done(state)
+        rate = (done - before) / (time.perf_counter() - start)
         own, mapped = memory()
-        print(f"{line * part / 60:8.2f}{added - replay.slots:12,}{rate:10,.0f}{own:10.1f}{mapped:11.1f}", flush=True)
+        print(f"{line * part / 60:8.2f}{done - full:13,}{rate:10,.0f}{own:10.1f}{mapped:11.1f}", flush=True)
 
 
 def main() -> None:
     options = arguments()
     if not options.plain_malloc and any(os.environ.get(name) != value for name, value in MALLOC.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
-    replay = FrameReplay(options.capacity, n_step=options.n_step)
-    refuse_without_room(replay, 1, options.folder)
+    replay = FrameReplay(options.capacity)
+    refuse_without_room(replay, 2, options.folder)
     options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        report(replay, replay.open(Path(folder), 0), options)
+        report(replay, replay.open(Path(folder) / "random", 0), options.batch)
+        train(Path(folder) / "played", options.capacity, options.minutes)
 
 
 if __name__ == "__main__":

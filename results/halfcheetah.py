@@ -9,6 +9,7 @@ target entropy, and the mean of five episodes of the policy's mean action every 
 """
 
 import argparse
+import math
 import shutil
 import warnings
 from pathlib import Path
@@ -51,7 +52,7 @@ def train_sbx(seed: int, folder: Path) -> None:
 
     ours, task = DESIGN.arms[0].training, DESIGN.environments[0].task
     scaled = gymnasium.wrappers.TransformReward(gymnasium.make(task), lambda reward: ours.agent.reward_scale * reward)
-    entropy = ours.agent.target_entropy * scaled.action_space.shape[0]
+    entropy = ours.agent.target_entropy * math.prod(scaled.action_space.shape or ())
     model = SAC("MlpPolicy", scaled, learning_starts=ours.agent.min_replay, target_entropy=entropy, seed=seed)
     evaluation = EvalCallback(
         gymnasium.make(task),
