@@ -14,6 +14,7 @@ EXTRAS = {
     "polars": "lab",
     "ray": "ray",
     "submitit": "slurm",
+    "tensorboardX": "tensorboard",
 }
 
 

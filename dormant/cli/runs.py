@@ -1,7 +1,7 @@
-"""`dormant runs`: what lies in a folder of runs, and in which settings two of them differ."""
+"""`dormant runs`: what lies in a folder of runs, in which settings two of them differ, and their event files."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,8 @@ class Runs:
     """Order: by folder, or largest first."""
     compare: tuple[Path, Path] | None = None
     """Two run folders: the settings in which they differ, and how they ended."""
+    tensorboard: Path | None = None
+    """Folder in which to write the metrics of the listed runs as TensorBoard's event files, in place of older ones."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,23 @@ class Entry:
 
 def runs(flags: Runs) -> int:
     """Prints the list or the comparison: 0, or 2 if there is nothing to show."""
+    console = Console()
     try:
-        table = _comparison(*flags.compare) if flags.compare else _listing(flags)
+        if flags.compare and flags.tensorboard:
+            raise ValueError("--tensorboard writes the runs of a list; --compare lists none.")
+        kept = () if flags.compare else _kept(flags)
+        console.print(_comparison(*flags.compare) if flags.compare else _listing(kept, flags.root))
+        if flags.tensorboard:
+            console.print(_write_events(kept, flags.root, flags.tensorboard), soft_wrap=True)
     except (RunRefused, ValueError) as error:
         refuse(error)
     except OSError as error:
         refuse(f"{error.filename}: {error.strerror}.")
-    Console().print(table)
     return 0
 
 
-def _listing(flags: Runs) -> Table:
+def _kept(flags: Runs) -> list[Entry]:
+    """The runs to list, in order."""
     if not flags.root.is_dir():
         raise ValueError(f"{flags.root} is no folder; give one in which runs lie.")
     entries = [entry(file.parent) for file in sorted(flags.root.rglob("spec.json"))]
@@ -71,16 +79,30 @@ def _listing(flags: Runs) -> Table:
     kept = [each for each in entries if _wanted(each, flags)]
     if not kept:
         raise ValueError(f"none of the {len(entries)} runs in {flags.root} is like that.")
-    table = Table(title=str(flags.root))
+    return sorted(kept, key=lambda each: _rank(each, flags.sort))
+
+
+def _listing(kept: Sequence[Entry], root: Path) -> Table:
+    table = Table(title=str(root))
     for name in ("run", "environment", "settings", "status", "agent steps", "return", "dormant"):
         table.add_column(name, overflow="fold")
-    for each in sorted(kept, key=lambda each: _rank(each, flags.sort)):
+    for each in kept:
         wanted = f" of {each.wanted:,}" if each.wanted else ""
         share = "" if each.status == "damaged" else f"{each.agent_steps:,}{wanted}{each.unit}"
         numbers = [_number("{:.2f}", each.returned), _number("{:.1%}", each.dormant)]
-        where = str(each.path.relative_to(flags.root))
+        where = str(each.path.relative_to(root))
         table.add_row(where, each.environment, each.settings, each.status, share, *numbers)
     return table
+
+
+def _write_events(kept: Sequence[Entry], root: Path, to: Path) -> str:
+    """What was written where."""
+    from dormant.lab.event_files import write_events
+
+    whole = [each for each in kept if each.status != "damaged"]
+    for each in whole:
+        write_events(RunFolder(each.path), to / each.path.relative_to(root))
+    return f"{len(whole)} runs written; tensorboard --logdir {to} shows them."
 
 
 def _wanted(each: Entry, flags: Runs) -> bool:

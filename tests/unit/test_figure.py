@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -189,6 +190,19 @@ class TestCosts:
             assert all(row["revision"] and row["time"] for row in csv.DictReader(stream))
 
 
+def scalars(file, name):
+    """Steps and values of a metric in a file of TensorBoard's: records of a length, its checksum, an event, another."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    data, at, found = file.read_bytes(), 0, []
+    while at < len(data):
+        (length,) = struct.unpack_from("<Q", data, at)
+        event = Event.FromString(data[at + 12 : at + 12 + length])
+        found += [(event.step, value.simple_value) for value in event.summary.value if value.tag == name]
+        at += 16 + length
+    return found
+
+
 class TestRuns:
     @pytest.fixture
     def there(self, tmp_path, monkeypatch):
@@ -233,6 +247,16 @@ class TestRuns:
         assert [row[0] for row in rows[3:5]] == ["last agent_steps", "last gradient_steps"]
         assert rows[3][1:] == ["12", "12"]
 
+    def test_it_writes_event_files_of_what_it_lists_in_place_of_older_ones(self, there, tmp_path, capsys):
+        for _ in range(2):
+            self.listed(capsys, there, "--tensorboard", tmp_path / "events")
+        files = sorted((tmp_path / "events").rglob("events*"))
+        assert [str(file.parent.relative_to(tmp_path)) for file in files] == ["events/a/seed0/seed0", "events/b/seed0"]
+        rows = [json.loads(line) for line in (there / "b" / "metrics.jsonl").read_text().splitlines()]
+        metric = "dormant/0.1/all"
+        expected = [(row["agent_steps"], pytest.approx(row[metric])) for row in rows]
+        assert expected and scalars(files[1], metric) == expected
+
     @pytest.mark.parametrize(
         ("arguments", "line"),
         [
@@ -241,6 +265,11 @@ class TestRuns:
             (["{}/a"], None),
             (["--compare", "{}/a", "{}/b"], "dormant: {}/a is not a run folder: it has no spec.json."),
             (["--compare", "{}/c", "{}/b"], "dormant: {}/c/spec.json is damaged."),
+            (["{}", "--tensorboard", "{}/c/spec.json"], "dormant: {}/c/spec.json/a: Not a directory."),
+            (
+                ["--compare", "{}/a", "{}/b", "--tensorboard", "e"],
+                "dormant: --tensorboard writes the runs of a list; --compare lists none.",
+            ),
         ],
         ids=str,
     )

@@ -89,13 +89,13 @@ def _chapter(each: Chapter, file: Path) -> str:
     left_out = experiment.designs[each.scale].leaves_out
     notes = [experiment.settings, f"Left out of this scale: {left_out}" if left_out else ""]
     seeds = ", ".join(map(str, sorted(set(each.frame["seed"]))))
+    published = " Dashed, on axes of their own, are curves read from the paper's plots." if experiment.published else ""
     return (
         f'<section class="figure" id="{name}" aria-labelledby="{name}-title"><p class="tag">{name}</p>'
         f'<h2 id="{name}-title">{escape(experiment.title)}</h2>'
         f"{''.join(f'<p>{escape(note)}</p>' for note in notes if note)}"
         f'<p class="small"><code>{command(experiment, each.scale)}</code>; seeds {seeds}. '
-        "Lines are means over seeds, bands 95 % t-intervals over seeds, thin lines single seeds. "
-        "Dashed, on axes of their own, are curves read from the paper's plots.</p>"
+        f"Lines are means over seeds, bands 95 % t-intervals over seeds, thin lines single seeds.{published}</p>"
         f"{comparison_table(each)}"
         '<div class="stage"></div>'
         "<noscript><p>The plots need JavaScript; the tables below have their numbers.</p></noscript>"
