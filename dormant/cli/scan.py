@@ -1,4 +1,4 @@
-"""`dormant scan`: how dormant a saved network is."""
+"""`dormant scan`: how dormant a saved network is, and whether it can still learn."""
 
 import importlib
 import os
@@ -16,6 +16,7 @@ import tyro
 from etils import epath
 
 import dormant
+from dormant.cli.probe import probed
 from dormant.cli.refusal import refuse
 from dormant.lab.portrait import portrait
 from dormant.reporting import batch_size
@@ -41,6 +42,11 @@ class Scan:
     """Neurons with at most this score are dormant."""
     picture: Path | None = None
     """PNG, PDF or SVG file to draw."""
+    fit_steps: int = 0
+    """Gradient steps towards random targets on the batch, from the saved parameters and from fresh ones: whether the
+    network can still learn. 0 leaves it out."""
+    init: Annotated[str, tyro.conf.arg(metavar="MODULE:FUNCTION")] = ""
+    """What draws fresh parameters, a function of a random key; for --fit-steps."""
 
 
 def scan(flags: Scan) -> int:
@@ -48,11 +54,15 @@ def scan(flags: Scan) -> int:
     try:
         if flags.picture is not None:
             _drawable(flags.picture)
-        apply = function(flags.apply)
+        _check_probe(flags)
+        apply = function(flags.apply, "--apply")
+        init = function(flags.init, "--init") if flags.init else None
         params = inside(saved(flags.checkpoint), flags.params)
         inputs = arrays(flags.batch)
         found = _report(flags, apply, params, inputs)
         print(found)
+        if init is not None:
+            print(probed(apply, init, params, inputs, flags.fit_steps))
         if flags.picture is not None:
             _draw(found, flags)
     except (ValueError, OSError) as error:
@@ -60,11 +70,18 @@ def scan(flags: Scan) -> int:
     return 0
 
 
-def function(name: str) -> Callable[..., Any]:
-    """The function called `module:function`. Raises ValueError if there is none."""
+def _check_probe(flags: Scan) -> None:
+    if flags.fit_steps < 0:
+        raise ValueError(f"--fit-steps must be at least 0, got {flags.fit_steps}.")
+    if bool(flags.fit_steps) != bool(flags.init):
+        raise ValueError("--fit-steps and --init are given together: a fresh network is fitted beside the saved one.")
+
+
+def function(name: str, flag: str) -> Callable[..., Any]:
+    """The function called `module:function`, as a flag names it. Raises ValueError if there is none."""
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
-        raise ValueError(f"--apply must be module:function, such as my_agent:q_values; got {name!r}.")
+        raise ValueError(f"{flag} must be module:function, such as my_agent:q_values; got {name!r}.")
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` does: the user's own modules lie here
     try:

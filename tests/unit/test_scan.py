@@ -1,5 +1,7 @@
 """`dormant scan`: a table and a picture of a saved network, and one line for every kind of bad input."""
 
+import re
+
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -14,6 +16,17 @@ def q_values(params, x):
     hidden = jax.nn.relu(x @ params["hidden"]["kernel"] + params["hidden"]["bias"][None])
     return hidden @ params["head"]["kernel"]
 
+def init(key):
+    hidden, head = jax.random.split(key)
+    kernels = jax.random.normal(hidden, (4, 10)), jax.random.normal(head, (10, 2)) / 10
+    return {"hidden": {"kernel": kernels[0], "bias": jax.numpy.zeros(10)}, "head": {"kernel": kernels[1]}}
+
+def small(key):
+    return {"head": {"kernel": jax.numpy.zeros((10, 2))}}
+
+def broken(key):
+    raise ValueError("no luck")
+
 def two_inputs(params, x, action):
     return q_values(params, x) + action.sum(axis=-1, keepdims=True)
 
@@ -27,7 +40,13 @@ PARAMS = {
     },
     "head": {"kernel": RNG.normal(size=(10, 2)).astype(np.float32)},
 }
-FLAT = {f"{layer}/{name}": leaf for layer, leaves in PARAMS.items() for name, leaf in leaves.items()}
+
+
+def flat(params):
+    return {f"{layer}/{name}": leaf for layer, leaves in params.items() for name, leaf in leaves.items()}
+
+
+FLAT = flat(PARAMS)
 X = RNG.normal(size=(64, 4)).astype(np.float32)
 
 
@@ -38,6 +57,11 @@ def files(tmp_path_factory):
     (folder / "scanned_agent.py").write_text(NETWORK)
     (folder / "broken_agent.py").write_text("import no_such_package\n")
     np.savez(folder / "params.npz", **FLAT)
+    dead = {name: np.full_like(leaf, -100.0) if name == "hidden/bias" else leaf for name, leaf in FLAT.items()}
+    np.savez(folder / "dead.npz", **dead)
+    drawn: dict = {}
+    exec(NETWORK, drawn)
+    np.savez(folder / "fresh.npz", **flat(drawn["init"](jax.random.key(0))))
     np.save(folder / "batch.npy", X)
     np.save(folder / "narrow.npy", X[:, :3])
     np.save(folder / "objects.npy", np.array([{}], object), allow_pickle=True)
@@ -112,7 +136,40 @@ def test_it_draws_a_picture(said, files):
     assert (files / "pictures" / "dormancy.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_it_says_how_well_the_network_still_learns(said):
+    def errors(checkpoint):
+        flags = ("--init", "scanned_agent:init", "--fit-steps", "500")
+        line = said(checkpoint, "scanned_agent:q_values", "batch.npy", *flags).splitlines()[-1]
+        return re.findall(r"error (\S+), a fresh network's (\S+) \(means", line)[0]
+
+    mine, fresh = errors("fresh.npz")
+    assert mine == fresh
+    mine, theirs = errors("dead.npz")
+    # No neuron is left, so zero is all that it says, and sines have a mean square of a half.
+    assert theirs == fresh and float(fresh) < 0.45 < float(mine) < 0.6
+
+
 BAD = {
+    "fit without init": (("params.npz", "scanned_agent:q_values", "batch.npy", "--fit-steps", "1"), "given together"),
+    "init without fit": (
+        ("params.npz", "scanned_agent:q_values", "batch.npy", "--init", "scanned_agent:init"),
+        "given together",
+    ),
+    "fewer than no steps": (
+        ("params.npz", "scanned_agent:q_values", "batch.npy", "--fit-steps", "-1"),
+        "--fit-steps must be at least 0, got -1",
+    ),
+    **{
+        f"init: {name}": (
+            ("params.npz", "scanned_agent:q_values", "batch.npy", "--fit-steps", "1", "--init", init),
+            expected,
+        )
+        for name, init, expected in (
+            ("no colon", "scanned_agent", "--init must be module:function"),
+            ("other parameters", "scanned_agent:small", "--init must draw parameters like the saved ones"),
+            ("broken", "scanned_agent:broken", "--init does not run on a random key: no luck"),
+        )
+    },
     "no checkpoint": (("none.npz",), "there is no checkpoint at none.npz"),
     "no orbax folder": (("steps",), "did you mean steps/7/default?"),
     "no archive": (("text.npz",), "a checkpoint is an Orbax folder or an .npz file"),
