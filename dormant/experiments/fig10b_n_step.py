@@ -1,7 +1,7 @@
 """Figure 10b: the same with returns of three steps."""
 
 from dormant.experiments.replay_ratios import CLAIMS, PANELS, swept
-from dormant.experiments.settings import ATARI_17, ONE, atari, atari_bench, minatar, smoke
+from dormant.experiments.settings import ATARI_17, THREE, atari, atari_bench, minatar, smoke
 from dormant.lab.spec import Experiment
 
 EXPERIMENT = Experiment(
@@ -9,7 +9,7 @@ EXPERIMENT = Experiment(
     title="ReDo with 3-step returns",
     designs={
         "smoke": smoke(swept(n_step=3)),
-        "laptop": minatar(swept(n_step=3), ONE, 5, "16 of the 17 games, Atari, and runs of 10 million frames."),
+        "laptop": minatar(swept(n_step=3), THREE, 5, "Atari's 17 games, and runs of 10 million frames."),
         "paper": atari(swept(n_step=3), atari_bench(10), ATARI_17),
     },
     panels=PANELS,

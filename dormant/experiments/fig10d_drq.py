@@ -6,7 +6,7 @@ from typing import Any
 from dormant import Intervention
 from dormant.experiments.effects import HIGHER_RETURN, LOWER_RETURN
 from dormant.experiments.replay_ratios import PANELS, compared, swept
-from dormant.experiments.settings import ONE, Bench, minatar, smoke
+from dormant.experiments.settings import ONE, THREE, Bench, minatar, smoke
 from dormant.lab.spec import Design, Experiment
 from dormant.rl.atari_networks import NatureCNN
 from dormant.rl.envs.atari import Atari
@@ -53,9 +53,7 @@ EXPERIMENT = Experiment(
     designs={
         "smoke": smoke(SWEEP, SMOKE),
         "pilot": minatar(SWEEP, ONE, 3, "All games but MinAtar's Asterix, and seven of the ten seeds.", MINATAR),
-        "laptop": minatar(
-            SWEEP, ONE, 5, "Atari's 26 games, of which one stands here, 400,000 agent steps, and five seeds.", MINATAR
-        ),
+        "laptop": minatar(SWEEP, THREE, 5, "Atari's 26 games, runs of 400,000 agent steps, and five seeds.", MINATAR),
         "paper": Design(
             SWEEP(ATARI), tuple(Atari(game, **ATARI_100K_GAME) for game in ATARI_100K_GAMES), tuple(range(10))
         ),

@@ -5,7 +5,7 @@ from typing import Any
 
 from dormant import Intervention
 from dormant.experiments.effects import HIGHER_RETURN, MANY_NEURONS
-from dormant.experiments.settings import ATARI_17, MINATAR, ONE, Bench, atari, atari_bench, minatar, smoke
+from dormant.experiments.settings import ATARI_17, MINATAR, THREE, Bench, atari, atari_bench, minatar, smoke
 from dormant.lab.spec import Arm, Claim, Experiment, Panel, Quantity
 
 WIDTHS = (1, 2, 4)
@@ -33,9 +33,9 @@ EXPERIMENT = Experiment(
         "smoke": smoke(arms),
         "laptop": minatar(
             arms,
-            ONE,
-            5,
-            "16 of the 17 games, Atari, runs of 10 million frames, and half of each network's width.",
+            THREE,
+            3,
+            "Atari's 17 games, two of five seeds, runs of 10 million frames, and half of each network's width.",
             NARROW,
         ),
         "paper": atari(arms, atari_bench(10), ATARI_17),
