@@ -16,8 +16,8 @@ import dormant  # noqa: E402
 HEAD = """# Networks
 
 Made by `make docs` from the architectures that `tests/property/test_any_network.py` checks. For each of them the
-test silences neurons and recycles them at tau = 0: outputs stay the same to the last bit. It moves the outgoing
-entries of silent neurons, which changes nothing, and of others, which does.
+test silences neurons and recycles them at tau = 0, but for coupled layers: outputs stay the same to the last bit. It
+moves the outgoing entries of silent neurons, which changes nothing, and of others, which does.
 
 *Coupled* layers are recycled by default; a normalisation lets their neurons influence one another, so fresh incoming
 weights change the others' outputs even at tau = 0. `ReDo(coupled="skip")` leaves them alone.

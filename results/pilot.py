@@ -17,7 +17,8 @@ import polars as pl
 
 from dormant.cli.report import Report, report
 from dormant.experiments import EXPERIMENTS
-from dormant.experiments.comparison import kept, place_of, table
+from dormant.experiments.compared import table
+from dormant.experiments.comparison import kept, place_of
 from dormant.lab.claims import Verdict, judged
 from dormant.lab.comparison import HEADS, told
 from dormant.lab.results import read

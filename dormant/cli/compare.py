@@ -16,7 +16,7 @@ from dormant.cli.flags import check_seconds
 from dormant.cli.places import Places, Site, crew, number_of, site
 from dormant.cli.refusal import refuse
 from dormant.cli.report import Report, report
-from dormant.experiments.comparison import GROUNDS, Record, Suite, chosen, comparison, keep, kept, table, tuning
+from dormant.experiments.comparison import GROUNDS, Record, Suite, comparison, keep, kept, tuning
 from dormant.experiments.methods import METHODS, PLAIN, candidates, title
 from dormant.lab.costs import speeds
 from dormant.lab.jobs import jobs
@@ -108,6 +108,7 @@ def _train(console: Console, flags: Compare, experiment: Experiment, where: Site
 
 
 def _tuned(console: Console, flags: Compare, names: Sequence[str]) -> Record:
+    from dormant.experiments.compared import chosen  # reading runs takes polars, which other commands do without
     from dormant.lab.results import read
 
     frame = read(flags.run_dir, flags.scale, tuning(flags.suite, flags.scale, names))
@@ -141,6 +142,7 @@ def _timed(console: Console, flags: Compare, record: Record) -> Record:
 
 
 def _tell(console: Console, flags: Compare, record: Record) -> int:
+    from dormant.experiments.compared import table
     from dormant.lab.comparison import HEADS, told
     from dormant.lab.results import read
 

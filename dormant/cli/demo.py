@@ -151,7 +151,7 @@ def _table(folders: Mapping[str, RunFolder]) -> Table:
 def _cell(interval: Interval, percent: bool) -> str:
     form = "{:.1%}" if percent else "{:.2f}"
     mean, low, high = (form.format(bound) for bound in interval)
-    return f"{mean}  [{low}, {high}]".replace("[", "\\[")
+    return mean if "nan" in low else f"{mean}  \\[{low}, {high}]"  # one seed has no interval
 
 
 def _picture(flags: Demo, folders: Mapping[str, RunFolder]) -> Path:

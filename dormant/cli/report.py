@@ -88,7 +88,8 @@ def _read(root: Path, scale: Scale, experiments: Sequence[Experiment]):
 
 def _compared(root: Path, scale: Scale):
     """The chapter of the comparison that was made last, if one was."""
-    from dormant.experiments.comparison import kept, table
+    from dormant.experiments.compared import table
+    from dormant.experiments.comparison import kept
     from dormant.lab.claims import judged
     from dormant.lab.page import chapter
     from dormant.lab.results import read

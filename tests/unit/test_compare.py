@@ -10,7 +10,8 @@ from walks import Place, Walk, Walker
 from dormant.cli import report, run
 from dormant.cli.compare import methods
 from dormant.experiments import comparison
-from dormant.experiments.comparison import GROUNDS, TUNING_SEED, Ground, Record, chosen, kept, table, tuning
+from dormant.experiments.compared import chosen, table
+from dormant.experiments.comparison import GROUNDS, TUNING_SEED, Ground, Record, kept, tuning
 from dormant.experiments.methods import METHODS, PLAIN, Method, candidates
 from dormant.lab.comparison import told
 from dormant.lab.side_by_side import relative_times
