@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from dormant.experiments.fig09_redo import EXPERIMENT as FIG09
-from dormant.lab.runner import run
-from dormant.lab.spec import Design, Experiment, place
+from dormant.lab.jobs import jobs
+from dormant.lab.pool import work_off
+from dormant.lab.spec import Design, Experiment
+from dormant.lab.workers import Processes
 from dormant.rl.envs.minatar import MinAtar
 
 GAMES = (MinAtar("Asterix", time_limit=100), MinAtar("Breakout", time_limit=100))
@@ -19,6 +21,6 @@ def trained(root: Path, experiment: Experiment = FIGURE) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for cell in list(experiment.designs["smoke"].cells())[:-1]:  # pages must bear a run that is missing
-            run(cell.training, place(root, "smoke", cell.training, cell.training.seeds))
+        todo = jobs([experiment], "smoke", root, together=True)[:-1]  # pages must bear a run that is missing
+        assert work_off(todo, Processes((None,), short=True)).count("done") == len(todo)
     return root
