@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from .surgery import Learner
 from .wiring import Network
 
 FREQUENCY = 1e5  # of the sine that makes two states' targets unrelated
@@ -46,16 +47,39 @@ def target_fitting_error(
     """
     if gradient_steps < 1:
         raise ValueError(f"gradient_steps must be at least 1, got {gradient_steps}.")
-    targets = jnp.sin(FREQUENCY * apply(network.init(key), *inputs))
+    targets = random_targets(key, apply, network, *inputs)
 
-    def loss(params: PyTree[Array]) -> Float[Array, ""]:
-        return jnp.square(apply(params, *inputs) - targets).mean()
+    def step(learner: Learner, _: None) -> tuple[Learner, None]:
+        return fitting_step(learner, apply, network, targets, *inputs), None
 
-    def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
-        params, opt_state = carry
-        with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
-            change, opt_state = network.tx.update(jax.grad(loss)(params), opt_state, params)
-        return (optax.apply_updates(params, change), opt_state), None
+    fitted, _ = jax.lax.scan(step, Learner(params, network.tx.init(params)), length=gradient_steps)
+    return fitting_loss(fitted.params, apply, targets, *inputs)
 
-    (fitted, _), _ = jax.lax.scan(step, (params, network.tx.init(params)), length=gradient_steps)
-    return loss(fitted)
+
+def random_targets(
+    key: Array, apply: Callable[..., Any], network: Network, *inputs: Any
+) -> Float[Array, "samples outputs"]:
+    """Targets that have nothing to do with one another, made of the outputs of a network drawn with the key."""
+    return jnp.sin(FREQUENCY * apply(network.init(key), *inputs))
+
+
+def fitting_loss(
+    params: PyTree[Array], apply: Callable[..., Any], targets: Float[Array, "samples outputs"], *inputs: Any
+) -> Float[Array, ""]:
+    """The mean squared error of a network's outputs."""
+    return jnp.square(apply(params, *inputs) - targets).mean()
+
+
+def fitting_step(
+    learner: Learner,
+    apply: Callable[..., Any],
+    network: Network,
+    targets: Float[Array, "samples outputs"],
+    *inputs: Any,
+) -> Learner:
+    """The learner one gradient step closer to the targets."""
+    params, opt_state = learner
+    gradient = jax.grad(fitting_loss)(params, apply, targets, *inputs)
+    with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
+        change, opt_state = network.tx.update(gradient, opt_state, params)
+    return Learner(optax.apply_updates(params, change), opt_state)
