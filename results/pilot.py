@@ -4,6 +4,7 @@
     dormant compare --scale pilot
     python results/pilot.py --run-dir runs
 
+What is kept has a part of figure 14's runs too: SAC's and ReDo's three seeds, and one of Reset.
 `python results/pilot.py` alone judges the claims again from the parquet file, and tells the comparison's table. The
 page's picture needs playwright and Chromium.
 """
