@@ -102,7 +102,7 @@ def _write_events(kept: Sequence[Entry], root: Path, to: Path) -> str:
     whole = [each for each in kept if each.status != "damaged"]
     for each in whole:
         write_events(RunFolder(each.path), to / each.path.relative_to(root))
-    return f"{len(whole)} runs written; tensorboard --logdir {to} shows them."
+    return f"Written: {len(whole)} of {len(kept)}; tensorboard --logdir {to} shows them."
 
 
 def _wanted(each: Entry, flags: Runs) -> bool:
