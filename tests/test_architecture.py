@@ -13,7 +13,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dormant"
 FLOORS = {
     1: {
-        *("", "later", "scores", "importance", "wiring", "tracing", "surgery", "interventions", "regularisers"),
+        *(
+            "",
+            "jaxlib_faults",
+            "later",
+            "scores",
+            "importance",
+            "wiring",
+            "tracing",
+            "surgery",
+            "interventions",
+            "regularisers",
+        ),
         *("fitting", "metrics", "reporting", "torch"),
     },
     2: {"rl", "supervised"},

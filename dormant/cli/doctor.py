@@ -8,6 +8,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from dormant.jaxlib_faults import fault_of
 from dormant.lab.provenance import revision, version
 from dormant.lab.startup import cores
 from dormant.rl.envs.minatar import MinAtar
@@ -34,6 +35,8 @@ def doctor() -> int:
     console = Console()
     console.print(_packages())
     console.print(_machine())
+    if warning := fault_of(version("jaxlib") or ""):
+        console.print(warning, style="yellow", soft_wrap=True)
     fault = _fault_of_minatar()
     console.print(f"MinAtar/Asterix does not step: {fault}" if fault else "MinAtar/Asterix steps.")
     return 1 if fault else 0

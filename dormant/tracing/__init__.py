@@ -9,6 +9,7 @@ import numpy as np
 from jax import core
 from jaxtyping import Array, PyTree
 
+from .. import jaxlib_faults
 from ..wiring import Activation, Wiring, paths
 from .kernels import convolution, product
 from .layers import Found, Site, collect
@@ -38,6 +39,7 @@ def trace(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any) -> Wirin
 
     Raises TraceError, by name, at a primitive that it does not understand, and if it finds no layer at all.
     """
+    jaxlib_faults.warn_once()
     cache: dict[Any, tuple[Program, Found]] = {}
     found = _traced(apply, params, inputs, cache)[1]
 

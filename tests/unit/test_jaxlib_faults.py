@@ -1,0 +1,67 @@
+"""The installed jaxlib computes under jit what it computes without, and versions that do not are named."""
+
+from importlib.metadata import version
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dormant
+from dormant import jaxlib_faults
+from dormant.cli import run
+
+# Which numbers of rows jaxlib 0.10.2 gets wrong depends on how it splits them: 32,769 and 40,000 are among them.
+ROWS = pytest.mark.parametrize("rows", [32_769, 40_000, 100_000])
+
+
+def mlp(params, x):
+    return jax.nn.relu(x @ params["a"]) @ params["b"]
+
+
+@pytest.fixture
+def faulty(monkeypatch):
+    """A jaxlib 0.10.2, as far as its metadata says."""
+    monkeypatch.setattr(jaxlib_faults, "version", lambda package: "0.10.2")
+    jaxlib_faults.warn_once.cache_clear()
+    yield
+    jaxlib_faults.warn_once.cache_clear()
+
+
+@ROWS
+def test_a_small_product_and_a_reduction_are_the_same_under_jit_on_many_rows(rows):
+    def squares(points):
+        return jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))(points)
+
+    column = jnp.arange(rows, dtype=jnp.float32)
+    points = jnp.stack((column, 0 * column, 0 * column), 1)
+    np.testing.assert_array_equal(jax.jit(squares)(points), squares(points))
+
+
+@ROWS
+def test_scores_are_the_same_under_jit_on_many_rows(rows):
+    params = {"a": jnp.eye(3), "b": jnp.ones((3, 1))}
+    # Small integers: their sums are exact in any order.
+    x = (jnp.arange(3 * rows) % 8).astype(jnp.float32).reshape(rows, 3)
+    wiring = dormant.trace(mlp, params, x[:2])
+    plain = wiring.scores(params, x)["a"]
+    np.testing.assert_array_equal(jax.jit(wiring.scores)(params, x)["a"], plain)
+    np.testing.assert_allclose(plain, np.asarray(x).mean(0) / np.asarray(x).mean(), rtol=1e-6)
+
+
+def test_the_first_trace_warns_of_a_faulty_jaxlib_in_one_line_and_the_second_does_not(faulty):
+    params = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 1))}
+    with pytest.warns(UserWarning, match=r"^jaxlib 0\.10\.2: .*wrong values.*pip install jax==") as caught:
+        dormant.trace(mlp, params, jnp.ones((2, 3)))
+        dormant.trace(mlp, params, jnp.ones((2, 3)))
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
+
+
+def test_the_doctor_names_the_fault_of_a_faulty_jaxlib(monkeypatch, capsys):
+    monkeypatch.setattr("dormant.cli.doctor.version", lambda package: "0.10.2")
+    run(["doctor"])
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("jaxlib 0.10.2: on CPUs it")]
+
+
+def test_the_installed_jaxlib_has_no_known_fault():
+    assert jaxlib_faults.fault_of(version("jaxlib")) is None
