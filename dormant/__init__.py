@@ -1,26 +1,27 @@
 """Measure and cure dormant neurons: trace a network, score its neurons, recycle the dormant ones."""
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import how_many as how_many
+    from . import metrics as metrics
+    from . import regularisers as regularisers
     from .interventions import Chain as Chain
     from .interventions import ClipWeights as ClipWeights
     from .interventions import ContinualBackprop as ContinualBackprop
-    from .interventions import Dormant as Dormant
     from .interventions import Every as Every
-    from .interventions import Gap as Gap
     from .interventions import HareTortoise as HareTortoise
     from .interventions import Intervention as Intervention
     from .interventions import PlasticityInjection as PlasticityInjection
-    from .interventions import PooledShare as PooledShare
     from .interventions import Prune as Prune
     from .interventions import Recycle as Recycle
     from .interventions import ReDo as ReDo
+    from .interventions import ReDoAsPublished as ReDoAsPublished
     from .interventions import Renewal as Renewal
     from .interventions import Reset as Reset
     from .interventions import ResetOptimizer as ResetOptimizer
-    from .interventions import Share as Share
     from .interventions import ShrinkPerturb as ShrinkPerturb
     from .interventions import WhenDormant as WhenDormant
     from .interventions import recycled_counts as recycled_counts
@@ -40,27 +41,58 @@ if TYPE_CHECKING:
     from .wiring import NeuronLayer as NeuronLayer
     from .wiring import Wiring as Wiring
 
+__all__ = [
+    "Chain",
+    "ClipWeights",
+    "ContinualBackprop",
+    "Every",
+    "HareTortoise",
+    "Intervention",
+    "LayerReport",
+    "Learner",
+    "Network",
+    "NeuronLayer",
+    "PlasticityInjection",
+    "Prune",
+    "ReDo",
+    "ReDoAsPublished",
+    "Recycle",
+    "Renewal",
+    "Report",
+    "Reset",
+    "ResetOptimizer",
+    "ShrinkPerturb",
+    "TraceError",
+    "WhenDormant",
+    "Wiring",
+    "dormant_fraction",
+    "dormant_mask",
+    "graft",
+    "how_many",
+    "metrics",
+    "neuron_scores",
+    "overlap_coefficient",
+    "recycled_counts",
+    "redo_as_published",
+    "regularisers",
+    "report",
+    "trace",
+]
+
 # Loaded on first use, so that `import dormant.torch` needs no JAX.
-PUBLIC = {
-    "interventions": (
-        "Chain ClipWeights ContinualBackprop Dormant Every Gap HareTortoise Intervention PlasticityInjection "
-        "PooledShare Prune ReDo Recycle Renewal Reset ResetOptimizer Share ShrinkPerturb WhenDormant recycled_counts "
-        "redo_as_published"
-    ),
-    "reporting": "LayerReport Report report",
-    "scores": "dormant_fraction dormant_mask neuron_scores overlap_coefficient",
-    "surgery": "Learner graft",
-    "tracing": "TraceError trace",
-    "wiring": "Network NeuronLayer Wiring",
-}
-_HOME = {name: module for module, names in PUBLIC.items() for name in names.split()}
+_HOMES = ("interventions", "scores", "surgery", "tracing", "wiring", "reporting")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'dormant' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}.")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    if name == "__version__":
+        return version("dormant")
+    if name not in __all__:
+        raise AttributeError(f"module 'dormant' has no attribute {name!r}; it has {', '.join(__all__)}.")
+    if name in ("metrics", "regularisers"):
+        return import_module(f".{name}", __name__)
+    homes = (import_module(f".{home}", __name__) for home in _HOMES)
+    return next(getattr(home, name) for home in homes if hasattr(home, name))
 
 
 def __dir__() -> list[str]:
-    return sorted(_HOME)
+    return [*__all__, "__version__"]

@@ -4,12 +4,13 @@ from .clip_weights import ClipWeights as ClipWeights
 from .continual_backprop import ContinualBackprop as ContinualBackprop
 from .contract import Intervention as Intervention
 from .hare_tortoise import HareTortoise as HareTortoise
-from .numbers import Dormant as Dormant
-from .numbers import Gap as Gap
-from .numbers import PooledShare as PooledShare
-from .numbers import Share as Share
+from .how_many import Dormant as Dormant
+from .how_many import Gap as Gap
+from .how_many import PooledShare as PooledShare
+from .how_many import Share as Share
 from .plasticity_injection import PlasticityInjection as PlasticityInjection
 from .prune import Prune as Prune
+from .published import ReDoAsPublished as ReDoAsPublished
 from .published import redo_as_published as redo_as_published
 from .recycle import Recycle as Recycle
 from .redo import ReDo as ReDo

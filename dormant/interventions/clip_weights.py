@@ -1,7 +1,7 @@
 """Weight clipping: no weight leaves the range that its layer was initialised in, times a factor."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ class ClipWeights:
     that, and is there for any initialiser.
     """
 
+    every_step: ClassVar[bool] = True
     factor: float = 2.0
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Continual backprop: at every gradient step, replace a small share of the mature neurons that are of least use."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -49,6 +49,7 @@ class ContinualBackprop:
     batch.
     """
 
+    every_step: ClassVar[bool] = True
     replacement_rate: float = 1e-4
     maturity: int = 100
     decay: float = 0.99

@@ -1,7 +1,7 @@
 """Hare and tortoise: weights that learn fast go back, from time to time, to their own slow average."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, PyTree
 
 from ..surgery import Learner, graft
 from ..wiring import Network
-from .contract import one_of
+from .contract import checked_steps, one_of
 from .renewal import everything, nothing
 from .schedule import when
 
@@ -36,6 +36,7 @@ class HareTortoise:
     As we remember it the tortoise is what they evaluate; here the agent acts with the hare.
     """
 
+    every_step: ClassVar[bool] = True
     momentum: float = 0.999
     period: int = 10_000
     moments: Literal["fresh", "keep"] = "keep"
@@ -43,8 +44,7 @@ class HareTortoise:
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie between 0 and 1, got {self.momentum}; 0 keeps no average at all.")
-        if self.period < 1:
-            raise ValueError(f"period must be at least 1 gradient step, got {self.period}.")
+        checked_steps("period", self.period)
         one_of("moments", self.moments, ("fresh", "keep"))
 
     def init(self, learner: Learner, network: Network) -> Tortoise:

@@ -1,7 +1,7 @@
 """Plasticity injection: from some gradient step on, new parameters learn beside the old ones, which are frozen."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jaxtyping import Array, Int, PyTree
 
 from ..surgery import Learner, graft
 from ..wiring import Network, paths
+from .contract import checked_steps
 
 NEW, MINUS = "new_", "minus_"
 
@@ -37,11 +38,11 @@ class PlasticityInjection:
     Source: Nikishin et al. 2023, "Deep reinforcement learning with plasticity injection".
     """
 
+    every_step: ClassVar[bool] = True
     at: int
 
     def __post_init__(self) -> None:
-        if self.at < 1:
-            raise ValueError(f"at must be at least 1 gradient step, got {self.at}.")
+        checked_steps("at", self.at)
 
     def init(self, learner: Learner, network: Network) -> Injection:
         del network

@@ -1,7 +1,7 @@
 """Prune: take neurons out of the network for good once they are found dormant."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Int
 from ..scores import checked_tau
 from ..surgery import Learner, graft
 from ..wiring import Network, entry_mask
+from .contract import checked_steps
 from .schedule import when
 
 
@@ -35,13 +36,13 @@ class Prune:
     ours.
     """
 
+    every_step: ClassVar[bool] = True
     tau: float = 0.0
     period: int = 1_000
 
     def __post_init__(self) -> None:
         checked_tau(self.tau)
-        if self.period < 1:
-            raise ValueError(f"period must be at least 1 gradient step, got {self.period}.")
+        checked_steps("period", self.period)
 
     def init(self, learner: Learner, network: Network) -> Pruned:
         del learner

@@ -12,7 +12,7 @@ from ..scores import neuron_scores
 from ..surgery import Learner, first_moments
 from ..wiring import Network
 from .contract import one_of
-from .numbers import Dormant, Number
+from .how_many import Dormant, Number
 from .renewal import Recycled, Renewal, count, recyclable, renewed, uncounted
 
 Score = Literal["activation", "gradient", "contribution", "utility"]

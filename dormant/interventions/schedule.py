@@ -1,4 +1,4 @@
-"""When interventions happen: `Every` so many gradient steps, and `Chain` for several in a row."""
+"""When interventions act: `Every` so many gradient steps, and `Chain` for several in a row."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from ..surgery import Learner
 from ..wiring import Network
-from .contract import Intervention
+from .contract import Intervention, checked_intervention, checked_occasional, checked_steps
 
 
 class Scheduled(NamedTuple):
@@ -22,16 +22,18 @@ class Scheduled(NamedTuple):
 
 @dataclass(frozen=True)
 class Every:
-    """Does `what` at every `period`-th gradient step, from `start` on and before `stop`.
+    """Applies `what` at every `period`-th gradient step, from `start` on and before `stop`.
 
-    Between, nothing is computed but a comparison: the work stands in one branch of a `lax.cond`, which stays
-    a branch when `update` is mapped over seeds.
+    On other steps only a comparison runs: the work is in one branch of a `lax.cond`, which stays a branch when
+    `update` is mapped over seeds.
 
     >>> from dormant import ReDo
     >>> Every(1_000, ReDo(tau=0.1), stop=2_500_000).period
     1000
 
-    Raises ValueError for a period below 1, a negative start, or a stop that is not after it.
+    Raises TypeError if the period is not a whole number or `what` is not an intervention. Raises ValueError for a
+    period below 1, a negative start, a stop that is not after it, and for an intervention that must be called at every
+    gradient step, such as ClipWeights.
     Source: the reference counts gradient steps from the first possible one, before learning starts; we count updates.
     """
 
@@ -41,8 +43,10 @@ class Every:
     stop: int | None = None
 
     def __post_init__(self) -> None:
-        if self.period < 1:
-            raise ValueError(f"period must be at least 1 gradient step, got {self.period}.")
+        if isinstance(self.period, Intervention):
+            raise TypeError(f"the period comes first: write Every(1_000, {self.period!r}).")
+        checked_steps("period", self.period)
+        checked_occasional(self.what, "Every")
         if self.start < 0 or (self.stop is not None and self.stop <= self.start):
             raise ValueError(f"expected 0 <= start < stop in gradient steps, got start={self.start}, stop={self.stop}.")
 
@@ -72,17 +76,26 @@ class Every:
 
 @dataclass(frozen=True, init=False, repr=False)
 class Chain:
-    """Does several interventions one after the other; `Chain()` does nothing.
+    """Applies several interventions one after the other; `Chain()` does nothing.
 
     >>> from dormant import ReDo, ShrinkPerturb
     >>> Chain(Every(1_000, ReDo()), Every(50_000, ShrinkPerturb(keep=0.8))).links[1].period
     50000
+
+    Raises TypeError for a list of interventions in place of several arguments, and for what is not an intervention.
     """
 
     links: tuple[Intervention, ...]
 
     def __init__(self, *links: Intervention) -> None:
-        object.__setattr__(self, "links", links)
+        if len(links) == 1 and isinstance(links[0], list | tuple):
+            raise TypeError("Chain takes each intervention as an argument of its own: write Chain(*interventions).")
+        object.__setattr__(self, "links", tuple(checked_intervention(link) for link in links))
+
+    @property
+    def every_step(self) -> bool:
+        """Whether one of its links must be called at every gradient step."""
+        return any(getattr(link, "every_step", False) for link in self.links)
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self.links))})"

@@ -1,4 +1,4 @@
-"""WhenDormant: an adaptive schedule, which acts only while enough neurons are dormant."""
+"""WhenDormant: an adaptive schedule that acts only while enough neurons are dormant."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,22 +8,23 @@ from jaxtyping import Array
 from ..scores import checked_tau
 from ..surgery import Learner
 from ..wiring import Network
-from .contract import Intervention
+from .contract import Intervention, checked_occasional
 from .schedule import when
 
 
 @dataclass(frozen=True)
 class WhenDormant:
-    """Does `what` if at least `share` of all neurons are tau-dormant on the score batch.
+    """Applies `what` if at least `share` of all neurons are tau-dormant on the score batch.
 
-    Put it within `Every`, which says how often to look: each look costs a forward pass of the score batch. So a reset,
-    say, comes when the network needs one, and not by the clock.
+    Use it to reset only when the network needs it. Put it within `Every`, which sets how often it checks: each check
+    costs a forward pass of the score batch.
 
     >>> from dormant import Every, ShrinkPerturb
     >>> Every(1_000, WhenDormant(0.25, ShrinkPerturb(0.5))).what.share
     0.25
 
-    Raises ValueError for a share outside of (0, 1] and for a negative tau.
+    Raises TypeError if `what` is not an intervention. Raises ValueError for a share outside of (0, 1], for a negative
+    tau, and for an intervention that must be called at every gradient step.
     Source: ours; Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization", let
     the dormant share decide how strongly to perturb the network.
     """
@@ -34,6 +35,7 @@ class WhenDormant:
 
     def __post_init__(self) -> None:
         checked_tau(self.tau)
+        checked_occasional(self.what, "WhenDormant")
         if not 0 < self.share <= 1:
             raise ValueError(f"share must lie above 0 and not above 1, got {self.share}; 0.25 is a quarter of them.")
 
