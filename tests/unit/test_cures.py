@@ -104,6 +104,7 @@ def test_recycling_by_gradient_takes_the_neuron_that_learns_nothing():
         (Recycle(number=PooledShare(0.34, highest=0.5)), [1, 2, 7]),
         (Recycle(number=PooledShare(0.34, highest=0.4)), [1, 2, 0.5]),
         (Recycle(number=Gap(1.9, highest=0.9)), [1, 2, 7]),  # scores 3/7 and 6/7: the second is twice the first
+        (Recycle(number=Gap(1.9, highest=0.5)), [1, 2, 7]),  # only the smaller score has to be at most `highest`
         (Recycle(number=Gap(2.1, highest=0.9)), [1, 2, 0.5]),
     ],
     ids=repr,
@@ -175,6 +176,14 @@ def test_the_hare_goes_back_to_the_tortoise():
         run = Learner(jax.tree.map(lambda leaf, to=hare: jnp.full_like(leaf, to), PARAMS), learner.opt_state)
         learner, state = after(race, run, state)
         assert hidden(learner) == [place] * 3 and state.params["head"]["w"][0, 0] == tortoise
+
+
+def test_the_tortoise_keeps_most_of_its_own_weight():
+    race = HareTortoise(momentum=0.75, period=9)
+    still = Learner(jax.tree.map(jnp.zeros_like, PARAMS), LEARNER.opt_state)
+    fours = Learner(jax.tree.map(lambda leaf: jnp.full_like(leaf, 4.0), PARAMS), LEARNER.opt_state)
+    _, state = after(race, fours, race.init(still, NETWORK))
+    assert state.params["head"]["w"][0, 0] == 1.0
 
 
 def test_weights_are_clipped_to_where_their_layer_began():

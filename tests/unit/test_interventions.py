@@ -5,6 +5,7 @@ import pytest
 from property.architectures import OPTIMIZERS, Architecture, examples, network_of, optimizer_step, train
 
 from dormant import Chain, Every, Prune, ReDo, Reset, ShrinkPerturb, recycled_counts
+from dormant.interventions.reset import owner
 
 NET = Architecture(hidden=(5, 4))
 KEY = jax.random.key(1)
@@ -82,6 +83,11 @@ def test_reset_draws_whole_layers_anew_and_nothing_else():
     assert (after.params["dense1"]["kernel"] == fresh["dense1"]["kernel"]).all()
     assert (after.params["head"]["kernel"] == learner.params["head"]["kernel"]).all()
     assert not after.opt_state[0].mu["dense1"]["kernel"].any() and after.opt_state[0].mu["head"]["kernel"].all()
+
+
+def test_a_layer_that_is_reset_leaves_one_of_a_longer_name_alone():
+    assert owner("params/dense/kernel", ("dense",)) == {"dense"}
+    assert owner("params/dense1/kernel", ("dense",)) == owner("dense1/kernel", ("dense",)) == set()
 
 
 def test_coupled_layers_can_be_skipped():

@@ -22,6 +22,8 @@ MISTAKES = {
     "Every(1000, 0.1)": "expected an intervention, which has `init` and `update`, got 0.1",
     "Chain([ReDo(), Reset()])": "write Chain(*interventions)",
     "Chain(None)": "expected an intervention",
+    "ReDo(outgoing='none')": "outgoing must be one of 'zero', 'fresh', got 'none'.",
+    "Recycle('size')": "score must be one of",
     "HareTortoise(period=1e4)": "period must be a whole number of gradient steps, got 10000.0; write 10000.",
     "PlasticityInjection(at=2.5)": "at must be a whole number of gradient steps, got 2.5.",
 }

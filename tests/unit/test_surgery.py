@@ -36,7 +36,14 @@ def test_forget_names_other_entries_than_the_mask():
     assert not after.params["w"][:, 1].any() and after.opt_state[0].mu["w"].all()
 
 
-@pytest.mark.parametrize("tx", [optax.adafactor(1e-3, min_dim_size_to_factor=2), optax.novograd(1e-3)])
+# Keeps one row for each parameter: the parameter's rank, and another shape.
+BY_COLUMN = optax.GradientTransformation(
+    lambda params: jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:])), params),
+    lambda updates, state, params=None: (updates, state),
+)
+
+
+@pytest.mark.parametrize("tx", [optax.adafactor(1e-3, min_dim_size_to_factor=2), optax.novograd(1e-3), BY_COLUMN])
 def test_state_that_has_no_entry_for_each_weight_is_refused(tx):
     with pytest.raises(ValueError, match="own shape"):
         graft(learner(tx), MASK, ZEROS, tx)

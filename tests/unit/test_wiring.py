@@ -49,3 +49,9 @@ def test_entry_masks_ignore_entries_of_no_neuron():
     hit = entry_mask({"v": jnp.ones(2), "w": jnp.ones(3)}, entries, {"l": jnp.array([True, True])})
     assert hit["w"].tolist() == [True, False, True] and hit["v"].shape == ()
     assert paths({"b": [1, 2]}) == ["b/0", "b/1"]
+
+
+def test_entry_masks_join_layers_that_share_a_parameter():
+    entries = {"a": {"w": np.array([0, -1])}, "b": {"w": np.array([-1, 0])}}
+    hit = entry_mask({"w": jnp.ones(2)}, entries, {"a": jnp.array([True]), "b": jnp.array([True])})
+    assert hit["w"].tolist() == [True, True]
