@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .scores import neuron_scores
+from .scores import magnitudes, neuron_scores
 from .wiring import Entries, NeuronLayer, Wiring, entry_sums, paths
 
 
@@ -26,11 +26,11 @@ def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float
     Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL" (ReGraMa), as
     its ports have it: the gradient of the batch's mean loss. We count biases among the incoming entries.
     """
-    sizes = _leaves(jax.tree.map(jnp.ones_like, gradients))
-    magnitudes = _leaves(jax.tree.map(jnp.abs, gradients))
+    ones = _leaves(jax.tree.map(lambda leaf: jnp.ones(leaf.shape), gradients))
+    gradient_sizes = _leaves(jax.tree.map(magnitudes, gradients))
     scores = {}
     for layer in wiring.layers:
-        total, number = (_sums(leaves, layer.incoming, layer.width) for leaves in (magnitudes, sizes))
+        total, number = (_sums(leaves, layer.incoming, layer.width) for leaves in (gradient_sizes, ones))
         scores[layer.name] = neuron_scores((total / jnp.maximum(number, 1.0))[None])
     return scores
 
@@ -50,6 +50,7 @@ def utilities(wiring: Wiring, params: PyTree[Array], *inputs: Any) -> dict[str, 
     """For each neuron, what its activation contributes beyond its mean, divided by its absolute incoming weights.
 
     That is mean |h - mean h| * sum |outgoing| / sum |incoming|: small weights count for it, since they change quickly.
+    A layer with a NaN or infinite activation has NaN for all of its neurons.
 
     Source: Dohare et al. 2021, "Continual backprop", overall utility; dopamine/labs/redo/weight_recyclers.py calls it
     `cbp` and takes kernels only, where we take biases too.
@@ -63,16 +64,19 @@ def utilities(wiring: Wiring, params: PyTree[Array], *inputs: Any) -> dict[str, 
 
 
 def _activity(wiring: Wiring, params: PyTree[Array], inputs: Any, centred: bool) -> dict[str, Array]:
+    """Each neuron's mean absolute activation, or that of its distance from its mean; NaN as in `Wiring.scores`."""
     means = {layer.name: jnp.zeros(layer.width) for layer in wiring.layers}
     for layer, neurons, values in wiring.measure(params, *inputs):
         rows = values.reshape(-1, values.shape[-1])
         rows = rows - rows.mean(axis=0, keepdims=True) if centred else rows
-        means[layer] = means[layer].at[neurons].max(jnp.abs(rows).mean(axis=0))
+        largest = means[layer].at[neurons].max(magnitudes(rows).mean(axis=0))
+        finite = jnp.isfinite(rows).all() & jnp.isfinite(largest).all()
+        means[layer] = jnp.where(finite, largest, jnp.nan)
     return means
 
 
 def _weight(params: PyTree[Array], layer: NeuronLayer, entries: Entries) -> Array:
-    return _sums(_leaves(jax.tree.map(jnp.abs, params)), entries, layer.width)
+    return _sums(_leaves(jax.tree.map(magnitudes, params)), entries, layer.width)
 
 
 def _sums(leaves: dict[str, Array], entries: Entries, width: int) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num, PyTree
 
 from .importance import gradient_scores
-from .scores import AnyArray, checked_tau
+from .scores import AnyArray, dormant_fraction, magnitudes
 from .wiring import Wiring, paths
 
 Matrix = Num[AnyArray, "samples neurons"]
@@ -80,9 +80,9 @@ def weight_norms(params: PyTree[Any]) -> dict[str, Float[Array, ""]]:
 
 def norm(values: Num[AnyArray, "..."]) -> Float[Array, ""]:
     """The Euclidean norm of all entries, which neither overflows nor underflows on the way."""
-    magnitudes = jnp.abs(_real(values))
-    largest = magnitudes.max(initial=0.0)
-    return largest * jnp.sqrt(jnp.sum(jnp.square(_divided(magnitudes, largest))))
+    sizes = magnitudes(values)
+    largest = sizes.max(initial=0.0)
+    return largest * jnp.sqrt(jnp.sum(jnp.square(_divided(sizes, largest))))
 
 
 def feature_norm(features: Matrix) -> Float[Array, ""]:
@@ -109,7 +109,7 @@ def effective_learning_rates(before: PyTree[Any], after: PyTree[Any]) -> dict[st
     Source: Lyle et al. 2024, "Normalization and effective learning rates in reinforcement learning": as weights grow,
     steps of the same length change what a normalised network computes by less.
     """
-    moved = jax.tree.map(lambda old, new: _real(new) - _real(old), before, after)
+    moved = jax.tree.map(lambda old, new: _inexact(new) - _inexact(old), before, after)
     steps, lengths = weight_norms(moved), weight_norms(before)
     return {path: jnp.where(step == 0, step, step / lengths[path]) for path, step in steps.items()}
 
@@ -123,7 +123,7 @@ def value_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
     Source: Tang and Berseth 2024, "Improving deep reinforcement learning by reducing the chain effect of value and
     policy churn".
     """
-    return jnp.abs(_real(after) - _real(before)).mean()
+    return jnp.abs(_inexact(after) - _inexact(before)).mean()
 
 
 def policy_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
@@ -134,7 +134,7 @@ def policy_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
 
     Source: Schaul et al. 2022, "The phenomenon of policy churn".
     """
-    old, new = _real(before), _real(after)
+    old, new = _inexact(before), _inexact(after)
     changed = (old.argmax(axis=-1) != new.argmax(axis=-1)).mean(dtype=old.dtype)
     return jnp.where(jnp.isnan(old + new).any(), jnp.nan, changed)
 
@@ -147,26 +147,6 @@ class Interval(NamedTuple):
     high: Float[Array, ""]
 
 
-def dormant_share(scores: Mapping[str, Float[AnyArray, " neurons"]], tau: float = 0.1) -> Float[Array, ""]:
-    """The share of tau-dormant neurons, those of all layers pooled, from their scores; at tau 0 that of dead neurons.
-
-    A dead neuron is zero on every sample of the batch: with ReLU no gradient reaches it.
-
-    >>> float(dormant_share({"conv": jnp.array([0.0, 2.0]), "dense": jnp.array([0.1, 1.9])})), float(
-    ...     dormant_share({"conv": jnp.array([0.0, 2.0]), "dense": jnp.array([0.1, 1.9])}, tau=0.0))
-    (0.5, 0.25)
-
-    Raises ValueError for a negative tau, and if there is no neuron.
-    Source: Sokar et al. 2023, definition 3.1; dead units, Lyle et al. 2023, "Understanding plasticity in neural
-    networks".
-    """
-    if not sum(values.size for values in scores.values()):
-        raise ValueError("no neurons to count: scores is empty; pass those of at least one layer.")
-    pooled = jnp.concatenate([_real(values) for values in scores.values()])
-    share = (pooled <= checked_tau(tau)).mean(dtype=pooled.dtype)
-    return jnp.where(jnp.isnan(pooled).any(), jnp.nan, share)
-
-
 def gradient_dormancy(wiring: Wiring, gradients: PyTree[Array], tau: float = 0.01) -> Float[Array, ""]:
     """The share of neurons whose incoming weights get at most tau times the gradient that is usual in their layer.
 
@@ -175,7 +155,7 @@ def gradient_dormancy(wiring: Wiring, gradients: PyTree[Array], tau: float = 0.0
     Raises ValueError for a negative tau.
     Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL".
     """
-    return dormant_share(gradient_scores(wiring, gradients), tau)
+    return dormant_fraction(gradient_scores(wiring, gradients), tau)
 
 
 def dormant_interval(activations: Mapping[str, Num[AnyArray, "samples ..."]], tau: float = 0.1) -> Interval:
@@ -193,15 +173,15 @@ def dormant_interval(activations: Mapping[str, Num[AnyArray, "samples ..."]], ta
     Source: ours; ratio estimates, Cochran 1977, "Sampling techniques", section 6.3.
     """
     bounds = {name: _score_bounds(values) for name, values in activations.items()}
-    share, low, high = (dormant_share({name: rows[row] for name, rows in bounds.items()}, tau) for row in range(3))
+    share, low, high = (dormant_fraction({name: rows[row] for name, rows in bounds.items()}, tau) for row in range(3))
     return Interval(share, low, high)
 
 
 def _score_bounds(activations: Num[AnyArray, "samples ..."]) -> Float[Array, "3 neurons"]:
     """Each neuron's score, and the highest and the lowest that are credible."""
     samples, neurons = activations.shape[0], activations.shape[-1]
-    magnitudes = jnp.abs(_real(activations)).reshape(samples, -1, neurons).mean(axis=1)
-    relative = _divided(magnitudes, magnitudes.mean())
+    by_sample = magnitudes(activations).reshape(samples, -1, neurons).mean(axis=1)
+    relative = _divided(by_sample, by_sample.mean())
     scores = relative.mean(axis=0)
     if samples < 2:
         return jnp.stack([scores, jnp.full_like(scores, jnp.inf), jnp.zeros_like(scores)])
@@ -239,15 +219,17 @@ def _shares(matrix: Matrix) -> Float[Array, " values"]:
 
 def _singular_values(matrix: Matrix) -> Float[Array, " values"]:
     """Singular values in descending order, of the matrix divided by its largest entry: no rank depends on scale."""
-    values = _real(matrix)
-    return jnp.linalg.svd(_divided(values, jnp.abs(values).max(initial=0.0)), compute_uv=False)
+    values = _inexact(matrix)
+    return jnp.linalg.svd(_divided(values, magnitudes(values).max(initial=0.0)), compute_uv=False)
 
 
-def _real(values: Num[AnyArray, "..."]) -> Float[Array, "..."]:
-    """Values in single precision, or in double if they come so."""
+def _inexact(values: Num[AnyArray, "..."]) -> Num[Array, "..."]:
+    """Values in single precision, or in double if they come so; complex ones stay complex."""
     values = jnp.asarray(values)
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):
+        return values
     return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
 
 
-def _divided(values: Float[Array, "..."], by: Float[Array, ""]) -> Float[Array, "..."]:
+def _divided(values: Num[Array, "..."], by: Float[Array, ""]) -> Float[Array, "..."]:
     return values / jnp.where(by == 0, 1.0, by)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Num, Shaped
 
 AnyArray = jax.Array | np.ndarray
 
@@ -15,6 +15,7 @@ def neuron_scores(activations: Num[AnyArray, "*samples neurons"]) -> Float[Array
 
     Every axis but the last is averaged: batch, time, the positions of a convolution. Scores average 1 over a
     layer that is not silent, so a threshold means the same at any width; a silent layer scores 0 everywhere.
+    A complex activation counts with its modulus. A layer with a NaN or infinite activation scores NaN everywhere.
 
     >>> neuron_scores(np.array([[0.0, 1.0, 3.0], [0.0, -1.0, 1.0]])).tolist()
     [0.0, 1.0, 2.0]
@@ -23,18 +24,33 @@ def neuron_scores(activations: Num[AnyArray, "*samples neurons"]) -> Float[Array
     the layer mean. We divide by the mean only where it is not zero, so that the score of a layer does not
     depend on its scale. The paper's "scores sum to 1" is a slip: they average 1 (google/dopamine issue 209).
     """
-    values = jnp.asarray(activations)
-    values = values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
+    values = magnitudes(activations)
     samples = tuple(range(values.ndim - 1))
-    largest = jnp.max(jnp.abs(values), initial=0.0)
+    largest = jnp.max(values, initial=0.0)
     # Dividing by the largest first keeps the mean of very small or very large activations finite and normal. XLA
     # multiplies by the reciprocal, which is normal up to 2**126.
     safe = jnp.where(largest > 0, jnp.minimum(largest, 2.0**126), jnp.ones_like(largest))
-    magnitude = jnp.abs(values / safe).mean(axis=samples)
+    magnitude = (values / safe).mean(axis=samples)
     mean = magnitude.mean()
     scores = magnitude / jnp.where(mean > 0, mean, jnp.ones_like(mean))
     # A neuron that is not silent never scores 0, however small it is beside the others.
-    return jnp.where((values != 0).any(axis=samples), jnp.maximum(scores, jnp.finfo(scores.dtype).tiny), 0.0)
+    scores = jnp.where((values != 0).any(axis=samples), jnp.maximum(scores, jnp.finfo(scores.dtype).tiny), 0.0)
+    return jnp.where(jnp.isfinite(values).all(), scores, jnp.nan)
+
+
+def magnitudes(values: Num[AnyArray, "*shape"]) -> Float[Array, "*shape"]:
+    """Absolute values in single precision, or in double for doubles; the modulus of a complex number.
+
+    >>> magnitudes(np.array([3 + 4j, -1], np.complex64)).tolist()
+    [5.0, 1.0]
+    """
+    values = jnp.asarray(values)
+    if values.dtype == bool:
+        return values.astype(jnp.float32)
+    # Integers are converted first: the smallest one has no absolute value of its own type.
+    exact = jnp.issubdtype(values.dtype, jnp.inexact)
+    values = jnp.abs(values) if exact else jnp.abs(values.astype(jnp.float32))
+    return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
 
 
 def dormant_mask(scores: Float[AnyArray, "*batch neurons"], tau: float) -> Bool[Array, "*batch neurons"]:
@@ -42,6 +58,8 @@ def dormant_mask(scores: Float[AnyArray, "*batch neurons"], tau: float) -> Bool[
 
     >>> dormant_mask(np.array([0.0, 0.1, 2.9], np.float32), tau=0.1).tolist()
     [True, True, False]
+
+    A score that is NaN is not dormant here; `dormant_fraction` returns NaN for it.
 
     Raises ValueError if `tau` is negative.
     Source: Sokar et al. 2023, definition 3.1. The comparison is not strict, so tau = 0 finds silent neurons.
@@ -56,22 +74,29 @@ def checked_tau(tau: float) -> float:
     return tau
 
 
-def dormant_fraction(masks: Mapping[str, Bool[AnyArray, " ..."]]) -> Float[Array, ""]:
-    """Dormant neurons of all layers, divided by the neurons of all layers.
+def dormant_fraction(scores: Mapping[str, Shaped[AnyArray, " neurons"]], tau: float = 0.1) -> Float[Array, ""]:
+    """Dormant neurons of all layers, divided by the neurons of all layers; NaN if a score is NaN.
 
-    A wide layer counts for more than a narrow one: 512 of Nature CNN's 672 neurons are its dense layer's.
+    A wide layer counts for more than a narrow one: 512 of Nature CNN's 672 neurons belong to its dense layer. At
+    `tau=0` it is the fraction of dead neurons, which are zero on every sample of the batch.
 
-    >>> float(dormant_fraction({"conv": np.array([True]), "dense": np.array([False, False, True])}))
-    0.5
+    >>> scores = {"conv": np.array([0.0], np.float32), "dense": np.array([0.3, 1.0, 1.7], np.float32)}
+    >>> float(dormant_fraction(scores)), float(dormant_fraction(scores, tau=0.5))
+    (0.25, 0.5)
 
-    Raises ValueError if there is no neuron.
-    Source: dopamine/labs/redo/weight_recyclers.py, which pools its log in the same way.
+    Raises ValueError for a negative tau and if there is no neuron, TypeError for masks in place of scores.
+    Source: Sokar et al. 2023, definition 3.1, pooled as in dopamine/labs/redo/weight_recyclers.py; dead units, Lyle et
+    al. 2023, "Understanding plasticity in neural networks".
     """
-    neurons = sum(mask.size for mask in masks.values())
-    if neurons == 0:
-        raise ValueError("no neurons to count: masks is empty; pass one mask per layer.")
-    dormant = sum((jnp.sum(jnp.asarray(mask, dtype=bool)) for mask in masks.values()), start=jnp.zeros((), jnp.int32))
-    return dormant.astype(jnp.float32) / neurons
+    if not sum(values.size for values in scores.values()):
+        raise ValueError("no neurons to count: scores is empty; pass the scores of at least one layer.")
+    for name, values in scores.items():
+        if values.dtype == bool:
+            raise TypeError(f"expected scores, got a Boolean mask for layer {name!r}; pass wiring.scores(...) and tau.")
+    dormant = sum((dormant_mask(each, tau).sum() for each in scores.values()), start=jnp.zeros((), jnp.int32))
+    neurons = sum(each.size for each in scores.values())
+    unknown = jnp.array([jnp.isnan(jnp.asarray(each)).any() for each in scores.values()]).any()
+    return jnp.where(unknown, jnp.nan, dormant.astype(jnp.float32) / neurons)
 
 
 def overlap_coefficient(first: Bool[AnyArray, " neurons"], second: Bool[AnyArray, " neurons"]) -> Float[Array, ""]:

@@ -87,21 +87,23 @@ class Wiring:
         """The score of every neuron of every layer.
 
         A neuron that is read through several non-linearities (CReLU, shared weights) has the largest of its scores, so
-        that it counts as dormant only if it is dormant in all of them.
+        that it counts as dormant only if it is dormant in all of them. A layer with a NaN or infinite activation has
+        NaN for all of its neurons.
         """
         scores = {layer.name: jnp.zeros(layer.width) for layer in self.layers}
         for layer, neurons, values in self.measure(params, *inputs):
             here = neuron_scores(values).astype(scores[layer].dtype)
-            scores[layer] = scores[layer].at[neurons].max(here)
+            largest = scores[layer].at[neurons].max(here)
+            scores[layer] = jnp.where(jnp.isnan(scores[layer]).any() | jnp.isnan(here).any(), jnp.nan, largest)
         return scores
 
     def dormant(self, params: PyTree[Any], *inputs: Any, tau: float = 0.1) -> dict[str, Bool[Array, " neurons"]]:
-        """The tau-dormant neurons of every layer."""
+        """The tau-dormant neurons of every layer; none in a layer with a NaN or infinite activation."""
         return {name: dormant_mask(scores, tau) for name, scores in self.scores(params, *inputs).items()}
 
     def dormant_fraction(self, params: PyTree[Any], *inputs: Any, tau: float = 0.1) -> Float[Array, ""]:
-        """The share of tau-dormant neurons among the neurons of all layers."""
-        return dormant_fraction(self.dormant(params, *inputs, tau=tau))
+        """The share of tau-dormant neurons among the neurons of all layers; NaN if an activation is NaN or infinite."""
+        return dormant_fraction(self.scores(params, *inputs), tau)
 
     def __str__(self) -> str:
         rows = [("layer", "neurons", "fed by", "read by", "recycled")]

@@ -91,13 +91,19 @@ class ContinualBackprop:
     def choose(
         self, layer: Usefulness, utility: Float[Array, " neurons"]
     ) -> tuple[Usefulness, Bool[Array, " neurons"]]:
-        """A layer after an update in which its neurons had these utilities, and those that are to be replaced."""
-        age = layer.age + 1
+        """A layer after an update in which its neurons had these utilities, and those that are to be replaced.
+
+        Utilities that are NaN, because an activation was not finite, change nothing.
+        """
+        unknown = jnp.isnan(utility).any()
+        age = layer.age + jnp.where(unknown, 0, 1)
         running = self.decay * layer.utility + (1 - self.decay) * utility
+        running = jnp.where(unknown, layer.utility, running)
         corrected = running / (1 - self.decay ** age.astype(jnp.float32))
         mature = age > self.maturity
-        owed = layer.owed + self.replacement_rate * mature.sum().astype(jnp.float32)
+        owed = layer.owed + jnp.where(unknown, 0.0, self.replacement_rate * mature.sum().astype(jnp.float32))
         number = jnp.minimum(jnp.floor(owed).astype(jnp.int32), mature.sum(dtype=jnp.int32))
+        number = jnp.where(unknown, 0, number)
         mask = lowest(jnp.where(mature, corrected, jnp.inf), number)
         owed = owed - number.astype(jnp.float32)
         return Usefulness(jnp.where(mask, 0.0, running), jnp.where(mask, 0, age), owed), mask

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ..scores import checked_tau, dormant_mask
 
@@ -15,7 +15,10 @@ Counts = dict[str, Int[Array, ""]]
 
 @runtime_checkable
 class Number(Protocol):
-    """From the scores of the layers, and how often neurons were recycled before, to how many of each layer are now."""
+    """From the scores of the layers, and how often neurons were recycled before, to how many of each layer are now.
+
+    A layer whose scores are NaN, because an activation was not finite, has none.
+    """
 
     def count(self, scores: Scores, recyclings: Int[Array, ""]) -> Counts: ...
 
@@ -68,11 +71,13 @@ class Share:
     def count(self, scores: Scores, recyclings: Int[Array, ""]) -> Counts:
         length = self.recyclings
         if length is None:
-            return {name: jnp.int32(max(1, round(self.share * len(values)))) for name, values in scores.items()}
+            fixed = {name: max(1, round(self.share * len(values))) for name, values in scores.items()}
+            return {name: jnp.where(_known(scores[name]), number, 0) for name, number in fixed.items()}
         now = recyclings + 1
         share = self.share * jnp.cos(jnp.pi / 2 * now.astype(jnp.float32) / length)
         at_least_one = {name: jnp.maximum(1, jnp.round(share * len(values))) for name, values in scores.items()}
-        return {name: jnp.where(now < length, number, 0).astype(jnp.int32) for name, number in at_least_one.items()}
+        due = {name: _known(scores[name]) & (now < length) for name in scores}
+        return {name: jnp.where(due[name], number, 0).astype(jnp.int32) for name, number in at_least_one.items()}
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,11 @@ class Gap:
         gaps = jnp.where(ordered[:-1] <= self.highest, high / low, 1.0)
         widest = jnp.argmax(gaps)
         return jnp.where(gaps[widest] >= self.least, widest + 1, 0).astype(jnp.int32)
+
+
+def _known(scores: Float[Array, " neurons"]) -> Bool[Array, ""]:
+    """Whether the scores of a layer are numbers."""
+    return ~jnp.isnan(scores).any()
 
 
 def _check_share(share: float) -> None:

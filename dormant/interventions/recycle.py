@@ -77,6 +77,7 @@ class Recycle:
         masks = {}
         for index, (name, number) in enumerate(self.number.count(scores, state.recyclings).items()):
             number = number if self.at_most is None else jnp.minimum(number, self.at_most)
+            number = jnp.where(jnp.isnan(scores[name]).any(), 0, number)
             ranked = _ranked(jax.random.fold_in(choosing, index), scores[name], self.order)
             masks[name] = lowest(ranked, number)
         learner = renewed(drawing, learner, network, masks, self.renewal)

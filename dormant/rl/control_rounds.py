@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Float32
 from numpy import ndarray
 
 from dormant.interventions.schedule import may_change
-from dormant.scores import dormant_fraction, dormant_mask
+from dormant.scores import dormant_fraction
 
 from .agents.sac import NETWORKS, Losses
 from .envs.control import Bodies
@@ -202,7 +202,7 @@ def measured(scores: Scores) -> dict[str, Array]:
     def pooled(scores: Scores) -> dict[str, Array]:
         return {
             f"dormant/{tau:g}/{network}/all": dormant_fraction(
-                {name: dormant_mask(each, tau) for name, each in scores.items() if name.startswith(f"{network}/")}
+                {name: each for name, each in scores.items() if name.startswith(f"{network}/")}, tau
             )
             for tau in TAUS
             for network in NETWORKS

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dormant.interventions import recycled_counts
 from dormant.metrics import srank
-from dormant.scores import dormant_fraction, dormant_mask
+from dormant.scores import dormant_fraction
 
 from .agents import dqn, sac
 from .envs.episode import EnvState, step_or_restart
@@ -252,9 +252,8 @@ def dormancy(scores: Scores) -> dict[str, Array]:
     """Dormant fractions, each layer's and pooled over all neurons, and the scores themselves."""
     metrics = {f"scores/{name}": values for name, values in scores.items()}
     for tau in TAUS:
-        masks = {name: dormant_mask(values, tau) for name, values in scores.items()}
-        metrics |= {f"dormant/{tau:g}/{name}": dormant_fraction({name: mask}) for name, mask in masks.items()}
-        metrics[f"dormant/{tau:g}/all"] = dormant_fraction(masks)
+        metrics |= {f"dormant/{tau:g}/{name}": dormant_fraction({name: each}, tau) for name, each in scores.items()}
+        metrics[f"dormant/{tau:g}/all"] = dormant_fraction(scores, tau)
     return metrics
 
 

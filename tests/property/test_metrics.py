@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose
 
-from dormant import Network, trace
+from dormant import Network, dormant_fraction, trace
 from dormant.fitting import target_fitting_error
 from dormant.importance import contributions, utilities
 from dormant.metrics import (
     dormant_interval,
-    dormant_share,
     effective_learning_rates,
     effective_rank,
     feature_norm,
@@ -95,7 +94,7 @@ def test_norms_and_churn(before, after):
 
 @given(matrices)
 @few
-def test_dormant_share_and_its_interval(matrix):
+def test_dormant_fraction_and_its_interval(matrix):
     found = RUN["dormant_interval"]({"layer": matrix})
     magnitudes = np.abs(matrix.astype(float))
     scores = magnitudes.mean(axis=0) / (magnitudes.mean() or 1.0)
@@ -141,7 +140,7 @@ OF_A_MATRIX = {
     "value_churn": lambda matrix: RUN["value_churn"](MATRIX, matrix),
     "policy_churn": lambda matrix: RUN["policy_churn"](MATRIX, matrix),
     "effective_learning_rate": lambda matrix: RUN["effective_learning_rates"]({"w": MATRIX}, {"w": matrix})["w"],
-    "dormant_share": lambda matrix: RUN["dormant_interval"]({"layer": matrix}).share,
+    "dormant_fraction": lambda matrix: RUN["dormant_interval"]({"layer": matrix}).share,
     "interval": lambda matrix: RUN["dormant_interval"]({"layer": matrix}).low,
     "gradient_dormancy": lambda matrix: RUN["gradient_dormancy"](params_of(matrix[:3])),
 }
@@ -171,9 +170,9 @@ def test_edges():
     assert float(RUN["gradient_dormancy"](params_of(silent[:3]))) == 1
     assert float(policy_churn(one, one)) == 0
     with pytest.raises(ValueError, match="no neurons to count"):
-        dormant_share({})
+        dormant_fraction({})
     with pytest.raises(ValueError, match="tau must be at least 0"):
-        dormant_share({"layer": jnp.ones(2)}, tau=-1.0)
+        dormant_fraction({"layer": jnp.ones(2)}, tau=-1.0)
 
 
 def test_metrics_map_over_seeds():

@@ -53,10 +53,27 @@ def test_a_threshold_must_not_be_negative(tau):
 
 
 def test_the_fraction_pools_neurons():
-    masks = {"wide": np.array([True, False, False, False]), "narrow": jnp.array([True])}
-    assert float(dormant_fraction(masks)) == pytest.approx(0.4)
+    scores = {"wide": np.array([0.0, 1.0, 1.5, 1.5], np.float32), "narrow": jnp.array([0.0])}
+    assert float(dormant_fraction(scores)) == pytest.approx(0.4)
     with pytest.raises(ValueError, match="no neurons"):
         dormant_fraction({})
+    with pytest.raises(TypeError, match="Boolean mask for layer 'wide'"):
+        dormant_fraction({"wide": np.array([True])})
+
+
+def test_complex_activations_count_with_their_modulus():
+    values = np.array([[3 + 4j, 0, 5j], [0, 0, -5j]], np.complex64)
+    assert neuron_scores(values).tolist() == pytest.approx([1, 0, 2])
+    assert neuron_scores(np.array([[-128, 1]], np.int8)).tolist() == pytest.approx([256 / 129, 2 / 129])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_a_layer_that_is_not_finite_has_no_scores(value):
+    maps = jnp.ones((2, 3)).at[1, 0].set(value) * 2
+    scores = {"bad": neuron_scores(maps), "good": jnp.zeros(2)}
+    assert jnp.isnan(scores["bad"]).all() and not dormant_mask(scores["bad"], 0.5).any()
+    assert jnp.isnan(dormant_fraction(scores)) and jnp.isnan(dormant_fraction({"bad": scores["bad"]}))
+    assert float(dormant_fraction({"good": scores["good"]})) == 1
 
 
 @pytest.mark.parametrize(
