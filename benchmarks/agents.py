@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dormant import Every, ReDo
-from dormant.lab.startup import pin
+from dormant.lab.machine import pin
 from dormant.rl.agents.sac import SAC
 from dormant.rl.control_loop import ControlTraining
 from dormant.rl.envs.atari import Atari

@@ -192,7 +192,7 @@ def main() -> None:
     if options.core is not None:
         import torch
 
-        from dormant.lab.startup import pin
+        from dormant.lab.machine import pin
 
         pin(options.core)
         torch.set_num_threads(1)

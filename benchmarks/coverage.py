@@ -25,9 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dormant.lab.aggregates import iqm, mean
-from dormant.lab.provenance import revision
-from dormant.lab.statistics import half_width
+from dormant.lab.judging.intervals import half_width, iqm, mean
+from dormant.lab.machine import revision
 
 SEEDS, GAMES = (3, 5, 10), (1, 3)
 LEVELS, SPREADS = np.array([1.0, 1.5, 0.7]), np.array([0.4, 0.8, 0.2])

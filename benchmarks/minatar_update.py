@@ -155,7 +155,7 @@ def two_processes(options: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    from dormant.lab.startup import pin, spread
+    from dormant.lab.machine import pin, spread
 
     options = arguments()
     if any(os.environ.get(name) != value for name, value in MALLOC.items()):

@@ -16,9 +16,8 @@ from tempfile import TemporaryDirectory
 from dormant.experiments import EXPERIMENTS
 from dormant.experiments.comparison import GROUNDS, tuning
 from dormant.experiments.methods import METHODS
-from dormant.lab.costs import TABLE_COLUMNS, kind_of
-from dormant.lab.provenance import origin
-from dormant.lab.startup import cores, pin
+from dormant.lab.machine import cores, origin, pin
+from dormant.lab.runs.costs import TABLE_COLUMNS, kind_of
 
 TABLE = Path(__file__).parents[1] / "dormant" / "experiments" / "speeds.csv"
 
@@ -100,7 +99,7 @@ def machine() -> dict[str, str]:
 
 
 def read(table: Path) -> dict:
-    from dormant.lab.costs import Kind
+    from dormant.lab.runs.costs import Kind
 
     with table.open() if table.exists() else open("/dev/null") as stream:
         return {Kind(*(row[name] for name in Kind._fields)): row for row in csv.DictReader(stream)}

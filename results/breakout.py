@@ -21,10 +21,10 @@ import numpy as np
 import tyro
 
 from dormant.cli.atari import atari_flags, atari_training
-from dormant.lab.figures import demo_picture
-from dormant.lab.runner import checkpoints, restore
-from dormant.lab.statistics import mean_interval
-from dormant.lab.store import RunFolder, curve
+from dormant.lab.drawing.pictures import demo_picture
+from dormant.lab.judging.intervals import mean_interval
+from dormant.lab.runs.folder import RunFolder, curve
+from dormant.lab.runs.runner import checkpoints, restore
 from dormant.rl.host_evaluation import episode_returns
 from dormant.rl.host_loop import HostTraining
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dormant.lab.figures import demo_picture
-from dormant.lab.store import RunFolder, curve, origin_of
+from dormant.lab.drawing.pictures import demo_picture
+from dormant.lab.runs.folder import RunFolder, curve, origin_of
 
 HERE = Path(__file__).parent / "drq"
 TAU = 0.1

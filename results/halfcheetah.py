@@ -23,12 +23,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from dormant.experiments import fig14_sac
-from dormant.lab.bands import ends, t_band
-from dormant.lab.figures import COLOURS, LINES, STYLE
-from dormant.lab.spec import place
-from dormant.lab.startup import pin
-from dormant.lab.statistics import mean_interval
-from dormant.lab.store import RunFolder, curve
+from dormant.lab.drawing.curves import ends, t_band
+from dormant.lab.drawing.pictures import COLOURS, LINES, STYLE
+from dormant.lab.judging.intervals import mean_interval
+from dormant.lab.machine import pin
+from dormant.lab.runs.description import place
+from dormant.lab.runs.folder import RunFolder, curve
 from dormant.rl.agents.sac import NETWORKS
 
 HERE = Path(__file__).parent / "halfcheetah"

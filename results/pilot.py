@@ -18,12 +18,11 @@ import polars as pl
 
 from dormant.cli.report import Report, report
 from dormant.experiments import EXPERIMENTS
-from dormant.experiments.compared import table
 from dormant.experiments.comparison import kept, place_of
-from dormant.lab.claims import Verdict, judged
-from dormant.lab.comparison import HEADS, told
-from dormant.lab.results import read
-from dormant.lab.spec import Experiment
+from dormant.experiments.ranking import HEADS, table, told
+from dormant.lab.design import Experiment
+from dormant.lab.judging.claims import Verdict, judged
+from dormant.lab.judging.table import read
 
 HERE = Path(__file__).parent / "pilot"
 COLUMNS = ("verdict", "estimate", "low", "high", "runs", "unit", "interval", "why")

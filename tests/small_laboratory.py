@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from dormant.experiments.fig09_redo import EXPERIMENT as FIG09
-from dormant.lab.jobs import jobs
-from dormant.lab.pool import work_off
-from dormant.lab.spec import Design, Experiment
-from dormant.lab.workers import Processes
+from dormant.lab.crews.jobs import jobs
+from dormant.lab.crews.local import Processes
+from dormant.lab.crews.scheduler import work_off
+from dormant.lab.design import Design, Experiment
 from dormant.rl.envs.minatar import MinAtar
 
 GAMES = (MinAtar("Asterix", time_limit=100), MinAtar("Breakout", time_limit=100))

@@ -10,18 +10,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dormant.cli.costing import KNOWN_SPEEDS, plan
+from dormant.cli.clusters import Places, Site, crew, number_of, site
 from dormant.cli.figure import draw, train
 from dormant.cli.flags import check_seconds
-from dormant.cli.places import Places, Site, crew, number_of, site
+from dormant.cli.progress import KNOWN_SPEEDS, plan
 from dormant.cli.refusal import refuse
 from dormant.cli.report import Report, report
 from dormant.experiments.comparison import GROUNDS, Record, Suite, comparison, keep, kept, tuning
 from dormant.experiments.methods import METHODS, PLAIN, candidates, title
-from dormant.lab.costs import speeds
-from dormant.lab.jobs import jobs
-from dormant.lab.side_by_side import relative_times
-from dormant.lab.spec import Experiment, Scale
+from dormant.lab.crews.jobs import jobs
+from dormant.lab.design import Experiment, Scale
+from dormant.lab.runs.costs import relative_times, speeds
 
 DEFAULT = "redo,regrama,cbp,shrink_perturb,reset,l2_init,layer_norm"
 
@@ -108,8 +107,8 @@ def _train(console: Console, flags: Compare, experiment: Experiment, where: Site
 
 
 def _tuned(console: Console, flags: Compare, names: Sequence[str]) -> Record:
-    from dormant.experiments.compared import chosen  # reading runs takes polars, which other commands do without
-    from dormant.lab.results import read
+    from dormant.experiments.ranking import chosen  # reading runs takes polars, which other commands do without
+    from dormant.lab.judging.table import read
 
     frame = read(flags.run_dir, flags.scale, tuning(flags.suite, flags.scale, names))
     try:
@@ -142,9 +141,8 @@ def _timed(console: Console, flags: Compare, record: Record) -> Record:
 
 
 def _tell(console: Console, flags: Compare, record: Record) -> int:
-    from dormant.experiments.compared import table
-    from dormant.lab.comparison import HEADS, told
-    from dormant.lab.results import read
+    from dormant.experiments.ranking import HEADS, table, told
+    from dormant.lab.judging.table import read
 
     record = _timed(console, flags, record)
     experiment = record.experiment(flags.scale)

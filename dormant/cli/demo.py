@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dormant.lab.report import summary
-from dormant.lab.startup import cores
-from dormant.lab.statistics import Interval
-from dormant.lab.store import RunFolder, rows
+from dormant.lab.judging.intervals import Interval
+from dormant.lab.judging.quantities import summary
+from dormant.lab.machine import cores
+from dormant.lab.runs.folder import RunFolder, rows
 
 GAME = "MinAtar/Asterix"
 # As long as ten minutes hold, for neurons fall dormant slowly. At twice the learning rate they do so sooner, and so do
@@ -155,7 +155,7 @@ def _cell(interval: Interval, percent: bool) -> str:
 
 
 def _picture(flags: Demo, folders: Mapping[str, RunFolder]) -> Path:
-    from dormant.lab.figures import demo_picture  # drawing loads slowly, and only a finished demo draws
+    from dormant.lab.drawing.pictures import demo_picture  # drawing loads slowly, and only a finished demo draws
 
     spec = json.loads(next(iter(folders.values())).spec.read_text())
     caption = (

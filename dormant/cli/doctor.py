@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dormant.jaxlib_faults import fault_of
-from dormant.lab.provenance import revision, version
-from dormant.lab.startup import cores
+from dormant.lab.machine import cores, revision, version
 from dormant.rl.envs.minatar import MinAtar
 
 EXTRAS = {

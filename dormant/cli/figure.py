@@ -5,28 +5,29 @@ import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
-from dormant.cli.costing import KNOWN_SPEEDS, plan
-from dormant.cli.data import refuse_without_data, with_data
+from dormant.cli.clusters import Places, Site, crew, number_of, site
 from dormant.cli.flags import check_seconds
-from dormant.cli.places import Places, Site, crew, number_of, site
+from dormant.cli.progress import KNOWN_SPEEDS, plan, watching
 from dormant.cli.refusal import refuse
 from dormant.cli.report import Report, report
-from dormant.cli.watching import watching
 from dormant.experiments import EXPERIMENTS
-from dormant.lab.costs import Speeds, speeds
-from dormant.lab.elsewhere import NoCluster
-from dormant.lab.jobs import Job, cells, jobs
-from dormant.lab.outcomes import log
-from dormant.lab.pool import Board, Crew, DiskFull, work_off
-from dormant.lab.spec import Experiment, Scale, place
-from dormant.lab.store import RunRefused
+from dormant.lab.crews.cluster import NoCluster
+from dormant.lab.crews.jobs import Job, cells, jobs, log
+from dormant.lab.crews.scheduler import Board, Crew, DiskFull, work_off
+from dormant.lab.design import Arm, Experiment, Scale
+from dormant.lab.runs.costs import Speeds, speeds
+from dormant.lab.runs.description import place
+from dormant.lab.runs.folder import RunRefused
+from dormant.rl.offline import OfflineTraining
+from dormant.rl.offline_data import DopamineReplay, TransitionFiles, given
+from dormant.supervised.images import ImageSet
 
 
 @dataclass(frozen=True)
@@ -153,19 +154,21 @@ def _finish(console: Console, flags: Figure, wanted: Sequence[Experiment], board
 
 def draw(console: Console, root: Path, scale: Scale, experiment: Experiment) -> bool:
     """Judges and draws what is finished of an experiment; whether there was anything."""
-    from dormant.lab import plots, results  # drawing loads slowly, and only finished runs are drawn
-    from dormant.lab.claims import judged
+    from dormant.lab.drawing.figure import (  # drawing loads slowly, and only finished runs are drawn
+        experiment_figure,
+        save,
+    )
+    from dormant.lab.judging.claims import judged
+    from dormant.lab.judging.table import read
 
-    frame = results.read(root, scale, experiment)
+    frame = read(root, scale, experiment)
     if frame.is_empty():
         return False
     verdicts = judged(experiment, frame)
-    picture = plots.figure(experiment, scale, frame, verdicts, revisions(experiment, root, scale))
+    picture = experiment_figure(experiment, scale, frame, verdicts, revisions(experiment, root, scale))
     folder = root / scale / "figures"
     folder.mkdir(exist_ok=True)
-    console.print(
-        f"{experiment.name}: {', '.join(map(str, plots.save(picture, folder / experiment.name)))}", soft_wrap=True
-    )
+    console.print(f"{experiment.name}: {', '.join(map(str, save(picture, folder / experiment.name)))}", soft_wrap=True)
     for verdict in verdicts:
         console.print(f"  {verdict.verdict}: {verdict.claim.statement}", soft_wrap=True, markup=False, highlight=False)
     return True
@@ -176,3 +179,45 @@ def revisions(experiment: Experiment, root: Path, scale: Scale) -> list[str]:
     folders = {place(root, scale, cell.training, cell.training.seeds).parent for cell in cells([experiment], scale)}
     done = [file for folder in folders for file in folder.glob("seed*/done")]
     return sorted({json.loads(file.read_text())["revision"] for file in done})
+
+
+def with_data(experiment: Experiment, scale: Scale, path: Path | None) -> Experiment:
+    """The experiment with all that reads files of the user's reading them from `path`; as it is, where none is named.
+
+    Raises ValueError if nothing in it does.
+    """
+    if path is None:
+        return experiment
+    design = experiment.designs[scale]
+    environments = tuple(_reading(each, path.absolute()) for each in design.environments)
+    arms = tuple(_learning_from(arm, path.absolute()) for arm in design.arms)
+    named = replace(design, environments=environments, arms=arms)
+    if not any(map(_reads, (*environments, *(arm.training.data for arm in arms if _is_offline(arm))))):
+        raise ValueError(f"--data: {experiment.name} reads no data set at the {scale} scale; leave it out.")
+    return replace(experiment, designs={**experiment.designs, scale: named})
+
+
+def refuse_without_data(training: Any) -> None:
+    """Does nothing if what a training reads is there. Raises ValueError that says where to get it, if it is not."""
+    if isinstance(training.env, ImageSet):
+        training.env.refuse_unless_there()
+    if isinstance(training, OfflineTraining) and isinstance(training.data, DopamineReplay | TransitionFiles):
+        given(training.data.path)
+
+
+def _learning_from(arm: Arm, path: Path) -> Arm:
+    if not _is_offline(arm):
+        return arm
+    return replace(arm, training=replace(arm.training, data=_reading(arm.training.data, path)))
+
+
+def _is_offline(arm: Arm) -> bool:
+    return isinstance(arm.training, OfflineTraining)
+
+
+def _reading(value: Any, path: Path) -> Any:
+    return replace(value, path=path) if _reads(value) else value
+
+
+def _reads(value: Any) -> bool:
+    return is_dataclass(value) and "path" in {field.name for field in fields(value)}

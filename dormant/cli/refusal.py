@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import NoReturn
 
-from dormant.lab.store import RunRefused
+from dormant.lab.runs.folder import RunRefused
 
 
 def refuse(message: object) -> NoReturn:

@@ -10,8 +10,8 @@ import tyro
 
 from dormant.cli.refusal import refuse
 from dormant.experiments import EXPERIMENTS
-from dormant.lab.spec import SCALES, Experiment, Scale
-from dormant.lab.store import RunRefused, write_whole
+from dormant.lab.design import SCALES, Experiment, Scale
+from dormant.lab.runs.folder import RunRefused, write_whole
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Report:
 
 def report(flags: Report) -> int:
     """Writes the page: 0 when it is there; what is wrong with the input is one line, with code 2."""
-    from dormant.lab.page import page  # drawing loads slowly, and bad input is known before
+    from dormant.lab.page.document import page  # drawing loads slowly, and bad input is known before
 
     scale = _scale(flags)
     _check_writable(flags.out)
@@ -72,9 +72,9 @@ def _check_writable(file: Path) -> None:
 
 def _read(root: Path, scale: Scale, experiments: Sequence[Experiment]):
     """The chapters of experiments with finished runs, and the other experiments."""
-    from dormant.lab.claims import judged
-    from dormant.lab.page import chapter
-    from dormant.lab.results import read
+    from dormant.lab.judging.claims import judged
+    from dormant.lab.judging.table import read
+    from dormant.lab.page.document import chapter
 
     chapters, others = [], []
     for experiment in experiments:
@@ -88,15 +88,16 @@ def _read(root: Path, scale: Scale, experiments: Sequence[Experiment]):
 
 def _compared(root: Path, scale: Scale):
     """The chapter of the comparison that was made last, if one was."""
-    from dormant.experiments.compared import table
     from dormant.experiments.comparison import kept
-    from dormant.lab.claims import judged
-    from dormant.lab.page import chapter
-    from dormant.lab.results import read
+    from dormant.experiments.ranking import HEADS, table, told
+    from dormant.lab.judging.claims import judged
+    from dormant.lab.judging.table import read
+    from dormant.lab.page.document import chapter
 
     record = kept(root, scale)
     if record is not None:
         experiment = record.experiment(scale)
         frame = read(root, scale, experiment)
         if not frame.is_empty():
-            yield chapter(root, scale, experiment, frame, judged(experiment, frame), table(record, frame))
+            methods = [HEADS, *told(table(record, frame))]
+            yield chapter(root, scale, experiment, frame, judged(experiment, frame), methods)

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dormant.cli.refusal import refuse
-from dormant.lab.provenance import differences, shown
-from dormant.lab.store import RunFolder, RunRefused, in_use, last_rows
+from dormant.lab.runs.description import differences, shown
+from dormant.lab.runs.folder import RunFolder, RunRefused, in_use, last_rows, rows
 
 Status = Literal["done", "running", "stopped", "damaged"]
 NOTHING = {"is": "Chain", "links": []}
@@ -97,7 +97,7 @@ def _listing(kept: Sequence[Entry], root: Path) -> Table:
 
 def _write_events(kept: Sequence[Entry], root: Path, to: Path) -> str:
     """What was written where."""
-    from dormant.lab.event_files import write_events
+    from dormant.cli.runs import write_events
 
     whole = [each for each in kept if each.status != "damaged"]
     for each in whole:
@@ -191,3 +191,29 @@ def _training(path: Path) -> dict[str, Any]:
 def _ends(one: Path, other: Path) -> Iterator[list[str]]:
     for name, form in {"agent_steps": "{:,.0f}", "gradient_steps": "{:,.0f}", **ENDS}.items():
         yield [f"last {name}", *(_number(form, _mean(RunFolder(path), name)) for path in (one, other))]
+
+
+SUFFIX = ".dormant"  # of the files that are ours to replace
+KEYS = ("seed", "agent_steps")
+
+
+def write_events(folder: RunFolder, to: Path) -> None:
+    """Writes every metric of a run over agent steps, and its specification as text, to a folder `seed<k>` a seed.
+
+    What was written there before is replaced, so that a run that has gone on can be written again. A value that was not
+    measured is left out. Raises RunRefused if the run is damaged, ModuleNotFoundError without tensorboardX.
+    """
+    from tensorboardX import SummaryWriter
+
+    table = list(rows(folder.metrics))
+    for seed in sorted({row["seed"] for row in table}):
+        place = to / f"seed{seed}"
+        for old in place.glob(f"*{SUFFIX}"):
+            old.unlink()
+        with SummaryWriter(str(place), filename_suffix=SUFFIX) as writer:
+            writer.add_text("spec", f"```\n{folder.spec.read_text()}\n```")
+            for row in table:
+                if row["seed"] == seed:
+                    for name, value in row.items():
+                        if name not in KEYS and value is not None:
+                            writer.add_scalar(name, value, row["agent_steps"])

@@ -12,11 +12,11 @@ import tyro
 from dormant.cli.atari import TrainAtari, atari_training
 from dormant.cli.control import TrainControl, control_training
 from dormant.cli.flags import Agent, Settings, agent_for, check_seconds, environment, first_look, intervention, seeds_of
-from dormant.cli.following import following
+from dormant.cli.progress import following
 from dormant.cli.refusal import held_back, refuse
-from dormant.lab.runner import FULL, run
-from dormant.lab.startup import keep_compiled_code, pin, spread
-from dormant.lab.store import RunFolder, RunRefused
+from dormant.lab.machine import keep_compiled_code, pin, spread
+from dormant.lab.runs.folder import RunFolder, RunRefused
+from dormant.lab.runs.runner import FULL, run
 from dormant.rl.control_loop import ControlTraining
 from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.host_loop import HostTraining

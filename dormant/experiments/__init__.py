@@ -24,7 +24,7 @@ from dormant.experiments import (
     fig24_score_batch,
     table7_effective_rank,
 )
-from dormant.lab.spec import Experiment
+from dormant.lab.design import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     fig02_growth.EXPERIMENT,

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dormant.experiments.effects import HALF_AS_MANY, HIGHER_RETURN
-from dormant.experiments.fig13_methods import LONG_AFTER
-from dormant.experiments.methods import PLAIN, candidates, title
-from dormant.experiments.settings import (
+from dormant.experiments.benches import (
     ATARI_17,
+    HALF_AS_MANY,
+    HIGHER_RETURN,
     MINATAR,
     NOTHING_LEARNT,
     ONE,
@@ -20,8 +19,10 @@ from dormant.experiments.settings import (
     Bench,
     atari_bench,
 )
-from dormant.lab.spec import Arm, Claim, Design, Experiment, Panel, Quantity, Scale
-from dormant.lab.store import write_whole
+from dormant.experiments.fig13_methods import LONG_AFTER
+from dormant.experiments.methods import PLAIN, candidates, title
+from dormant.lab.design import Arm, Claim, Design, Experiment, Panel, Quantity, Scale
+from dormant.lab.runs.folder import write_whole
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.minatar import MinAtar
 

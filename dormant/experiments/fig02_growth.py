@@ -1,8 +1,7 @@
 """Figure 2: while DQN learns, more and more of its neurons fall dormant."""
 
-from dormant.experiments.effects import MANY_NEURONS
-from dormant.experiments.settings import THREE, Bench, atari, atari_bench, minatar, smoke
-from dormant.lab.spec import Arm, Claim, Experiment, Panel, Quantity
+from dormant.experiments.benches import MANY_NEURONS, THREE, Bench, atari, atari_bench, minatar, smoke
+from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 
 def at_ratio(ratio: float):

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from dormant.experiments.effects import MANY_NEURONS, SOME_NEURONS
-from dormant.experiments.settings import NOTHING_LEARNT
-from dormant.lab.spec import Arm, Claim, Design, Experiment, Panel, Quantity
+from dormant.experiments.benches import MANY_NEURONS, NOTHING_LEARNT, SOME_NEURONS
+from dormant.lab.design import Arm, Claim, Design, Experiment, Panel, Quantity
 from dormant.supervised.images import CIFAR10, Digits, FashionMNIST, ImageSet
 from dormant.supervised.network import ImageCNN
 from dormant.supervised.training import Classifier, SupervisedTraining

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from dormant.experiments.effects import MANY_NEURONS, SOME_NEURONS
-from dormant.experiments.settings import MINATAR, NOTHING_LEARNT, ONE, SMOKE, Bench
-from dormant.lab.spec import Arm, Claim, Design, Experiment, Panel, Quantity
+from dormant.experiments.benches import MANY_NEURONS, MINATAR, NOTHING_LEARNT, ONE, SMOKE, SOME_NEURONS, Bench
+from dormant.lab.design import Arm, Claim, Design, Experiment, Panel, Quantity
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.loops import DeviceTraining

@@ -1,9 +1,8 @@
 """Figure 5: neurons that fell dormant stay dormant."""
 
-from dormant.experiments.effects import MANY_NEURONS
+from dormant.experiments.benches import MANY_NEURONS, THREE, atari, atari_bench, minatar, pilot, smoke
 from dormant.experiments.fig02_growth import at_ratio
-from dormant.experiments.settings import THREE, atari, atari_bench, minatar, pilot, smoke
-from dormant.lab.spec import Claim, Experiment, Panel, Quantity
+from dormant.lab.design import Claim, Experiment, Panel, Quantity
 
 HISTORIES = {"union": "those ever dormant before", "previous": "those of the log point before"}
 

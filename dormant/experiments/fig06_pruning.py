@@ -1,8 +1,7 @@
 """Figure 6: neurons that were found dormant are not missed when they are taken out."""
 
-from dormant.experiments.effects import LOWER_RETURN
-from dormant.experiments.settings import TWO, Bench, atari, atari_bench, minatar, pilot, smoke
-from dormant.lab.spec import Arm, Claim, Experiment, Panel, Quantity
+from dormant.experiments.benches import LOWER_RETURN, TWO, Bench, atari, atari_bench, minatar, pilot, smoke
+from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 
 def at_ratio(ratio: float):

@@ -2,9 +2,20 @@
 
 from itertools import pairwise
 
-from dormant.experiments.effects import LOWER_RETURN, MANY_NEURONS, SOME_NEURONS
-from dormant.experiments.settings import RATIOS, THREE, Bench, atari, atari_bench, minatar, pilot, smoke
-from dormant.lab.spec import Arm, Claim, Experiment, Panel, Quantity
+from dormant.experiments.benches import (
+    LOWER_RETURN,
+    MANY_NEURONS,
+    RATIOS,
+    SOME_NEURONS,
+    THREE,
+    Bench,
+    atari,
+    atari_bench,
+    minatar,
+    pilot,
+    smoke,
+)
+from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 
 def arms(bench: Bench) -> tuple[Arm, ...]:

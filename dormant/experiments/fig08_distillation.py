@@ -2,9 +2,17 @@
 
 from dataclasses import replace
 
-from dormant.experiments.effects import HIGHER_RETURN, MANY_NEURONS
-from dormant.experiments.settings import MINATAR, NOTHING_LEARNT, ONE, SMOKE, Bench, atari_bench
-from dormant.lab.spec import Arm, Claim, Design, Experiment, Panel, Quantity
+from dormant.experiments.benches import (
+    HIGHER_RETURN,
+    MANY_NEURONS,
+    MINATAR,
+    NOTHING_LEARNT,
+    ONE,
+    SMOKE,
+    Bench,
+    atari_bench,
+)
+from dormant.lab.design import Arm, Claim, Design, Experiment, Panel, Quantity
 from dormant.rl.distillation import DistillationTraining
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.minatar import MinAtar

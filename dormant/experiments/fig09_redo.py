@@ -1,8 +1,17 @@
 """Figure 9: with ReDo few neurons stay dormant, and DQN learns more."""
 
-from dormant.experiments.effects import HALF_AS_MANY, HIGHER_RETURN
-from dormant.experiments.settings import THREE, Bench, atari, atari_bench, minatar, pilot, smoke
-from dormant.lab.spec import Arm, Claim, Experiment, Panel, Quantity
+from dormant.experiments.benches import (
+    HALF_AS_MANY,
+    HIGHER_RETURN,
+    THREE,
+    Bench,
+    atari,
+    atari_bench,
+    minatar,
+    pilot,
+    smoke,
+)
+from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 
 def with_tau(tau: float, ratio: float):

@@ -1,9 +1,8 @@
 """Figure 10a: with ReDo, DQN gains from replay ratios at which it otherwise collapses."""
 
-from dormant.experiments.effects import HIGHER_RETURN
+from dormant.experiments.benches import ATARI_17, HIGHER_RETURN, THREE, atari, atari_bench, minatar, pilot, smoke
 from dormant.experiments.replay_ratios import CLAIMS, PANELS, compared, swept
-from dormant.experiments.settings import ATARI_17, THREE, atari, atari_bench, minatar, pilot, smoke
-from dormant.lab.spec import Experiment
+from dormant.lab.design import Experiment
 
 EXPERIMENT = Experiment(
     name="fig10a",

@@ -1,8 +1,8 @@
 """Figure 10b: the same with returns of three steps."""
 
+from dormant.experiments.benches import ATARI_17, THREE, atari, atari_bench, minatar, smoke
 from dormant.experiments.replay_ratios import CLAIMS, PANELS, swept
-from dormant.experiments.settings import ATARI_17, THREE, atari, atari_bench, minatar, smoke
-from dormant.lab.spec import Experiment
+from dormant.lab.design import Experiment
 
 EXPERIMENT = Experiment(
     name="fig10b",

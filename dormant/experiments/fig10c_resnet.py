@@ -1,8 +1,8 @@
 """Figure 10c: the same with the ResNet of IMPALA."""
 
+from dormant.experiments.benches import ATARI_17, atari, atari_bench, smoke_on_atari
 from dormant.experiments.replay_ratios import CLAIMS, PANELS, swept
-from dormant.experiments.settings import ATARI_17, atari, atari_bench, smoke_on_atari
-from dormant.lab.spec import Experiment
+from dormant.lab.design import Experiment
 from dormant.rl.atari_networks import ImpalaResNet
 
 EXPERIMENT = Experiment(

@@ -4,10 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from dormant import Intervention
-from dormant.experiments.effects import HIGHER_RETURN, LOWER_RETURN
+from dormant.experiments.benches import HIGHER_RETURN, LOWER_RETURN, ONE, THREE, Bench, minatar, smoke
 from dormant.experiments.replay_ratios import PANELS, compared, swept
-from dormant.experiments.settings import ONE, THREE, Bench, minatar, smoke
-from dormant.lab.spec import Design, Experiment
+from dormant.lab.design import Design, Experiment
 from dormant.rl.atari_networks import NatureCNN
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.atari_scores import ATARI_100K_GAMES

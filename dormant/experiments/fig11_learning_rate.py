@@ -1,8 +1,18 @@
 """Figure 11: a smaller learning rate makes fewer neurons dormant, and helps less than ReDo."""
 
-from dormant.experiments.effects import HALF_AS_MANY, HIGHER_RETURN, SOME_NEURONS
-from dormant.experiments.settings import ATARI_17, THREE, Bench, atari, atari_bench, minatar, smoke
-from dormant.lab.spec import Arm, Claim, Experiment, Panel, Quantity
+from dormant.experiments.benches import (
+    ATARI_17,
+    HALF_AS_MANY,
+    HIGHER_RETURN,
+    SOME_NEURONS,
+    THREE,
+    Bench,
+    atari,
+    atari_bench,
+    minatar,
+    smoke,
+)
+from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 
 def arms(bench: Bench) -> tuple[Arm, ...]:

@@ -4,9 +4,19 @@ from dataclasses import replace
 from typing import Any
 
 from dormant import Intervention
-from dormant.experiments.effects import HIGHER_RETURN, MANY_NEURONS
-from dormant.experiments.settings import ATARI_17, MINATAR, THREE, Bench, atari, atari_bench, minatar, smoke
-from dormant.lab.spec import Arm, Claim, Experiment, Panel, Quantity
+from dormant.experiments.benches import (
+    ATARI_17,
+    HIGHER_RETURN,
+    MANY_NEURONS,
+    MINATAR,
+    THREE,
+    Bench,
+    atari,
+    atari_bench,
+    minatar,
+    smoke,
+)
+from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 WIDTHS = (1, 2, 4)
 

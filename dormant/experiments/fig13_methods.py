@@ -2,9 +2,10 @@
 
 import math
 
-from dormant.experiments.effects import HALF_AS_MANY, HIGHER_RETURN
-from dormant.experiments.settings import (
+from dormant.experiments.benches import (
     ATARI_17,
+    HALF_AS_MANY,
+    HIGHER_RETURN,
     THREE,
     WEIGHT_DECAY,
     Bench,
@@ -14,7 +15,7 @@ from dormant.experiments.settings import (
     pilot,
     smoke,
 )
-from dormant.lab.spec import Arm, Claim, Experiment, Panel, Quantity
+from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 LONG_AFTER = (0.5, math.inf)  # reset periods: evaluations that come sooner after a reset are not compared
 

@@ -4,9 +4,8 @@ import math
 from dataclasses import replace
 
 from dormant import Chain, Every, Intervention, ReDo, Reset
-from dormant.experiments.effects import LOWER_RETURN, SOME_NEURONS
-from dormant.experiments.settings import NOTHING_LEARNT, WEIGHT_DECAY
-from dormant.lab.spec import Arm, Claim, Design, Experiment, Panel, Quantity
+from dormant.experiments.benches import LOWER_RETURN, NOTHING_LEARNT, SOME_NEURONS, WEIGHT_DECAY
+from dormant.lab.design import Arm, Claim, Design, Experiment, Panel, Quantity
 from dormant.rl.agents.sac import NETWORKS, SAC
 from dormant.rl.control_loop import ControlTraining
 from dormant.rl.envs.mujoco import MuJoCo

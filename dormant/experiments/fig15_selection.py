@@ -3,10 +3,19 @@
 from typing import Any
 
 from dormant import Every
-from dormant.experiments.effects import HIGHER_RETURN, LOWER_RETURN
-from dormant.experiments.settings import ONE, Bench, atari, atari_bench, minatar, pilot, smoke
+from dormant.experiments.benches import (
+    HIGHER_RETURN,
+    LOWER_RETURN,
+    ONE,
+    Bench,
+    atari,
+    atari_bench,
+    minatar,
+    pilot,
+    smoke,
+)
 from dormant.interventions import Recycle, Share
-from dormant.lab.spec import Arm, Claim, Experiment, Panel, Quantity
+from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 SHARE = 0.1  # of each layer at first; it falls to none over the run
 

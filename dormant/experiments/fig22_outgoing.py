@@ -1,8 +1,7 @@
 """Figure 22 of the appendix: outgoing weights of recycled neurons are better zero than drawn anew."""
 
-from dormant.experiments.effects import HIGHER_RETURN
-from dormant.experiments.settings import ONE, Bench, atari, atari_bench, minatar, smoke
-from dormant.lab.spec import Arm, Claim, Experiment, Panel, Quantity
+from dormant.experiments.benches import HIGHER_RETURN, ONE, Bench, atari, atari_bench, minatar, smoke
+from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 
 def arms(bench: Bench) -> tuple[Arm, ...]:

@@ -1,8 +1,7 @@
 """Figure 23 of the appendix: incoming weights scaled to the norm of the other neurons'."""
 
-from dormant.experiments.effects import LOWER_RETURN
-from dormant.experiments.settings import ONE, Bench, atari, atari_bench, minatar, smoke
-from dormant.lab.spec import Arm, Claim, Experiment, Panel, Quantity
+from dormant.experiments.benches import LOWER_RETURN, ONE, Bench, atari, atari_bench, minatar, smoke
+from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 FRESH, SCALED = "ReDo, fresh incoming", "ReDo, scaled incoming"
 

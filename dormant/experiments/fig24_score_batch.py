@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from dormant.experiments.effects import MANY_NEURONS
-from dormant.experiments.settings import ONE, Bench, atari, atari_bench, minatar, smoke
-from dormant.lab.spec import Arm, Claim, Experiment, Panel, Quantity
+from dormant.experiments.benches import MANY_NEURONS, ONE, Bench, atari, atari_bench, minatar, smoke
+from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 STATES = (32, 64, 256, 1024)
 

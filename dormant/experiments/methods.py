@@ -16,7 +16,7 @@ from dormant import (
     ResetOptimizer,
     ShrinkPerturb,
 )
-from dormant.experiments.settings import WEIGHT_DECAY, Bench
+from dormant.experiments.benches import WEIGHT_DECAY, Bench
 from dormant.regularisers import L2Init, Parseval, Spectral
 
 PLAIN = "DQN"

@@ -3,9 +3,8 @@
 from functools import partial
 from typing import Any
 
-from dormant.experiments.effects import HIGHER_RETURN, LOWER_RETURN
-from dormant.experiments.settings import RATIOS, Arms, Bench
-from dormant.lab.spec import Arm, Claim, Panel, Quantity
+from dormant.experiments.benches import HIGHER_RETURN, LOWER_RETURN, RATIOS, Arms, Bench
+from dormant.lab.design import Arm, Claim, Panel, Quantity
 
 PANELS = (
     Panel("Return at the end", "eval_return", "replay_ratio"),

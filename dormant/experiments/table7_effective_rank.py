@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from dormant.experiments.effects import HIGHER_RANK
-from dormant.experiments.settings import ONE, Bench, atari, atari_bench, minatar, pilot, smoke
-from dormant.lab.spec import Arm, Claim, Experiment, Panel, Quantity
+from dormant.experiments.benches import HIGHER_RANK, ONE, Bench, atari, atari_bench, minatar, pilot, smoke
+from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 STATES = 2_048  # four for each neuron of the paper's layer
 

@@ -8,9 +8,9 @@ import pytest
 from small_laboratory import FIGURE, trained
 
 from dormant.experiments import EXPERIMENTS
-from dormant.lab.claims import judged
-from dormant.lab.page import chapter, page
-from dormant.lab.results import read
+from dormant.lab.judging.claims import judged
+from dormant.lab.judging.table import read
+from dormant.lab.page.document import chapter, page
 
 
 @pytest.fixture(scope="session")

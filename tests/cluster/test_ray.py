@@ -11,14 +11,14 @@ from cluster.ray_nodes import head, node
 from golden.kills import assert_same_run
 from small_laboratory import ARMS, GAMES
 
-from dormant.lab.elsewhere import NoCluster, Resources
-from dormant.lab.jobs import jobs
-from dormant.lab.on_ray import RayCluster
-from dormant.lab.pool import work_off
-from dormant.lab.spec import Design, Experiment
-from dormant.lab.startup import cores
-from dormant.lab.store import in_use
-from dormant.lab.workers import Processes
+from dormant.lab.crews.cluster import NoCluster, Resources
+from dormant.lab.crews.jobs import jobs
+from dormant.lab.crews.local import Processes
+from dormant.lab.crews.on_ray import RayCluster
+from dormant.lab.crews.scheduler import work_off
+from dormant.lab.design import Design, Experiment
+from dormant.lab.machine import cores
+from dormant.lab.runs.folder import in_use
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ import sys
 sys.path[:0] = {path!r}
 from dormant.__main__ import main
 from dormant.cli import figure
-from dormant.lab.spec import Arm, Design, Experiment
+from dormant.lab.design import Arm, Design, Experiment
 from walks import Place, Walk
 if __name__ == "__main__":
     design = Design((Arm("slow", Walk(seconds=1.0, agent_steps=4000)),), (Place(),), (0, 1))

@@ -7,13 +7,13 @@ from cluster import small_slurm
 from cluster.small_slurm import lose_node, time_is_up
 from walks import Walk
 
-from dormant.lab import elsewhere, on_slurm
-from dormant.lab.elsewhere import NoCluster, Resources
-from dormant.lab.jobs import Job
-from dormant.lab.on_slurm import SlurmArray, Terms, record
-from dormant.lab.pool import work_off
-from dormant.lab.runner import run
-from dormant.lab.store import RunFolder
+from dormant.lab.crews import cluster, on_slurm
+from dormant.lab.crews.cluster import NoCluster, Resources
+from dormant.lab.crews.jobs import Job
+from dormant.lab.crews.on_slurm import SlurmArray, Terms, record
+from dormant.lab.crews.scheduler import work_off
+from dormant.lab.runs.folder import RunFolder
+from dormant.lab.runs.runner import run
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def queue(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setattr(on_slurm, "CENSUS_SECONDS", 0.0)
     monkeypatch.setattr(on_slurm, "GRACE_SECONDS", 1.0)
-    monkeypatch.setattr(elsewhere, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
     return folder
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dormant.lab.store import RunFolder, rows
+from dormant.lab.runs.folder import RunFolder, rows
 
 
 def start(arguments: tuple[str, ...], path: Path) -> subprocess.Popen:

@@ -6,7 +6,7 @@ import pytest
 
 from dormant.cli import run
 from dormant.experiments.fig09_redo import EXPERIMENT
-from dormant.lab.results import read
+from dormant.lab.judging.table import read
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import random
 import pytest
 from golden.kills import assert_same_run, finish, kill_after
 
-from dormant.lab.store import RunFolder, rows
+from dormant.lab.runs.folder import RunFolder, rows
 
 STEPS = 3_000
 TRAIN = (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from golden.kills import assert_same_run, finish, kill_after
 
-from dormant.lab.store import RunFolder, rows
+from dormant.lab.runs.folder import RunFolder, rows
 from dormant.rl.steps import StepReplay
 
 STEPS, CAPACITY = 240, 100

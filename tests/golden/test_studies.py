@@ -5,9 +5,9 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from learning.probes import GAMMA, PROBES, Probe
 
-from dormant.lab.runner import last_state, run
-from dormant.lab.spec import beside, place
-from dormant.lab.store import RunFolder, rows
+from dormant.lab.runs.description import beside, place
+from dormant.lab.runs.folder import RunFolder, rows
+from dormant.lab.runs.runner import last_state, run
 from dormant.rl import transitions
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.loops import DeviceTraining

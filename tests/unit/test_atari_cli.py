@@ -8,8 +8,8 @@ import pytest
 from dormant import Every, ReDo, Reset
 from dormant.cli import run, train
 from dormant.cli.flags import environment
-from dormant.cli.following import following, news
-from dormant.lab.store import RunFolder
+from dormant.cli.progress import following, news
+from dormant.lab.runs.folder import RunFolder
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.atari_networks import ImpalaResNet, NatureCNN
 from dormant.rl.envs import atari

@@ -6,9 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dormant.lab.aggregates import iqm
-from dormant.lab.bands import ends, iqm_band, measured, normalised, stratified_band, t_band
-from dormant.lab.statistics import mean_interval, stratified_interval
+from dormant.lab.drawing.curves import ends, iqm_band, measured, normalised, stratified_band, t_band
+from dormant.lab.judging.intervals import iqm, mean_interval, stratified_interval
 
 ROWS = [
     {"environment": environment, "seed": seed, "agent_steps": steps, "value": value}

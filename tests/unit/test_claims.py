@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dormant.lab.claims import judge, judged
-from dormant.lab.quantities import number
-from dormant.lab.spec import Claim, Experiment, Quantity
+from dormant.lab.design import Claim, Experiment, Quantity
+from dormant.lab.judging.claims import judge, judged
+from dormant.lab.judging.quantities import number
 
 T2 = 4.302653  # the quantile of Student's distribution with two degrees of freedom, for 95 %
 DORMANT = "dormant/0.1/all"

@@ -31,8 +31,8 @@ from dormant.interventions import (
     WhenDormant,
     redo_as_published,
 )
-from dormant.lab import startup
-from dormant.lab.store import RunFolder, RunRefused
+from dormant.lab import machine
+from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.regularisers import L2Init, Parseval, Spectral
 from dormant.rl.injectable import Injectable
 from dormant.rl.networks import MinAtarCNN
@@ -337,7 +337,7 @@ def test_the_doctor_names_device_and_versions(capsys):
 def test_pinning_keeps_to_one_core_and_one_device():
     program = """
 import os
-from dormant.lab.startup import cores, pin
+from dormant.lab.machine import cores, pin
 core = cores()[-1]
 pin(core)
 import jax
@@ -352,21 +352,21 @@ print(core, *os.sched_getaffinity(0), jax.device_count())
 @pytest.mark.parametrize(("seeds", "devices"), [(1, 1), (2, 2), (3, 3), (4, 2), (6, 2), (11, 1), (14, 2)])
 def test_seeds_are_spread_evenly_over_two_cores(monkeypatch, seeds, devices):
     chosen = {"jax_num_cpu_devices": 1}
-    monkeypatch.setattr(startup.jax.config, "update", chosen.__setitem__)
-    monkeypatch.setattr(startup, "cores", lambda: (0, 1))
-    startup.spread(seeds)
+    monkeypatch.setattr(machine.jax.config, "update", chosen.__setitem__)
+    monkeypatch.setattr(machine, "cores", lambda: (0, 1))
+    machine.spread(seeds)
     assert chosen["jax_num_cpu_devices"] == devices
 
 
 def test_compiled_code_is_kept_where_the_user_wants_it(monkeypatch, tmp_path):
     chosen = {}
-    monkeypatch.setattr(startup.jax.config, "update", chosen.__setitem__)
+    monkeypatch.setattr(machine.jax.config, "update", chosen.__setitem__)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
-    startup.keep_compiled_code()
+    machine.keep_compiled_code()
     assert chosen == {}
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-    startup.keep_compiled_code()
+    machine.keep_compiled_code()
     assert chosen == {"jax_compilation_cache_dir": str(tmp_path / "dormant")}
 
 

@@ -10,12 +10,11 @@ from walks import Place, Walk, Walker
 from dormant.cli import report, run
 from dormant.cli.compare import methods
 from dormant.experiments import comparison
-from dormant.experiments.compared import chosen, table
 from dormant.experiments.comparison import GROUNDS, TUNING_SEED, Ground, Record, kept, tuning
 from dormant.experiments.methods import METHODS, PLAIN, Method, candidates
-from dormant.lab.comparison import told
-from dormant.lab.side_by_side import relative_times
-from dormant.lab.spec import digest
+from dormant.experiments.ranking import chosen, table, told
+from dormant.lab.runs.costs import relative_times
+from dormant.lab.runs.description import digest
 
 SCALES = [(suite, scale) for suite, scales in GROUNDS.items() for scale in scales]
 

@@ -7,16 +7,15 @@ from rich.console import Console
 from walks import Place, Walk
 
 from dormant.cli import run
-from dormant.cli.data import refuse_without_data, with_data
-from dormant.cli.figure import Figure, with_data_there
+from dormant.cli.figure import Figure, refuse_without_data, with_data, with_data_there
 from dormant.cli.runs import entry
 from dormant.experiments.fig03_labels import EXPERIMENT as FIG03
 from dormant.experiments.fig04_offline import EXPERIMENT as FIG04
 from dormant.experiments.fig09_redo import EXPERIMENT as FIG09
-from dormant.lab.costs import Speed, Speeds, kind_of, paces
-from dormant.lab.provenance import describe
-from dormant.lab.spec import name_of, place
-from dormant.lab.store import RunFolder
+from dormant.lab.design import name_of
+from dormant.lab.runs.costs import Speed, Speeds, kind_of, paces
+from dormant.lab.runs.description import describe, place
+from dormant.lab.runs.folder import RunFolder
 from dormant.supervised.images import CIFAR10, Digits
 from dormant.supervised.training import SupervisedTraining
 

@@ -10,8 +10,7 @@ from learning.probes import PROBES, Pictured
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dormant import Chain
-from dormant.lab.provenance import describe
-from dormant.lab.spec import digest
+from dormant.lab.runs.description import describe, digest
 from dormant.rl import host_evaluation
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.augmentation import NOTHING, Augmentation, Noise, scaled, shifted

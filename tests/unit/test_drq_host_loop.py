@@ -8,7 +8,7 @@ from golden.kills import assert_same_run
 
 from dormant import Every, ReDo
 from dormant.lab import runner
-from dormant.lab.store import rows
+from dormant.lab.runs.folder import rows
 from dormant.rl.atari_networks import NatureCNN
 from dormant.rl.envs.atari import Atari
 from dormant.rl.host_loop import HostTraining

@@ -9,9 +9,10 @@ import pytest
 
 from dormant import Chain
 from dormant.experiments import EXPERIMENTS
-from dormant.experiments.settings import RATIOS, smoke
-from dormant.lab.overlap import HISTORIES
-from dormant.lab.spec import SCALES, Arm, place
+from dormant.experiments.benches import RATIOS, smoke
+from dormant.lab.design import SCALES, Arm
+from dormant.lab.judging.table import HISTORIES
+from dormant.lab.runs.description import place
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.atari_scores import SCORES
 from dormant.rl.presets import atari_drq, minatar_drq

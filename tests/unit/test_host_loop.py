@@ -10,9 +10,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from dormant import Chain, Every, Prune, ReDo
 from dormant.interventions.schedule import may_change
-from dormant.lab import runner
-from dormant.lab.provenance import describe
-from dormant.lab.store import rows
+from dormant.lab.runs import runner
+from dormant.lab.runs.description import describe
+from dormant.lab.runs.folder import rows
 from dormant.rl import host_evaluation, host_rounds
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.envs.atari import Atari

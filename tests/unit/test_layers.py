@@ -19,7 +19,7 @@ from dormant.interventions import (
     PlasticityInjection,
     Recycle,
 )
-from dormant.lab.provenance import describe
+from dormant.lab.runs.description import describe
 from dormant.regularisers import L2Init
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.envs.minatar import MinAtar

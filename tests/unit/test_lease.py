@@ -10,16 +10,17 @@ import time
 import pytest
 from walks import Walk
 
-from dormant.lab import lease, store
-from dormant.lab.lease import Lease, Taken, newest
-from dormant.lab.runner import run
-from dormant.lab.store import RunInUse, claimed, in_use
+from dormant.lab.runs import folder as run_folder
+from dormant.lab.runs import lease
+from dormant.lab.runs.folder import RunInUse, claimed, in_use
+from dormant.lab.runs.lease import Lease, Taken, newest
+from dormant.lab.runs.runner import run
 
 RENEW, TRUST, LAPSE = 0.1, 0.4, 1.0
 PROGRAM = """
 import sys
 sys.path[:0] = {path!r}
-from dormant.lab import lease, runner
+from dormant.lab.runs import lease, runner
 from walks import Walk
 lease.MACHINE = "elsewhere"
 lease.RENEW_SECONDS, lease.TRUST_SECONDS, lease.LAPSE_SECONDS = {times!r}
@@ -40,7 +41,7 @@ def soon(monkeypatch):
 @pytest.fixture
 def unlocked(monkeypatch):
     """A disk whose locks other machines do not see, as that of NFS: here none sees them."""
-    monkeypatch.setattr(store.fcntl, "flock", lambda *arguments: None)
+    monkeypatch.setattr(run_folder.fcntl, "flock", lambda *arguments: None)
 
 
 @pytest.fixture
@@ -164,9 +165,9 @@ def test_one_that_slept_while_others_came_and_went_withdraws(tmp_path, monkeypat
 
 def test_a_disk_without_locks_has_leases(tmp_path, monkeypatch):
     def none(*arguments):
-        raise OSError(store.errno.ENOLCK, "No locks available")
+        raise OSError(run_folder.errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(store.fcntl, "flock", none)
+    monkeypatch.setattr(run_folder.fcntl, "flock", none)
     with claimed(tmp_path / "run", Walk()), pytest.raises(RunInUse, match="in use by process"):
         run(Walk(), tmp_path / "run")
     run(Walk(), tmp_path / "run")

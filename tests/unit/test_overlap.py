@@ -5,9 +5,9 @@ import json
 import numpy as np
 import polars as pl
 
-from dormant.lab.overlap import joined, named, overlaps
-from dormant.lab.spec import Claim, Experiment, Panel, Quantity
-from dormant.lab.store import RunFolder
+from dormant.lab.design import Claim, Experiment, Panel, Quantity
+from dormant.lab.judging.table import overlaps, overlaps_named, with_overlaps
+from dormant.lab.runs.folder import RunFolder
 
 # Of four neurons: none dormant, then the first two, then the second and third, then all but the last, then the last.
 SCORES = np.array([[[1, 1, 1, 1], [0, 0, 2, 2], [2, 0, 0, 2], [0, 0.1, 0, 3.9], [1, 1, 2, 0]]], float)
@@ -40,14 +40,14 @@ def test_chance_gives_the_larger_sets_share():
 def test_runs_get_a_column_for_each_overlap_that_an_experiment_names(tmp_path):
     claim = Claim("It grows", Quantity("overlap/union/0/dense"), "DQN", None, "higher", 0.05)
     panels = (Panel("Overlap", "overlap/previous/0.1/dense"), Panel("Loss", "loss"))
-    metrics = named(Experiment("fig00", "", {}, panels, (claim,)))
+    metrics = overlaps_named(Experiment("fig00", "", {}, panels, (claim,)))
     assert metrics == ["overlap/previous/0.1/dense", "overlap/union/0/dense"]
 
     run = RunFolder(tmp_path)
     rows = [{"seed": seed, "agent_steps": step} for step in range(5) for seed in (3, 7)]
     scores = [row | {"scores/dense": SCORES[0, row["agent_steps"]].tolist()} for row in rows]
     run.scores.write_text("".join(json.dumps(row) + "\n" for row in scores))
-    table = joined(pl.DataFrame(rows), run, metrics)
+    table = with_overlaps(pl.DataFrame(rows), run, metrics)
     assert table["seed"].to_list() == [row["seed"] for row in rows]
     for seed in (3, 7):
         mine = table.filter(seed=seed)

@@ -1,19 +1,20 @@
 """What the page says of one experiment, gathered from its run folders."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
-from dormant.lab.comparison import Row
-from dormant.lab.plots import grid
-from dormant.lab.provenance import describe
-from dormant.lab.scoremaps import ScoreMap, score_maps
-from dormant.lab.series import Plot
-from dormant.lab.spec import Cell, Experiment, Scale, place
-from dormant.lab.store import RunFolder, last_row, origin_of
+from dormant.lab.design import Cell, Experiment, Scale
+from dormant.lab.drawing.curves import ALL, Line, Plot
+from dormant.lab.drawing.figure import grid
+from dormant.lab.drawing.score_maps import ScoreMap, score_maps
+from dormant.lab.runs.description import describe, place
+from dormant.lab.runs.folder import RunFolder, last_row, origin_of
 
 TAU = 0.1  # of score maps, where no panel names another
 
@@ -41,7 +42,7 @@ class Chapter:
     verdicts: Sequence[Any]
     runs: tuple[Run, ...]
     maps: tuple[tuple[str, str, ScoreMap], ...]
-    compared: tuple[Row, ...] = ()  # the rows of the table in which its arms stand, if it has one
+    methods: tuple[tuple[str, ...], ...] = ()  # the heads and rows of the table of methods, for a comparison
 
     @property
     def plots(self) -> list[Plot]:
@@ -60,13 +61,13 @@ def chapter(
     experiment: Experiment,
     frame: pl.DataFrame,
     verdicts: Sequence[Any],
-    compared: Sequence[Row] = (),
+    methods: Sequence[tuple[str, ...]] = (),
 ) -> Chapter:
     """The experiment's chapter. Raises RunRefused for a damaged run folder."""
     runs = runs_of(root, scale, experiment)
     cells = experiment.designs[scale].cells()
     maps = tuple(found for cell in cells for found in _maps(runs, cell, tau(experiment)))
-    return Chapter(experiment, scale, frame, verdicts, runs, maps, tuple(compared))
+    return Chapter(experiment, scale, frame, verdicts, runs, maps, tuple(methods))
 
 
 def runs_of(root: Path, scale: Scale, experiment: Experiment) -> tuple[Run, ...]:
@@ -123,3 +124,36 @@ def _maps(runs: Sequence[Run], cell: Cell, threshold: float) -> Iterator[tuple[s
     mine = [run.path for run in runs if (run.arm, run.environment) == (cell.arm, cell.environment) and run.path]
     for found in score_maps(RunFolder(mine[0]), threshold) if mine else ():
         yield cell.arm, cell.environment, found
+
+
+MOST_SEEDS = 5  # the script draws no more
+
+
+def numbers(chapters: Sequence[Chapter], points: int) -> str:
+    """All plots as JSON that is safe inside a script element; of long curves every so many points."""
+    figures = [
+        {"name": each.experiment.name, "all": ALL, "plots": [_plot(plot, points) for plot in each.plots]}
+        for each in chapters
+    ]
+    return json.dumps(figures, separators=(",", ":"), allow_nan=False, ensure_ascii=False).replace("<", "\\u003c")
+
+
+def _plot(plot: Plot, points: int) -> dict[str, Any]:
+    names = ("title", "place", "x_name", "quantity", "percent", "published")
+    return {name: getattr(plot, name) for name in names} | {"lines": [_line(line, points) for line in plot.lines]}
+
+
+def _line(line: Line, points: int) -> dict[str, Any]:
+    picked = np.unique(np.linspace(0, len(line.x) - 1, min(len(line.x), points)).round().astype(int))
+    curves = {name: _rounded(getattr(line, name)[picked]) for name in ("x", "middle", "low", "high")}
+    seeds = [_rounded(seed[picked]) for seed in line.seeds] if 1 < len(line.seeds) <= MOST_SEEDS else []
+    return {"label": line.label, "colour": line.colour, "dash": line.dash, **curves, "seeds": seeds}
+
+
+def _rounded(values: np.ndarray) -> list[float | int | None]:
+    return [_short(value) if np.isfinite(value) else None for value in values.tolist()]
+
+
+def _short(value: float) -> float | int:
+    rounded = float(f"{value:.4g}") if abs(value) < 1000 else round(value)
+    return int(rounded) if rounded == int(rounded) else rounded

@@ -10,11 +10,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from dormant.lab.comparison import HEADS, told
+from dormant.lab.design import Claim, Experiment, Quantity
+from dormant.lab.drawing.curves import Line, Plot, is_fraction, quantity
+from dormant.lab.drawing.figure import MARKS
 from dormant.lab.page.chapters import Chapter, Run, settings
-from dormant.lab.plots import MARKS
-from dormant.lab.series import Line, Plot, is_fraction, quantity
-from dormant.lab.spec import Claim, Experiment, Quantity
 
 
 def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experiment, str]]) -> str:
@@ -135,15 +134,15 @@ def interval(claim: Claim, verdict: Any, width: int = 132) -> str:
 
 def comparison_table(chapter: Chapter) -> str:
     """Methods, best first, for a chapter that compares some; else nothing."""
-    if not chapter.compared:
+    if not chapter.methods:
         return ""
     caption = (
         "Return is the interquartile mean over the runs of the second half's, with bounds by the bootstrap, which are "
         "too narrow for few seeds; dormant neurons (τ = 0.1) are the second half's, with a t-interval. The claims "
         "above compare pairs of runs."
     )
-    rows = [_row(cells) for cells in told(chapter.compared)]
-    return _wide("Table of methods", _table("methods", caption, HEADS, rows))
+    heads, *rows = chapter.methods
+    return _wide("Table of methods", _table("methods", caption, heads, [_row(cells) for cells in rows]))
 
 
 def values_table(chapter: Chapter) -> str:

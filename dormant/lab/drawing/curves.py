@@ -1,0 +1,275 @@
+"""What a figure shows, before any pen: a line for each arm, with its seeds and an interval, from a frame of runs."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+from scipy.special import stdtrit
+
+from dormant.lab.design import Experiment, Panel, Scale, name_of
+from dormant.lab.judging.intervals import bootstrap_bounds, iqm, stratified_interval
+from dormant.lab.judging.quantities import at_end
+from dormant.lab.judging.table import HISTORIES
+from dormant.rl.envs.atari_scores import human_normalised
+
+Points = Float[np.ndarray, " points"]
+Measured = Float[np.ndarray, "seeds environments points"]
+ATARI = "ALE/"
+ALL = "all environments"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One arm in one plot: what each seed measured, their mean, and the bounds of its interval; NaN where none is.
+
+    Lines of the paper have no seeds. `colour` and `dash` number the pens, of which a plot's arms share few.
+    """
+
+    label: str
+    colour: int
+    dash: int
+    x: Float[np.ndarray, " points"]
+    middle: Float[np.ndarray, " points"]
+    low: Float[np.ndarray, " points"]
+    high: Float[np.ndarray, " points"]
+    seeds: Float[np.ndarray, "seeds points"]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Some lines over one axis. `place` is the environment, all of them, or where the paper's lines come from."""
+
+    title: str
+    place: str
+    metric: str
+    x_name: str
+    quantity: str
+    percent: bool
+    lines: tuple[Line, ...]
+    published: bool = False
+
+
+@dataclass(frozen=True)
+class Pen:
+    """How an arm is told from others wherever it is drawn."""
+
+    colour: int
+    dash: int
+
+
+Pens = dict[str, Pen]
+
+
+def plots(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> tuple[Plot, ...]:
+    """The plots of each panel: one for each environment, and one for all of them where they have a common unit.
+
+    Arms and environments that the frame lacks are left out, and so is a plot that would be empty.
+    """
+    design = experiment.designs[scale]
+    environments = [name for each in design.environments if (name := name_of(each)) in set(frame["environment"])]
+    arms = [arm.name for arm in design.arms]
+    found = [_plot(panel, frame, place, arms) for panel in experiment.panels for place in _places(environments, panel)]
+    return tuple(plot for plot in found if plot.lines)
+
+
+def _places(environments: Sequence[str], panel: Panel) -> list[list[str]]:
+    # Returns of two MinAtar games have no common unit; fractions have, and human-normalised returns.
+    comparable = is_fraction(panel.metric) or _normalisable(panel.metric, environments)
+    return [[name] for name in environments] + [list(environments)] * (len(environments) > 1 and comparable)
+
+
+def _normalisable(metric: str, environments: Sequence[str]) -> bool:
+    return metric.endswith("_return") and all(name.startswith(ATARI) for name in environments)
+
+
+def _plot(panel: Panel, frame: pl.DataFrame, place: list[str], arms: Sequence[str]) -> Plot:
+    wanted = [arm for arm in arms if arm in (panel.arms or arms)]
+    lines = (_sweeps if panel.over == "replay_ratio" else _curves)(frame, place, panel, wanted, pens(arms))
+    shared = len(place) > 1 and not is_fraction(panel.metric)
+    label = "human-normalised return, IQM" if shared else quantity(panel.metric)
+    kind = (panel.metric, panel.over, label, is_fraction(panel.metric))
+    return Plot(panel.title, place[0] if len(place) == 1 else ALL, *kind, tuple(lines))
+
+
+def _curves(frame: pl.DataFrame, place: list[str], panel: Panel, arms: Sequence[str], pen: Pens) -> Iterator[Line]:
+    for arm in arms:
+        x, values = measured(frame.filter(pl.col("arm") == arm), place, panel.over, panel.metric)
+        if x.size:
+            yield _line(arm, pen[arm], x, values, panel.metric, place)
+
+
+def _sweeps(frame: pl.DataFrame, place: list[str], panel: Panel, arms: Sequence[str], pen: Pens) -> Iterator[Line]:
+    for name in dict.fromkeys(family(arm) for arm in arms):
+        points = dict(_ends(frame, place, panel.metric, [arm for arm in arms if family(arm) == name]))
+        if points:
+            ratios = sorted(points)
+            values = _side_by_side([points[ratio] for ratio in ratios])
+            yield _line(name, pen[name], np.array(ratios), values, panel.metric, place)
+
+
+def _ends(
+    frame: pl.DataFrame, place: list[str], metric: str, arms: Sequence[str]
+) -> Iterator[tuple[float, Float[np.ndarray, "seeds environments"]]]:
+    for arm in arms:
+        rows = frame.filter(pl.col("arm") == arm)
+        x, values = measured(rows, place, "agent_steps", metric)
+        if x.size:
+            yield float(rows["replay_ratio"][0]), ends(x, values)
+
+
+def _side_by_side(tables: Sequence[Float[np.ndarray, "_ environments"]]) -> Measured:
+    # Arms may have different numbers of seeds.
+    values = np.full((max(map(len, tables)), tables[0].shape[1], len(tables)), math.nan)
+    for point, table in enumerate(tables):
+        values[: len(table), :, point] = table
+    return values
+
+
+def _line(label: str, pen: Pen, x: Points, values: Measured, metric: str, place: list[str]) -> Line:
+    if len(place) == 1:
+        bounds, seeds = t_band(values[:, 0]), values[:, 0]
+    elif is_fraction(metric):
+        bounds, seeds = stratified_band(values), values.mean(axis=1)
+    else:
+        # A seed of one game has nothing in common with the same seed of another, so no line is drawn for it.
+        bounds, seeds = iqm_band(normalised(values, place)), np.empty((0, len(x)))
+    return Line(label, pen.colour, pen.dash, x, *bounds, seeds)
+
+
+def family(arm: str) -> str:
+    """The arm's name up to its first comma: the arms of a family are one line over the replay ratio.
+
+    >>> family("ReDo, RR 0.25"), family("Weight decay")
+    ('ReDo', 'Weight decay')
+    """
+    return arm.partition(",")[0]
+
+
+def pens(arms: Sequence[str]) -> Pens:
+    """A pen for each arm and each family: a family has a colour and its members dashes, if there are several of both.
+
+    >>> pens(["DQN, RR 1", "DQN, RR 2", "Reset"])["DQN, RR 2"]
+    Pen(colour=0, dash=1)
+    """
+    families = list(dict.fromkeys(map(family, arms)))
+    drawn = {name: Pen(number, 0) for number, name in enumerate(families)}
+    if len(families) in (1, len(arms)):
+        return drawn | {arm: Pen(number, 0) for number, arm in enumerate(arms)}
+    members = {name: [arm for arm in arms if family(arm) == name] for name in families}
+    return drawn | {arm: Pen(families.index(family(arm)), members[family(arm)].index(arm)) for arm in arms}
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights between 0 and 1 moved as little as keeps them a gap apart, in their order.
+
+    >>> [round(height, 2) for height in spread([0.5, 0.52, 0.9], 0.1)]
+    [0.46, 0.56, 0.9]
+    """
+    order = np.argsort(heights, kind="stable")
+    ladder = gap * np.arange(len(heights))
+    wanted = np.asarray(heights, dtype=float)[order] - ladder
+    # Least squares under an order: pool neighbours that are the wrong way round.
+    pools: list[list[float]] = []
+    for height in wanted.tolist():
+        pools.append([height])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    placed = np.concatenate([np.full(len(pool), np.mean(pool)) for pool in pools]) if pools else np.empty(0)
+    room = max(0.0, 1.0 - gap * (len(heights) - 1))
+    spaced = np.empty(len(heights))
+    spaced[order] = np.clip(placed, 0, room) + ladder
+    return spaced.tolist()
+
+
+def is_fraction(metric: str) -> bool:
+    """Whether a metric is a share, of neurons or of images, which is shown in percent."""
+    return metric.startswith(("dormant/", "overlap", "rise/")) or metric == "accuracy"
+
+
+def quantity(metric: str) -> str:
+    """What a metric measures, in words.
+
+    >>> quantity("dormant/0.1/all"), quantity("dormant/0/dense"), quantity("loss")
+    ('dormant neurons (τ = 0.1)', 'dormant neurons in “dense” (τ = 0)', 'loss')
+    >>> quantity("overlap/union/0.1/dense"), quantity("rise/0/all")
+    ('overlap with all before (τ = 0.1)', 'rise of dormant neurons (τ = 0)')
+    """
+    named = {
+        "eval_return": "return of evaluation episodes",
+        "train_return": "return of training episodes",
+        "srank": "effective rank (srank)",
+    }
+    parts = metric.split("/")
+    if parts[0] == "dormant":
+        where = "" if parts[2] == "all" else f" in “{parts[2]}”"
+        return f"dormant neurons{where} (τ = {parts[1]})"
+    if parts[0] == "overlap":
+        return f"{HISTORIES[parts[1]]} (τ = {parts[2]})"
+    if parts[0] == "rise":
+        return f"rise of dormant neurons (τ = {parts[1]})"
+    return named.get(metric, metric.replace("_", " "))
+
+
+def measured(rows: pl.DataFrame, environments: Sequence[str], x_name: str, metric: str) -> tuple[Points, Measured]:
+    """Where an arm was measured in each of the environments, and what each seed measured there; NaN where one did not.
+
+    Log points at which some environment has no seed are left out, since a mean there would be of other environments.
+    """
+    value = pl.col(metric).cast(pl.Float64) if metric in rows.columns else pl.lit(None, pl.Float64).alias(metric)
+    rows = rows.filter(pl.col("environment").is_in(environments)).select("environment", "seed", x_name, value)
+    rows = rows.filter(pl.col(metric).is_finite())
+    if rows.is_empty():
+        return np.empty(0), np.empty((0, len(environments), 0))
+    x, point = np.unique(rows[x_name].to_numpy().astype(float), return_inverse=True)
+    seeds, seed = np.unique(rows["seed"].to_numpy(), return_inverse=True)
+    values = np.full((len(seeds), len(environments), len(x)), math.nan)
+    values[seed, [environments.index(name) for name in rows["environment"]], point] = rows[metric].to_numpy()
+    everywhere = np.isfinite(values).any(axis=0).all(axis=0)
+    return x[everywhere], values[:, :, everywhere]
+
+
+def normalised(values: Measured, environments: Sequence[str]) -> Measured:
+    """Atari returns on the scale where random play has 0 and a human 1."""
+    games = [name.removeprefix(ATARI) for name in environments]
+    return np.stack([np.asarray(human_normalised(game, values[:, i])) for i, game in enumerate(games)], axis=1)
+
+
+def ends(x: Points, values: Measured) -> Float[np.ndarray, "seeds environments"]:
+    """The mean over the last tenth of the run, NaN for a seed that has no value there.
+
+    >>> ends(np.array([0.0, 50, 95, 100]), np.array([[[9.0, 9, 1, 3]], [[9, 9, 1, math.nan]]])).tolist()
+    [[2.0], [1.0]]
+    """
+    late = values[:, :, at_end(x.astype(int), np.ones(len(x), bool))]
+    count = np.isfinite(late).sum(axis=2)
+    return np.where(count > 0, np.nansum(late, axis=2) / np.maximum(count, 1), math.nan)
+
+
+def t_band(seeds: Float[np.ndarray, "seeds points"], confidence: float = 0.95) -> tuple[Points, Points, Points]:
+    """Mean over seeds and its Student t-interval, `mean_interval` at every point at once.
+
+    >>> [round(float(bound[0]), 2) for bound in t_band(np.array([[1.0], [2.0], [3.0]]))]
+    [2.0, -0.48, 4.48]
+    """
+    count = np.isfinite(seeds).sum(axis=0)
+    mean = np.where(count > 0, np.nansum(seeds, axis=0) / np.maximum(count, 1), math.nan)
+    deviation = np.sqrt(np.nansum((seeds - mean) ** 2, axis=0) / np.maximum(count - 1, 1))
+    half = stdtrit(np.maximum(count - 1, 1), (1 + confidence) / 2) * deviation / np.sqrt(np.maximum(count, 1))
+    half = np.where(count > 1, half, math.nan)
+    return mean, mean - half, mean + half
+
+
+def stratified_band(values: Measured) -> tuple[Points, Points, Points]:
+    """Mean over environments of their means, with the stratified t-interval, at every point."""
+    bounds = np.array([stratified_interval(values[:, :, point]) for point in range(values.shape[2])])
+    return bounds[:, 0], bounds[:, 1], bounds[:, 2]
+
+
+def iqm_band(values: Measured) -> tuple[Points, Points, Points]:
+    """Interquartile mean with the stratified bootstrap's bounds, as the paper draws returns, at every point."""
+    tables = [values[:, :, point] for point in range(values.shape[2])]
+    bounds = np.array([bootstrap_bounds(iqm, table) for table in tables])
+    return np.array([iqm(table) for table in tables]), bounds[:, 0], bounds[:, 1]

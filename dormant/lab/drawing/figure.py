@@ -1,0 +1,198 @@
+"""The picture of an experiment: a row for each panel, a column for each environment, the paper's curves at the end."""
+
+import os
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
+
+from dormant.lab.design import Experiment, Scale
+from dormant.lab.drawing.curves import Line, Plot, plots, spread
+from dormant.lab.drawing.pictures import STYLE
+from dormant.lab.drawing.published import beside, published
+
+# Okabe and Ito's palette: told apart with every common colour blindness. Its yellow is too pale on white.
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
+DASHES = ("-", (0, (6, 2)), (0, (3, 2)), (0, (1, 1.5)))
+MARKS = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "?"}
+FEW_SEEDS = 5
+CELL = (3.5, 2.5)  # inches
+CAPTION = 120  # letters of a line
+
+
+def experiment_figure(
+    experiment: Experiment,
+    scale: Scale,
+    frame: pl.DataFrame,
+    verdicts: Sequence[Any] = (),
+    revisions: Sequence[str] = (),
+) -> Figure:
+    """The figure of an experiment's runs: means over seeds with 95 % intervals, thin lines for few seeds.
+
+    `verdicts` are printed below it, each with its claim's statement. Raises ValueError if there is nothing to draw.
+    """
+    rows = grid(experiment, scale, frame)
+    if not rows:
+        raise ValueError(f"{experiment.name} has no runs at scale {scale} to draw; run: {command(experiment, scale)}")
+    width = max(map(len, rows))
+    notes = [*caption(experiment, scale, frame, revisions), *map(judgement, verdicts)]
+    size = (max(7.2, CELL[0] * width + 0.8), CELL[1] * len(rows) + 0.8 + 0.16 * len(notes))
+    with mpl.rc_context({**STYLE, "font.size": 9, "axes.titlesize": 9.5}):
+        picture = Figure(figsize=size, dpi=130, layout="constrained")
+        picture.suptitle(f"{experiment.name}  {experiment.title}", fontsize=13, fontweight="bold", x=0.01, ha="left")
+        picture.supxlabel("\n".join(notes), fontsize=7.5, color="#444444", x=0.01, ha="left", linespacing=1.4)
+        axes = picture.subplots(len(rows), width, squeeze=False)
+        for line, row in zip(axes, rows, strict=True):
+            _row(list(line), row)
+    return picture
+
+
+def grid(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> list[list[Plot]]:
+    """The plots of each panel, and beside the first panel of a kind what the paper has of it."""
+    ours, theirs = plots(experiment, scale, frame), list(published(experiment, scale))
+    titles = dict.fromkeys((plot.title, plot.metric, plot.x_name) for plot in ours)
+    rows = [[plot for plot in ours if (plot.title, plot.metric, plot.x_name) == title] for title in titles]
+    for row in rows:
+        fitting = [plot for plot in theirs if beside(plot, row[0].metric)]
+        sweeps = [plot for plot in fitting if (plot.x_name == "replay_ratio") == (row[0].x_name == "replay_ratio")]
+        row.extend(sweeps)
+        theirs = [plot for plot in theirs if not any(plot is taken for taken in sweeps)]
+    # What fits no panel of ours is shown all the same.
+    return [*rows, *([theirs] if rows and theirs else [])]
+
+
+def caption(experiment: Experiment, scale: Scale, frame: pl.DataFrame, revisions: Sequence[str] = ()) -> Iterator[str]:
+    """Lines that say how the figure was made, what its lines are, and what it leaves out."""
+    seeds = ", ".join(map(str, sorted(set(frame["seed"]))))
+    revision = f"; revision {', '.join(revisions)}" if revisions else ""
+    yield from textwrap.wrap(f"{command(experiment, scale)}; seeds {seeds}{revision}.", CAPTION, break_on_hyphens=False)
+    yield "Lines are means over seeds, bands 95 % t-intervals, thin lines single seeds."
+    if experiment.published:
+        yield "Dashed are the paper's curves, read from its plots."
+    left_out = experiment.designs[scale].leaves_out
+    if left_out:
+        yield f"Left out: {left_out}"
+
+
+def command(experiment: Experiment, scale: Scale) -> str:
+    """The command that makes the figure."""
+    return experiment.command or f"dormant figure {experiment.name} --scale {scale}"
+
+
+def judgement(verdict: Any) -> str:
+    """A verdict in one line: its mark, the claim, the estimate with its interval, and the number of runs."""
+    numbers = f"{verdict.estimate:.3g} [{verdict.low:.3g}, {verdict.high:.3g}], {verdict.runs} runs"
+    return f"{MARKS[verdict.verdict]} {verdict.verdict}: {verdict.claim.statement} ({numbers})"
+
+
+def save(picture: Figure, stem: Path) -> tuple[Path, Path]:
+    """Writes stem.svg and stem.png, each there whole or not at all, and the same bytes for the same figure."""
+    files = stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png")
+    with mpl.rc_context({"svg.hashsalt": "dormant", "svg.fonttype": "none"}):
+        for file in files:
+            part = file.with_name(f".{file.name}.part")
+            metadata = {"Date": None} if file.suffix == ".svg" else {}
+            picture.savefig(part, format=file.suffix[1:], metadata=metadata)
+            os.replace(part, file)
+    return files
+
+
+def _row(cells: list[Axes], row: Sequence[Plot]) -> None:
+    ours = [number for number, plot in enumerate(row) if not plot.published]
+    for number, axes in enumerate(cells):
+        if number >= len(row):
+            axes.set_axis_off()
+            continue
+        draw(axes, row[number])
+        if row[number].published or number == ours[-1]:
+            label(axes, row[number])
+    top = max(cells[number].get_ylim()[1] for number in ours) if ours and row[0].percent else None
+    for number in ours if top else ():
+        cells[number].set_ylim(top=top)
+
+
+def draw(axes: Axes, plot: Plot) -> None:
+    """Draws the lines of a plot, its axes and its title."""
+    for line in plot.lines:
+        _line(axes, plot, line)
+    axes.set_title(f"{plot.title}\n{plot.place}", color="#666666" if plot.published else "black")
+    axes.set_ylabel(plot.quantity)
+    if plot.x_name != "replay_ratio":
+        axes.set_xlim(left=0)
+    axes.set_xlabel(plot.x_name.replace("_", " "))
+    axes.grid(axis="y", color="#e8e8e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_ylim(_reach(plot))
+    _formats(axes, plot)
+
+
+def _reach(plot: Plot) -> tuple[float, float]:
+    """What was measured, and of intervals as much as leaves that readable: with three seeds they can be very wide."""
+    measured = np.concatenate([values for line in plot.lines for values in (line.middle, *line.seeds)])
+    bounds = np.concatenate([values for line in plot.lines for values in (line.low, line.high)])
+    bottom = min(0.0, float(np.nanmin(measured)))
+    reach = (float(np.nanmax(measured)) - bottom) or 1.0
+    highest = np.nanmax(bounds, initial=bottom + reach)
+    lowest = np.nanmin(bounds, initial=bottom) if bottom < 0 else bottom
+    return max(lowest, bottom - 0.6 * reach), 1.04 * min(highest, bottom + 1.6 * reach)
+
+
+def _line(axes: Axes, plot: Plot, line: Line) -> None:
+    colour = COLOURS[line.colour % len(COLOURS)]
+    dash = line.dash + line.colour // len(COLOURS)  # more arms than colours differ by their dashes
+    style = (0, (5, 2)) if plot.published else DASHES[dash % len(DASHES)]
+    if plot.x_name == "replay_ratio":
+        whiskers = np.nan_to_num(np.abs(np.stack([line.low, line.high]) - line.middle))
+        x = line.x * 1.03**line.colour  # so that intervals don't hide one another
+        axes.errorbar(x, line.middle, whiskers, color=colour, linestyle=style, marker="o", markersize=4, elinewidth=1.2)
+        return
+    for seed in line.seeds if 1 < len(line.seeds) <= FEW_SEEDS else ():
+        axes.plot(line.x, seed, color=colour, linewidth=0.6, alpha=0.35)
+    axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.13, linewidth=0)
+    marker = "o" if len(line.x) == 1 else ""
+    axes.plot(line.x, line.middle, color=colour, linestyle=style, linewidth=1.8, marker=marker, markersize=5)
+
+
+def _formats(axes: Axes, plot: Plot) -> None:
+    if plot.percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_ylim(top=min(1.0, axes.get_ylim()[1]))
+    if plot.x_name == "replay_ratio":
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(FixedLocator(sorted({x for line in plot.lines for x in line.x.tolist()})))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.margins(x=0)
+
+
+def label(axes: Axes, plot: Plot) -> None:
+    """Writes each line's name beside its end, moved apart where they would touch."""
+    ends = [(line, *_end(line)) for line in plot.lines]
+    low, high = axes.get_ylim()
+    heights = [(y - low) / (high - low) for _, _, y in ends]
+    for (line, x, y), height in zip(ends, spread(heights, 0.085), strict=True):
+        axes.annotate(
+            line.label,
+            xy=(x, y),
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            va="center",
+            color=COLOURS[line.colour % len(COLOURS)],
+            fontsize=8,
+            annotation_clip=False,
+        )
+
+
+def _end(line: Line) -> tuple[float, float]:
+    last = np.flatnonzero(np.isfinite(line.middle))[-1]
+    return float(line.x[last]), float(line.middle[last])

@@ -1,0 +1,100 @@
+"""This machine: its cores and devices, where compiled code is kept, and which code runs here."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = ("dormant", "jax", "jaxlib", "numpy", "optax", "pgx", "orbax-checkpoint")
+
+
+def cores() -> tuple[int, ...]:
+    """The cores this process may use, in order."""
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has no such call
+    return tuple(sorted(affinity(0))) if affinity else tuple(range(os.cpu_count() or 1))
+
+
+def pin(core: int) -> None:
+    """Keeps this process on one core, where the system can do that; XLA then makes one thread.
+
+    Raises ValueError if the process may not use that core.
+    """
+    if core not in cores():
+        raise ValueError(f"--core {core} is not available; this process may use {', '.join(map(str, cores()))}.")
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+
+
+def accelerated() -> bool:
+    """Whether JAX computes on something else than a CPU, whose memory is left to the processes to come."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    return jax.default_backend() != "cpu"
+
+
+def spread(seeds: int) -> None:
+    """Makes a CPU as many devices as give every core an equal share of several seeds.
+
+    Products as small as MinAtar's gain less from a second thread than from a second seed (LOG.md).
+    """
+    shares = [count for count in range(1, 4 * len(cores()) + 1) if seeds % count == 0]
+    if seeds > 1:
+        jax.config.update("jax_num_cpu_devices", next((each for each in shares if each >= len(cores())), shares[-1]))
+
+
+def keep_compiled_code() -> None:
+    """Lets a resumed run load what an earlier one compiled, unless the user has chosen a place for it."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(caches / "dormant"))
+
+
+def compile_quickly() -> None:
+    """Makes XLA spend less time on code that is to run for seconds: half as much, for code that is some times slower.
+
+    Only for a process that has computed nothing yet, since XLA reads its flags once.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_optimization_level" not in given:
+        os.environ["XLA_FLAGS"] = f"{given} --xla_backend_optimization_level=0".strip()
+
+
+def origin() -> dict[str, Any]:
+    """When, by which command, with which code and on which device this process runs."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "revision": revision(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(jax.devices()[0].device_kind),
+        "backend": jax.default_backend(),
+    }
+
+
+def version(package: str) -> str | None:
+    """The version of an installed package, None where it is missing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def revision() -> str:
+    """The git revision of dormant's own checkout, with "-dirty" where it has changes; "unknown" outside of one."""
+    # An installed copy may lie inside somebody else's checkout, whose revision says nothing about this code.
+    source = Path(__file__).parents[2]
+    if not (source / ".git").exists():
+        return "unknown"
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return answer.stdout.strip() or "unknown"

@@ -1,0 +1,136 @@
+"""What holds of aggregates, intervals and verdicts whatever the numbers are."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from dormant.lab.design import Claim, Quantity
+from dormant.lab.judging import intervals
+from dormant.lab.judging.claims import verdict
+from dormant.lab.judging.intervals import (
+    bootstrap_bounds,
+    half_width,
+    performance_profile,
+    probability_of_improvement,
+    stratified_interval,
+)
+from dormant.lab.judging.quantities import Pairs
+
+VALUES = st.integers(-800, 800).map(lambda number: number / 8)  # sums of eighths are exact
+AGGREGATES = [intervals.iqm, intervals.mean, intervals.median]
+CLAIM = Claim("", Quantity("loss"), "A", "B", "higher", 0.5)
+
+
+def tables(environments=None):
+    shapes = st.tuples(st.integers(2, 6), st.just(environments) if environments else st.integers(1, 4))
+    return shapes.flatmap(lambda shape: arrays(float, shape, elements=VALUES))
+
+
+def shuffled(table, seed):
+    return np.random.default_rng(seed).permuted(table, axis=0)
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES, ids=lambda function: function.__name__)
+@given(table=tables(), seed=st.integers(0, 9), shift=VALUES)
+def test_an_aggregate_forgets_the_order_of_seeds_follows_a_shift_and_lies_among_the_values(
+    aggregate, table, seed, shift
+):
+    value = aggregate(table)
+    np.testing.assert_allclose(aggregate(shuffled(table, seed)), value, atol=1e-9)
+    np.testing.assert_allclose(aggregate(table + shift), value + shift, atol=1e-9)
+    np.testing.assert_allclose(aggregate(-table), -value, atol=1e-9)
+    assert table.min() <= value + 1e-9 and value <= table.max() + 1e-9
+
+
+@pytest.mark.parametrize(
+    "aggregate",
+    [*AGGREGATES, intervals.optimality_gap, lambda table: performance_profile(table, np.array([-1.0, 0.0, 2.0]))],
+    ids=["iqm", "mean", "median", "optimality gap", "profile"],
+)
+@given(table=tables())
+def test_a_seed_without_values_changes_nothing_and_leading_axes_are_mapped_over(aggregate, table):
+    longer = np.vstack([table, np.full((1, table.shape[1]), np.nan)])
+    np.testing.assert_array_equal(aggregate(longer), aggregate(table))
+    stack = np.stack([table, table + 1, 2 * table])
+    np.testing.assert_allclose(aggregate(stack), [aggregate(each) for each in stack], atol=1e-9)
+
+
+@given(table=tables(), thresholds=arrays(float, 5, elements=VALUES))
+def test_a_profile_is_a_share_that_falls(table, thresholds):
+    profile = performance_profile(table, np.sort(thresholds))
+    assert (np.diff(profile) <= 0).all()
+    assert ((profile >= 0) & (profile <= 1)).all()
+
+
+@given(first=tables(3), second=tables(3))
+def test_improvement_one_way_and_the_other_add_up_to_one(first, second):
+    there, back = probability_of_improvement(first, second), probability_of_improvement(second, first)
+    np.testing.assert_allclose(there + back, 1.0)
+    np.testing.assert_allclose(probability_of_improvement(2 * first + 1, 2 * second + 1), there)
+
+
+@given(table=tables())
+def test_bootstrap_bounds_lie_among_the_values(table):
+    low, high = bootstrap_bounds(intervals.iqm, table, resamples=50)
+    assert table.min() - 1e-9 <= low <= high <= table.max() + 1e-9
+
+
+@given(table=tables(), shift=VALUES, scale=st.sampled_from([0.25, 2.0, 1e-6, 1e6]))
+def test_a_t_interval_follows_shift_and_scale_and_is_wider_with_fewer_degrees_of_freedom(table, shift, scale):
+    interval = np.array(stratified_interval(table))
+    moved = np.array(stratified_interval(scale * (table + shift)))
+    np.testing.assert_allclose(moved, scale * (interval + shift), rtol=1e-6, atol=1e-7 * scale)
+    assert half_width(table, "welch") <= half_width(table, "fewest") + 1e-9
+    assert half_width(table, confidence=0.9) <= half_width(table, confidence=0.95)
+
+
+def judged(claim, mine, theirs):
+    """The verdict on two tables [seeds, environments]."""
+    return verdict(claim, Pairs(tuple(f"game {number}" for number in range(mine.shape[1])), mine, theirs))
+
+
+PAIRS = st.tuples(st.integers(2, 4), st.integers(1, 3)).flatmap(
+    lambda shape: st.tuples(arrays(float, shape, elements=VALUES), arrays(float, shape, elements=VALUES))
+)
+
+
+@given(arms=PAIRS, smallest=st.sampled_from([-1.0, 0.0, 0.5, 20.0]))
+def test_a_claim_and_its_mirror_image_are_judged_alike(arms, smallest):
+    mine, theirs = arms
+    claim = replace(CLAIM, smallest=smallest)
+    mirrored = replace(claim, direction="lower", smallest=-smallest)
+    here, there = judged(claim, mine, theirs), judged(mirrored, -mine, -theirs)
+    assert here.verdict == there.verdict
+    np.testing.assert_allclose([here.estimate, here.low, here.high], [-there.estimate, -there.high, -there.low])
+
+
+@given(arms=PAIRS)
+def test_where_a_claim_is_reproduced_its_opposite_is_contradicted(arms):
+    opposite = replace(CLAIM, direction="lower", smallest=-CLAIM.smallest)
+    if judged(CLAIM, *arms).verdict == "reproduced":
+        assert judged(opposite, *arms).verdict == "contradicted"
+
+
+@given(arms=PAIRS, scales=arrays(float, 3, elements=st.sampled_from([0.5, 4.0, 64.0])))
+def test_the_unit_of_an_environments_returns_is_of_no_account(arms, scales):
+    mine, theirs = (np.abs(table) + 1 for table in arms)
+    claim = replace(CLAIM, quantity=Quantity("eval_return"))
+    scale = scales[: mine.shape[1]]
+    here = judged(claim, mine, theirs)
+    there = judged(claim, scale * mine, scale * theirs)
+    np.testing.assert_allclose(there[2:5], here[2:5])
+
+
+@pytest.mark.parametrize(("environments", "by"), [(1, "difference"), (3, "ratio")])
+def test_where_there_is_no_effect_few_claims_of_three_seeds_are_reproduced(environments, by):
+    # The smallest effect is none, so that nothing but the interval stands between chance and a claim.
+    claim = replace(CLAIM, by=by, smallest=1.0 if by == "ratio" else 0.0)
+    rng = np.random.default_rng(0)
+    draws = rng.lognormal(sigma=0.5, size=(1_000, 2, 3, environments))
+    reproduced = [judged(claim, mine, theirs).verdict == "reproduced" for mine, theirs in draws]
+    # One side of a 95 % interval: 25 of 1,000 are expected, and above 40 in 1 of 500 such tests.
+    assert sum(reproduced) <= 40

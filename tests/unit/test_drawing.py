@@ -1,0 +1,142 @@
+"""Which plots an experiment has, what stands beside them, and that the picture survives what runs can be."""
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import polars as pl
+import pytest
+
+from dormant.lab.design import Arm, Claim, Design, Experiment, Panel, Quantity
+from dormant.lab.drawing.curves import ALL, Pen, pens, plots, spread
+from dormant.lab.drawing.figure import experiment_figure, grid, save
+from dormant.lab.drawing.published import published
+from dormant.lab.judging.claims import Verdict
+from dormant.rl.envs.atari import Atari
+from dormant.rl.envs.minatar import MinAtar
+
+
+@dataclass(frozen=True)
+class Training:
+    """As much of a training as a figure asks for."""
+
+    replay_ratio: float = 1.0
+    env: Any = None
+    seeds: tuple[int, ...] = ()
+
+
+GAMES = (MinAtar("Asterix"), MinAtar("Breakout"))
+PANELS = (Panel("Dormant", "dormant/0.1/all"), Panel("Return", "eval_return"))
+CLAIM = Claim("More is more", Quantity("eval_return"), "ReDo", "DQN", "higher", 1.1, "ratio")
+
+
+def experiment(arms=("DQN", "ReDo"), games=GAMES, panels=PANELS, name="fig09", shown=(), seeds=(0, 1)):
+    trained = tuple(Arm(arm, Training(float(arm.split()[-1]) if "RR" in arm else 1.0)) for arm in arms)
+    return Experiment(name, "A title", {"smoke": Design(trained, games, seeds, "Much.")}, panels, (CLAIM,), shown)
+
+
+def frame(arms=("DQN", "ReDo"), games=("MinAtar/Asterix", "MinAtar/Breakout"), seeds=(0, 1)):
+    return pl.DataFrame(
+        [
+            {"arm": arm, "environment": game, "seed": seed, "agent_steps": steps, "gradient_steps": steps // 2,
+             "replay_ratio": float(arm.split()[-1]) if "RR" in arm else 1.0,
+             "dormant/0.1/all": 0.1 * (number + 1) + 0.01 * seed,
+             "eval_return": 10.0 * number + seed if steps % 200 == 0 else None}
+            for number, arm in enumerate(arms) for game in games for seed in seeds for steps in range(0, 500, 100)
+        ]
+    )  # fmt: skip
+
+
+def test_shares_have_a_plot_of_all_environments_and_minatars_returns_have_none():
+    found = [(plot.metric, plot.place) for plot in plots(experiment(), "smoke", frame())]
+    games = ["MinAtar/Asterix", "MinAtar/Breakout"]
+    assert found == [("dormant/0.1/all", place) for place in (*games, ALL)] + [
+        ("eval_return", place) for place in games
+    ]
+
+
+def test_ataris_returns_have_an_iqm_of_all_environments():
+    games = ("ALE/Pong", "ALE/Breakout")
+    what = experiment(games=(Atari("Pong"), Atari("Breakout")), panels=PANELS[1:])
+    *_, last = plots(what, "smoke", frame(games=games))
+    assert (last.place, last.quantity) == (ALL, "human-normalised return, IQM")
+    assert last.lines[0].middle[0] == pytest.approx((20.7 / 35.3 - 0.7 / 28.8) / 2)  # the middle two of four
+
+
+def test_unmeasured_points_missing_arms_and_games_are_left_out():
+    part = frame(arms=("DQN",), games=("MinAtar/Breakout",))
+    plot, returns = plots(experiment(), "smoke", part)
+    assert [line.label for line in plot.lines] == ["DQN"]
+    assert plot.lines[0].x.tolist() == [0, 100, 200, 300, 400] and returns.lines[0].x.tolist() == [0, 200, 400]
+
+
+def test_a_sweep_is_a_line_of_ends_for_each_family():
+    arms = ("DQN, RR 2", "DQN, RR 0.5", "ReDo, RR 0.5")
+    what = experiment(arms, GAMES[:1], (Panel("Ends", "eval_return", "replay_ratio"),))
+    (plot,) = plots(what, "smoke", frame(arms))
+    dqn, redo = plot.lines
+    assert (dqn.label, dqn.x.tolist(), dqn.middle.tolist()) == ("DQN", [0.5, 2], [10.5, 0.5])
+    assert (redo.label, redo.x.tolist(), redo.colour) == ("ReDo", [0.5], 1)
+
+
+def test_arms_of_one_family_differ_in_colour_and_of_several_in_dashes():
+    assert pens(["DQN, RR 1", "DQN, RR 2"])["DQN, RR 2"] == Pen(1, 0)
+    assert pens(["DQN, RR 1", "DQN, RR 2", "ReDo, RR 1", "ReDo, RR 2"])["ReDo, RR 2"] == Pen(1, 1)
+
+
+def test_the_papers_curves_have_the_pens_of_ours_and_stand_beside_their_like():
+    arms = tuple(f"DQN, RR {ratio:g}" for ratio in (0.25, 0.5, 1, 2))
+    what = experiment(
+        arms, GAMES[:1], name="fig07", shown=tuple(f"DemonAttack replay_ratio={r}" for r in ("0.25", "1"))
+    )
+    shares, returns = grid(what, "smoke", frame(arms))
+    assert [plot.metric for plot in shares] == ["dormant/0.1/all", "dormant_percent"]
+    assert [plot.metric for plot in returns] == ["eval_return", "return"]
+    paper = shares[1]
+    assert (paper.title, paper.place, paper.published) == ("paper (Atari)", "DemonAttack", True)
+    assert [(line.label, line.colour) for line in paper.lines] == [("DQN, RR 0.25", 0), ("DQN, RR 1", 2)]
+    assert paper.lines[1].middle.tolist() == pytest.approx([0.09, 0.20, 0.29, 0.38])
+
+
+def test_a_panel_that_the_paper_has_not_is_refused():
+    with pytest.raises(KeyError, match="no panel 'Pong' of fig09; it has DemonAttack"):
+        published(experiment(shown=("Pong",)), "smoke")
+
+
+def test_heights_are_kept_apart_and_inside():
+    for heights in ([0.0, 0.0, 0.01], [1.0, 1.0], [0.3, 0.9, 0.31, 0.3]):
+        moved = sorted(spread(heights, 0.1))
+        assert all(high - low > 0.0999 for low, high in pairwise(moved))
+        assert moved[0] >= 0 and moved[-1] <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("seeds", [(0,), tuple(range(7))], ids=len)
+def test_the_picture_is_drawn(tmp_path, seeds):
+    arms = ("DQN, RR 0.5", "DQN, RR 1", "ReDo, RR 1")
+    panels = (Panel("Ends", "eval_return", "replay_ratio"), PANELS[0])
+    what = experiment(arms, GAMES[:1], panels, shown=("DemonAttack replay_ratio=0.25",), seeds=seeds)
+    verdict = Verdict(CLAIM, "contradicted", 0.5, 0.25, 0.75, 6, "paired t", "", "ratio")
+    picture = experiment_figure(what, "smoke", frame(arms, seeds=seeds), [verdict], revisions=["abc"])
+    svg, png = save(picture, tmp_path / "a")
+    text = svg.read_text()
+    for said in ("dormant figure fig09 --scale smoke", "revision abc", "Left out: Much.", "paper (Atari)"):
+        assert said in text
+    assert "✗ contradicted: More is more (0.5 [0.25, 0.75], 6 runs)" in text
+    assert png.read_bytes().startswith(b"\x89PNG") and sorted(tmp_path.iterdir()) == [png, svg]
+
+
+def test_the_same_runs_give_the_same_file(tmp_path):
+    what = experiment(games=GAMES[:1], panels=PANELS[:1])
+    first, second = (save(experiment_figure(what, "smoke", frame()), tmp_path / name)[0].read_bytes() for name in "ab")
+    assert first == second
+
+
+def test_evaluations_that_failed_leave_the_rest():
+    table = frame().with_columns(eval_return=pl.lit(math.nan))
+    assert [plot.metric for plot in plots(experiment(), "smoke", table)] == ["dormant/0.1/all"] * 3
+
+
+def test_no_runs_are_refused_with_the_command_that_makes_them():
+    with pytest.raises(ValueError, match="run: dormant figure fig09 --scale smoke"):
+        experiment_figure(replace(experiment(), published=()), "smoke", frame().filter(pl.lit(False)))

@@ -1,0 +1,205 @@
+"""Aggregates and intervals: hand-computed, and equal to rliable's on the same numbers."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.stats
+
+from dormant.lab.judging.intervals import (
+    bootstrap_bounds,
+    bootstrap_interval,
+    half_width,
+    iqm,
+    mean,
+    mean_interval,
+    median,
+    optimality_gap,
+    performance_profile,
+    probability_of_improvement,
+    stratified_interval,
+)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of the packages that rliable imports
+    from rliable import library, metrics
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SHAPES = [(3, 1), (5, 1), (5, 3), (10, 26), (2, 17), (7, 4)]
+
+
+def table(shape, seed=0):
+    rng = np.random.default_rng([seed, *shape])
+    return rng.lognormal(size=shape) * rng.uniform(0.3, 2.0, shape[1])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (iqm, metrics.aggregate_iqm),
+        (mean, metrics.aggregate_mean),
+        (median, metrics.aggregate_median),
+        (optimality_gap, metrics.aggregate_optimality_gap),
+    ],
+    ids=["iqm", "mean", "median", "optimality gap"],
+)
+def test_aggregates_equal_rliables(ours, theirs, shape):
+    assert float(ours(table(shape))) == pytest.approx(float(theirs(table(shape))), abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_performance_profile_equals_rliables(shape):
+    thresholds = np.append(np.linspace(0, 4, 41), table(shape)[0, 0])  # a value that equals a threshold is not above it
+    expected = library.score_distributions(table(shape), thresholds)
+    np.testing.assert_allclose(performance_profile(table(shape), thresholds), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_probability_of_improvement_equals_rliables(shape):
+    first, second = table(shape).round(1), table((4, shape[1]), seed=1).round(1)  # rounded, for ties
+    expected = metrics.probability_of_improvement(first, second)
+    assert float(probability_of_improvement(first, second)) == pytest.approx(expected, abs=1e-9)
+    assert float(probability_of_improvement(first, first)) == 0.5
+
+
+RESAMPLES = 2_000
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (iqm, metrics.aggregate_iqm),
+        (median, metrics.aggregate_median),
+        (optimality_gap, metrics.aggregate_optimality_gap),
+    ],
+    ids=["iqm", "median", "optimality gap"],
+)
+@pytest.mark.parametrize("shape", [(3, 3), (10, 5)], ids=str)
+def test_bootstrap_bounds_equal_rliables_within_monte_carlo_error(ours, theirs, shape):
+    np.random.seed(0)  # rliable takes a random state, and draws from the global generator
+    values = table(shape)
+    _, bounds = library.get_interval_estimates({"": values}, lambda x: np.array([theirs(x)]), reps=RESAMPLES)
+    mine = bootstrap_bounds(ours, values, resamples=RESAMPLES)
+    # Neighbouring quantiles, out by four standard errors of how many resamples lie below a quantile, bracket it.
+    drawn = 4 * np.sqrt(0.025 * 0.975 / RESAMPLES)
+    wide = bootstrap_bounds(ours, values, resamples=RESAMPLES, confidence=0.95 + 2 * drawn)
+    narrow = bootstrap_bounds(ours, values, resamples=RESAMPLES, confidence=0.95 - 2 * drawn)
+    low, high = bounds[""][:, 0]
+    assert wide[0] <= low <= narrow[0] and narrow[1] <= high <= wide[1]
+    assert wide[0] <= mine[0] <= narrow[0] and narrow[1] <= mine[1] <= wide[1]
+
+
+def test_bounds_of_two_arms_equal_rliables_within_monte_carlo_error():
+    np.random.seed(0)
+    first, second = table((5, 3)) * 1.5, table((7, 3), seed=1)
+    arms = {"": [first, second]}
+    function = lambda x, y: np.array([metrics.probability_of_improvement(x, y)])  # noqa: E731
+    _, bounds = library.get_interval_estimates(arms, function, reps=300)
+    mine = bootstrap_bounds(probability_of_improvement, first, second)
+    np.testing.assert_allclose(mine, bounds[""][:, 0], atol=0.07)
+
+
+def test_bounds_of_a_profile_are_one_for_each_threshold():
+    thresholds = np.array([0.0, 0.5, 1.0, 100.0])
+    low, high = bootstrap_bounds(lambda values: performance_profile(values, thresholds), table((5, 3)))
+    assert low.shape == high.shape == (4,)
+    assert low[0] == high[0] == 1.0 and low[-1] == high[-1] == 0.0
+    assert (low <= high).all()
+
+
+def test_the_same_seed_draws_the_same_bounds():
+    first, again, other = (bootstrap_interval(iqm, table((5, 3)), seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert first.estimate == other.estimate
+
+
+GAPPED = np.array([[1.0, 10.0], [2.0, np.nan], [3.0, 30.0]])
+
+
+def test_seeds_without_a_value_are_left_out_of_every_aggregate():
+    assert float(mean(GAPPED)) == (2 + 20) / 2
+    assert float(median(GAPPED)) == (2 + 20) / 2
+    assert float(iqm(GAPPED)) == (2 + 3 + 10) / 3  # of 1, 2, 3, 10 and 30
+    assert float(optimality_gap(GAPPED, 4.0)) == pytest.approx((3 + 2 + 1) / 5)
+    assert performance_profile(GAPPED, np.array([2.5])).tolist() == [3 / 5]
+    # Of the pairs with 2 and 20, half are above in one environment, and one of two in the other.
+    assert float(probability_of_improvement(GAPPED, np.array([[2.0, 20.0]]))) == 0.5
+
+
+def test_an_environment_without_values_has_no_mean_over_environments():
+    empty = np.array([[1.0, np.nan], [2.0, np.nan]])
+    assert np.isnan([mean(empty), median(empty), probability_of_improvement(empty, empty)]).all()
+    assert float(iqm(empty)) == 1.5
+    assert np.isnan([iqm(empty[:, 1:]), optimality_gap(empty[:, 1:])]).all()
+    assert np.isnan(stratified_interval(empty)).all()
+    assert np.isnan(stratified_interval(np.empty((3, 0)))).all()
+
+
+def test_seeds_without_a_value_are_never_drawn():
+    low, high = bootstrap_bounds(mean, np.array([[1.0, 5.0], [np.nan, 5.0], [1.0, np.nan]]))
+    assert low == high == 3.0
+
+
+def test_the_stratified_interval_is_welchs():
+    first, second = np.array([1.0, 2.0, 4.0]), np.array([10.0, 14.0, 19.0])
+    estimate, low, high = stratified_interval(np.column_stack([first, -second]))
+    expected = scipy.stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+    # Two environments' mean is half of two samples' difference.
+    np.testing.assert_allclose([2 * low, 2 * high], expected, rtol=1e-9)
+    assert 2 * estimate == first.mean() - second.mean()
+
+
+def test_with_the_fewest_degrees_of_freedom_it_has_those_of_one_environment():
+    values = np.array([[1.0, 10.0], [2.0, 14.0], [3.0, 18.0]])
+    # Variances of the means are 1/3 and 16/3, Student's quantile for two degrees of freedom is 4.302653.
+    assert float(half_width(values, "fewest")) == pytest.approx(4.302653 * np.sqrt(17 / 3) / 2, rel=1e-6)
+
+
+def test_the_interval_of_one_environment_is_students():
+    values = np.array([4.0, 6.0, 7.0, np.nan])
+    assert stratified_interval(values[:, None]) == mean_interval(values)
+    assert stratified_interval(values[:, None], "fewest") == mean_interval(values)
+
+
+def test_two_environments_of_equal_spread_have_all_their_degrees_of_freedom():
+    values = np.array([[1.0, 5.0], [2.0, 6.0], [3.0, 7.0]])
+    assert float(half_width(values)) == pytest.approx(2.776445 / np.sqrt(6), rel=1e-6)  # 4 degrees of freedom
+
+
+def test_values_that_do_not_vary_have_an_interval_of_no_width():
+    assert stratified_interval(np.full((3, 2), 7.0)) == (7.0, 7.0, 7.0)
+    assert stratified_interval(np.full((3, 2), 7.0), "fewest") == (7.0, 7.0, 7.0)
+
+
+def test_an_environment_with_one_seed_has_no_bounds():
+    estimate, low, high = stratified_interval(np.array([[1.0, 2.0], [np.nan, 4.0]]))
+    assert estimate == 2.0
+    assert np.isnan([low, high]).all()
+
+
+@pytest.mark.parametrize(("seeds", "environments"), [(3, 1), (3, 3), (5, 3)])
+def test_a_t_interval_holds_the_truth_as_often_as_it_says(seeds, environments):
+    spreads = np.array([1.0, 3.0, 0.5])[:environments]
+    tables = spreads * np.random.default_rng(0).normal(size=(10_000, seeds, environments))
+    held = (np.abs(mean(tables)) <= half_width(tables)).mean()
+    assert 0.94 < held < 0.97  # Welch's is a little too wide at three seeds
+
+
+def coverage(situations, interval, games):
+    """The coverages in the committed table of benchmarks/coverage.py."""
+    table = pl.read_csv(BENCHMARKS / "coverage.csv", comment_prefix="#")
+    return table.filter(
+        pl.col("situation").is_in(situations), pl.col("interval") == interval, pl.col("games").is_in(games)
+    )
+
+
+def test_the_interval_of_verdicts_was_measured_to_hold_nine_times_in_ten_where_the_bootstrap_does_not():
+    paired = ["no effect", "doubled"]
+    assert coverage(paired, "t, Welch", [1, 3])["coverage"].min() > 0.9
+    bootstrap = coverage(paired, "percentile bootstrap of the IQM", [1, 3]).filter(seeds=3)
+    assert bootstrap["coverage"].max() < 0.9
+    change = coverage(["one arm"], "t, fewest degrees", [3])
+    assert change.filter(pl.col("returns") != "very skewed")["coverage"].min() > 0.9

@@ -1,0 +1,105 @@
+"""Trainings that go on from the last state of others: run in order, found again, and listed before who needs them."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from walks import Place, Walk, Walker
+
+from dormant.lab.crews.jobs import jobs
+from dormant.lab.design import Arm, Design, Experiment
+from dormant.lab.runs.description import beside, place
+from dormant.lab.runs.folder import RunInUse, RunRefused, claimed, rows
+from dormant.lab.runs.runner import FollowingTraining, last_state, run
+
+
+@dataclass(frozen=True)
+class Onward:
+    """A walk that begins where another one ended."""
+
+    env: Place = field(default_factory=Place)
+    agent: Walker = field(default_factory=Walker)
+    first: Walk = field(default_factory=Walk)
+    agent_steps: int = 8
+    seeds: tuple[int, ...] = (0,)
+    refuses: bool = False
+
+    kind = "onward"
+
+    @property
+    def needs(self):
+        return (replace(self.first, env=self.env, seeds=self.seeds),)
+
+    def after(self, folder, ended):
+        if self.refuses:
+            raise ValueError("not from there")
+        begin = tuple(np.asarray(ended.state["position"]).tolist())
+        return Further(agent_steps=self.agent_steps, seeds=self.seeds, begin=begin)
+
+
+@dataclass(frozen=True)
+class Further(Walk):
+    """The walk with its beginning."""
+
+    begin: tuple[float, ...] = ()
+
+    def init(self):
+        return super().init() | {"position": np.float32(self.begin)}
+
+
+def test_what_is_needed_is_run_first_beside_and_its_end_is_the_beginning(tmp_path):
+    training, path = Onward(), place(tmp_path, "smoke", Onward(), (0,))
+    assert isinstance(training, FollowingTraining) and not isinstance(Walk(), FollowingTraining)
+    assert path.parent.name.startswith("onward-")
+    folder = run(training, path)
+    first = beside(path, Walk())
+    assert first == place(tmp_path, "smoke", Walk(), (0,)) and (first / "done").exists()
+    ended = [row["eval_return"] for row in rows(run(Walk(), first).metrics)]
+    began = [row["eval_return"] for row in rows(folder.metrics)]
+    assert began[0] == ended[-1] and len(began) == 3
+    position = last_state(Walk(), run(Walk(), first))["position"]
+    assert float(position[0]) + 10 == pytest.approx(ended[-1])
+
+
+def test_a_finished_run_is_gone_on_from_and_not_made_again(tmp_path):
+    path = place(tmp_path, "smoke", Onward(), (0,))
+    first = run(Walk(), beside(path, Walk()))
+    written = first.metrics.stat().st_mtime_ns
+    run(Onward(), path)
+    assert first.metrics.stat().st_mtime_ns == written
+
+
+def test_a_run_that_another_process_is_at_is_waited_for(tmp_path):
+    path = place(tmp_path, "smoke", Onward(), (0,))
+    with claimed(beside(path, Walk()), Walk()), pytest.raises(RunInUse, match="is in use by another process"):
+        run(Onward(), path)
+    assert run(Onward(), path).done.exists()
+
+
+def test_a_run_without_its_last_checkpoint_is_refused_with_a_way_out(tmp_path):
+    path = place(tmp_path, "smoke", Onward(), (0,))
+    first = run(Walk(), beside(path, Walk()))
+    for step in first.checkpoint.iterdir():
+        step.rename(tmp_path / step.name)
+    with pytest.raises(RunRefused, match="its checkpoint of the end is not there any more; delete that folder"):
+        run(Onward(), path)
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(RunRefused, match="not from there"):
+        run(Onward(refuses=True), place(tmp_path, "smoke", Onward(refuses=True), (0,)))
+
+
+def test_jobs_list_what_is_needed_once_and_before(tmp_path):
+    arms = (Arm("one", Onward()), Arm("two", Onward(agent_steps=12)), Arm("plain", Walk()))
+    experiment = Experiment("onwards", "", {"smoke": Design(arms, (Place(),), (0, 1))})
+    todo = jobs([experiment], "smoke", tmp_path, together=False)
+    names = [(job.arm, job.training.seeds) for job in todo]
+    assert names == [
+        *(("walker-rr1 for one", (seed,)) for seed in (0, 1)),
+        *(("one", (seed,)) for seed in (0, 1)),
+        *(("two", (seed,)) for seed in (0, 1)),
+    ]
+    run(Walk(seeds=(1,)), place(tmp_path, "smoke", Walk(), (1,)))
+    left = [job.arm for job in jobs([experiment], "smoke", tmp_path, together=False)]
+    assert left == ["walker-rr1 for one", "one", "one", "two", "two"]
