@@ -7,14 +7,13 @@ from typing import Any
 from dormant import (
     ClipWeights,
     ContinualBackprop,
-    Dormant,
     Every,
-    Gap,
     HareTortoise,
     Recycle,
     Reset,
     ResetOptimizer,
     ShrinkPerturb,
+    how_many,
 )
 from dormant.experiments.benches import WEIGHT_DECAY, Bench
 from dormant.regularisers import L2Init, Parseval, Spectral
@@ -72,11 +71,13 @@ def _recycled(period: int, number: Any, score: Any = "activation") -> Every:
 METHODS: Mapping[str, Method] = {
     "redo": Method("ReDo", _acting("τ", (0.0, 0.025, 0.1), lambda bench, tau: bench.redo(tau))),
     "gap": Method(
-        "ReDo, largest gap", _at_periods("redo_period", (0.5, 1.0, 2.0), lambda each: _recycled(each, Gap()))
+        "ReDo, largest gap", _at_periods("redo_period", (0.5, 1.0, 2.0), lambda each: _recycled(each, how_many.Gap()))
     ),
     "regrama": Method(
         "ReGraMa",
-        _acting("τ", (0.01, 0.025, 0.1), lambda bench, tau: _recycled(bench.redo_period, Dormant(tau), "gradient")),
+        _acting(
+            "τ", (0.01, 0.025, 0.1), lambda bench, tau: _recycled(bench.redo_period, how_many.Dormant(tau), "gradient")
+        ),
     ),
     "cbp": Method("Continual backprop", _acting("rate", (1e-5, 1e-4, 1e-3), lambda _, rate: ContinualBackprop(rate))),
     "shrink_perturb": Method(
