@@ -1,0 +1,124 @@
+"""A network in JAX and what dormant promises for it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+import dormant
+
+Apply = Callable[..., Any]  # apply(params, *inputs)
+Init = Callable[[jax.Array], Any]  # init(key)
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 12, 12, 3)).astype(np.float32)
+ROWS = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
+SEQUENCES = np.random.default_rng(2).normal(size=(3, 4, 5)).astype(np.float32)
+ACTIONS = np.random.default_rng(3).normal(size=(6, 2)).astype(np.float32)
+FRACTIONS = np.random.default_rng(4).uniform(size=(6, 3)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and, for each hidden layer, "recycled", "coupled" or a part of the reason why it is only measured.
+
+    `refused` is a part of the error for a network that cannot be traced; `layers` then names its hidden layers.
+    `agent` is the publication of the agent that has this network. `build` returns apply and init.
+    """
+
+    name: str
+    build: Callable[[], tuple[Apply, Init]]
+    inputs: tuple[np.ndarray, ...]
+    layers: Mapping[str, str]
+    refused: str = ""
+    agent: str = ""
+    framework: ClassVar[str] = "JAX"
+
+    def trace(self) -> dormant.Wiring:
+        """The wiring, from a trace made now."""
+        apply, init = self.build()
+        return dormant.trace(apply, weights(init, seed=0), *self.inputs)
+
+    @property
+    def title(self) -> str:
+        """The name, with the agent's publication in brackets."""
+        return f"{self.name} ({self.agent})" if self.agent else self.name
+
+
+def promises(recycled: str = "", coupled: str = "", measured: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The promise of each layer. Layers are names between spaces; `measured` maps a reason to layers."""
+    kinds = {"recycled": recycled, "coupled": coupled, **(measured or {})}
+    return {name: promise for promise, names in kinds.items() for name in names.split()}
+
+
+def linen(
+    name: str,
+    *inputs: np.ndarray,
+    recycled: str = "",
+    coupled: str = "",
+    measured: Mapping[str, str] | None = None,
+    refused: str = "",
+    agent: str = "",
+) -> Callable[[Callable[..., Any]], Case]:
+    """Decorates the body of a Flax network: from inputs to outputs, with layers made on the way."""
+
+    def case(function: Callable[..., Any]) -> Case:
+        return Case(
+            name, flax(body(function)(), *inputs), inputs, promises(recycled, coupled, measured), refused, agent
+        )
+
+    return case
+
+
+def by_hand(
+    name: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    *inputs: np.ndarray,
+    recycled: str = "",
+    coupled: str = "",
+    measured: Mapping[str, str] | None = None,
+    refused: str = "",
+    agent: str = "",
+) -> Callable[[Apply], Case]:
+    """Decorates a function of parameters and inputs; each parameter is called `w` in a dictionary of its own."""
+
+    def init(key: jax.Array) -> Any:
+        keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
+        return {name: {"w": jax.random.normal(keys[name], shape)} for name, shape in shapes.items()}
+
+    def case(apply: Apply) -> Case:
+        return Case(name, lambda: (apply, init), inputs, promises(recycled, coupled, measured), refused, agent)
+
+    return case
+
+
+def flax(module: nn.Module, *inputs: np.ndarray) -> Callable[[], tuple[Apply, Init]]:
+    """What builds a Flax module."""
+    return lambda: (module.apply, lambda key: module.init(key, *inputs))
+
+
+def body(function: Callable[..., Any]) -> type[nn.Module]:
+    """A Flax module from the body of its call."""
+    return type(function.__name__, (nn.Module,), {"__call__": nn.compact(lambda self, *inputs: function(*inputs))})
+
+
+def flat(x: jax.Array) -> jax.Array:
+    """Everything but the batch in one axis."""
+    return x.reshape(x.shape[0], -1)
+
+
+def weights(init: Init, seed: int) -> Any:
+    """Random parameters of the tree that `init` returns. NumPy draws them, which takes no compilation."""
+    generator = np.random.default_rng(seed)
+
+    def drawn(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        values = generator.normal(size=leaf.shape) * (0.4 if len(leaf.shape) > 1 else 0.1)
+        if np.issubdtype(leaf.dtype, np.complexfloating):
+            values = values + 1j * generator.normal(size=leaf.shape)
+        name = jax.tree_util.keystr(path)
+        positive = any(word in name for word in ("var", "scale", "sigma", "average"))
+        return (0.5 + np.abs(values) if positive else values).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(drawn, jax.eval_shape(init, jax.random.key(seed)))

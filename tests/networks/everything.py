@@ -1,0 +1,49 @@
+"""All networks, in the order of their page."""
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import TypeVar
+
+from foreign import jax_networks, torch_networks
+
+from . import convolutional, dense, kernels, sequences, torch_convolutional
+from .case import Case, promises
+from .torch_case import TorchCase
+
+AnyCase = TypeVar("AnyCase", Case, TorchCase)
+
+
+def cases(kind: type[AnyCase], *rooms: ModuleType) -> tuple[AnyCase, ...]:
+    """The networks that are defined in these files."""
+    return tuple(case for room in rooms for case in vars(room).values() if isinstance(case, kind))
+
+
+JAX = cases(Case, convolutional, dense, sequences, kernels)
+TORCH = cases(TorchCase, torch_convolutional)
+
+
+def foreign_jax() -> Iterator[Case]:
+    """The networks out of other JAX packages. Each package is imported when its network is built."""
+    for name, make in jax_networks.NETWORKS.items():
+        network = make()
+        yield Case(name, lambda network=network: (network.apply, network.init), network.inputs, network.layers)
+
+
+def foreign_torch() -> Iterator[TorchCase]:
+    """The networks out of other PyTorch packages."""
+    for name, make in torch_networks.NETWORKS.items():
+        module, inputs, layers = make()
+        yield TorchCase(name, lambda module=module: module, inputs, promises(" ".join(layers)))
+
+
+def foreign_names() -> tuple[list[str], list[str]]:
+    """Their names, in JAX and in PyTorch. Nothing is built."""
+    return list(jax_networks.NETWORKS), list(torch_networks.NETWORKS)
+
+
+def everything() -> Iterator[Case | TorchCase]:
+    """Every network that the page lists."""
+    yield from JAX
+    yield from foreign_jax()
+    yield from TORCH
+    yield from foreign_torch()

@@ -1,0 +1,29 @@
+"""Whether docs/networks.md has the line that docs/make_networks.py makes of a network."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+from .case import Case
+from .torch_case import TorchCase
+
+DOCS = Path(__file__).parents[2] / "docs"
+MAKER = runpy.run_path(str(DOCS / "make_networks.py"))
+PAGE = (DOCS / "networks.md").read_text()
+LINES = frozenset(PAGE.splitlines())
+BEFORE = MAKER["recorded"]()
+
+
+def on_the_page(case: Case | TorchCase, wiring: Any) -> None:
+    """Raises AssertionError if the page has no line for a network with this wiring."""
+    _check(case, MAKER["of_wiring"](wiring))
+
+
+def refused_on_the_page(case: Case, error: Exception) -> None:
+    """Raises AssertionError if the page does not say that the network is refused with this error."""
+    _check(case, MAKER["refusal"](error))
+
+
+def _check(case: Case | TorchCase, outcome: Any) -> None:
+    line = MAKER["row"](case, outcome, BEFORE[case.title, case.framework])
+    assert line in LINES, f"docs/networks.md is old, run make docs; it lacks\n{line}"

@@ -1,0 +1,80 @@
+"""A network in PyTorch and what dormant promises for it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import dormant.torch
+
+from .case import promises
+
+
+def drawn(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+IMAGES = drawn(0, 4, 3, 12, 12)
+ROWS = drawn(1, 6, 5)
+SEQUENCES = drawn(2, 3, 4, 5)  # batch, time, features
+ACTIONS = drawn(3, 6, 2)
+
+
+class Net(nn.Module):
+    """A function of named layers: `forward(layers, *inputs)`."""
+
+    def __init__(self, function: Callable[..., Any], **layers: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(self, *inputs)
+
+
+@dataclass(frozen=True)
+class TorchCase:
+    """A module and, for each hidden layer, "recycled", "coupled" or a part of the reason why it is only measured.
+
+    `agent` is the publication of the agent that has this network.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    inputs: tuple[Any, ...]
+    layers: Mapping[str, str]
+    agent: str = ""
+    framework: ClassVar[str] = "PyTorch"
+
+    def module(self, seed: int = 0) -> nn.Module:
+        """A module with weights that depend on the seed alone."""
+        torch.manual_seed(seed)
+        return self.build()
+
+    def trace(self) -> dormant.torch.wiring.Wiring:
+        """The wiring, from a trace made now."""
+        return dormant.torch.trace(self.module(), *self.inputs)
+
+    @property
+    def title(self) -> str:
+        """The name, with the agent's publication in brackets."""
+        return f"{self.name} ({self.agent})" if self.agent else self.name
+
+
+def module(
+    name: str,
+    *inputs: Any,
+    recycled: str = "",
+    coupled: str = "",
+    measured: Mapping[str, str] | None = None,
+    agent: str = "",
+) -> Callable[[Callable[[], nn.Module]], TorchCase]:
+    """Decorates a function that builds a module."""
+
+    def case(build: Callable[[], nn.Module]) -> TorchCase:
+        return TorchCase(name, build, inputs, promises(recycled, coupled, measured), agent)
+
+    return case

@@ -1,0 +1,105 @@
+"""Every PyTorch network of tests/networks keeps its promise: recycled, or measured with a reason."""
+
+from functools import lru_cache
+
+import pytest
+import torch
+from networks.everything import TORCH
+from networks.page import on_the_page
+
+import dormant.torch as dt
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(params=range(len(TORCH)), ids=lambda index: TORCH[index].name, scope="module")
+def index(request):
+    return request.param
+
+
+@lru_cache(maxsize=1)  # the tests of one case run one after the other
+def traced(index: int):
+    """A module in evaluation mode, some of whose neurons are silent, its wiring and the silent neurons."""
+    case = TORCH[index]
+    module = case.module().eval()
+    for name, leaf in module.state_dict().items():  # no bias and no running mean is zero by accident
+        if leaf.is_floating_point():
+            leaf += 0.05 * torch.rand(leaf.shape, generator=torch.Generator().manual_seed(len(name)))
+    wiring = dt.trace(module, *case.inputs)
+    layers = [layer for layer in wiring.layers if layer.recyclable]
+    masks = {layer.name: torch.arange(layer.width) % 3 == 0 for layer in layers}
+    change(module, "incoming", layers, masks, lambda leaf: torch.zeros_like(leaf))
+    return module, wiring, masks
+
+
+@torch.no_grad()
+def change(module, side, layers, masks, new):
+    """Replaces the entries of masked neurons on one side of them."""
+    leaves = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for layer in layers:
+        for name, owner in getattr(layer, side).items():
+            hit = masks[layer.name][owner.clamp(min=0)] & (owner >= 0)
+            leaves[name].copy_(torch.where(hit, new(leaves[name]), leaves[name]))
+
+
+def outputs(module, inputs):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return [leaf.clone() for leaf in torch.utils._pytree.tree_leaves(module(*inputs)) if torch.is_tensor(leaf)]
+
+
+def state(module):
+    return {name: leaf.clone() for name, leaf in module.state_dict().items()}
+
+
+def test_every_layer_is_found_with_its_promise(index):
+    case = TORCH[index]
+    _, wiring, _ = traced(index)
+    found = {layer.name: layer for layer in wiring.layers}
+    assert set(case.layers) == set(found), str(wiring)
+    for name, promise in case.layers.items():
+        assert found[name].recyclable == (promise in ("recycled", "coupled")), str(wiring)
+        assert bool(found[name].coupled_by) == (promise == "coupled") or not found[name].recyclable, str(wiring)
+        assert found[name].recyclable or promise in "; ".join(found[name].reasons), str(wiring)
+    on_the_page(case, wiring)
+
+
+def test_outgoing_entries_of_silent_neurons_do_not_matter_and_those_of_others_do(index):
+    module, wiring, masks = traced(index)
+    inputs, kept = TORCH[index].inputs, state(module)
+    before = outputs(module, inputs)
+    for name, mask in masks.items():
+        for chosen, matters in ((mask, False), (~mask, True)):
+            change(
+                module, "outgoing", [layer for layer in wiring.layers if layer.name == name], {name: chosen}, add_one
+            )
+            same = all(torch.equal(one, other) for one, other in zip(before, outputs(module, inputs), strict=True))
+            module.load_state_dict(kept)
+            assert same != matters, f"{name}: {wiring}"
+
+
+def add_one(leaf):
+    return leaf + 1
+
+
+def test_recycling_silent_neurons_leaves_outputs_bit_equal(index):
+    module, wiring, masks = traced(index)
+    case, kept = TORCH[index], state(module)
+    before, fresh = outputs(module, case.inputs), case.module(seed=1)
+    safe = [name for name in masks if not any(layer.coupled_by for layer in wiring.layers if layer.name == name)]
+    counts = dt.recycle_(module, wiring, *case.inputs, tau=0.0, init=lambda: fresh, layers=safe)
+    after, now = outputs(module, case.inputs), state(module)
+    module.load_state_dict(kept)
+    assert set(counts) == set(safe)
+    # More may be silent on so few inputs than those that were silenced.
+    assert all(counts[name] >= int(masks[name].sum()) > 0 for name in safe), f"{counts} {wiring}"
+    for one, other in zip(before, after, strict=True):
+        assert torch.isfinite(one).all() and torch.equal(one, other)
+    for layer in wiring.layers:
+        assert layer.name not in safe or woken(layer, masks[layer.name], now, fresh.state_dict()), str(wiring)
+
+
+def woken(layer, mask, now, fresh):
+    """Whether a masked neuron has a fresh incoming entry."""
+    fed = ((name, mask[owner.clamp(min=0)] & (owner >= 0)) for name, owner in layer.incoming.items())
+    return any(bool((hit & (now[name] == fresh[name]) & (now[name] != 0)).any()) for name, hit in fed)
