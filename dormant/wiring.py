@@ -1,6 +1,8 @@
 """Which parameters feed a neuron and which read it, for every layer of a network."""
 
-from collections.abc import Callable, Mapping
+import itertools
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .scores import dormant_fraction, dormant_mask, neuron_scores
 
 Entries = Mapping[str, Int[np.ndarray, "..."]]
+COLUMNS = 120  # of a printed wiring
 Masks = Mapping[str, Bool[Array, " neurons"]]
 
 
@@ -20,9 +23,8 @@ Masks = Mapping[str, Bool[Array, " neurons"]]
 class NeuronLayer:
     """A layer of neurons: the entries of the parameters that feed each of them, and the entries that read it.
 
-    `incoming` and `outgoing` map the path of a parameter to an integer array that broadcasts to its shape: the
-    number of
-    the neuron to which each entry belongs, or -1. `reasons` say why the layer is measured and not recycled;
+    `incoming` and `outgoing` map the path of a parameter to an integer array that broadcasts to its shape: the number
+    of the neuron to which each entry belongs, or -1. `reasons` say why the layer is measured and not recycled;
     `coupled_by` names the normalisations through which its neurons influence one another.
     """
 
@@ -51,6 +53,9 @@ class Activation(NamedTuple):
 class Wiring:
     """The neuron layers of a traced function, in the order in which it computes them; `outputs` are its output layers.
 
+    `not_followed` maps the path of each parameter that neither feeds nor reads a neuron to what becomes of it. Layers
+    inside an operation that the tracer does not know are not among the layers; their parameters are listed there.
+
     >>> from dormant import trace
     >>> def apply(params, x):
     ...     return jax.nn.relu(x @ params["hidden"]["w"]) @ params["head"]["w"]
@@ -65,6 +70,7 @@ class Wiring:
     layers: tuple[NeuronLayer, ...]
     outputs: tuple[str, ...]
     measure: Callable[..., list[Activation]] = field(repr=False)
+    not_followed: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> NeuronLayer:
         found = {layer.name: layer for layer in self.layers}
@@ -111,12 +117,26 @@ class Wiring:
             (layer.name, str(layer.width), _paths(layer.incoming), _paths(layer.outgoing), _status(layer))
             for layer in self.layers
         ]
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = [
-            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip()
-            for row in rows
-        ]
-        return "\n".join([*lines, f"output layers, not measured: {', '.join(self.outputs) or 'none'}"])
+        ends = [f"output layers, not measured: {', '.join(self.outputs) or 'none'}"]
+        if self.not_followed:
+            lost = "; ".join(f"{path.removeprefix('params/')} ({how})" for path, how in self.not_followed.items())
+            ends.append(f"not followed: {lost}")
+        wrapped = [line for end in ends for line in textwrap.wrap(end, COLUMNS, subsequent_indent="  ")]
+        return "\n".join([*_table(rows), *wrapped])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines of at most COLUMNS; longer cells go on below."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    if sum(widths) + 2 * (len(widths) - 1) > COLUMNS:
+        widths[:4] = [min(width, most) for width, most in zip(widths, (30, 7, 24, 24), strict=False)]
+        widths[4] = COLUMNS - sum(widths[:4]) - 2 * 4
+    lines = []
+    for row in rows:
+        cells = [textwrap.wrap(cell, width) or [""] for cell, width in zip(row, widths, strict=True)]
+        for line in itertools.zip_longest(*cells, fillvalue=""):
+            lines.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return lines
 
 
 def _paths(entries: Entries) -> str:

@@ -1,6 +1,7 @@
 """Any JAX function to its wiring: `trace` walks the function's jaxpr and follows every neuron through it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,13 +12,15 @@ from jaxtyping import Array, PyTree
 
 from .. import jaxlib_faults
 from ..wiring import Activation, Wiring, paths
+from .audit import audit
 from .kernels import convolution, product
 from .layers import Found, Site, collect
 from .ledger import Ledger
+from .mixing import mix
 from .program import Program, Step, evaluate, flat_program
 from .program import TraceError as TraceError
-from .rules import RULES, mix, refuse
-from .values import Ids, Part, Value, no_ids, numbered, plain
+from .rules import RULES
+from .values import Ids, Part, Value, numbered, plain
 
 LARGEST_CONSTANT = 1 << 20  # elements; larger constants are never worked out while tracing
 
@@ -37,7 +40,10 @@ def trace(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any) -> Wirin
     dense  3        dense/bias, dense/kernel  head/kernel  yes
     output layers, not measured: head
 
-    Raises TraceError, by name, at a primitive that it does not understand, and if it finds no layer at all.
+    An operation that the tracer does not know mixes its neurons: their layers are measured, if at all, and the wiring
+    lists the parameters inside it as not followed.
+
+    Raises TraceError if it finds no layer at all.
     """
     jaxlib_faults.warn_once()
     cache: dict[Any, tuple[Program, Found]] = {}
@@ -49,7 +55,7 @@ def trace(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any) -> Wirin
         values = evaluate(traced, jax.tree.leaves((params, inputs)), {site.value for site in now.sites})
         return [_activation(site, values[site.value]) for site in now.sites]
 
-    return Wiring(found.layers, found.outputs, measure)
+    return Wiring(found.layers, found.outputs, measure, found.not_followed)
 
 
 def _traced(
@@ -80,17 +86,37 @@ def _analyse(traced: Program, params: PyTree[Any]) -> Found:
         results = _apply_rule(notes, step, [values[operand] for operand in step.operands], shapes)
         values.update(zip(step.results, results, strict=True))
     for number in traced.outputs:
-        notes.returned |= notes.producers_of(values[number].neurons) | values[number].mixed
-        notes.note_elsewhere(values[number].parts, "returned")
+        value = values[number]
+        notes.returned |= notes.producers_of(value.neurons) | value.mixed
+        notes.note_elsewhere(value.parts, "returned")
+    audit(notes, traced, values)
     found = collect(notes)
-    for site in found.sites:
-        _columns(site)  # refuses now what could not be measured later
     if not found.layers:
-        raise TraceError(
-            "found no neuron layer: expected apply(params, *inputs) with at least two kernels of `params` in a row; "
-            f"its output layers are {list(found.outputs)}. Are the parameters the first argument?"
-        )
+        raise TraceError(_no_layer(traced, params, found))
     return found
+
+
+def _no_layer(traced: Program, params: PyTree[Any], found: Found) -> str:
+    """Why no layer was found, in the words of the caller."""
+    inside = [np.shape(value) for value in traced.constants.values() if np.ndim(value) > 1]
+    if len(traced.inputs) == len(jax.tree.leaves(params)) and len(traced.inputs) < 2:
+        return (
+            "trace got one array and no inputs: expected trace(apply, params, *inputs), where apply(params, *inputs) "
+            "runs the network. A module that holds its parameters is split first: Flax NNX, graph, params = "
+            "nnx.split(module) and apply = lambda params, x: nnx.merge(graph, params)(x); Equinox, params, static = "
+            "eqx.partition(module, eqx.is_inexact_array) and apply = lambda params, x: eqx.combine(params, static)(x)."
+        )
+    message = (
+        "found no neuron layer: expected apply(params, *inputs) with at least two kernels of `params` in a row; "
+        f"its output layers are {list(found.outputs)}. Are the parameters the first argument?"
+    )
+    if found.not_followed:
+        message += (
+            f" Parameters that the tracer did not follow: {'; '.join(map(': '.join, found.not_followed.items()))}."
+        )
+    if inside:
+        message += f" The function holds arrays of shapes {inside[:4]} that are not in `params`; are they its weights?"
+    return message
 
 
 def _constant(value: Any) -> Value:
@@ -98,7 +124,7 @@ def _constant(value: Any) -> Value:
 
 
 def _parameter(leaf: int, shape: tuple[int, ...]) -> Value:
-    return Value(shape, no_ids(shape), (Part(leaf, numbered(shape)),), is_kernel=True)
+    return replace(plain(shape), parts=(Part(leaf, numbered(shape)),), is_kernel=True)
 
 
 def _apply_rule(notes: Ledger, step: Step, operands: list[Value], shapes: list[tuple[int, ...]]) -> list[Value]:
@@ -109,8 +135,6 @@ def _apply_rule(notes: Ledger, step: Step, operands: list[Value], shapes: list[t
         return KERNEL_RULES[step.name](notes, step, operands, shapes)
     if step.name in RULES:
         return RULES[step.name](notes, step, operands, shapes)
-    if any(operand.has_neurons or operand.mixed or operand.parts for operand in operands):
-        raise refuse(step, "it takes neurons or parameters, and no rule says what becomes of them")
     return mix(notes, step, operands, shapes)
 
 
@@ -118,7 +142,7 @@ KERNEL_RULES = {"dot_general": product, "conv_general_dilated": convolution}
 
 
 def _current(notes: Ledger, value: Value) -> Value:
-    return value.with_ids(value.shape, notes.current(value.neurons), value.parts) if value.has_neurons else value
+    return replace(value, neurons=notes.current(value.neurons)) if value.has_neurons else value
 
 
 def _known(step: Step, operands: list[Value]) -> list[Value]:
@@ -141,17 +165,18 @@ def _activation(site: Site, value: Array) -> Activation:
 
 
 def _columns(site: Site) -> tuple[Ids, Ids]:
-    """The neurons that are measured at a site, and where each of them stands: [neurons, places]."""
+    """The neurons that are measured at a site, and where each of them stands: [neurons, places].
+
+    Where some stand more often than others, each place counts so often that the means stay those of each neuron.
+    """
     owners = site.neurons.ravel()
     present, counts = np.unique(owners[owners >= 0], return_counts=True)
-    different = sorted(set(counts.tolist()))
-    if len(different) > 1:
-        raise TraceError(
-            f"the neurons of {site.layer} have different numbers of activations at one place: {different}. "
-            "Expected each as often as any other; apply the non-linearity before repeating some of them."
-        )
     order = np.flatnonzero(owners >= 0)[np.argsort(owners[owners >= 0], kind="stable")]
-    return present, order.reshape(len(present), -1)
+    if (counts == counts[0]).all():
+        return present, order.reshape(len(present), -1)
+    times = np.lcm.reduce(counts)
+    rows = np.split(order, np.cumsum(counts)[:-1])
+    return present, np.stack([np.repeat(row, times // len(row)) for row in rows])
 
 
 def _check_same(first: Found, second: Found) -> None:

@@ -1,14 +1,15 @@
 """Where parameters meet: kernels end one layer's outgoing side and begin the next one's incoming side."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from .ledger import Ledger
+from .mixing import Shapes, mix
 from .program import Step
-from .rules import Shapes, mix, refuse
-from .values import Ids, Value, varies
+from .values import NONE, Ids, Value, narrow, no_ids, varies, widen
 
 
 class Axes(NamedTuple):
@@ -26,22 +27,27 @@ def product(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes
         _axes(len(operands[0].shape), left_batch, left_summed),
         _axes(len(operands[1].shape), right_batch, right_summed),
     ]
-    side = kernel_side(step, operands)
+    side = kernel_side(operands, [[*each.batch, *each.free] for each in axes])
     if side is None:
         return _data_product(notes, step, operands, axes, shapes)
     own, reads = _product_entries(operands, axes, side)
-    return [feed(notes, step, operands, side, own, reads, _product_result(operands[side], axes, side), shapes[0])]
+    return [feed(notes, step, operands, side, own, reads, _product_result(own, axes, side), shapes[0])]
 
 
-def kernel_side(step: Step, operands: Sequence[Value]) -> int | None:
-    """Which operand is the kernel: the one that holds parameters, and of two, the one that no input enters."""
+def kernel_side(operands: Sequence[Value], outer: Sequence[Sequence[int]]) -> int | None:
+    """Which operand is the kernel: the one that holds parameters; of two, the one that no input enters.
+
+    If inputs enter both (a head chosen by the task, of an embedded observation), the kernel is the one whose entries
+    change along the `outer` axes, which become neurons. None if that leaves it open.
+    """
     sides = [side for side, operand in enumerate(operands[:2]) if operand.parts and not operand.has_neurons]
     pure = [side for side in sides if not operands[side].from_input]
-    if len(pure) == 2:
-        return None
-    if len(sides) == 2 and not pure:
-        raise refuse(step, "both operands hold parameters and inputs, so it is not clear which of them is the kernel")
-    return (pure or [side for side in sides if operands[side].is_kernel] or [None])[0]
+    if pure:
+        return pure[0] if len(pure) == 1 else None
+    kernels = [side for side in sides if operands[side].is_kernel]
+    if len(kernels) == 2:
+        kernels = [side for side in kernels if any(varies(part.entries, outer[side]) for part in operands[side].parts)]
+    return kernels[0] if len(kernels) == 1 else None
 
 
 def _axes(rank: int, batch: Sequence[int], summed: Sequence[int]) -> Axes:
@@ -53,15 +59,39 @@ def _product_entries(operands: Sequence[Value], axes: Sequence[Axes], side: int)
     """For each entry of the kernel: its output neuron's number, and the neuron that it reads (None if that varies)."""
     kernel, data = operands[side], operands[1 - side]
     mine, theirs = axes[side], axes[1 - side]
-    outer = mine.batch + mine.free
-    own = np.arange(int(np.prod([kernel.shape[axis] for axis in outer], dtype=np.int64)))
-    own = _placed(own.reshape([kernel.shape[axis] for axis in outer]), outer, len(kernel.shape))
+    own = _columns(kernel, mine.batch + mine.free)
     if varies(data.neurons, theirs.free):
         return own, None
     reads = data.neurons.squeeze(theirs.free)
     rest = [axis for axis in range(len(data.shape)) if axis not in theirs.free]
     partner = dict(zip(theirs.batch + theirs.summed, mine.batch + mine.summed, strict=True))
     return own, _placed(reads, [partner[axis] for axis in rest], len(kernel.shape))
+
+
+def _columns(kernel: Value, outer: Sequence[int]) -> Ids:
+    """The number of the neuron that each column of a kernel feeds; columns are numbered along the outer axes.
+
+    Columns of the same entries feed the same neuron: kernels with noise per sample, or repeated ones. A column without
+    entries, which pads a kernel, feeds none.
+    """
+    changes = [axis for axis in outer if any(part.entries.shape[axis] > 1 for part in kernel.parts)]
+    lengths = [kernel.shape[axis] for axis in changes]
+    rows = [_rows(part.entries, changes, lengths) for part in kernel.parts]
+    own = np.arange(int(np.prod(lengths, dtype=np.int64)))
+    if len(np.unique(rows[0][:, 0])) < own.size or (rows[0][:, 0] < 0).any():
+        every = np.concatenate(rows, axis=1)
+        _, first, same = np.unique(every, axis=0, return_index=True, return_inverse=True)
+        empty = (every < 0).all(axis=1)
+        _, own = np.unique(np.where(empty, NONE, first[same.ravel()]), return_inverse=True)
+        own = own.ravel() - int(empty.any())
+    return _placed(own.reshape(lengths), changes, len(kernel.shape))
+
+
+def _rows(entries: Ids, changes: Sequence[int], lengths: Sequence[int]) -> Ids:
+    """Entries as [columns, entries of a column]."""
+    ordered = entries.transpose(*changes, *(axis for axis in range(entries.ndim) if axis not in changes))
+    wide = widen(ordered, (*lengths, *ordered.shape[len(changes) :]))
+    return wide.reshape(int(np.prod(lengths, dtype=np.int64)), -1)
 
 
 def _placed(ids: Ids, axes: Sequence[int], rank: int) -> Ids:
@@ -71,31 +101,30 @@ def _placed(ids: Ids, axes: Sequence[int], rank: int) -> Ids:
     return ordered.reshape([lengths.get(axis, 1) for axis in range(rank)])
 
 
-def _product_result(kernel: Value, axes: Sequence[Axes], side: int) -> list[int]:
-    """The shape in which a product's neuron numbers stand."""
+def _product_result(own: Ids, axes: Sequence[Axes], side: int) -> Ids:
+    """The neurons of a product, from those of its kernel's columns."""
     mine, theirs = axes[side], axes[1 - side]
-    batch = [kernel.shape[axis] for axis in mine.batch]
-    free = [kernel.shape[axis] for axis in mine.free]
-    ones = [1] * len(theirs.free)
-    return batch + (free + ones if side == 0 else ones + free)
+    ordered = own.transpose(*mine.batch, *mine.free, *mine.summed)
+    batch, free = ordered.shape[: len(mine.batch)], ordered.shape[len(mine.batch) :][: len(mine.free)]
+    ones = (1,) * len(theirs.free)
+    return ordered.reshape(batch + (free + ones if side == 0 else ones + free))
 
 
 def convolution(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
     """`conv_general_dilated`: a neuron is an output channel."""
     data, kernel = operands
     numbers, groups = step.settings["dimension_numbers"], step.settings["feature_group_count"]
-    if step.settings["batch_group_count"] != 1:
-        raise refuse(step, "batch groups have no neurons of their own")
     (batch, channel, *space), (out, *_) = numbers.lhs_spec, numbers.rhs_spec
-    if kernel_side(step, operands) != 1:
+    if step.settings["batch_group_count"] != 1:
+        return mix(notes, step, operands, shapes)
+    if kernel_side(operands, [[batch, *space], [out]]) != 1:
         return _constant_convolution(notes, step, operands, shapes)
     rank = len(data.shape)
-    own = _placed(np.arange(kernel.shape[out]), [out], rank)
+    own = _columns(kernel, [out])
     steady = not varies(data.neurons, [batch, *space])
     reads = _convolution_reads(kernel.shape, numbers.rhs_spec, data, channel, groups) if steady else None
-    place = [1] * rank
-    place[numbers.out_spec[1]] = kernel.shape[out]
-    return [feed(notes, step, operands, 1, own, reads, place, shapes[0])]
+    neurons = _placed(own.ravel(), [numbers.out_spec[1]], rank)
+    return [feed(notes, step, operands, 1, own, reads, neurons, shapes[0])]
 
 
 def _convolution_reads(shape: Sequence[int], spec: Sequence[int], data: Value, channel: int, groups: int) -> Ids:
@@ -113,14 +142,17 @@ def _constant_convolution(notes: Ledger, step: Step, operands: Sequence[Value], 
     data, kernel = operands
     numbers, groups = step.settings["dimension_numbers"], step.settings["feature_group_count"]
     channel = numbers.lhs_spec[1]
-    if kernel.parts or kernel.has_neurons or kernel.mixed or data.parts:
-        raise refuse(step, "its kernel is not a parameter or a constant")
     others = [axis for axis in range(len(data.shape)) if axis != channel]
-    if groups != data.shape[channel] or varies(data.neurons, others):
+    learned = kernel.parts or kernel.has_neurons or kernel.mixed or kernel.hidden or data.parts
+    if learned or groups != data.shape[channel] or any(varies(ids, others) for ids in data.arrays):
         return mix(notes, step, operands, shapes)
     copies = kernel.shape[numbers.rhs_spec[0]] // groups
-    neurons = np.repeat(np.broadcast_to(data.neurons.ravel(), data.shape[channel]), copies)
-    return [data.with_ids(shapes[0], _placed(neurons, [numbers.out_spec[1]], len(data.shape)), ())]
+
+    def spread(ids: Ids) -> Ids:
+        channels = np.repeat(np.broadcast_to(ids.ravel(), data.shape[channel]), copies)
+        return narrow(_placed(channels, [numbers.out_spec[1]], len(data.shape)))
+
+    return [data.moved(shapes[0], spread)]
 
 
 def feed(
@@ -130,32 +162,45 @@ def feed(
     side: int,
     own: Ids,
     reads: Ids | None,
-    place: list[int],
+    result: Ids,
     shape: tuple[int, ...],
 ) -> Value:
     """New neurons from a kernel and data; the data's neurons are read by the kernel's entries."""
     kernel, data = operands[side], operands[1 - side]
     start, clash = _producer(notes, kernel, own)
-    name = notes.names(notes.producers_of(np.array([start])))
+    feeds, neurons = (np.where(ids < 0, NONE, ids + start) for ids in (own, result))
+    producers = notes.producers_of(feeds)
+    name = notes.names(producers)
     if data.has_neurons:
         notes.note_reading(step.operands[1 - side], data)
         _check_reading(notes, kernel, data, reads, name)
     for part in kernel.parts:
-        fits = notes.note_use(part, own + start, reads, kernel.shape)
+        fits = notes.note_use(part, feeds, reads, kernel.shape)
         clash = clash or not fits
     if clash:
-        notes.blame(notes.producers_of(own + start), "several neurons share an entry of its kernel")
+        notes.blame(producers, "several neurons share an entry of its kernel")
         notes.blame(notes.producers_of(data.neurons), f"several neurons share an entry of {name}'s kernel")
     notes.note_elsewhere(data.parts, f"an input of {name}")
     notes.blame(data.mixed, f"reaches {name} without weights of its own")
-    notes.read |= data.mixed
-    return Value(shape, (np.arange(own.size) + start).reshape(place), from_input=True)
+    notes.blame(kernel.mixed, f"reaches {name}'s kernel without weights of its own")
+    notes.read |= data.mixed | kernel.mixed
+    notes.note_feed(step, side, producers, neurons)
+    shared = frozenset((owner, why) for owner in producers for why in _doubts(notes, kernel))
+    return Value(shape, neurons, no_ids(shape), from_input=True, shared=shared)
+
+
+def _doubts(notes: Ledger, kernel: Value) -> list[str]:
+    """Why the neurons of a kernel can't be drawn anew."""
+    found = [f"{what} feeds it in a way that is not followed" for what in sorted(notes.hidden(kernel))]
+    return found + [f"an index chooses which part of {notes.leaf_names[leaf]} feeds it" for leaf in kernel.chosen]
 
 
 def _check_reading(notes: Ledger, kernel: Value, data: Value, reads: Ids | None, name: str) -> None:
     owners = notes.producers_of(data.neurons)
     if reads is None:
         notes.blame(owners, f"{name} mixes positions, so several neurons share its weights")
+    for what in sorted(notes.hidden(kernel)):
+        notes.blame(owners, f"{what} is in {name}'s kernel in a way that is not followed")
     if not kernel.is_kernel:
         notes.blame(owners, f"{name}'s kernel is not zero where its parameter is")
 
@@ -163,13 +208,13 @@ def _check_reading(notes: Ledger, kernel: Value, data: Value, reads: Ids | None,
 def _producer(notes: Ledger, kernel: Value, own: Ids) -> tuple[int, bool]:
     """The first id of the kernel's neurons, the same one if the same kernel was used before."""
     part = kernel.parts[0]
+    width = int(own.max()) + 1
     in_leaf = notes.in_leaf(part, own, kernel.shape)
-    key = (part.leaf, b"" if in_leaf is None else repr(in_leaf.shape).encode() + in_leaf.tobytes())
+    key = (part.leaf, width, b"" if in_leaf is None else repr(in_leaf.shape).encode() + in_leaf.tobytes())
     if key not in notes.known_kernels:
         members = 1 if in_leaf is None else _members(in_leaf)
-        width = own.size // members
-        numbers = [_row(in_leaf)] if members == 1 else range(members)
-        starts = [notes.new_producer(part.leaf, width, number) for number in numbers]
+        numbers = [None if kernel.chosen else _row(in_leaf)] if members == 1 else range(members)
+        starts = [notes.new_producer(part.leaf, width // members, number) for number in numbers]
         notes.known_kernels[key] = starts[0]
     return notes.known_kernels[key], in_leaf is None
 
@@ -194,21 +239,47 @@ def _members(own: Ids) -> int:
 def _data_product(
     notes: Ledger, step: Step, operands: Sequence[Value], axes: Sequence[Axes], shapes: Shapes
 ) -> list[Value]:
-    """A product without a kernel: neurons stay apart on free axes when they meet plain numbers, else they mix."""
+    """A product without a kernel: neurons stay apart on axes that are not summed, if the other operand has none."""
     carriers = [side for side in (0, 1) if operands[side].has_neurons]
-    if len(carriers) == 1 and not (operands[1 - carriers[0]].parts or operands[1 - carriers[0]].mixed):
+    if len(carriers) == 1:
         side = carriers[0]
-        if not varies(operands[side].neurons, axes[side].summed):
-            return [_weighted(operands[side], axes, side, shapes[0])]
+        value, weights = operands[side], operands[1 - side]
+        if not any(varies(ids, axes[side].summed) for ids in value.arrays):
+            return [_weighted(notes, step, operands, axes, side, shapes[0])]
+        for what in sorted(notes.hidden(weights) | {notes.leaf_names[part.leaf] for part in weights.parts}):
+            notes.blame(notes.producers_of(value.neurons), f"{what} reads it in a way that is not followed")
     for side in carriers if len(carriers) == 2 else []:
         notes.note_reading(step.operands[side], operands[side])
         notes.blame(notes.producers_of(operands[side].neurons), "enters a product of two activations")
     return mix(notes, step, operands, shapes)
 
 
-def _weighted(value: Value, axes: Sequence[Axes], side: int, shape: tuple[int, ...]) -> Value:
+def _weighted(
+    notes: Ledger, step: Step, operands: Sequence[Value], axes: Sequence[Axes], side: int, shape: tuple[int, ...]
+) -> Value:
+    """Neurons summed over samples or positions with weights that are no kernel: an adjacency, an attention's weights.
+
+    A neuron is measured before the sum if its weights are computed: a silent one adds zero whatever they are.
+    """
+    value, weights = operands[side], operands[1 - side]
     mine, theirs = axes[side], axes[1 - side]
-    ids = value.neurons.transpose(*mine.batch, *mine.free, *mine.summed)
-    batch, free = ids.shape[: len(mine.batch)], ids.shape[len(mine.batch) : len(mine.batch) + len(mine.free)]
-    ones = (1,) * len(theirs.free)
-    return value.with_ids(shape, ids.reshape(batch + (free + ones if side == 0 else ones + free)), ())
+    number, owners = step.operands[side], notes.producers_of(value.neurons)
+    if weights.mixed or weights.hidden or weights.parts or value.parts:
+        neurons, sites = np.broadcast_arrays(value.neurons, value.sites)
+        notes.note_site(number, narrow(np.where(sites < 0, neurons, NONE)))
+        value = replace(value, sites=np.where(value.sites < 0, number, value.sites))
+    notes.blame(weights.mixed - owners, f"weighs {notes.names(owners)}")
+    notes.blame(weights.mixed & owners, "weighs its own neurons")
+    for producer in weights.mixed - owners:
+        notes.follows[producer] |= owners
+    for operand in (value, weights):
+        notes.note_elsewhere(operand.parts, f"computed with in '{step.name}'")
+
+    def placed(ids: Ids) -> Ids:
+        ordered = ids.transpose(*mine.batch, *mine.free, *mine.summed)
+        batch, free = ordered.shape[: len(mine.batch)], ordered.shape[len(mine.batch) :][: len(mine.free)]
+        ones = (1,) * len(theirs.free)
+        return ordered.reshape(batch + (free + ones if side == 0 else ones + free))
+
+    hidden = value.hidden | {(part.leaf, step.name) for part in value.parts}
+    return replace(replace(value, parts=(), hidden=hidden).moved(shape, placed), is_kernel=False)

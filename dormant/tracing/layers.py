@@ -25,6 +25,7 @@ class Found(NamedTuple):
     layers: tuple[NeuronLayer, ...]
     outputs: tuple[str, ...]
     sites: tuple[Site, ...]
+    not_followed: dict[str, str]
 
 
 def collect(notes: Ledger) -> Found:
@@ -35,7 +36,22 @@ def collect(notes: Ledger) -> Found:
     hidden = [(name, group) for name, group in zip(names, groups, strict=True) if group & notes.read]
     outputs = tuple(name for name, group in zip(names, groups, strict=True) if not group & notes.read)
     layers = tuple(_layer(notes, name, group) for name, group in hidden)
-    return Found(layers, outputs, tuple(site for name, group in hidden for site in _sites(notes, name, group)))
+    sites = tuple(site for name, group in hidden for site in _sites(notes, name, group))
+    return Found(layers, outputs, sites, _not_followed(notes))
+
+
+def _not_followed(notes: Ledger) -> dict[str, str]:
+    """The parameters that neither feed nor read a neuron, and what becomes of them."""
+    followed = {use.leaf for use in notes.uses if any(_any(ids) for ids in (use.feeds, use.reads))}
+    lost: dict[str, list[str]] = {notes.leaf_names[use.leaf]: [] for use in notes.uses if use.leaf not in followed}
+    for use in notes.uses:
+        if notes.leaf_names[use.leaf] in lost and use.elsewhere:
+            lost[notes.leaf_names[use.leaf]].append(use.elsewhere)
+    return {path: "; ".join(dict.fromkeys(wheres)) or "multiplies or shifts inputs" for path, wheres in lost.items()}
+
+
+def _any(ids: Ids | None) -> bool:
+    return ids is not None and bool((ids >= 0).any())
 
 
 def _groups(notes: Ledger) -> list[set[int]]:
@@ -52,9 +68,7 @@ def _groups(notes: Ledger) -> list[set[int]]:
 
 def _ids(notes: Ledger, group: set[int]) -> Ids:
     """The ids of a group's neurons, each once."""
-    members = [notes.producers[index] for index in sorted(group)]
-    spans = [np.arange(member.start, member.start + member.width) for member in members]
-    return np.unique(notes.canonical[np.concatenate(spans)])
+    return np.unique(np.concatenate([notes.own(index) for index in sorted(group)]))
 
 
 def _names(notes: Ledger, groups: list[set[int]]) -> list[str]:
@@ -117,7 +131,16 @@ def _conflicts(path: str, uses: list[tuple[Use, Ids, Ids]], feeds: Ids | None, r
 
 
 def _sites(notes: Ledger, name: str, group: set[int]) -> list[Site]:
+    """Where a layer is measured. Neurons that nothing reads are measured where they begin."""
     places = notes.sites if any(notes.sites[producer] for producer in group) else notes.resorts
     numbers = dict.fromkeys(site for producer in sorted(group) for site in places[producer])
     found = [Site(name, number, _local(notes, group, notes.neurons_at[number])) for number in numbers]
+    missing = np.ones(len(_ids(notes, group)), bool)
+    for site in found:
+        missing[site.neurons[site.neurons >= 0]] = False
+    for number in dict.fromkeys(born for producer in sorted(group) for born in notes.born[producer]):
+        if missing.any():
+            here = _local(notes, group, notes.neurons_at[number])
+            found.append(Site(name, number, np.where((here >= 0) & missing[here], here, NONE)))
+            missing[here[here >= 0]] = False
     return [site for site in found if (site.neurons >= 0).any()]

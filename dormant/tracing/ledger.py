@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from .program import Step
 from .values import NONE, Ids, Part, Value, narrow, widen
 
 
@@ -37,14 +38,22 @@ class Use(NamedTuple):
     elsewhere: str = ""
 
 
+class Feed(NamedTuple):
+    """A product of a kernel and data, in which new neurons begin: the numbers of its values, and the producers."""
+
+    result: int
+    kernel: int
+    data: int
+    producers: frozenset[int]
+
+
 @dataclass
 class Ledger:
     """The tracer's notes.
 
-    Neurons that are one neuron (two kernels summed into it) share the id in `canonical`. A producer that was summed
-    into
-    others `follows` them: it is read where they are. `resorts` are where a producer is measured if it is read nowhere
-    by itself.
+    Neurons that are one neuron (two kernels summed into it) share an id in `canonical`. A producer `follows` the
+    producers that it was summed into: it is read where they are read. `resorts` are the last places where a producer
+    can be measured before its neurons are mixed, `born` the values in which its neurons begin.
     """
 
     leaf_shapes: list[tuple[int, ...]]
@@ -52,13 +61,16 @@ class Ledger:
     producers: list[Producer] = field(default_factory=list)
     canonical: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
     uses: list[Use] = field(default_factory=list)
+    feeds: list[Feed] = field(default_factory=list)
     reasons: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     coupled: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     sites: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     resorts: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    born: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     follows: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     neurons_at: dict[int, Ids] = field(default_factory=dict)
-    known_kernels: dict[tuple[int, bytes], int] = field(default_factory=dict)
+    known_kernels: dict[tuple[int, int, bytes], int] = field(default_factory=dict)
+    dropped: set[tuple[int, str]] = field(default_factory=set)  # of what feeds neurons: parts of an activation
     read: set[int] = field(default_factory=set)
     returned: set[int] = field(default_factory=set)
 
@@ -68,6 +80,11 @@ class Ledger:
         self.producers.append(Producer(leaf, start, width, member))
         self.canonical = np.concatenate([self.canonical, np.arange(start, start + width)])
         return start
+
+    def own(self, producer: int) -> Ids:
+        """The ids of a producer's neurons, each under its one id."""
+        _, start, width, _ = self.producers[producer]
+        return self.canonical[start : start + width]
 
     def name(self, producer: int) -> str:
         """The path of a producer's kernel without its last step ("kernel"), Flax's "params" and NNX's "value"."""
@@ -92,10 +109,15 @@ class Ledger:
         return set((owners - 1).tolist())
 
     def merge(self, pairs: Ids) -> None:
-        """Makes one neuron of each pair; the id of the later producer stays."""
-        becomes = np.arange(len(self.canonical))
-        becomes[pairs.min(axis=1)] = pairs.max(axis=1)
-        self.canonical = becomes[self.canonical]
+        """Makes one neuron of each pair, and of pairs that have a neuron in common; the latest id stays."""
+        while True:
+            ends = self.canonical[pairs]
+            low, high = ends.min(axis=1), ends.max(axis=1)
+            if (low == high).all():
+                return
+            becomes = np.arange(len(self.canonical))
+            np.maximum.at(becomes, low, high)
+            self.canonical = becomes[self.canonical]
 
     def blame(self, producers: Iterable[int], reason: str) -> None:
         """Says why the neurons of these producers are not recycled."""
@@ -108,21 +130,44 @@ class Ledger:
             if by not in self.coupled[producer]:
                 self.coupled[producer].append(by)
 
+    def blame_why(self, why: Iterable[tuple[int, str]], owners: set[int]) -> None:
+        """Gives each of these owners the reasons that a value carries for it."""
+        for owner, reason in sorted(why):
+            self.blame({owner} & owners, reason)
+
+    def hidden(self, value: Value) -> frozenset[str]:
+        """The parameters inside a value whose entries are not followed, and where they were lost."""
+        return frozenset(f"{self.leaf_names[leaf]} (in '{where}')" for leaf, where in value.hidden)
+
     def note_reading(self, number: int, value: Value) -> None:
         """The neurons of a value are read here: they are measured where it says, or at the value itself."""
         owners = self.producers_of(value.neurons)
         self.read |= owners
         self._measure(self.sites, number, value)
-        for what in sorted(value.offset):
-            self.blame(owners, f"not zero when silent: {what} follows its activation")
+        self.blame_why(value.offset | value.shared, owners)
 
     def note_resort(self, number: int, value: Value) -> None:
-        """The neurons of a value lose themselves in another one here, which is where to measure them at the latest."""
+        """Last place where these neurons can be measured before they are mixed."""
         self._measure(self.resorts, number, value)
 
+    def note_feed(self, step: Step, side: int, producers: set[int], neurons: Ids) -> None:
+        """New neurons begin in the result of a step whose operand `side` is the kernel."""
+        (result,) = step.results
+        self.feeds.append(Feed(result, step.operands[side], step.operands[1 - side], frozenset(producers)))
+        self.note_site(result, neurons)
+        for producer in producers:
+            self.born[producer].append(result)
+
+    def note_site(self, number: int, neurons: Ids) -> None:
+        """These neurons can be measured at this value."""
+        self.neurons_at.setdefault(number, neurons)
+
     def _measure(self, places: dict[int, list[int]], number: int, value: Value) -> None:
-        for site in sorted(value.sites or {number}):
-            for owner in self.producers_of(self.neurons_at.setdefault(site, value.neurons)):
+        neurons, sites = np.broadcast_arrays(value.neurons, np.where(value.sites < 0, number, value.sites))
+        for site in np.unique(sites[neurons >= 0]).tolist():
+            here = np.where(sites == site, neurons, NONE)
+            self.note_site(site, narrow(here))
+            for owner in self.producers_of(here):
                 if site not in places[owner]:
                     places[owner].append(site)
 
@@ -143,6 +188,10 @@ class Ledger:
             )
         )
         return not clash
+
+    def feeds_some(self, use: Use, producer: int) -> bool:
+        """Whether a use of a parameter feeds a neuron of this producer."""
+        return use.feeds is not None and bool(np.isin(self.current(use.feeds), self.own(producer)).any())
 
     def note_elsewhere(self, parts: Iterable[Part], what: str) -> None:
         self.uses += [Use(part.leaf, self.covered(part), None, None, what) for part in parts]

@@ -15,6 +15,8 @@ Move = Callable[[Step, Ids, tuple[int, ...], Sequence[Any]], Ids]
 
 def _reshape(step: Step, ids: Ids, shape: tuple[int, ...], _: Sequence[Any]) -> Ids:
     new = step.settings["new_sizes"]
+    if ids.size == 1:
+        return ids.reshape((1,) * len(new))
     order = step.settings.get("dimensions")
     full = widen(ids, shape)
     return narrow((full if order is None else full.transpose(order)).reshape(new))
@@ -79,6 +81,8 @@ def _tile(step: Step, ids: Ids, *_: Any) -> Ids:
 
 def _by_running_it(step: Step, ids: Ids, shape: tuple[int, ...], others: Sequence[Any]) -> Ids:
     """Any other movement is done to the ids themselves; indices out of bounds give no neuron."""
+    if ids.size == 1 and step.name == "dynamic_slice":
+        return ids
     settings = dict(step.settings)
     if step.name == "gather":
         settings["fill_value"] = NONE
@@ -100,6 +104,16 @@ MOVES: dict[str, Move] = {
     "gather": _by_running_it,
     "dynamic_slice": _by_running_it,
 }
+
+
+def indexed_axes(step: Step, shape: tuple[int, ...], known: Sequence[bool]) -> list[int]:
+    """The axes along which a slice or gather takes elements by an index that is not known."""
+    sizes = step.settings["slice_sizes"]
+    if step.name == "dynamic_slice":
+        return [axis for axis, length in enumerate(shape) if sizes[axis] < length and not known[axis]]
+    numbers = step.settings["dimension_numbers"]
+    indexed = (*numbers.start_index_map, *numbers.operand_batching_dims)
+    return [axis for axis in sorted(indexed) if sizes[axis] < shape[axis]]
 
 
 def concatenate(step: Step, ids: Sequence[Ids], shapes: Sequence[tuple[int, ...]]) -> Ids:

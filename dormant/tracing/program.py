@@ -1,5 +1,6 @@
 """A traced function as one flat list of primitive steps, and its evaluation."""
 
+import functools
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -7,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.core import Tracer
 from jax.extend import core
 
 # The parameter of each primitive that holds a function to be written out in its place.
@@ -22,11 +25,11 @@ INLINED = {
 }
 
 
-LONGEST_UNROLLED = 10_000  # steps; each is compiled once more when the network is measured
+LONGEST_UNROLLED = 10_000  # steps of a scan; each is compiled once more when the network is measured
 
 
 class TraceError(ValueError):
-    """The function holds something that the tracer does not understand, and will not guess."""
+    """The function has no layer that can be found, or other layers than when it was traced."""
 
 
 class Step(NamedTuple):
@@ -124,21 +127,43 @@ class _Writer:
             inner = equation.params[INLINED[name]]
             closed = inner if hasattr(inner, "consts") else core.ClosedJaxpr(inner, [])
             return self.inline(closed.jaxpr, closed.consts, operands, scope)
-        if name == "scan":
+        if name == "scan" and self.may_unroll(equation):
             return self.unroll(equation, operands, scope)
+        if name == "cond":
+            return self.choose(equation, operands, scope)
         results = [self.number(variable.aval.shape) for variable in equation.outvars]
         self.steps.append(Step(equation.primitive, tuple(operands), tuple(results), equation.params, scope))
         return results
+
+    def may_unroll(self, equation: Any) -> bool:
+        """Whether a scan is short enough; a longer one is one step, which mixes what goes into it."""
+        return equation.params["length"] * len(equation.params["jaxpr"].jaxpr.eqns) <= LONGEST_UNROLLED
+
+    def choose(self, equation: Any, operands: list[int], scope: str) -> list[int]:
+        """A choice between branches: all of them are written out, then one of their results is selected.
+
+        Where the choice is known while tracing, only its branch is written.
+        """
+        index, *arguments = operands
+        branches = equation.params["branches"]
+        if index in self.constants and not isinstance(self.constants[index], Tracer):
+            branches = [branches[int(np.clip(self.constants[index], 0, len(branches) - 1))]]
+        results = [self.inline(branch.jaxpr, branch.consts, arguments, scope) for branch in branches]
+        if len(branches) == 1:
+            return results[0]
+        clipped = functools.partial(_clipped, most=len(branches) - 1)
+        (index,) = self.call(clipped, [index], scope, np.int32)
+        chosen = []
+        for variable, *cases in zip(equation.outvars, *results, strict=True):
+            number = self.number(variable.aval.shape)
+            self.steps.append(Step(lax.select_n_p, (index, *cases), (number,), {}, scope))
+            chosen.append(number)
+        return chosen
 
     def unroll(self, equation: Any, operands: list[int], scope: str) -> list[int]:
         """A scan's body, written out for every iteration, so that weights used at each of them are seen as shared."""
         settings = equation.params
         body, length = settings["jaxpr"], settings["length"]
-        if length * len(body.jaxpr.eqns) > LONGEST_UNROLLED:
-            raise TraceError(
-                f"the scan in {scope or 'the function'} is {length} x {len(body.jaxpr.eqns)} steps long; at most "
-                f"{LONGEST_UNROLLED} are written out. Trace it with a shorter example sequence."
-            )
         constants, carry, sequences = _split(operands, settings["num_consts"], settings["num_carry"])
         stacked: list[list[int]] = [[] for _ in body.jaxpr.outvars[len(carry) :]]
         for index in reversed(range(length)) if settings["reverse"] else range(length):
@@ -149,10 +174,16 @@ class _Writer:
                 column.insert(0, output) if settings["reverse"] else column.append(output)
         return carry + [self.call(_stacked, column, scope)[0] for column in stacked]
 
-    def call(self, function: Callable[..., Any], operands: list[int], scope: str) -> list[int]:
+    def call(self, function: Callable[..., Any], operands: list[int], scope: str, dtype: Any = np.float32) -> list[int]:
         """A function of the library itself, written out on numbered values."""
-        closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(self.shapes[one], jnp.float32) for one in operands))
+        closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(self.shapes[one], dtype) for one in operands))
         return self.inline(closed.jaxpr, closed.consts, operands, scope)
+
+
+def _clipped(index: Any, most: int) -> Any:
+    """The number of a branch, Boolean if there are two."""
+    index = jnp.clip(index, 0, most)
+    return index if most > 1 else index == 1
 
 
 def _stacked(*rows: Any) -> Any:

@@ -1,5 +1,6 @@
 """What the tracer knows of one intermediate value: which neuron, and which parameter entry, each element is."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -7,6 +8,8 @@ import numpy as np
 from jaxtyping import Int
 
 Ids = Int[np.ndarray, "..."]
+Why = frozenset[tuple[int, str]]  # producers, each with a reason
+SETS = "mixed", "hidden", "chosen", "offset", "shared"  # the fields of a value that are sets
 NONE = -1  # the id of an element that is no neuron, or no entry of a parameter
 
 
@@ -21,35 +24,57 @@ class Part(NamedTuple):
 class Value:
     """One intermediate value of the traced function.
 
-    `neurons` and every part's `entries` have the value's rank; an axis along which they do not change has length 1.
+    `neurons`, `sites` and every part's `entries` have the value's rank; an axis along which they do not change has
+    length 1. `sites` holds, for each element that is a neuron, the number of the value at which its activation is
+    measured, or NONE before any non-linearity: such an element is measured where it is read.
     """
 
     shape: tuple[int, ...]
     neurons: Ids
+    sites: Ids
     parts: tuple[Part, ...] = ()
     is_kernel: bool = False  # zero where its parameters' entries are zero: may weigh neurons
     from_input: bool = False  # depends on the function's inputs
     mixed: frozenset[int] = frozenset()  # producers that reach it without keeping their neurons apart
-    sites: frozenset[int] = frozenset()  # the values at which its neurons' activations are measured
-    activated: bool = False  # a non-linearity has been applied
-    offset: frozenset[str] = frozenset()  # what made it differ from zero where the activation is zero
+    hidden: frozenset[tuple[int, str]] = frozenset()  # parameters whose entries are not followed, and where they went
+    chosen: frozenset[int] = frozenset()  # parameters of which an index that is not known chooses a part
+    offset: Why = frozenset()  # what made a neuron differ from zero where its activation is zero
+    shared: Why = frozenset()  # what feeds a neuron and can't be redrawn with it
     constant: Any = field(default=None, repr=False)  # its elements, where they are known while tracing
 
-    def with_ids(self, shape: tuple[int, ...], neurons: Ids, parts: tuple[Part, ...]) -> "Value":
-        return replace(self, shape=shape, neurons=neurons, parts=parts, constant=None)
+    def moved(self, shape: tuple[int, ...], change: Callable[[Ids], Ids]) -> "Value":
+        """The value after a step that only moves elements: `change` moves an array of ids."""
+        parts = tuple(Part(leaf, change(entries)) for leaf, entries in self.parts)
+        ids = {"neurons": change(self.neurons), "sites": change(self.sites)}
+        return replace(self, shape=shape, parts=parts, constant=None, **ids)
 
     @property
     def has_neurons(self) -> bool:
         return bool((self.neurons >= 0).any())
 
     @property
+    def is_activated(self) -> bool:
+        """Whether a non-linearity has been applied to some of its neurons."""
+        return bool((self.sites >= 0).any())
+
+    @property
     def is_zero(self) -> bool:
         return self.constant is not None and not np.any(np.asarray(self.constant))
+
+    @property
+    def arrays(self) -> list[Ids]:
+        """All of its ids: neurons, sites and entries of parameters."""
+        return [self.neurons, self.sites, *(part.entries for part in self.parts)]
 
 
 def plain(shape: tuple[int, ...], **facts: Any) -> Value:
     """A value without neurons or parameters."""
-    return Value(shape, no_ids(shape), **facts)
+    return Value(shape, no_ids(shape), no_ids(shape), **facts)
+
+
+def union(values: Iterable[Value], name: str) -> frozenset[Any]:
+    """One of the sets of several values, joined."""
+    return frozenset().union(*(getattr(value, name) for value in values))
 
 
 def no_ids(shape: tuple[int, ...]) -> Ids:

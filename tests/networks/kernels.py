@@ -153,12 +153,17 @@ in_equinox = Case("Equinox", equinox_network, (IMAGES,), promises("layers/0 laye
 in_haiku = Case("Haiku", haiku_network, (ROWS,), promises("mlp/~/linear_0 mlp/~/linear_1"))
 
 
-@by_hand("a matrix factorisation of activations", {"a": (5, 4), "b": (4, 2)}, ROWS, refused="primitive 'qr'")
+@by_hand(
+    "a matrix factorisation of activations",
+    {"a": (5, 4), "b": (4, 2)},
+    ROWS,
+    measured={"reaches b without weights of its own": "a"},
+)
 def solved(params, x):
     x = jax.nn.relu(x @ params["a"]["w"])
     return jnp.linalg.qr(x)[0] @ params["b"]["w"]
 
 
-@by_hand("an open-ended loop", {"a": (5, 5)}, ROWS, refused="primitive 'while'")
+@by_hand("an open-ended loop", {"a": (5, 5)}, ROWS, refused="computed with in 'while'")
 def looped(params, x):
     return jax.lax.while_loop(lambda y: y.sum() < 1e3, lambda y: jax.nn.relu(y @ params["a"]["w"]) + 1, x)

@@ -241,12 +241,14 @@ def test_bfloat16_and_dropout_with_a_key():
     assert table(dropout, AB, X, KEY) == {"a": 8}
 
 
-def test_what_is_not_understood_is_refused_by_name():
-    with pytest.raises(TraceError, match="'qr'"):
-        table(lambda p, x: relu(dense(p["a"], x)) @ jnp.linalg.qr(p["b"]["w"])[0], AB, X)
-    with pytest.raises(TraceError, match="'scatter'"):
-        two(lambda h: relu(h).at[:, 0].set(0.0))
+def test_a_network_without_layers_is_refused_and_told_why():
+    with pytest.raises(TraceError, match=r"a/w \(computed with in 'qr'\)"):
+        table(lambda p, x: dense(p["b"], x @ jnp.linalg.qr(p["a"]["w"])[0]), {"a": kernel(4, 4), "b": kernel(4, 2)}, X)
     with pytest.raises(TraceError, match="found no neuron layer"):
         table(lambda p, x: dense(p["a"], x), AB, X)
     with pytest.raises(TraceError, match="Are the parameters the first argument"):
         table(lambda x, p: dense(p["b"], relu(dense(p["a"], x))), X, AB)
+    with pytest.raises(TraceError, match=r"one array and no inputs: expected trace\(apply, params, \*inputs\)"):
+        trace(lambda x: dense(AB["b"], relu(dense(AB["a"], x))), X)
+    with pytest.raises(TraceError, match=r"arrays of shapes \[\(4, 8\).* are not in `params`"):
+        trace(lambda p, x: dense(AB["b"], relu(dense(AB["a"], x))) + p["a"]["b"][:2][None], AB, X)

@@ -1,0 +1,189 @@
+"""What happens to neurons and parameters when values meet element by element: sums, products, non-linearities."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import jax.numpy as jnp
+import numpy as np
+
+from .ledger import Ledger
+from .mixing import Shapes, mix
+from .program import Step
+from .values import NONE, SETS, Ids, Value, Why, narrow, no_ids, union
+
+SUMS = "add", "sub", "complex"  # zero where all operands are zero
+
+
+def linear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
+    """Sums, products, quotients and other maps of zero to zero: linear in a neuron that meets no other of its like."""
+    carriers = [operand for operand in operands if operand.has_neurons]
+    bends = (step.name == "mul" and len(carriers) > 1) or (step.name == "div" and operands[1].has_neurons)
+    return [elementwise(notes, step, operands, shapes[0], bends)]
+
+
+def nonlinear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
+    """Any other function of each element: its result is the neuron's activation until a later one."""
+    return [elementwise(notes, step, operands, shape, bends=True) for shape in shapes]
+
+
+def convert(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
+    """A new type: linear, unless it rounds to integers or Booleans."""
+    inexact = jnp.issubdtype(step.settings["new_dtype"], jnp.inexact)
+    return [elementwise(notes, step, operands, shapes[0], bends=not inexact)]
+
+
+def elementwise(notes: Ledger, step: Step, operands: Sequence[Value], shape: tuple[int, ...], bends: bool) -> Value:
+    """The result of a step that works on each element alone."""
+    operands = [_aligned(operand, len(shape)) for operand in operands]
+    numbers = [number for number, operand in zip(step.operands, operands, strict=True) if operand.has_neurons]
+    carriers = [operand for operand in operands if operand.has_neurons]
+    others = [operand for operand in operands if not operand.has_neurons]
+    if not carriers:
+        return _without_neurons(step, operands, shape, bends)
+    same = len({narrow(notes.current(carrier.neurons)).tobytes() for carrier in carriers}) == 1
+    pairs = combinations(zip(numbers, carriers, strict=True), 2)
+    if any([_relate(notes, step, first, second) for first, second in pairs]):
+        return mix(notes, step, operands, [shape])[0]
+    neurons = notes.current(np.maximum.reduce(np.broadcast_arrays(*(carrier.neurons for carrier in carriers))))
+    active = any(carrier.is_activated for carrier in carriers)
+    sites = np.maximum.reduce(np.broadcast_arrays(*(carrier.sites for carrier in carriers)))
+    shared = union(carriers, "shared") | _joined(notes, step, neurons, sites, carriers, others)
+    offset = union(carriers, "offset") | _offsets(notes, step, neurons, sites, others)
+    if bends or (active and len(carriers) > 1):
+        sites, offset = np.full((1,) * len(shape), step.results[0]), frozenset()
+        kept = _outside(carriers, shared) if bends and same else shared
+        notes.dropped |= shared - kept
+        shared = kept
+        notes.note_site(step.results[0], neurons)
+    strays = (neurons == NONE).any()  # elements that are no neuron
+    mixed, hidden = (union(operands if strays else carriers, name) for name in ("mixed", "hidden"))
+    if strays:
+        hidden |= {(part.leaf, step.name) for operand in operands for part in operand.parts}
+    facts = {"mixed": mixed, "hidden": hidden, "offset": offset, "shared": shared}
+    return Value(shape, neurons, sites, from_input=True, **facts)
+
+
+def _outside(carriers: Sequence[Value], shared: Why) -> Why:
+    """What can't be redrawn and feeds every operand that has no activation yet.
+
+    The slope of a neuron's negative side (PReLU) is not in the other operand, so it belongs to the activation.
+    """
+    raw = [carrier.shared for carrier in carriers if not carrier.is_activated]
+    return shared.intersection(*raw) if raw and len(carriers) > 1 else shared
+
+
+def _aligned(operand: Value, rank: int) -> Value:
+    """A scalar operand as a value of the result's rank."""
+    if len(operand.shape) == rank:
+        return operand
+    ones = (1,) * rank
+    return replace(operand.moved(ones, lambda ids: ids.reshape(ones)), constant=operand.constant)
+
+
+def _without_neurons(step: Step, operands: Sequence[Value], shape: tuple[int, ...], bends: bool) -> Value:
+    parts = tuple(part for operand in operands for part in operand.parts)
+    kernels = [operand for operand in operands if operand.is_kernel]
+    stays = {name: len(kernels) == len(operands) for name in SUMS}
+    stays |= {"mul": True, "div": operands[0].is_kernel and not operands[-1].is_kernel}
+    is_kernel = bool(kernels) and not bends and stays.get(step.name, len(operands) == 1)
+    is_kernel = is_kernel or (step.name == "select_n" and _is_masked_kernel(operands))
+    fed = any(operand.from_input for operand in operands)
+    sets = {name: union(operands, name) for name in SETS}
+    return Value(shape, no_ids(shape), no_ids(shape), parts, is_kernel, fed, **sets)
+
+
+def _is_masked_kernel(operands: Sequence[Value]) -> bool:
+    """Whether a choice between kernels and zeros depends on nothing that is learned."""
+    which, *cases = operands
+    learned = which.parts or which.mixed or which.hidden
+    return not learned and all(case.is_kernel or case.is_zero for case in cases) and any(case.parts for case in cases)
+
+
+def _offsets(notes: Ledger, step: Step, neurons: Ids, sites: Ids, others: Sequence[Value]) -> Why:
+    """What makes activated neurons differ from zero when they are silent: anything added but zeros."""
+    if step.name not in SUMS or not (sites >= 0).any():
+        return frozenset()
+    ids, places = np.broadcast_arrays(neurons, sites)
+    owners = notes.producers_of(np.where(places >= 0, ids, NONE))
+    added = [_describe(notes, other) for other in others if not other.is_zero]
+    return frozenset(
+        (owner, f"not zero when silent: {what} follows its activation") for owner in owners for what in added
+    )
+
+
+def _describe(notes: Ledger, other: Value) -> str:
+    if other.parts:
+        return " + ".join(notes.leaf_names[part.leaf] for part in other.parts)
+    return f"a normalisation with {notes.names(other.mixed)}" if other.mixed else "a sum with other values"
+
+
+def _joined(
+    notes: Ledger, step: Step, neurons: Ids, sites: Ids, carriers: Sequence[Value], others: Sequence[Value]
+) -> Why:
+    """Parameters that meet neurons become incoming entries; returns those that can't be redrawn with one neuron."""
+    ids, places = np.broadcast_arrays(neurons, sites)
+    before = np.where(places < 0, ids, NONE)  # the neurons that have no activation yet
+    found: set[tuple[int, str]] = set()
+    for operand in [*others, *carriers]:
+        for part in operand.parts:
+            shape = np.broadcast_shapes(neurons.shape, part.entries.shape)
+            if not notes.note_use(part, neurons, None, shape):
+                what = f"several neurons share {notes.leaf_names[part.leaf]}, which feeds them"
+                found |= {(owner, what) for owner in notes.producers_of(before)}
+        for leaf in operand.chosen:
+            what = f"an index chooses which part of {notes.leaf_names[leaf]} feeds it"
+            found |= {(owner, what) for owner in notes.producers_of(before)}
+    unfollowed = [*others, *carriers] if len(carriers) > 1 else others
+    for what in sorted(frozenset().union(*(notes.hidden(operand) for operand in unfollowed))):
+        found |= {(owner, f"{what} feeds it in a way that is not followed") for owner in notes.producers_of(before)}
+    for other in others:
+        _meet(notes, step, neurons, other)
+    return frozenset(found)
+
+
+def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value) -> None:
+    """Statistics of the neurons themselves couple them; other producers have no weights of their own here."""
+    if not other.mixed:
+        return
+    owners = notes.producers_of(neurons)
+    own = other.mixed & owners
+    notes.couple(own, step.scope.rpartition("/")[2] or "a reduction over neurons")
+    notes.blame(other.mixed - own, f"meets {notes.names(owners)} without weights of its own")
+    for producer in other.mixed - own:
+        notes.follows[producer] |= owners
+
+
+def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, Value]) -> bool:
+    """Two values with neurons meet: the same neurons, or different ones that become one neuron or are not recycled.
+
+    True if neurons of one kernel meet each other, so that the result is none of them.
+    """
+    (_, first), (_, second) = one, two
+    a, b = np.broadcast_arrays(notes.current(first.neurons), notes.current(second.neurons))
+    differ = (a >= 0) & (b >= 0) & (a != b)
+    if not differ.any():
+        return False
+    pairs = np.unique(np.stack([a[differ], b[differ]], axis=-1), axis=0)
+    owners = [notes.producers_of(column) for column in pairs.T]
+    if _are_one_neuron(notes, step, pairs, *owners):
+        notes.merge(pairs)
+        return False
+    verb = {"add": "summed", "sub": "summed", "mul": "multiplied"}.get(step.name, f"combined by '{step.name}'")
+    for (number, value), mine, theirs in ((one, *owners), (two, *owners[::-1])):
+        others = (theirs - mine) or theirs
+        notes.blame(mine, f"{verb} with {notes.names(others)}")
+        notes.note_resort(number, value)
+        for producer in mine:
+            notes.follows[producer] |= others
+    return bool(owners[0] & owners[1])
+
+
+def _are_one_neuron(notes: Ledger, step: Step, pairs: Ids, first: set[int], second: set[int]) -> bool:
+    """Gated pairs, and neurons of different kernels that are summed before anything reads them, act as one neuron.
+
+    Each neuron may be in one pair only: a layer that meets a shifted copy of itself has no neurons of its own.
+    """
+    if len(np.unique(pairs)) != pairs.size or step.name not in (*SUMS, "mul"):
+        return False
+    return step.name in ("mul", "complex") or not (first == second or (first | second) & notes.read)

@@ -1,0 +1,107 @@
+"""Steps that write some elements of an array anew, or add to them: `x.at[i].set(y)`, segment sums, ring buffers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+from .elementwise import elementwise
+from .ledger import Ledger
+from .mixing import Shapes, mix
+from .program import Step
+from .values import SETS, Ids, Part, Value, narrow, no_ids, union, varies, widen
+
+
+def overwrite(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
+    """`scatter`: elements are the operand's or the update's."""
+    target, indices, update = operands
+    if indices.constant is not None and _writes_once(step, operands):
+        return [_replaced(step, target, update, [indices.constant])]
+    raised = _raised(step, target, update)
+    if raised is None or indices.has_neurons or indices.mixed:
+        return mix(notes, step, operands, shapes)
+    step = step._replace(operands=(step.operands[0], step.operands[2]))
+    return [elementwise(notes, step, [target, raised], shapes[0], bends=True)]
+
+
+def add_at(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
+    """`scatter-add`: sums over samples, nodes or edges keep neurons apart; sums over neurons mix them."""
+    target, indices, update = operands
+    raised = _raised(step, target, update)
+    if raised is None or indices.has_neurons or indices.mixed:
+        return mix(notes, step, operands, shapes)
+    numbered = step._replace(primitive=lax.add_p, operands=(step.operands[0], step.operands[2]))
+    return [elementwise(notes, numbered, [target, raised], shapes[0], bends=False)]
+
+
+def overwrite_slice(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
+    """`dynamic_update_slice`: one block of elements is the update's."""
+    target, update, *starts = operands
+    if all(start.constant is not None for start in starts):
+        return [_replaced(step, target, update, [start.constant for start in starts])]
+    partial = [axis for axis, length in enumerate(update.shape) if length < target.shape[axis]]
+    changes = any(varies(ids, partial) for value in (target, update) for ids in value.arrays)
+    if changes or any(start.has_neurons or start.mixed for start in starts):
+        return mix(notes, step, operands, shapes)
+    step = step._replace(operands=step.operands[:2])
+    return [elementwise(notes, step, [target, replace(update, shape=target.shape)], shapes[0], bends=True)]
+
+
+def _replaced(step: Step, target: Value, update: Value, known: Sequence[Any]) -> Value:
+    """The target with elements of the update, at places that are known; zeros count as the neuron's own."""
+    if update.is_zero:
+        return replace(target, constant=None)
+
+    def written(old: Ids, new: Ids) -> Ids:
+        full = (widen(old, target.shape).astype(np.int32), widen(new, update.shape).astype(np.int32))
+        ordered = (full[0], *known, full[1]) if step.name == "scatter" else (*full, *known)
+        with jax.ensure_compile_time_eval():
+            return narrow(np.asarray(step.primitive.bind(*ordered, **step.settings)).astype(np.int64))
+
+    before, after = no_ids(target.shape), no_ids(update.shape)
+    parts = [Part(leaf, written(ids, after)) for leaf, ids in target.parts]
+    parts += [Part(leaf, written(before, ids)) for leaf, ids in update.parts]
+    both = (target, update)
+    kernel = all(value.is_kernel or value.is_zero for value in both) and bool(parts)
+    fed = any(value.from_input for value in both)
+    sets = {name: union(both, name) for name in SETS}
+    neurons, sites = written(target.neurons, update.neurons), written(target.sites, update.sites)
+    return Value(target.shape, neurons, sites, tuple(parts), kernel, fed, **sets)
+
+
+def _writes_once(step: Step, operands: Sequence[Value]) -> bool:
+    """Whether no element is written twice, which leaves open what it becomes."""
+    target, indices, update = operands
+    with jax.ensure_compile_time_eval():
+        times = lax.scatter_add(
+            np.zeros(target.shape, np.int32),
+            indices.constant,
+            np.ones(update.shape, np.int32),
+            step.settings["dimension_numbers"],
+            mode=step.settings["mode"],
+        )
+    return bool((np.asarray(times) <= 1).all())
+
+
+def _raised(step: Step, target: Value, update: Value) -> Value | None:
+    """An update with the axes of its target, of length 1 where it is scattered; None if ids change along those."""
+    numbers = step.settings["dimension_numbers"]
+    scattered = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+    kept = [axis for axis in range(len(target.shape)) if axis not in scattered]
+    windows = dict(zip(kept, numbers.update_window_dims, strict=True))
+    partial = [axis for axis, window in windows.items() if update.shape[window] < target.shape[axis]]
+    loose = [axis for axis in range(len(update.shape)) if axis not in windows.values()]
+    loose += [windows[axis] for axis in partial]
+    if any(varies(ids, [*scattered, *partial]) for ids in target.arrays):
+        return None
+    if any(varies(ids, loose) for ids in update.arrays):
+        return None
+
+    def raised(ids: Ids) -> Ids:
+        lengths = [ids.shape[windows[axis]] if axis in windows else 1 for axis in range(len(target.shape))]
+        return ids.reshape(lengths)
+
+    return update.moved(target.shape, raised)
