@@ -1,0 +1,132 @@
+"""Old faults of the tracer, planted into what `trace` returns. The fuzzer has to find each of them."""
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Layer = Any
+Change = Callable[[Layer], Layer]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault: what was wrong, and how it changes a layer of a wiring."""
+
+    text: str
+    change: Change
+    frameworks: tuple[str, ...] = ("jax", "torch")
+
+
+def replaced(layer: Layer, **fields: Any) -> Layer:
+    return dataclasses.replace(layer, **fields)
+
+
+def without_reasons(pattern: str) -> Change:
+    """Recycles layers that were refused for a reason like this."""
+
+    def change(layer: Layer) -> Layer:
+        return replaced(layer, reasons=tuple(reason for reason in layer.reasons if not re.search(pattern, reason)))
+
+    return change
+
+
+def outgoing_maps(move: Callable[[Any, int], Any], rank: int = 2) -> Change:
+    """Changes the map of every kernel that reads the layer."""
+
+    def change(layer: Layer) -> Layer:
+        maps = {
+            name: move(owner, layer.width) if owner.ndim >= rank else owner for name, owner in layer.outgoing.items()
+        }
+        return replaced(layer, outgoing=maps)
+
+    return change
+
+
+def _next(owner: Any, width: int) -> Any:
+    return like(owner, np.where(np.asarray(owner) >= 0, (np.asarray(owner) + 1) % width, np.asarray(owner)))
+
+
+def _repeated(owner: Any, width: int) -> Any:
+    """The channel of a flattened image taken as if positions came last, whatever the order is."""
+    ids = np.asarray(owner)
+    rows = ids.size // width
+    if rows <= 1 or ids.size % width or not (ids >= 0).all():
+        return owner
+    flat = ids.ravel()
+    other = (
+        np.repeat(np.arange(width), rows)
+        if not (flat == np.repeat(np.arange(width), rows)).all()
+        else np.tile(np.arange(width), rows)
+    )
+    return like(owner, other.reshape(ids.shape))
+
+
+def like(owner: Any, ids: np.ndarray) -> Any:
+    """Ids in the array type of a map."""
+    if isinstance(owner, np.ndarray):
+        return ids
+    return importlib.import_module("torch").from_numpy(np.ascontiguousarray(ids))
+
+
+def without_vectors(maps: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: owner for name, owner in maps.items() if owner.ndim > 1}
+
+
+def first_only(maps: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(list(maps.items())[:1])
+
+
+FAULTS = {
+    "biases are kept": Fault(
+        "Recycling redraws kernels and leaves biases as they are.",
+        lambda layer: replaced(layer, incoming=without_vectors(layer.incoming)),
+    ),
+    "one reader is forgotten": Fault(
+        "Of several kernels that read a layer, only the first is set to 0.",
+        lambda layer: replaced(layer, outgoing=first_only(layer.outgoing)),
+    ),
+    "readers off by one": Fault("The next neuron's outgoing weights are set to 0.", outgoing_maps(_next)),
+    "flattened in the wrong order": Fault(
+        "The rows that read a flattened channel are found as if the axes had another order.", outgoing_maps(_repeated)
+    ),
+    "sums are recycled": Fault(
+        "A layer that is added to other layers is recycled.",
+        without_reasons(r"summ|stream|combined|residual|joined|added"),
+    ),
+    "offsets are recycled": Fault(
+        "A layer that is not 0 when it is silent is recycled.",
+        without_reasons(r"not zero|not 0|after (the|its) activation|offset"),
+    ),
+    "shared weights are recycled": Fault(
+        "A layer whose weights have another use is recycled.",
+        without_reasons(r"share|another use|is also|both feeds and reads|other neurons"),
+    ),
+    "outputs are recycled": Fault("A layer that the function returns is recycled.", without_reasons(r"return")),
+    "normalisations do not couple": Fault(
+        "A layer whose neurons a normalisation couples counts as safe.", lambda layer: replaced(layer, coupled_by=())
+    ),
+    "incoming off by one": Fault(
+        "The next neuron's incoming weights are drawn again.",
+        lambda layer: replaced(
+            layer, incoming={name: _next(owner, layer.width) for name, owner in layer.incoming.items()}
+        ),
+    ),
+}
+
+
+def plant(name: str, framework: str) -> None:
+    """Plants a fault in this process. Raises if `trace` is no longer where it was."""
+    fault = FAULTS[name]
+    module = importlib.import_module("dormant" if framework == "jax" else "dormant.torch")
+    right = module.trace
+
+    def trace(*args: Any, **kwargs: Any) -> Any:
+        wiring = right(*args, **kwargs)
+        return dataclasses.replace(wiring, layers=tuple(fault.change(layer) for layer in wiring.layers))
+
+    module.trace = trace

@@ -1,0 +1,111 @@
+"""Runs one program in JAX: trace, recycle at tau = 0, and judge."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import dormant
+
+from .oracles import Failure, Outcome, judge_entries, judge_outputs, silence
+from .program import Program, Values, draw_input, draw_values
+from .scores import INEXACT, judge_not_finite, judge_scores, with_nan
+from .source import jax_source
+from .structure import structure
+from .taps import judge_moves, observed
+
+OPTIMIZERS = (
+    optax.adam(1e-2),
+    optax.sgd(1e-2, momentum=0.9),
+    optax.rmsprop(1e-2),
+    optax.adamw(1e-2),
+    optax.adagrad(1e-2),
+)
+
+
+def function(program: Program, constants: Values) -> Callable[..., Any]:
+    """`apply(p, x)`."""
+    space = {"jax": jax, "jnp": jnp, "C": {name: jnp.asarray(value) for name, value in constants.items()}}
+    exec(compile(jax_source(program), "<network>", "exec"), space)
+    return space["apply"]
+
+
+def run_jax(program: Program) -> Outcome:
+    """What becomes of a program, with every promise that does not hold."""
+    truths = [structure(program, training=True)]
+    shapes = {name: node.shape for name, node in program.parameters.items()}
+    before, donor = silence(program, truths, draw_values(shapes, program.seed)), draw_values(shapes, program.seed + 99)
+    trained = [name for name, node in program.parameters.items() if node.attrs["trained"] != "constant"]
+    apply = function(program, {name: before[name] for name in shapes if name not in trained})
+    params = {name: before[name] for name in trained}
+    rng = np.random.default_rng(program.seed + 3)
+    example = draw_input(program.nodes[0].shape, int(rng.integers(1, 3)), program.seed)
+    batch = draw_input(program.nodes[0].shape, program.batch, program.seed)
+    outcome = Outcome()
+    try:
+        wiring = dormant.trace(apply, params, example)
+    except dormant.TraceError as error:
+        outcome.refused = str(error)
+        return outcome
+    outcome.recycled = sum(layer.recyclable and not layer.coupled_by for layer in wiring.layers)
+    outcome.measured = len(wiring.layers) - outcome.recycled
+    tx = OPTIMIZERS[int(rng.integers(len(OPTIMIZERS)))]
+    recycle = recycler(apply, wiring, {name: donor[name] for name in trained}, tx)
+    after, states, first, scores, _ = recycle(params, batch)
+    second = recycle(after, batch)[2]
+    new = {**before, **{name: np.asarray(leaf) for name, leaf in after.items()}}
+    outcome.acted = any((before[name] != new[name]).any() for name in trained)
+    zero, activations = observed(program, before, batch, tiny=float(np.finfo(np.float32).tiny))
+    outcome.failures += judge_outputs("outputs moved", first, second)
+    outcome.failures += judge_entries(truths, before, new, donor, set(trained), zero)
+    outcome.failures += judge_moves(program, truths, [True], before, new, donor, batch)
+    outcome.failures += judge_moments(states, before, new)
+    exact = not program.operations & INEXACT
+    outcome.failures += judge_scores(truths, wiring.layers, scores, zero, activations, exact)
+    if diverged := with_nan(truths[0], before, trained, program.seed):
+        bad, unit = diverged
+        after, *_, fraction = recycle({name: bad[name] for name in trained}, batch)
+        new = {**bad, **{name: np.asarray(leaf) for name, leaf in after.items()}}
+        outcome.failures += judge_not_finite(truths[0], wiring.layers, bad, new, float(fraction), unit)
+    return outcome
+
+
+def recycler(apply: Callable[..., Any], wiring: Any, donor: Values, tx: optax.GradientTransformation) -> Any:
+    """One compiled function, so that outputs before and after come from the same code.
+
+    It returns the recycled parameters, the optimizer's state (before, after, of new weights), and before recycling the
+    outputs, the scores and the dormant fraction.
+    """
+    network, redo = dormant.Network(wiring, lambda key: donor, tx), dormant.ReDo(tau=0.0, coupled="skip")
+
+    @jax.jit
+    def recycle(params: Any, batch: Any) -> Any:
+        start = tx.init(params)
+        state = optax.tree_utils.tree_map_params(tx, lambda leaf: jnp.full_like(leaf, 0.5), start)
+        learner = dormant.Learner(params, state)
+        after, _ = redo.update(jax.random.key(0), learner, redo.init(learner, network), network, batch)
+        states = (state, after.opt_state, tx.init(after.params))
+        scores, fraction = wiring.scores(params, batch), wiring.dormant_fraction(params, batch, tau=0.0)
+        return after.params, states, apply(params, batch), scores, fraction
+
+    return recycle
+
+
+def judge_moments(states: Sequence[Any], before: Values, new: Values) -> list[Failure]:
+    """Changed entries have a new weight's optimizer state, and no other entry's state changed."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(states[0])]
+    leaves = ([np.asarray(leaf) for leaf in jax.tree.leaves(state)] for state in states)
+    for path, old, now, first in zip(paths, *leaves, strict=True):
+        name = str(getattr(path[-1], "key", "")) if path else ""
+        if name not in before or old.shape != before[name].shape:
+            if not np.array_equal(old, now):
+                return [Failure("optimizer state", f"{jax.tree_util.keystr(path)} changed")]
+            continue
+        changed = before[name] != new[name]
+        sure = changed | (before[name] != 0)  # an entry that was 0 may have been set to 0 again
+        if (now != np.where(changed, first, old))[sure].any():
+            return [Failure("optimizer state", f"the state of {name} does not match the entries that changed")]
+    return []

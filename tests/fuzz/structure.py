@@ -1,0 +1,279 @@
+"""What feeds and reads every unit of a program, from derivatives of a smooth stand-in. The tracer is not used."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool
+from torch import Tensor
+
+from .operations import OPS
+from .program import Program
+from .source import tapped_source
+
+Table = Bool[np.ndarray, "..."]
+TINY = 1e-9
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A value that a kernel reads, or an output: what each element without the batch axis depends on.
+
+    `read_by` are the entries that multiply each element.
+    """
+
+    name: str
+    units: Table  # [elements, units]
+    entries: Table  # [elements, entries]
+    raw: Table  # [elements]: depends on the input directly
+    read_by: Table  # [elements, entries]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The truth about a program in one mode. Entries of all parameters are numbered one after the other."""
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    units: tuple[tuple[str, int], ...]
+    columns: Table  # [units, entries]: entries of the kernel that computes the unit
+    feeds: Table  # [units, entries]: entries that enter the unit's pre-activation
+    readings: tuple[Reading, ...]
+    activations: tuple[Table, ...]  # [elements, units] for every nonlinearity
+    shapes: Mapping[str, tuple[int, ...]]  # of the parameters
+    axes: Mapping[str, tuple[int, ...]]  # the axes of a kernel's result that number its units
+    unit_shapes: Mapping[str, tuple[int, ...]]  # its units, broadcast to its rank
+
+    def of(self, name: str) -> slice:
+        """The entries of one parameter."""
+        start = sum(self.sizes[: self.names.index(name)])
+        return slice(start, start + self.sizes[self.names.index(name)])
+
+
+def soft(*values: Tensor) -> Tensor:
+    """A smooth function that depends on each element of each value."""
+    return sum((1 + 0.1 * index) * value + 0.1 * value * value for index, value in enumerate(values))
+
+
+def blend(value: Tensor) -> Tensor:
+    """A value that depends on all elements along the last axis."""
+    return value + 0.1 * value.sum(-1, keepdim=True) + 0.05 * torch.flip(value, (-1,)) ** 2
+
+
+class Loops:
+    """The recurrent operations, written out with taps."""
+
+    def recurrent(self, name: str, sequence: Any, w: Any, u: Any) -> Any:
+        h, states = None, []
+        for step in range(sequence.shape[1]):
+            z = self.r(name, sequence[:, step]) @ w
+            z = self.z(name, z if h is None else z + self.r(f"{name}h", h) @ u)
+            h = self.a(name, lambda z=z: self.tanh(z), [z], lambda: None)
+            states.append(h)
+        return self.stack(states)
+
+    def residual_scan(self, name: str, h: Any, stack: Any) -> Any:
+        for index, w in enumerate(stack):
+            h = h + self._layer(f"{name}_{index}", h, w)
+        return h
+
+    def scan_layers(self, name: str, h: Any, stack: Any) -> Any:
+        for index, w in enumerate(stack):
+            h = self._layer(f"{name}_{index}", h, w)
+        return h
+
+    def _layer(self, name: str, h: Any, w: Any) -> Any:
+        z = self.z(name, self.r(name, h) @ w)
+        return self.a(name, lambda: self.relu(z), [z], lambda: None)
+
+
+class Cutter(Loops):
+    """Runs a program in pieces: what a kernel reads is a new random value, and so is every activation if `cut`."""
+
+    generic = True
+
+    def __init__(self, cut: bool, training: bool, seed: int) -> None:
+        self.cut, self.training = cut, training
+        self.random = torch.Generator().manual_seed(seed)
+        self.ends: list[Tensor] = []
+        self.reads: list[tuple[str, Tensor, Tensor]] = []
+        self.zs: list[tuple[str, Tensor]] = []
+        self.activations: list[Tensor] = []
+
+    def r(self, name: str, value: Tensor) -> Tensor:
+        leaf = self._leaf(value)
+        self.reads.append((name, value, leaf))
+        self.ends.append(value)
+        return leaf
+
+    def z(self, name: str, value: Tensor) -> Tensor:
+        self.zs.append((name, value))
+        return value
+
+    def a(self, name: str, compute: Callable[[], Tensor], values: list[Tensor], smooth: Callable[[], Any]) -> Tensor:
+        result = (smooth() or soft)(*values)
+        self.ends += values
+        self.activations.append(result)
+        return self._leaf(result) if self.cut else result
+
+    def pick(self, x: Tensor, one: Tensor, two: Tensor) -> Tensor:
+        return 0.4 * one + 0.6 * two
+
+    def stack(self, states: list[Tensor]) -> Tensor:
+        return torch.stack(states, 1)
+
+    def _leaf(self, value: Tensor) -> Tensor:
+        leaf = 0.5 + torch.rand(value.shape, generator=self.random, dtype=torch.float64)
+        return leaf.to(value.dtype).requires_grad_()
+
+
+def compiled(program: Program) -> Callable[..., list[Tensor]]:
+    """The program with taps, as a PyTorch function `tapped(p, x, T)`."""
+    space: dict[str, Any] = {"torch": torch, "F": F, "soft": soft, "blend": blend}
+    exec(compile(tapped_source(program), "<tapped>", "exec"), space)
+    return space["tapped"]
+
+
+def structure(program: Program, training: bool = False) -> Structure:
+    """The truth about a program, from two runs: one cut at kernels only, one also at nonlinearities."""
+    tapped = compiled(program)
+    random = torch.Generator().manual_seed(1)
+    p = {
+        name: (0.2 + torch.rand(node.shape, generator=random, dtype=torch.float64)).requires_grad_()
+        for name, node in program.parameters.items()
+    }
+    x = (0.5 + torch.rand((3, *program.nodes[0].shape), generator=random, dtype=torch.float64)).requires_grad_()
+    pieces, whole = Cutter(True, training, 2), Cutter(False, training, 3)
+    ends = [*tapped(p, x, pieces), *pieces.ends]
+    outputs = tapped(p, x, whole)
+    units = _units(program, pieces)
+    ask = _Derivatives(list(p.values()), units)
+    columns = np.zeros((units.total, ask.entries), bool)
+    for name, z in pieces.zs:
+        _, entries, _ = ask.of(z, pieces.zs, x)
+        columns |= (units.identity(name, z).T.astype(int) @ entries.astype(int)) > 0
+    feeds = columns.copy()
+    for end in ends:
+        touched, entries, _ = ask.of(end, pieces.zs, x)
+        feeds |= (touched.T.astype(int) @ entries.astype(int)) > 0
+    multiplied = ask.second(pieces)
+    readings = []
+    none = np.zeros((0, 0), bool)
+    for (name, value, _), read_by in zip(whole.reads, multiplied, strict=True):
+        readings.append(Reading(name, *ask.of(value, whole.zs, x), read_by))
+    readings += [Reading("output", *ask.of(output, whole.zs, x), none) for output in outputs]
+    activations = tuple(ask.of(value, whole.zs, x)[0] for value in whole.activations)
+    sizes = tuple(leaf.numel() for leaf in p.values())
+    shapes = {name: tuple(leaf.shape) for name, leaf in p.items()}
+    return Structure(
+        tuple(p), sizes, units.names, columns, feeds, tuple(readings), activations, shapes, units.axes, units.shapes
+    )
+
+
+@dataclass(frozen=True)
+class _Units:
+    starts: dict[str, int]
+    counts: dict[str, int]
+    axes: dict[str, tuple[int, ...]]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def names(self) -> tuple[tuple[str, int], ...]:
+        return tuple((name, index) for name, count in self.counts.items() for index in range(count))
+
+    def by_unit(self, name: str, derivative: Tensor) -> Tensor:
+        """[elements, *z's shape] to [elements, units of z]."""
+        axes = [1 + axis % (derivative.ndim - 1) for axis in self.axes[name]]
+        rest = [axis for axis in range(1, derivative.ndim) if axis not in axes]
+        moved = derivative.abs().permute(0, *axes, *rest)
+        return moved.reshape(len(derivative), self.counts[name], -1).sum(-1)
+
+    def identity(self, name: str, z: Tensor) -> Table:
+        """Which unit each element of z (without the batch) is: [elements, all units]."""
+        numbers = torch.arange(self.counts[name], dtype=torch.float64)
+        own = numbers.reshape(self.shapes[name]).expand(z.shape)[0].reshape(-1).long().numpy() + self.starts[name]
+        return np.arange(self.total) == own[:, None]
+
+
+def _units(program: Program, cutter: Cutter) -> _Units:
+    starts, counts, axes, shapes, total = {}, {}, {}, {}, 0
+    ops = {
+        str(node.attrs.get("id", index)): node.op for index, node in enumerate(program.nodes) if not node.is_parameter
+    }
+    for name, z in cutter.zs:
+        if name not in starts:
+            axes[name] = OPS[ops[re.match(r"\d+", name).group()]].units  # type: ignore[union-attr]
+            starts[name], counts[name] = total, int(np.prod([z.shape[axis] for axis in axes[name]]))
+            total += counts[name]
+            mine = [axis % z.ndim for axis in axes[name]]
+            shapes[name] = tuple(length if axis in mine else 1 for axis, length in enumerate(z.shape))
+    return _Units(starts, counts, axes, shapes)
+
+
+class _Derivatives:
+    """Which units and entries each element of a value depends on."""
+
+    def __init__(self, leaves: list[Tensor], units: _Units) -> None:
+        self.leaves, self.units = leaves, units
+        self.entries = sum(leaf.numel() for leaf in leaves)
+
+    def of(self, value: Tensor, zs: list[tuple[str, Tensor]], x: Tensor) -> tuple[Table, Table, Table]:
+        """[elements, units], [elements, entries], and whether each element depends on the input directly."""
+        flat = value.reshape(len(value), -1)
+        flat = (flat.real + 0.7 * flat.imag if flat.is_complex() else flat).T @ torch.tensor(
+            [1.0, 0.7, 1.3], dtype=torch.float64
+        )
+        touched = np.zeros((len(flat), self.units.total), bool)
+        if not flat.requires_grad:
+            return touched, np.zeros((len(flat), self.entries), bool), np.zeros(len(flat), bool)
+        wanted = [*self.leaves, *(z for _, z in zs), x]
+        found = torch.autograd.grad(
+            flat, wanted, torch.eye(len(flat), dtype=torch.float64), True, is_grads_batched=True, allow_unused=True
+        )
+        entries, raw = self._entries(found[: len(self.leaves)], len(flat)), found[-1]
+        for (name, _), derivative in zip(zs, found[len(self.leaves) : -1], strict=True):
+            if derivative is not None:
+                here = slice(self.units.starts[name], self.units.starts[name] + self.units.counts[name])
+                touched[:, here] |= (self.units.by_unit(name, derivative) > TINY).numpy()
+        direct = np.zeros(len(flat), bool) if raw is None else (raw.abs().flatten(1).sum(1) > TINY).numpy()
+        return touched, entries, direct
+
+    def _entries(self, found: Any, count: int) -> Table:
+        rows = [
+            torch.zeros(count, leaf.numel()) if each is None else each.abs().reshape(count, -1)
+            for each, leaf in zip(found, self.leaves, strict=True)
+        ]
+        return (torch.cat(rows, 1) > TINY).numpy() if rows else np.zeros((count, 0), bool)
+
+    def second(self, pieces: Cutter) -> list[Table]:
+        """For every value that a kernel reads, the entries that multiply each of its elements."""
+        total = sum((1.1 + 0.1 * index) * weighted(z) for index, (_, z) in enumerate(pieces.zs))
+        found = []
+        leaves = [leaf for _, _, leaf in pieces.reads]
+        for leaf, first in zip(
+            leaves, torch.autograd.grad(total, leaves, create_graph=True, allow_unused=True), strict=True
+        ):
+            count = leaf[0].numel()
+            if first is None or not first.requires_grad:
+                found.append(np.zeros((count, self.entries), bool))
+                continue
+            flat = first.reshape(len(first), -1).T @ torch.tensor([1.0, 0.7, 1.3], dtype=torch.float64)
+            rows = torch.autograd.grad(
+                flat, self.leaves, torch.eye(count, dtype=torch.float64), True, is_grads_batched=True, allow_unused=True
+            )
+            found.append(self._entries(rows, count))
+        return found
+
+
+def weighted(z: Tensor) -> Tensor:
+    """A sum with a different weight for each element."""
+    weights = (1 + 0.37 * torch.arange(z.numel(), dtype=torch.float64) % 1.9).reshape(z.shape)
+    return ((z.real + 0.6 * z.imag if z.is_complex() else z) * weights).sum()

@@ -1,0 +1,87 @@
+"""Runs a program with taps, in PyTorch, at real values: which values are zero, and what a unit still reaches."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .oracles import Failure, judge_outputs, recycled_units
+from .program import Program, Values
+from .structure import Loops, Structure, Table, compiled
+
+
+class Recorder(Loops):
+    """Records what kernels read, and moves chosen units."""
+
+    generic = False
+    tanh, relu = staticmethod(torch.tanh), staticmethod(torch.relu)
+
+    def __init__(self, moves: dict[str, np.ndarray] | None = None, training: bool = False) -> None:
+        self.moves, self.training = moves or {}, training
+        self.reads, self.activations = list[Tensor](), list[Tensor]()
+
+    def r(self, name: str, value: Tensor) -> Tensor:
+        self.reads.append(value)
+        return value
+
+    def z(self, name: str, value: Tensor) -> Tensor:
+        return value + torch.tensor(self.moves[name]).to(value) if name in self.moves else value
+
+    def a(self, name: str, compute: Callable[[], Tensor], *_: Any) -> Tensor:
+        self.activations.append(result := compute())
+        return result
+
+    def pick(self, x: Tensor, one: Tensor, two: Tensor) -> Tensor:
+        return one if x.sum() > 0 else two
+
+    def stack(self, states: Sequence[Tensor]) -> Tensor:
+        return torch.stack(tuple(states), 1)
+
+
+def run(program: Program, values: Values, batch: np.ndarray, recorder: Recorder) -> list[np.ndarray]:
+    """The outputs of a program, those of training mode included."""
+    p = {name: torch.from_numpy(value) for name, value in values.items()}
+    with torch.no_grad():
+        return [output.numpy() for output in compiled(program)(p, torch.from_numpy(batch), recorder)]
+
+
+def observed(program: Program, values: Values, batch: np.ndarray, tiny: float = 0.0) -> tuple[list[Table], list[Any]]:
+    """Which elements (without the batch axis) are always 0, and the results of nonlinearities.
+
+    The first list has what every kernel reads, then the outputs. XLA sets numbers below `tiny` to 0.
+    """
+    recorder = Recorder()
+    outputs = run(program, values, batch, recorder)
+    ends = [*(value.numpy() for value in recorder.reads), *outputs]
+    zeros = [(np.abs(np.reshape(value, (len(value), -1))) <= tiny).all(0) for value in ends]
+    return zeros, [value.numpy() for value in recorder.activations]
+
+
+def judge_moves(
+    program: Program, truths: Sequence[Structure], modes: Sequence[bool], before: Values, new: Values, donor: Values,
+    batch: np.ndarray,
+) -> list[Failure]:  # fmt: skip
+    """No output depends on a recycled unit any more, however far its pre-activation is moved."""
+    recycled = recycled_units(truths[0], before, new, donor)
+    if not recycled.any():
+        return []
+    moves, fails = unit_moves(truths[0], recycled), []
+    for training in modes:
+        still, moved = (run(program, new, batch, Recorder(each, training)) for each in (None, moves))
+        fails += judge_outputs("outputs depend on a recycled unit", still, moved)
+    return fails
+
+
+def unit_moves(truth: Structure, recycled: np.ndarray) -> dict[str, np.ndarray]:
+    """What to add to the result of each kernel."""
+    rng = np.random.default_rng(5)
+    signs = np.where(rng.random(len(recycled)) < 0.7, 1, -1)
+    sizes = np.where(recycled, rng.uniform(15, 25, len(recycled)) * signs, 0)
+    moves = {}
+    for name, shape in truth.unit_shapes.items():
+        here = np.array([sizes[index] for index, unit in enumerate(truth.units) if unit[0] == name])
+        if here.any():
+            moves[name] = here.reshape(shape)
+    return moves
