@@ -1,52 +1,78 @@
-"""One operation of a pass, and what is said of an operation that has no rule."""
+"""One operation of a pass, and what becomes of neurons and parameters in an operation that has no rule."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from .labels import OTHER, Entries, Label, Neurons, Stages, broken, join
-
-if TYPE_CHECKING:
-    from .tracing import Tracer
+from .ledger import Ledger
+from .values import NOTHING, Value, broken, together
 
 
 @dataclass(frozen=True)
 class Call:
-    """One operation of the pass."""
+    """One operation of the pass; `value` looks up what is known of a tensor."""
 
     func: Any
-    name: str
-    args: Any
-    kwargs: Any
+    name: str  # without the underscore of an operation in place
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     output: Any
+    value: Callable[[Any], Value]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+
+    @property
+    def values(self) -> list[Value]:
+        return [self.value(tensor) for tensor in self.tensors]
 
     @property
     def shape(self) -> torch.Size:
         """The shape of its (first) output."""
-        return (self.output if isinstance(self.output, Tensor) else self.output[0]).shape
+        return self.outputs[0].shape
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        return [leaf for leaf in tree_leaves(self.output) if isinstance(leaf, Tensor)]
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """The argument that the operation's schema calls so."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        for index, argument in enumerate(self.func._schema.arguments):
+            if argument.name == name:
+                found = self.args[index] if index < len(self.args) else argument.default_value
+                return default if found is None else found
+        return default
 
 
-Rule = Callable[["Tracer", Call], Any]
+Result = Value | list[Value]
+Rule = Callable[[Ledger, Call], Result]
 
 
-def unknown(tracer: "Tracer", call: Call, reason: str = "") -> Any:
-    """Nothing is guessed: the neurons are not recycled if the result is read, and the parameters are named."""
-    labels = [(tensor, tracer.label(tensor)) for tensor in tracer.tensors(call.args, call.kwargs)]
-    for _, label in labels:
-        if isinstance(label, Entries):
-            tracer.not_known(label.labels, call.name)
-    reason = reason or f"read by aten.{call.name}, which is not known"
-    stages = broken(join(label for _, label in labels), reason)
-    outputs = call.output if isinstance(call.output, tuple | list) else [call.output]
-    if call.name.endswith("_") or not any(isinstance(output, Tensor) for output in outputs):
-        # A view of the value may have changed with it, or Python has read it, so nothing that follows is safe.
-        tracer.refuse_layers(stages, reason)
-    found = [_other(output, stages) if isinstance(output, Tensor) else None for output in outputs]
-    return found if isinstance(call.output, tuple | list) else found[0]
+def mix(notes: Ledger, call: Call, reason: str = "", statistic: str | None = None) -> Value:
+    """The operation keeps neither neurons nor parameter entries apart: whoever reads its result is told why.
+
+    Later values record only which layers and parameters contributed.
+    """
+    values = call.values
+    whole = together(values)
+    unfollowed = dict(whole.unfollowed)
+    for value in values:
+        unfollowed |= notes.not_known(value.parts, call.name)
+    stages = broken(whole.stages, reason or f"several neurons are mixed by aten.{call.name}", statistic)
+    return replace(whole, stages=stages, unfollowed=unfollowed)
 
 
-def _other(output: Tensor, stages: Stages) -> Label:
-    return Neurons(torch.full(output.shape, OTHER), stages) if stages else None
+def constant(call: Call) -> Value:
+    """The result of an operation that takes neither neurons nor parameters."""
+    random = torch.Tag.nondeterministic_seeded in call.func.tags
+    values = call.values
+    fed = any(value.from_input for value in values)
+    varies = random or any(value.varies for value in values)
+    return Value(from_input=fed, varies=varies) if fed or varies else NOTHING

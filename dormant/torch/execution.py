@@ -1,13 +1,19 @@
-"""One forward pass of a module as the sequence of tensor operations that it runs."""
+"""Runs a module once, shows every tensor operation of the pass, and leaves no trace of having run."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+# Torch adds these by itself, depending on who else holds a tensor; they change nothing.
+ALIASES = frozenset(("detach", "alias"))
+OPAQUE = (int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, type(None))
 
 
 def plain(module: nn.Module) -> nn.Module:
@@ -21,13 +27,52 @@ def plain(module: nn.Module) -> nn.Module:
             return module
 
 
+def plain_name(name: str) -> str:
+    """A parameter's name without what `torch.compile` adds to it."""
+    return name.replace("_orig_mod.", "")
+
+
+def named_leaves(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by their plain names."""
+    return {plain_name(name): leaf for name, leaf in (*module.named_parameters(), *module.named_buffers())}
+
+
+def storage(tensor: Tensor) -> int | None:
+    """The address of the memory that a tensor lives in; None if it has none of its own (sparse, empty)."""
+    try:
+        return tensor.untyped_storage().data_ptr() or None
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def tensors_in(value: Any) -> list[Tensor] | None:
+    """All tensors in a value: in tuples, lists and dicts, and in the attributes of objects; None if it hides some."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+    waiting = list(tree_leaves(value))
+    while waiting:
+        item = waiting.pop(0)
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif isinstance(item, (OPAQUE, np.ndarray | np.generic)) or id(item) in seen:
+            continue
+        elif isinstance(item, nn.Module) or callable(item) or not hasattr(item, "__dict__"):
+            return None
+        else:
+            seen.add(id(item))
+            waiting += tree_leaves({k: v for k, v in vars(item).items() if not k.startswith("__")})
+    return found
+
+
 class Operations(TorchDispatchMode):
-    """Numbers the operations of a pass; when `closing`, the pass is over and its outputs are being handed in."""
+    """Sees every operation of a pass. Memory that the pass did not allocate itself is written back afterwards."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: list[str] = []
-        self.closing = False
+        self.names: list[str] = []  # each operation, with the parameters that it takes
+        self.leaves: dict[int, int] = {}
+        self.allocated: set[int] = set()
+        self.saved: dict[int, tuple[Tensor, Tensor, int | None]] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -35,19 +80,55 @@ class Operations(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        outputs = func(*args, **(kwargs or {}))
-        if self.closing:
-            self.hand_in(args[0])
-        else:
-            self.names.append(func.overloadpacket.__name__)
-            self.observe(func, args, kwargs or {}, outputs)
+        kwargs = kwargs or {}
+        if func._schema.is_mutable or "batch_norm" in func.__name__:
+            self._save(tensors_of(args, kwargs))
+        outputs = func(*args, **kwargs)
+        if func.overloadpacket.__name__ in ALIASES:
+            return outputs
+        self.allocated |= {place for tensor in tensors_of(outputs) if (place := storage(tensor))}
+        self.names.append(self._name(func, args, kwargs))
+        self.observe(func, args, kwargs, outputs)
         return outputs
+
+    def start(self, leaves: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+        """Look at the module's parameters and buffers, and at its inputs, before the pass."""
+        self.leaves = {place: number for number, leaf in enumerate(leaves) if (place := storage(leaf))}
+
+    def _name(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        name = func.overloadpacket.__name__
+        taken = [self.leaves[place] for tensor in tensors_of(args) if (place := storage(tensor)) in self.leaves]
+        if not taken:
+            return name
+        return f"{name} {taken} {[leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, int)]}"
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         """Look at one operation; its number is `len(self.names) - 1`."""
 
-    def hand_in(self, output: Tensor) -> None:
-        """Look at one tensor that the module returned."""
+    def python_reads(self, tensor: Tensor) -> None:
+        """Look at a tensor that leaves torch: as a list, or as a NumPy array."""
+
+    def finish(self, outputs: Sequence[Tensor]) -> None:
+        """Look at the tensors that the module returned."""
+
+    def _save(self, tensors: list[Tensor]) -> None:
+        for tensor in tensors:
+            place = storage(tensor)
+            if place and place not in self.saved and place not in self.allocated:
+                memory = tensor.new_empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+                version = None if tensor.is_inference() else tensor._version
+                self.saved[place] = tensor.detach() if version is None else tensor, memory.clone(), version
+
+    def restore(self) -> None:
+        """Write back what the pass wrote over, so that not even autograd notices."""
+        for tensor, copy, version in self.saved.values():
+            copy.new_empty(0).set_(tensor.untyped_storage()).copy_(copy)
+            if version is not None:
+                torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))  # type: ignore[attr-defined]
+
+
+def tensors_of(*values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 class Recorder(Operations):
@@ -60,47 +141,151 @@ class Recorder(Operations):
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         step = len(self.names) - 1
         if step in self.wanted:
-            # A clone, because an operation inside a composite one may still change it in place.
-            self.recorded[step] = tree_leaves(outputs)[0].detach().clone()
+            # A clone, because a later operation may change it in place.
+            self.recorded[step] = tensors_of(outputs)[0].detach().clone()
 
 
-def run(module: nn.Module, inputs: tuple[Any, ...], operations: Operations) -> None:
-    """Run the module in evaluation mode, without gradients, showing each operation to `operations`."""
+class Dataflow(Operations):
+    """Writes down each operation with what it takes: two passes with the same `steps` compute the same thing."""
 
-    def forward(*arguments: Any) -> None:
-        outputs = tree_leaves(module(*arguments))
-        operations.closing = True
-        for output in outputs:
-            _hand_in(output, module)
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[Any] = []
+        self.numbers: dict[int, int] = {}
+        self.alive: list[Any] = []  # so that no memory is used twice
 
-    with _evaluation(module), _composite_layers(module), torch.no_grad(), operations:
-        # Functionalised, `relu_` and `+=` become new tensors, so that no value changes after it was looked at.
-        torch.func.functionalize(forward)(*inputs)
+    def start(self, leaves: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+        super().start(leaves, inputs)
+        for leaf in (*leaves, *inputs):  # so that they have the same numbers in every pass
+            self._describe(leaf)
+
+    def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
+        self.alive.append(outputs)
+        described = [self._describe(leaf) for leaf in tree_leaves((args, kwargs, outputs))]
+        self.steps.append((func, *described))
+
+    def _describe(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return repr(leaf)
+        place = storage(leaf)
+        if place is None or leaf.layout is not torch.strided:
+            return leaf.shape
+        number = self.numbers.setdefault(place, len(self.numbers))
+        return number, leaf.shape, leaf.stride(), leaf.storage_offset(), leaf.dtype
+
+    def finish(self, outputs: Sequence[Tensor]) -> None:
+        self.steps.append([self._describe(output) for output in outputs])
 
 
-def _hand_in(output: Any, module: nn.Module) -> None:
-    if isinstance(output, Tensor):
-        output.clone()
-    elif not isinstance(output, int | float | str | None):
+class _Leaving(torch.overrides.TorchFunctionMode):
+    """Notices tensors that leave torch without an operation."""
+
+    WAYS = frozenset(("numpy", "tolist", "__array__", "__dlpack__"))
+
+    def __init__(self, operations: Operations) -> None:
+        super().__init__()
+        self.operations = operations
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in self.WAYS and args and isinstance(args[0], Tensor):
+            self.operations.python_reads(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def run(module: nn.Module, inputs: tuple[Any, ...], operations: Operations, training: bool = False) -> None:
+    """Run the module in one mode, without gradients, and show each operation to `operations`.
+
+    Parameters, buffers, attributes, training flags, gradients, generators and autocast's cache stay as they were.
+    """
+    with contextlib.ExitStack() as stack:
+        for context in (_as_it_was(module, training), _same_generators(), _no_autocast_cache(), _parts(module)):
+            stack.enter_context(context)
+        stack.enter_context(torch.no_grad())
+        stack.callback(operations.restore)
+        operations.start(list(named_leaves(module).values()), tensors_in(inputs) or [])
+        with _Leaving(operations), operations:
+            outputs = module(*inputs)
+        operations.finish(_returned(outputs, module))
+
+
+def _returned(outputs: Any, module: nn.Module) -> list[Tensor]:
+    tensors = tensors_in(outputs)
+    if tensors is None:
         raise TypeError(
-            f"{type(module).__name__} returned a {type(output).__name__}, whose tensors cannot be followed; "
-            "wrap it in a module that returns tensors (in tuples, lists or dicts)."
+            f"{type(module).__name__} returned a {type(outputs).__name__} whose tensors can't be found; wrap it in a "
+            "module that returns tensors (in tuples, lists, dicts, or attributes of an object)."
         )
+    return tensors
 
 
 @contextlib.contextmanager
-def _evaluation(module: nn.Module) -> Iterator[None]:
-    training = [(part, part.training) for part in module.modules()]
-    module.eval()
+def _as_it_was(module: nn.Module, training: bool) -> Iterator[None]:
+    """Set the mode, lend the module copies of its buffers, and put back every attribute afterwards.
+
+    `module.eval()` is not called: some libraries change weights in it.
+    """
+    parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
+    scripted = [(part, part.training) for part in module.modules() if isinstance(part, torch.jit.ScriptModule)]
+    undo = [_remembered(part) for part in parts]
+    copies = {id(leaf): leaf.clone() for leaf in module.buffers()}
+    for part in parts:
+        part._buffers = {name: copies.get(id(leaf), leaf) for name, leaf in part._buffers.items()}
+    for part in module.modules():
+        part.training = training
     try:
         yield
     finally:
-        for part, flag in training:
+        for back in undo:
+            back()
+        for part, flag in scripted:
             part.training = flag
 
 
+def _remembered(part: nn.Module) -> Callable[[], None]:
+    """What puts back a module's attributes, and the contents of its lists, dicts and sets."""
+    attributes = dict(vars(part))
+    contents = [(value, value.copy()) for value in attributes.values() if type(value) in (list, dict, set)]
+
+    def back() -> None:
+        vars(part).clear()
+        vars(part).update(attributes)
+        for value, before in contents:
+            if isinstance(value, list):
+                value[:] = before
+            else:
+                value.clear()
+                value.update(before)
+
+    return back
+
+
 @contextlib.contextmanager
-def _composite_layers(module: nn.Module) -> Iterator[None]:
+def _same_generators() -> Iterator[None]:
+    """Put back the states of torch's, NumPy's and Python's generators."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextlib.contextmanager
+def _no_autocast_cache() -> Iterator[None]:
+    """Keep autocast from remembering weights that were cast without gradients."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
+        torch.clear_autocast_cache()  # the module may have turned the cache on by itself
+
+
+@contextlib.contextmanager
+def _parts(module: nn.Module) -> Iterator[None]:
     """Run transformer layers and compiled submodules as their parts, not as one fused operation."""
     fused = torch.backends.mha.get_fastpath_enabled()
     compiled = any(hasattr(part, "_orig_mod") for part in module.modules())

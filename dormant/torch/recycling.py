@@ -1,7 +1,7 @@
 """Measure a module's dormant neurons, and recycle them in place."""
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,20 +10,11 @@ import torch.distributed as distributed
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .execution import plain
+from .drawing import Init, fresh_values
+from .execution import named_leaves, plain
+from .optimizers import Optimizers, check_held, check_known, forget_, optimizer_list
 from .tracing import trace
-from .wiring import Wiring
-
-Optimizers = torch.optim.Optimizer | Iterable[torch.optim.Optimizer]
-Init = Callable[[], nn.Module]
-
-# What an optimizer knows of one entry: Adam and AdamW, SGD with momentum, RMSprop, Adamax, Adagrad, Adadelta.
-MOMENTS = frozenset(
-    (
-        *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg"),
-        *("grad_avg", "exp_inf", "sum", "acc_delta"),
-    )
-)
+from .wiring import NeuronLayer, Wiring, table
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,23 +27,42 @@ class Report:
 
     @property
     def fraction(self) -> float:
-        """Dormant neurons of all layers, divided by the neurons of all layers."""
-        neurons = sum(mask.numel() for mask in self.masks.values())
-        if neurons == 0:
+        """Dormant neurons of all layers, divided by the neurons of all layers; NaN if a layer is not finite."""
+        fractions = self.fractions
+        if not fractions:
             raise ValueError("the module has no neurons: no layer of it is read by the weights of another.")
-        return sum(int(mask.sum()) for mask in self.masks.values()) / neurons
+        if any(math.isnan(fraction) for fraction in fractions.values()):
+            return math.nan
+        return sum(int(mask.sum()) for mask in self.masks.values()) / sum(map(len, self.masks.values()))
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """The dormant fraction of each layer; NaN for a layer with activations that are not finite."""
+        return {
+            name: math.nan if bool(self.scores[name].isnan().any()) else int(mask.sum()) / len(mask)
+            for name, mask in self.masks.items()
+        }
 
     def __str__(self) -> str:
         rows = [("layer", "neurons", f"dormant (tau={self.tau:g})")]
-        rows += [(name, str(mask.numel()), str(int(mask.sum()))) for name, mask in self.masks.items()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        for name, fraction in self.fractions.items():
+            mask = self.masks[name]
+            rows.append((name, str(len(mask)), "nan" if math.isnan(fraction) else str(int(mask.sum()))))
+        return "\n".join(table(rows))
+
+
+def checked_tau(tau: float) -> float:
+    """`tau` itself, if it is a threshold."""
+    if not tau >= 0:
+        raise ValueError(f"tau must be at least 0, got {tau}; 0 finds only exactly silent neurons, the paper uses 0.1.")
+    return tau
 
 
 def measure(module: nn.Module, wiring: Wiring, *inputs: Any, tau: float = 0.1) -> Report:
     """The scores and dormant masks of a module's neurons on a batch of inputs; the output layer is not counted.
 
-    The module runs in evaluation mode and without gradients, and is left as it was.
+    The module runs in evaluation mode and without gradients, and is left as it was. A layer with an activation that is
+    not finite has the score NaN everywhere, no dormant neurons, and the dormant fraction NaN; a warning names it once.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> _ = nn.init.constant_(net[0].bias, -100.0)
@@ -62,8 +72,7 @@ def measure(module: nn.Module, wiring: Wiring, *inputs: Any, tau: float = 0.1) -
     Raises ValueError if `tau` is negative.
     Source: Sokar et al. 2023, definition 3.1.
     """
-    if not tau >= 0:
-        raise ValueError(f"tau must be at least 0, got {tau}; 0 finds only exactly silent neurons, the paper uses 0.1.")
+    checked_tau(tau)
     scores = wiring.scores(module, *inputs)
     return Report(tau, scores, {name: score <= tau for name, score in scores.items()})
 
@@ -91,58 +100,85 @@ def recycle_(
     torch counts Adam's steps per tensor, not per entry: "keep" leaves the count, so the first update of a fresh weight
     is larger than Adam's usual one; "restart" zeroes the count of every tensor in which something was recycled, for
     the live weights too.
-    `layers` limits recycling to the layers with these names.
+    A neuron that is dormant in evaluation mode and fires in training mode, as before a BatchNorm, is not recycled.
+    `layers` limits recycling to the layers with these names. Buffers, frozen parameters and layers that are not finite
+    are never written to.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> _ = nn.init.constant_(net[0].bias, -100.0)
     >>> recycle_(net, trace(net, torch.zeros(1, 3)), torch.zeros(8, 3), tau=0.0)
     {'0': 4}
 
-    Raises ValueError if a layer has no `reset_parameters` and no `init` is given, or if the optimizer is not known.
+    Raises ValueError, before anything is changed, if fresh weights can't be drawn, if the optimizer does not hold a
+    parameter or keeps state that is not known, or if a parameter was frozen since the trace.
     Source: Sokar et al. 2023, algorithm 1. timoklein/redo zeroes the step counts at every check, dormant neurons or
     not.
     """
-    masks = _chosen(wiring, measure(module, wiring, *inputs, tau=tau), layers)
+    if step_count not in ("keep", "restart"):
+        raise ValueError(f"step_count must be 'keep' or 'restart', got {step_count!r}.")
+    chosen = _chosen(wiring, layers)
+    optimizers = optimizer_list(optimizer)
+    leaves = named_leaves(plain(module))
+    _check_writable(leaves, chosen, optimizers)
+    report = measure(module, wiring, *inputs, tau=tau)
+    masks = {layer.name: report.masks[layer.name] for layer in chosen}
+    for name, score in wiring.scores(module, *inputs, training=True).items() if _any(masks) else ():
+        if name in masks:
+            masks[name] = masks[name] & (score <= tau)
     _same_on_every_process(module, masks.values())
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
-    if any(counts.values()):
-        optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+    if _any(masks):
         _rewire_(module, wiring, masks, init, optimizers, step_count == "restart")
     return counts
 
 
-def _chosen(wiring: Wiring, report: Report, layers: Iterable[str] | None) -> dict[str, Bool[Tensor, " neurons"]]:
+def _any(masks: Mapping[str, Tensor]) -> bool:
+    return any(bool(mask.any()) for mask in masks.values())
+
+
+def _chosen(wiring: Wiring, layers: Iterable[str] | None) -> list[NeuronLayer]:
+    """The layers to recycle: all that can be, or those of these names that can be."""
     known = {layer.name for layer in wiring.layers}
     wanted = known if layers is None else set(layers)
     if missing := wanted - known:
         raise ValueError(f"the wiring has no layers {sorted(missing)}; it has {sorted(known)}.")
-    return {
-        layer.name: report.masks[layer.name] for layer in wiring.layers if layer.recyclable and layer.name in wanted
-    }
+    return [layer for layer in wiring.layers if layer.recyclable and layer.name in wanted]
+
+
+def _check_writable(
+    leaves: Mapping[str, Tensor], layers: Iterable[NeuronLayer], optimizers: list[torch.optim.Optimizer]
+) -> None:
+    """Check that every parameter of these layers is trained, now as when it was traced."""
+    touched = {name: leaves[name] for layer in layers for name in (*layer.incoming, *layer.outgoing) if name in leaves}
+    touched = {name: leaf for name, leaf in touched.items() if isinstance(leaf, nn.Parameter)}
+    for name, leaf in touched.items():
+        if not leaf.requires_grad:
+            raise ValueError(f"{name} is frozen (requires_grad=False) and was not when it was traced: trace again.")
+    check_held(optimizers, touched)
 
 
 @torch.no_grad()
 def _rewire_(
-    module: nn.Module, wiring: Wiring, masks: Mapping[str, Tensor], init: Init | None, optimizers: Any, restart: bool
+    module: nn.Module,
+    wiring: Wiring,
+    masks: Mapping[str, Tensor],
+    init: Init | None,
+    optimizers: list[torch.optim.Optimizer],
+    restart: bool,
 ) -> None:
     inner = plain(module)
-    leaves = {name.replace("_orig_mod.", ""): leaf for name, leaf in _named_leaves(inner)}
+    leaves = named_leaves(inner)
     incoming, outgoing = (_hits(wiring, masks, leaves, side) for side in ("incoming", "outgoing"))
-    fresh = _fresh(inner, incoming, init)
-    _check_known(optimizers, [leaves[name] for name in {*incoming, *outgoing}])
+    fresh = fresh_values(inner, {name: leaves[name] for name in incoming}, init)
+    check_known(optimizers, {name: leaves[name] for name in (*incoming, *outgoing)})
     for name in dict.fromkeys([*incoming, *outgoing]):
         leaf, nowhere = leaves[name], torch.zeros((), dtype=torch.bool, device=leaves[name].device)
         drawn, cut = incoming.get(name, nowhere), outgoing.get(name, nowhere)
-        if name in fresh:
+        if name in incoming:
             leaf.copy_(torch.where(drawn, fresh[name].to(leaf), leaf))
         leaf.masked_fill_(cut, 0)
-        _forget_(optimizers, leaf, drawn | cut, restart)
+        forget_(optimizers, leaf, drawn | cut, restart)
         _same_on_every_process(module, [leaf])
-
-
-def _named_leaves(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
 
 
 def _hits(wiring: Wiring, masks: Mapping[str, Tensor], leaves: Mapping[str, Tensor], side: str) -> dict[str, Tensor]:
@@ -156,60 +192,9 @@ def _hits(wiring: Wiring, masks: Mapping[str, Tensor], leaves: Mapping[str, Tens
             # One more place at the end, for the entries that -1 says are no neuron's.
             dormant = nn.functional.pad(masks[layer.name].to(leaves[name].device), (0, 1))
             hit = dormant[owner.to(leaves[name].device)]
-            hits[name] = hits[name] | hit if name in hits else hit
+            if bool(hit.any()):
+                hits[name] = hits[name] | hit if name in hits else hit
     return hits
-
-
-def _fresh(module: nn.Module, names: Iterable[str], init: Init | None) -> dict[str, Tensor]:
-    """Newly drawn values of these parameters."""
-    if init is not None:
-        return {name.replace("_orig_mod.", ""): leaf for name, leaf in _named_leaves(plain(init()))}
-    owners = {name.replace("_orig_mod.", "").rpartition(".")[0]: None for name in names}
-    parts = {
-        part_name.replace("_orig_mod.", ""): part for part_name, part in module.named_modules(remove_duplicate=False)
-    }
-    redrawn = {owner: _redrawn(owner, parts[owner]) for owner in owners}
-    return {
-        f"{owner}.{name}".removeprefix("."): leaf
-        for owner, part in redrawn.items()
-        for name, leaf in _named_leaves(part)
-    }
-
-
-def _redrawn(name: str, part: nn.Module) -> nn.Module:
-    if not callable(getattr(part, "reset_parameters", None)):
-        raise ValueError(
-            f"{name or 'the module'} ({type(part).__name__}) has no reset_parameters(), so its weights cannot be drawn "
-            "afresh; pass init=, a function that builds a freshly initialised module of the same kind."
-        )
-    part = copy.deepcopy(part)
-    part.reset_parameters()  # type: ignore[operator]
-    return part
-
-
-def _check_known(optimizers: Any, leaves: list[Tensor]) -> None:
-    """Refuse before anything is changed."""
-    for optimizer in optimizers:
-        for leaf in leaves:
-            for name, value in optimizer.state.get(leaf, {}).items():
-                per_entry = isinstance(value, Tensor) and value.shape == leaf.shape and name != "step"
-                if per_entry and name not in MOMENTS:
-                    raise ValueError(
-                        f"{type(optimizer).__name__} keeps {name!r} for every weight; what a fresh weight's should be "
-                        f"is not known; use an optimizer whose state is among {sorted(MOMENTS)}."
-                    )
-
-
-def _forget_(optimizers: Any, leaf: Tensor, entries: Bool[Tensor, "..."], restart: bool) -> None:
-    """Give these entries the moments of a new weight: zero, but for Adagrad's sum."""
-    for optimizer in optimizers:
-        state = optimizer.state.get(leaf, {})
-        for name, value in state.items():
-            if name in MOMENTS and isinstance(value, Tensor):
-                start = optimizer.defaults.get("initial_accumulator_value", 0) if name == "sum" else 0
-                value.masked_fill_(entries.to(value.device), start)
-        if restart and "step" in state:
-            state["step"] = state["step"] * 0
 
 
 def _same_on_every_process(module: nn.Module, tensors: Iterable[Tensor]) -> None:
@@ -226,7 +211,7 @@ class ReDo:
     """Recycles a module's dormant neurons every `period` gradient steps of your own training loop.
 
     Call `step` with a batch of the module's inputs after each `optimizer.step()`. It returns how many neurons of each
-    layer were recycled, or None when nothing was due. Keep `gradient_steps` in your checkpoint to go on with the same
+    layer were recycled, or None when nothing was due. Keep `gradient_steps` in your checkpoint to resume the
     schedule.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -251,6 +236,7 @@ class ReDo:
     ) -> None:
         if period < 1:
             raise ValueError(f"period must be at least 1 gradient step, got {period}.")
+        checked_tau(tau)
         self.module, self.optimizer, self.init, self.step_count = module, optimizer, init, step_count
         self.tau, self.period, self.gradient_steps = tau, period, 0
         self.wiring: Wiring | None = None

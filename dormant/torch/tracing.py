@@ -1,212 +1,217 @@
-"""From a module and example inputs to its wiring: run it once, and follow every neuron to the weights that read it."""
+"""From a module and example inputs to its wiring: run it, and follow every neuron to the weights that read it."""
 
-from bisect import bisect_right
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_map_only
 
-from .execution import Operations, plain, run
-from .labels import OTHER, ZERO, Entries, Label, Neurons, Stages, compact
-from .operations import label_of
-from .wiring import NeuronLayer, Wiring
+from .calls import Call
+from .execution import Dataflow, Operations, Recorder, named_leaves, plain, plain_name, run, storage, tensors_of
+from .layers import Found, collect, same_wiring
+from .ledger import Ledger
+from .rules import known
+from .rules.movement import read_by_python
+from .shadows import Shadows
+from .values import NOTHING, Part, Value, broken, together
+from .wiring import Activation, Wiring
 
-UNCLAIMED = -3
+Kind = TypeVar("Kind", bound=Operations)
+BUFFER, FROZEN = "a buffer", "frozen (requires_grad=False)"
 
 
 def trace(module: nn.Module, *example_inputs: Any) -> Wiring:
-    """The wiring of a module, found by running it once on example inputs (a batch of one or two will do).
+    """The wiring of a module, found by running it on example inputs (a batch of one or two will do).
 
-    Every operation of the pass is looked at, so layers may be modules or functions, in any order; flattening (in any
-    axis order), concatenation, slicing, pooling and several readers are right by construction. Layers without a weight
-    that reads them, such as the output layer, are left out. What is not understood is not recycled, and the printed
-    wiring names it.
+    The module runs once in evaluation mode and once in training mode, without gradients, and is left as it was.
+    Layers may be modules or functions, in any order; flattening (in any axis order), concatenation, slicing, pooling
+    and several readers are right by construction. Output layers, which no weight reads, are left out. A layer that
+    can't be recycled safely says why; print the wiring to see.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> print(trace(net, torch.zeros(1, 3)))
-    layer  neurons  incoming         outgoing  recycled
-    0      4        0.weight 0.bias  2.weight  yes
+    layer  neurons  fed by              read by   recycled
+    0      4        0.weight, 0.bias    2.weight  yes
+    output layers, not measured: 2
 
-    Raises TypeError if the module returns something other than tensors in tuples, lists and dicts.
+    Raises TypeError if the module returns an object whose tensors can't be found, and ValueError if the module has no
+    parameters or lazy ones.
     """
-    tracer = Tracer(plain(module))
-    run(plain(module), example_inputs, tracer)
-    return tracer.wiring()
+    module = plain(module)
+    _check(module)
+    return _traced(module, example_inputs)
 
 
-@dataclass(eq=False)
-class _Layer:
-    name: str
-    first: int  # its neurons are numbered from here
-    width: int
-    parameters: set[str] = field(default_factory=set)
-    points: set[int] = field(default_factory=set)
-    reasons: dict[str, None] = field(default_factory=dict)
-    coupled_by: set[str] = field(default_factory=set)
-    returned: bool = False
+def _check(module: nn.Module) -> None:
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"trace needs a torch.nn.Module, got a {type(module).__name__}.")
+    if lazy := [name for name, leaf in module.named_parameters() if nn.parameter.is_lazy(leaf)]:
+        raise ValueError(f"{lazy[0]} has no shape yet: run the module once on a batch, and trace it then.")
+    if not any(True for _ in module.parameters()):
+        raise ValueError(f"{type(module).__name__} has no parameters, so it has no neurons to measure.")
 
 
-class Tracer(Operations):
-    """Carries a label beside every tensor of the pass, and collects which neuron owns which parameter entry."""
+def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
+    latest = [_found(module, inputs)]
 
-    def __init__(self, module: nn.Module) -> None:
+    def measure(module: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Activation]:
+        module = plain(module)
+        activations = _activations(module, inputs, latest[0], training)
+        if activations is None:  # other operations or shapes, as at another batch size
+            now = _found(module, inputs)
+            if difference := same_wiring(latest[0], now):
+                raise ValueError(f"the module is wired differently on these inputs ({difference}): trace it again.")
+            latest[0] = now
+            activations = _activations(module, inputs, now, training)
+        if activations is None:
+            raise ValueError("the module runs other operations at every call, so its neurons can't be measured.")
+        return activations
+
+    return Wiring(latest[0].layers, latest[0].outputs, latest[0].not_followed, measure)
+
+
+def _activations(module: nn.Module, inputs: tuple[Any, ...], found: Found, training: bool) -> list[Activation] | None:
+    """What the layers' neurons give on the inputs; None if the module ran other operations than when it was traced."""
+    measuring = found.trained if training else found.evaluated
+    if measuring is None:
+        return []
+    wanted = [step for points in measuring.points.values() for step in points]
+    recorder = _in_training(module, inputs, lambda: Recorder(wanted))[0] if training else Recorder(wanted)
+    if not training:
+        run(module, inputs, recorder)
+    if recorder.names != measuring.operations:
+        return None
+    activations = []
+    for name, points in measuring.points.items():
+        for step, neurons in points.items():
+            values = recorder.recorded[step]
+            if values.ndim != neurons.ndim:
+                return None
+            if not all(n in (1, size) for n, size in zip(neurons.shape, values.shape, strict=True)):
+                return None
+            activations.append(Activation(name, neurons, values))
+    return activations
+
+
+def _found(module: nn.Module, inputs: tuple[Any, ...]) -> Found:
+    leaves = named_leaves(module)
+    frozen = {name: FROZEN for name, leaf in module.named_parameters() if not leaf.requires_grad}
+    frozen |= {name: BUFFER for name, _ in module.named_buffers()}
+    shapes = {name: leaf.shape for name, leaf in leaves.items()}
+    notes = Ledger(shapes, {plain_name(name): what for name, what in frozen.items()})
+    evaluated, trained = Tracer(notes), None
+    run(module, inputs, evaluated)
+    try:
+        flow, attempt = _in_training(module, inputs, Dataflow)
+    except Exception as error:
+        reason = f"training mode raises {type(error).__name__} on these inputs: {str(error)[:80]}"
+        notes.blame(range(len(notes.layers)), reason)
+    else:
+        if flow.steps != evaluated.steps:
+            notes.training = True
+            trained = Tracer(notes)
+            run(module, attempt, trained, training=True)
+    return collect(notes, evaluated.names, trained and trained.names)
+
+
+def _in_training(module: nn.Module, inputs: tuple[Any, ...], make: Callable[[], Kind]) -> tuple[Kind, tuple[Any, ...]]:
+    """Run in training mode; returns what saw the operations, and the inputs.
+
+    BatchNorm refuses a batch of one, which is doubled then.
+    """
+    try:
+        run(module, inputs, operations := make(), training=True)
+    except ValueError:
+        inputs = _doubled(inputs)
+        run(module, inputs, operations := make(), training=True)
+    return operations, inputs
+
+
+def _doubled(inputs: Any) -> Any:
+    """The inputs with every batch of one made two."""
+    return tree_map_only(Tensor, lambda x: torch.cat([x, x]) if x.ndim and len(x) == 1 else x, inputs)
+
+
+class Tracer(Dataflow):
+    """Carries what is known beside every tensor of a pass."""
+
+    def __init__(self, notes: Ledger) -> None:
         super().__init__()
-        self.layers: list[_Layer] = []
-        self.produced: dict[bytes, Tensor] = {}  # a weight used twice makes the same neurons twice
-        self.neurons_at: dict[int, Tensor] = {}
-        self.not_followed: dict[str, str] = {}
-        self.labels: dict[int, tuple[Tensor, Label]] = {}  # holds the tensors, so that no id is used twice
-        self.parameters = {name.replace("_orig_mod.", ""): leaf for name, leaf in _leaves(module).items()}
-        self.names_of = {id(leaf): name for name, leaf in self.parameters.items()}
-        self.starts: list[int] = []
-        self.used: set[str] = set()
-        entries = 0
-        for leaf in self.parameters.values():
-            self.starts.append(entries)
-            self.labels[id(leaf)] = leaf, Entries(torch.arange(entries, entries + leaf.numel()).reshape(leaf.shape))
-            entries += leaf.numel()
-        self.owners = {side: torch.full((entries,), UNCLAIMED) for side in ("incoming", "outgoing")}
-        self.unknown = torch.zeros(entries, dtype=torch.bool)
+        self.notes, self.shadows = notes, Shadows()
+        self.places: dict[int, str] = {}
 
-    # --- looking at operations
+    def start(self, leaves: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+        super().start(leaves, inputs)
+        for tensor in inputs:
+            self.shadows.write(tensor, Value(from_input=True, varies=True), whole=True)
+        for name, start, leaf in zip(self.notes.names, self.notes.starts, leaves, strict=True):
+            entries = torch.arange(start, start + leaf.numel()).reshape(leaf.shape)
+            constant = self.notes.frozen.get(name) == BUFFER
+            self.shadows.write(leaf, Value(parts=(Part(entries, constant=constant),)))
+            if place := storage(leaf):
+                self.places[place] = name
 
-    def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
-        self.used |= {self.names_of[id(tensor)] for tensor in self.tensors(args, kwargs) if id(tensor) in self.names_of}
-        found = label_of(self, func, args, kwargs, outputs)
-        pairs = zip(outputs, found, strict=True) if isinstance(outputs, tuple | list) else [(outputs, found)]
-        for output, label in pairs:
-            if isinstance(output, Tensor):
-                self._keep(output, label)
-
-    def _keep(self, output: Tensor, label: Label) -> None:
-        self.labels[id(output)] = output, label
-        if isinstance(label, Neurons) and any(self.step in stage.points for stage in label.stages.values()):
-            self.neurons_at[self.step] = label.labels
-
-    def hand_in(self, output: Tensor) -> None:
-        label = self.label(output)
-        for layer in label.stages if isinstance(label, Neurons) else ():
-            self.layers[layer].returned = True
-
-    @property
-    def step(self) -> int:
-        return len(self.names) - 1
-
-    def label(self, tensor: Any) -> Label:
-        """What is known of a tensor; None for an input, a constant, or anything that is not a tensor."""
-        return self.labels.get(id(tensor), (None, None))[1]
-
-    def tensors(self, args: Any, kwargs: Any) -> list[Tensor]:
-        return [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-
-    # --- what the operations report
-
-    def produce(self, first_entries: Tensor, member: str = "") -> Tensor:
-        """The neurons made by the weights whose first entry for each neuron is given."""
-        key = first_entries.numpy().tobytes()
-        if key not in self.produced:
-            name = self._layer_name(self._owners(first_entries[:1])[0]) + member
-            self.produced[key] = self.new_layer(name, first_entries)
-        return self.produced[key]
-
-    def new_layer(self, name: str, key: Tensor) -> Tensor:
-        """Neurons numbered in the order of their keys, one for each different key."""
-        different, index = torch.unique(key, return_inverse=True)
-        first = self.layers[-1].first + self.layers[-1].width if self.layers else 0
-        taken = {layer.name for layer in self.layers}
-        unique = next(n for n in (name, *(f"{name} ({i})" for i in range(2, len(taken) + 3))) if n not in taken)
-        self.layers.append(_Layer(unique, first, different.numel()))
-        return index + first
-
-    def layers_of(self, neurons: Tensor) -> list[int]:
-        """The layers that some of these neurons belong to."""
-        starts = torch.tensor([layer.first for layer in self.layers])
-        neurons = compact(neurons)  # far fewer to sort
-        real = torch.unique(neurons[neurons >= 0])
-        return torch.unique(torch.bucketize(real, starts, right=True) - 1).tolist() if self.layers else []
-
-    def read(self, stages: Stages) -> None:
-        """A weight reads a value of these layers: they are neurons, to be measured where they were activated."""
-        for index, stage in stages.items():
-            layer = self.layers[index]
-            layer.points |= stage.points
-            layer.coupled_by |= stage.coupled_by
-            if reason := stage.broken or stage.offset:
-                layer.reasons[reason] = None
-
-    def refuse(self, neurons: Tensor, reason: str) -> None:
-        """The layers of these neurons are not to be recycled."""
-        self.refuse_layers(self.layers_of(neurons), reason)
-
-    def refuse_layers(self, layers: Iterable[int], reason: str) -> None:
-        """These layers are not to be recycled."""
-        for index in layers:
-            self.layers[index].reasons[reason] = None
-
-    def claim(self, side: str, entries: Tensor, neurons: Tensor) -> None:
-        """Each of these parameter entries belongs to the neuron given, and may belong to no other on this side."""
-        for layer in self.layers_of(neurons):
-            self.layers[layer].parameters |= set(self._owners(entries))
-        owners = self.owners[side]
-        entries, neurons = (t.flatten() for t in torch.broadcast_tensors(entries, neurons))
-        if bool((real := neurons != ZERO).all()) is False:
-            entries, neurons = entries[real], neurons[real]
-        before = owners[entries]
-        owners[entries] = neurons
-        clash = ((before != UNCLAIMED) & (before != neurons)) | (owners[entries] != neurons)
-        if bool(clash.any()):
-            self.refuse(torch.cat([before[clash], neurons[clash]]), "shares weights with other neurons")
-
-    def not_known(self, entries: Tensor, operation: str) -> None:
-        """An operation that the tracer does not know took these parameter entries."""
-        self.unknown[entries] = True
-        self.not_followed |= dict.fromkeys(self._owners(entries), operation)
-
-    def _owners(self, entries: Tensor) -> list[str]:
-        """The parameters that these entries are of (and any that lie between)."""
-        first, last = (bisect_right(self.starts, int(entry)) for entry in (entries.min(), entries.max()))
-        return list(self.parameters)[first - 1 : last]
-
-    def _layer_name(self, parameter: str) -> str:
-        parent, _, last = parameter.rpartition(".")
-        return parent if parent and last == "weight" else parameter
-
-    # --- the result
-
-    def wiring(self) -> Wiring:
-        """The layers that a weight reads."""
-        layers = tuple(self._finished(layer) for layer in self.layers if layer.points)
-        unused = {name: "not used" for name in self.parameters if name not in self.used}
-        return Wiring(layers, tuple(self.names), self.not_followed | unused)
-
-    def _finished(self, layer: _Layer) -> NeuronLayer:
-        incoming, outgoing = self._entries("incoming", layer), self._entries("outgoing", layer)
-        if layer.returned:
-            layer.reasons["its values are also returned by the module"] = None
-        points = {step: compact(_local(self.neurons_at[step], layer)) for step in sorted(layer.points)}
-        return NeuronLayer(
-            layer.name, layer.width, incoming, outgoing, tuple(layer.reasons), tuple(sorted(layer.coupled_by)), points
-        )
-
-    def _entries(self, side: str, layer: _Layer) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for start, (name, leaf) in zip(self.starts, self.parameters.items(), strict=True):
-            here = slice(start, start + leaf.numel())
-            if name in layer.parameters and bool((mine := _local(self.owners[side][here], layer) >= 0).any()):
-                found[name] = compact(_local(self.owners[side][here], layer).reshape(leaf.shape))
-                if bool((mine & self.unknown[here]).any()):
-                    layer.reasons["its weights are also used by an operation that is not known"] = None
+    def value(self, tensor: Any) -> Value:
+        """What is known of a tensor, with only the layers that are in it."""
+        found = self.shadows.read(tensor) if isinstance(tensor, Tensor) else NOTHING
+        if len(found.carried) > 1 and found.neurons is not None:
+            present = set(self.notes.layers_of(self.notes.current(found.neurons)))
+            stages = {layer: stage for layer, stage in found.stages.items() if stage.broken or layer in present}
+            found = replace(found, stages=stages)
         return found
 
+    def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
+        super().observe(func, args, kwargs, outputs)
+        self.notes.step = len(self.names) - 1
+        tensors = tensors_of(args, kwargs)
+        self.notes.used |= {self.places[place] for tensor in tensors if (place := storage(tensor)) in self.places}
+        if torch.Tag.inplace_view in func.tags:
+            return
+        written = _written(func, args, kwargs)
+        before = {storage(tensor) for tensor in tensors}
+        made = [tensor for tensor in tensors_of(outputs) if storage(tensor) not in before or storage(tensor) is None]
+        if written or made or not tensors_of(outputs):
+            self._apply(func, args, kwargs, outputs, written)
 
-def _local(neurons: Tensor, layer: _Layer) -> Tensor:
-    mine = (neurons >= layer.first) & (neurons < layer.first + layer.width)
-    return torch.where(mine, neurons - layer.first, OTHER)
+    def _apply(self, func: Any, args: Any, kwargs: Any, outputs: Any, written: list[Tensor]) -> None:
+        name = func.overloadpacket.__name__
+        if written:
+            name = name.removesuffix("_")
+            kwargs = {key: value for key, value in kwargs.items() if key != "out"}
+        call = Call(func, name, args, kwargs, outputs, self.value)
+        found = known(self.notes, call)
+        values = found if isinstance(found, list) else [found, *self._others(call, found)]
+        for tensor, value in zip(written or call.outputs, values, strict=False):
+            self.shadows.write(tensor, value)
+            self.notes.mark(value.neurons, value.stages)
+
+    def _others(self, call: Call, first: Value) -> list[Value]:
+        """Further outputs, such as the places of maxima, depend on the same neurons."""
+        if len(call.outputs) < 2:
+            return []
+        whole = together([first])
+        lost = replace(whole, stages=broken(whole.stages, f"read by aten.{call.name}"))
+        return [lost] * (len(call.outputs) - 1)
+
+    def python_reads(self, tensor: Tensor) -> None:
+        read_by_python(self.notes, [self.value(tensor)], "as a list or an array")
+
+    def finish(self, outputs: Sequence[Tensor]) -> None:
+        super().finish(outputs)
+        for value in map(self.value, outputs):
+            self.notes.returned(value.stages)
+            self.notes.not_known(value.parts, "return")
 
 
-def _leaves(module: nn.Module) -> dict[str, Tensor]:
-    buffers = {name: leaf for name, leaf in module.named_buffers() if leaf.is_floating_point()}
-    return {**dict(module.named_parameters()), **buffers}
+def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors that an operation writes to."""
+    if not func._schema.is_mutable or "batch_norm" in func.__name__:
+        return []
+    found = []
+    for index, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[index] if index < len(args) else kwargs.get(argument.name)
+            found += tensors_of(value)
+    return found

@@ -1,23 +1,25 @@
-"""Which parameters feed a neuron, which read it, and where its activation can be measured."""
+"""Which parameters feed a neuron, which read it, and what it scores."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import textwrap
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .execution import Recorder, plain, run
+WIDTH = 120  # columns of a printed wiring
 
 
 @dataclass(frozen=True, eq=False)
 class NeuronLayer:
-    """One layer of neurons.
+    """A layer of neurons: the entries of the parameters that feed each of them, and the entries that read it.
 
     `incoming` and `outgoing` map the name of a parameter (or of a BatchNorm buffer) to an integer tensor that
-    broadcasts to its shape and says which neuron each entry belongs to; -1 is none. `reasons` says why the layer is
-    measured but not recycled, and is empty where it is recycled. `coupled_by` names normalisations across its neurons.
+    broadcasts to its shape: the number of the neuron to which each entry belongs, or -1. `reasons` say why the layer is
+    measured and not recycled; `coupled_by` names the normalisations through which its neurons influence one another.
     """
 
     name: str
@@ -26,73 +28,122 @@ class NeuronLayer:
     outgoing: Mapping[str, Int[Tensor, "..."]]
     reasons: tuple[str, ...]
     coupled_by: tuple[str, ...]
-    points: Mapping[int, Int[Tensor, "..."]]  # operation number -> the neuron of each element of its output
 
     @property
     def recyclable(self) -> bool:
-        """Whether re-drawing a silent neuron of the layer is known to be safe."""
+        """Whether silent neurons of this layer can be replaced without changing what the network computes."""
         return not self.reasons
+
+
+class Activation(NamedTuple):
+    """What a layer's neurons gave at one place; `neurons` has length 1 along axes that do not matter (-1 is none)."""
+
+    layer: str
+    neurons: Int[Tensor, "..."]
+    values: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Wiring:
-    """The neuron layers of a module, without its output layer. `print(wiring)` is a table of them."""
+    """The neuron layers of a module, in the order in which it computes them; `outputs` are its output layers.
+
+    `not_followed` maps parameters that the tracer does not follow to why: an operation, "not used", or "only used in
+    training mode". `print(wiring)` is a table of 120 columns.
+    """
 
     layers: tuple[NeuronLayer, ...]
-    operations: tuple[str, ...]
-    not_followed: Mapping[str, str]  # parameter -> the operation on it that the tracer does not know, or "not used"
+    outputs: tuple[str, ...]
+    not_followed: Mapping[str, str]
+    measure: Callable[[nn.Module, tuple[Any, ...], bool], list[Activation]] = field(repr=False)
+    warned: set[str] = field(default_factory=set, repr=False)
 
-    def scores(self, module: nn.Module, *inputs: Any) -> dict[str, Float[Tensor, " neurons"]]:
-        """Each layer's neuron scores on the inputs.
+    def __getitem__(self, name: str) -> NeuronLayer:
+        found = {layer.name: layer for layer in self.layers}
+        if name not in found:
+            raise KeyError(f"no neuron layer is called {name!r}; the layers are {sorted(found)}.")
+        return found[name]
 
-        A layer used at several places (a shared layer, CReLU's two halves) gets the largest of each neuron's scores
-        there, so that it is dormant only if it is dormant in all of them.
-        Raises ValueError if the module ran other operations than when it was traced.
+    def scores(self, module: nn.Module, *inputs: Any, training: bool = False) -> dict[str, Float[Tensor, " neurons"]]:
+        """Each layer's neuron scores on the inputs, in evaluation mode.
+
+        With `training=True`, those in training mode, without the layers that training mode computes no differently.
+
+        A neuron that is read at several places (a shared layer, CReLU's two halves) has the largest of its scores, so
+        that it is dormant only if it is dormant in all of them. A layer with a value that is not finite has the score
+        NaN everywhere; a RuntimeWarning names it once.
+        Raises ValueError if the module is wired differently on these inputs than when it was traced.
         """
-        recorder = Recorder([point for layer in self.layers for point in layer.points])
-        run(plain(module), inputs, recorder)
-        self._check_same(recorder.names)
-        return {layer.name: _layer_scores(layer, recorder.recorded) for layer in self.layers}
+        widths = {layer.name: layer.width for layer in self.layers}
+        found: dict[str, list[Tensor]] = {}
+        for name, neurons, values in self.measure(module, inputs, training):
+            found.setdefault(name, []).append(neuron_scores(values, neurons, widths[name]))
+        scores = {name: torch.stack(found[name]).amax(0) for name in widths if name in found}
+        self._warn([name for name, score in scores.items() if bool(score.isnan().any())])
+        return scores
 
-    def _check_same(self, names: list[str]) -> None:
-        if tuple(names) != self.operations:
-            was, now = ((*self.operations, "nothing"), (*names, "nothing"))
-            step = next(i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b)
-            raise ValueError(
-                f"the module ran other operations than when it was traced (operation {step} was "
-                f"{was[step]} and is now {now[step]}): trace it again with inputs like these."
-            )
+    def _warn(self, names: Sequence[str]) -> None:
+        if new := [name for name in names if name not in self.warned]:
+            self.warned.update(new)
+            message = f"activations of {', '.join(new)} are not finite: the layer has no scores, and is not recycled."
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
 
     def __str__(self) -> str:
-        rows = [("layer", "neurons", "incoming", "outgoing", "recycled")]
-        rows += [_row(layer) for layer in self.layers]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join(lines + [f"not followed: {name} ({why})" for name, why in self.not_followed.items()])
+        rows = [("layer", "neurons", "fed by", "read by", "recycled")]
+        rows += [
+            (layer.name, str(layer.width), _names(layer.incoming), _names(layer.outgoing), _status(layer))
+            for layer in self.layers
+        ]
+        lines = table(rows)
+        lines += _wrapped(f"output layers, not measured: {', '.join(self.outputs) or 'none'}")
+        for name, why in self.not_followed.items():
+            lines += _wrapped(f"not followed: {name} ({why})")
+        return "\n".join(lines)
 
 
-def _row(layer: NeuronLayer) -> tuple[str, ...]:
-    return layer.name, str(layer.width), _names(layer.incoming), _names(layer.outgoing), _verdict(layer)
+def table(rows: Sequence[tuple[str, ...]], width: int = WIDTH) -> list[str]:
+    """Lines of aligned columns. Long cells are wrapped, so that no line is longer than `width`.
+
+    >>> table([("layer", "neurons"), ("conv1", "32")])
+    ['layer  neurons', 'conv1  32']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    gaps = 2 * (len(widths) - 1)
+    while sum(widths) + gaps > width:
+        widest = widths.index(max(widths))
+        # The widest column shrinks to the next widest, or to what fits.
+        next_widest = max((size for size in widths if size < widths[widest]), default=0)
+        widths[widest] = max(next_widest, widths[widest] - (sum(widths) + gaps - width), 8)
+        if widths[widest] == 8:
+            break
+    lines = []
+    for row in rows:
+        cells = [textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths, strict=True)]
+        for index in range(max(map(len, cells))):
+            line = [cell[index] if index < len(cell) else "" for cell in cells]
+            lines.append("  ".join(map(str.ljust, line, widths)).rstrip())
+    return lines
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ")
 
 
 def _names(entries: Mapping[str, Tensor]) -> str:
-    return " ".join(entries) or "-"
+    return ", ".join(entries) or "-"
 
 
-def _verdict(layer: NeuronLayer) -> str:
-    coupled = f" (coupled by {', '.join(layer.coupled_by)})" if layer.coupled_by else ""
-    return "yes" + coupled if layer.recyclable else "no: " + "; ".join(layer.reasons)
-
-
-def _layer_scores(layer: NeuronLayer, recorded: Mapping[int, Tensor]) -> Float[Tensor, " neurons"]:
-    scores = [neuron_scores(recorded[point], neurons, layer.width) for point, neurons in layer.points.items()]
-    return torch.stack(scores).amax(0)
+def _status(layer: NeuronLayer) -> str:
+    if layer.reasons:
+        return "no: " + "; ".join(layer.reasons)
+    return "yes" + (f", but its neurons are coupled by {', '.join(layer.coupled_by)}" if layer.coupled_by else "")
 
 
 def neuron_scores(activations: Tensor, neurons: Int[Tensor, "..."], width: int) -> Float[Tensor, " neurons"]:
     """Mean absolute activation of each neuron, divided by the mean of that over its layer; all 0 in a silent layer.
 
     `neurons` says which neuron each activation belongs to, and has size 1 along axes that do not matter (-1 is none).
+    A neuron that is not silent never scores 0, however small it is beside the others. If any activation is not finite,
+    all scores are NaN.
 
     >>> neuron_scores(torch.tensor([[0.0, 1.0, 3.0], [0.0, -1.0, 1.0]]), torch.tensor([[0, 1, 2]]), 3).tolist()
     [0.0, 1.0, 2.0]
@@ -100,20 +151,36 @@ def neuron_scores(activations: Tensor, neurons: Int[Tensor, "..."], width: int) 
     Source: Sokar et al. 2023, equation 1. The reference code adds 1e-9 to the layer mean; dividing only where
     it is not zero keeps the scores independent of the layer's scale.
     """
-    values = activations.to(torch.promote_types(activations.dtype, torch.float32)).abs()
-    # Dividing by the largest first keeps the mean of very small or very large activations finite and normal.
-    values = values / _or_one(values.amax())
-    samples = [axis for axis in range(values.ndim) if neurons.shape[axis] == 1]
-    means = values.mean(samples, keepdim=True) if samples else values
-    if means.shape != neurons.shape:
-        raise ValueError(f"activations of shape {tuple(activations.shape)} do not fit the traced neurons: trace again.")
+    values = _magnitudes(activations)
     owner = neurons.to(values.device).flatten()
     mine = owner >= 0
-    total = means.new_zeros(width).index_add(0, owner[mine], means.flatten()[mine])
+    samples = [axis for axis in range(values.ndim) if neurons.shape[axis] == 1]
+    largest = values.amax() if values.numel() else values.new_zeros(())
+    # Dividing by the largest first keeps the mean of very small or very large activations finite and normal.
+    means = _mean(values / _or_one(largest), samples).flatten()
+    present = _mean((values != 0).to(values.dtype), samples).flatten()
+    total = means.new_zeros(width).index_add(0, owner[mine], means[mine])
+    nonzero = means.new_zeros(width).index_add(0, owner[mine], present[mine]) > 0
     elements = torch.bincount(owner[mine], minlength=width)
     magnitude = total / elements.clamp(min=1)
     # Neurons that are not here (they were sliced away) do not count in the mean.
-    return magnitude / _or_one(magnitude[elements > 0].mean())
+    scores = magnitude / _or_one(magnitude[elements > 0].mean())
+    scores = torch.where(nonzero, scores.clamp(min=torch.finfo(scores.dtype).tiny), scores)
+    finite = _mean(values.isfinite().to(values.dtype), samples).flatten()[mine]
+    return scores if bool((finite == 1).all()) else torch.full_like(scores, torch.nan)
+
+
+def _magnitudes(activations: Tensor) -> Float[Tensor, "..."]:
+    """Absolute values, of at least single precision."""
+    if activations.dtype is torch.complex32:
+        activations = activations.to(torch.complex64)
+    values = activations if activations.is_complex() or activations.is_floating_point() else activations.float()
+    values = values.abs()
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _mean(values: Tensor, axes: list[int]) -> Tensor:
+    return values.mean(axes, keepdim=True) if axes else values
 
 
 def _or_one(value: Tensor) -> Tensor:

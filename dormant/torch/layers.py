@@ -1,0 +1,142 @@
+"""From the tracer's notes to the neuron layers of a wiring."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from .ledger import SIDES, Layer, Ledger
+from .values import OTHER, compact
+from .wiring import NeuronLayer
+
+ONLY_TRAINING = "only used in training mode"
+
+
+class Measuring(NamedTuple):
+    """The operations of a pass, and which of them give each layer's activations: their numbers, with the neurons."""
+
+    operations: list[str]
+    points: dict[str, dict[int, Int[Tensor, "..."]]]
+
+
+class Found(NamedTuple):
+    """The layers of a trace, its output layers, what is not followed, and where each layer is measured.
+
+    `trained` is None if training mode computes the same as evaluation mode.
+    """
+
+    layers: tuple[NeuronLayer, ...]
+    outputs: tuple[str, ...]
+    not_followed: dict[str, str]
+    evaluated: Measuring
+    trained: Measuring | None
+
+
+def collect(notes: Ledger, evaluated: list[str], trained: list[str] | None) -> Found:
+    """The layers that a weight reads; those that none reads are output layers."""
+    _note_clashes(notes)
+    groups: dict[int, list[Layer]] = {}
+    for layer, group in zip(notes.layers, notes.groups, strict=True):
+        groups.setdefault(group, []).append(layer)
+    layers: list[NeuronLayer] = []
+    outputs: list[str] = []
+    points: tuple[dict[str, dict[int, Tensor]], ...] = {}, {}
+    not_followed = {name: f"aten.{how}" for name, how in notes.not_followed.items()}
+    for members in groups.values():
+        name = "+".join(dict.fromkeys(layer.name for layer in members))
+        if any(layer.points[False] for layer in members):
+            group = Group(notes, members)
+            layers.append(group.layer(name))
+            points[False][name], points[True][name] = group.points(False), group.points(True)
+        elif any(layer.read for layer in members):
+            only = {parameter for layer in members for parameter in layer.parameters}
+            not_followed = dict.fromkeys(sorted(only), ONLY_TRAINING) | not_followed
+        elif any(layer.parameters for layer in members):
+            outputs.append(name)
+    unused = {name: "not used" for name in notes.names if name not in notes.used and name not in notes.frozen}
+    training = None if trained is None else Measuring(trained, points[True])
+    return Found(tuple(layers), tuple(outputs), not_followed | unused, Measuring(evaluated, points[False]), training)
+
+
+def _note_clashes(notes: Ledger) -> None:
+    """Entries that belong to two neurons, of which none was merged with the other."""
+    for pairs in notes.clashes:
+        left, right = notes.current(pairs)
+        for neurons in (left[left != right], right[left != right]):
+            notes.blame(notes.layers_of(neurons), "shares weights with other neurons or other values")
+
+
+class Group:
+    """Layers that share neurons, as one layer."""
+
+    def __init__(self, notes: Ledger, members: list[Layer]) -> None:
+        self.notes, self.members = notes, members
+        ranges = [torch.arange(layer.first, layer.first + layer.width) for layer in members]
+        self.mine = torch.unique(notes.canonical[torch.cat(ranges)])
+        self.numbers = torch.full((len(notes.canonical) + 1,), OTHER)
+        self.numbers[self.mine] = torch.arange(len(self.mine))
+        self.incoming, self.outgoing = (self._entries(side) for side in SIDES)
+
+    def local(self, neurons: Tensor) -> Tensor:
+        """Numbers within the layer, -1 for any other neuron."""
+        return self.numbers[self.notes.current(neurons).clamp(min=-1)]  # the last number is -1
+
+    def layer(self, name: str) -> NeuronLayer:
+        reasons = {reason: None for layer in self.members for reason in layer.reasons}
+        reasons |= dict.fromkeys(self._reasons())
+        coupled = {by: None for layer in self.members for by in layer.coupled_by}
+        return NeuronLayer(name, len(self.mine), self.incoming, self.outgoing, tuple(reasons), tuple(coupled))
+
+    def points(self, training: bool) -> dict[int, Tensor]:
+        steps = sorted({step for layer in self.members for step in layer.points[training]})
+        found = {step: compact(self.local(self.notes.neurons_at[training][step])) for step in steps}
+        return {step: neurons for step, neurons in found.items() if bool((neurons >= 0).any())}
+
+    def _entries(self, side: str) -> dict[str, Tensor]:
+        notes, found = self.notes, {}
+        wanted = {parameter for layer in self.members for parameter in layer.parameters}
+        for (name, shape), start in zip(notes.shapes.items(), notes.starts, strict=True):
+            if name in wanted:
+                mine = self.local(notes.owners[side][start : start + shape.numel()])
+                if bool((mine >= 0).any()):
+                    found[name] = compact(mine.reshape(shape))
+        return found
+
+    def _reasons(self) -> list[str]:
+        found = []
+        if any(layer.returned for layer in self.members):
+            found.append("its values are also returned by the module")
+        for verb, entries in (("fed", self.incoming), ("read", self.outgoing)):
+            found += [why for name, owners in entries.items() if (why := self._untrained(verb, name, owners))]
+        return found
+
+    def _untrained(self, verb: str, name: str, owners: Tensor) -> str | None:
+        notes = self.notes
+        if name in notes.frozen and name not in notes.statistics:
+            return f"{verb} by {name}, {notes.frozen[name]}, which nothing trains"
+        start = notes.starts[notes.names.index(name)]
+        shape = notes.shapes[name]
+        elsewhere = notes.elsewhere[start : start + shape.numel()].reshape(shape)
+        if bool((elsewhere & (owners >= 0)).any()):
+            return f"{name} is also used by aten.{notes.not_followed.get(name, 'an operation')}, which is not followed"
+        return None
+
+
+def same_wiring(first: Found, second: Found) -> str:
+    """What differs between two traces of a module; an empty text if nothing does."""
+    names = [[layer.name for layer in found.layers] for found in (first, second)]
+    if names[0] != names[1]:
+        return f"its layers were {names[0]} and are now {names[1]}"
+    for one, two in zip(first.layers, second.layers, strict=True):
+        if one.width != two.width or one.reasons != two.reasons:
+            return f"{one.name} had {one.width} neurons {one.reasons} and has {two.width} {two.reasons}"
+        for side in SIDES:
+            if not _equal(getattr(one, side), getattr(two, side)):
+                return f"other weights are {side} to {one.name}"
+    return ""
+
+
+def _equal(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

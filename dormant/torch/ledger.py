@@ -1,0 +1,243 @@
+"""The tracer's notes: layers of neurons, the parameter entries that belong to each neuron, and reasons."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .values import OTHER, ZERO, Part, Stage, Stages, compact, lean
+
+UNCLAIMED = -3
+SIDES = ("incoming", "outgoing")
+
+
+@dataclass(eq=False)
+class Layer:
+    """Neurons made by one kernel, numbered from `first`.
+
+    `points` are the operations that give their activations, in evaluation mode and in training mode.
+    """
+
+    name: str
+    first: int
+    width: int
+    points: tuple[set[int], set[int]] = field(default_factory=lambda: (set(), set()))
+    reasons: dict[str, None] = field(default_factory=dict)
+    coupled_by: dict[str, None] = field(default_factory=dict)
+    parameters: set[str] = field(default_factory=set)
+    read: bool = False
+    returned: bool = False
+
+
+class Ledger:
+    """Collects which neuron owns which parameter entry, over a pass in evaluation mode and one in training mode.
+
+    Neurons of different kernels that act as one neuron (gated pairs, summed pre-activations) share a number in
+    `canonical`. `frozen` maps parameters that must not be overwritten to what they are.
+    """
+
+    def __init__(self, shapes: Mapping[str, torch.Size], frozen: Mapping[str, str]) -> None:
+        self.names, self.shapes, self.frozen = list(shapes), dict(shapes), dict(frozen)
+        sizes = [shape.numel() for shape in shapes.values()]
+        self.starts = torch.tensor([0, *sizes]).cumsum(0)[:-1].tolist()
+        self.owners = {side: torch.full((sum(sizes),), UNCLAIMED) for side in SIDES}
+        self.elsewhere = torch.zeros(sum(sizes), dtype=torch.bool)
+        self.clashes: list[Tensor] = []
+        self.layers: list[Layer] = []
+        self.groups: list[int] = []  # layers that share neurons have the same number
+        self.canonical = torch.zeros(0, dtype=torch.long)
+        self.known: dict[object, Tensor] = {}
+        self.not_followed: dict[str, str] = {}
+        self.used: set[str] = set()
+        self.statistics: set[str] = set()  # a BatchNorm's, which belong to the neuron
+        self.neurons_at: tuple[dict[int, Tensor], dict[int, Tensor]] = {}, {}
+        self.training = False
+        self.step = -1
+
+    # --- layers
+
+    def produce(self, keys: Sequence[Tensor], name: str) -> Tensor:
+        """The neurons made by weights: [neurons]. Each key, [neurons, numbers], identifies weights that make them.
+
+        Neurons that were made by some of these weights before are the same neurons.
+        """
+        telling = [key for key in keys if len(torch.unique(key, dim=0)) == len(key)]
+        indices = [("kernel", tuple(key.shape), key.numpy().tobytes()) for key in telling]
+        if not telling:
+            whole = torch.cat(list(keys), -1)
+            telling, indices = [whole], [(name, tuple(whole.shape), whole.numpy().tobytes())]
+        if telling[0].shape[-1] == 1:
+            indices = [(name, *index) for index in indices]
+        before = [self.known[index] for index in indices if index in self.known]
+        neurons = before[0] if before else self._new_layer(name, telling[0])
+        for other in before[1:]:
+            pairs = self.current(torch.stack([neurons, other]))
+            if bool((differ := pairs[0] != pairs[1]).any()):
+                self.merge(torch.unique(pairs[:, differ], dim=1))
+        self.known |= dict.fromkeys(indices, neurons)
+        return self.canonical[neurons]
+
+    def stream(self, left: Tensor, right: Tensor, producers: Sequence[str]) -> Tensor:
+        """Neurons of their own for a sum of different neurons; -1 where there is none."""
+        span = int(max(left.max(), right.max())) + 3
+        pairs = compact((left + 2) * span + (right + 2))
+        index = ("stream", tuple(pairs.shape), pairs.numpy().tobytes())
+        if index not in self.known:
+            parts = dict.fromkeys(name for producer in producers for name in producer.split("+"))
+            first, *between, last = parts if len(parts) > 1 else [*parts, *parts]
+            self.known[index] = self._new_layer("+".join([first, *["..."][: len(between)], last]), pairs.flatten())
+        return self.canonical[self.known[index]].reshape(pairs.shape)
+
+    def _new_layer(self, name: str, key: Tensor) -> Tensor:
+        different, index = torch.unique(key, return_inverse=True, dim=0)
+        taken = {layer.name for layer in self.layers}
+        unique = next(n for n in (name, *(f"{name} ({i})" for i in range(2, len(taken) + 3))) if n not in taken)
+        first = len(self.canonical)
+        self.layers.append(Layer(unique, first, len(different)))
+        self.groups.append(len(self.groups))
+        self.canonical = torch.cat([self.canonical, torch.arange(first, first + len(different))])
+        return index + first
+
+    def layers_of(self, neurons: Tensor) -> list[int]:
+        """The layers that some of these neurons belong to, with the layers that share neurons with them."""
+        neurons = lean(neurons)
+        if not self.layers or not bool((real := neurons >= 0).any()):
+            return []
+        starts = torch.tensor([layer.first for layer in self.layers])
+        found = torch.unique(torch.bucketize(neurons[real], starts, right=True) - 1)
+        groups = {self.groups[index] for index in found.tolist()}
+        return [index for index, group in enumerate(self.groups) if group in groups]
+
+    def names_of(self, neurons: Tensor) -> list[str]:
+        return [self.layers[index].name for index in self.layers_of(neurons)]
+
+    def current(self, neurons: Tensor) -> Tensor:
+        """The numbers under which these neurons are known now."""
+        if not len(self.canonical):
+            return neurons
+        small = lean(neurons)
+        return torch.where(small >= 0, self.canonical[small.clamp(min=0)], small).expand(neurons.shape)
+
+    def merge(self, pairs: Tensor) -> None:
+        """Make one neuron of each pair, and of pairs that have a neuron in common."""
+        merged = {self.groups[index] for index in self.layers_of(pairs)}
+        self.groups = [min(merged) if group in merged else group for group in self.groups]
+        becomes = torch.arange(len(self.canonical))
+        while bool((becomes[pairs[0]] != becomes[pairs[1]]).any()):
+            lower = becomes[pairs].amin(0)
+            becomes = becomes.scatter_reduce(0, pairs.flatten(), lower.repeat(2), "amin")
+        self.canonical = becomes[self.canonical]
+
+    # --- reasons
+
+    def blame(self, layers: Iterable[int], reason: str) -> None:
+        """These layers are not to be recycled."""
+        for index in layers:
+            self.layers[index].reasons[reason] = None
+
+    def read(self, stages: Stages) -> None:
+        """A weight reads a value of these layers: they are neurons, to be measured where they were activated."""
+        for index, stage in stages.items():
+            layer = self.layers[index]
+            layer.read = True
+            layer.coupled_by |= dict.fromkeys(sorted(stage.coupled_by))
+            layer.points[self.training].update(stage.points)
+            if reason := stage.broken or stage.offset:
+                layer.reasons[reason] = None
+
+    def returned(self, stages: Stages) -> None:
+        for index in stages:
+            self.layers[index].returned = True
+
+    def unread(self, stages: Stages) -> bool:
+        return not any(self.layers[index].read for index in stages)
+
+    # --- entries
+
+    def claim(self, side: str, entries: Tensor, neurons: Tensor) -> None:
+        """Each of these parameter entries belongs to the neuron given, and may belong to no other on this side."""
+        entries, neurons = torch.broadcast_tensors(entries, neurons)
+        entries, neurons = lean(entries, neurons), lean(neurons, entries)
+        real = (entries >= 0) & (neurons != ZERO)
+        if not bool(real.all()):
+            entries, neurons = entries[real], neurons[real]
+        if not entries.numel():
+            return
+        for layer in self.layers_of(neurons):
+            self.layers[layer].parameters |= set(self.parameters(entries))
+        owners = self.owners[side]
+        before = owners[entries]
+        owners[entries] = neurons
+        if bool((clash := (before != UNCLAIMED) & (before != neurons)).any()):
+            self.clashes.append(torch.unique(torch.stack([before[clash], neurons[clash]]), dim=1))
+        if bool((clash := owners[entries] != neurons).any()):
+            self.clashes.append(torch.unique(torch.stack([owners[entries][clash], neurons[clash]]), dim=1))
+
+    def feed(self, parts: Iterable[Part], unfollowed: Mapping[str, str], neurons: Tensor, stages: Stages) -> None:
+        """A bias or a scale: each entry belongs to the neuron that it meets, if it meets no other."""
+        waiting = [layer for layer, stage in stages.items() if not stage.active and not stage.broken]
+        for part in parts:
+            entries, met = torch.broadcast_tensors(part.entries, neurons)
+            entries, met = lean(entries, met), lean(met, entries)
+            real = entries >= 0
+            entries, met = entries[real], met[real]
+            if not entries.numel() or not bool((met >= 0).any()):
+                continue
+            owner = self._owner(entries, met)
+            if bool((lost := (owner < 0) & (met >= 0)).any()):
+                # A slope after the pre-activation may be shared: it does not feed the neuron.
+                shared = set(self.layers_of(met[lost])) & set(waiting)
+                self.blame(shared, f"fed by {self._list(entries[lost])}, which it shares with other values")
+            self.claim("incoming", entries, owner)
+            # It is no reader of neurons, so it may not be zeroed as one.
+            self.claim("outgoing", entries, torch.tensor(OTHER))
+        for name, how in unfollowed.items():
+            self.blame(set(self.layers_of(neurons)) & set(stages), f"fed by {name} through aten.{how}")
+
+    @staticmethod
+    def _owner(entries: Tensor, met: Tensor) -> Tensor:
+        """For each element, the neuron of its entry; -1 if that entry meets several."""
+        first = int(entries.min())
+        place = entries - first
+        owner = torch.full((int(place.max()) + 1,), OTHER)
+        owner[place] = met
+        differs = torch.zeros_like(owner, dtype=torch.bool)
+        differs[place[owner[place] != met]] = True
+        owner[differs] = OTHER
+        return owner[place]
+
+    def not_known(self, parts: Iterable[Part], operation: str) -> dict[str, str]:
+        """An operation that is not followed took these entries; returns the parameters that they are of."""
+        taken: dict[str, str] = {}
+        for part in parts:
+            entries = lean(part.entries)
+            entries = entries[entries >= 0]
+            if entries.numel():
+                self.elsewhere[entries] = True
+                taken |= dict.fromkeys(self.parameters(entries), operation)
+        trained = {name: how for name, how in taken.items() if name not in self.frozen}
+        self.not_followed = trained | self.not_followed
+        return taken
+
+    def parameters(self, entries: Tensor) -> list[str]:
+        """The parameters that these entries are of."""
+        first, last = (bisect_right(self.starts, int(entry)) for entry in (entries.min(), entries.max()))
+        if last - first < 2:
+            return self.names[first - 1 : last]
+        starts = torch.tensor(self.starts)
+        return [self.names[i] for i in torch.unique(torch.bucketize(entries, starts, right=True) - 1).tolist()]
+
+    def _list(self, entries: Tensor) -> str:
+        return ", ".join(self.parameters(entries))
+
+    def mark(self, neurons: Tensor | None, stages: Stages) -> None:
+        """Remember which neurons an operation gives, if a layer may be measured there."""
+        if neurons is not None and any(self.step in stage.points for stage in stages.values()):
+            self.neurons_at[self.training][self.step] = neurons
+
+    def fresh(self, neurons: Tensor) -> dict[int, Stage]:
+        """The stages of neurons that were made just now."""
+        point = frozenset([self.step])
+        return {layer: Stage(point) for layer in self.layers_of(neurons)}

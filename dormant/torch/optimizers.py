@@ -1,0 +1,91 @@
+"""What an optimizer knows of each weight, and how it forgets what it knows of a recycled one."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+Optimizers = torch.optim.Optimizer | Iterable[torch.optim.Optimizer]
+
+# State with one number for each weight: Adam and its kin, Muon and SGD with momentum, RMSprop, Adagrad, Adadelta.
+MOMENTS = frozenset(
+    (
+        *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg"),
+        *("grad_avg", "exp_inf", "sum", "acc_delta"),
+    )
+)
+# State with one number for a whole parameter: what a new parameter's is.
+COUNTS = {"step": 0.0, "mu_product": 1.0}
+
+
+def optimizer_list(optimizers: Optimizers) -> list[torch.optim.Optimizer]:
+    """One optimizer or several as a list.
+
+    Raises TypeError if one of them is none.
+    """
+    found = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
+    for optimizer in found:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer or several, got a {type(optimizer).__name__}.")
+    return found
+
+
+def check_held(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Tensor]) -> None:
+    """Check that the optimizers train all of these parameters, by name.
+
+    Raises ValueError if a parameter is in none of them: its weights would be overwritten, and its moments not.
+    """
+    held = {id(leaf) for optimizer in optimizers for group in optimizer.param_groups for leaf in group["params"]}
+    missing = [name for name, leaf in leaves.items() if id(leaf) not in held]
+    if optimizers and missing:
+        how_many = "none" if len(missing) == len(leaves) else "only some"
+        raise ValueError(
+            f"the optimizer holds {how_many} of the parameters to be recycled: {', '.join(missing[:3])} is not among "
+            "its parameters. Pass every optimizer that trains the module (optimizer=[first, second]), or name the "
+            "layers to recycle (layers=[...])."
+        )
+
+
+def check_known(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Tensor]) -> None:
+    """Check that all state of the optimizers that train these parameters can start afresh for some of the weights.
+
+    Raises ValueError, before anything is changed, for state of another shape or of a name that is not known.
+    """
+    mine = {id(leaf) for leaf in leaves.values()}
+    for optimizer in optimizers:
+        if not any(id(leaf) in mine for group in optimizer.param_groups for leaf in group["params"]):
+            continue
+        for leaf, state in optimizer.state.items():
+            for name, value in state.items() if isinstance(leaf, Tensor) else ():
+                if not _is_known(name, value, leaf):
+                    raise ValueError(
+                        f"{type(optimizer).__name__} keeps {name!r}; what a fresh weight's should be is not known. "
+                        f"Use an optimizer whose state is among {sorted(MOMENTS)}, in each parameter's own shape."
+                    )
+
+
+def _is_known(name: str, value: object, leaf: Tensor) -> bool:
+    if value is None or name in COUNTS:
+        return True
+    return name in MOMENTS and isinstance(value, Tensor) and value.shape == leaf.shape
+
+
+def forget_(
+    optimizers: Iterable[torch.optim.Optimizer], leaf: Tensor, entries: Bool[Tensor, "..."], restart: bool
+) -> None:
+    """Give these entries the moments of a new weight: zero, but for Adagrad's sum.
+
+    `restart` also sets the parameter's step count to zero, in place: fused and capturable optimizers keep the tensor.
+    """
+    for optimizer in optimizers:
+        state = optimizer.state.get(leaf, {})
+        for name, value in state.items():
+            if name in MOMENTS and isinstance(value, Tensor):
+                start = optimizer.defaults.get("initial_accumulator_value", 0) if name == "sum" else 0
+                value.masked_fill_(entries.to(value.device), start)
+            elif restart and name in COUNTS:
+                if isinstance(value, Tensor):
+                    value.fill_(COUNTS[name])
+                else:
+                    state[name] = type(value)(COUNTS[name])

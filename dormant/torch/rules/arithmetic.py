@@ -1,0 +1,283 @@
+"""Elementwise operations: activations, biases and scales, sums and products of neurons."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..calls import Call, mix
+from ..ledger import Ledger
+from ..values import (
+    OTHER,
+    ZERO,
+    Part,
+    Stage,
+    Stages,
+    Value,
+    after_affine,
+    after_nonlinearity,
+    broken,
+    join,
+    lean,
+    together,
+)
+
+ADDITIVE = frozenset(("add", "sub", "rsub"))
+COPIES = frozenset(("clone", "_to_copy", "lift_fresh", "positive", "copy", "detach", "alias"))
+LINEAR = ADDITIVE | COPIES | {"mul", "div", "neg", "real", "conj", "_conj"}
+EPSILON = 1e-4  # a number that keeps a normalisation from dividing by zero
+# f(0) = 0, so that what is zero stays zero.
+THROUGH_ZERO = COPIES | frozenset(
+    (
+        *("neg", "tanh", "sin", "relu", "abs", "sign", "asinh", "atan", "sinh", "erf", "expm1", "log1p", "square"),
+        *("silu", "gelu", "elu", "leaky_relu", "hardtanh"),
+    )
+)
+
+
+def pointwise(notes: Ledger, call: Call) -> Value:
+    """Any function of elements: linear ones move or scale a neuron, all others give its activation."""
+    values = [stretched(call.value(tensor), call.shape) for tensor in call.tensors]
+    if call.name in ADDITIVE:
+        return add(notes, call, values, _number(call))
+    values = [value if call.name in COPIES else _without_buffers(value) for value in values]
+    if not any(value.carried for value in values):
+        return _without_neurons(call, values)
+    found, bends = _meeting(notes, call, values)
+    if not found.carried:
+        return found
+    bends = bends or call.name not in LINEAR or _denominator(call) or not _floats(call)
+    neurons = found.neurons if call.name in THROUGH_ZERO | LINEAR else no_zeros(found.neurons)
+    if bends:
+        stages = after_nonlinearity(found.stages, notes.step)
+    else:
+        stages = found.stages if call.name in COPIES else after_affine(found.stages, notes.step)
+    return replace(found, neurons=neurons, stages=stages)
+
+
+def add(notes: Ledger, call: Call, values: Sequence[Value], number: Any = 0) -> Value:
+    """A sum or difference: of a neuron with a bias, of two neurons, of a neuron with anything else."""
+    values = [value for value in values if not value.is_zero] or [values[0]]
+    if not any(value.carried for value in values):
+        return _without_neurons(call, values)
+    found, bends = _meeting(notes, call, values)
+    if not found.carried:
+        return found
+    if bends:
+        return replace(found, stages=after_nonlinearity(found.stages, notes.step))
+    alone = len(values) == 1 or all(value.carried and _covers(value, found) for value in values)
+    if len(values) == 1 and number == 0:
+        return found
+    if alone and (call.name == "rsub" or 0 < abs(number) <= EPSILON):
+        # Part of the function that follows the pre-activation, such as 1 - sigmoid(x) or relu(x) + 1e-8.
+        return replace(found, neurons=no_zeros(found.neurons), stages=_moved(found.stages, notes.step))
+    offset = None if alone and number == 0 else f"aten.{call.name} after the activation"
+    return replace(found, neurons=no_zeros(found.neurons), stages=after_affine(found.stages, notes.step, offset))
+
+
+def _moved(stages: Stages, step: int) -> Stages:
+    """A constant is part of the activation if there is one, else of the pre-activation."""
+    active = {layer: stage for layer, stage in stages.items() if stage.active}
+    return {**after_affine(stages, step), **after_nonlinearity(active, step)}
+
+
+def stretched(value: Value, shape: torch.Size) -> Value:
+    """The value with its index tensors expanded to a shape."""
+    neurons = None if value.neurons is None else value.neurons.expand(shape)
+    parts = tuple(replace(part, entries=part.entries.expand(shape)) for part in value.parts)
+    return replace(value, neurons=neurons, parts=parts)
+
+
+def no_zeros(ids: Tensor | None) -> Tensor | None:
+    if ids is None:
+        return None
+    small = lean(ids)
+    return torch.where(small == ZERO, OTHER, small).expand(ids.shape)
+
+
+def _without_buffers(value: Value) -> Value:
+    """A buffer that multiplies (a mask, noise) is a constant."""
+    return replace(value, parts=tuple(part for part in value.parts if not part.constant))
+
+
+def _number(call: Call) -> Any:
+    """The Python number that is added, if any; the factor `alpha` is none."""
+    numbers = [value for value in call.args[:2] if isinstance(value, int | float | complex)]
+    return numbers[0] if numbers else 0
+
+
+def _denominator(call: Call) -> bool:
+    """Whether a neuron is divided by, or the quotient is rounded."""
+    return call.name == "div" and (bool(call.value(call.args[1]).carried) or bool(call.kwargs.get("rounding_mode")))
+
+
+def _floats(call: Call) -> bool:
+    """Whether a copy keeps fractions, so that it is the same neuron's value."""
+    output = call.outputs[0]
+    return output.is_complex() or (output.is_floating_point() and not any(x.is_complex() for x in call.tensors))
+
+
+def _covers(value: Value, found: Value) -> bool:
+    """Whether every neuron of a sum is met by a neuron of this summand."""
+    if value.neurons is None or found.neurons is None:
+        return False
+    return not bool(((lean(found.neurons, value.neurons) >= 0) & (lean(value.neurons, found.neurons) == OTHER)).any())
+
+
+# --- values without neurons
+
+
+def _without_neurons(call: Call, values: Sequence[Value]) -> Value:
+    keeps = _silenced(call, values)
+    parts = tuple(
+        replace(part, silences=part.silences and keep)
+        for value, keep in zip(values, keeps, strict=True)
+        for part in value.parts
+    )
+    zero = call.name in THROUGH_ZERO and all(value.is_zero for value in values)
+    zero = zero or (call.name == "mul" and any(value.is_zero for value in values))
+    zero = zero or (call.name in ADDITIVE and all(value.is_zero for value in values) and _number(call) == 0)
+    neurons = torch.tensor(ZERO).expand(call.shape) if zero else None
+    return replace(together(values), neurons=neurons, stages=join(values, meets=True), parts=parts)
+
+
+def silent(value: Value) -> bool:
+    """Whether zeros in a value's parameter entries make it zero."""
+    return any(part.silences for part in value.parts) and not value.unfollowed
+
+
+def _silenced(call: Call, values: Sequence[Value]) -> list[bool]:
+    """For each operand, whether zeros in its entries still silence the result."""
+    if call.name in ADDITIVE:
+        return [all(map(silent, values)) and _number(call) == 0] * len(values)
+    if call.name == "mul":
+        sizes = [
+            max((lean(part.entries).numel() for part in value.parts), default=0) * silent(value) for value in values
+        ]
+        return [bool(size) and index == sizes.index(max(sizes)) for index, size in enumerate(sizes)]
+    if call.name in ("div", "masked_fill"):
+        fills = call.name == "masked_fill" and call.args[2] != 0 if isinstance(call.args[-1], int | float) else False
+        return [tensor is call.args[0] and not fills for tensor in call.tensors]
+    return [call.name in THROUGH_ZERO] * len(values)
+
+
+# --- neurons that meet
+
+
+def _meeting(notes: Ledger, call: Call, values: Sequence[Value]) -> tuple[Value, bool]:
+    """The neurons of a result, and whether neurons met so that their activation is here."""
+    carriers = [value for value in values if value.carried]
+    others = [value for value in values if not value.carried]
+    found, bends = carriers[0], False
+    for value in carriers[1:]:
+        if not found.carried:
+            others.append(found)
+            found = value
+            continue
+        found, bent = _relate(notes, call, found, value)
+        bends = bends or bent
+    whole = together(values)
+    stages = join([found, *others], meets=True)
+    neurons = notes.current(found.neurons) if found.neurons is not None else None
+    if found.carried and neurons is not None:
+        for value in values:
+            notes.feed(value.parts, value.unfollowed, neurons, stages)
+        return replace(whole, neurons=neurons, stages=stages, unfollowed={}), bends
+    lost = {name: call.name for value in values for name in notes.not_known(value.parts, call.name)}
+    return replace(whole, stages=stages, unfollowed={**whole.unfollowed, **lost}), bends
+
+
+def _relate(notes: Ledger, call: Call, one: Value, two: Value) -> tuple[Value, bool]:
+    """Two values with neurons: the same neurons, different ones that act as one from here on, or a mixture."""
+    left, right = (notes.current(value.neurons) for value in (one, two))  # type: ignore[arg-type]
+    left, right, shape = lean(left, right), lean(right, left), left.shape
+    stages = join([one, two], meets=True)
+    both = (left >= 0) & (right >= 0)
+    differ = both & (left != right)
+    if not bool(differ.any()):
+        neurons = torch.maximum(left, right).expand(shape)
+        active = any(stage.active for stage in stages.values() if not stage.broken)
+        return Value(neurons, stages), bool(both.any()) and (active or call.name not in ADDITIVE)
+    pairs = torch.unique(torch.stack([left[differ], right[differ]]), dim=1)
+    additive = call.name in ADDITIVE
+    if _matched(pairs) and (not additive or _before(notes, stages)):
+        notes.merge(pairs)
+        active = any(stage.active for stage in stages.values() if not stage.broken)
+        return Value(notes.current(torch.maximum(left, right)).expand(shape), stages), active and not additive
+    if additive and not _overlap(pairs):
+        return _stream(notes, left, right, shape, stages), False
+    if call.name == "mul" and (kept := _kept(notes, one, two, left, right, pairs)):
+        return replace(kept, neurons=kept.neurons.expand(shape)), False  # type: ignore[union-attr]
+    return Value(None, broken(stages, _mixture(call, pairs))), False
+
+
+def _mixture(call: Call, pairs: Tensor) -> str:
+    if _overlap(pairs):
+        return f"combined with shifted copies of its own neurons (aten.{call.name})"
+    return f"combined with other neurons (aten.{call.name})"
+
+
+def _matched(pairs: Tensor) -> bool:
+    """Whether each neuron on the left meets one on the right, and none meets neurons of its own side."""
+    return all(len(torch.unique(side)) == pairs.shape[1] for side in pairs) and not _overlap(pairs)
+
+
+def _overlap(pairs: Tensor) -> bool:
+    return bool(torch.isin(pairs[0], pairs[1]).any())
+
+
+def _before(notes: Ledger, stages: Stages) -> bool:
+    """Whether these are pre-activations that nothing else reads: together they are one pre-activation."""
+    return not any(stage.active or stage.broken for stage in stages.values()) and notes.unread(stages)
+
+
+def _kept(notes: Ledger, one: Value, two: Value, left: Tensor, right: Tensor, pairs: Tensor) -> Value | None:
+    """A product of neurons with a gate that several of them share: they are silent where they were."""
+    for mine, other, ids, side in ((one, two, left, 0), (two, one, right, 1)):
+        if len(torch.unique(pairs[side])) == pairs.shape[1] and not _overlap(pairs):
+            gate = Value(None, broken(other.stages, "multiplied by other neurons, as a gate that they share"))
+            return Value(ids, join([mine, gate]))
+    return None
+
+
+def _stream(notes: Ledger, left: Tensor, right: Tensor, shape: torch.Size, stages: Stages) -> Value:
+    """A residual stream: neurons of its own, made by several producers, and none of them to be recycled."""
+    producers = [notes.layers[i].name for i in sorted({*notes.layers_of(left), *notes.layers_of(right)})]
+    left, right = (no_zeros(ids) for ids in (left, right))  # type: ignore[assignment]
+    both = (left >= 0) | (right >= 0)
+    ids = torch.where(both, notes.stream(left, right, producers), OTHER).expand(shape)
+    reason = f"summed: {' + '.join(producers)}"
+    new = notes.layers_of(ids)
+    notes.blame(new, reason)
+    # A part that was not activated before the sum is measured in the sum.
+    parts = {
+        index: Stage(stage.points if stage.active or stage.broken else frozenset(), broken=stage.broken or reason)
+        for index, stage in stages.items()
+    }
+    return Value(ids, {**parts, **{layer: Stage(frozenset([notes.step])) for layer in new}})
+
+
+def gated(notes: Ledger, call: Call) -> Value:
+    """GLU: the first half of an axis, multiplied by the sigmoid of the second half."""
+    (value,) = call.values
+    axis = call.argument("dim", -1)
+    if value.neurons is None or not value.carried or value.parts:
+        return mix(notes, call)
+    halves = [replace(value, neurons=half) for half in value.neurons.chunk(2, axis)]
+    gate = replace(halves[1], stages=after_nonlinearity(value.stages, notes.step))
+    found, _ = _meeting(notes, replace(call, name="mul"), [halves[0], gate])
+    return replace(found, stages=after_nonlinearity(found.stages, notes.step))
+
+
+def prelu(notes: Ledger, call: Call) -> Value:
+    """A nonlinearity with a slope, which belongs to the neuron if it has its own."""
+    value, slope = (call.value(tensor) for tensor in call.tensors)
+    if not value.carried or value.neurons is None or slope.stages:
+        return mix(notes, call)
+    after = {layer: replace(stage, active=True) for layer, stage in value.stages.items()}
+    entries: tuple[Part, ...] = stretched(slope, call.shape).parts
+    notes.feed(entries, slope.unfollowed, value.neurons, after)
+    stages = after_nonlinearity(value.stages, notes.step)
+    return replace(value, neurons=no_zeros(value.neurons), stages=stages)

@@ -1,0 +1,260 @@
+"""Operations that move elements, pool positions, or reduce axes."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from ..calls import Call, Result, Rule, mix
+from ..ledger import Ledger
+from ..values import OTHER, ZERO, Part, Value, after_nonlinearity, broken, collapse, coupled, together
+from .arithmetic import no_zeros, silent, stretched
+
+MOST_CHOICES = 64  # rows of a parameter among which an input may choose
+OVERWRITING = frozenset(("index_put", "scatter", "slice_scatter", "select_scatter", "index_copy", "index_fill"))
+KEEPS_ZERO = frozenset(
+    (
+        *("mean", "sum", "amax", "amin", "max", "min", "median", "nanmedian", "nansum"),
+        *("cumsum", "cummax", "cummin", "sort", "topk"),
+    )
+)
+
+
+def movement(notes: Ledger, call: Call) -> Result:
+    """Elements go elsewhere unchanged: do the same to their index tensors."""
+    values = [(tensor, call.value(tensor)) for tensor in call.tensors]
+    neurons = _moved(call, {id(tensor): value.neurons for tensor, value in values})
+    kept = all(silent(value) or value.is_zero for _, value in values)
+    moved_parts = [(part, _moved(call, {id(tensor): part.entries})) for tensor, value in values for part in value.parts]
+    whole = together(value for _, value in values)
+    found = []
+    for index in range(len(call.outputs)):
+        parts = tuple(
+            Part(moved[index], part.silences and kept, part.constant)
+            for part, moved in moved_parts
+            if moved is not None
+        )
+        found.append(replace(whole, neurons=neurons[index] if neurons else None, parts=parts))
+    return found if isinstance(call.output, tuple | list) else found[0]
+
+
+def _moved(call: Call, labels: dict[int, Tensor | None]) -> list[Tensor] | None:
+    """The operation, done to index tensors in place of the tensors with these ids; None if there are none."""
+    if all(label is None for label in labels.values()):
+        return None
+
+    def swapped(tensor: Tensor) -> Tensor:
+        label = labels.get(id(tensor))
+        return torch.full(tensor.shape, OTHER) if label is None else label
+
+    args, kwargs = tree_map_only(Tensor, swapped, (call.args, call.kwargs))
+    return _apply(call.func, args, kwargs)
+
+
+def _apply(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    try:
+        moved = func(*args, **kwargs)
+    except (NotImplementedError, RuntimeError):  # some kernels move no integers
+        args, kwargs = tree_map_only(Tensor, lambda t: t.double() if t.dtype is torch.long else t, (args, kwargs))
+        moved = func(*args, **kwargs)
+    return [label.long() for label in (moved if isinstance(moved, tuple | list) else [moved])]
+
+
+def padding(notes: Ledger, call: Call) -> Result:
+    """Zeros around; any other number makes its elements something that is no neuron's."""
+    (value,) = call.values
+    number = call.argument("value", 0)
+    edge = ZERO if number == 0 else OTHER
+
+    def widened(labels: Tensor, fill: int) -> Tensor:
+        return torch.constant_pad_nd(labels, call.argument("pad"), fill)
+
+    parts = tuple(
+        replace(part, entries=widened(part.entries, OTHER), silences=part.silences and number == 0)
+        for part in value.parts
+    )
+    neurons = None if value.neurons is None else widened(value.neurons, edge)
+    return replace(value, neurons=neurons, parts=parts)
+
+
+def indexing(notes: Ledger, call: Call) -> Result:
+    """Elements picked by known positions; where inputs pick them, each may be any along the indexed axes."""
+    value, *picks = call.values
+    if any(pick.stages or pick.has_parameters for pick in picks):
+        return mix(notes, call, f"picked by other neurons (aten.{call.name})")
+    if any(pick.from_input or pick.varies for pick in picks):
+        return _chosen(notes, call, value)
+    picked = call.tensors[0]
+
+    def moved(labels: Tensor) -> Tensor:
+        args = [labels if arg is picked else arg for arg in call.args]
+        return _apply(call.func, args, call.kwargs)[0]
+
+    parts = tuple(replace(part, entries=moved(part.entries)) for part in value.parts)
+    return replace(value, neurons=None if value.neurons is None else moved(value.neurons), parts=parts)
+
+
+def _chosen(notes: Ledger, call: Call, value: Value) -> Result:
+    """Inputs choose: a neuron stays itself if the choice is between its own values, a parameter is all its rows."""
+    axes = _indexed_axes(call)
+    source = call.tensors[0]
+    rows = source.shape[axes[0]] if len(axes) == 1 else 0
+    fits = value.parts and not value.stages and not value.unfollowed and 0 < rows <= MOST_CHOICES
+    if fits and call.name in ("index", "index_select"):
+        parts = []
+        for row in range(rows):
+            for part in value.parts:
+                entries = part.entries.narrow(axes[0], row, 1).expand(source.shape)
+                parts.append(replace(part, entries=_picked(call, entries)))
+        return replace(value, neurons=None, parts=tuple(parts), varies=True)
+    if value.parts or value.neurons is None or not value.carried:
+        return replace(mix(notes, call), from_input=True, varies=True)
+    ids, several = collapse(no_zeros(value.neurons), axes)  # type: ignore[arg-type]
+    if bool(several.any()):
+        return mix(notes, call, f"picked by an input from several neurons (aten.{call.name})")
+    return replace(value, neurons=_picked(call, ids.expand(source.shape)), from_input=True, varies=True)
+
+
+def _picked(call: Call, labels: Tensor) -> Tensor:
+    return _apply(call.func, [labels, *call.args[1:]], call.kwargs)[0]
+
+
+def _indexed_axes(call: Call) -> tuple[int, ...]:
+    if call.name == "index":
+        return tuple(axis for axis, index in enumerate(call.args[1]) if index is not None)
+    return (call.argument("dim", 0) % max(call.tensors[0].ndim, 1),)
+
+
+def writing(notes: Ledger, call: Call) -> Result:
+    """Elements written into others at known positions."""
+    target = call.tensors[0]
+    written = next((found for name in ("values", "src", "source") if (found := call.argument(name)) is not None), None)
+    values = [target, *([written] if isinstance(written, Tensor) else [])]
+    picks = [call.value(tensor) for tensor in call.tensors if all(tensor is not value for value in values)]
+    known = not any(pick.varies or pick.from_input or pick.stages or pick.has_parameters for pick in picks)
+    has_parts = any(call.value(value).has_parameters for value in values)
+    if not known or has_parts or call.argument("accumulate", False) or call.name not in OVERWRITING:
+        return mix(notes, call)
+    labels = {id(value): call.value(value).neurons for value in values}
+
+    def swapped(argument: Any) -> Any:
+        if id(argument) not in labels:
+            return argument
+        label = labels[id(argument)]
+        return torch.full(argument.shape, OTHER) if label is None else label.clone()
+
+    args, kwargs = tree_map_only(Tensor, swapped, (call.args, call.kwargs))
+    if not isinstance(written, Tensor) and "value" in [argument.name for argument in call.func._schema.arguments]:
+        number = call.argument("value", 0)
+        args = [OTHER if number else ZERO if arg is number else arg for arg in args]
+    func = getattr(getattr(torch.ops.aten, call.name), call.func._overloadname)
+    return replace(together(map(call.value, values)), neurons=_apply(func, args, kwargs)[0])
+
+
+def repeated(notes: Ledger, call: Call) -> Result:
+    """A value written over another one (`copy_`)."""
+    value = call.value(call.args[1])
+    same = call.args[0].dtype.is_floating_point or call.args[0].is_complex()
+    return stretched(value, call.shape) if same else mix(notes, call)
+
+
+def pooling(axes: int) -> Rule:
+    """Windows over the last axes, inside one channel."""
+
+    def rule(notes: Ledger, call: Call) -> Result:
+        value = call.values[0]
+        if not value.carried or value.neurons is None:
+            return mix(notes, call)
+        ids, several = collapse(value.neurons, tuple(range(-axes, 0)))
+        if bool(several.any()):
+            return mix(notes, call, f"pooled together with other neurons by aten.{call.name}")
+        return replace(value, neurons=ids.expand(call.shape))
+
+    return rule
+
+
+def reduction(notes: Ledger, call: Call) -> Result:
+    """A mean, maximum or norm: over positions it is pooling, over neurons it mixes them."""
+    value = call.values[0]
+    axes = _axes(call, value)
+    if axes is None or not value.stages or value.parts:
+        return mix(notes, call, statistic=call.name)
+    if value.neurons is None or not value.carried:
+        return replace(value, neurons=None)  # whatever mixed the neurons has said so
+    ids, several = collapse(value.neurons, axes)
+    if bool(several.any()):
+        if bool(((ids >= 0) & ~several).any()):
+            return mix(notes, call)
+        return mix(notes, call, statistic=call.name)
+    stages = value.stages if call.name in KEEPS_ZERO else after_nonlinearity(value.stages, notes.step)
+    return replace(value, neurons=ids.reshape(call.shape), stages=stages)
+
+
+def _axes(call: Call, value: Value) -> tuple[int, ...] | None:
+    axes = call.argument("dim")
+    rank = call.tensors[0].ndim
+    if axes is None or axes == []:
+        return tuple(range(rank))
+    found = (axes,) if isinstance(axes, int) else tuple(axes)
+    return tuple(axis % rank for axis in found) if rank else ()
+
+
+def along(notes: Ledger, call: Call) -> Result:
+    """Cumulative sums, sorting and softmax along an axis on which neurons do not change."""
+    value = call.values[0]
+    axes = _axes(call, value)
+    if axes is None or value.parts or not value.carried or value.neurons is None:
+        return mix(notes, call)
+    ids, several = collapse(value.neurons, axes)
+    if bool(several.any()):
+        return _normalised(notes, call, value) if call.name == "_softmax" else mix(notes, call)
+    stages = value.stages if call.name in KEEPS_ZERO else after_nonlinearity(value.stages, notes.step)
+    return replace(value, neurons=no_zeros(ids).expand(call.shape), stages=stages)  # type: ignore[union-attr]
+
+
+def _normalised(notes: Ledger, call: Call, value: Value) -> Result:
+    """Softmax over neurons gives their activations, and couples them."""
+    stages = coupled(after_nonlinearity(value.stages, notes.step), "softmax")
+    stages = {layer: stage if not stage.broken else value.stages[layer] for layer, stage in stages.items()}
+    return replace(value, neurons=no_zeros(value.neurons), stages=stages)
+
+
+def zeros(notes: Ledger, call: Call) -> Result:
+    """A tensor of zeros."""
+    fill = call.argument("value", call.argument("fill_value", 0))
+    if isinstance(fill, Tensor):
+        found = call.value(fill)
+        return replace(together([found]), stages=broken(found.stages, f"several neurons are mixed by aten.{call.name}"))
+    if fill != 0:
+        return Value()
+    return Value(torch.tensor(ZERO).expand(call.shape))
+
+
+def unfolded(notes: Ledger, call: Call) -> Result:
+    """Patches: every element is one of the image, or a zero of the padding."""
+    (value,) = call.values
+    if value.parts or value.neurons is None:
+        return mix(notes, call)
+    moved = _moved(call, {id(call.tensors[0]): value.neurons + 3})  # padding gives 0, which no number is then
+    assert moved is not None
+    return replace(value, neurons=torch.where(moved[0] == 0, ZERO, moved[0] - 3))
+
+
+def lost(notes: Ledger, call: Call) -> Result:
+    """Python reads the value, and nothing says what it does with it."""
+    read_by_python(notes, call.values, f"aten.{call.name}")
+    return Value(from_input=True, varies=True)
+
+
+def read_by_python(notes: Ledger, values: list[Value], how: str) -> None:
+    """The neurons and parameters of these values can't be recycled: Python read them."""
+    for value in values:
+        notes.blame(value.stages, f"read by Python ({how})")
+        notes.not_known(value.parts, how)
+
+
+def dropped(notes: Ledger, call: Call) -> Result:
+    """Dropout scales a neuron by a random number."""
+    return replace(call.values[0], varies=True)

@@ -1,0 +1,312 @@
+"""Where parameters meet: a kernel reads one layer's neurons and makes the next one's."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..calls import Call, Result, mix
+from ..ledger import Ledger
+from ..values import (
+    OTHER,
+    Stages,
+    Value,
+    after_affine,
+    broken,
+    collapse,
+    coupled,
+    join,
+    lean,
+    together,
+)
+from .arithmetic import add, no_zeros, silent, stretched
+
+SHARED = "a weight that reads it also reads other values"
+
+
+def matrix_product(notes: Ledger, call: Call) -> Result:
+    """`mm`, `bmm`, `mv`, `dot`: a value times a kernel, either way round, or a value times a value."""
+    return _product(notes, call, *call.args[:2])
+
+
+def matrix_product_plus(notes: Ledger, call: Call) -> Result:
+    """The same, plus a bias."""
+    product = _product(notes, call, *call.args[1:3])
+    bias = stretched(call.value(call.args[0]), call.shape)
+    return add(notes, replace(call, name="add"), [product, bias])
+
+
+def _product(notes: Ledger, call: Call, left: Tensor, right: Tensor) -> Value:
+    """A product of `[..., rows, inputs]` and `[..., inputs, columns]`; a vector is a row on the left, a column else."""
+    lefts, rights = (left[None] if left.ndim == 1 else left).shape, (right[:, None] if right.ndim == 1 else right).shape
+    a, b = _reshaped(call.value(left), lefts), _reshaped(call.value(right), rights)
+    a, b = _as_data(a, b, -2), _as_data(b, a, -1)
+    if all(_is_fixed(value) for value in (a, b)):
+        found = replace(mix(notes, call), neurons=None)
+    elif b.is_kernel and not a.is_kernel:
+        found = _contraction(notes, a, b, lefts, rights[-1])
+    elif a.is_kernel and not b.is_kernel:
+        turned = (*rights[:-2], rights[-1], rights[-2])
+        found = _transposed(_contraction(notes, _transposed(b), _transposed(a), turned, lefts[-2]))
+    else:
+        found = _of_data(notes, call, a, b, (*lefts[:-1], rights[-1]))
+    return _reshaped(found, call.shape)
+
+
+def _is_fixed(value: Value) -> bool:
+    """Whether a value depends on parameters and constants only."""
+    return not (value.stages or value.from_input or value.is_zero) and (value.has_parameters or not value.varies)
+
+
+def _as_data(value: Value, other: Value, axis: int) -> Value:
+    """A buffer that only averages the positions of neurons (an adjacency matrix) is a constant, and no kernel."""
+    fixed = bool(value.parts) and all(part.constant for part in value.parts) and not value.unfollowed
+    if not fixed or not other.carried or other.neurons is None:
+        return value
+    mixes = bool(collapse(other.neurons, (other.neurons.ndim + axis,))[1].any())
+    return value if mixes else replace(value, parts=())
+
+
+def _reshaped(value: Value, shape: Any) -> Value:
+    parts = tuple(replace(part, entries=part.entries.reshape(shape)) for part in value.parts)
+    return replace(value, neurons=None if value.neurons is None else value.neurons.reshape(shape), parts=parts)
+
+
+def _transposed(value: Value) -> Value:
+    parts = tuple(replace(part, entries=part.entries.mT) for part in value.parts)
+    return replace(value, neurons=None if value.neurons is None else value.neurons.mT, parts=parts)
+
+
+def _contraction(notes: Ledger, value: Value, kernel: Value, rows: Any, width: int) -> Value:
+    """The neurons of `value @ kernel`, for `[rows, inputs] @ [inputs, neurons]` or batches of them."""
+    batched = len(rows) == 3
+    ids = _ids(value, rows)
+    ids = ids if batched else ids[None]
+    parts = [part.entries if batched else part.entries[None] for part in kernel.parts]
+    neurons = _members(notes, kernel, parts, width)[:, None, :]  # [batch or 1, 1, neurons]
+    inputs = read(notes, value, ids, (1,)).mT  # [batch, inputs, 1]
+    _connect(notes, value, kernel, parts, inputs, neurons)
+    out = neurons.expand(ids.shape[0], ids.shape[1], -1)
+    return _made(notes, value, out if batched else out[0])
+
+
+def _ids(value: Value, shape: Any) -> Tensor:
+    return torch.tensor(OTHER).expand(shape) if value.neurons is None else value.neurons
+
+
+def _made(notes: Ledger, value: Value, neurons: Tensor) -> Value:
+    return Value(neurons, notes.fresh(neurons), from_input=True, varies=value.varies)
+
+
+def _members(notes: Ledger, kernel: Value, parts: list[Tensor], width: int) -> Tensor:
+    """One layer for all matrices of a batch if they are the same matrix, else one layer for each (an ensemble)."""
+    if not parts:
+        return _not_followed(notes, kernel, width)[None]
+    keys = [_key(part) for part in parts]  # each [batch, neurons, 3]
+    if all(bool((key == key[:1]).all()) for key in keys):
+        return notes.produce([key[0] for key in keys], layer_name(notes, parts[0]))[None]
+    names = [f"{layer_name(notes, parts[0][i])}[{i}]" for i in range(len(keys[0]))]
+    return torch.stack([notes.produce([key[i] for key in keys], name) for i, name in enumerate(names)])
+
+
+def _key(entries: Tensor) -> Tensor:
+    """Numbers that tell apart the neurons of `[batch, inputs, neurons]` entries: [batch, neurons, 3]."""
+    return torch.stack([entries[:, 0, :], entries.amin(1), entries.amax(1)], -1)
+
+
+def _not_followed(notes: Ledger, kernel: Value, width: int) -> Tensor:
+    """Neurons of a kernel that was computed from parameters by a way that is not followed."""
+    return notes.produce([torch.arange(width)[:, None]], _short(min(kernel.unfollowed)))
+
+
+def layer_name(notes: Ledger, entries: Tensor) -> str:
+    """The module of the parameter that these entries are of."""
+    real = lean(entries)
+    real = real[real >= 0]
+    return _short(notes.parameters(real[:1])[0]) if real.numel() else "?"
+
+
+def _short(parameter: str) -> str:
+    parent, _, last = parameter.rpartition(".")
+    if ".parametrizations." in f".{parameter}":
+        return f".{parameter}".partition(".parametrizations.")[0].strip(".") or parameter
+    return parent if parent and last in ("weight", "weight_v", "weight_g", "weight_orig") else parameter
+
+
+def _connect(notes: Ledger, value: Value, kernel: Value, parts: list[Tensor], inputs: Tensor, neurons: Tensor) -> None:
+    """Every entry feeds the neuron that it makes, and reads the one that it weighs."""
+    made, seen = notes.layers_of(neurons), list(value.carried)
+    for entries, part in zip(parts, kernel.parts, strict=True):
+        notes.claim("incoming", entries, _alone(notes, entries, neurons, made))
+        notes.claim("outgoing", entries, inputs if part.silences else torch.tensor(OTHER))
+    if kernel.unfollowed:
+        how = ", ".join(f"{name} through aten.{operation}" for name, operation in list(kernel.unfollowed.items())[:2])
+        notes.blame(made, f"fed by {how}")
+        notes.blame(seen, f"read by {how}")
+    elif not silent(kernel):
+        notes.blame(seen, f"zeros in {', '.join(notes.parameters(lean(parts[0]).flatten()))} do not silence its reader")
+
+
+def _alone(notes: Ledger, entries: Tensor, neurons: Tensor, made: list[int]) -> Tensor:
+    """The neurons that entries feed; a blame for the layer if several neurons share an entry."""
+    small, owner = torch.broadcast_tensors(lean(entries), neurons)
+    if lean(small).numel() == small.numel():
+        return neurons
+    # An entry that is stretched over neurons feeds them all.
+    stretched_axes = [axis for axis in range(small.ndim) if small.stride(axis) == 0 and small.shape[axis] > 1]
+    if bool(collapse(owner, tuple(stretched_axes))[1].any()):
+        notes.blame(made, f"fed by {layer_name(notes, entries)}, which its neurons share")
+        return torch.tensor(OTHER)
+    return neurons
+
+
+def read(notes: Ledger, value: Value, ids: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """What a weight reads that slides along these axes."""
+    inputs, several = collapse(notes.current(ids), axes)
+    if bool(several.any()):
+        notes.blame(notes.layers_of(ids[several.expand(ids.shape)]), SHARED)
+    notes.read(value.stages)
+    return inputs
+
+
+def _of_data(notes: Ledger, call: Call, a: Value, b: Value, shape: Any) -> Value:
+    """A value times a value: neurons that are not summed over keep apart, all others are mixed."""
+    for mine, other, axis in ((b, a, -2), (a, b, -1)):
+        if not mine.carried or mine.neurons is None or mine.parts or other.parts:
+            continue
+        ids, several = collapse(mine.neurons, (mine.neurons.ndim + axis,))
+        if not bool(several.any()):
+            lost = broken(other.stages, f"multiplied by other neurons (aten.{call.name})")
+            stages = join([mine, replace(other, neurons=None, stages=lost)])
+            return replace(together([a, b]), neurons=ids.expand(shape), stages=stages)
+    return mix(notes, call, f"multiplied by a matrix that is not a parameter (aten.{call.name})")
+
+
+def attention(notes: Ledger, call: Call) -> Result:
+    """Attention's value neurons are averaged over positions; queries and keys only weigh them."""
+    value = call.value(call.args[2])
+    weights = [call.value(tensor) for tensor in call.tensors if tensor is not call.args[2]]
+    axis = (call.args[2].ndim - 2,)
+    if not value.carried or value.neurons is None or value.parts or bool(collapse(value.neurons, axis)[1].any()):
+        return mix(notes, call)
+    taken = {name: how for weight in weights for name, how in notes.not_known(weight.parts, call.name).items()}
+    lost = broken(join(weights), f"weighs other neurons in attention (aten.{call.name})")
+    whole = together([value, *weights])
+    return replace(
+        whole,
+        neurons=collapse(value.neurons, axis)[0].expand(call.shape),
+        stages=join([value, Value(None, lost)]),
+        unfollowed={**whole.unfollowed, **taken},
+    )
+
+
+def convolved(notes: Ledger, call: Call) -> Result:
+    """A convolution, transposed, grouped or neither."""
+    value, kernel, bias = (call.value(tensor) for tensor in call.args[:3])
+    transposed, groups = call.args[6], call.args[8]
+    ids = _ids(value, call.args[0].shape)
+    fixed = all(part.constant for part in kernel.parts) and not kernel.unfollowed and not kernel.stages
+    if fixed and value.carried and groups == call.args[0].shape[1] and not transposed:
+        return _filtered(notes, call, value, ids)
+    if not kernel.is_kernel or value.is_kernel:
+        return mix(notes, call, "convolved with a kernel that is not a parameter")
+    found = _convolution(notes, call, value, kernel, ids, transposed, groups)
+    if bias.has_parameters:
+        shape = (-1, *[1] * (len(call.shape) - 2))
+        found = add(notes, replace(call, name="add"), [found, stretched(_reshaped(bias, shape), call.shape)])
+    return found
+
+
+def _filtered(notes: Ledger, call: Call, value: Value, ids: Tensor) -> Value:
+    """A fixed filter of each channel by itself (a blur): pooling."""
+    channel, several = collapse(ids, (0, *range(2, ids.ndim)))
+    if bool(several.any()):
+        return mix(notes, call)
+    copies = call.shape[1] // channel.shape[1]
+    return replace(value, neurons=channel.repeat_interleave(copies, 1).expand(call.shape))
+
+
+def _convolution(
+    notes: Ledger, call: Call, value: Value, kernel: Value, ids: Tensor, transposed: bool, groups: int
+) -> Value:
+    """The neurons of a convolution: its output channels."""
+    channels = call.shape[1]
+    inputs = read(notes, value, ids, (0, *range(2, ids.ndim))).reshape(groups, 1, -1, 1)
+    parts = []
+    for part in kernel.parts:
+        # [out, in / groups, positions], or [in, out / groups, positions] if transposed
+        entries = part.entries.reshape(groups, -1, *part.entries.shape[1:]).flatten(3)
+        parts.append(entries.transpose(1, 2) if transposed else entries)
+    if parts:
+        # Neurons [groups * out], each with [inputs * positions].
+        keys = [_key(entries.flatten(2).transpose(1, 2)).flatten(0, 1) for entries in parts]
+        neurons = notes.produce(keys, layer_name(notes, parts[0]))
+    else:
+        neurons = _not_followed(notes, kernel, channels)
+    _connect(notes, value, kernel, parts, inputs, neurons.reshape(groups, -1, 1, 1))
+    return _made(notes, value, neurons.reshape(-1, *[1] * (len(call.shape) - 2)).expand(call.shape))
+
+
+# --- normalisations
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalisation: of what, by which scale and offset, over which axes of its index tensor."""
+
+    name: str
+    leaves: tuple[Any, ...]
+    axes: tuple[int, ...]
+    centres: bool = True
+
+
+def layer_norm(notes: Ledger, call: Call) -> Result:
+    """Normalisation over the last axes, with a scale and an offset for each of them."""
+    axes = tuple(range(-len(call.args[1]), 0))
+    return _normalised(notes, call, Norm("layer_norm", (call.argument("weight"), call.argument("bias")), axes))
+
+
+def rms_norm(notes: Ledger, call: Call) -> Result:
+    """As layer norm, without an offset."""
+    axes = tuple(range(-len(call.args[1]), 0))
+    return _normalised(notes, call, Norm("rms_norm", (call.argument("weight"),), axes, centres=False))
+
+
+def group_norm(notes: Ledger, call: Call) -> Result:
+    """Normalisation over groups of channels and their positions."""
+    return _normalised(notes, call, Norm("group_norm", call.args[1:3], (2, 3)))
+
+
+def batch_norm(notes: Ledger, call: Call) -> Result:
+    """Normalisation of each channel by itself; its running statistics belong to the neuron too."""
+    for leaf in call.args[3:5]:
+        notes.statistics |= {name for part in call.value(leaf).parts for name in notes.parameters(part.entries)}
+    return _normalised(notes, call, Norm("batch_norm", call.args[1:5], ()))
+
+
+def _normalised(notes: Ledger, call: Call, norm: Norm) -> Result:
+    value = call.value(call.args[0])
+    leaves = [call.value(leaf) for leaf in norm.leaves if isinstance(leaf, Tensor)]
+    if not value.carried or value.neurons is None:
+        whole = together([value, *leaves])
+        taken = {name: how for leaf in leaves for name, how in notes.not_known(leaf.parts, call.name).items()}
+        return replace(whole, unfollowed={**whole.unfollowed, **taken})
+    ids = no_zeros(notes.current(value.neurons))
+    assert ids is not None
+    by_channel = norm.name in ("batch_norm", "group_norm")
+    for leaf in leaves:
+        leaf = _reshaped(leaf, (-1, *[1] * (ids.ndim - 2))) if by_channel else leaf
+        notes.feed(leaf.parts, leaf.unfollowed, ids, value.stages)
+    offset = f"{norm.name} after the activation" if norm.centres else None
+    stages: Stages = after_affine(value.stages, notes.step, offset)
+    if _couples(call, norm, ids):
+        stages = {**stages, **coupled(value.carried and {k: stages[k] for k in value.carried}, norm.name)}
+    return replace(value, neurons=ids, stages=stages)
+
+
+def _couples(call: Call, norm: Norm, ids: Tensor) -> bool:
+    """Whether several neurons share a mean or a deviation."""
+    if norm.name == "group_norm":
+        ids = ids.reshape(ids.shape[0], call.argument("group"), -1, ids[0, 0].numel())
+    return bool(norm.axes) and bool(collapse(ids, tuple(axis % ids.ndim for axis in norm.axes))[1].any())
