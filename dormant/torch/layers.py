@@ -95,13 +95,13 @@ class Group:
         return {step: neurons for step, neurons in found.items() if bool((neurons >= 0).any())}
 
     def _entries(self, side: str) -> dict[str, Tensor]:
-        notes, found = self.notes, {}
         wanted = {parameter for layer in self.members for parameter in layer.parameters}
-        for (name, shape), start in zip(notes.shapes.items(), notes.starts, strict=True):
+        found = {}
+        for name in self.notes.names:
             if name in wanted:
-                mine = self.local(notes.owners[side][start : start + shape.numel()])
+                mine = compact(self.local(self.notes.owners_of(side, name)))
                 if bool((mine >= 0).any()):
-                    found[name] = compact(mine.reshape(shape))
+                    found[name] = mine
         return found
 
     def _reasons(self) -> list[str]:

@@ -42,8 +42,10 @@ class Ledger:
         self.names, self.shapes, self.frozen = list(shapes), dict(shapes), dict(frozen)
         sizes = [shape.numel() for shape in shapes.values()]
         self.starts = torch.tensor([0, *sizes]).cumsum(0)[:-1].tolist()
+        self.entries = torch.arange(sum(sizes))  # every entry's number
         self.owners = {side: torch.full((sum(sizes),), UNCLAIMED) for side in SIDES}
         self.elsewhere = torch.zeros(sum(sizes), dtype=torch.bool)
+        self.compacted: dict[tuple[str, str], Tensor] = {}  # filled when the passes are over
         self.clashes: list[Tensor] = []
         self.layers: list[Layer] = []
         self.groups: list[int] = []  # layers that share neurons have the same number
@@ -106,7 +108,7 @@ class Ledger:
         if not self.layers or not bool((real := neurons >= 0).any()):
             return []
         starts = torch.tensor([layer.first for layer in self.layers])
-        found = torch.unique(torch.bucketize(neurons[real], starts, right=True) - 1)
+        found = torch.unique(torch.bucketize(neurons[real].contiguous(), starts, right=True) - 1)
         groups = {self.groups[index] for index in found.tolist()}
         return [index for index, group in enumerate(self.groups) if group in groups]
 
@@ -160,13 +162,34 @@ class Ledger:
         """Each of these parameter entries belongs to the neuron given, and may belong to no other on this side."""
         entries, neurons = torch.broadcast_tensors(entries, neurons)
         entries, neurons = lean(entries, neurons), lean(neurons, entries)
+        owners = self._in_place(self.owners[side], entries)
+        if owners is None or bool((lean(neurons) == ZERO).any()):
+            return self._claim(side, entries, neurons)
+        self._note_parameters(entries, neurons)
+        clash = (owners != UNCLAIMED) & (owners != neurons)
+        if bool(clash.any()):
+            self.clashes.append(torch.unique(torch.stack([owners[clash], neurons[clash]]), dim=1))
+        owners.copy_(neurons)
+
+    def _in_place(self, owners: Tensor, entries: Tensor) -> Tensor | None:
+        """The owners of these entries as a view, if they are a view of a parameter."""
+        same = entries.untyped_storage().data_ptr() == self.entries.untyped_storage().data_ptr()
+        if not same or any(step == 0 and n > 1 for step, n in zip(entries.stride(), entries.shape, strict=True)):
+            return None
+        return owners.as_strided(entries.shape, entries.stride(), entries.storage_offset())
+
+    def _note_parameters(self, entries: Tensor, neurons: Tensor) -> None:
+        names = set(self.parameters(entries))
+        for layer in self.layers_of(neurons):
+            self.layers[layer].parameters |= names
+
+    def _claim(self, side: str, entries: Tensor, neurons: Tensor) -> None:
+        """As `claim`, for entries in any arrangement."""
         real = (entries >= 0) & (neurons != ZERO)
-        if not bool(real.all()):
-            entries, neurons = entries[real], neurons[real]
+        entries, neurons = entries[real], neurons[real]
         if not entries.numel():
             return
-        for layer in self.layers_of(neurons):
-            self.layers[layer].parameters |= set(self.parameters(entries))
+        self._note_parameters(entries, neurons)
         owners = self.owners[side]
         before = owners[entries]
         owners[entries] = neurons
@@ -227,10 +250,18 @@ class Ledger:
         if last - first < 2:
             return self.names[first - 1 : last]
         starts = torch.tensor(self.starts)
-        return [self.names[i] for i in torch.unique(torch.bucketize(entries, starts, right=True) - 1).tolist()]
+        found = torch.bucketize(entries.contiguous(), starts, right=True) - 1
+        return [self.names[index] for index in torch.unique(found).tolist()]
 
     def _list(self, entries: Tensor) -> str:
         return ", ".join(self.parameters(entries))
+
+    def owners_of(self, side: str, name: str) -> Tensor:
+        """The neuron of each entry of a parameter, with length 1 along axes on which that does not change."""
+        if (side, name) not in self.compacted:
+            start, shape = self.starts[self.names.index(name)], self.shapes[name]
+            self.compacted[side, name] = compact(self.owners[side][start : start + shape.numel()].reshape(shape))
+        return self.compacted[side, name]
 
     def mark(self, neurons: Tensor | None, stages: Stages) -> None:
         """Remember which neurons an operation gives, if a layer may be measured there."""

@@ -39,14 +39,14 @@ class Record:
 
     def _flat(self, labels: Tensor) -> Tensor:
         if labels.is_contiguous() and labels.stride() == self.stride and labels.numel() == self.length:
-            return labels.flatten()
+            return labels.view(-1)
         flat = torch.full((self.length,), OTHER)
         _write(flat, self.shape, self.stride, self.offset, labels)
         return flat
 
 
 def _write(flat: Tensor, shape: torch.Size, stride: tuple[int, ...], offset: int, labels: Tensor) -> None:
-    view = flat.as_strided(shape, stride, offset)
+    view = flat.as_strided(shape, stride, offset)  # `flat` has memory of its own
     labels = labels.expand(shape)
     for axis, step in enumerate(stride):
         if step == 0 and shape[axis] > 1:
@@ -101,12 +101,16 @@ def _place(tensor: Tensor) -> int | None:
 
 
 def _viewed(record: Record, tensor: Tensor) -> Value:
-    geometry = (tensor.shape, tensor.stride(), tensor.storage_offset())
     value = record.value
-    parts = tuple(replace(part, entries=part.entries.as_strided(*geometry)) for part in value.parts)
-    parts = tuple(part for part in parts if bool((part.entries >= 0).any()))
-    neurons = None if value.neurons is None else value.neurons.as_strided(*geometry)
-    return replace(value, neurons=neurons, parts=parts)
+
+    def view(labels: Tensor) -> Tensor:
+        # The labels may themselves be a view, whose offset counts from the start of its own memory.
+        return labels.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() + labels.storage_offset())
+
+    parts = tuple(replace(part, entries=view(part.entries)) for part in value.parts)
+    if len(parts) > 1:
+        parts = tuple(part for part in parts if bool((part.entries >= 0).any()))
+    return replace(value, neurons=None if value.neurons is None else view(value.neurons), parts=parts)
 
 
 def _written(old: Record, new: Record) -> Record:

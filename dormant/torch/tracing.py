@@ -147,7 +147,7 @@ class Tracer(Dataflow):
         for tensor in inputs:
             self.shadows.write(tensor, Value(from_input=True, varies=True), whole=True)
         for name, start, leaf in zip(self.notes.names, self.notes.starts, leaves, strict=True):
-            entries = torch.arange(start, start + leaf.numel()).reshape(leaf.shape)
+            entries = self.notes.entries[start : start + leaf.numel()].reshape(leaf.shape)
             constant = self.notes.frozen.get(name) == BUFFER
             self.shadows.write(leaf, Value(parts=(Part(entries, constant=constant),)))
             if place := storage(leaf):

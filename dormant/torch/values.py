@@ -185,7 +185,8 @@ def lean(labels: Tensor, *more: Tensor) -> Tensor:
 
 def compact(labels: Tensor) -> Tensor:
     """The labels with size 1 along every axis on which they do not change."""
-    for axis in range(labels.ndim):
-        first = labels.narrow(axis, 0, 1) if labels.shape[axis] else labels
-        labels = first if bool((labels == first).all()) else labels
+    for axis, length in enumerate(labels.shape):
+        if length > 1:
+            first, second = labels.narrow(axis, 0, 1), labels.narrow(axis, 1, 1)
+            labels = first if torch.equal(first, second) and bool((labels == first).all()) else labels
     return labels.clone()

@@ -122,9 +122,8 @@ def _not_followed(notes: Ledger, kernel: Value, width: int) -> Tensor:
 
 def layer_name(notes: Ledger, entries: Tensor) -> str:
     """The module of the parameter that these entries are of."""
-    real = lean(entries)
-    real = real[real >= 0]
-    return _short(notes.parameters(real[:1])[0]) if real.numel() else "?"
+    entry = lean(entries).amax()
+    return _short(notes.parameters(entry)[0]) if entry >= 0 else "?"
 
 
 def _short(parameter: str) -> str:
