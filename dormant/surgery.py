@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, PyTree
 
+from .tracing.program import flat_program
+from .wiring import paths
+
 Params = PyTree[Array]
 
 
@@ -88,6 +91,44 @@ def _state_mask(tx: optax.GradientTransformation, learner: Learner, mask: PyTree
             "afresh with some of its weights."
         )
     return hits
+
+
+def untrained(tx: optax.GradientTransformation, params: Params) -> frozenset[str]:
+    """The paths of the parameters that an optimizer leaves as they are, such as those of `optax.set_to_zero`.
+
+    A parameter is trained if its update depends on its gradient or on itself, and is not the bare gradient, which is
+    what `optax.masked` leaves for parameters outside its mask. If that holds for no parameter, or the optimizer can't
+    be traced, nothing is known and none is returned.
+
+    >>> tx = optax.multi_transform({"train": optax.adam(1e-3), "fix": optax.set_to_zero()}, {"w": "train", "b": "fix"})
+    >>> sorted(untrained(tx, {"w": jnp.ones(2), "b": jnp.ones(2)}))
+    ['b']
+    """
+    leaves, structure = jax.tree.flatten(params)
+    kinds = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    fixed = _untrained(tx, structure, kinds)
+    return frozenset(path for path, stays in zip(paths(params), fixed, strict=True) if stays)
+
+
+@functools.lru_cache(maxsize=64)
+def _untrained(tx: optax.GradientTransformation, structure: Any, kinds: tuple[Any, ...]) -> tuple[bool, ...]:
+    """For each parameter, whether it is untrained."""
+    params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
+    try:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            traced = flat_program(lambda *one: tx.update(*one)[0], params, jax.eval_shape(tx.init, params), params)
+    except Exception:  # an optimizer that needs more than the gradient, or looks at numbers
+        return (False,) * len(kinds)
+    own = [*range(len(kinds)), *[-1] * (len(traced.inputs) - 2 * len(kinds)), *range(len(kinds))]
+    seen = {number: {leaf} - {-1} for number, leaf in zip(traced.inputs, own, strict=True)}
+    for step in traced.steps:
+        found = set().union(*(seen.get(operand, set()) for operand in step.operands))
+        seen |= dict.fromkeys(step.results, found)
+    trained = [
+        leaf in seen.get(number, set()) and number not in traced.inputs[: len(kinds)]
+        for leaf, number in enumerate(traced.outputs)
+    ]
+    return tuple(any(trained) and not each for each in trained)
 
 
 def restart_step_count(learner: Learner, due: Bool[Array, ""]) -> Learner:

@@ -69,8 +69,7 @@ class ContinualBackprop:
         one_of("coupled", self.coupled, ("recycle", "skip"))
 
     def init(self, learner: Learner, network: Network) -> Usefulnesses:
-        del learner
-        layers = recyclable(network.wiring, self.layers, self.coupled)
+        layers = recyclable(network, learner.params, self.layers, self.coupled)
         zeros = {
             layer.name: Usefulness(jnp.zeros(layer.width), jnp.zeros(layer.width, jnp.int32), jnp.zeros(()))
             for layer in layers

@@ -11,6 +11,7 @@ from ..scores import checked_tau
 from ..surgery import Learner, graft
 from ..wiring import Network, entry_mask
 from .contract import checked_steps
+from .renewal import recyclable
 from .schedule import when
 
 
@@ -45,8 +46,7 @@ class Prune:
         checked_steps("period", self.period)
 
     def init(self, learner: Learner, network: Network) -> Pruned:
-        del learner
-        layers = [layer for layer in network.wiring.layers if layer.recyclable]
+        layers = recyclable(network, learner.params, None, "recycle")
         return Pruned(jnp.zeros((), jnp.int32), {layer.name: jnp.zeros(layer.width, bool) for layer in layers})
 
     def update(

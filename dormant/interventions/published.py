@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from ..scores import checked_tau
 from ..surgery import Learner, graft
 from ..wiring import Entries, Network, NeuronLayer, Wiring, entry_mask, paths
-from .renewal import Recycled, count, fresh
+from .renewal import Recycled, count, fresh, recyclable
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class ReDoAsPublished:
         checked_tau(self.tau)
 
     def init(self, learner: Learner, network: Network) -> Recycled:
-        del learner
-        layers = [layer for layer in self.recorded(network.wiring) if layer.recyclable]
+        safe = recyclable(network, learner.params, None, "recycle")
+        layers = [layer for layer in self.recorded(network.wiring) if layer in safe]
         return Recycled({layer.name: jnp.zeros((), jnp.int32) for layer in layers})
 
     def recorded(self, wiring: Wiring) -> list[NeuronLayer]:
@@ -64,7 +64,8 @@ class ReDoAsPublished:
         masks = {name: dormant[name] for name in state.counts}
         shapes = dict(zip(paths(learner.params), map(np.shape, jax.tree.leaves(learner.params)), strict=True))
         fed = entry_mask(learner.params, {name: wiring[name].incoming for name in masks}, masks)
-        read = entry_mask(learner.params, self.outgoing(wiring, shapes), masks)
+        outgoing = self.outgoing(wiring, shapes)
+        read = entry_mask(learner.params, {name: outgoing[name] for name in masks}, masks)
         donor = _xavier(key, learner.params) if self.xavier else fresh(network, key, learner)
         donor = jax.tree.map(lambda hit, new: jnp.where(hit, jnp.zeros_like(new), new), read, donor)
         hit = jax.tree.map(jnp.logical_or, fed, read)

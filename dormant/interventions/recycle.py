@@ -65,7 +65,7 @@ class Recycle:
     def init(self, learner: Learner, network: Network) -> Recycling:
         if self.score == "gradient":
             first_moments(learner)
-        layers = recyclable(network.wiring, self.layers, self.coupled)
+        layers = recyclable(network, learner.params, self.layers, self.coupled)
         return Recycling(jnp.zeros((), jnp.int32), uncounted(layers))
 
     def update(

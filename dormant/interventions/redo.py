@@ -8,7 +8,7 @@ from jaxtyping import Array
 from ..later import LATER
 from ..scores import checked_tau
 from ..surgery import Learner
-from ..wiring import Network, NeuronLayer, Wiring
+from ..wiring import Network, NeuronLayer
 from .contract import one_of
 from .renewal import Recycled, Renewal, count, recyclable, renewed, uncounted
 
@@ -59,16 +59,15 @@ class ReDo:
         return Renewal(self.outgoing, self.incoming, self.moments, self.step_count)
 
     def init(self, learner: Learner, network: Network) -> Recycled:
-        del learner
-        return uncounted(self.targets(network.wiring))
+        return uncounted(self.targets(learner, network))
 
-    def targets(self, wiring: Wiring) -> list[NeuronLayer]:
+    def targets(self, learner: Learner, network: Network) -> list[NeuronLayer]:
         """The layers that this intervention recycles."""
-        return recyclable(wiring, self.layers, self.coupled)
+        return recyclable(network, learner.params, self.layers, self.coupled)
 
     def update(
         self, key: Array, learner: Learner, state: Recycled, network: Network, *inputs: Any
     ) -> tuple[Learner, Recycled]:
         dormant = network.wiring.dormant(learner.params, *inputs, tau=self.tau)
-        masks = {layer.name: dormant[layer.name] for layer in self.targets(network.wiring)}
+        masks = {name: dormant[name] for name in state.counts}
         return renewed(key, learner, network, masks, self.renewal), count(state, masks)

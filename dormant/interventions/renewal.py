@@ -1,6 +1,7 @@
 """How neurons are renewed, whatever chose them: which weights they get, and what their optimizer forgets."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from ..surgery import Learner, graft, restart_step_count
+from ..surgery import Learner, graft, restart_step_count, untrained
 from ..wiring import Masks, Network, NeuronLayer, Wiring, entry_mask, entry_sums, paths
 from .contract import one_of
 
@@ -75,14 +76,35 @@ def _scaled(donor: PyTree[Array], params: PyTree[Array], layers: Sequence[Neuron
     return jax.tree.unflatten(jax.tree.structure(donor), [new[path] for path in paths(donor)])
 
 
-def recyclable(wiring: Wiring, names: tuple[str, ...] | None, coupled: Literal["recycle", "skip"]) -> list[NeuronLayer]:
-    """The layers of those names, or within networks of those names, that can be recycled; all that can for None."""
+def recyclable(
+    network: Network, params: PyTree[Any], names: tuple[str, ...] | None, coupled: Literal["recycle", "skip"]
+) -> list[NeuronLayer]:
+    """The layers of those names, or within networks of those names, that can be recycled; all that can for None.
+
+    A layer that is fed or read by a parameter that the optimizer does not train can't be: its neurons would never learn
+    again. Warns of such layers if `names` is None.
+    """
+    wiring, fixed = network.wiring, untrained(network.tx, params)
+    reasons = {layer.name: layer.reasons or _untrained_reasons(layer, fixed) for layer in wiring.layers}
     for name in names or ():
-        if not _within(wiring, name) and not wiring[name].recyclable:
-            raise ValueError(f"layer {name!r} can't be recycled: {'; '.join(wiring[name].reasons)}.")
+        if not _within(wiring, name) and (why := reasons[wiring[name].name]):
+            raise ValueError(f"layer {name!r} can't be recycled: {'; '.join(why)}.")
+    for layer in wiring.layers if names is None else ():
+        if layer.recyclable and reasons[layer.name]:
+            warnings.warn(f"layer {layer.name!r} is not recycled: {'; '.join(reasons[layer.name])}.", stacklevel=3)
     named = {layer for name in names or () for layer in (name, *_within(wiring, name))}
     wanted = [layer for layer in wiring.layers if names is None or layer.name in named]
-    return [layer for layer in wanted if layer.recyclable and not (layer.coupled_by and coupled == "skip")]
+    return [layer for layer in wanted if not reasons[layer.name] and not (layer.coupled_by and coupled == "skip")]
+
+
+def _untrained_reasons(layer: NeuronLayer, fixed: Collection[str]) -> tuple[str, ...]:
+    roles = (("feeds", layer.incoming), ("reads", layer.outgoing))
+    return tuple(
+        f"the optimizer does not train {path}, which {verb} it"
+        for verb, entries in roles
+        for path in entries
+        if path in fixed
+    )
 
 
 def _within(wiring: Wiring, network: str) -> list[str]:

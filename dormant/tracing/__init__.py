@@ -17,7 +17,7 @@ from .kernels import convolution, product
 from .layers import Found, Site, collect
 from .ledger import Ledger
 from .mixing import mix
-from .program import Program, Step, evaluate, flat_program
+from .program import Program, Step, evaluate, flat_program, trained_inputs
 from .program import TraceError as TraceError
 from .rules import RULES
 from .values import Ids, Part, Value, numbered, plain
@@ -89,6 +89,9 @@ def _analyse(traced: Program, params: PyTree[Any]) -> Found:
         value = values[number]
         notes.returned |= notes.producers_of(value.neurons) | value.mixed
         notes.note_elsewhere(value.parts, "returned")
+    trained = trained_inputs(traced)
+    if trained.intersection(traced.inputs[: len(leaves)]):  # else the function is only asked for actions
+        notes.untrained = {leaf for leaf in range(len(leaves)) if traced.inputs[leaf] not in trained}
     audit(notes, traced, values)
     found = collect(notes)
     if not found.layers:

@@ -96,6 +96,7 @@ def _layer(notes: Ledger, name: str, group: set[int]) -> NeuronLayer:
     incoming: dict[str, Ids] = {}
     outgoing: dict[str, Ids] = {}
     reasons = [reason for producer in sorted(group) for reason in notes.reasons[producer]]
+    untrained = {notes.leaf_names[leaf] for leaf in notes.untrained}
     for leaf, path in enumerate(notes.leaf_names):
         mine = [use for use in notes.uses if use.leaf == leaf]
         uses = [(use, _local(notes, group, use.feeds), _local(notes, group, use.reads)) for use in mine]
@@ -104,6 +105,8 @@ def _layer(notes: Ledger, name: str, group: set[int]) -> NeuronLayer:
         outgoing |= {} if reads is None else {path: reads}
         if feeds is not None or reads is not None:
             reasons += _conflicts(path, uses, feeds, reads)
+    for verb, entries in (("feeds", incoming), ("reads", outgoing)):
+        reasons += [f"no gradient trains {path}, which {verb} it" for path in entries if path in untrained]
     if group & notes.returned:
         reasons.append("the function also returns it")
     coupled = tuple(dict.fromkeys(by for producer in sorted(group) for by in notes.coupled[producer]))

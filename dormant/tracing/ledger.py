@@ -73,6 +73,7 @@ class Ledger:
     dropped: set[tuple[int, str]] = field(default_factory=set)  # of what feeds neurons: parts of an activation
     read: set[int] = field(default_factory=set)
     returned: set[int] = field(default_factory=set)
+    untrained: set[int] = field(default_factory=set)  # parameters that no gradient reaches
 
     def new_producer(self, leaf: int, width: int, member: int | None = None) -> int:
         """The first id of a new producer's neurons."""

@@ -75,11 +75,19 @@ def evaluate(traced: Program, arguments: Sequence[Any], wanted: Iterable[int]) -
     return {number: values[number] for number in wanted}
 
 
-def needed(traced: Program, wanted: Iterable[int]) -> list[Step]:
-    """The steps that the wanted values depend on, in order."""
+def trained_inputs(traced: Program) -> set[int]:
+    """The inputs that a gradient of the outputs can reach: not those behind `stop_gradient` alone."""
+    reached = set(traced.outputs)
+    for step in needed(traced, traced.outputs, stops="stop_gradient"):
+        reached.update(step.operands)
+    return reached.intersection(traced.inputs)
+
+
+def needed(traced: Program, wanted: Iterable[int], stops: str = "") -> list[Step]:
+    """The steps that the wanted values depend on, in order; those before a primitive called `stops` are left out."""
     open_values, kept = set(wanted), []
     for step in reversed(traced.steps):
-        if open_values.intersection(step.results):
+        if step.name != stops and open_values.intersection(step.results):
             open_values.update(step.operands)
             kept.append(step)
     return kept[::-1]

@@ -91,9 +91,9 @@ def test_a_layer_that_is_reset_leaves_one_of_a_longer_name_alone():
 
 
 def test_coupled_layers_can_be_skipped():
-    network, _ = start(norm="layer")
-    assert [layer.name for layer in ReDo(coupled="skip").targets(network.wiring)] == []
-    assert [layer.name for layer in ReDo().targets(network.wiring)] == ["dense0", "dense1"]
+    network, learner = start(norm="layer")
+    assert [layer.name for layer in ReDo(coupled="skip").targets(learner, network)] == []
+    assert [layer.name for layer in ReDo().targets(learner, network)] == ["dense0", "dense1"]
 
 
 @pytest.mark.parametrize(
