@@ -155,13 +155,13 @@ def two_processes(options: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    from dormant.lab.machine import pin, spread
+    from dormant.lab.machine import pin, spread_seeds
 
     options = arguments()
     if any(os.environ.get(name) != value for name, value in MALLOC.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
     if options.core is None:
-        spread(4)
+        spread_seeds(4)
     else:
         pin(options.core)
     steps = options.steps

@@ -1,27 +1,21 @@
-"""`python -m dormant` and the `dormant` command."""
+"""`python -m dormant` and the `dormant` command.
+
+The exit code is 0 if all is done, 1 if some runs failed, 2 for bad input and 130 after Ctrl-C. An error is one line on
+stderr. Any traceback is a bug.
+"""
 
 import os
 import signal
 import sys
 from typing import NoReturn
 
-EXTRAS = {
-    "tyro": "cli",
-    "rich": "cli",
-    "matplotlib": "cli",
-    "orbax": "cli",
-    "pgx": "minatar",
-    "polars": "lab",
-    "ray": "ray",
-    "submitit": "slurm",
-    "tensorboardX": "tensorboard",
-}
+from dormant.packages import extra_of
 
 
 def main() -> None:
-    """Runs the command line; a missing optional package ends it with the line that installs it, Ctrl-C with 130."""
+    """Runs the command line. A missing optional package ends it with the command that installs it, Ctrl-C with 130."""
     try:
-        # An exception that a signal raises while compiled modules load is lost, or ends the process with a fault.
+        # While compiled modules load, an exception raised in a signal handler is lost or crashes the process.
         signal.signal(signal.SIGINT, _leave)
         from dormant.cli import run
 
@@ -29,9 +23,9 @@ def main() -> None:
         sys.exit(run(sys.argv[1:]))
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package not in EXTRAS:
+        extra = extra_of(package)
+        if extra is None:
             raise
-        extra = EXTRAS[package]
         print(f"dormant: {package} is not installed; run: pip install 'dormant[{extra}]'", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

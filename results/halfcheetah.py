@@ -12,6 +12,7 @@ import argparse
 import math
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +24,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from dormant.experiments import fig14_sac
-from dormant.lab.drawing.curves import ends, t_band
-from dormant.lab.drawing.pictures import COLOURS, LINES, STYLE
+from dormant.lab.drawing import COLOURS, LINES, STYLE
+from dormant.lab.drawing.curves import ends, stratified_band
 from dormant.lab.judging.intervals import mean_interval
 from dormant.lab.machine import pin
-from dormant.lab.runs.description import place
+from dormant.lab.runs.description import run_path
 from dormant.lab.runs.folder import RunFolder, curve
 from dormant.rl.agents.sac import NETWORKS
 
@@ -84,7 +85,10 @@ def keep(run_dir: Path) -> None:
     """Copies what the picture is drawn from."""
     for cell in DESIGN.cells():
         for seed in DESIGN.seeds if cell.arm in OURS else ():
-            run, copy = RunFolder(place(run_dir, "pilot", cell.training, (seed,))), HERE / cell.arm / f"seed{seed}"
+            run, copy = (
+                RunFolder(run_path(run_dir, "pilot", replace(cell.training, seeds=(seed,)))),
+                HERE / cell.arm / f"seed{seed}",
+            )
             copy.mkdir(parents=True, exist_ok=True)
             for file in (run.spec, run.metrics):
                 shutil.copy(file, copy)
@@ -111,7 +115,7 @@ def draw(lines: list[str]) -> Figure:
 
 
 def _band(axes: Axes, seeds: Seeds, label: str, colour: str) -> None:
-    mean, low, high = t_band(seeds.values)
+    mean, low, high = stratified_band(seeds.values[:, None])
     axes.plot(seeds.agent_steps, mean, color=colour, linewidth=2, label=label)
     axes.fill_between(seeds.agent_steps, low, high, color=colour, alpha=0.13, linewidth=0)
 

@@ -5,7 +5,7 @@
     python results/pilot.py --run-dir runs
 
 What is kept has a part of figure 14's runs too: SAC's and ReDo's three seeds, and one of Reset.
-`python results/pilot.py` alone judges the claims again from the parquet file, and tells the comparison's table. The
+`python results/pilot.py` alone judges the claims again from the parquet file, and prints the comparison's table. The
 page's picture needs playwright and Chromium.
 """
 
@@ -18,8 +18,8 @@ import polars as pl
 
 from dormant.cli.report import Report, report
 from dormant.experiments import EXPERIMENTS
-from dormant.experiments.comparison import kept, place_of
-from dormant.experiments.ranking import HEADS, table, told
+from dormant.experiments.comparison import read_record, record_file
+from dormant.experiments.ranking import table as method_table
 from dormant.lab.design import Experiment
 from dormant.lab.judging.claims import Verdict, judged
 from dormant.lab.judging.table import read
@@ -30,7 +30,7 @@ COLUMNS = ("verdict", "estimate", "low", "high", "runs", "unit", "interval", "wh
 
 def experiments(root: Path) -> list[Experiment]:
     """Those with a pilot, and the comparison whose record lies under a folder."""
-    record = kept(root, "pilot")
+    record = read_record(root, "pilot")
     compared = [record.experiment("pilot")] if record else []
     return [*(each for each in EXPERIMENTS if "pilot" in each.designs), *compared]
 
@@ -62,9 +62,9 @@ def tabulate(found: dict[str, list[Verdict]]) -> None:
 
 def compare(frame: pl.DataFrame) -> None:
     """Prints the comparison's table, and writes it."""
-    record = kept(HERE.parent, "pilot")
+    record = read_record(HERE.parent, "pilot")
     assert record is not None, "run dormant compare --scale pilot first"
-    rows = [HEADS, *told(table(record, frame.filter(experiment="compare")))]
+    rows = method_table(record, frame.filter(experiment="compare"))
     with (HERE / "comparison.csv").open("w", newline="") as stream:
         csv.writer(stream, lineterminator="\n").writerows(rows)
     print("\n".join("  ".join(cell.ljust(24) for cell in row) for row in rows))
@@ -89,7 +89,7 @@ def main() -> None:
     HERE.mkdir(exist_ok=True)
     metrics = HERE / "metrics.parquet"
     if options.run_dir:
-        shutil.copy(place_of(options.run_dir, "pilot"), place_of(HERE.parent, "pilot"))
+        shutil.copy(record_file(options.run_dir, "pilot"), record_file(HERE.parent, "pilot"))
         gather(options.run_dir).write_parquet(metrics, compression="zstd")
         for file in (options.run_dir / "pilot" / "figures").iterdir():
             shutil.copy(file, HERE)

@@ -7,7 +7,7 @@ from pathlib import Path
 from dormant.experiments.fig09_redo import EXPERIMENT as FIG09
 from dormant.lab.crews.jobs import jobs
 from dormant.lab.crews.local import Processes
-from dormant.lab.crews.scheduler import work_off
+from dormant.lab.crews.scheduler import run_all
 from dormant.lab.design import Design, Experiment
 from dormant.rl.envs.minatar import MinAtar
 
@@ -22,5 +22,5 @@ def trained(root: Path, experiment: Experiment = FIGURE) -> Path:
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         todo = jobs([experiment], "smoke", root, together=True)[:-1]  # pages must bear a run that is missing
-        assert work_off(todo, Processes((None,), short=True)).count("done") == len(todo)
+        assert run_all(todo, Processes((None,), short=True)).count("done") == len(todo)
     return root

@@ -1,10 +1,13 @@
 """Holds the shape of the house: floors, imports, sizes."""
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,9 @@ FLOORS = {
     1: {
         *(
             "",
-            "jaxlib_faults",
+            "packages",
+            "files",
+            "names",
             "later",
             "scores",
             "importance",
@@ -33,6 +38,25 @@ FLOORS = {
     5: {"cli", "__main__"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
+# The house is being rebuilt (issue 13). These are today's values; in brackets those that hold in the end.
+MOST_FILES = 152  # (115)
+MEDIAN_LINES = 90  # (110)
+MOST_ANY = 460  # lines with Any (230)
+SHORT = {
+    "dormant.interventions.contract",
+    "dormant.later",
+    "dormant.rl.ended",
+    "dormant.rl.evaluation",
+    "dormant.rl.keys",
+    "dormant.rl.mapped",
+}  # (none)
+CIRCLE = {module for file in (PACKAGE / "torch").glob("*.py") for module in [f"dormant.torch.{file.stem}"]}  # (none)
+ALIASES = {
+    "dormant.rl.control_rounds": 1,
+    "dormant.rl.host_rounds": 1,
+    "dormant.rl.rounds": 1,
+    "dormant.rl.envs.episode": 1,  # the state of any environment, which is no class of ours
+}  # (only the last)
 
 
 def module_name(file: Path) -> str:
@@ -106,16 +130,90 @@ assert not xla_bridge.backends_are_initialized(), "importing dormant chose a dev
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
-def test_files_stay_small():
+def test_no_circle_among_modules():
+    """Imports inside functions and under TYPE_CHECKING count too."""
+    graph = {module_name(file): set() for file in FILES}
+    for file in FILES:
+        for name in imports(file):
+            # A name of a package is one of its modules, or else something that its __init__ defines.
+            found = next((each for each in (name, name.rpartition(".")[0]) if each in graph), None)
+            if found and found != module_name(file):
+                graph[module_name(file)].add(found)
+    new = [sorted(group) for group in circles(graph) if not group <= CIRCLE]
+    assert not new, "break the circle, or merge its files"
+
+
+def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """The groups of modules that import each other, directly or through others."""
+
+    def reached(start: str) -> set[str]:
+        seen, todo = set(), [start]
+        while todo:
+            for each in graph[todo.pop()] - seen:
+                seen.add(each)
+                todo.append(each)
+        return seen
+
+    reach = {module: reached(module) for module in graph}
+    groups = {frozenset({module, *(each for each in reach[module] if module in reach[each])}) for module in graph}
+    return {group for group in groups if len(group) > 1}
+
+
+def test_circles_are_found():
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"a"}}
+    assert circles(graph) == {frozenset("abc")}
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_any_is_no_alias_of_a_class(file):
+    """`DeviceTraining = Any` would hide an import from a higher floor."""
+    assignments = [
+        node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Assign | ast.AnnAssign)
+    ]
+    hidden = [ast.unparse(node) for node in assignments if node.value and ast.unparse(node.value) == "Any"]
+    assert len(hidden) <= ALIASES.get(module_name(file), 0), hidden
+
+
+def test_any_becomes_rarer():
+    assert sum(len(re.findall(r"^.*\bAny\b.*$", file.read_text(), re.MULTILINE)) for file in FILES) <= MOST_ANY
+
+
+def test_files_are_whole_and_stay_small():
     sizes = dict(zip(FILES, lines(FILES), strict=True))
-    assert not {file.name: size for file, size in sizes.items() if size > 350}
-    assert statistics.median(sizes.values()) <= 150
+    assert not {module_name(file): size for file, size in sizes.items() if size > 400}
+    short = {module_name(file) for file, size in sizes.items() if size < 40 and not may_be_short(file)}
+    assert short <= SHORT, "merge the new file with another one"
+    assert statistics.median(sizes.values()) >= MEDIAN_LINES
+    assert len(FILES) <= MOST_FILES
+
+
+def may_be_short(file: Path) -> bool:
+    return file.stem == "__init__" or re.match("(fig|table)[0-9]", file.stem) is not None
 
 
 def test_functions_stay_small():
     bodies = dict(size for file in FILES for size in functions(file))
     assert not {name: size for name, size in bodies.items() if size > 60}
     assert statistics.quantiles(bodies.values(), n=10)[-1] <= 30
+
+
+def test_imported_packages_are_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [
+        requirement
+        for name, of_extra in project["optional-dependencies"].items()
+        if name != "dev"
+        for requirement in of_extra
+    ]
+    declared = {plain(re.split(r"[^\w.-]", requirement)[0]) for requirement in [*project["dependencies"], *extras]}
+    distributions = packages_distributions()
+    imported = {name.split(".")[0] for file in FILES for name in imports(file)} - sys.stdlib_module_names - {"dormant"}
+    undeclared = {name for name in imported if not {plain(each) for each in distributions[name]} & declared}
+    assert not undeclared
+
+
+def plain(distribution: str) -> str:
+    return distribution.lower().replace("_", "-")
 
 
 def test_tests_keep_pace_with_the_library():

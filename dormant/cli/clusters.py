@@ -1,4 +1,4 @@
-"""Where runs are made: flags of `dormant figure` for processes here, a Ray cluster, or SLURM."""
+"""Where runs are made: the flags for local processes, a Ray cluster or SLURM, and the crew that they describe."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,86 +15,94 @@ OF_SLURM = ("hours", "partition", "account", "qos", "constraint")
 
 
 @dataclass(frozen=True)
-class Places:
-    """Runs are made by processes on this machine, or on a cluster that shares the folder of the runs with it."""
+class ClusterFlags:
+    """Where runs are made: by processes on this machine, or on a cluster that shares the folder of the runs."""
 
     workers: int | None = None
-    """Runs at a time: here a core each, as many as there are if not set, and one on a GPU; on a cluster at most."""
+    """Number of runs at the same time. Default: one per CPU core here, one on a GPU, no limit on a cluster."""
     ray: str | None = None
-    """Make the runs on the Ray cluster whose head is at HOST:PORT, or on this machine's: auto."""
+    """Make the runs on the Ray cluster with its head at HOST:PORT, or on the cluster of this machine (auto)."""
     slurm: bool = False
-    """Make the runs as an array of SLURM jobs, which go on in the queue if this command ends, and are found again."""
+    """Make the runs as an array of SLURM jobs. They continue if this command ends, and the same command finds them."""
     cpus: int | None = None
-    """Cores of a run on a cluster: 1 if not set. Two and one can differ in the last bits of a result."""
+    """CPU cores per run on a cluster (default 1). The number of cores can change the last bits of a result."""
     gpus: float | None = None
-    """GPUs of a run on a cluster, which then has all seeds of an arm: none if not set; Ray shares one at 0.5."""
+    """GPUs per run on a cluster (default 0). With a GPU, a run has all seeds of an arm. With Ray, 0.5 shares a GPU."""
     memory_gb: float | None = None
-    """Memory of a run on a cluster, in GB: not declared if not set, and SLURM's own default."""
+    """Memory per run on a cluster, in GB. Default: SLURM's default; not declared to Ray."""
     hours: float | None = None
-    """Hours that SLURM gives a job before it has to queue again and goes on: 24 if not set."""
+    """Time limit of a SLURM job in hours (default 24). A run that takes longer is queued again and resumes."""
     partition: str | None = None
-    """Partition of SLURM; account, qos and constraint are likewise SLURM's own words."""
+    """SLURM partition."""
     account: str | None = None
+    """SLURM account."""
     qos: str | None = None
+    """SLURM quality of service."""
     constraint: str | None = None
+    """SLURM constraint on the nodes."""
 
 
 class Site(NamedTuple):
-    """What a plan has to know of the place of the runs."""
+    """Properties of the place where runs are made."""
 
     backend: str
     together: bool  # whether all seeds of an arm are one run
-    stopped: str  # what is said when the command is
+    stopped: str  # the message when the command is interrupted
 
 
-def site(places: Places) -> Site:
-    """Raises ValueError for flags that do not go together. A cluster's own JAX is not this machine's business."""
-    if places.ray and places.slurm:
+def site(flags: ClusterFlags) -> Site:
+    """The place that the flags describe. Raises ValueError for flags that contradict each other.
+
+    On a cluster, this machine's JAX does not matter.
+    """
+    if flags.ray and flags.slurm:
         raise ValueError("--ray and --slurm exclude each other; choose one.")
-    unused = [*([] if places.ray or places.slurm else OF_A_RUN), *([] if places.slurm else OF_SLURM)]
-    given = [each.name for each in fields(places) if each.name in unused and getattr(places, each.name) is not None]
+    unused = [*([] if flags.ray or flags.slurm else OF_A_RUN), *([] if flags.slurm else OF_SLURM)]
+    given = [each.name for each in fields(flags) if each.name in unused and getattr(flags, each.name) is not None]
     if given:
         flag, needed = given[0].replace("_", "-"), "--slurm" if given[0] in OF_SLURM else "--ray or --slurm"
-        raise ValueError(f"--{flag} is for {needed}; give that too, or leave it out.")
-    if places.slurm:
-        stopped = "Stopped following; SLURM goes on (scancel --name=dormant ends it), and the same command follows it"
+        raise ValueError(f"--{flag} needs {needed}; add {needed}, or leave out --{flag}.")
+    if flags.slurm:
+        stopped = (
+            "Stopped; the SLURM jobs continue (scancel --name=dormant ends them), and the same command follows the runs"
+        )
     else:
-        stopped = "Stopped; the same command goes on"
-    gpu = bool(places.gpus) if places.ray or places.slurm else accelerated()
+        stopped = "Stopped; the same command resumes the runs"
+    gpu = bool(flags.gpus) if flags.ray or flags.slurm else accelerated()
     return Site("gpu" if gpu else "cpu", gpu, stopped)
 
 
-def number_of(places: Places, wanted: int) -> int:
-    """How many runs are made at a time, as far as that is known before a cluster is asked.
+def runs_at_once(flags: ClusterFlags, wanted: int) -> int:
+    """The number of runs at the same time, as far as it is known before a cluster is asked.
 
-    Raises ValueError for a number that can't be had.
+    Raises ValueError for an impossible number.
     """
-    if not places.ray and not places.slurm:
-        return len(cores_of(places.workers))
-    if places.workers is not None and places.workers < 1:
-        raise ValueError(f"--workers must be at least 1, got {places.workers}.")
-    return max(1, min(places.workers or wanted, wanted))
+    if not flags.ray and not flags.slurm:
+        return len(cores_of(flags.workers))
+    if flags.workers is not None and flags.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {flags.workers}.")
+    return max(1, min(flags.workers or wanted, wanted))
 
 
-def crew(places: Places, root: Path, checkpoint_seconds: float, wanted: int, scale: Scale) -> Crew:
-    """Those who will make the runs. Raises ValueError for an amount that can't be had, NoCluster if that is so."""
-    if not wanted or not (places.ray or places.slurm):  # nothing missing needs no cluster
-        return Processes(cores_of(places.workers) if wanted else (), checkpoint_seconds, scale == "smoke")
-    chosen = {name: getattr(places, name) for name in OF_A_RUN if getattr(places, name) is not None}
+def crew(flags: ClusterFlags, root: Path, checkpoint_seconds: float, wanted: int, scale: Scale) -> Crew:
+    """The crew that makes the runs. Raises ValueError for impossible resources, NoCluster if no cluster answers."""
+    if not wanted or not (flags.ray or flags.slurm):  # without missing runs there is no need for a cluster
+        return Processes(cores_of(flags.workers) if wanted else (), checkpoint_seconds, scale == "smoke")
+    chosen = {name: getattr(flags, name) for name in OF_A_RUN if getattr(flags, name) is not None}
     resources = Resources(**chosen)
-    if places.ray:
+    if flags.ray:
         from dormant.lab.crews.on_ray import RayCluster
 
-        return RayCluster(places.ray, root, resources, places.workers, checkpoint_seconds)
+        return RayCluster(flags.ray, root, resources, flags.workers, checkpoint_seconds)
     from dormant.lab.crews.on_slurm import SlurmArray, Terms
 
-    terms = Terms(**{name: getattr(places, name) for name in OF_SLURM if getattr(places, name) is not None})
-    return SlurmArray(root, resources, terms, places.workers, checkpoint_seconds)
+    terms = Terms(**{name: getattr(flags, name) for name in OF_SLURM if getattr(flags, name) is not None})
+    return SlurmArray(root, resources, terms, flags.workers, checkpoint_seconds)
 
 
 def cores_of(number: int | None) -> tuple[int | None, ...]:
-    """A core for each worker, which is None where none is its own. Raises ValueError for a number that can't be had."""
-    there: tuple[int | None, ...] = (None,) if accelerated() else cores()
-    if number is not None and not 1 <= number <= len(there):
-        raise ValueError(f"--workers must be between 1 and {len(there)} here, got {number}.")
-    return there[:number]
+    """A core per worker, None for any core. Raises ValueError for an impossible number of workers."""
+    usable: tuple[int | None, ...] = (None,) if accelerated() else cores()
+    if number is not None and not 1 <= number <= len(usable):
+        raise ValueError(f"--workers must be between 1 and {len(usable)} here, got {number}.")
+    return usable[:number]

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from dormant.lab.judging.intervals import Interval
-from dormant.lab.judging.quantities import summary
+from dormant.lab.judging.summary import summary
 from dormant.lab.machine import cores
-from dormant.lab.runs.folder import RunFolder, rows
+from dormant.lab.runs.folder import RunFolder, last_row
 
 GAME = "MinAtar/Asterix"
 # As long as ten minutes hold, for neurons fall dormant slowly. At twice the learning rate they do so sooner, and so do
@@ -126,7 +126,7 @@ def _update(bars: Progress, folders: Mapping[str, RunFolder], tasks: Mapping[str
 
 
 def _last_step(folder: RunFolder) -> int:
-    return max((row["agent_steps"] for row in rows(folder.metrics)), default=0)
+    return last_row(folder.metrics).get("agent_steps", 0)
 
 
 def _verdict(folders: Mapping[str, RunFolder], codes: Mapping[str, int | None]) -> int:

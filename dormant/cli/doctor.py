@@ -1,4 +1,4 @@
-"""`dormant doctor`: what is installed, and on which device it will run."""
+"""`dormant doctor`: prints which packages are installed and which device training will use."""
 
 import os
 import platform
@@ -8,29 +8,18 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from dormant.jaxlib_faults import fault_of
 from dormant.lab.machine import cores, revision, version
+from dormant.packages import extras, fault_of
 from dormant.rl.envs.minatar import MinAtar
-
-EXTRAS = {
-    "core": ("jax", "jaxlib", "numpy", "optax", "jaxtyping"),
-    "cli": ("tyro", "rich", "matplotlib", "orbax-checkpoint"),
-    "minatar": ("pgx",),
-    "atari": ("ale-py", "opencv-python-headless"),
-    "mujoco": ("mujoco", "gymnasium"),
-    "torch": ("torch",),
-    "ray": ("ray",),
-    "slurm": ("submitit",),
-}
 
 
 @dataclass(frozen=True)
 class Doctor:
-    """Say what is installed and on which device training will run."""
+    """Print which packages are installed and which device training will use."""
 
 
 def doctor() -> int:
-    """Prints the report: 0 if training can run here, 1 if not."""
+    """Prints the report. Returns 0 if training can run here, 1 if not."""
     console = Console()
     console.print(_packages())
     console.print(_machine())
@@ -43,14 +32,15 @@ def doctor() -> int:
 
 def _packages() -> Table:
     table = Table("extra", "package", "version", title=f"dormant {version('dormant')}, revision {revision()}")
-    for extra, packages in EXTRAS.items():
+    for extra, packages in extras().items():
+        install = f"dormant\\[{extra}]" if extra else "dormant"
         for package in packages:
-            table.add_row(extra, package, version(package) or f"missing: pip install 'dormant\\[{extra}]'")
+            table.add_row(extra or "core", package, version(package) or f"missing: pip install '{install}'")
     return table
 
 
 def _machine() -> Table:
-    table = Table("machine", "", title="What it runs on")
+    table = Table("machine", "", title="This machine")
     table.add_row("python", f"{platform.python_version()}, {platform.platform()}")
     table.add_row("cores", f"{len(cores())} of {os.cpu_count()} usable")
     table.add_row("memory", _memory())
@@ -72,6 +62,6 @@ def _fault_of_minatar() -> str:
     try:
         key = jax.random.key(0)
         env.step(key, env.reset(key), jax.numpy.int32(0))
-    except Exception as error:  # whatever is wrong with an installation is what a doctor is asked for
+    except Exception as error:  # a broken installation can raise anything
         return f"{type(error).__name__}: {error}"
     return ""

@@ -1,4 +1,4 @@
-"""The progress of many runs: a live table on a terminal, a line for each change elsewhere."""
+"""What a command shows of its runs: the plan before, the live board of many runs, and the bar of a single run."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,16 +15,18 @@ from dormant.lab.crews.jobs import Job, cells, jobs
 from dormant.lab.crews.scheduler import Board, Standing, Watch
 from dormant.lab.design import Experiment, Scale
 from dormant.lab.runs.costs import Cost, Speeds
-from dormant.lab.runs.folder import RunFolder, rows
+from dormant.lab.runs.folder import RunFolder, newest
 from dormant.rl.envs.atari import FRAME_SKIP
 
-Weight = Callable[[Job], float]  # how long a job takes beside the others, in any unit
+Weight = Callable[[Job], float]  # the relative duration of a job, in any unit
+KNOWN_SPEEDS = Path(__file__).parents[1] / "experiments" / "speeds.csv"
 WORDS = {"waiting": "tried again", "in use": "waits"}
+SHOWN = {"train_return": "return {:.1f}", "dormant/0.1/all": "dormant {:.0%}"}
 
 
 @contextmanager
-def watching(console: Console, weight: Weight) -> Iterator[Watch]:
-    """What shows a board of jobs each time that it is called."""
+def live_board(console: Console, weight: Weight) -> Iterator[Watch]:
+    """A function that shows a board of jobs: a live table on a terminal, otherwise a line per change."""
     if not console.is_terminal:
         yield Lines(console)
         return
@@ -33,17 +35,17 @@ def watching(console: Console, weight: Weight) -> Iterator[Watch]:
 
 
 class Lines:
-    """Prints a line for each job that begins, ends, fails, or waits."""
+    """Prints a line whenever a job starts, ends, fails or waits."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.said: dict[int, tuple[str, int]] = {}
+        self.printed: dict[int, tuple[str, int]] = {}
 
     def __call__(self, board: Board) -> None:
         for number, standing in enumerate(board.standings):
             now = (standing.state, standing.tries)
-            if self.said.get(number, ("waiting", 0)) != now:
-                self.said[number] = now
+            if self.printed.get(number, ("waiting", 0)) != now:
+                self.printed[number] = now
                 self.console.print(_line(standing, board), soft_wrap=True, markup=False, highlight=False)
 
 
@@ -67,17 +69,17 @@ def _running(board: Board) -> Table:
 
 
 def _pace(standing: Standing) -> float:
-    """Agent steps a second since the job began here."""
+    """Agent steps per second since this process started or resumed the job."""
     return _made(standing) / max(time.monotonic() - standing.since, 1e-9)
 
 
 def _made(standing: Standing) -> int:
-    # Rows after the last checkpoint are taken back when a run goes on.
+    # A resumed run first goes back to its last checkpoint.
     return max(0, standing.agent_steps - (standing.begun_at or 0))
 
 
 def summary(board: Board, weight: Weight) -> str:
-    """One line of counts and of the time left, as far as it can be said."""
+    """One line with the counts of jobs and, if known, the time left."""
     counts = f"{board.count('done')} of {len(board.standings)} runs done, {board.count('running')} running, "
     counts += f"{board.count('queued')} queued, " if board.count("queued") else ""
     left = time_left(board, weight)
@@ -85,7 +87,7 @@ def summary(board: Board, weight: Weight) -> str:
 
 
 def time_left(board: Board, weight: Weight) -> float:
-    """Seconds until all is done at the pace so far; 0 while there is none."""
+    """Seconds until all jobs are done at the speed so far, 0 if nothing is done yet."""
     made = left = 0.0
     for each in board.standings:
         share = weight(each.job) / each.job.training.agent_steps
@@ -97,7 +99,7 @@ def time_left(board: Board, weight: Weight) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words.
+    """A duration with its unit.
 
     >>> duration(42.0), duration(150.0), duration(45_000.0)
     ('42 s', '2 min', '12.5 h')
@@ -107,20 +109,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3600:.1f} h"
 
 
-KNOWN_SPEEDS = Path(__file__).parents[1] / "experiments" / "speeds.csv"
-
-
 def plan(
     experiments: Sequence[Experiment], scale: Scale, todo: Sequence[Job], root: Path, known: Speeds, workers: int
 ) -> Group:
-    """A row for each experiment, and their sum, in which shared runs count once."""
+    """The table of a dry run: a row per experiment, and the total with shared runs counted once."""
     title = f"{len(experiments)} experiments at scale {scale}, runs in {root}"
     table = Table("", "arms", "environments", "seeds", "runs", "done", "missing", "time", title=title)
     for each in experiments:
         table.add_row(*_row(each, scale, root, known, workers))
     missing = sum(len(job.training.seeds) for job in todo)
     table.add_section()
-    table.add_row("together, shared runs once", "", "", "", "", "", str(missing), time_of(todo, known, workers))
+    table.add_row("total, shared runs once", "", "", "", "", "", str(missing), time_of(todo, known, workers))
     return Group(table, *map(Text, _notes(experiments, scale, todo, known, workers)))
 
 
@@ -134,7 +133,7 @@ def _row(experiment: Experiment, scale: Scale, root: Path, known: Speeds, worker
 
 
 def time_of(todo: Iterable[Job], known: Speeds, workers: int) -> str:
-    """How long some jobs take on so many cores."""
+    """The estimated duration of some jobs on a number of workers."""
     costs = [known.cost(job.training) for job in todo]
     unknown = costs.count(None)
     seconds = sum(cost.seconds for cost in costs if cost) / workers
@@ -147,10 +146,9 @@ def _notes(
     found: list[Cost] = [cost for job in todo if (cost := known.cost(job.training))]
     seconds = {source: sum(cost.seconds for cost in found if cost.source == source) for source in ("runs", "table")}
     yield (
-        f"Time is that of {workers} worker{'s' * (workers > 1)}, compiling left out: "
-        f"{duration(seconds['runs'] / workers)} from the speed of finished runs here, "
-        f"{duration(seconds['table'] / workers)} from the measured speeds in "
-        f"{KNOWN_SPEEDS.name}."
+        f"Estimated time with {workers} worker{'s' * (workers > 1)}, without compiling: "
+        f"{duration(seconds['runs'] / workers)} from finished runs here, "
+        f"{duration(seconds['table'] / workers)} from the speeds in {KNOWN_SPEEDS.name}."
     )
     for each in experiments:
         left_out = each.designs[scale].leaves_out
@@ -158,42 +156,34 @@ def _notes(
             yield f"{each.name} leaves out: {left_out}"
 
 
-SHOWN = {"train_return": "return {:.1f}", "dormant/0.1/all": "dormant {:.0%}"}
-
-
 @contextmanager
-def following(folder: RunFolder, steps: int, frames: bool) -> Iterator[Callable[[int], None]]:
-    """A bar, and what moves it on: a function of the agent steps done. Frames are shown if an emulator plays them."""
+def progress_bar(folder: RunFolder, steps: int, frames: bool) -> Iterator[Callable[[int], None]]:
+    """Shows a bar. Yields the function that updates it with the agent steps done. `frames` adds emulator frames."""
     columns = (
         TextColumn("agent steps"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.fields[values]}"),
         TextColumn("time left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console()) as bars:
-        task, begun = bars.add_task("training", total=steps, said=""), []
+        task, begun = bars.add_task("training", total=steps, values=""), []
 
         def update(done: int) -> None:
             begun.append((time.monotonic(), done))
-            bars.update(task, completed=done, said=", ".join([*_speed(begun, frames), *news(folder)]))
+            bars.update(task, completed=done, values=", ".join([*_speed(begun, frames), *newest_values(folder)]))
 
         yield update
 
 
 def _speed(begun: list[tuple[float, int]], frames: bool) -> list[str]:
-    """Frames so far, and steps a second since this process began."""
+    """The frames so far, and the agent steps per second of this process."""
     (first, before), (now, done) = begun[0], begun[-1]
     played = [f"{FRAME_SKIP * done:,} frames"] if frames else []
     return [*played, f"{(done - before) / (now - first):.1f} steps/s"] if done > before else played
 
 
-def news(folder: RunFolder) -> list[str]:
-    """The newest return and dormant fraction, averaged over the seeds."""
-    newest: dict[str, dict[int, float]] = {name: {} for name in SHOWN}
-    for row in rows(folder.metrics):
-        for name, of_seeds in newest.items():
-            if row.get(name) is not None:
-                of_seeds[row["seed"]] = row[name]
-    return [SHOWN[name].format(sum(each.values()) / len(each)) for name, each in newest.items() if each]
+def newest_values(folder: RunFolder) -> list[str]:
+    """The newest return and dormant fraction as text, averaged over seeds."""
+    return [SHOWN[name].format(value) for name, value in newest(folder, SHOWN).items()]

@@ -1,4 +1,4 @@
-"""Bad input ends in one line on stderr and exit code 2."""
+"""Ends a command with one line on stderr and exit code 2 for bad input."""
 
 import contextlib
 import io
@@ -12,38 +12,38 @@ from dormant.lab.runs.folder import RunRefused
 
 
 def refuse(message: object) -> NoReturn:
-    """Ends the command with one line that says what is wrong. Raises SystemExit with code 2."""
+    """Ends the command with a message in one line. Raises SystemExit with code 2."""
     print(f"dormant: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(2)
 
 
 @contextlib.contextmanager
 def parsing() -> Iterator[None]:
-    """Refuses what tyro refuses, and what a specification does that it builds, in one line."""
-    said = io.StringIO()
+    """Turns tyro's errors, and ValueErrors of the values that tyro builds, into one line."""
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             yield
     except ValueError as error:
         refuse(error)
     except SystemExit as end:
         if end.code == 2:
-            refuse(unboxed(said.getvalue()))
+            refuse(unboxed(output.getvalue()))
         raise
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Keeps what libraries say on stderr until the end, and drops it where one line will say it."""
-    said = io.StringIO()
+    """Delays the stderr output of libraries to the end of the block. Drops it if a one-line error replaces it."""
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), _outlasting_orbax():
+        with contextlib.redirect_stderr(output), _outlasting_orbax():
             yield
     except (OSError, RunRefused):
-        said = io.StringIO()
+        output = io.StringIO()
         raise
     finally:
-        sys.stderr.write(said.getvalue())
+        sys.stderr.write(output.getvalue())
 
 
 @contextlib.contextmanager
@@ -52,13 +52,13 @@ def _outlasting_orbax() -> Iterator[None]:
         yield
     except (OSError, RunRefused) as error:
         if error.__cause__ is not None:
-            # The other reads or writes that were under way end a little later, each with a trace.
+            # Orbax's concurrent reads or writes end a little later, each with a stack trace.
             time.sleep(0.5)
         raise
 
 
 def unboxed(box: str) -> str:
-    """The text in a box of tyro's, without its title.
+    """The text in one of tyro's boxes, without its title.
 
     >>> unboxed("╭─ Unrecognized options ──────────╮│ Unrecognized options: --tua │╰──────────────────────╯")
     'Unrecognized options: --tua.'
@@ -67,6 +67,6 @@ def unboxed(box: str) -> str:
     """
     text = re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯]", "", box)
     _, *sections = (" ".join(section.split()) for section in re.split("[─-]{4,}", text))
-    # For a flag of several types, what each of them says is Python's words and not the user's.
-    said = (re.sub(r"Error parsing __tyro\S*: ", "", section.split(" Got errors:")[0]) for section in sections)
-    return " ".join(section.rstrip(".") + "." for section in said if section)
+    # For a flag of several types, the errors of each type mean nothing to a user.
+    texts = (re.sub(r"Error parsing __tyro\S*: ", "", section.split(" Got errors:")[0]) for section in sections)
+    return " ".join(section.rstrip(".") + "." for section in texts if section)

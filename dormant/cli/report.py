@@ -1,4 +1,4 @@
-"""`dormant report`: every figure, claim and run on one page."""
+"""`dormant report`: writes every figure, claim and run to one HTML page."""
 
 import os
 from collections.abc import Sequence
@@ -10,62 +10,65 @@ import tyro
 
 from dormant.cli.refusal import refuse
 from dormant.experiments import EXPERIMENTS
+from dormant.files import write_whole
 from dormant.lab.design import SCALES, Experiment, Scale
-from dormant.lab.runs.folder import RunRefused, write_whole
+from dormant.lab.runs.folder import RunRefused
 
 
 @dataclass(frozen=True)
 class Report:
-    """Write one HTML page that loads nothing: claims with their verdicts, plots, settings, runs."""
+    """Write one self-contained HTML page with claims, verdicts, plots, settings and runs."""
 
     runs: tyro.conf.Positional[Path]
-    """Folder of the runs, as `dormant figure` fills it."""
+    """Folder of the runs that `dormant figure` made."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
-    """The page's file."""
+    """File of the page."""
     scale: Scale | None = None
-    """Scale of the runs; need not be said where the folder has one only."""
+    """Scale of the runs. Needed if the folder has runs at several scales."""
 
 
 def report(flags: Report) -> int:
-    """Writes the page: 0 when it is there; what is wrong with the input is one line, with code 2."""
-    from dormant.lab.page.document import page  # drawing loads slowly, and bad input is known before
+    """Writes the page and returns 0. Bad input ends the command with one line and code 2."""
+    from dormant.lab.page.document import page  # loads slowly, so after the checks of the input
 
     scale = _scale(flags)
     _check_writable(flags.out)
     try:
         chapters, others = _read(flags.runs, scale, EXPERIMENTS)
         if not chapters:
-            refuse(f"{flags.runs} has no finished run of an experiment at scale {scale}; `dormant figure` makes them.")
+            refuse(
+                f"{flags.runs} has no finished run of an experiment at scale {scale}; make some with `dormant figure`."
+            )
         write_whole(flags.out, page(chapters, scale, others, flags.out))
     except (RunRefused, ValueError) as error:
         refuse(error)
     except OSError as error:
-        refuse(f"{error.filename or flags.out}: {error.strerror}. Mend that, or choose another --out.")
+        refuse(f"{error.filename or flags.out}: {error.strerror}. Choose another --out.")
     judged = sum(len(each.verdicts) for each in chapters)
     print(f"{flags.out}: {len(chapters)} experiments, {judged} claims judged, {flags.out.stat().st_size / 1e6:.1f} MB.")
     return 0
 
 
 def _scale(flags: Report) -> Scale:
-    """The scale that was asked for, or the only one there is."""
+    """The requested scale, or the only one in the folder."""
     if not flags.runs.is_dir():
-        refuse(f"{flags.runs} is no folder; give the one that `dormant figure` fills.")
-    there: list[Scale] = [scale for scale in SCALES if (flags.runs / scale).is_dir()]
-    if not there:
+        refuse(f"{flags.runs} is not a folder; name the folder of the runs that `dormant figure` made.")
+    present: list[Scale] = [scale for scale in SCALES if (flags.runs / scale).is_dir()]
+    if not present:
         refuse(f"{flags.runs} has no runs: expected a folder named {', '.join(SCALES[:-1])} or {SCALES[-1]} in it.")
-    if flags.scale is None and len(there) > 1:
-        refuse(f"{flags.runs} has runs at several scales; choose one with --scale: {', '.join(there)}.")
-    if flags.scale is not None and flags.scale not in there:
-        refuse(f"{flags.runs} has no runs at scale {flags.scale}; it has {', '.join(there)}.")
-    return flags.scale or there[0]
+    if flags.scale is None and len(present) > 1:
+        refuse(f"{flags.runs} has runs at several scales; choose one with --scale: {', '.join(present)}.")
+    if flags.scale is not None and flags.scale not in present:
+        refuse(f"{flags.runs} has no runs at scale {flags.scale}; it has {', '.join(present)}.")
+    return flags.scale or present[0]
 
 
 def _check_writable(file: Path) -> None:
-    """Before minutes of reading rather than after."""
+    """Refuses an output file that cannot be written, before minutes of reading."""
     if file.is_dir():
-        refuse(f"--out {file} is a folder; give a file.")
+        refuse(f"--out {file} is a folder; name a file.")
     if not file.parent.is_dir():
-        refuse(f"--out {file}: there is no folder {file.parent}; make it, or choose another file.")
+        refuse(f"--out {file}: the folder {file.parent} does not exist; create it, or choose another file.")
     if not os.access(file.parent, os.W_OK):
         refuse(f"--out {file}: {file.parent} cannot be written to; choose another file.")
 
@@ -87,17 +90,16 @@ def _read(root: Path, scale: Scale, experiments: Sequence[Experiment]):
 
 
 def _compared(root: Path, scale: Scale):
-    """The chapter of the comparison that was made last, if one was."""
-    from dormant.experiments.comparison import kept
-    from dormant.experiments.ranking import HEADS, table, told
+    """The chapter of the newest comparison, if there is one."""
+    from dormant.experiments.comparison import read_record
+    from dormant.experiments.ranking import table
     from dormant.lab.judging.claims import judged
     from dormant.lab.judging.table import read
     from dormant.lab.page.document import chapter
 
-    record = kept(root, scale)
+    record = read_record(root, scale)
     if record is not None:
         experiment = record.experiment(scale)
         frame = read(root, scale, experiment)
         if not frame.is_empty():
-            methods = [HEADS, *told(table(record, frame))]
-            yield chapter(root, scale, experiment, frame, judged(experiment, frame), methods)
+            yield chapter(root, scale, experiment, frame, judged(experiment, frame), table(record, frame))

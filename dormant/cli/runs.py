@@ -1,7 +1,7 @@
-"""`dormant runs`: what lies in a folder of runs, in which settings two of them differ, and their event files."""
+"""`dormant runs`: lists run folders, compares two of them, and writes TensorBoard event files."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,35 +11,44 @@ from rich.console import Console
 from rich.table import Table
 
 from dormant.cli.refusal import refuse
+from dormant.lab.design import FAMILIES
 from dormant.lab.runs.description import differences, shown
-from dormant.lab.runs.folder import RunFolder, RunRefused, in_use, last_rows, rows
+from dormant.lab.runs.folder import RunFolder, RunRefused, in_use, newest, rows
+from dormant.names import folded
 
 Status = Literal["done", "running", "stopped", "damaged"]
 NOTHING = {"is": "Chain", "links": []}
-ENDS = {"eval_return": "{:.2f}", "dormant/0.1/all": "{:.1%}"}
+LAST_VALUES = {
+    "agent_steps": "{:,.0f}",
+    "gradient_steps": "{:,.0f}",
+    "eval_return": "{:.2f}",
+    "dormant/0.1/all": "{:.1%}",
+}
+EVENTS_SUFFIX = ".dormant"  # of the event files that a later call replaces
+KEYS = ("seed", "agent_steps")
 
 
 @dataclass(frozen=True)
 class Runs:
-    """List run folders: settings in short, progress, last return and dormancy; or compare two of them."""
+    """List run folders with their settings, progress, last return and dormant fraction, or compare two of them."""
 
     root: tyro.conf.Positional[Path] = Path("runs")
-    """Folder in which runs lie, at any depth."""
+    """Folder that contains runs at any depth."""
     env: str | None = None
-    """Only runs in environments whose name has this in it, such as Asterix."""
+    """Show only runs in environments whose name contains this text, such as Asterix or ALE/Breakout."""
     status: Status | None = None
-    """Only runs of that status: stopped ones were begun and can be gone on with."""
+    """Show only runs with this status. Stopped runs can be resumed."""
     sort: Literal["path", "return", "dormant", "steps"] = "path"
-    """Order: by folder, or largest first."""
+    """Order of the runs: by folder, or largest value first."""
     compare: tuple[Path, Path] | None = None
-    """Two run folders: the settings in which they differ, and how they ended."""
+    """Compare two run folders: the settings that differ, and the last values."""
     tensorboard: Path | None = None
-    """Folder in which to write the metrics of the listed runs as TensorBoard's event files, in place of older ones."""
+    """Write the metrics of the listed runs as TensorBoard event files to this folder. Older files are replaced."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run folder in short. A number that the run has not is None."""
+    """A run folder in short. A number that is missing is None."""
 
     path: Path
     status: Status
@@ -49,7 +58,7 @@ class Entry:
     wanted: int = 0
     returned: float | None = None
     dormant: float | None = None
-    unit: str = ""  # of the steps, where they are not an agent's
+    unit: str = ""  # of the steps, if they are not agent steps
 
 
 def runs(flags: Runs) -> int:
@@ -57,8 +66,8 @@ def runs(flags: Runs) -> int:
     console = Console()
     try:
         if flags.compare and flags.tensorboard:
-            raise ValueError("--tensorboard writes the runs of a list; --compare lists none.")
-        kept = () if flags.compare else _kept(flags)
+            raise ValueError("--tensorboard writes the listed runs, and --compare lists none; leave out one of them.")
+        kept = () if flags.compare else matching(flags)
         console.print(_comparison(*flags.compare) if flags.compare else _listing(kept, flags.root))
         if flags.tensorboard:
             console.print(_write_events(kept, flags.root, flags.tensorboard), soft_wrap=True)
@@ -69,16 +78,19 @@ def runs(flags: Runs) -> int:
     return 0
 
 
-def _kept(flags: Runs) -> list[Entry]:
-    """The runs to list, in order."""
+def matching(flags: Runs) -> list[Entry]:
+    """The runs that the flags select, in order. Raises ValueError if there are none."""
     if not flags.root.is_dir():
-        raise ValueError(f"{flags.root} is no folder; give one in which runs lie.")
+        raise ValueError(f"{flags.root} is not a folder; name a folder that contains runs.")
     entries = [entry(file.parent) for file in sorted(flags.root.rglob("spec.json"))]
     if not entries:
-        raise ValueError(f"{flags.root} holds no run; `dormant figure` and `dormant train` make them.")
+        raise ValueError(f"{flags.root} contains no run; make some with `dormant figure` or `dormant train`.")
     kept = [each for each in entries if _wanted(each, flags)]
     if not kept:
-        raise ValueError(f"none of the {len(entries)} runs in {flags.root} is like that.")
+        environments = ", ".join(sorted({each.environment for each in entries if each.environment}))
+        raise ValueError(
+            f"no run in {flags.root} matches ({len(entries)} runs found, in {environments or 'no environment'})."
+        )
     return sorted(kept, key=lambda each: _rank(each, flags.sort))
 
 
@@ -96,17 +108,15 @@ def _listing(kept: Sequence[Entry], root: Path) -> Table:
 
 
 def _write_events(kept: Sequence[Entry], root: Path, to: Path) -> str:
-    """What was written where."""
-    from dormant.cli.runs import write_events
-
+    """Writes the event files of the listed runs. Returns the line to print."""
     whole = [each for each in kept if each.status != "damaged"]
     for each in whole:
         write_events(RunFolder(each.path), to / each.path.relative_to(root))
-    return f"Written: {len(whole)} of {len(kept)}; tensorboard --logdir {to} shows them."
+    return f"Written: {len(whole)} of {len(kept)}; show them with: tensorboard --logdir {to}"
 
 
 def _wanted(each: Entry, flags: Runs) -> bool:
-    fits = flags.env is None or flags.env.lower() in each.environment.lower()
+    fits = flags.env is None or folded(flags.env) in folded(each.environment)
     return fits and flags.status in (None, each.status)
 
 
@@ -118,18 +128,19 @@ def _rank(each: Entry, sort: str) -> Any:
 
 
 def entry(path: Path) -> Entry:
-    """A run folder in short; damaged if its files cannot be read."""
+    """A run folder in short, with the status "damaged" if its files cannot be read."""
     folder = RunFolder(path)
     try:
         training = json.loads(folder.spec.read_text())["training"]
-        ends = {name: _mean(folder, name) for name in ("agent_steps", *ENDS)}
+        last = newest(folder, LAST_VALUES)
         env, settings = training["env"], _short(training)
-        environment = env.get("task") or "/".join([env["is"], *([env["game"]] if "game" in env else [])])
-        wanted = training.get("agent_steps", training.get("gradient_steps", 0))  # a training of epochs has neither
+        family = FAMILIES.get(env["is"], env["is"])
+        environment = str(env.get("task") or (f"{family}/{env['game']}" if "game" in env else family))
+        wanted = training.get("agent_steps", training.get("gradient_steps", 0))  # a training in epochs has neither
     except (RunRefused, ValueError, KeyError, TypeError):
         return Entry(path, "damaged")
     status = "done" if folder.done.exists() else "running" if in_use(path) else "stopped"
-    numbers = (int(ends["agent_steps"] or 0), wanted, ends["eval_return"], ends["dormant/0.1/all"])
+    numbers = (int(last.get("agent_steps", 0)), wanted, last.get("eval_return"), last.get("dormant/0.1/all"))
     return Entry(path, status, environment, settings, *numbers, "" if "replay_ratio" in training else " gradient")
 
 
@@ -144,7 +155,7 @@ def _short(training: dict[str, Any]) -> str:
 
 
 def brief(description: Any) -> str:
-    """A described value with its first two settings, which are those that name it; the rest is in spec.json.
+    """A description with its first two settings only, which identify it.
 
     >>> brief({"is": "Every", "period": 1000, "what": {"is": "ReDo", "tau": 0.1, "outgoing": "zero"}, "start": 0})
     'ReDo(0.1, zero) every 1000'
@@ -157,25 +168,18 @@ def brief(description: Any) -> str:
     return f"{description['is']}({', '.join(settings[:2])})"
 
 
-def _mean(folder: RunFolder, name: str) -> float | None:
-    """The last value of a metric, averaged over the seeds."""
-    values = [row[name] for row in last_rows(folder, name)]
-    return sum(values) / len(values) if values else None
-
-
 def _number(form: str, value: float | None) -> str:
     return "" if value is None else form.format(value)
 
 
 def _comparison(one: Path, other: Path) -> Table:
     table = Table("", str(one), str(other), title="Two runs")
-    for setting in differences(*(_training(path) for path in (one, other))):
-        name, _, values = setting.partition(" is ")
-        there, _, here = values.rpartition(" there and ")
-        table.add_row(name, there, here.removesuffix(" here"))
+    for difference in differences(*(_training(path) for path in (one, other))):
+        table.add_row(*difference)
     table.add_section()
-    for row in _ends(one, other):
-        table.add_row(*row)
+    ends = [newest(RunFolder(path), LAST_VALUES) for path in (one, other)]
+    for name, form in LAST_VALUES.items():
+        table.add_row(f"last {name}", *(_number(form, values.get(name)) for values in ends))
     return table
 
 
@@ -185,32 +189,24 @@ def _training(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path} is not a run folder: it has no spec.json.") from None
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path / 'spec.json'} is damaged.") from None
-
-
-def _ends(one: Path, other: Path) -> Iterator[list[str]]:
-    for name, form in {"agent_steps": "{:,.0f}", "gradient_steps": "{:,.0f}", **ENDS}.items():
-        yield [f"last {name}", *(_number(form, _mean(RunFolder(path), name)) for path in (one, other))]
-
-
-SUFFIX = ".dormant"  # of the files that are ours to replace
-KEYS = ("seed", "agent_steps")
+        raise ValueError(f"{path / 'spec.json'} is damaged; restore it.") from None
 
 
 def write_events(folder: RunFolder, to: Path) -> None:
-    """Writes every metric of a run over agent steps, and its specification as text, to a folder `seed<k>` a seed.
+    """Writes every metric of a run over agent steps, and its spec.json as text, to one folder `seed<k>` per seed.
 
-    What was written there before is replaced, so that a run that has gone on can be written again. A value that was not
-    measured is left out. Raises RunRefused if the run is damaged, ModuleNotFoundError without tensorboardX.
+    Replaces the event files of an earlier call. Values that were not measured are left out.
+
+    Raises RunRefused if the run is damaged, ModuleNotFoundError without tensorboardX.
     """
     from tensorboardX import SummaryWriter
 
     table = list(rows(folder.metrics))
     for seed in sorted({row["seed"] for row in table}):
-        place = to / f"seed{seed}"
-        for old in place.glob(f"*{SUFFIX}"):
+        target = to / f"seed{seed}"
+        for old in target.glob(f"*{EVENTS_SUFFIX}"):
             old.unlink()
-        with SummaryWriter(str(place), filename_suffix=SUFFIX) as writer:
+        with SummaryWriter(str(target), filename_suffix=EVENTS_SUFFIX) as writer:
             writer.add_text("spec", f"```\n{folder.spec.read_text()}\n```")
             for row in table:
                 if row["seed"] == seed:

@@ -1,4 +1,4 @@
-"""`dormant scan`: how dormant a saved network is, and whether it can still learn."""
+"""`dormant scan`: measures the dormant neurons of a saved network, and whether it can still learn."""
 
 import importlib
 import os
@@ -21,7 +21,7 @@ import dormant
 from dormant import Learner, Network, trace
 from dormant.cli.refusal import refuse
 from dormant.fitting import fitting_loss, fitting_step, random_targets
-from dormant.lab.drawing.pictures import portrait
+from dormant.lab.drawing.pictures import report_picture
 from dormant.reporting import batch_size
 from dormant.scores import checked_tau
 from dormant.wiring import paths
@@ -36,24 +36,24 @@ class Scan:
     checkpoint: tyro.conf.Positional[Path]
     """Orbax checkpoint folder, or .npz file whose names are paths of parameters such as dense/kernel."""
     apply: Annotated[str, tyro.conf.arg(metavar="MODULE:FUNCTION")]
-    """The network, a function of the parameters and the inputs; modules are looked for in this folder too."""
+    """The network, a function of the parameters and the inputs. Modules in the current folder are found too."""
     batch: Path
-    """The inputs: .npy for a single one, .npz for several, in the order of the file. Samples along the first axis."""
+    """The inputs, with samples along the first axis: an .npy file for one input, an .npz file for several in order."""
     params: str = ""
-    """Path of the parameters inside the checkpoint, such as state/params, if they are not all of it."""
+    """Path of the parameters in the checkpoint, such as state/params. Default: the whole checkpoint."""
     tau: float = 0.1
     """Neurons with at most this score are dormant."""
     picture: Path | None = None
-    """PNG, PDF or SVG file to draw."""
+    """PNG, PDF or SVG file for a picture."""
     fit_steps: int = 0
-    """Gradient steps towards random targets on the batch, from the saved parameters and from fresh ones: whether the
-    network can still learn. 0 leaves it out."""
+    """Gradient steps on random targets, from the saved parameters and from fresh ones, to see whether the network can
+    still learn. 0 for none."""
     init: Annotated[str, tyro.conf.arg(metavar="MODULE:FUNCTION")] = ""
-    """What draws fresh parameters, a function of a random key; for --fit-steps."""
+    """The function that draws fresh parameters from a random key, for --fit-steps."""
 
 
 def scan(flags: Scan) -> int:
-    """Prints the report, and draws it on request: 0. Bad input ends the command with code 2."""
+    """Prints the report, draws it on request, and returns 0. Bad input ends the command with code 2."""
     try:
         if flags.picture is not None:
             _drawable(flags.picture)
@@ -77,20 +77,22 @@ def _check_probe(flags: Scan) -> None:
     if flags.fit_steps < 0:
         raise ValueError(f"--fit-steps must be at least 0, got {flags.fit_steps}.")
     if bool(flags.fit_steps) != bool(flags.init):
-        raise ValueError("--fit-steps and --init are given together: a fresh network is fitted beside the saved one.")
+        raise ValueError(
+            "--fit-steps needs --init, and --init needs --fit-steps: a fresh network is fitted too; give both."
+        )
 
 
 def function(name: str, flag: str) -> Callable[..., Any]:
-    """The function called `module:function`, as a flag names it. Raises ValueError if there is none."""
+    """The function that a flag names as `module:function`. Raises ValueError if there is none."""
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
         raise ValueError(f"{flag} must be module:function, such as my_agent:q_values; got {name!r}.")
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: the user's own modules lie here
+        sys.path.insert(0, "")  # the user's modules are in the current folder, as for `python -m`
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the module is the user's, and so is whatever it raises
-        raise ValueError(f"cannot import the module {module_name!r}: {_said(error)}") from error
+    except Exception as error:  # the user's module can raise anything
+        raise ValueError(f"cannot import the module {module_name!r}: {_message(error)}") from error
     found = getattr(module, attribute, None)
     if not callable(found):
         raise ValueError(f"the module {module_name!r} has no function {attribute!r}.")
@@ -98,9 +100,9 @@ def function(name: str, flag: str) -> Callable[..., Any]:
 
 
 def saved(path: Path) -> Any:
-    """The tree of arrays in a checkpoint. Raises ValueError, saying what the path is instead, if it is none."""
+    """The tree of arrays in a checkpoint. Raises ValueError, with what the path is instead, for anything else."""
     if not path.exists():
-        raise ValueError(f"there is no checkpoint at {path}.")
+        raise ValueError(f"{path} does not exist; name a checkpoint.")
     if path.is_file():
         return nested(dict(zip(*_archive(path, "a checkpoint is an Orbax folder or an .npz file"), strict=True)))
     if not _is_orbax(path):
@@ -108,23 +110,23 @@ def saved(path: Path) -> Any:
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             return checkpointer.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=_as_numpy(path)))
-    except Exception as error:  # Orbax raises many kinds for a damaged checkpoint
-        raise ValueError(f"the checkpoint {path} cannot be read: {_said(error)}") from error
+    except Exception as error:  # Orbax raises many types of errors for a damaged checkpoint
+        raise ValueError(f"the checkpoint {path} cannot be read: {_message(error)}") from error
 
 
 def _hint(path: Path) -> str:
-    """Where the checkpoints near a folder are, in the order of their steps."""
+    """The end of an error message: the checkpoints in a folder, newest last."""
     found = [folder for depth in ("*/", "*/*/", "*/*/*/") for folder in path.glob(depth) if _is_orbax(folder)]
     near = sorted(found, key=lambda folder: [(len(part), part) for part in folder.parts])
     if not near:
         return "an Orbax checkpoint has a file _METADATA."
     hint = f"did you mean {' or '.join(map(str, near[-3:]))}?"
     of_run = (path / "spec.json").is_file()
-    return f"it is a run folder; {hint} The arrays there have an axis of seeds first." if of_run else hint
+    return f"it is a run folder; {hint} Its arrays have a first axis of seeds." if of_run else hint
 
 
 def nested(leaves: dict[str, Any]) -> dict[str, Any]:
-    """The tree whose leaves have these paths.
+    """The tree with these paths of leaves.
 
     >>> nested({"dense/kernel": 1, "dense/bias": 2})
     {'dense': {'kernel': 1, 'bias': 2}}
@@ -138,7 +140,7 @@ def nested(leaves: dict[str, Any]) -> dict[str, Any]:
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ValueError(f"{path!r} leads through a parameter.")
+                raise ValueError(f"the path {path!r} leads through a parameter.")
         if last in node:
             raise ValueError(f"{path!r} is both a parameter and a folder of parameters.")
         node[last] = leaf
@@ -146,12 +148,12 @@ def nested(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def inside(tree: Any, path: str) -> Any:
-    """The part of a tree at a path. Raises ValueError, saying what is there, if it does not exist."""
+    """The part of a tree at a path. Raises ValueError, with the existing names, if there is none."""
     for step in path.split("/") if path else ():
         children = _children(tree)
         if step not in children:
-            there = ", ".join(children) or "nothing below it"
-            raise ValueError(f"the checkpoint has no {step!r} on the way to {path!r}; there is {there}.")
+            known = ", ".join(children) or "nothing"
+            raise ValueError(f"the checkpoint has no {step!r} on the way to {path!r}; it has {known} there.")
         tree = children[step]
     return tree
 
@@ -163,16 +165,16 @@ def _children(tree: Any) -> dict[str, Any]:
 
 
 def arrays(path: Path) -> list[np.ndarray]:
-    """The inputs in a batch file. Raises ValueError if it holds none, no numbers, or NaN."""
+    """The inputs in a batch file. Raises ValueError if there are none, or if they are not numbers or contain NaN."""
     if not path.is_file():
-        raise ValueError(f"there is no batch at {path}.")
+        raise ValueError(f"{path} does not exist; name a batch of inputs.")
     if path.suffix == ".npy":
         found = {"": _array(path)}
     else:
         found = dict(zip(*_archive(path, "a batch is an .npy or an .npz file"), strict=True))
     for name, values in found.items():
         if values.dtype.kind not in "biufc":
-            raise ValueError(f"{path} holds {values.dtype}{name and f' in {name!r}'}, not numbers.")
+            raise ValueError(f"{path} has {values.dtype}{name and f' in {name!r}'}; expected numbers.")
         if np.issubdtype(values.dtype, np.inexact) and np.isnan(values).any():
             first = [int(index) for index in np.argwhere(np.isnan(values))[0]]
             raise ValueError(f"{path} has NaN{name and f' in {name!r}'}, first at index {first}.")
@@ -182,7 +184,7 @@ def arrays(path: Path) -> list[np.ndarray]:
 def _array(path: Path) -> np.ndarray:
     with path.open("rb") as stream:
         if stream.read(6) != b"\x93NUMPY":
-            raise ValueError(f"{path} cannot be read: it is no NumPy file, whatever its name says.")
+            raise ValueError(f"{path} cannot be read: it is not a NumPy file.")
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -190,7 +192,7 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _archive(path: Path, expected: str) -> tuple[list[str], list[np.ndarray]]:
-    """Names and arrays of an .npz file, in its order."""
+    """The names and arrays of an .npz file, in the order of the file."""
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} cannot be read: {expected}.")
     try:
@@ -201,8 +203,8 @@ def _archive(path: Path, expected: str) -> tuple[list[str], list[np.ndarray]]:
 
 
 def _of_numpy(error: Exception) -> str:
-    """NumPy's words, but for its advice, which would run code that a file holds."""
-    return "it holds Python objects, not numbers." if "allow_pickle" in str(error) else _said(error)
+    """NumPy's message, without its advice to allow pickles, which could run code from the file."""
+    return "it contains Python objects; expected numbers." if "allow_pickle" in str(error) else _message(error)
 
 
 def _is_orbax(folder: Path) -> bool:
@@ -210,7 +212,7 @@ def _is_orbax(folder: Path) -> bool:
 
 
 def _as_numpy(path: Path) -> Any:
-    """Restores every array as NumPy's, on whatever devices it was saved."""
+    """Arguments that restore every array as a NumPy array, whatever device it was saved on."""
     metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path.absolute())).tree
     return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
 
@@ -220,46 +222,46 @@ def _report(flags: Scan, apply: Callable[..., Any], params: Any, inputs: list[np
     batch_size(inputs)
     try:
         jax.eval_shape(apply, params, *inputs)
-    except Exception as error:  # the function is the user's, and so is whatever it raises
+    except Exception as error:  # the user's function can raise anything
         raise _does_not_run(flags.apply, params, inputs, error) from error
     try:
         return dormant.report(apply, params, *inputs, tau=flags.tau)
-    except ValueError:  # dormant's own: the function itself has just been seen to run
+    except ValueError:  # raised by dormant, because the function itself has just run
         raise
-    except Exception as error:  # it may run on the whole batch and not on a single sample
+    except Exception as error:  # the function may run on the whole batch but not on a single sample
         raise _does_not_run(flags.apply, params, inputs, error) from error
 
 
 def _does_not_run(name: str, params: Any, inputs: list[np.ndarray], error: Exception) -> ValueError:
     shapes = ", ".join(str(each.shape) for each in inputs)
-    said = _said(error)
+    reason = _message(error)
     if isinstance(error, KeyError):
-        there = paths(params)
-        more = f" and {len(there) - 8} more" if len(there) > 8 else ""
-        said = f"there is no {said}; the parameters are {', '.join(there[:8])}{more}."
-    return ValueError(f"{name} does not run on these parameters and inputs {shapes}: {said}")
+        known = paths(params)
+        more = f" and {len(known) - 8} more" if len(known) > 8 else ""
+        reason = f"there is no {reason}; the parameters are {', '.join(known[:8])}{more}."
+    return ValueError(f"{name} does not run on these parameters and inputs {shapes}: {reason}")
 
 
 def _drawable(picture: Path) -> None:
-    """Raises ValueError, before any work is done, if no picture can be written there."""
+    """Raises ValueError, before any work is done, if the picture cannot be written."""
     if picture.suffix.lower() not in PICTURES:
         raise ValueError(f"--picture must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}; got {picture}.")
     if picture.is_dir():
         raise ValueError(f"the picture {picture} is a folder; name a file.")
-    there = next(path for path in (picture, *picture.absolute().parents) if path.exists())
-    if not os.access(there, os.W_OK) or (there != picture and not there.is_dir()):
-        raise ValueError(f"the picture {picture} cannot be written: {there} is no folder that may be written in.")
+    parent = next(path for path in (picture, *picture.absolute().parents) if path.exists())
+    if not os.access(parent, os.W_OK) or (parent != picture and not parent.is_dir()):
+        raise ValueError(f"the picture {picture} cannot be written: {parent} is not a writable folder.")
 
 
 def _draw(found: dormant.Report, flags: Scan) -> None:
     assert flags.picture is not None
     flags.picture.parent.mkdir(parents=True, exist_ok=True)
-    portrait(found, flags.checkpoint.name).savefig(flags.picture)
+    report_picture(found, flags.checkpoint.name).savefig(flags.picture)
     print(f"Picture: {flags.picture}")
 
 
-def _said(error: Exception) -> str:
-    """An error's own words, at most its first 300 characters."""
+def _message(error: Exception) -> str:
+    """The message of an error, at most its first 300 characters."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= 300 else f"{words[:300]} ..."
 
@@ -269,14 +271,14 @@ LEARNING_RATE = 1e-3
 
 
 def probed(apply: Callable[..., Any], init: Callable[..., Any], params: Any, inputs: Sequence[Any], steps: int) -> str:
-    """One line: the error left of random targets, and of those a fresh network's, both averaged over sets of them.
+    """One line: the error after fitting random targets, and that of a fresh network, averaged over sets of targets.
 
-    Raises ValueError if `init` does not run on a key, draws other parameters than the saved ones, or for no step.
+    Raises ValueError if `init` does not run on a key or draws parameters of another structure.
     """
     params, fresh = jax.tree.map(jax.numpy.asarray, params), _fresh(init, params)
     network = Network(trace(apply, params, *inputs), init, optax.adam(LEARNING_RATE))
 
-    # Step by step and not in a loop of XLA's, where its CPU backend is slow at convolutions.
+    # Not in a loop of XLA's, in which its CPU backend computes convolutions slowly.
     step = jax.jit(lambda learner, targets: fitting_step(learner, apply, network, targets, *inputs), donate_argnums=0)
 
     def error(params: Any, key: jax.Array) -> float:
@@ -297,7 +299,7 @@ def probed(apply: Callable[..., Any], init: Callable[..., Any], params: Any, inp
 def _fresh(init: Callable[..., Any], params: Any) -> Any:
     try:
         fresh = init(jax.random.key(0))
-    except Exception as error:  # the function is the user's, and so is whatever it raises
+    except Exception as error:  # the user's function can raise anything
         raise ValueError(f"--init does not run on a random key: {error}") from error
     shapes, expected = (jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), each) for each in (fresh, params))
     if shapes != expected:

@@ -12,9 +12,9 @@ import tyro
 from dormant.cli.atari import TrainAtari, atari_training
 from dormant.cli.control import TrainControl, control_training
 from dormant.cli.flags import Agent, Settings, agent_for, check_seconds, environment, first_look, intervention, seeds_of
-from dormant.cli.progress import following
+from dormant.cli.progress import progress_bar
 from dormant.cli.refusal import held_back, refuse
-from dormant.lab.machine import keep_compiled_code, pin, spread
+from dormant.lab.machine import keep_compiled_code, pin, spread_seeds
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.lab.runs.runner import FULL, run
 from dormant.rl.control_loop import ControlTraining
@@ -108,7 +108,7 @@ def train(flags: Train | TrainAtari | TrainControl) -> int:
         refuse(error.args[0])
     try:
         done = folder.done.exists()
-        with following(folder, flags.steps, frames=isinstance(flags, TrainAtari)) as update, held_back():
+        with progress_bar(folder, flags.steps, frames=isinstance(flags, TrainAtari)) as update, held_back():
             run(what, flags.run_dir, update, flags.checkpoint_seconds)
     except RunRefused as error:
         refuse(error)
@@ -130,7 +130,7 @@ def _prepared(
     if flags.core is not None:
         pin(flags.core)
     elif isinstance(flags, Train):
-        spread(flags.seeds)
+        spread_seeds(flags.seeds)
     keep_compiled_code()
     what = _described(flags)
     # Whether the intervention fits the network shows when both are put together; this computes nothing.

@@ -1,4 +1,8 @@
-"""What the runs of a comparison say: the setting that each method chose, and its row in the table."""
+"""The results of a comparison: the setting that each method chose, and the table of methods.
+
+`dormant.experiments.comparison` makes the runs. This file is apart because reading runs needs polars, which other
+commands work without.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -8,20 +12,21 @@ import polars as pl
 
 from dormant.experiments.comparison import GROUNDS, Record, Suite, fewer_dormant, higher_return
 from dormant.experiments.methods import PLAIN, candidates, title
-from dormant.lab.design import Claim, Scale
+from dormant.lab.design import Scale
 from dormant.lab.judging.claims import Verdict, judge
 from dormant.lab.judging.intervals import Interval, bootstrap_interval, iqm, stratified_interval
 from dormant.lab.judging.quantities import pairs
 
-HEADS = ("Method", "Setting", "Return, of plain DQN's", "Dormant neurons", "Time, of plain DQN's", "Runs")
+HEADS = ("Method", "Setting", "Return / plain DQN", "Dormant neurons", "Time / plain DQN", "Runs")
 
 
 class Row(NamedTuple):
-    """A method beside the plain agent.
+    """One method beside the plain agent.
 
-    `returns` is the interquartile mean of all runs' returns over the second half, each over the plain agent's mean in
-    that environment, with bounds by the percentile bootstrap; `dormant` the share of dormant neurons (τ = 0.1) then,
-    with a t-interval; `cost` the time of training over the plain agent's; the verdicts compare pairs of runs.
+    `returns` is the interquartile mean of the runs' returns in the second half of training, each divided by the plain
+    agent's mean return in that environment, with bootstrap bounds. `dormant` is the fraction of dormant neurons
+    (τ = 0.1) in the second half, with a t-interval. `cost` is the training time divided by the plain agent's. The
+    verdicts compare pairs of runs; the plain agent has none.
     """
 
     method: str
@@ -34,52 +39,51 @@ class Row(NamedTuple):
     fewer_dormant: Verdict | None
 
 
-def row(arm: str, setting: str, cost: float | None, higher: Claim, fewer: Claim, frame: pl.DataFrame) -> Row:
-    """The row of a method, out of a table of `results.read`; that of the plain agent, which the claims compare with,
-    has no verdicts."""
-    returns, dormant = pairs(higher, frame), pairs(fewer, frame)
-    shares = returns.mine / np.nanmean(returns.theirs, axis=0)
-    verdicts = (None, None) if arm == higher.against else (judge(higher, frame), judge(fewer, frame))
-    runs = int(np.isfinite(returns.mine).sum())
-    return Row(arm, setting, bootstrap_interval(iqm, shares), stratified_interval(dormant.mine), cost, runs, *verdicts)
-
-
-def told(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
-    """The cells of each row as text, the highest return first."""
-    for each in sorted(rows, key=lambda row: -row.returns.estimate):
-        dormant = "{:.1%} [{:.1%}, {:.1%}]".format(*each.dormant)
-        cost = "not measured" if each.cost is None else f"{each.cost:.2f}"
-        returns = "{:.2f} [{:.2f}, {:.2f}]".format(*each.returns)
-        yield each.method, each.setting, returns, dormant, cost, str(each.runs)
-
-
 def chosen(suite: Suite, scale: Scale, names: Sequence[str], frame: pl.DataFrame) -> dict[str, str]:
-    """The setting of the plain agent and of each method with the highest return in the tuning runs.
+    """Per method, and for the plain agent, the setting with the highest return in the tuning runs.
 
-    Raises ValueError for a method none of whose runs has measured a return.
+    Raises ValueError for a method without a measured return.
     """
     return {name: _best(name, suite, scale, frame) for name in (PLAIN, *names)}
 
 
 def _best(name: str, suite: Suite, scale: Scale, frame: pl.DataFrame) -> str:
-    settings = candidates(name, GROUNDS[suite][scale].bench)
-    returns = {each: _tuned(frame, f"{title(name)}, {each}") for each in settings}
-    measured = {setting: value for setting, value in returns.items() if not np.isnan(value)}
-    if not measured:
+    returns = {}
+    for setting in candidates(name, GROUNDS[suite][scale].bench):
+        values = pairs(higher_return(f"{title(name)}, {setting}"), frame).arm
+        if values.size and not np.isnan(values.mean()):
+            returns[setting] = float(values.mean())
+    if not returns:
         raise ValueError(f"no finished tuning run of {title(name)} has measured a return; run the same command again.")
-    return max(measured, key=lambda setting: measured[setting])
+    return max(returns, key=lambda setting: returns[setting])
 
 
-def _tuned(frame: pl.DataFrame, arm: str) -> float:
-    found = pairs(higher_return(arm), frame).mine
-    return float(found.mean()) if found.size else np.nan
-
-
-def table(record: Record, frame: pl.DataFrame) -> list[Row]:
-    """A row for each method that has a finished run, the plain agent first."""
-    there = set(frame["arm"])
+def rows(record: Record, frame: pl.DataFrame) -> list[Row]:
+    """One row per method that has a finished run, from a table of `judging.table.read`; the plain agent comes first."""
+    finished = set(frame["arm"])
+    chosen_settings = ((title(name), name, setting) for name, setting in record.chosen.items())
     return [
-        row(arm, setting, record.cost.get(name), higher_return(arm), fewer_dormant(arm), frame)
-        for name, setting in record.chosen.items()
-        if (arm := title(name)) in there
+        _row(arm, setting, record.cost.get(name), frame) for arm, name, setting in chosen_settings if arm in finished
     ]
+
+
+def _row(arm: str, setting: str, cost: float | None, frame: pl.DataFrame) -> Row:
+    higher, fewer = higher_return(arm), fewer_dormant(arm)
+    returns, dormant = pairs(higher, frame), pairs(fewer, frame)
+    shares = returns.arm / np.nanmean(returns.against, axis=0)
+    verdicts = (None, None) if arm == PLAIN else (judge(higher, frame), judge(fewer, frame))
+    runs = int(np.isfinite(returns.arm).sum())
+    return Row(arm, setting, bootstrap_interval(iqm, shares), stratified_interval(dormant.arm), cost, runs, *verdicts)
+
+
+def table(record: Record, frame: pl.DataFrame) -> list[tuple[str, ...]]:
+    """The table of methods as text: the column heads, then the rows, highest return first."""
+    return [HEADS, *_cells(rows(record, frame))]
+
+
+def _cells(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
+    for row in sorted(rows, key=lambda row: -row.returns.estimate):
+        dormant = "{:.1%} [{:.1%}, {:.1%}]".format(*row.dormant)
+        cost = "not measured" if row.cost is None else f"{row.cost:.2f}"
+        returns = "{:.2f} [{:.2f}, {:.2f}]".format(*row.returns)
+        yield row.method, row.setting, returns, dormant, cost, str(row.runs)

@@ -1,23 +1,24 @@
-"""What is reproduced, as values: arms, what a scale costs, and what is claimed of the result."""
+"""An experiment as a value: its arms, its size at each scale, its claims and its plots."""
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from dormant.rl.envs.mujoco import MuJoCo
 from dormant.supervised.images import ImageSet
 
 Scale = Literal["smoke", "pilot", "laptop", "paper"]
+FAMILIES = {"Atari": "ALE"}  # the class of a game's environment -> its name, if they differ
 SCALES: tuple[Scale, ...] = ("smoke", "pilot", "laptop", "paper")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of a figure: a training whose environment and seeds the design fills in."""
+    """One line of a figure: a training without its environment and seeds, which the design fills in."""
 
     name: str
-    training: Any  # a frozen dataclass with `env` and `seeds`, as `lab.runs.runner.Training` wants it
+    training: Any  # a frozen dataclass with `env` and `seeds`, such as a `lab.runs.runner.Training`
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,17 @@ class Design:
     arms: tuple[Arm, ...]
     environments: tuple[Any, ...]
     seeds: tuple[int, ...]
-    leaves_out: str = ""  # what the paper's figure has and this design has not, as a sentence
+    leaves_out: str = ""  # a sentence about the parts of the paper's figure that this design lacks
 
     def cells(self) -> Iterator["Cell"]:
-        """Each arm in each environment, with all seeds."""
+        """Yields each arm in each environment, with all seeds."""
         for arm in self.arms:
             for environment in self.environments:
                 yield Cell(arm.name, name_of(environment), replace(arm.training, env=environment, seeds=self.seeds))
 
 
 class Cell(NamedTuple):
-    """An arm in an environment."""
+    """An arm in one environment."""
 
     arm: str
     environment: str
@@ -46,18 +47,17 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number for each seed: a metric of the run, brought down to its end, its mean (the area under it), or its start.
+    """One number per seed: a metric of the run, reduced to its end, its mean, its start or its lowest value.
 
-    The start and the end are those of what was measured, and the lowest is that of what was measured after the start.
-    Log points before the share `after` of the run are left out of its mean. `reset_age` leaves out, from everything,
-    log points at which the network of either arm is not that many reset periods old, from the first bound on and before
-    the second: right after a reset an agent plays like a new one, and how many of its evaluations fall there is an
-    accident of their periods. Arms without resets have any age.
+    Only measured values count; `judging.quantities.reduced` defines the reductions. The mean ignores log points before
+    the share `after` of the run. `reset_age` keeps only log points at which the networks of both arms are that many
+    reset periods old, from the first bound to just below the second. Shortly after a reset an agent plays like a new
+    one, and the number of evaluations at that time is an accident of the periods. Arms without resets fit any age.
 
     >>> Quantity("eval_return", "mean", after=0.5, reset_age=(0.5, math.inf)).metric
     'eval_return'
 
-    Raises ValueError for a share of the run outside of [0, 1), and for ages that do not rise.
+    Raises ValueError for a share outside [0, 1), and for ages that do not increase.
     """
 
     metric: str
@@ -69,21 +69,21 @@ class Quantity:
         if not 0 <= self.after < 1:
             raise ValueError(f"after must be a share of the run in [0, 1), got {self.after}.")
         if self.after and self.reduce != "mean":
-            raise ValueError(f"after is for reduce='mean' only, got reduce={self.reduce!r}; leave it out.")
+            raise ValueError(f"after needs reduce='mean', got reduce={self.reduce!r}; leave it out.")
         if not 0 <= self.reset_age[0] < self.reset_age[1]:
-            raise ValueError(f"reset_age must be two rising numbers of reset periods, got {self.reset_age}.")
+            raise ValueError(f"reset_age must be two increasing numbers of reset periods, got {self.reset_age}.")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That one arm's quantity is above (or below) another's, or its own at the run's start, by an effect that matters.
+    """The claim that one arm's quantity is higher (or lower) than another's by at least the effect `smallest`.
 
-    `by="ratio"` compares quotients, with 1 for no effect, so that `smallest` is 1.5, or 0.67 for "lower";
-    `by="difference"` compares differences, with 0 for none, so that it is 0.1, or -0.1 for "lower". On the other side
-    of no effect it makes the claim one of doing no harm: "higher" than 0.9 says that less than a tenth is lost.
-    `against=None` means the arm's own start.
+    `against=None` compares the arm with its own start. `by="ratio"` compares quotients: no effect is 1, and `smallest`
+    is for example 1.5, or 0.67 for "lower". `by="difference"` compares differences: no effect is 0, and `smallest` is
+    for example 0.1, or -0.1 for "lower". If `smallest` lies on the other side of no effect, it claims that no harm is
+    done: "higher" with a ratio of 0.9 claims that less than a tenth is lost.
 
-    Raises ValueError for a smallest quotient that is not above zero.
+    Raises ValueError for a smallest ratio that is not positive.
     """
 
     statement: str
@@ -96,24 +96,23 @@ class Claim:
 
     def __post_init__(self) -> None:
         if self.by == "ratio" and not self.smallest > 0:
-            raise ValueError(f"smallest must be a quotient above 0, got {self.smallest}; 1 is no effect.")
+            raise ValueError(f"smallest must be positive for a ratio, got {self.smallest}; 1 is no effect.")
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: a metric over time for each arm, or its end over the replay ratio where `over` says so."""
+    """One plot: a metric over `over` for each arm. Over "replay_ratio", it shows the ends of the runs."""
 
     title: str
     metric: str
     over: Literal["agent_steps", "gradient_steps", "epoch", "replay_ratio"] = "agent_steps"
-    arms: tuple[str, ...] = ()  # all, if none is named
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A figure of the paper: what is run at each scale, what is drawn, what is claimed.
+    """A figure of the paper: its design at each scale, its panels and its claims.
 
-    `published` names the panels of shared curves in published.csv that stand beside ours.
+    `published` names panels in published.csv, whose curves are drawn next to ours.
     """
 
     name: str
@@ -122,12 +121,12 @@ class Experiment:
     panels: tuple[Panel, ...] = ()
     claims: tuple[Claim, ...] = ()
     published: tuple[str, ...] = ()
-    settings: str = field(default="")  # a plain sentence about what differs from the paper
-    command: str = ""  # what makes it, where that is not `dormant figure`
+    settings: str = ""  # a sentence about the differences from the paper
+    command: str = ""  # the command that makes it, if that is not `dormant figure`
 
 
 def name_of(environment: Any) -> str:
-    """The name that the command line gives an environment.
+    """The name of an environment on the command line.
 
     >>> from dormant.rl.envs.minatar import MinAtar
     >>> name_of(MinAtar("Breakout")), name_of(MuJoCo("Hopper-v5"))
@@ -137,5 +136,5 @@ def name_of(environment: Any) -> str:
         return environment.task
     if isinstance(environment, ImageSet):
         return environment.name
-    family = {"Atari": "ALE"}.get(type(environment).__name__, type(environment).__name__)
-    return f"{family}/{environment.game}"
+    kind = type(environment).__name__
+    return f"{FAMILIES.get(kind, kind)}/{environment.game}"

@@ -15,13 +15,13 @@ PACKAGES = ("dormant", "jax", "jaxlib", "numpy", "optax", "pgx", "orbax-checkpoi
 
 
 def cores() -> tuple[int, ...]:
-    """The cores this process may use, in order."""
+    """The CPU cores that this process may use, in order."""
     affinity = getattr(os, "sched_getaffinity", None)  # macOS has no such call
     return tuple(sorted(affinity(0))) if affinity else tuple(range(os.cpu_count() or 1))
 
 
 def pin(core: int) -> None:
-    """Keeps this process on one core, where the system can do that; XLA then makes one thread.
+    """Keeps this process on one core if the system supports it. XLA then uses one thread.
 
     Raises ValueError if the process may not use that core.
     """
@@ -32,15 +32,15 @@ def pin(core: int) -> None:
 
 
 def accelerated() -> bool:
-    """Whether JAX computes on something else than a CPU, whose memory is left to the processes to come."""
+    """Whether JAX uses an accelerator. Turns off preallocation, which would take the memory of other processes."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     return jax.default_backend() != "cpu"
 
 
-def spread(seeds: int) -> None:
-    """Makes a CPU as many devices as give every core an equal share of several seeds.
+def spread_seeds(seeds: int) -> None:
+    """Splits the CPU into several JAX devices, so that every core gets an equal share of the seeds.
 
-    Products as small as MinAtar's gain less from a second thread than from a second seed (LOG.md).
+    Matrix products as small as MinAtar's gain less from a second thread than from a second seed (LOG.md).
     """
     shares = [count for count in range(1, 4 * len(cores()) + 1) if seeds % count == 0]
     if seeds > 1:
@@ -48,16 +48,16 @@ def spread(seeds: int) -> None:
 
 
 def keep_compiled_code() -> None:
-    """Lets a resumed run load what an earlier one compiled, unless the user has chosen a place for it."""
+    """Caches compiled code on disk for later runs, unless the user has chosen a folder for it."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(caches / "dormant"))
 
 
 def compile_quickly() -> None:
-    """Makes XLA spend less time on code that is to run for seconds: half as much, for code that is some times slower.
+    """Halves XLA's compile time and makes the code several times slower. For code that runs for seconds.
 
-    Only for a process that has computed nothing yet, since XLA reads its flags once.
+    XLA reads its flags once, so the process must not have computed anything yet.
     """
     given = os.environ.get("XLA_FLAGS", "")
     if "xla_backend_optimization_level" not in given:
@@ -65,7 +65,7 @@ def compile_quickly() -> None:
 
 
 def origin() -> dict[str, Any]:
-    """When, by which command, with which code and on which device this process runs."""
+    """The time, command, code version and device of this process."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -79,7 +79,7 @@ def origin() -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
-    """The version of an installed package, None where it is missing."""
+    """The version of an installed package, None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -87,8 +87,8 @@ def version(package: str) -> str | None:
 
 
 def revision() -> str:
-    """The git revision of dormant's own checkout, with "-dirty" where it has changes; "unknown" outside of one."""
-    # An installed copy may lie inside somebody else's checkout, whose revision says nothing about this code.
+    """The git revision of dormant's checkout, with "-dirty" if it has changes. "unknown" without a checkout."""
+    # An installed copy may lie in another project's checkout, whose revision is unrelated.
     source = Path(__file__).parents[2]
     if not (source / ".git").exists():
         return "unknown"

@@ -10,7 +10,7 @@ import numpy as np
 from jax import core
 from jaxtyping import Array, PyTree
 
-from .. import jaxlib_faults
+from .. import packages
 from ..wiring import Activation, Wiring, paths
 from .audit import audit
 from .kernels import convolution, product
@@ -45,7 +45,7 @@ def trace(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any) -> Wirin
 
     Raises TraceError if it finds no layer at all.
     """
-    jaxlib_faults.warn_once()
+    packages.warn_once()
     cache: dict[Any, tuple[Program, Found]] = {}
     found = _traced(apply, params, inputs, cache)[1]
 

@@ -34,17 +34,17 @@ def refusal(monkeypatch, tmp_path, capsys):
     ("arguments", "line"),
     [
         ("--ray auto --slurm", "dormant: --ray and --slurm exclude each other; choose one."),
-        ("--gpus 1", "dormant: --gpus is for --ray or --slurm; give that too, or leave it out."),
-        ("--ray auto --partition long", "dormant: --partition is for --slurm; give that too, or leave it out."),
+        ("--gpus 1", "dormant: --gpus needs --ray or --slurm; add --ray or --slurm, or leave out --gpus."),
+        ("--ray auto --partition long", "dormant: --partition needs --slurm; add --slurm, or leave out --partition."),
         ("--ray auto --workers 0", "dormant: --workers must be at least 1, got 0."),
         ("--ray auto --cpus 0", "dormant: a run needs at least 1 core and 0 GPUs, got 0 and 0."),
         ("--slurm --memory-gb 0", "dormant: a run's memory must be above 0 GB, got 0."),
         ("--slurm --hours 0", "dormant: a run needs at least a minute, got 0 hours."),
         (
             "--ray head",
-            "dormant: --ray must be HOST:PORT of a cluster's head, or auto for the one of this machine, got",
+            "dormant: --ray must be HOST:PORT of a cluster's head, or auto for the cluster of this machine, got",
         ),
-        ("--ray ray://head:10001", "dormant: --ray must be HOST:PORT of a cluster's head, or auto for the one of"),
+        ("--ray ray://head:10001", "dormant: --ray must be HOST:PORT of a cluster's head, or auto for the cluster of"),
         ("--slurm", "dormant: there is no SLURM here (Could not detect"),
     ],
 )
@@ -77,7 +77,7 @@ def test_a_missing_extra_is_named(tmp_path, package, extra, flags):
 def test_a_dry_run_needs_no_cluster(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("COLUMNS", "160")
     assert run(["figure", "fig09", "--dry-run", "--slurm", "--workers", "3", "--run-dir", str(tmp_path)]) == 0
-    assert "Time is that of 3 workers" in capsys.readouterr().out
+    assert "Estimated time with 3 workers" in capsys.readouterr().out
 
 
 def test_the_head_of_a_cluster_makes_no_device(tmp_path):

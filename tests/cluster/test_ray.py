@@ -15,7 +15,7 @@ from dormant.lab.crews.cluster import NoCluster, Resources
 from dormant.lab.crews.jobs import jobs
 from dormant.lab.crews.local import Processes
 from dormant.lab.crews.on_ray import RayCluster
-from dormant.lab.crews.scheduler import work_off
+from dormant.lab.crews.scheduler import run_all
 from dormant.lab.design import Design, Experiment
 from dormant.lab.machine import cores
 from dormant.lab.runs.folder import in_use
@@ -67,13 +67,13 @@ def test_a_node_is_lost_in_the_middle_and_every_run_ends_as_in_one_process(clust
 
     with node(3, f"--address={cluster}") as other:
         saboteur = Saboteur(other, [job.path for job in todo])
-        board = work_off(todo, RayCluster(cluster, tmp_path / "ray", checkpoint_seconds=0.0), watch)
+        board = run_all(todo, RayCluster(cluster, tmp_path / "ray", checkpoint_seconds=0.0), watch)
     assert [each.state for each in board.standings] == ["done"] * len(todo)
     assert max(nodes_at_work) == 2
     (message,) = {message for state, message in said[saboteur.hit] if state == "waiting" and message}
     assert "node" in message and len(message) < 250
     alone = [job._replace(path=tmp_path / "one" / job.path.relative_to(tmp_path / "ray")) for job in todo]
-    assert work_off(alone, Processes(cores()[:1])).count("done") == len(todo)
+    assert run_all(alone, Processes(cores()[:1])).count("done") == len(todo)
     for here, there in zip(alone, todo, strict=True):
         names = assert_same_run(here.path, there.path, there.training.agent_steps)
         assert any("params" in name for name in names)
@@ -104,7 +104,7 @@ def test_ctrl_c_ends_what_runs_on_the_cluster_and_says_how_to_go_on(cluster, tmp
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     told, said = process.communicate(timeout=60)
-    assert (process.returncode, said.strip()) == (130, "Stopped; the same command goes on with runs.")
+    assert (process.returncode, said.strip()) == (130, "Stopped; the same command resumes the runs in runs.")
     assert "queued: slow on Place/Line, seed 0" in told and "running: slow on Place/Line, seed 0" in told
     (begun,) = (file.parent for file in tmp_path.rglob("metrics.jsonl"))
     while in_use(begun):

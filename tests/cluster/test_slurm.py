@@ -11,7 +11,7 @@ from dormant.lab.crews import cluster, on_slurm
 from dormant.lab.crews.cluster import NoCluster, Resources
 from dormant.lab.crews.jobs import Job
 from dormant.lab.crews.on_slurm import SlurmArray, Terms, record
-from dormant.lab.crews.scheduler import work_off
+from dormant.lab.crews.scheduler import run_all
 from dormant.lab.runs.folder import RunFolder
 from dormant.lab.runs.runner import run
 
@@ -22,7 +22,7 @@ def queue(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setattr(on_slurm, "CENSUS_SECONDS", 0.0)
     monkeypatch.setattr(on_slurm, "GRACE_SECONDS", 1.0)
-    monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.1)
     return folder
 
 
@@ -54,7 +54,7 @@ def test_one_array_runs_all_and_one_lost_and_one_that_crashed_are_sent_again(que
             lose_node(queue, "100_0")
             lost.append(board.standings[0])
 
-    board = work_off(todo, SlurmArray(root, checkpoint_seconds=0.0), watch)
+    board = run_all(todo, SlurmArray(root, checkpoint_seconds=0.0), watch)
     assert [each.state for each in board.standings] == ["done", "done", "failed", "done"]
     assert [each.tries for each in board.standings] == [0, 1, 2, 0]
     assert {state for each in states for state in each} >= {"running", "waiting"}
@@ -89,9 +89,9 @@ def test_a_command_that_was_stopped_follows_what_it_had_sent(queue, tmp_path, wh
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        work_off([job(path, seconds=4.0)], SlurmArray(tmp_path / "runs"), stop)
+        run_all([job(path, seconds=4.0)], SlurmArray(tmp_path / "runs"), stop)
     assert not RunFolder(path).done.exists()
-    board = work_off([job(path, seconds=4.0)], SlurmArray(tmp_path / "runs"))
+    board = run_all([job(path, seconds=4.0)], SlurmArray(tmp_path / "runs"))
     assert board.standings[0].state == "done" and metrics(path) == whole
     assert len(list(queue.glob("*.sh"))) == 1
 
@@ -103,7 +103,7 @@ def test_a_run_whose_time_is_up_is_queued_again_and_goes_on(queue, tmp_path, who
         if not sent and board.standings[0].agent_steps >= 4:
             sent.append(time_is_up(queue, "100"))
 
-    board = work_off([job(path, seconds=2.0)], SlurmArray(tmp_path / "runs", checkpoint_seconds=0.0), watch)
+    board = run_all([job(path, seconds=2.0)], SlurmArray(tmp_path / "runs", checkpoint_seconds=0.0), watch)
     assert len(sent) == 1 and board.standings[0].state == "done" and board.standings[0].tries == 0
     assert metrics(path) == whole
     assert (queue / "100.out").read_text().count("Starting with JobEnvironment") == 2
@@ -117,7 +117,7 @@ def test_what_was_cancelled_is_not_sent_again(queue, tmp_path):
         states.append(board.standings[0].state)
         (queue / "100.state").write_text("CANCELLED")
 
-    board = work_off([job(tmp_path / "runs" / "seed0")], SlurmArray(tmp_path / "runs"), cancel)
+    board = run_all([job(tmp_path / "runs" / "seed0")], SlurmArray(tmp_path / "runs"), cancel)
     (standing,) = board.standings
     assert (standing.state, standing.message) == ("failed", "SLURM's job 100 ended: CANCELLED")
     assert states[0] == "queued"
@@ -126,7 +126,7 @@ def test_what_was_cancelled_is_not_sent_again(queue, tmp_path):
 def test_what_slurm_refuses_is_said_in_its_words(queue, tmp_path):
     (queue / "refuse").write_text("invalid partition specified: loong")
     with pytest.raises(NoCluster, match="SLURM refuses the runs: invalid partition specified: loong"):
-        work_off([job(tmp_path / "runs" / "seed0")], SlurmArray(tmp_path / "runs", terms=Terms(partition="loong")))
+        run_all([job(tmp_path / "runs" / "seed0")], SlurmArray(tmp_path / "runs", terms=Terms(partition="loong")))
 
 
 def test_where_there_is_no_slurm_that_is_said(tmp_path):

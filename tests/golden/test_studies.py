@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from learning.probes import GAMMA, PROBES, Probe
 
-from dormant.lab.runs.description import beside, place
+from dormant.lab.runs.description import run_path, sibling_path
 from dormant.lab.runs.folder import RunFolder, rows
 from dormant.lab.runs.runner import last_state, run
 from dormant.rl import transitions
@@ -33,11 +33,11 @@ TRAINING = OfflineTraining(
 
 
 def test_offline_training_goes_on_from_what_a_run_remembers(tmp_path):
-    path = place(tmp_path, "smoke", TRAINING, (5,))
+    path = run_path(tmp_path, "smoke", TRAINING)
     folder = run(TRAINING, path)
 
     (played,) = TRAINING.needs
-    first = RunFolder(beside(path, played))
+    first = RunFolder(sibling_path(path, played))
     assert first.done.exists() and first.path.parent.name.startswith("dqn-rr0.5-")
     ring = last_state(played, first).replay
     logged = transitions.read(folder.replay / "seed5.npz")

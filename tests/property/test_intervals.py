@@ -9,19 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dormant.lab.design import Claim, Quantity
-from dormant.lab.judging import intervals
 from dormant.lab.judging.claims import verdict
-from dormant.lab.judging.intervals import (
-    bootstrap_bounds,
-    half_width,
-    performance_profile,
-    probability_of_improvement,
-    stratified_interval,
-)
+from dormant.lab.judging.intervals import bootstrap_interval, half_width, iqm, mean, stratified_interval
 from dormant.lab.judging.quantities import Pairs
 
 VALUES = st.integers(-800, 800).map(lambda number: number / 8)  # sums of eighths are exact
-AGGREGATES = [intervals.iqm, intervals.mean, intervals.median]
+AGGREGATES = [iqm, mean]
 CLAIM = Claim("", Quantity("loss"), "A", "B", "higher", 0.5)
 
 
@@ -46,11 +39,7 @@ def test_an_aggregate_forgets_the_order_of_seeds_follows_a_shift_and_lies_among_
     assert table.min() <= value + 1e-9 and value <= table.max() + 1e-9
 
 
-@pytest.mark.parametrize(
-    "aggregate",
-    [*AGGREGATES, intervals.optimality_gap, lambda table: performance_profile(table, np.array([-1.0, 0.0, 2.0]))],
-    ids=["iqm", "mean", "median", "optimality gap", "profile"],
-)
+@pytest.mark.parametrize("aggregate", AGGREGATES, ids=lambda function: function.__name__)
 @given(table=tables())
 def test_a_seed_without_values_changes_nothing_and_leading_axes_are_mapped_over(aggregate, table):
     longer = np.vstack([table, np.full((1, table.shape[1]), np.nan)])
@@ -59,23 +48,9 @@ def test_a_seed_without_values_changes_nothing_and_leading_axes_are_mapped_over(
     np.testing.assert_allclose(aggregate(stack), [aggregate(each) for each in stack], atol=1e-9)
 
 
-@given(table=tables(), thresholds=arrays(float, 5, elements=VALUES))
-def test_a_profile_is_a_share_that_falls(table, thresholds):
-    profile = performance_profile(table, np.sort(thresholds))
-    assert (np.diff(profile) <= 0).all()
-    assert ((profile >= 0) & (profile <= 1)).all()
-
-
-@given(first=tables(3), second=tables(3))
-def test_improvement_one_way_and_the_other_add_up_to_one(first, second):
-    there, back = probability_of_improvement(first, second), probability_of_improvement(second, first)
-    np.testing.assert_allclose(there + back, 1.0)
-    np.testing.assert_allclose(probability_of_improvement(2 * first + 1, 2 * second + 1), there)
-
-
 @given(table=tables())
 def test_bootstrap_bounds_lie_among_the_values(table):
-    low, high = bootstrap_bounds(intervals.iqm, table, resamples=50)
+    _, low, high = bootstrap_interval(iqm, table, resamples=50)
     assert table.min() - 1e-9 <= low <= high <= table.max() + 1e-9
 
 
@@ -85,7 +60,6 @@ def test_a_t_interval_follows_shift_and_scale_and_is_wider_with_fewer_degrees_of
     moved = np.array(stratified_interval(scale * (table + shift)))
     np.testing.assert_allclose(moved, scale * (interval + shift), rtol=1e-6, atol=1e-7 * scale)
     assert half_width(table, "welch") <= half_width(table, "fewest") + 1e-9
-    assert half_width(table, confidence=0.9) <= half_width(table, confidence=0.95)
 
 
 def judged(claim, mine, theirs):

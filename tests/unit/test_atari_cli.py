@@ -8,7 +8,6 @@ import pytest
 from dormant import Every, ReDo, Reset
 from dormant.cli import run, train
 from dormant.cli.flags import environment
-from dormant.cli.progress import following, news
 from dormant.lab.runs.folder import RunFolder
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.atari_networks import ImpalaResNet, NatureCNN
@@ -159,8 +158,8 @@ def test_the_bar_says_frames_return_and_dormant_fraction(tmp_path, capsys, monke
         {"seed": 1, "agent_steps": 100, "dormant/0.1/all": 0.3, "train_return": None},
     ]
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in table))
-    assert news(folder) == ["return -20.5", "dormant 25%"]
-    with following(folder, 100, frames=True) as update:
+    assert progress.newest_values(folder) == ["return -20.5", "dormant 25%"]
+    with progress.progress_bar(folder, 100, frames=True) as update:
         update(0)
         update(100)
     shown = capsys.readouterr().out

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dormant.lab.drawing.curves import ends, iqm_band, measured, normalised, stratified_band, t_band
+from dormant.lab.drawing.curves import ends, iqm_band, measured, normalised, stratified_band
 from dormant.lab.judging.intervals import iqm, mean_interval, stratified_interval
 
 ROWS = [
@@ -49,8 +49,8 @@ def test_the_band_is_the_interval_of_each_point(rng):
     seeds = rng.normal(size=(5, 8))
     seeds[1:, 2] = seeds[:, 3] = seeds[0, 4] = np.nan
     expected = np.array([mean_interval(seeds[:, point]) for point in range(8)]).T
-    np.testing.assert_allclose(t_band(seeds), expected, rtol=1e-12)
-    assert np.isnan(t_band(seeds)[1][2]) and np.isnan(t_band(seeds)[0][3])
+    np.testing.assert_allclose(stratified_band(seeds[:, None]), expected, rtol=1e-12)
+    assert np.isnan(stratified_band(seeds[:, None])[1][2]) and np.isnan(stratified_band(seeds[:, None])[0][3])
 
 
 def test_bands_over_environments_are_the_labs_statistics(rng):

@@ -9,7 +9,7 @@ import pytest
 
 from dormant.lab.design import Claim, Experiment, Quantity
 from dormant.lab.judging.claims import judge, judged
-from dormant.lab.judging.quantities import number
+from dormant.lab.judging.quantities import reduced
 
 T2 = 4.302653  # the quantile of Student's distribution with two degrees of freedom, for 95 %
 DORMANT = "dormant/0.1/all"
@@ -68,7 +68,7 @@ def test_an_interval_around_no_effect_is_inconclusive():
     verdict = judge(FEWER, both([0.10, 0.30, 0.20], [0.40, 0.35, 0.60]))
     # Differences of -0.3, -0.05 and -0.4: half a width of 0.447 on either side of -0.25.
     assert verdict.high > 0
-    assert (verdict.verdict, verdict.why) == ("inconclusive", "The interval holds both 0 and what is claimed.")
+    assert (verdict.verdict, verdict.why) == ("inconclusive", "The interval contains both 0 and the claimed effect.")
 
 
 def test_an_effect_of_a_size_that_is_open_is_inconclusive():
@@ -109,14 +109,14 @@ def test_a_quotient_of_zero_is_a_hundredth_and_of_two_zeros_one():
 def test_a_quotient_of_negative_values_is_not_judged():
     verdict = judge(HALF, both([-0.1, 0.1, 0.1], [0.4, 0.4, 0.4]))
     assert verdict.verdict == "inconclusive"
-    assert verdict.why.startswith("Some quotients are not defined")
+    assert verdict.why.startswith("Some quotients are undefined")
     assert math.isnan(verdict.estimate)
 
 
 def test_an_infinite_value_is_not_judged():
     verdict = judge(replace(FEWER, quantity=Quantity("loss")), both([1.0, math.inf, 1.0], [2.0, 2.0, 2.0], "loss"))
     assert verdict.verdict == "inconclusive"
-    assert verdict.why.startswith("Some differences are not defined")
+    assert verdict.why.startswith("Some differences are undefined")
 
 
 def test_returns_are_shares_of_what_they_are_compared_with_in_each_environment():
@@ -142,7 +142,7 @@ def test_returns_of_atari_are_human_normalised():
 def test_a_share_of_nothing_is_not_judged():
     verdict = judge(RETURN, both([1.0, 1.0], [0.0, 0.0], "eval_return"))
     assert verdict.verdict == "inconclusive"
-    assert verdict.why.endswith("the mean they are a share of is zero.")
+    assert verdict.why.endswith("they are divided by a mean return of zero.")
 
 
 def test_an_arm_is_compared_with_its_own_start():
@@ -171,7 +171,7 @@ def test_an_environment_with_one_pair_is_left_out_and_said():
     frame = pl.concat([both([0.1, 0.1], [0.4, 0.41]), both([0.9], [0.1], environment="MinAtar/Freeway")])
     verdict = judge(FEWER, frame)
     assert (verdict.verdict, verdict.runs, round(verdict.estimate, 6)) == ("reproduced", 2, -0.305)
-    assert verdict.why.endswith("Left out for want of pairs: MinAtar/Freeway.")
+    assert verdict.why.endswith("Environments with too few pairs: MinAtar/Freeway.")
 
 
 def test_one_pair_is_inconclusive_and_said():
@@ -225,20 +225,23 @@ STEPS = np.array([0, 100, 200, 300, 1000])
     ],
 )
 def test_a_curve_comes_down_to_one_number(reduce, after, values, expected):
-    assert number(reduce, after, STEPS, np.array(values)) == pytest.approx(expected)
+    assert reduced(reduce, after, STEPS, np.array(values)) == pytest.approx(expected)
 
 
 def test_a_curve_without_values_comes_to_nothing():
-    assert math.isnan(number("mean", 0.0, STEPS, np.full(5, math.nan)))
+    assert math.isnan(reduced("mean", 0.0, STEPS, np.full(5, math.nan)))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Quantity("loss", "mean", after=1.0), r"after must be a share of the run in \[0, 1\), got 1.0"),
-        (lambda: Quantity("loss", after=0.5), "after is for reduce='mean' only, got reduce='end'"),
-        (lambda: Quantity("loss", reset_age=(0.5, 0.5)), r"reset_age must be two rising numbers .* got \(0.5, 0.5\)"),
-        (lambda: replace(HALF, smallest=0.0), "smallest must be a quotient above 0, got 0.0"),
+        (lambda: Quantity("loss", after=0.5), "after needs reduce='mean', got reduce='end'"),
+        (
+            lambda: Quantity("loss", reset_age=(0.5, 0.5)),
+            r"reset_age must be two increasing numbers .* got \(0.5, 0.5\)",
+        ),
+        (lambda: replace(HALF, smallest=0.0), "smallest must be positive for a ratio, got 0.0"),
     ],
 )
 def test_a_claim_that_cannot_be_judged_is_refused(make, message):
@@ -248,8 +251,8 @@ def test_a_claim_that_cannot_be_judged_is_refused(make, message):
 
 def test_the_lowest_value_is_one_measured_after_the_start():
     steps, values = np.array([0, 10, 20, 30]), np.array([0.0, 0.3, np.nan, 0.1])
-    assert number("lowest", 0.0, steps, values) == 0.1
-    assert number("lowest", 0.0, steps[:1], values[:1]) == 0.0
+    assert reduced("lowest", 0.0, steps, values) == 0.1
+    assert reduced("lowest", 0.0, steps[:1], values[:1]) == 0.0
 
 
 def test_a_claim_about_every_time_is_one_about_the_lowest():

@@ -44,7 +44,7 @@ def built(monkeypatch, tmp_path):
     trainings = []
     monkeypatch.setattr(train, "run", lambda training, *rest: trainings.append(training))
     monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
-    monkeypatch.setattr(train, "spread", lambda seeds: None)  # JAX has its devices already
+    monkeypatch.setattr(train, "spread_seeds", lambda seeds: None)  # JAX has its devices already
 
     def build(*arguments):
         assert run(["train", "--run-dir", str(tmp_path / "run"), *arguments]) == 0
@@ -204,7 +204,7 @@ def test_bad_input_is_one_line_and_code_2(refused, arguments, message):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (RunRefused("run holds another configuration: tau is 0 there and 0.1 here."), "tau is 0 there and 0.1 here"),
+        (RunRefused("run has another configuration: tau is 0 in the folder."), "tau is 0 in the folder"),
         (PermissionError(13, "Permission denied", "/locked/run"), "/locked/run: Permission denied. Choose another"),
         (FileExistsError(17, "File exists", "/a/file"), "/a/file: File exists. Choose another --run-dir"),
         (OSError(28, "No space left on device"), "No space left on device. What was written before is kept; free some"),
@@ -287,7 +287,7 @@ def test_an_interrupted_run_says_how_to_continue(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(train, "run", interrupt)
     monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
-    monkeypatch.setattr(train, "spread", lambda seeds: None)  # JAX has its devices already
+    monkeypatch.setattr(train, "spread_seeds", lambda seeds: None)  # JAX has its devices already
     assert run(["train", "--run-dir", str(tmp_path)]) == 130
     assert "the same command continues" in capsys.readouterr().err
 
@@ -354,7 +354,7 @@ def test_seeds_are_spread_evenly_over_two_cores(monkeypatch, seeds, devices):
     chosen = {"jax_num_cpu_devices": 1}
     monkeypatch.setattr(machine.jax.config, "update", chosen.__setitem__)
     monkeypatch.setattr(machine, "cores", lambda: (0, 1))
-    machine.spread(seeds)
+    machine.spread_seeds(seeds)
     assert chosen["jax_num_cpu_devices"] == devices
 
 

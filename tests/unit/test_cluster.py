@@ -3,10 +3,10 @@
 import pytest
 from walks import Walk
 
-from dormant.lab.crews import cluster
-from dormant.lab.crews.cluster import Gauge, Resources, agent_steps_in, outcome_here
+from dormant.lab.crews.cluster import RemoteProgress, Resources, agent_steps_in, run_job_here
 from dormant.lab.crews.jobs import Event, Job
 from dormant.lab.crews.scheduler import Board, Standing
+from dormant.lab.runs import folder
 from dormant.lab.runs.runner import run
 
 
@@ -16,26 +16,29 @@ def job(tmp_path):
 
 
 def test_a_machine_that_does_not_see_the_folder_refuses(job, tmp_path):
-    event = outcome_here(job, 30.0, Resources(), tmp_path / "runs" / "token")
-    assert event.kind == "refused" and f"does not see {tmp_path / 'runs'}; give a shared --run-dir." in event.message
+    event = run_job_here(job, 30.0, Resources(), tmp_path / "runs" / "token")
+    assert (
+        event.kind == "refused"
+        and f"does not see {tmp_path / 'runs'}; choose a --run-dir that all machines share." in event.message
+    )
     assert not job.path.exists()
 
 
 def test_a_machine_without_the_gpu_that_was_asked_for_refuses(job, tmp_path):
-    event = outcome_here(job, 30.0, Resources(gpus=0.5), tmp_path)
+    event = run_job_here(job, 30.0, Resources(gpus=0.5), tmp_path)
     assert event.kind == "refused" and "JAX finds no GPU on" in event.message
 
 
 def test_progress_is_the_last_complete_row(tmp_path, monkeypatch):
     assert agent_steps_in(tmp_path / "none") == 0
     path = run(Walk(), tmp_path / "run").path
-    gauge = Gauge(path)
+    gauge = RemoteProgress(path)
     assert list(gauge.events()) == [Event("steps", 12)]
     with (path / "metrics.jsonl").open("a") as stream:
         stream.write('{"seed": 0, "agent_steps": 16}\n{"seed": 0, "agent_st')
     assert list(gauge.events()) == []
     assert list(gauge.events(at_once=True)) == [Event("steps", 16)]
-    monkeypatch.setattr(cluster, "TAIL_BYTES", 60)
+    monkeypatch.setattr(folder, "TAIL_BYTES", 60)
     assert agent_steps_in(path) == 16
 
 

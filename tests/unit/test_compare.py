@@ -1,6 +1,7 @@
 """`dormant compare`: what is tuned, what is chosen, the rows of the table, and the command on walks."""
 
 import json
+from typing import get_args
 
 import polars as pl
 import pytest
@@ -9,10 +10,10 @@ from walks import Place, Walk, Walker
 
 from dormant.cli import report, run
 from dormant.cli.compare import methods
-from dormant.experiments import comparison
-from dormant.experiments.comparison import GROUNDS, TUNING_SEED, Ground, Record, kept, tuning
+from dormant.cli.flags import Name
+from dormant.experiments.comparison import GROUNDS, TUNING_SEED, Ground, Record, read_record, tuning, write_record
 from dormant.experiments.methods import METHODS, PLAIN, Method, candidates
-from dormant.experiments.ranking import chosen, table, told
+from dormant.experiments.ranking import chosen, rows, table
 from dormant.lab.runs.costs import relative_times
 from dormant.lab.runs.description import digest
 
@@ -25,7 +26,7 @@ def test_every_method_has_the_same_budget_and_a_seed_of_its_own_to_tune_on(suite
     for name in (PLAIN, *METHODS):
         assert len({digest(training) for training in candidates(name, ground.bench).values()}) == 3, name
     assert TUNING_SEED not in ground.seeds
-    design = tuning(suite, scale, ["redo", "layer_norm"]).designs[scale]
+    design = tuning(suite, scale, ["redo", "layer-norm"]).designs[scale]
     assert (len(design.arms), len(design.environments), design.seeds) == (9, 1, (TUNING_SEED,))
 
 
@@ -55,13 +56,14 @@ def test_a_method_without_a_tuning_run_is_refused():
 
 def test_rows_tell_returns_as_a_share_of_the_plain_agents():
     frame = curves({"DQN": [(8.0, 0.4), (12.0, 0.6)], "ReDo": [(15.0, 0.1), (25.0, 0.3)]})
-    plain, redo = table(Record("minatar", {PLAIN: "learning rate 1", "redo": "τ 0.1"}, {"redo": 1.5}), frame)
+    record = Record("minatar", {PLAIN: "learning rate 1", "redo": "τ 0.1"}, {"redo": 1.5})
+    plain, redo = rows(record, frame)
     assert_allclose(plain.returns.estimate, 1.0)
     assert (plain.higher_return, plain.cost, plain.runs) == (None, None, 2)
     assert_allclose(redo.returns, (2.0, 1.5, 2.5))
     assert_allclose(redo.dormant.estimate, 0.2)
     assert redo.fewer_dormant is not None and redo.fewer_dormant.runs == 2
-    first, second = told([plain, redo])
+    _, first, second = table(record, frame)
     assert first == ("ReDo", "τ 0.1", "2.00 [1.50, 2.50]", first[3], "1.50", "2")
     assert first[3].startswith("20.0% [") and second[4] == "not measured"
 
@@ -78,7 +80,7 @@ def test_what_takes_twice_as_long_costs_twice_as_much():
     ("text", "said"),
     [
         ("redoo", "no method is named redoo; did you mean redo?"),
-        ("xyz", "no method is named xyz; there are redo, "),
+        ("xyz", "no method is named xyz; expected one of redo, "),
         ("redo,redo", "expects each method once, and at least one"),
         (",", "expects each method once, and at least one"),
     ],
@@ -89,7 +91,7 @@ def test_methods_are_named_once_and_exist(text, said):
 
 
 def test_names_of_methods_are_parted_by_commas():
-    assert methods("redo, layer_norm") == ["redo", "layer_norm"]
+    assert methods("redo, layer_norm") == ["redo", "layer-norm"]
     assert methods("all") == list(METHODS)
 
 
@@ -113,8 +115,8 @@ def test_the_command_tunes_judges_tells_and_finds_all_done_the_second_time(walki
     assert run(arguments) == 0
     said = capsys.readouterr().out
     assert "6 runs made, 0 failed." in said and "4 runs made, 0 failed." in said
-    assert "Return, of plain DQN's" in said
-    record = kept(tmp_path, "smoke")
+    assert "Return / plain DQN" in said
+    record = read_record(tmp_path, "smoke")
     assert record is not None and set(record.cost) == {PLAIN, "redo"}
     page = (tmp_path / "smoke" / "report.html").read_text()
     assert "dormant compare --interventions redo --suite minatar --scale smoke" in page
@@ -122,7 +124,7 @@ def test_the_command_tunes_judges_tells_and_finds_all_done_the_second_time(walki
     assert run(arguments) == 0
     said = capsys.readouterr().out
     assert said.count("0 runs made, 0 failed.") == 2
-    assert kept(tmp_path, "smoke") == record
+    assert read_record(tmp_path, "smoke") == record
 
 
 def test_a_dry_run_makes_nothing(walking, tmp_path, capsys):
@@ -135,20 +137,40 @@ def test_a_scale_that_a_suite_has_not_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         run(["compare", "--suite", "atari", "--scale", "laptop", "--run-dir", str(tmp_path)])
     assert ended.value.code == 2
-    assert "--suite atari has no laptop scale; it has smoke, paper." in capsys.readouterr().err
+    assert "--suite atari has no laptop scale, only smoke, paper." in capsys.readouterr().err
 
 
 def test_a_record_of_settings_that_are_no_more_is_left_out(tmp_path):
     (tmp_path / "smoke").mkdir()
     record = Record("minatar", {PLAIN: "learning rate 1"}, {})
     (tmp_path / "smoke" / "comparison.json").write_text(json.dumps(record._asdict()))
-    assert kept(tmp_path, "smoke") is None
+    assert read_record(tmp_path, "smoke") is None
     (tmp_path / "smoke" / "comparison.json").write_text('{"suite": "minatar", "chosen": 3, "cost": {}}')
-    assert kept(tmp_path, "smoke") is None
-    comparison.keep(tmp_path, "smoke", replace_setting(record))
-    assert kept(tmp_path, "smoke") is not None
+    assert read_record(tmp_path, "smoke") is None
+    write_record(tmp_path, "smoke", replace_setting(record))
+    assert read_record(tmp_path, "smoke") is not None
 
 
 def replace_setting(record):
     setting = next(iter(candidates(PLAIN, GROUNDS["minatar"]["smoke"].bench)))
     return record._replace(chosen={PLAIN: setting})
+
+
+def test_a_record_with_older_names_of_methods_is_read(tmp_path):
+    chosen = {PLAIN: next(iter(candidates(PLAIN, GROUNDS["minatar"]["smoke"].bench)))}
+    older = {"cbp": "continual-backprop", "shrink_perturb": "shrink-perturb", "layer_norm": "layer-norm"}
+    for old, new in older.items():
+        chosen[old] = next(iter(candidates(new, GROUNDS["minatar"]["smoke"].bench)))
+    (tmp_path / "smoke").mkdir()
+    record = {"suite": "minatar", "chosen": chosen, "cost": {"cbp": 1.5}}
+    (tmp_path / "smoke" / "comparison.json").write_text(json.dumps(record))
+    read = read_record(tmp_path, "smoke")
+    assert read is not None
+    assert list(read.chosen) == [PLAIN, *older.values()] and read.cost == {"continual-backprop": 1.5}
+
+
+def test_methods_have_the_names_that_train_has():
+    trained = set(get_args(Name)) - {"none"}
+    # Train says `--intervention recycle --number gap`, and changes the network with flags of its own.
+    assert set(METHODS) - trained == {"gap", "layer-norm", "crelu"}
+    assert methods("shrink_perturb,Continual-Backprop") == ["shrink-perturb", "continual-backprop"]

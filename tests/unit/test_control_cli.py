@@ -23,7 +23,7 @@ def built(monkeypatch, tmp_path):
     trainings = []
     monkeypatch.setattr(train, "run", lambda training, *rest: trainings.append(training))
     monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
-    monkeypatch.setattr(train, "spread", lambda seeds: None)  # JAX has its devices already
+    monkeypatch.setattr(train, "spread_seeds", lambda seeds: None)  # JAX has its devices already
 
     def build(*arguments, env="Hopper-v5", agent=("--agent", "sac")):
         assert run(["train", "--run-dir", str(tmp_path / "run"), "--env", env, *agent, *arguments]) == 0

@@ -7,14 +7,14 @@ from rich.console import Console
 from walks import Place, Walk
 
 from dormant.cli import run
-from dormant.cli.figure import Figure, refuse_without_data, with_data, with_data_there
+from dormant.cli.figure import Figure, _with_data_present, refuse_without_data, with_data
 from dormant.cli.runs import entry
 from dormant.experiments.fig03_labels import EXPERIMENT as FIG03
 from dormant.experiments.fig04_offline import EXPERIMENT as FIG04
 from dormant.experiments.fig09_redo import EXPERIMENT as FIG09
 from dormant.lab.design import name_of
 from dormant.lab.runs.costs import Speed, Speeds, kind_of, paces
-from dormant.lab.runs.description import describe, place
+from dormant.lab.runs.description import describe, run_path
 from dormant.lab.runs.folder import RunFolder
 from dormant.supervised.images import CIFAR10, Digits
 from dormant.supervised.training import SupervisedTraining
@@ -27,7 +27,7 @@ def test_an_archive_is_put_where_the_environment_reads_it_and_moves_no_run_folde
         list(each.designs["paper"].cells()) for each in (FIG03, with_data(FIG03, "paper", tmp_path / "archive"))
     )
     assert named.training.env == CIFAR10() and named.training.env.path == tmp_path / "archive"
-    assert place(tmp_path, "paper", plain.training, (0,)) == place(tmp_path, "paper", named.training, (0,))
+    assert run_path(tmp_path, "paper", plain.training) == run_path(tmp_path, "paper", named.training)
     assert with_data(FIG03, "paper", None) is FIG03
 
 
@@ -42,7 +42,7 @@ def test_offline_training_reads_its_transitions_from_there(tmp_path):
 
 
 def test_data_that_nothing_reads_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="--data: fig09 reads no data set at the smoke scale; leave it out"):
+    with pytest.raises(ValueError, match="--data: fig09 reads no data set at the smoke scale; leave --data out"):
         with_data(FIG09, "smoke", tmp_path)
 
 
@@ -60,7 +60,7 @@ def test_a_missing_archive_is_one_line_before_anything_runs(tmp_path, capsys, da
 
 def test_all_leaves_out_what_has_no_data_and_says_where_to_get_it(tmp_path, capsys):
     flags = Figure(("all",), scale="paper", run_dir=tmp_path)
-    assert list(with_data_there(Console(), flags, [FIG03, FIG09])) == [FIG09]
+    assert list(_with_data_present(Console(), flags, [FIG03, FIG09])) == [FIG09]
     assert "fig03 is left out: " in (said := capsys.readouterr().out) and "cifar-10-python.tar.gz" in said
 
 
@@ -71,7 +71,7 @@ def test_a_dry_run_needs_no_data(tmp_path, capsys):
 
 def test_images_name_their_folder_and_what_learns_begins_the_next(tmp_path):
     assert (name_of(CIFAR10()), name_of(Place())) == ("CIFAR-10", "Place/Line")
-    where = place(tmp_path, "smoke", TRAINING, (0, 1)).relative_to(tmp_path)
+    where = run_path(tmp_path, "smoke", TRAINING).relative_to(tmp_path)
     assert where.parts[:2] == ("smoke", "Digits") and where.parts[2].startswith("classifier-fixed-")
 
 

@@ -19,7 +19,7 @@ def built(monkeypatch, tmp_path):
     trainings = []
     monkeypatch.setattr(train, "run", lambda training, *rest: trainings.append(training))
     monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
-    monkeypatch.setattr(train, "spread", lambda seeds: None)  # JAX has its devices already
+    monkeypatch.setattr(train, "spread_seeds", lambda seeds: None)  # JAX has its devices already
     monkeypatch.setattr(HostTraining, "refuse_without_room", lambda *_: None)
 
     def build(*arguments, env="ALE/Pong", agent="drq"):

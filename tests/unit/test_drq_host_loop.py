@@ -7,7 +7,7 @@ import pytest
 from golden.kills import assert_same_run
 
 from dormant import Every, ReDo
-from dormant.lab import runner
+from dormant.lab.runs import runner
 from dormant.lab.runs.folder import rows
 from dormant.rl.atari_networks import NatureCNN
 from dormant.rl.envs.atari import Atari

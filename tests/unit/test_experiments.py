@@ -12,7 +12,7 @@ from dormant.experiments import EXPERIMENTS
 from dormant.experiments.benches import RATIOS, smoke
 from dormant.lab.design import SCALES, Arm
 from dormant.lab.judging.table import HISTORIES
-from dormant.lab.runs.description import place
+from dormant.lab.runs.description import run_path
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.atari_scores import SCORES
 from dormant.rl.presets import atari_drq, minatar_drq
@@ -37,7 +37,7 @@ def ids(value):
 
 def places(name, scale):
     cells = NAMED[name].designs[scale].cells()
-    return {place(Path(), scale, cell.training, cell.training.seeds) for cell in cells}
+    return {run_path(Path(), scale, cell.training) for cell in cells}
 
 
 def test_every_figure_of_the_paper_is_there_once_and_in_order():
@@ -77,7 +77,7 @@ def test_effects_point_the_way_their_claims_do(experiment):
 @pytest.mark.parametrize(("experiment", "scale"), DESIGNS, ids=ids)
 def test_every_arm_can_be_built_and_differs_from_the_others(experiment, scale):
     cells = list(experiment.designs[scale].cells())
-    assert len({place(Path(), scale, cell.training, cell.training.seeds) for cell in cells}) == len(cells)
+    assert len({run_path(Path(), scale, cell.training) for cell in cells}) == len(cells)
     for cell in cells:
         assert cell.training.agent_steps > (cell.training.agent.min_replay if acts(cell.training) else 0)
         if scale == "paper" and isinstance(cell.training.env, Atari):
@@ -103,7 +103,7 @@ def test_studies_of_trained_networks_go_on_from_the_pilots_runs():
     for name, ratios in (("fig04", {0.25}), ("fig08", {0.25, 1.0})):
         needed = [each for cell in NAMED[name].designs["pilot"].cells() for each in cell.training.needs]
         assert {each.replay_ratio for each in needed} == ratios
-        assert {place(Path(), "pilot", each, each.seeds) for each in needed} < shared
+        assert {run_path(Path(), "pilot", each) for each in needed} < shared
 
 
 @pytest.mark.parametrize("scale", ["smoke", "laptop"])

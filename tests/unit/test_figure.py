@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from walks import Place, Walk, Walker
 
 from dormant.cli import figure, progress, report, run
+from dormant.cli.runs import Runs, matching
 from dormant.lab.crews.jobs import Job, jobs
 from dormant.lab.crews.scheduler import Board, Standing
 from dormant.lab.design import Arm, Claim, Design, Experiment, Panel, Quantity
@@ -65,7 +67,7 @@ def test_it_runs_what_is_missing_judges_and_draws_it(laboratory, tmp_path, capsy
     assert call("all", "--workers", "1") == 0
     said = capsys.readouterr().out
     assert "0 runs made, 0 failed." in said
-    assert "larger has no smoke scale; it has paper." in said
+    assert "larger has no smoke scale, only paper." in said
 
 
 def test_a_run_that_fails_is_reported_at_the_end_and_the_others_are_drawn(laboratory, tmp_path, capsys):
@@ -92,8 +94,8 @@ def test_a_dry_run_counts_and_costs_and_makes_nothing(laboratory, tmp_path, caps
     rows = {line.split("│")[1].strip(): line.split("│") for line in said.splitlines() if line.count("│") > 3}
     assert [cell.strip() for cell in rows["walks"][2:8]] == ["2", "1", "2", "4", "0", "4"]
     # Two seeds of 12 agent steps at 10 s and as many gradient steps at 20 s.
-    assert rows["walks"][8].strip() == rows["together, shared runs once"][8].strip() == "12 min + 2 of unknown speed"
-    assert rows["together, shared runs once"][7].strip() == "4"
+    assert rows["walks"][8].strip() == rows["total, shared runs once"][8].strip() == "12 min + 2 of unknown speed"
+    assert rows["total, shared runs once"][7].strip() == "4"
     assert "walks leaves out: Everything else." in said
     assert not (tmp_path / "runs").exists()
 
@@ -102,10 +104,10 @@ def test_a_dry_run_counts_and_costs_and_makes_nothing(laboratory, tmp_path, caps
     ("arguments", "line"),
     [
         (["walsk"], "dormant: no experiment is named walsk; did you mean walks?"),
-        (["fig99"], "dormant: no experiment is named fig99; there are walks, larger, and all."),
-        ([], "dormant: name one: there are walks, larger, and all."),
-        (["larger"], "dormant: larger has no smoke scale; it has paper."),
-        (["walks", "--scale", "paper"], "dormant: walks has no paper scale; it has smoke, pilot."),
+        (["fig99"], "dormant: no experiment is named fig99; expected one of walks, larger, all."),
+        ([], "dormant: name an experiment: walks, larger, all."),
+        (["larger"], "dormant: larger has no smoke scale, only paper."),
+        (["walks", "--scale", "paper"], "dormant: walks has no paper scale, only smoke, pilot."),
         (["walks", "--workers", "0"], "dormant: --workers must be between 1 and"),
         (["walks", "--checkpoint-seconds", "-1"], "dormant: --checkpoint-seconds must be at least 0, got -1.0."),
     ],
@@ -119,11 +121,11 @@ def test_a_full_disk_is_one_line(laboratory, capsys, monkeypatch):
     def full(*arguments):
         raise figure.DiskFull("runs/smoke: No space left on device")
 
-    monkeypatch.setattr(figure, "work_off", full)
+    monkeypatch.setattr(figure, "run_all", full)
     line = refused(capsys, laboratory(experiment()), "walks")
     assert line == (
-        "dormant: runs/smoke: No space left on device. What was written is kept; free some space, and the same command "
-        "goes on from it."
+        "dormant: runs/smoke: No space left on device. The runs so far are kept; free some space, and the same "
+        "command resumes them."
     )
 
 
@@ -150,7 +152,10 @@ if __name__ == "__main__":
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said.strip()) == (130, f"Stopped; the same command goes on with {tmp_path / 'runs'}.")
+    assert (process.returncode, said.strip()) == (
+        130,
+        f"Stopped; the same command resumes the runs in {tmp_path / 'runs'}.",
+    )
     # Python's own watcher of processes ends a moment after them.
     while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
         assert time.monotonic() < deadline + 30
@@ -237,6 +242,14 @@ class TestRuns:
         with claimed(there / "b", Walk(agent=Walker("wide"), replay_ratio=2.0, env=Place("Ring"))):
             assert [row[0] for row in self.listed(capsys, there, "--status", "running")] == ["b"]
 
+    def test_every_environment_that_it_lists_is_found_by_its_name(self):
+        results = Path(__file__).parents[2] / "results"
+        names = {each.environment for each in matching(Runs(results))}
+        assert "ALE/Breakout" in names
+        for name in names:
+            for spelling in (name, name.lower(), name.replace("-", "_")):
+                assert {each.environment for each in matching(Runs(results, env=spelling))} == {name}
+
     def test_it_compares_two_runs(self, there, capsys):
         rows = self.listed(capsys, "--compare", there / "a/seed0", there / "b")
         assert rows[:3] == [
@@ -260,15 +273,15 @@ class TestRuns:
     @pytest.mark.parametrize(
         ("arguments", "line"),
         [
-            (["nowhere"], "dormant: nowhere is no folder; give one in which runs lie."),
-            (["{}", "--env", "Moon"], "dormant: none of the 3 runs in {} is like that."),
+            (["nowhere"], "dormant: nowhere is not a folder; name a folder that contains runs."),
+            (["{}", "--env", "Moon"], "dormant: no run in {} matches (3 runs found, in Place/Line, Place/Ring)."),
             (["{}/a"], None),
             (["--compare", "{}/a", "{}/b"], "dormant: {}/a is not a run folder: it has no spec.json."),
-            (["--compare", "{}/c", "{}/b"], "dormant: {}/c/spec.json is damaged."),
+            (["--compare", "{}/c", "{}/b"], "dormant: {}/c/spec.json is damaged; restore it."),
             (["{}", "--tensorboard", "{}/c/spec.json"], "dormant: {}/c/spec.json/a: Not a directory."),
             (
                 ["--compare", "{}/a", "{}/b", "--tensorboard", "e"],
-                "dormant: --tensorboard writes the runs of a list; --compare lists none.",
+                "dormant: --tensorboard writes the listed runs, and --compare lists none; leave out one of them.",
             ),
         ],
         ids=str,
@@ -303,7 +316,7 @@ class TestWatching:
 
     def test_a_terminal_gets_a_live_table(self):
         console = Console(force_terminal=True, width=100, record=True)
-        with progress.watching(console, lambda job: 1.0) as watch:
+        with progress.live_board(console, lambda job: 1.0) as watch:
             watch(self.board())
         shown = console.export_text()
         assert "arm on Place/Line, seed 0" in shown and "failed: arm on Place/Line, seed 0: it fell" in shown

@@ -8,7 +8,7 @@ from walks import Place, Walk, Walker
 
 from dormant.lab.crews.jobs import jobs
 from dormant.lab.design import Arm, Design, Experiment
-from dormant.lab.runs.description import beside, place
+from dormant.lab.runs.description import run_path, sibling_path
 from dormant.lab.runs.folder import RunInUse, RunRefused, claimed, rows
 from dormant.lab.runs.runner import FollowingTraining, last_state, run
 
@@ -48,12 +48,12 @@ class Further(Walk):
 
 
 def test_what_is_needed_is_run_first_beside_and_its_end_is_the_beginning(tmp_path):
-    training, path = Onward(), place(tmp_path, "smoke", Onward(), (0,))
+    training, path = Onward(), run_path(tmp_path, "smoke", Onward())
     assert isinstance(training, FollowingTraining) and not isinstance(Walk(), FollowingTraining)
     assert path.parent.name.startswith("onward-")
     folder = run(training, path)
-    first = beside(path, Walk())
-    assert first == place(tmp_path, "smoke", Walk(), (0,)) and (first / "done").exists()
+    first = sibling_path(path, Walk())
+    assert first == run_path(tmp_path, "smoke", Walk()) and (first / "done").exists()
     ended = [row["eval_return"] for row in rows(run(Walk(), first).metrics)]
     began = [row["eval_return"] for row in rows(folder.metrics)]
     assert began[0] == ended[-1] and len(began) == 3
@@ -62,32 +62,32 @@ def test_what_is_needed_is_run_first_beside_and_its_end_is_the_beginning(tmp_pat
 
 
 def test_a_finished_run_is_gone_on_from_and_not_made_again(tmp_path):
-    path = place(tmp_path, "smoke", Onward(), (0,))
-    first = run(Walk(), beside(path, Walk()))
+    path = run_path(tmp_path, "smoke", Onward())
+    first = run(Walk(), sibling_path(path, Walk()))
     written = first.metrics.stat().st_mtime_ns
     run(Onward(), path)
     assert first.metrics.stat().st_mtime_ns == written
 
 
 def test_a_run_that_another_process_is_at_is_waited_for(tmp_path):
-    path = place(tmp_path, "smoke", Onward(), (0,))
-    with claimed(beside(path, Walk()), Walk()), pytest.raises(RunInUse, match="is in use by another process"):
+    path = run_path(tmp_path, "smoke", Onward())
+    with claimed(sibling_path(path, Walk()), Walk()), pytest.raises(RunInUse, match="is in use by another process"):
         run(Onward(), path)
     assert run(Onward(), path).done.exists()
 
 
 def test_a_run_without_its_last_checkpoint_is_refused_with_a_way_out(tmp_path):
-    path = place(tmp_path, "smoke", Onward(), (0,))
-    first = run(Walk(), beside(path, Walk()))
+    path = run_path(tmp_path, "smoke", Onward())
+    first = run(Walk(), sibling_path(path, Walk()))
     for step in first.checkpoint.iterdir():
         step.rename(tmp_path / step.name)
-    with pytest.raises(RunRefused, match="its checkpoint of the end is not there any more; delete that folder"):
+    with pytest.raises(RunRefused, match="its last checkpoint is gone; delete the folder"):
         run(Onward(), path)
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(RunRefused, match="not from there"):
-        run(Onward(refuses=True), place(tmp_path, "smoke", Onward(refuses=True), (0,)))
+        run(Onward(refuses=True), run_path(tmp_path, "smoke", Onward(refuses=True)))
 
 
 def test_jobs_list_what_is_needed_once_and_before(tmp_path):
@@ -100,6 +100,6 @@ def test_jobs_list_what_is_needed_once_and_before(tmp_path):
         *(("one", (seed,)) for seed in (0, 1)),
         *(("two", (seed,)) for seed in (0, 1)),
     ]
-    run(Walk(seeds=(1,)), place(tmp_path, "smoke", Walk(), (1,)))
+    run(Walk(seeds=(1,)), run_path(tmp_path, "smoke", Walk(seeds=(1,))))
     left = [job.arm for job in jobs([experiment], "smoke", tmp_path, together=False)]
     assert left == ["walker-rr1 for one", "one", "one", "two", "two"]

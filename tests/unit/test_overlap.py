@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from dormant.lab.design import Claim, Experiment, Panel, Quantity
-from dormant.lab.judging.table import overlaps, overlaps_named, with_overlaps
+from dormant.lab.judging.table import overlap_metrics, overlaps, with_overlaps
 from dormant.lab.runs.folder import RunFolder
 
 # Of four neurons: none dormant, then the first two, then the second and third, then all but the last, then the last.
@@ -40,7 +40,7 @@ def test_chance_gives_the_larger_sets_share():
 def test_runs_get_a_column_for_each_overlap_that_an_experiment_names(tmp_path):
     claim = Claim("It grows", Quantity("overlap/union/0/dense"), "DQN", None, "higher", 0.05)
     panels = (Panel("Overlap", "overlap/previous/0.1/dense"), Panel("Loss", "loss"))
-    metrics = overlaps_named(Experiment("fig00", "", {}, panels, (claim,)))
+    metrics = overlap_metrics(Experiment("fig00", "", {}, panels, (claim,)))
     assert metrics == ["overlap/previous/0.1/dense", "overlap/union/0/dense"]
 
     run = RunFolder(tmp_path)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dormant.lab.judging.intervals import mean_interval
-from dormant.lab.judging.quantities import final, summary
+from dormant.lab.judging.summary import at_end_of_run, summary
 from dormant.lab.runs import folder as run_folder
 from dormant.lab.runs import runner
 from dormant.lab.runs.description import differences
@@ -150,20 +150,20 @@ def test_the_folder_says_which_configuration_and_code_made_it(whole):
 
 
 def test_a_folder_of_another_configuration_is_refused_with_the_difference(whole):
-    with pytest.raises(RunRefused, match=r"another configuration: size is 1.0 there and 2.0 here\."):
+    with pytest.raises(RunRefused, match=r"another configuration: size is 1.0 in the folder and 2.0 in this command\."):
         runner.run(Walk(size=2.0), whole.path)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunRefused, match=r"not a run folder: it has thesis.tex and no spec.json. Choose another"):
+    with pytest.raises(RunRefused, match=r"not a run folder: it contains thesis.tex but no spec.json. Choose another"):
         runner.run(Walk(), tmp_path)
 
 
 def test_settings_of_another_class_are_shown_whole():
     old, new = {"is": "Chain", "links": []}, {"is": "Every", "period": 5, "what": {"is": "ReDo", "layers": ["a"]}}
-    difference = "plan is Chain(links=[]) there and Every(period=5, what=ReDo(layers=[a])) here"
-    assert differences({"plan": old}, {"plan": new}) == [difference]
+    difference = "plan is Chain(links=[]) in the folder and Every(period=5, what=ReDo(layers=[a])) in this command"
+    assert list(map(str, differences({"plan": old}, {"plan": new}))) == [difference]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_real_full_disk_is_an_os_error_and_keeps_what_it_holds(small_disk):
 
 def test_a_summary_averages_the_last_tenth_of_each_seed(whole):
     _, values = curve(whole, "dormant/0.1/dense")
-    np.testing.assert_allclose(final(whole, "dormant/0.1/dense"), values[:, -2:].mean(axis=1))
+    np.testing.assert_allclose(at_end_of_run(whole, "dormant/0.1/dense"), values[:, -2:].mean(axis=1))
     names = [name for name, _ in summary(whole, tau=0.1)]
     assert names == ["return", "dormant, dense", "dormant, all"]
 

@@ -150,10 +150,10 @@ def test_it_says_how_well_the_network_still_learns(said):
 
 
 BAD = {
-    "fit without init": (("params.npz", "scanned_agent:q_values", "batch.npy", "--fit-steps", "1"), "given together"),
+    "fit without init": (("params.npz", "scanned_agent:q_values", "batch.npy", "--fit-steps", "1"), "needs --init"),
     "init without fit": (
         ("params.npz", "scanned_agent:q_values", "batch.npy", "--init", "scanned_agent:init"),
-        "given together",
+        "needs --init",
     ),
     "fewer than no steps": (
         ("params.npz", "scanned_agent:q_values", "batch.npy", "--fit-steps", "-1"),
@@ -170,7 +170,7 @@ BAD = {
             ("broken", "scanned_agent:broken", "--init does not run on a random key: no luck"),
         )
     },
-    "no checkpoint": (("none.npz",), "there is no checkpoint at none.npz"),
+    "no checkpoint": (("none.npz",), "none.npz does not exist; name a checkpoint"),
     "no orbax folder": (("steps",), "did you mean steps/7/default?"),
     "no archive": (("text.npz",), "a checkpoint is an Orbax folder or an .npz file"),
     "no colon": (("params.npz", "scanned_agent"), "must be module:function"),
@@ -178,16 +178,22 @@ BAD = {
     "broken module": (("params.npz", "broken_agent:f"), "No module named 'no_such_package'"),
     "no function": (("params.npz", "scanned_agent:f"), "has no function 'f'"),
     "no callable": (("params.npz", "scanned_agent:number"), "has no function 'number'"),
-    "no batch": (("params.npz", "scanned_agent:q_values", "none.npy"), "there is no batch at none.npy"),
+    "no batch": (("params.npz", "scanned_agent:q_values", "none.npy"), "none.npy does not exist; name a batch"),
     "run folder": (
         ("run",),
-        "did you mean run/checkpoint/900/default or run/checkpoint/1000/default? The arrays there",
+        "did you mean run/checkpoint/900/default or run/checkpoint/1000/default? Its arrays",
     ),
-    "objects": (("params.npz", "scanned_agent:q_values", "objects.npy"), "it holds Python objects, not numbers"),
-    "objects in an archive": (("params.npz", "scanned_agent:q_values", "objects.npz"), "it holds Python objects"),
-    "text": (("params.npz", "scanned_agent:q_values", "text.npy"), "text.npy cannot be read: it is no NumPy file"),
-    "words": (("params.npz", "scanned_agent:q_values", "words.npy"), "words.npy holds <U4, not numbers"),
-    "blank": (("params.npz", "scanned_agent:q_values", "blank.npy"), "blank.npy cannot be read: it is no NumPy file"),
+    "objects": (
+        ("params.npz", "scanned_agent:q_values", "objects.npy"),
+        "it contains Python objects; expected numbers",
+    ),
+    "objects in an archive": (("params.npz", "scanned_agent:q_values", "objects.npz"), "it contains Python objects"),
+    "text": (("params.npz", "scanned_agent:q_values", "text.npy"), "text.npy cannot be read: it is not a NumPy file"),
+    "words": (("params.npz", "scanned_agent:q_values", "words.npy"), "words.npy has <U4; expected numbers"),
+    "blank": (
+        ("params.npz", "scanned_agent:q_values", "blank.npy"),
+        "blank.npy cannot be read: it is not a NumPy file",
+    ),
     "nan": (("params.npz", "scanned_agent:q_values", "holes.npy"), "holes.npy has NaN, first at index [5, 2]"),
     "nan in the second": (
         ("params.npz", "scanned_agent:two_inputs", "holes.npz"),
@@ -208,7 +214,7 @@ BAD = {
     "params": (("params.npz", "scanned_agent:q_values", "batch.npy", "--params", "state"), "no 'state' on the way"),
     "leaf": (
         ("params.npz", "scanned_agent:q_values", "batch.npy", "--params", "head/kernel/0"),
-        "there is nothing below it",
+        "it has nothing there",
     ),
     "tau": (("params.npz", "scanned_agent:q_values", "batch.npy", "--tau", "-1"), "dormant: tau must be at least 0"),
     "picture": (

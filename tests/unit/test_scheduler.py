@@ -12,14 +12,14 @@ import pytest
 from walks import Place, Walk
 
 from dormant.lab.crews import scheduler
-from dormant.lab.crews.jobs import Job, finished, jobs
+from dormant.lab.crews.jobs import Job, jobs
 from dormant.lab.crews.local import Processes, Worker, interrupts_held
-from dormant.lab.crews.scheduler import DiskFull, work_off
+from dormant.lab.crews.scheduler import DiskFull, run_all
 from dormant.lab.design import Arm, Design, Experiment
 from dormant.lab.machine import cores
 from dormant.lab.runs import runner
-from dormant.lab.runs.description import place
-from dormant.lab.runs.folder import RunFolder, claimed, rows
+from dormant.lab.runs.description import run_path
+from dormant.lab.runs.folder import RunFolder, claimed, rows, runs_by_seed
 
 
 def job(path, **settings):
@@ -46,7 +46,7 @@ def test_workers_live_for_many_jobs_each_on_its_core_and_give_what_one_process_g
 
     # A walk takes as long as the workers need to start, so that each gets one.
     todo = [job(tmp_path / f"seed{seed}", seeds=(seed,), seconds=0.3) for seed in range(4)]
-    board = work_off(todo, Processes(cores()), watch)
+    board = run_all(todo, Processes(cores()), watch)
     assert [each.state for each in board.standings] == ["done"] * 4
     assert len({pid for pid, _ in seen}) == len(cores())
     assert {pinned for _, pinned in seen} >= {(core,) for core in cores()}
@@ -64,12 +64,12 @@ def test_what_crashes_once_is_tried_again_and_what_crashes_twice_is_reported_whi
         job(tmp_path / "killed twice", wrong="kill"),
         job(tmp_path / "fine"),
     ]
-    board = work_off(todo, Processes(cores()[:1], 0.0))
+    board = run_all(todo, Processes(cores()[:1], 0.0))
     assert [each.state for each in board.standings] == ["done", "failed", "done", "failed", "done"]
     once, twice, _, killed, _ = board.standings
     assert (once.message, once.tries) == ("", 1)
     assert (twice.message, twice.tries) == ("RuntimeError: the walker fell", 2)
-    assert killed.message == "its process was killed by SIGKILL; the last line it wrote: the floor gave way"
+    assert killed.message == "its process was killed by SIGKILL; last line of its log: the floor gave way"
     assert [file.name for file in sorted(tmp_path.glob("*.log"))] == ["killed twice.log", "twice.log"]
     assert "RuntimeError" in (tmp_path / "twice.log").read_text()
     for name in ("once", "killed once", "fine"):
@@ -77,7 +77,7 @@ def test_what_crashes_once_is_tried_again_and_what_crashes_twice_is_reported_whi
 
 
 def test_a_folder_in_use_is_waited_for_and_not_run_twice(tmp_path, whole, monkeypatch):
-    monkeypatch.setattr(scheduler, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.1)
     other, path = [claimed(tmp_path / "seed0", Walk())], tmp_path / "seed0"
     other[0].__enter__()
     states = []
@@ -90,7 +90,7 @@ def test_a_folder_in_use_is_waited_for_and_not_run_twice(tmp_path, whole, monkey
             runner.run(Walk(), path)  # the other process finishes it
             path.joinpath("metrics.jsonl").chmod(0o444)
 
-    board = work_off([job(path)], Processes(cores()[:1]), watch)
+    board = run_all([job(path)], Processes(cores()[:1]), watch)
     assert "in use" in states and board.standings[0].state == "done"
     assert metrics(path) == metrics(whole)
 
@@ -103,9 +103,9 @@ def test_a_changed_specification_and_a_damaged_file_are_refused_once_and_keep_wh
         stream.write("\x00\n")
     before = {name: metrics(tmp_path / name) for name in ("changed", "damaged")}
     todo = [job(tmp_path / "changed", log_period=2), job(tmp_path / "damaged"), job(tmp_path / "fine")]
-    board = work_off(todo, Processes(cores()[:1]))
+    board = run_all(todo, Processes(cores()[:1]))
     assert [(each.state, each.tries) for each in board.standings] == [("failed", 0), ("failed", 0), ("done", 0)]
-    assert "another configuration: log_period is 4 there and 2 here" in board.standings[0].message
+    assert "another configuration: log_period is 4 in the folder and 2 in this command" in board.standings[0].message
     assert "line 5 of" in board.standings[1].message and "is damaged" in board.standings[1].message
     assert {name: metrics(tmp_path / name) for name in before} == before
 
@@ -115,7 +115,7 @@ def test_a_row_that_was_cut_off_is_written_again(tmp_path, whole):
     RunFolder(tmp_path / "run").done.unlink()
     text = metrics(tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").write_bytes(text + b'{"seed": 0, "agent_st')
-    assert work_off([job(tmp_path / "run")], Processes(cores()[:1])).standings[0].state == "done"
+    assert run_all([job(tmp_path / "run")], Processes(cores()[:1])).standings[0].state == "done"
     assert metrics(tmp_path / "run") == text
 
 
@@ -133,7 +133,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_ends_all_with_its_place_and_keeps_what_was_written(small_disk, tmp_path):
     todo = [job(small_disk / "run", agent_steps=4_000), job(tmp_path / "later")]
     with pytest.raises(DiskFull, match=r"disk/run.*: No space left on device"):
-        work_off(todo, Processes(cores()[:1], 0.0))
+        run_all(todo, Processes(cores()[:1], 0.0))
     assert len(list(rows(small_disk / "run" / "metrics.jsonl"))) > 1
     assert not multiprocessing.active_children()
 
@@ -146,11 +146,11 @@ def test_an_interrupt_ends_the_workers_and_the_same_call_goes_on(tmp_path, whole
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        work_off([job(path, seconds=0.5)], Processes(cores()[:1], 0.0), interrupt)
+        run_all([job(path, seconds=0.5)], Processes(cores()[:1], 0.0), interrupt)
     assert not multiprocessing.active_children()
     assert not RunFolder(path).done.exists()
     begun = []
-    board = work_off(
+    board = run_all(
         [job(path, seconds=0.5)], Processes(cores()[:1]), lambda board: begun.append(board.standings[0].begun_at)
     )
     assert begun[-1] >= 4 and board.standings[0].state == "done"
@@ -217,7 +217,7 @@ class TestJobs:
         assert len(todo) == len({each.path for each in todo}) == 2 * 2 * 3
         assert todo[0].name == "plain on Place/Line, seed 0"
         assert {each.arm for each in todo} == {"plain", "slow"}
-        assert todo[0].path == place(tmp_path, "pilot", todo[0].training, (0,))
+        assert todo[0].path == run_path(tmp_path, "pilot", todo[0].training)
 
     def test_all_seeds_of_an_arm_can_be_one_job(self, experiments, tmp_path):
         todo = jobs(experiments, "pilot", tmp_path, together=True)
@@ -227,11 +227,11 @@ class TestJobs:
     @pytest.mark.parametrize("together", [False, True])
     def test_only_seeds_that_no_finished_run_holds_are_left(self, experiments, tmp_path, together):
         for path, done in (("seed0-2", True), ("seed1", False)):
-            folder = place(tmp_path, "pilot", Walk(), (0,)).with_name(path)
+            folder = run_path(tmp_path, "pilot", Walk()).with_name(path)
             folder.mkdir(parents=True)
             if done:
                 RunFolder(folder).done.touch()
-        assert finished(folder.parent) == {0, 2}
+        assert runs_by_seed(tmp_path, "pilot", Walk(seeds=(0, 1, 2))).keys() == {0, 2}
         (left,) = [
             each.training.seeds
             for each in jobs(experiments[:1], "pilot", tmp_path, together)

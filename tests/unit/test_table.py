@@ -4,14 +4,14 @@ import json
 import time
 from dataclasses import replace
 
-import numpy as np
 import polars as pl
 import pytest
 
 from dormant.interventions import Chain, Every, ReDo, Reset
+from dormant.lab.crews.jobs import jobs
 from dormant.lab.design import Arm, Design, Experiment
 from dormant.lab.judging import table as table_of_runs
-from dormant.lab.runs.description import place
+from dormant.lab.runs.description import run_path
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.loops import DeviceTraining
@@ -34,7 +34,7 @@ def row(seed, agent_steps, **metrics):
 
 def write(root, training, seeds, finished=True, environment=ASTERIX, height=0.0, points=5):
     """A run whose loss is its seed, plus a height, at every log point but the first, where none is measured."""
-    folder = RunFolder(place(root, "smoke", replace(training, env=environment, seeds=seeds), seeds))
+    folder = RunFolder(run_path(root, "smoke", replace(training, env=environment, seeds=seeds)))
     folder.path.mkdir(parents=True)
     table = [row(seed, 0) for seed in seeds]
     table += [row(s, 2_000 * p, loss=s + height, eval_return=None) for p in range(1, points) for s in seeds]
@@ -44,6 +44,10 @@ def write(root, training, seeds, finished=True, environment=ASTERIX, height=0.0,
     return folder
 
 
+def missing(root, what):
+    return [(job.arm, job.environment, job.training.seeds) for job in jobs([what], "smoke", root, together=True)]
+
+
 def losses(table):
     return {seed: value for seed, value in table.drop_nulls("loss").select("seed", "loss").iter_rows()}
 
@@ -51,7 +55,7 @@ def losses(table):
 def test_there_is_a_row_for_each_seed_and_log_point_and_null_where_nothing_was_measured(tmp_path):
     write(tmp_path, PLAIN, (0, 1, 2))
     table = table_of_runs.read(tmp_path, "smoke", DQN)
-    assert table.columns == [*table_of_runs.FIRST, *table_of_runs.LAST]
+    assert table.columns == [*table_of_runs.FIRST_COLUMNS, *table_of_runs.LAST_COLUMNS]
     assert table["agent_steps"].to_list() == [step for step in range(0, 10_000, 2_000) for _ in range(3)]
     assert table.filter(agent_steps=0)["loss"].null_count() == 3
     assert losses(table) == {0: 0.0, 1: 1.0, 2: 2.0}
@@ -74,7 +78,7 @@ def test_only_finished_runs_count_unless_asked(tmp_path):
     write(tmp_path, PLAIN, (1, 2))
     assert losses(table_of_runs.read(tmp_path, "smoke", DQN)) == {1: 1.0, 2: 2.0}
     assert losses(table_of_runs.read(tmp_path, "smoke", DQN, unfinished=True)) == {0: 100.0, 1: 1.0, 2: 2.0}
-    assert table_of_runs.missing(tmp_path, "smoke", DQN) == [("DQN", "MinAtar/Asterix", (0,))]
+    assert missing(tmp_path, DQN) == [("DQN", "MinAtar/Asterix", (0,))]
 
 
 def test_arms_of_the_same_training_share_a_run(tmp_path):
@@ -82,7 +86,7 @@ def test_arms_of_the_same_training_share_a_run(tmp_path):
     twice = experiment(Arm("DQN", PLAIN), Arm("as in figure 7", PLAIN))
     table = table_of_runs.read(tmp_path, "smoke", twice)
     assert table.group_by("arm").len().sort("arm")["len"].to_list() == [15, 15]
-    assert table_of_runs.missing(tmp_path, "smoke", twice) == []
+    assert missing(tmp_path, twice) == []
 
 
 def test_arms_and_environments_keep_apart(tmp_path):
@@ -92,7 +96,7 @@ def test_arms_and_environments_keep_apart(tmp_path):
     table = table_of_runs.read(tmp_path, "smoke", both)
     found = table.group_by("arm", "environment").agg(pl.col("loss").max()).sort("arm").rows()
     assert found == [("DQN", "MinAtar/Asterix", 2.0), ("Reset", "MinAtar/Breakout", 5.0)]
-    assert ("Reset", "MinAtar/Breakout", (1, 2)) in table_of_runs.missing(tmp_path, "smoke", both)
+    assert ("Reset", "MinAtar/Breakout", (1, 2)) in missing(tmp_path, both)
 
 
 def test_the_age_of_a_reset_network_is_counted_in_its_periods(tmp_path):
@@ -108,8 +112,8 @@ def test_the_age_of_a_reset_network_is_counted_in_its_periods(tmp_path):
 def test_without_runs_the_table_is_empty_and_everything_is_missing(tmp_path):
     table = table_of_runs.read(tmp_path, "smoke", DQN)
     assert table.is_empty()
-    assert table.columns == [*table_of_runs.FIRST, *table_of_runs.LAST]
-    assert table_of_runs.missing(tmp_path, "smoke", DQN) == [("DQN", "MinAtar/Asterix", (0, 1, 2))]
+    assert table.columns == [*table_of_runs.FIRST_COLUMNS, *table_of_runs.LAST_COLUMNS]
+    assert missing(tmp_path, DQN) == [("DQN", "MinAtar/Asterix", (0, 1, 2))]
     assert table_of_runs.read(tmp_path, "paper", DQN).is_empty()
 
 
@@ -158,23 +162,3 @@ def test_hundreds_of_runs_take_seconds(tmp_path):
     before = time.perf_counter()
     assert len(table_of_runs.read(tmp_path, "smoke", many)) == 10_000
     assert time.perf_counter() - before < 10  # a thousand runs of a hundred points took 2 s
-
-
-def test_scores_are_joined_over_folders(tmp_path):
-    for seeds in ((0, 2), (1,)):
-        folder = write(tmp_path, PLAIN, seeds)
-        folder.append({"agent_steps": np.zeros(len(seeds), int), "scores/dense": np.outer(seeds, [1.0, 2.0])}, seeds)
-        folder.append({"agent_steps": np.full(len(seeds), 5), "scores/dense": np.outer(seeds, [3.0, 4.0])}, seeds)
-    (cell,) = DQN.designs["smoke"].cells()
-    found = table_of_runs.scores(tmp_path, "smoke", cell, "dense")
-    assert found.seeds == (0, 1, 2)
-    assert found.agent_steps.tolist() == [0, 5]
-    np.testing.assert_array_equal(found.values, np.arange(3)[:, None, None] * [[[1.0, 2.0], [3.0, 4.0]]])
-    with pytest.raises(KeyError, match="no metric 'scores/conv'"):
-        table_of_runs.scores(tmp_path, "smoke", cell, "conv")
-
-
-def test_scores_of_a_cell_without_runs_are_refused(tmp_path):
-    (cell,) = DQN.designs["smoke"].cells()
-    with pytest.raises(KeyError, match="no run of DQN in MinAtar/Asterix at scale smoke"):
-        table_of_runs.scores(tmp_path, "smoke", cell, "dense")

@@ -1,6 +1,5 @@
-"""What runs on other machines have in common: what each takes of a machine, and how its folder shows its progress."""
+"""Runs on other machines: the resources of a run, and its progress as seen in the shared run folder."""
 
-import json
 import os
 import socket
 import sys
@@ -11,21 +10,20 @@ from pathlib import Path
 
 import jax
 
-from dormant.lab.crews.jobs import Event, Job, outcome
+from dormant.lab.crews.jobs import Event, Job, run_job
 from dormant.lab.machine import keep_compiled_code
-from dormant.lab.runs.folder import RunFolder
+from dormant.lab.runs.folder import RunFolder, RunRefused, last_row
 
-LOOK_SECONDS = 2.0  # between two looks at one run's file, of which a shared disk may hold hundreds
-TAIL_BYTES = 65_536  # more than the last row of metrics takes
+POLL_SECONDS = 2.0  # between two reads of a run's file; a shared disk may have hundreds of runs
 
 
 class NoCluster(ValueError):
-    """No cluster is there, or it refuses the runs; the message says why, and what to do."""
+    """There is no cluster, or it refuses the runs. The message gives the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one run takes of a machine. Raises ValueError for less than one core or for a negative amount.
+    """The resources of one run. Raises ValueError for less than one core or for a negative amount.
 
     >>> Resources(cpus=2).environment()["NPROC"]
     '2'
@@ -42,8 +40,8 @@ class Resources:
             raise ValueError(f"a run's memory must be above 0 GB, got {self.memory_gb:g}.")
 
     def environment(self) -> dict[str, str]:
-        """Variables of a run's process: a thread for each core, no GPU that was not asked for, the code of this one."""
-        # XLA takes its number of threads from NPROC (xla/pjrt/utils.cc), and a shared GPU by need.
+        """The environment variables of a run: a thread per core, no GPU unless requested, and this process's code."""
+        # XLA reads its number of threads from NPROC (xla/pjrt/utils.cc). Without preallocation runs can share a GPU.
         variables = {"NPROC": str(self.cpus), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         if not self.gpus:
             variables["JAX_PLATFORMS"] = "cpu"
@@ -51,41 +49,47 @@ class Resources:
 
 
 def own_paths() -> list[str]:
-    """Where this process finds code besides its installation, on disks that the other machines may share."""
+    """The import paths of this process outside its installation. Other machines may share these folders."""
     installed = (sys.prefix, sys.base_prefix)
     return [os.path.abspath(path) for path in sys.path if not os.path.abspath(path).startswith(installed)]
 
 
-def sent(job: Job) -> Job:
-    """The job as another machine has to know it, whose working directory is another."""
+def with_absolute_path(job: Job) -> Job:
+    """The job for a machine with another working directory."""
     return job._replace(path=job.path.absolute())
 
 
-def outcome_here(job: Job, checkpoint_seconds: float, resources: Resources, token: Path) -> Event:
-    """Runs a job that was sent here, and says how it ended; refused if this machine is not what was asked for."""
+def run_job_here(job: Job, checkpoint_seconds: float, resources: Resources, token: Path) -> Event:
+    """Runs a job on the machine of a cluster and returns how it ended.
+
+    The job is refused if this machine does not see the file `token` in the shared folder, or lacks a requested GPU.
+    """
     if not token.exists():
         folder = token.parent
-        return Event("refused", message=f"{socket.gethostname()} does not see {folder}; give a shared --run-dir.")
+        return Event(
+            "refused",
+            message=f"{socket.gethostname()} does not see {folder}; choose a --run-dir that all machines share.",
+        )
     keep_compiled_code()
     if resources.gpus and jax.default_backend() == "cpu":
-        wish = "install JAX for its GPU there, or leave out --gpus"
-        return Event("refused", message=f"JAX finds no GPU on {socket.gethostname()}; {wish}.")
-    return outcome(job, checkpoint_seconds)
+        remedy = "install JAX with GPU support there, or leave out --gpus"
+        return Event("refused", message=f"JAX finds no GPU on {socket.gethostname()}; {remedy}.")
+    return run_job(job, checkpoint_seconds)
 
 
 @dataclass
-class Gauge:
-    """How far a run that another machine is at has got, from the folder that both see."""
+class RemoteProgress:
+    """The progress of a run on another machine, read from the shared run folder."""
 
     path: Path
     seen: int = field(init=False, default=-1)
     not_before: float = field(init=False, default=0.0)
 
     def events(self, at_once: bool = False) -> Iterator[Event]:
-        """Its agent steps, if they have changed and it is time for another look."""
+        """An event with the agent steps if they have changed. Reads the folder at most every POLL_SECONDS."""
         if time.monotonic() < self.not_before and not at_once:
             return
-        self.not_before = time.monotonic() + LOOK_SECONDS
+        self.not_before = time.monotonic() + POLL_SECONDS
         agent_steps = agent_steps_in(self.path)
         if agent_steps != self.seen:
             self.seen = agent_steps
@@ -93,11 +97,8 @@ class Gauge:
 
 
 def agent_steps_in(path: Path) -> int:
-    """The agent steps in the last complete row of a run's metrics; 0 where none can be read."""
+    """The agent steps in the last row of a run's metrics, 0 if it cannot be read."""
     try:
-        with RunFolder(path).metrics.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL_BYTES))
-            *_, row, _ = stream.read().split(b"\n")
-        return int(json.loads(row)["agent_steps"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(last_row(RunFolder(path).metrics)["agent_steps"])
+    except (OSError, RunRefused, KeyError, TypeError, ValueError):
         return 0

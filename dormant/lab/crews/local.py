@@ -1,4 +1,4 @@
-"""Worker processes: each lives for many jobs, on a core of its own, and says down a pipe how its job goes."""
+"""Worker processes on this machine. Each has its own core, runs many jobs, and sends events through a pipe."""
 
 import multiprocessing
 import signal
@@ -12,16 +12,16 @@ from typing import Any
 
 import jax
 
-from dormant.lab.crews.jobs import Event, Job, last_line, log, outcome
+from dormant.lab.crews.jobs import Event, Job, last_log_line, run_job
 from dormant.lab.machine import compile_quickly, keep_compiled_code, pin
 
-# Spawned, since a forked process would inherit XLA's threads without their state.
+# Spawned, because a forked process would inherit XLA's threads without their state.
 PROCESSES = multiprocessing.get_context("spawn")
 
 
 @dataclass
 class Worker:
-    """A process that runs jobs, one after the other, and the one it is at."""
+    """A process that runs one job after another, and its current job."""
 
     core: int | None
     checkpoint_seconds: float
@@ -44,30 +44,29 @@ class Worker:
         other.close()
 
     def give(self, job: Job) -> None:
-        """Hands it a job, which it begins at once if it is still alive."""
+        """Sends it a job. A dead process is noticed by `events`."""
         self.job, self.last = job, job.path
-        with suppress(OSError):  # `events` says how it died
+        with suppress(OSError):
             self.pipe.send(job)
 
     def events(self) -> Iterator[Event]:
-        """What it has said since; a crash, and a new process for the next job, if it is not alive any more."""
+        """The new events. If the process died, the last event is a crash and a new process is started."""
         try:
             while self.pipe.poll():
                 yield self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
-            yield Event("crashed", message=self._last_words())
+            yield Event("crashed", message=self._cause_of_death())
             self.end()
             self._start()
 
-    def _last_words(self) -> str:
+    def _cause_of_death(self) -> str:
         code = self.process.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with code {code}"
-        said = last_line(log(self.job.path)) if self.job else ""
-        return f"its process {how}" + (f"; the last line it wrote: {said}" if said else "")
+        return f"its process {how}{last_log_line(self.job)}"
 
     def end(self) -> None:
-        """Kills it. Run folders outlive that."""
+        """Kills the process. Its run can be resumed."""
         self.process.kill()
         self.process.join()
         self.pipe.close()
@@ -75,9 +74,9 @@ class Worker:
 
 @dataclass
 class Processes:
-    """Worker processes on this machine: one for each core, of which None is one of no core.
+    """A crew of worker processes on this machine, one per core. The core None stands for a process on any core.
 
-    `short` is for runs of seconds, which take longer to compile than to compute.
+    `short` makes compiling faster and the code slower, for runs that last seconds.
     """
 
     cores: Sequence[int | None]
@@ -86,31 +85,31 @@ class Processes:
     started: list[Worker] = field(init=False, default_factory=list)
 
     def workers(self, wanted: int) -> list[Worker]:
-        """As many workers as there are cores, or fewer if no more were ever wanted."""
+        """The workers: at most one per core, and no more than were ever wanted."""
         for core in self.cores[len(self.started) : wanted]:
             self.started.append(Worker(core, self.checkpoint_seconds, self.short))
         return self.started
 
     def wait(self, seconds: float) -> None:
-        """Until one of them says something, or for some seconds."""
+        """Waits until a worker has an event, but no longer than `seconds`."""
         wait([worker.pipe for worker in self.started if worker.job], timeout=seconds)
 
     def end(self) -> None:
-        """Kills them all."""
+        """Kills all worker processes."""
         for worker in self.started:
             worker.end()
 
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Puts Ctrl-C off until the end; a process that begins within never sees it, not even while it loads.
+    """Delays Ctrl-C to the end of the block. A process that is started in the block never receives it.
 
-    It is blocked rather than ignored, since what is ignored is lost to this process too.
+    The signal is blocked, not ignored, because this process would lose an ignored signal.
     """
     caught: list[tuple[Any, ...]] = []
-    # Blocking holds for this thread only, and XLA's receive signals as well.
+    # Blocking affects only this thread, and XLA's threads receive signals too.
     handler = signal.signal(signal.SIGINT, lambda *signal_and_frame: caught.append(signal_and_frame))
-    resource_tracker.ensure_running()  # which lifts the block where it begins
+    resource_tracker.ensure_running()  # it unblocks the signal when it starts
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -122,8 +121,8 @@ def interrupts_held() -> Iterator[None]:
 
 
 def _work(pipe: Connection, core: int | None, checkpoint_seconds: float, short: bool) -> None:
-    # Ctrl-C reaches every process of the terminal's group; the one that started the workers decides what becomes of it.
-    # Until here it was blocked, which no thread to come need inherit.
+    # Ctrl-C reaches every process of the terminal. The process that started the workers handles it. The block from
+    # `interrupts_held` is lifted so that new threads do not inherit it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if core is not None:
@@ -136,9 +135,9 @@ def _work(pipe: Connection, core: int | None, checkpoint_seconds: float, short: 
         while True:
             job = pipe.recv()
             if last not in (None, job.path.parent):
-                jax.clear_caches()  # after some dozens of trainings, LLVM finds no memory for their code any more
+                jax.clear_caches()  # LLVM runs out of memory for code after some dozens of trainings
             last = job.path.parent
-            ended = outcome(job, checkpoint_seconds, lambda agent_steps: pipe.send(Event("steps", agent_steps)))
+            ended = run_job(job, checkpoint_seconds, lambda agent_steps: pipe.send(Event("steps", agent_steps)))
             pipe.send(ended)
     except (EOFError, OSError):
-        pass  # nobody listens any more
+        pass  # the process that started this one is gone

@@ -1,4 +1,4 @@
-"""Jobs as tasks of a Ray cluster: Ray puts each on a node that has its resources free, and tells of lost nodes."""
+"""Jobs as tasks of a Ray cluster. Ray places each task on a node with free resources and reports lost nodes."""
 
 import logging
 import os
@@ -14,8 +14,8 @@ import grpc
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from dormant.lab.crews.cluster import Gauge, NoCluster, Resources, outcome_here, sent
-from dormant.lab.crews.jobs import Event, Job, last_line, log
+from dormant.lab.crews.cluster import NoCluster, RemoteProgress, Resources, run_job_here, with_absolute_path
+from dormant.lab.crews.jobs import Event, Job, last_log_line
 
 ANSWER_SECONDS = 5.0
 CENSUS_SECONDS = 2.0
@@ -23,56 +23,52 @@ CENSUS_SECONDS = 2.0
 
 @dataclass
 class Slot:
-    """Room for one run somewhere on the cluster, and the run that has it."""
+    """Room for one run on the cluster, and the run that uses it."""
 
-    send: Callable[[Job], Any]  # which gives Ray's stream of events
+    send: Callable[[Job], Any]  # returns Ray's stream of events
     job: Job | None = field(init=False, default=None)
     last: Path | None = field(init=False, default=None)
-    said: Any = field(init=False, default=None)
-    gauge: Gauge | None = field(init=False, default=None)
+    stream: Any = field(init=False, default=None)
+    progress: RemoteProgress | None = field(init=False, default=None)
     news: list[Event] = field(init=False, default_factory=list)
 
     def give(self, job: Job) -> None:
-        """Hands the job to Ray, which begins it once a node has room."""
-        self.said, self.news = self.send(sent(job)), [Event("queued")]
-        self.job, self.last, self.gauge = job, job.path, None
+        """Sends the job to Ray, which starts it when a node has room."""
+        self.stream, self.news = self.send(with_absolute_path(job)), [Event("queued")]
+        self.job, self.last, self.progress = job, job.path, None
 
     def events(self) -> Iterator[Event]:
-        """What became of the job since."""
+        """The new events of the job."""
         news, self.news = self.news, []
         yield from news
-        for event in self._heard() if self.job else ():
+        for event in self._received() if self.job else ():
             if event.kind == "begun" and self.job:
-                self.gauge = Gauge(self.job.path)
+                self.progress = RemoteProgress(self.job.path)
             yield event
-        if self.gauge and self.job:
-            yield from self.gauge.events()
+        if self.progress and self.job:
+            yield from self.progress.events()
 
-    def _heard(self) -> Iterator[Event]:
-        ready, _ = ray.wait([self.said], timeout=0)
+    def _received(self) -> Iterator[Event]:
+        ready, _ = ray.wait([self.stream], timeout=0)
         if not ready:
             return
         try:
-            event: Any = ray.get(next(self.said))
+            event: Any = ray.get(next(self.stream))
             yield event
         except RayTaskError as error:
             yield Event("crashed", message=_short(error.cause))
-        except RayError as error:  # its process or its node is gone, or cannot be reached
-            if self.gauge:
-                yield from self.gauge.events(at_once=True)
-            yield Event("lost", message=_short(error) + self._last_words())
-
-    def _last_words(self) -> str:
-        said = last_line(log(self.job.path)) if self.job else ""
-        return f"; the last line it wrote: {said}" if said else ""
+        except RayError as error:  # the process or the node is gone or unreachable
+            if self.progress:
+                yield from self.progress.events(at_once=True)
+            yield Event("lost", message=_short(error) + last_log_line(self.job))
 
 
 @dataclass
 class RayCluster:
-    """A crew of as many runs as the nodes have room for, which is counted anew all the time.
+    """A crew with as many runs as the nodes have room for. The room is counted again every CENSUS_SECONDS.
 
-    Raises NoCluster if none answers or none of its nodes has what a run needs, ValueError for another kind of address,
-    such as one of Ray's client, whose machine need not see the folder of the runs.
+    Raises NoCluster if no cluster answers or no node has the resources of a run. Raises ValueError for another kind of
+    address, such as that of Ray's client, whose machine may not see the folder of the runs.
     """
 
     address: str
@@ -99,7 +95,7 @@ class RayCluster:
             raise
 
     def workers(self, wanted: int) -> list[Slot]:
-        """The busy slots, and free ones as far as there is room, which a lost node takes with it."""
+        """The busy slots, and as many free slots as there is room for."""
         self._count()
         busy = [slot for slot in self.slots if slot.job]
         free = [slot for slot in self.slots if not slot.job]
@@ -114,7 +110,7 @@ class RayCluster:
             self.room = min(room, self.at_once or room)
 
     def _sender(self) -> Callable[[Job], Any]:
-        # Trying again is up to us, who know what a run has got to.
+        # The scheduler retries jobs, because it knows their progress.
         arguments = (self.checkpoint_seconds, self.resources, self.token)
         env = {"env_vars": self.resources.environment()}
         options = {"num_returns": "streaming", "max_retries": 0, "runtime_env": env, **declared(self.resources)}
@@ -122,42 +118,42 @@ class RayCluster:
         return lambda job: serve.options(**options).remote(job, *arguments)
 
     def wait(self, seconds: float) -> None:
-        """Until one of the runs says something, or for some seconds."""
-        said = [slot.said for slot in self.slots if slot.job]
-        if said:
-            ray.wait(said, timeout=seconds)
+        """Waits until a run has an event, but no longer than `seconds`."""
+        streams = [slot.stream for slot in self.slots if slot.job]
+        if streams:
+            ray.wait(streams, timeout=seconds)
         else:
             time.sleep(seconds)
 
     def end(self) -> None:
-        """Ends the runs that are at work, and leaves the cluster."""
+        """Ends the running tasks and disconnects from the cluster."""
         self.token.unlink(missing_ok=True)
         try:
             for slot in self.slots:
                 if slot.job:
-                    ray.cancel(slot.said, force=True)
+                    ray.cancel(slot.stream, force=True)
         finally:
-            ray.shutdown()  # which ends them too
+            ray.shutdown()  # also ends the tasks
 
 
-@no_type_check  # what checks types would hide from Ray that this yields
+@no_type_check  # a type checker's wrapper would hide from Ray that this is a generator
 def _serve(job: Job, checkpoint_seconds: float, resources: Resources, token: Path) -> Iterator[Event]:
     yield Event("begun")
-    yield outcome_here(job, checkpoint_seconds, resources, token)
+    yield run_job_here(job, checkpoint_seconds, resources, token)
 
 
 def connect(address: str) -> None:
-    """Joins a cluster. Raises NoCluster if none answers there within seconds, ValueError for no such address."""
+    """Connects to a cluster. Raises NoCluster if none answers within seconds, ValueError for an invalid address."""
     host, _, port = address.rpartition(":")
     if "/" in address or (address != "auto" and not (host and port.isdigit())):
         raise ValueError(
-            f"--ray must be HOST:PORT of a cluster's head, or auto for the one of this machine, got {address!r}; "
+            f"--ray must be HOST:PORT of a cluster's head, or auto for the cluster of this machine, got {address!r}; "
             "the command itself must run on one of its machines."
         )
     try:
         if host:
             _ask(address)
-        # What else Ray would print is about its own processes, and is in its logs.
+        # Ray's other messages are about its own processes. They are in its logs.
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except grpc.RpcError as error:
         raise _nobody(address, str(error.details())) from None
@@ -166,9 +162,9 @@ def connect(address: str) -> None:
 
 
 def _ask(address: str) -> None:
-    """Raises RpcError if nobody there speaks as a cluster does, which Ray itself would try to find out for minutes."""
+    """Raises RpcError if no cluster answers at the address. Ray itself would try for minutes."""
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-        return  # with certificates that Ray knows of
+        return  # this check does not have Ray's certificates
     try:
         with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
             channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=ANSWER_SECONDS)
@@ -183,12 +179,12 @@ def _nobody(address: str, why: str) -> NoCluster:
 
 
 def nodes() -> list[dict[str, float]]:
-    """The resources of each node that is alive."""
+    """The resources of each live node."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def declared(resources: Resources) -> dict[str, float]:
-    """The resources of a run, as Ray's options.
+    """The resources of a run as options of a Ray task.
 
     >>> declared(Resources(memory_gb=2.0))
     {'num_cpus': 1.0, 'num_gpus': 0.0, 'memory': 2000000000.0}
@@ -198,7 +194,7 @@ def declared(resources: Resources) -> dict[str, float]:
 
 
 def needs(resources: Resources) -> dict[str, float]:
-    """The resources of a run, by the names that Ray's nodes have for them.
+    """The resources of a run with the names that Ray's nodes use.
 
     >>> needs(Resources(cpus=2, gpus=0.5))
     {'CPU': 2.0, 'GPU': 0.5}
@@ -208,7 +204,7 @@ def needs(resources: Resources) -> dict[str, float]:
 
 
 def fits(node: dict[str, float], needed: dict[str, float]) -> int:
-    """How many runs a node has room for.
+    """The number of runs that a node has room for.
 
     >>> fits({"CPU": 8.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 0.5})
     2
@@ -217,9 +213,9 @@ def fits(node: dict[str, float], needed: dict[str, float]) -> int:
 
 
 def _too_small(needed: dict[str, float]) -> str:
-    wish = ", ".join(f"{name} {amount:g}" for name, amount in needed.items())
-    there = [", ".join(f"{name} {node.get(name, 0.0):g}" for name in needed) for node in nodes()]
-    return f"no node of the Ray cluster has {wish} for a run; they have {'; '.join(sorted(set(there)))}."
+    wanted = ", ".join(f"{name} {amount:g}" for name, amount in needed.items())
+    available = [", ".join(f"{name} {node.get(name, 0.0):g}" for name in needed) for node in nodes()]
+    return f"no node of the Ray cluster has {wanted} for a run; the nodes have {'; '.join(sorted(set(available)))}."
 
 
 def _short(error: BaseException) -> str:

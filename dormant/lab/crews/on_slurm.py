@@ -1,4 +1,4 @@
-"""Jobs as an array of SLURM, which submitit writes and sends: they wait in its queue and outlive this command."""
+"""Jobs as a SLURM array, submitted with submitit. They wait in SLURM's queue and continue when this command ends."""
 
 import getpass
 import os
@@ -10,26 +10,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dormant.lab.crews.cluster import Gauge, NoCluster, Resources, outcome_here, sent
-from dormant.lab.crews.jobs import Event, Job, last_line, log
+from dormant.lab.crews.cluster import NoCluster, RemoteProgress, Resources, run_job_here, with_absolute_path
+from dormant.lab.crews.jobs import Event, Job, last_line, last_log_line
 
-# Or else submitit sets up logging for the whole process, and closes what others log to. Jobs have it in their script.
+# Otherwise submitit configures logging for the whole process and closes other handlers. Jobs get theirs in the script.
 os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-ARRAY_SIZE = 1_000  # SLURM's own limit, MaxArraySize, is 1,001 if nobody raised it
-CENSUS_SECONDS = 15.0  # between two questions to the controller, which all users share
-GRACE_SECONDS = 30.0  # in which the queue gets to know of a job, and a shared disk of its result
-TIMEOUTS = 1_000  # after which a job is not queued again when its time is up
+ARRAY_SIZE = 1_000  # SLURM's default MaxArraySize is 1,001
+CENSUS_SECONDS = 15.0  # between two queries of the controller, which all users share
+GRACE_SECONDS = 30.0  # until a new job appears in the queue, and a result on a shared disk
+TIMEOUTS = 1_000  # how often a job is queued again when its time is up
 WAITS = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
 RUNS = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
-FAULTS = {"FAILED", "OUT_OF_MEMORY", "COMPLETED"}  # other ends, such as NODE_FAIL and TIMEOUT, are not a run's fault
+FAULTS = {"FAILED", "OUT_OF_MEMORY", "COMPLETED"}  # other ends, such as NODE_FAIL and TIMEOUT, do not count as a try
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What SLURM has to know besides a run's resources. Raises ValueError for no time at all."""
+    """SLURM's settings besides the resources of a run. Raises ValueError for less than a minute."""
 
     hours: float = 24.0
     partition: str | None = None
@@ -44,14 +44,14 @@ class Terms:
 
 @dataclass(frozen=True)
 class Errand:
-    """What a node does for a job. When its time is nearly up, submitit has it queued again, and it goes on."""
+    """The function that a node runs for a job. submitit queues it again when its time is nearly up, and it resumes."""
 
     checkpoint_seconds: float
     resources: Resources
     root: Path
 
     def __call__(self, job: Job) -> Event:
-        return outcome_here(job, self.checkpoint_seconds, self.resources, self.root)
+        return run_job_here(job, self.checkpoint_seconds, self.resources, self.root)
 
     def checkpoint(self, job: Job) -> submitit.helpers.DelayedSubmission:
         return submitit.helpers.DelayedSubmission(self, job)
@@ -59,23 +59,23 @@ class Errand:
 
 @dataclass
 class Entry:
-    """A job in SLURM's queue, or the place for one."""
+    """A job in SLURM's queue, or room for one."""
 
     state_of: Callable[[str], str | None]
     job: Job | None = field(init=False, default=None)
     last: Path | None = field(init=False, default=None)
-    queued: Any = field(init=False, default=None)  # submitit's job, once it was sent
-    gauge: Gauge | None = field(init=False, default=None)
+    queued: Any = field(init=False, default=None)  # submitit's job, once it is submitted
+    progress: RemoteProgress | None = field(init=False, default=None)
     ended_at: float | None = field(init=False, default=None)
     news: list[Event] = field(init=False, default_factory=list)
 
     def give(self, job: Job) -> None:
-        """Takes the job into the next array."""
-        self.job, self.last, self.queued, self.gauge, self.ended_at = job, job.path, None, None, None
+        """Adds the job to the next array."""
+        self.job, self.last, self.queued, self.progress, self.ended_at = job, job.path, None, None, None
         self.news = [Event("queued")]
 
     def events(self) -> Iterator[Event]:
-        """What became of the job since."""
+        """The new events of the job."""
         news, self.news = self.news, []
         yield from news
         if self.job and self.queued:
@@ -85,32 +85,32 @@ class Entry:
                 yield from self._followed(self.job, self.state_of(self.queued.job_id))
 
     def _followed(self, job: Job, state: str | None) -> Iterator[Event]:
-        if state in WAITS and self.gauge:
-            self.gauge = None
+        if state in WAITS and self.progress:
+            self.progress = None
             yield Event("queued")
-        elif state in RUNS and not self.gauge:
-            self.gauge = Gauge(job.path)
+        elif state in RUNS and not self.progress:
+            self.progress = RemoteProgress(job.path)
             yield Event("begun")
         if state is not None and state not in WAITS | RUNS:
             self.ended_at = self.ended_at or time.monotonic()
             if time.monotonic() - self.ended_at > GRACE_SECONDS:
-                yield from (self.gauge or Gauge(job.path)).events(at_once=True)
+                yield from (self.progress or RemoteProgress(job.path)).events(at_once=True)
                 yield self._end(job, state)
-        elif self.gauge:
-            yield from self.gauge.events()
+        elif self.progress:
+            yield from self.progress.events()
 
     def _result(self) -> Event:
         try:
             return self.queued.result()
         except FailedJobError as error:
             lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("-")]
-            said = next((line for line in reversed(lines) if "Error" in line), lines[-1])
-            return Event("crashed", message=f"{said.strip()} ({self.queued.paths.stderr})")
+            cause = next((line for line in reversed(lines) if "Error" in line), lines[-1])
+            return Event("crashed", message=f"{cause.strip()} ({self.queued.paths.stderr})")
 
     def _end(self, job: Job, state: str) -> Event:
-        number, said = self.queued.job_id, last_line(log(job.path)) or last_line(self.queued.paths.stderr)
-        message = f"SLURM's job {number} ended: {state or 'it is not in the queue any more'}"
-        message += f"; the last line it wrote: {said}" if said else ""
+        message = f"SLURM's job {self.queued.job_id} ended: {state or 'it is no longer in the queue'}"
+        line = last_line(self.queued.paths.stderr)
+        message += last_log_line(job) or (f"; last line of its log: {line}" if line else "")
         if state == "CANCELLED":
             return Event("refused", message=message)
         return Event("crashed" if state in FAULTS else "lost", message=message)
@@ -118,10 +118,10 @@ class Entry:
 
 @dataclass
 class SlurmArray:
-    """A crew of as many entries as there are jobs: SLURM decides how many run at once, at most `at_once`.
+    """A crew with an entry per job. SLURM decides how many run at once, at most `at_once`.
 
-    Jobs that an earlier command sent, and that are still in the queue, are followed rather than sent again.
-    Raises NoCluster where there is no SLURM or it refuses, ValueError for a part of a GPU.
+    A job that an earlier command submitted and that is still in the queue is followed, not submitted again.
+    Raises NoCluster if there is no SLURM or it refuses the jobs, ValueError for a fraction of a GPU.
     """
 
     root: Path
@@ -139,15 +139,15 @@ class SlurmArray:
             self.executor = submitit.SlurmExecutor(self.root / "slurm", max_num_timeout=TIMEOUTS)
             self.executor.update_parameters(**parameters(self.resources, self.terms, self.at_once))
         except RuntimeError as error:
-            raise NoCluster(f"there is no SLURM here ({error}); run the command where sbatch is.") from error
+            raise NoCluster(f"there is no SLURM here ({error}); run the command on a machine with sbatch.") from error
 
     def workers(self, wanted: int) -> list[Entry]:
-        """An entry for each job."""
+        """An entry per job."""
         self.entries += [Entry(self.state_of) for _ in range(wanted - len(self.entries))]
         return self.entries
 
     def wait(self, seconds: float) -> None:
-        """Sends what is not sent yet, or lets some seconds pass."""
+        """Submits the jobs that are not submitted yet, then sleeps."""
         new = [entry for entry in self.entries if entry.job and not entry.queued]
         for entry in new:
             entry.queued = self._earlier(entry.job)
@@ -157,33 +157,33 @@ class SlurmArray:
         time.sleep(seconds)
 
     def end(self) -> None:
-        """Leaves the jobs in the queue, where they go on."""
+        """Does nothing: the jobs stay in the queue."""
 
     def state_of(self, number: str) -> str | None:
-        """A job's state in the queue, "" if it is not there; None if SLURM does not say."""
+        """A job's state in the queue, "" if it is not in the queue, None if SLURM does not answer."""
         if time.monotonic() >= self.asked_at + CENSUS_SECONDS:
             self.asked_at = time.monotonic()
             self.states = queue()
         return None if self.states is None else self.states.get(number, "")
 
     def _earlier(self, job: Job | None) -> Any:
-        """What an earlier command sent for this job, if it is still in the queue."""
+        """submitit's job of an earlier command for this job, if it is still in the queue."""
         if job and record(job).exists():
             number = record(job).read_text().strip()
             queued = submitit.SlurmJob(self.executor.folder, number)
-            # A job stays in the queue for a moment after its result.
+            # A job stays in the queue for a moment after its result is written.
             if self.state_of(number) in WAITS | RUNS and not queued.paths.result_pickle.exists():
                 return queued
         return None
 
     def _send(self, entries: Sequence[Entry]) -> None:
-        jobs = [sent(entry.job) for entry in entries if entry.job]
+        jobs = [with_absolute_path(entry.job) for entry in entries if entry.job]
         errand = Errand(self.checkpoint_seconds, self.resources, self.root)
         try:
             queued = self.executor.map_array(errand, jobs)
         except (FailedJobError, FailedSubmissionError) as error:
-            *_, said = str(error).split("sbatch: error: ")
-            raise NoCluster(f"SLURM refuses the runs: {' '.join(said.split())[:300]}") from error
+            *_, reason = str(error).split("sbatch: error: ")
+            raise NoCluster(f"SLURM refuses the runs: {' '.join(reason.split())[:300]}") from error
         for entry, job, each in zip(entries, jobs, queued, strict=True):
             entry.queued = each
             job.path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,18 +191,18 @@ class SlurmArray:
 
 
 def record(job: Job) -> Path:
-    """The file beside a run's folder that has the number of its last job in the queue."""
+    """The file next to a run folder with the number of its last SLURM job."""
     return job.path.with_name(job.path.name + ".slurm")
 
 
 def parameters(resources: Resources, terms: Terms, at_once: int | None) -> dict[str, Any]:
-    """What submitit writes into the script of an array. Raises ValueError for a part of a GPU.
+    """The parameters of an array script for submitit. Raises ValueError for a fraction of a GPU.
 
     >>> parameters(Resources(cpus=2, memory_gb=1.5), Terms(hours=2.0), None)["mem"]
     '1536M'
     """
     if resources.gpus != int(resources.gpus):
-        raise ValueError(f"SLURM gives whole GPUs, got {resources.gpus:g}.")
+        raise ValueError(f"SLURM gives whole GPUs, got {resources.gpus:g}; set --gpus to a whole number.")
     exported = {**resources.environment(), "SUBMITIT_LOG_LEVEL": "INFO"}
     chosen = {
         "partition": terms.partition,
@@ -216,16 +216,16 @@ def parameters(resources: Resources, terms: Terms, at_once: int | None) -> dict[
         "cpus_per_task": resources.cpus,
         "job_name": "dormant",
         "setup": [f"export {name}={shlex.quote(value)}" for name, value in exported.items()],
-        "additional_parameters": {"requeue": True},  # a lost node's jobs, by SLURM itself
+        "additional_parameters": {"requeue": True},  # SLURM requeues the jobs of a lost node
     }
     return {name: value for name, value in chosen.items() if value is not None}
 
 
 def queue() -> dict[str, str] | None:
-    """The state of each of this user's jobs, those of arrays one by one; None if the controller does not answer."""
-    wish = ["--array", "--states=all", "--noheader", "--format=%i|%T", f"--user={getpass.getuser()}"]
+    """The state of each job of this user, with array jobs listed one by one. None if the controller does not answer."""
+    options = ["--array", "--states=all", "--noheader", "--format=%i|%T", f"--user={getpass.getuser()}"]
     try:
-        listed = subprocess.run(["squeue", *wish], capture_output=True, text=True, check=True, timeout=60).stdout
+        listed = subprocess.run(["squeue", *options], capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     return dict(line.strip().split("|", 1) for line in listed.splitlines() if "|" in line)

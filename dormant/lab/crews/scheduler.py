@@ -1,4 +1,4 @@
-"""Works off jobs in parallel: one for each worker, a second try for what crashed, patience with folders in use."""
+"""Runs jobs in parallel, one per worker. Crashed jobs get a second try, and folders in use are tried again later."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -9,13 +9,13 @@ from typing import Literal, Protocol, runtime_checkable
 from dormant.lab.crews.jobs import Event, Job
 
 TRIES = 2
-PATIENCE_SECONDS = 2.0  # between two looks at a folder that another process uses
+RETRY_SECONDS = 2.0  # until a folder that another process uses is tried again
 State = Literal["waiting", "queued", "running", "in use", "done", "failed"]
 
 
 @runtime_checkable
 class Worker(Protocol):
-    """What runs one job after the other, here or elsewhere, and says how each goes; `last` is the newest's folder."""
+    """Runs one job after another and reports events. `last` is the folder of the newest job."""
 
     job: Job | None
     last: Path | None
@@ -26,38 +26,38 @@ class Worker(Protocol):
 
 @runtime_checkable
 class Crew(Protocol):
-    """All workers. There may be more of them later, and those that are free may be withheld."""
+    """A set of workers whose number can change. `workers` returns those that may be used now."""
 
     def workers(self, wanted: int) -> Sequence[Worker]: ...
-    def wait(self, seconds: float) -> None: ...  # until one of them says something, at most so long
+    def wait(self, seconds: float) -> None: ...  # until a worker has an event, but no longer than this
     def end(self) -> None: ...
 
 
 class DiskFull(Exception):
-    """A job found no room to write in; the message says where."""
+    """A job could not write because a disk is full. The message names the place."""
 
 
 @dataclass
 class Standing:
-    """How far a job has got. `begun_at` are the agent steps that it had when this process began with it."""
+    """The progress of a job. `begun_at` is the number of agent steps at which this process started or resumed it."""
 
     job: Job
     state: State = "waiting"
     agent_steps: int = 0
     begun_at: int | None = None
     tries: int = 0
-    furthest: int = 0  # the agent steps it had when its machine was lost
+    furthest: int = 0  # agent steps when its machine was last lost
     message: str = ""
     not_before: float = 0.0
     since: float = 0.0
 
     def begin(self) -> Job:
-        """The job, now running."""
+        """Marks the job as running and returns it."""
         self.state, self.since = "running", time.monotonic()
         return self.job
 
     def take(self, event: Event) -> None:
-        """Follows what a worker says. Raises DiskFull if that is why it stopped."""
+        """Updates the state with a worker's event. Raises DiskFull for a full disk."""
         match event.kind:
             case "queued":
                 self.state = "queued"
@@ -70,13 +70,13 @@ class Standing:
                 self.state, self.agent_steps, self.message = "done", event.agent_steps, ""
             case "in use":
                 self.state, self.message = "in use", event.message
-                self.not_before = time.monotonic() + PATIENCE_SECONDS
+                self.not_before = time.monotonic() + RETRY_SECONDS
             case "full":
                 raise DiskFull(event.message)
             case "refused":
                 self.state, self.message = "failed", event.message
             case "lost" if self.agent_steps > self.furthest:
-                # No fault of its own, and whatever takes a machine down got on all the same.
+                # A lost machine does not count as a try as long as the job makes progress.
                 self.state, self.furthest, self.message = "waiting", self.agent_steps, event.message
             case "crashed" | "lost":
                 self.tries += 1
@@ -86,7 +86,7 @@ class Standing:
 
 @dataclass
 class Board:
-    """All jobs with their standings, in the order in which they are begun."""
+    """All jobs with their progress, in the order in which they are started."""
 
     standings: list[Standing]
     started: float = field(default_factory=time.monotonic)
@@ -100,10 +100,10 @@ class Board:
         return self.count("waiting", "queued", "running", "in use")
 
     def next(self, last: Path | None = None) -> Standing | None:
-        """The job to begin now, if there is one: those in use elsewhere come last, after some patience.
+        """The job to start now, or None. Jobs whose folders are in use come last, once they may be tried again.
 
-        A worker whose last job lay at `last` goes on with another seed of it, for which it need not compile, or else
-        takes a job that no other worker compiles for.
+        A worker whose last job was in the folder `last` preferably gets another seed of the same training, whose
+        compiled code it has, and otherwise a training that no other worker is running.
         """
         now = time.monotonic()
         running = {each.job.path.parent for each in self.standings if each.state in ("queued", "running")}
@@ -120,41 +120,41 @@ class Board:
         return min(ready, key=rank, default=None)
 
     def of(self, job: Job) -> Standing:
-        """The standing of a job."""
+        """The progress of a job."""
         return next(each for each in self.standings if each.job is job)
 
 
 Watch = Callable[[Board], None]
 
 
-def work_off(jobs: Sequence[Job], crew: Crew, watch: Watch = lambda board: None) -> Board:
-    """The board once every job is done or has failed.
+def run_all(jobs: Sequence[Job], crew: Crew, watch: Watch = lambda board: None) -> Board:
+    """Runs all jobs and returns the board when each is done or has failed.
 
-    `watch` is called about twice a second. Whatever ends this early (Ctrl-C, a full disk as DiskFull) ends the crew,
-    and every run can be gone on with from its last checkpoint.
+    `watch` is called about twice a second. An exception (Ctrl-C, DiskFull) ends the crew. Every run can then be resumed
+    from its last checkpoint.
     """
     board = Board([Standing(job) for job in jobs])
     try:
         while board.left():
             workers = crew.workers(board.left())
             for worker in workers:
-                _give(worker, board)
+                _assign(worker, board)
             crew.wait(0.5)
             for worker in workers:
-                _hear(worker, board)
+                _follow(worker, board)
             watch(board)
     finally:
         crew.end()
     return board
 
 
-def _give(worker: Worker, board: Board) -> None:
+def _assign(worker: Worker, board: Board) -> None:
     standing = board.next(worker.last) if worker.job is None else None
     if standing:
         worker.give(standing.begin())
 
 
-def _hear(worker: Worker, board: Board) -> None:
+def _follow(worker: Worker, board: Board) -> None:
     for event in worker.events():
         if worker.job:
             board.of(worker.job).take(event)

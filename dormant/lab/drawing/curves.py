@@ -1,4 +1,4 @@
-"""What a figure shows, before any pen: a line for each arm, with its seeds and an interval, from a frame of runs."""
+"""The plots of an experiment as numbers: per arm a line over time or replay ratio, with its seeds and an interval."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from jaxtyping import Float
-from scipy.special import stdtrit
 
 from dormant.lab.design import Experiment, Panel, Scale, name_of
-from dormant.lab.judging.intervals import bootstrap_bounds, iqm, stratified_interval
-from dormant.lab.judging.quantities import at_end
+from dormant.lab.judging.intervals import bootstrap_interval, iqm, stratified_interval
+from dormant.lab.judging.summary import at_end
 from dormant.lab.judging.table import HISTORIES
 from dormant.rl.envs.atari_scores import human_normalised
 
@@ -23,9 +22,9 @@ ALL = "all environments"
 
 @dataclass(frozen=True)
 class Line:
-    """One arm in one plot: what each seed measured, their mean, and the bounds of its interval; NaN where none is.
+    """One arm in one plot: the values per seed, their middle, and the bounds of its interval (NaN if missing).
 
-    Lines of the paper have no seeds. `colour` and `dash` number the pens, of which a plot's arms share few.
+    The paper's lines have no seeds. `colour` and `dash` are the numbers of a colour and a dash pattern.
     """
 
     label: str
@@ -40,7 +39,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """Some lines over one axis. `place` is the environment, all of them, or where the paper's lines come from."""
+    """Lines on one pair of axes. `place` is the environment, `ALL`, or the source of the paper's lines."""
 
     title: str
     place: str
@@ -54,7 +53,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Pen:
-    """How an arm is told from others wherever it is drawn."""
+    """The colour and dash pattern of an arm, by number."""
 
     colour: int
     dash: int
@@ -64,9 +63,9 @@ Pens = dict[str, Pen]
 
 
 def plots(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> tuple[Plot, ...]:
-    """The plots of each panel: one for each environment, and one for all of them where they have a common unit.
+    """The plots of each panel: one per environment, and one of all environments if they have a common unit.
 
-    Arms and environments that the frame lacks are left out, and so is a plot that would be empty.
+    Arms and environments that are not in the table are left out, and so are empty plots.
     """
     design = experiment.designs[scale]
     environments = [name for each in design.environments if (name := name_of(each)) in set(frame["environment"])]
@@ -76,7 +75,7 @@ def plots(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> tuple[Pl
 
 
 def _places(environments: Sequence[str], panel: Panel) -> list[list[str]]:
-    # Returns of two MinAtar games have no common unit; fractions have, and human-normalised returns.
+    # Fractions and human-normalised returns have a common unit. Returns of two MinAtar games do not.
     comparable = is_fraction(panel.metric) or _normalisable(panel.metric, environments)
     return [[name] for name in environments] + [list(environments)] * (len(environments) > 1 and comparable)
 
@@ -86,8 +85,7 @@ def _normalisable(metric: str, environments: Sequence[str]) -> bool:
 
 
 def _plot(panel: Panel, frame: pl.DataFrame, place: list[str], arms: Sequence[str]) -> Plot:
-    wanted = [arm for arm in arms if arm in (panel.arms or arms)]
-    lines = (_sweeps if panel.over == "replay_ratio" else _curves)(frame, place, panel, wanted, pens(arms))
+    lines = (_sweeps if panel.over == "replay_ratio" else _curves)(frame, place, panel, arms, pens(arms))
     shared = len(place) > 1 and not is_fraction(panel.metric)
     label = "human-normalised return, IQM" if shared else quantity(panel.metric)
     kind = (panel.metric, panel.over, label, is_fraction(panel.metric))
@@ -130,17 +128,17 @@ def _side_by_side(tables: Sequence[Float[np.ndarray, "_ environments"]]) -> Meas
 
 def _line(label: str, pen: Pen, x: Points, values: Measured, metric: str, place: list[str]) -> Line:
     if len(place) == 1:
-        bounds, seeds = t_band(values[:, 0]), values[:, 0]
+        bounds, seeds = stratified_band(values), values[:, 0]
     elif is_fraction(metric):
         bounds, seeds = stratified_band(values), values.mean(axis=1)
     else:
-        # A seed of one game has nothing in common with the same seed of another, so no line is drawn for it.
+        # Seeds of different games are unrelated, so there is no line per seed.
         bounds, seeds = iqm_band(normalised(values, place)), np.empty((0, len(x)))
     return Line(label, pen.colour, pen.dash, x, *bounds, seeds)
 
 
 def family(arm: str) -> str:
-    """The arm's name up to its first comma: the arms of a family are one line over the replay ratio.
+    """The arm's name up to its first comma. Over the replay ratio, the arms of a family form one line.
 
     >>> family("ReDo, RR 0.25"), family("Weight decay")
     ('ReDo', 'Weight decay')
@@ -149,7 +147,7 @@ def family(arm: str) -> str:
 
 
 def pens(arms: Sequence[str]) -> Pens:
-    """A pen for each arm and each family: a family has a colour and its members dashes, if there are several of both.
+    """A pen per arm and per family. If there are several families with several arms, a family shares a colour.
 
     >>> pens(["DQN, RR 1", "DQN, RR 2", "Reset"])["DQN, RR 2"]
     Pen(colour=0, dash=1)
@@ -163,7 +161,7 @@ def pens(arms: Sequence[str]) -> Pens:
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Heights between 0 and 1 moved as little as keeps them a gap apart, in their order.
+    """Heights between 0 and 1, moved as little as possible so that they are a gap apart, in the same order.
 
     >>> [round(height, 2) for height in spread([0.5, 0.52, 0.9], 0.1)]
     [0.46, 0.56, 0.9]
@@ -171,7 +169,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     order = np.argsort(heights, kind="stable")
     ladder = gap * np.arange(len(heights))
     wanted = np.asarray(heights, dtype=float)[order] - ladder
-    # Least squares under an order: pool neighbours that are the wrong way round.
+    # Isotonic least squares: pool neighbours that are in the wrong order.
     pools: list[list[float]] = []
     for height in wanted.tolist():
         pools.append([height])
@@ -185,12 +183,12 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def is_fraction(metric: str) -> bool:
-    """Whether a metric is a share, of neurons or of images, which is shown in percent."""
+    """Whether a metric is a fraction, which is shown in percent."""
     return metric.startswith(("dormant/", "overlap", "rise/")) or metric == "accuracy"
 
 
 def quantity(metric: str) -> str:
-    """What a metric measures, in words.
+    """The quantity that a metric measures, in words.
 
     >>> quantity("dormant/0.1/all"), quantity("dormant/0/dense"), quantity("loss")
     ('dormant neurons (τ = 0.1)', 'dormant neurons in “dense” (τ = 0)', 'loss')
@@ -214,9 +212,9 @@ def quantity(metric: str) -> str:
 
 
 def measured(rows: pl.DataFrame, environments: Sequence[str], x_name: str, metric: str) -> tuple[Points, Measured]:
-    """Where an arm was measured in each of the environments, and what each seed measured there; NaN where one did not.
+    """The x values at which an arm was measured in all environments, and the values per seed (NaN if missing).
 
-    Log points at which some environment has no seed are left out, since a mean there would be of other environments.
+    Log points at which some environment has no value are left out, because their mean would be over fewer environments.
     """
     value = pl.col(metric).cast(pl.Float64) if metric in rows.columns else pl.lit(None, pl.Float64).alias(metric)
     rows = rows.filter(pl.col("environment").is_in(environments)).select("environment", "seed", x_name, value)
@@ -232,13 +230,13 @@ def measured(rows: pl.DataFrame, environments: Sequence[str], x_name: str, metri
 
 
 def normalised(values: Measured, environments: Sequence[str]) -> Measured:
-    """Atari returns on the scale where random play has 0 and a human 1."""
+    """Atari returns on the scale where random play is 0 and a human is 1."""
     games = [name.removeprefix(ATARI) for name in environments]
     return np.stack([np.asarray(human_normalised(game, values[:, i])) for i, game in enumerate(games)], axis=1)
 
 
 def ends(x: Points, values: Measured) -> Float[np.ndarray, "seeds environments"]:
-    """The mean over the last tenth of the run, NaN for a seed that has no value there.
+    """Per seed and environment, the mean over the last tenth of the run. NaN if there is no value.
 
     >>> ends(np.array([0.0, 50, 95, 100]), np.array([[[9.0, 9, 1, 3]], [[9, 9, 1, math.nan]]])).tolist()
     [[2.0], [1.0]]
@@ -248,28 +246,17 @@ def ends(x: Points, values: Measured) -> Float[np.ndarray, "seeds environments"]
     return np.where(count > 0, np.nansum(late, axis=2) / np.maximum(count, 1), math.nan)
 
 
-def t_band(seeds: Float[np.ndarray, "seeds points"], confidence: float = 0.95) -> tuple[Points, Points, Points]:
-    """Mean over seeds and its Student t-interval, `mean_interval` at every point at once.
+def stratified_band(values: Measured) -> tuple[Points, Points, Points]:
+    """At every point, the mean over environments of their means, with the stratified t-interval.
 
-    >>> [round(float(bound[0]), 2) for bound in t_band(np.array([[1.0], [2.0], [3.0]]))]
+    >>> [round(float(bound[0]), 2) for bound in stratified_band(np.array([[[1.0]], [[2.0]], [[3.0]]]))]
     [2.0, -0.48, 4.48]
     """
-    count = np.isfinite(seeds).sum(axis=0)
-    mean = np.where(count > 0, np.nansum(seeds, axis=0) / np.maximum(count, 1), math.nan)
-    deviation = np.sqrt(np.nansum((seeds - mean) ** 2, axis=0) / np.maximum(count - 1, 1))
-    half = stdtrit(np.maximum(count - 1, 1), (1 + confidence) / 2) * deviation / np.sqrt(np.maximum(count, 1))
-    half = np.where(count > 1, half, math.nan)
-    return mean, mean - half, mean + half
-
-
-def stratified_band(values: Measured) -> tuple[Points, Points, Points]:
-    """Mean over environments of their means, with the stratified t-interval, at every point."""
     bounds = np.array([stratified_interval(values[:, :, point]) for point in range(values.shape[2])])
     return bounds[:, 0], bounds[:, 1], bounds[:, 2]
 
 
 def iqm_band(values: Measured) -> tuple[Points, Points, Points]:
-    """Interquartile mean with the stratified bootstrap's bounds, as the paper draws returns, at every point."""
-    tables = [values[:, :, point] for point in range(values.shape[2])]
-    bounds = np.array([bootstrap_bounds(iqm, table) for table in tables])
-    return np.array([iqm(table) for table in tables]), bounds[:, 0], bounds[:, 1]
+    """At every point, the interquartile mean with bounds from the bootstrap, as the paper draws returns."""
+    bounds = np.array([bootstrap_interval(iqm, values[:, :, point]) for point in range(values.shape[2])])
+    return bounds[:, 0], bounds[:, 1], bounds[:, 2]

@@ -1,10 +1,8 @@
-"""The picture of an experiment: a row for each panel, a column for each environment, the paper's curves at the end."""
+"""The figure of an experiment: a row per panel, a column per environment, and the paper's curves at the end."""
 
-import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,30 +11,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
 
+from dormant.files import replacing
 from dormant.lab.design import Experiment, Scale
+from dormant.lab.drawing import COLOURS, STYLE
 from dormant.lab.drawing.curves import Line, Plot, plots, spread
-from dormant.lab.drawing.pictures import STYLE
-from dormant.lab.drawing.published import beside, published
+from dormant.lab.drawing.published import published, shows
+from dormant.lab.judging.claims import Verdict
 
-# Okabe and Ito's palette: told apart with every common colour blindness. Its yellow is too pale on white.
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 DASHES = ("-", (0, (6, 2)), (0, (3, 2)), (0, (1, 1.5)))
 MARKS = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "?"}
 FEW_SEEDS = 5
 CELL = (3.5, 2.5)  # inches
-CAPTION = 120  # letters of a line
+CAPTION = 120  # characters per line
 
 
 def experiment_figure(
     experiment: Experiment,
     scale: Scale,
     frame: pl.DataFrame,
-    verdicts: Sequence[Any] = (),
+    verdicts: Sequence[Verdict] = (),
     revisions: Sequence[str] = (),
 ) -> Figure:
-    """The figure of an experiment's runs: means over seeds with 95 % intervals, thin lines for few seeds.
+    """The figure of an experiment's runs: means over seeds with 95 % intervals, and thin lines for a few seeds.
 
-    `verdicts` are printed below it, each with its claim's statement. Raises ValueError if there is nothing to draw.
+    The verdicts are printed below it with their claims. Raises ValueError if there is nothing to draw.
     """
     rows = grid(experiment, scale, frame)
     if not rows:
@@ -55,27 +53,27 @@ def experiment_figure(
 
 
 def grid(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> list[list[Plot]]:
-    """The plots of each panel, and beside the first panel of a kind what the paper has of it."""
+    """The plots of each panel. The paper's plots of a quantity follow in the row of the first panel with it."""
     ours, theirs = plots(experiment, scale, frame), list(published(experiment, scale))
     titles = dict.fromkeys((plot.title, plot.metric, plot.x_name) for plot in ours)
     rows = [[plot for plot in ours if (plot.title, plot.metric, plot.x_name) == title] for title in titles]
     for row in rows:
-        fitting = [plot for plot in theirs if beside(plot, row[0].metric)]
+        fitting = [plot for plot in theirs if shows(plot, row[0].metric)]
         sweeps = [plot for plot in fitting if (plot.x_name == "replay_ratio") == (row[0].x_name == "replay_ratio")]
         row.extend(sweeps)
         theirs = [plot for plot in theirs if not any(plot is taken for taken in sweeps)]
-    # What fits no panel of ours is shown all the same.
+    # The paper's plots without a matching panel form a row of their own.
     return [*rows, *([theirs] if rows and theirs else [])]
 
 
 def caption(experiment: Experiment, scale: Scale, frame: pl.DataFrame, revisions: Sequence[str] = ()) -> Iterator[str]:
-    """Lines that say how the figure was made, what its lines are, and what it leaves out."""
+    """Lines of text: how the figure was made, what its lines are, and what it leaves out."""
     seeds = ", ".join(map(str, sorted(set(frame["seed"]))))
     revision = f"; revision {', '.join(revisions)}" if revisions else ""
     yield from textwrap.wrap(f"{command(experiment, scale)}; seeds {seeds}{revision}.", CAPTION, break_on_hyphens=False)
-    yield "Lines are means over seeds, bands 95 % t-intervals, thin lines single seeds."
+    yield "Lines are means over seeds, bands are 95 % t-intervals, thin lines are single seeds."
     if experiment.published:
-        yield "Dashed are the paper's curves, read from its plots."
+        yield "Dashed lines are the paper's curves, read from its plots."
     left_out = experiment.designs[scale].leaves_out
     if left_out:
         yield f"Left out: {left_out}"
@@ -86,21 +84,20 @@ def command(experiment: Experiment, scale: Scale) -> str:
     return experiment.command or f"dormant figure {experiment.name} --scale {scale}"
 
 
-def judgement(verdict: Any) -> str:
-    """A verdict in one line: its mark, the claim, the estimate with its interval, and the number of runs."""
+def judgement(verdict: Verdict) -> str:
+    """A verdict in one line: mark, claim, estimate with interval, and number of runs."""
     numbers = f"{verdict.estimate:.3g} [{verdict.low:.3g}, {verdict.high:.3g}], {verdict.runs} runs"
     return f"{MARKS[verdict.verdict]} {verdict.verdict}: {verdict.claim.statement} ({numbers})"
 
 
 def save(picture: Figure, stem: Path) -> tuple[Path, Path]:
-    """Writes stem.svg and stem.png, each there whole or not at all, and the same bytes for the same figure."""
+    """Writes stem.svg and stem.png, each completely or not at all. The same figure gives the same bytes."""
     files = stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png")
     with mpl.rc_context({"svg.hashsalt": "dormant", "svg.fonttype": "none"}):
         for file in files:
-            part = file.with_name(f".{file.name}.part")
             metadata = {"Date": None} if file.suffix == ".svg" else {}
-            picture.savefig(part, format=file.suffix[1:], metadata=metadata)
-            os.replace(part, file)
+            with replacing(file) as part:
+                picture.savefig(part, format=file.suffix[1:], metadata=metadata)
     return files
 
 
@@ -134,7 +131,7 @@ def draw(axes: Axes, plot: Plot) -> None:
 
 
 def _reach(plot: Plot) -> tuple[float, float]:
-    """What was measured, and of intervals as much as leaves that readable: with three seeds they can be very wide."""
+    """The y limits: all measured values, and as much of the intervals as keeps them readable with few seeds."""
     measured = np.concatenate([values for line in plot.lines for values in (line.middle, *line.seeds)])
     bounds = np.concatenate([values for line in plot.lines for values in (line.low, line.high)])
     bottom = min(0.0, float(np.nanmin(measured)))
@@ -146,11 +143,11 @@ def _reach(plot: Plot) -> tuple[float, float]:
 
 def _line(axes: Axes, plot: Plot, line: Line) -> None:
     colour = COLOURS[line.colour % len(COLOURS)]
-    dash = line.dash + line.colour // len(COLOURS)  # more arms than colours differ by their dashes
+    dash = line.dash + line.colour // len(COLOURS)  # arms beyond the number of colours differ in their dashes
     style = (0, (5, 2)) if plot.published else DASHES[dash % len(DASHES)]
     if plot.x_name == "replay_ratio":
         whiskers = np.nan_to_num(np.abs(np.stack([line.low, line.high]) - line.middle))
-        x = line.x * 1.03**line.colour  # so that intervals don't hide one another
+        x = line.x * 1.03**line.colour  # shifted so that intervals do not hide each other
         axes.errorbar(x, line.middle, whiskers, color=colour, linestyle=style, marker="o", markersize=4, elinewidth=1.2)
         return
     for seed in line.seeds if 1 < len(line.seeds) <= FEW_SEEDS else ():
@@ -176,7 +173,7 @@ def _formats(axes: Axes, plot: Plot) -> None:
 
 
 def label(axes: Axes, plot: Plot) -> None:
-    """Writes each line's name beside its end, moved apart where they would touch."""
+    """Writes each line's name next to its end, moved apart if names would overlap."""
     ends = [(line, *_end(line)) for line in plot.lines]
     low, high = axes.get_ylim()
     heights = [(y - low) / (high - low) for _, _, y in ends]

@@ -1,8 +1,7 @@
-"""The picture of the demo, drawn from run folders and from nothing else."""
+"""The demo's picture of some runs, and the picture of a network's report."""
 
 from collections.abc import Mapping
 from itertools import cycle
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,57 +13,46 @@ from matplotlib.gridspec import GridSpecFromSubplotSpec
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from dormant import Report
+from dormant.lab.drawing import COLOURS, DORMANT, LINES, STYLE
 from dormant.lab.drawing.score_maps import by_dormancy
 from dormant.lab.runs.folder import RunFolder, curve, layers
 
-# Okabe and Ito's palette: told apart with every common colour blindness, and in grey.
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-}
-DORMANT = "#AA3377"
-LINES = ("-", "--", ":", "-.")
-
 
 def demo_picture(arms: Mapping[str, RunFolder], tau: float, title: str, caption: str) -> Figure:
-    """Four panels that compare arms: return, dormant fraction, dormancy by layer, and the last layer's neuron scores.
+    """Four panels that compare arms: return, dormant fraction, dormant fraction per layer, and neuron scores.
 
-    Thin lines are seeds, thick ones their mean; the neuron scores are the first seed's.
+    Thin lines are seeds and thick lines their means. The neuron scores are those of the last layer in the first seed.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 7.6), dpi=130, layout="constrained")
-        figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
-        figure.supxlabel(caption, fontsize=8, color="#555555", x=0.01, ha="left")
+        figure = _titled((11.0, 7.6), title, caption)
         grid = figure.add_gridspec(2, 2)
         returns, pooled, by_layer = (figure.add_subplot(grid[place]) for place in ((0, 0), (0, 1), (1, 0)))
-        _return_panel(returns, arms)
-        _pooled_panel(pooled, arms, tau)
+        _metric_panel(returns, arms, "eval_return", "Return", "return of evaluation episodes")
+        pooled_title = f"Dormant neurons, all layers (τ = {tau:g})"
+        _metric_panel(pooled, arms, f"dormant/{tau:g}/all", pooled_title, "dormant fraction", percent=True)
         _layer_panel(by_layer, arms, tau)
         _score_panel(figure, grid[1, 1].subgridspec(len(arms), 1), arms, tau)
     return figure
 
 
-def _return_panel(axes: Axes, arms: Mapping[str, RunFolder]) -> None:
-    for (arm, folder), colour in zip(arms.items(), cycle(COLOURS)):
-        _lines(axes, folder, "eval_return", colour, arm)
-    _finish(axes, "Return", "return of evaluation episodes")
+def _titled(size: tuple[float, float], title: str, caption: str) -> Figure:
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
+    figure.supxlabel(caption, fontsize=8, color="#555555", x=0.01, ha="left")
+    return figure
 
 
-def _pooled_panel(axes: Axes, arms: Mapping[str, RunFolder], tau: float) -> None:
+def _metric_panel(
+    axes: Axes, arms: Mapping[str, RunFolder], metric: str, title: str, quantity: str, percent: bool = False
+) -> None:
     for (arm, folder), colour in zip(arms.items(), cycle(COLOURS)):
-        _lines(axes, folder, f"dormant/{tau:g}/all", colour, arm)
-    _finish(axes, f"Dormant neurons, all layers (τ = {tau:g})", "dormant fraction", percent=True)
+        _lines(axes, folder, metric, colour, arm)
+    _finish(axes, title, quantity, percent)
 
 
 def _layer_panel(axes: Axes, arms: Mapping[str, RunFolder], tau: float) -> None:
     for (arm, folder), colour in zip(arms.items(), cycle(COLOURS)):
-        # The last layer, where dormancy is worst, gets the plain line.
+        # The last layer has the most dormant neurons, so it gets the solid line.
         for layer, line in zip(reversed(layers(folder)), cycle(LINES)):
             _lines(axes, folder, f"dormant/{tau:g}/{layer}", colour, f"{arm}, {layer}", line, seeds=False)
     _finish(axes, f"Dormant neurons by layer (τ = {tau:g})", "dormant fraction, mean of seeds", percent=True)
@@ -74,7 +62,7 @@ def _lines(
     axes: Axes, folder: RunFolder, name: str, colour: str, label: str, line: str = "-", seeds: bool = True
 ) -> None:
     steps, values = curve(folder, name)
-    # Evaluations are rarer than log points.
+    # Not every log point has an evaluation.
     measured = ~np.isnan(values).all(axis=0)
     for seed in values[:, measured] if seeds else ():
         axes.plot(steps[measured], seed, color=colour, linewidth=0.8, alpha=0.4)
@@ -99,7 +87,7 @@ def _finish(axes: Axes, title: str, quantity: str, percent: bool = False) -> Non
 def _score_panel(figure: Figure, grid: GridSpecFromSubplotSpec, arms: Mapping[str, RunFolder], tau: float) -> None:
     layer = layers(next(iter(arms.values())))[-1]
     rows = grid.subplots(sharex=True, squeeze=False)[:, 0]
-    # Purple is dormant; what is alive is grey, darker with its score.
+    # Dormant neurons are purple. Other neurons are grey, darker for higher scores.
     shades = mpl.colormaps["Greys"].with_extremes(under=DORMANT)
     scale = Normalize(vmin=np.nextafter(tau, 1), vmax=3)
     for axes, (arm, folder) in zip(rows, arms.items(), strict=True):
@@ -122,12 +110,10 @@ def _score_map(axes: Axes, folder: RunFolder, layer: str, shades: Colormap, scal
     axes.set_yticks([])
 
 
-def portrait(report: Report, title: str) -> Figure:
-    """Two panels: dormant share of each layer with its interval, and every layer's scores in ascending order."""
+def report_picture(report: Report, title: str) -> Figure:
+    """Two panels: the dormant fraction per layer with its interval, and each layer's scores in ascending order."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 1.8 + 0.35 * max(6, len(report.layers))), dpi=130, layout="constrained")
-        figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
-        figure.supxlabel(report.conditions, fontsize=8, color="#555555", x=0.01, ha="left")
+        figure = _titled((11.0, 1.8 + 0.35 * max(6, len(report.layers))), title, report.conditions)
         shares, scores = figure.subplots(1, 2)
         _share_panel(shares, report)
         _scores_by_rank(scores, report)
@@ -136,11 +122,11 @@ def portrait(report: Report, title: str) -> Figure:
 
 def _share_panel(axes: Axes, report: Report) -> None:
     rows = [*report.layers, report.all]
-    places = np.arange(len(rows))
-    axes.barh(places, [row.share for row in rows], color=[DORMANT] * len(report.layers) + ["#555555"], height=0.7)
-    for place, row in zip(places, rows, strict=True):
-        axes.plot(row.interval, (place, place), color="black", linewidth=1.5, marker="|")
-    axes.set_yticks(places, [f"{row.name} ({row.neurons})" for row in rows])
+    heights = np.arange(len(rows))
+    axes.barh(heights, [row.share for row in rows], color=[DORMANT] * len(report.layers) + ["#555555"], height=0.7)
+    for height, row in zip(heights, rows, strict=True):
+        axes.plot(row.interval, (height, height), color="black", linewidth=1.5, marker="|")
+    axes.set_yticks(heights, [f"{row.name} ({row.neurons})" for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -150,7 +136,7 @@ def _share_panel(axes: Axes, report: Report) -> None:
 def _scores_by_rank(axes: Axes, report: Report) -> None:
     for number, layer in enumerate(report.layers):
         ranks = (np.arange(layer.neurons) + 0.5) / layer.neurons
-        style = ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
+        style = LINES[number // len(COLOURS) % len(LINES)]
         axes.plot(ranks, np.sort(layer.scores), style, color=COLOURS[number % len(COLOURS)], label=layer.name)
     axes.axhline(report.tau, color="black", linewidth=0.8, linestyle=":")
     axes.set_yscale("symlog", linthresh=max(report.tau, 0.01))

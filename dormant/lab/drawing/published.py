@@ -1,4 +1,4 @@
-"""The paper's curves, read from its plots, as plots that stand beside ours."""
+"""The paper's curves, read from its plots, as plots that are drawn next to ours."""
 
 import csv
 import math
@@ -19,20 +19,20 @@ QUANTITIES = {
     "overlap_percent": "overlap of dormant neurons",
     "iqm_human_normalised": "human-normalised return, IQM",
 }
-METRICS = {"dormant_percent": "dormant/", "overlap_percent": "overlap"}  # ours begin with; all others are returns
+METRICS = {"dormant_percent": "dormant/", "overlap_percent": "overlap"}  # prefix of our metrics; all others are returns
 
 
 def published(experiment: Experiment, scale: Scale) -> tuple[Plot, ...]:
-    """The paper's plots of the panels that the experiment names; a line has the pen of the arm of ours that it fits.
+    """The paper's plots of the panels that the experiment names. A line has the pen of our matching arm.
 
-    Raises KeyError for a panel that published.csv does not have.
+    Raises KeyError for a panel that is not in published.csv.
     """
     rows = [row for row in _table() if row["figure"] == experiment.name]
     names = {name.strip() for name in experiment.published}
     missing = names - {row["panel"] for row in rows}
     if missing:
-        there = ", ".join(sorted({row["panel"] for row in rows})) or "none"
-        raise KeyError(f"published.csv has no panel {sorted(missing)[0]!r} of {experiment.name}; it has {there}.")
+        known = ", ".join(sorted({row["panel"] for row in rows})) or "none"
+        raise KeyError(f"published.csv has no panel {sorted(missing)[0]!r} of {experiment.name}; it has {known}.")
     wanted = [row for row in rows if row["panel"] in names]
     drawn = pens([arm.name for arm in experiment.designs[scale].arms])
     return tuple(
@@ -41,8 +41,8 @@ def published(experiment: Experiment, scale: Scale) -> tuple[Plot, ...]:
     )
 
 
-def beside(plot: Plot, metric: str) -> bool:
-    """Whether a plot of the paper shows the same kind of quantity as a metric of ours."""
+def shows(plot: Plot, metric: str) -> bool:
+    """Whether a plot of the paper shows the quantity of one of our metrics."""
     return metric.startswith(METRICS.get(plot.metric, ("eval_return", "train_return")))
 
 
@@ -53,7 +53,7 @@ def _table() -> list[dict[str, Any]]:
 
 
 def _kind(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["metric"], row["x_name"], row["panel"].split()[0]  # a panel begins with its game
+    return row["metric"], row["x_name"], row["panel"].split()[0]  # a panel starts with its game
 
 
 def _plot(figure: str, metric: str, x_name: str, rows: list[dict[str, Any]], drawn: dict[str, Pen]) -> Plot:
@@ -99,13 +99,13 @@ def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
 
 
 def _counterpart(words: Sequence[str], labels: Sequence[str]) -> str | None:
-    """The label of ours that says most of what the paper's words say, and nothing else.
+    """The one of our labels with most of the paper's words and no other words, None if there is none.
 
     >>> _counterpart(["redo", "DemonAttack", "replay_ratio=1"], ["DQN, RR 1", "ReDo, RR 1", "ReDo, RR 2"])
     'ReDo, RR 1'
     """
-    said = {word.lower() for word in words}
-    fitting = [label for label in labels if _words(label) <= said]
+    paper = {word.lower() for word in words}
+    fitting = [label for label in labels if _words(label) <= paper]
     return max(fitting, key=lambda label: len(_words(label)), default=None)
 
 

@@ -1,4 +1,4 @@
-"""Neuron scores over training as small pictures: a row for each neuron, a column for each log point."""
+"""Small pictures of neuron scores over training: a row per neuron, a column per log point."""
 
 import base64
 import io
@@ -9,28 +9,33 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from dormant.lab.drawing import DORMANT
 from dormant.lab.runs.folder import RunFolder, rows
 
 COLUMNS, ROWS = 80, 256
 NOT_A_NUMBER = 15
-HIGHEST = 3.0  # scores above are as dark as this one; a layer's mean is 1
-# Purple is dormant, what is alive is grey and darker with its score, yellow is not a number.
-PALETTE = [(170, 51, 119), *((grey, grey, grey) for grey in np.linspace(244, 30, 14).astype(int)), (230, 190, 0)]
+HIGHEST = 3.0  # higher scores have the same shade; the mean score of a layer is 1
+# Dormant neurons are purple, others grey (darker for higher scores), and NaN is yellow.
+PALETTE = [
+    tuple(bytes.fromhex(DORMANT[1:])),
+    *((grey, grey, grey) for grey in np.linspace(244, 30, 14).astype(int)),
+    (230, 190, 0),
+]
 
 
 class ScoreMap(NamedTuple):
-    """The scores of one layer in one seed of a run, as a PNG file in a data address."""
+    """The scores of one layer in one seed of a run, with a PNG file as a data URL."""
 
     layer: str
     seed: int
     neurons: int
     agent_steps: int
-    dormant: float  # share at the last log point
+    dormant: float  # fraction at the last log point
     image: str
 
 
 def score_maps(run: RunFolder, tau: float) -> Iterator[ScoreMap]:
-    """A map of each layer of the run's first seed, from input to output; nothing for a run without scores.
+    """Yields a map per layer of the run's first seed, from input to output. A run without scores has none.
 
     Raises RunRefused for a damaged line.
     """
@@ -46,7 +51,7 @@ def score_maps(run: RunFolder, tau: float) -> Iterator[ScoreMap]:
 
 
 def by_dormancy(scores: Float[np.ndarray, "neurons points"], tau: float) -> Int[np.ndarray, " neurons"]:
-    """The order in which dormant neurons lie together: by how long a neuron was dormant, then by its last score.
+    """The order of neurons by the number of log points at which they were dormant, then by their last score.
 
     >>> by_dormancy(np.array([[0.0, 2.0], [0.0, 0.0], [1.0, 1.0]]), tau=0.1).tolist()
     [1, 0, 2]
@@ -55,9 +60,9 @@ def by_dormancy(scores: Float[np.ndarray, "neurons points"], tau: float) -> Int[
 
 
 def levels(scores: Float[np.ndarray, "neurons points"], tau: float) -> UInt8[np.ndarray, "rows columns"]:
-    """Sorted scores as sixteen levels: 0 dormant, 1 to 14 rising with the score, 15 not a number.
+    """Sorted scores as sixteen levels: 0 for dormant, 1 to 14 increasing with the score, 15 for NaN.
 
-    Of wide layers and long runs, every so many neurons and log points are shown.
+    Of wide layers and long runs, only evenly spaced neurons and log points are shown.
 
     >>> levels(np.array([[0.0, 1.0], [3.0, 9.0], [1.0, np.nan]]), tau=0.1).tolist()
     [[0, 5], [5, 15], [14, 14]]
@@ -70,7 +75,7 @@ def levels(scores: Float[np.ndarray, "neurons points"], tau: float) -> UInt8[np.
 
 
 def address(picture: UInt8[np.ndarray, "rows columns"]) -> str:
-    """A picture of sixteen levels as a data address that holds a PNG file."""
+    """A picture of sixteen levels as a data URL with a PNG file."""
     image = Image.fromarray(picture, mode="P")
     image.putpalette([part for colour in PALETTE for part in colour])
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Whether the runs bear out what an experiment claims."""
+"""Judges the claims of an experiment: reproduced, contradicted or inconclusive."""
 
 import math
 from typing import Literal, NamedTuple
@@ -12,17 +12,17 @@ from dormant.lab.judging.intervals import Interval, stratified_interval
 from dormant.lab.judging.quantities import Pairs, pairs
 from dormant.rl.envs.atari_scores import human_normalised
 
-LARGEST_RATIO = 100.0  # a quotient by zero counts as this one, and one of zero as one over it
+LARGEST_RATIO = 100.0  # quotients are clipped to [1 / LARGEST_RATIO, LARGEST_RATIO]
 Ruling = Literal["reproduced", "contradicted", "inconclusive"]
 Effects = Float[np.ndarray, "seeds environments"]
 
 
 class Verdict(NamedTuple):
-    """What the runs say of a claim.
+    """The ruling on a claim, with the estimate and the interval that it rests on.
 
-    The estimate and its 95 % interval are of the arm's quantity less the other arm's (or its own start), or over it for
-    a ratio: they are not turned by the claim's direction. `runs` counts the pairs of runs, one for each seed and
-    environment, `interval` names the method, and `unit` is what the estimate is measured in.
+    The estimate is the arm's quantity minus that of the other arm (or of its own start), or divided by it if the claim
+    is a ratio. The claim's direction does not change its sign. `runs` is the number of pairs of runs, one per seed and
+    environment. `interval` names the method, and `unit` is the unit of the estimate.
     """
 
     claim: Claim
@@ -37,30 +37,33 @@ class Verdict(NamedTuple):
 
 
 def judged(experiment: Experiment, frame: pl.DataFrame) -> list[Verdict]:
-    """The verdict of every claim of an experiment, on a table of `results.read`."""
+    """The verdict on each claim of an experiment, given a table of `judging.table.read`."""
     return [judge(claim, frame) for claim in experiment.claims]
 
 
 def judge(claim: Claim, frame: pl.DataFrame) -> Verdict:
-    """What the runs of a table of `results.read` say of a claim.
+    """The verdict on a claim, given a table of `judging.table.read`.
 
-    Runs are paired by seed and environment. The effect is the mean over environments of the mean difference of pairs,
-    or of the logarithm of their quotients; environments with fewer than two pairs are left out. *Reproduced*: the whole
-    interval lies on the claimed side of no effect (of the smallest effect that matters, where that is on the other
-    side), and the estimate is at least that smallest effect. *Contradicted*: the whole interval falls short of it.
-    *Inconclusive*: anything else.
+    Runs are paired by seed and environment. The effect is the mean over environments of the mean difference of the
+    pairs, or of the logarithm of their quotients. Environments with fewer than two pairs are left out. The verdict is
 
-    Returns are compared on one scale: human-normalised on Atari, where a quotient takes what is below random play for
-    nothing; elsewhere a difference is a share of the mean of the arm compared with, in each environment.
+    - *reproduced* if the estimate is at least the smallest effect that matters, and the whole interval lies on the
+      claimed side of no effect. If the smallest effect lies on the other side of no effect (a claim of doing no harm),
+      the whole interval must lie on the claimed side of the smallest effect.
+    - *contradicted* if the whole interval falls short of the smallest effect.
+    - *inconclusive* otherwise.
+
+    Returns of different games are put on one scale. On Atari they are human-normalised, and a quotient counts returns
+    below random play as zero. In other environments a difference is divided by the mean return of the other arm.
     """
     return verdict(claim, pairs(claim, frame))
 
 
 def verdict(claim: Claim, found: Pairs) -> Verdict:
-    """What pairs of runs say of a claim, as `judge` does."""
+    """The verdict on a claim, given its pairs of runs; see `judge`."""
     found = _comparable(claim, found)
-    count = found.present().sum(axis=0)
-    # Where no environment has two pairs there is no interval, but still an estimate.
+    count = found.complete().sum(axis=0)
+    # If no environment has two pairs, there is an estimate without an interval.
     kept = count >= max(1, min(2, count.max(initial=0)))
     used = found.of(kept)
     effects = _effects(claim, used)
@@ -74,15 +77,15 @@ def verdict(claim: Claim, found: Pairs) -> Verdict:
 
 
 def _comparable(claim: Claim, found: Pairs) -> Pairs:
-    """Atari's returns on the scale of a human's."""
+    """The pairs with Atari returns human-normalised."""
     if not _of_returns(claim):
         return found
-    mine, theirs = found.mine.copy(), found.theirs.copy()
+    arm, against = found.arm.copy(), found.against.copy()
     for column, game in _atari_games(found):
-        for table in (mine, theirs):
+        for table in (arm, against):
             values = np.asarray(human_normalised(game, table[:, column]))
             table[:, column] = np.maximum(values, 0.0) if claim.by == "ratio" else values
-    return found._replace(mine=mine, theirs=theirs)
+    return found._replace(arm=arm, against=against)
 
 
 def _of_returns(claim: Claim) -> bool:
@@ -95,31 +98,31 @@ def _atari_games(found: Pairs) -> list[tuple[int, str]]:
 
 
 def _effects(claim: Claim, found: Pairs) -> Effects:
-    """The effect in each pair, NaN where it is missing, infinite where it has no value."""
+    """The effect per pair: NaN if a run is missing, infinite if the effect is undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
         if claim.by == "ratio":
-            effects = _log_quotients(found.mine, found.theirs)
+            effects = _log_quotients(found.arm, found.against)
         else:
-            effects = (found.mine - found.theirs) / _divisors(claim, found)
-    return np.where(found.present() & np.isnan(effects), np.inf, effects)
+            effects = (found.arm - found.against) / _divisors(claim, found)
+    return np.where(found.complete() & np.isnan(effects), np.inf, effects)
 
 
-def _log_quotients(mine: Effects, theirs: Effects) -> Effects:
+def _log_quotients(arm: Effects, against: Effects) -> Effects:
     bound = math.log(LARGEST_RATIO)
-    quotients = np.clip(np.log(mine) - np.log(theirs), -bound, bound)
-    return np.where((mine == 0) & (theirs == 0), 0.0, quotients)
+    quotients = np.clip(np.log(arm) - np.log(against), -bound, bound)
+    return np.where((arm == 0) & (against == 0), 0.0, quotients)
 
 
 def _divisors(claim: Claim, found: Pairs) -> Float[np.ndarray, " environments"]:
     divisors = np.ones(len(found.environments))
     if _of_returns(claim):
-        divisors = np.abs(np.where(found.present(), found.theirs, 0.0).sum(axis=0) / found.present().sum(axis=0))
+        divisors = np.abs(np.where(found.complete(), found.against, 0.0).sum(axis=0) / found.complete().sum(axis=0))
         divisors[[column for column, _ in _atari_games(found)]] = 1.0
     return divisors
 
 
 def _interval(claim: Claim, effects: Effects) -> Interval:
-    """Welch's is right for the differences of two arms, whose skews cancel, and too narrow for the changes of one."""
+    # The skews of two arms cancel in differences, so Welch's interval holds. For one arm's change it is too narrow.
     if not effects.size or np.isinf(effects).any():
         return Interval(math.nan, math.nan, math.nan)
     return stratified_interval(effects, "fewest" if claim.against is None else "welch")
@@ -143,8 +146,8 @@ def _unit(claim: Claim, found: Pairs) -> str:
 
 
 def _unjudged(claim: Claim, found: Pairs, effects: Effects) -> tuple[Ruling, str] | None:
-    """Why there is no interval, if there is none."""
-    sides = (claim.arm, found.mine), (claim.against or claim.arm, found.theirs)
+    """Inconclusive with the reason if there is no interval, otherwise None."""
+    sides = (claim.arm, found.arm), (claim.against or claim.arm, found.against)
     absent = [arm for arm, table in sides if np.isnan(table).all()]
     if absent:
         return "inconclusive", f"No finished run of {absent[0]} has measured {claim.quantity.metric}."
@@ -156,8 +159,8 @@ def _unjudged(claim: Claim, found: Pairs, effects: Effects) -> tuple[Ruling, str
 
 
 _UNDEFINED = {
-    "ratio": "Some quotients are not defined: a value is negative or infinite. A difference would be.",
-    "difference": "Some differences are not defined: a value is infinite, or the mean they are a share of is zero.",
+    "ratio": "Some quotients are undefined because a value is negative or infinite. Claim a difference instead.",
+    "difference": "Some differences are undefined: a value is infinite, or they are divided by a mean return of zero.",
 }
 
 
@@ -175,11 +178,12 @@ def _ruling(claim: Claim, interval: Interval) -> tuple[Ruling, str]:
         return "contradicted", f"The whole interval {bound}."
     if low > 0:
         return "inconclusive", f"There is an effect, but the estimate falls short of {matters}."
-    return "inconclusive", f"The interval holds both {none if smallest >= 0 else matters} and what is claimed."
+    return "inconclusive", f"The interval contains both {none if smallest >= 0 else matters} and the claimed effect."
 
 
 def _left_out(found: Pairs, kept: Bool[np.ndarray, " environments"]) -> str:
-    lost = found.present()[:, kept].size - int(found.present()[:, kept].sum())
+    complete = found.complete()[:, kept]
+    lost = complete.size - int(complete.sum())
     absent = [name for name, there in zip(found.environments, kept, strict=True) if not there]
-    text = f" Left out for want of pairs: {', '.join(absent)}." if absent and kept.any() else ""
-    return text + (f" {lost} of {found.present()[:, kept].size} pairs are missing." if lost else "")
+    text = f" Environments with too few pairs: {', '.join(absent)}." if absent and kept.any() else ""
+    return text + (f" {lost} of {complete.size} pairs are missing." if lost else "")

@@ -1,4 +1,4 @@
-"""What the page says of one experiment, gathered from its run folders."""
+"""The content of the page for one experiment, read from its run folders."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,14 +13,15 @@ from dormant.lab.design import Cell, Experiment, Scale
 from dormant.lab.drawing.curves import ALL, Line, Plot
 from dormant.lab.drawing.figure import grid
 from dormant.lab.drawing.score_maps import ScoreMap, score_maps
-from dormant.lab.runs.description import describe, place
-from dormant.lab.runs.folder import RunFolder, last_row, origin_of
+from dormant.lab.judging.claims import Verdict
+from dormant.lab.runs.description import describe
+from dormant.lab.runs.folder import RunFolder, last_row, origin_of, runs_of
 
-TAU = 0.1  # of score maps, where no panel names another
+TAU = 0.1  # of score maps, if no panel names a threshold
 
 
 class Run(NamedTuple):
-    """A run folder of an arm in an environment, or that there is none (`path` None)."""
+    """A run folder of an arm in an environment. `path` is None if the arm was not run there."""
 
     arm: str
     environment: str
@@ -34,19 +35,19 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Chapter:
-    """An experiment at one scale with all that its runs say."""
+    """An experiment at one scale, with its runs, verdicts and score maps."""
 
     experiment: Experiment
     scale: Scale
     frame: pl.DataFrame
-    verdicts: Sequence[Any]
+    verdicts: Sequence[Verdict]
     runs: tuple[Run, ...]
     maps: tuple[tuple[str, str, ScoreMap], ...]
     methods: tuple[tuple[str, ...], ...] = ()  # the heads and rows of the table of methods, for a comparison
 
     @property
     def plots(self) -> list[Plot]:
-        """Ours and the paper's, in the order in which they stand."""
+        """Our plots and the paper's, in their order on the page."""
         return [plot for row in grid(self.experiment, self.scale, self.frame) for plot in row]
 
     @property
@@ -60,18 +61,18 @@ def chapter(
     scale: Scale,
     experiment: Experiment,
     frame: pl.DataFrame,
-    verdicts: Sequence[Any],
+    verdicts: Sequence[Verdict],
     methods: Sequence[tuple[str, ...]] = (),
 ) -> Chapter:
     """The experiment's chapter. Raises RunRefused for a damaged run folder."""
-    runs = runs_of(root, scale, experiment)
+    runs = all_runs(root, scale, experiment)
     cells = experiment.designs[scale].cells()
     maps = tuple(found for cell in cells for found in _maps(runs, cell, tau(experiment)))
     return Chapter(experiment, scale, frame, verdicts, runs, maps, tuple(methods))
 
 
-def runs_of(root: Path, scale: Scale, experiment: Experiment) -> tuple[Run, ...]:
-    """The run folders of each arm in each environment, finished or not. Raises RunRefused for a damaged one."""
+def all_runs(root: Path, scale: Scale, experiment: Experiment) -> tuple[Run, ...]:
+    """The run folders of each arm in each environment, finished or not. Raises RunRefused for a damaged folder."""
     return tuple(run for cell in experiment.designs[scale].cells() for run in _runs(root, scale, cell))
 
 
@@ -87,13 +88,17 @@ def tau(experiment: Experiment) -> float:
 
 
 def settings(experiment: Experiment, scale: Scale) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """What all arms share, and what each arm has of its own, as dotted names and values; without seeds and game."""
-    told = {arm.name: dict(_flat(describe(arm.training))) for arm in experiment.designs[scale].arms}
-    names = dict.fromkeys(name for settings in told.values() for name in settings)
+    """The settings that all arms share, and those of each arm, as dotted names and values, without seeds and game."""
+    described = {arm.name: dict(_flat(describe(arm.training))) for arm in experiment.designs[scale].arms}
+    names = dict.fromkeys(name for settings in described.values() for name in settings)
     skipped = ("env.game", "seeds")
-    alike = {name: {settings.get(name, "–") for settings in told.values()} for name in names if name not in skipped}
+    alike = {
+        name: {settings.get(name, "–") for settings in described.values()} for name in names if name not in skipped
+    }
     shared = {name: values.pop() for name, values in alike.items() if len(values) == 1}
-    own = {arm: {name: values.get(name, "–") for name in alike if name not in shared} for arm, values in told.items()}
+    own = {
+        arm: {name: values.get(name, "–") for name in alike if name not in shared} for arm, values in described.items()
+    }
     return shared, own
 
 
@@ -107,30 +112,26 @@ def _flat(description: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _runs(root: Path, scale: Scale, cell: Cell) -> Iterator[Run]:
     training = cell.training
-    folder = place(root, scale, training, training.seeds).parent
-    found = [path for path in sorted(folder.glob("seed*")) if (path / "spec.json").exists()]
-    for path in found:
-        run = RunFolder(path)
-        seeds = tuple(int(seed) for seed in path.name.removeprefix("seed").split("-"))
-        steps = training.agent_steps if run.done.exists() else last_row(run.metrics).get("agent_steps", 0)
-        yield Run(
-            cell.arm, cell.environment, path, seeds, run.done.exists(), steps, training.agent_steps, origin_of(run)
-        )
+    found = [run for run in runs_of(root, scale, training) if run.spec.exists()]
+    for run in found:
+        done = run.done.exists()
+        steps = training.agent_steps if done else last_row(run.metrics).get("agent_steps", 0)
+        yield Run(cell.arm, cell.environment, run.path, run.seeds, done, steps, training.agent_steps, origin_of(run))
     if not found:
         yield Run(cell.arm, cell.environment, None, training.seeds, False, 0, training.agent_steps, {})
 
 
 def _maps(runs: Sequence[Run], cell: Cell, threshold: float) -> Iterator[tuple[str, str, ScoreMap]]:
-    mine = [run.path for run in runs if (run.arm, run.environment) == (cell.arm, cell.environment) and run.path]
-    for found in score_maps(RunFolder(mine[0]), threshold) if mine else ():
+    paths = [run.path for run in runs if (run.arm, run.environment) == (cell.arm, cell.environment) and run.path]
+    for found in score_maps(RunFolder(paths[0]), threshold) if paths else ():
         yield cell.arm, cell.environment, found
 
 
-MOST_SEEDS = 5  # the script draws no more
+MOST_SEEDS = 5  # the script draws single seeds up to this number
 
 
-def numbers(chapters: Sequence[Chapter], points: int) -> str:
-    """All plots as JSON that is safe inside a script element; of long curves every so many points."""
+def plots_as_json(chapters: Sequence[Chapter], points: int) -> str:
+    """All plots as JSON that is safe inside a script element. Long curves are thinned to `points` points."""
     figures = [
         {"name": each.experiment.name, "all": ALL, "plots": [_plot(plot, points) for plot in each.plots]}
         for each in chapters

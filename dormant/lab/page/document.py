@@ -1,4 +1,4 @@
-"""The report: experiments, verdicts, plots and neuron scores in one HTML file that loads nothing."""
+"""The report: one HTML file with experiments, verdicts, plots and neuron scores. The browser loads nothing else."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from dormant.lab.design import Experiment, Scale
 from dormant.lab.drawing.figure import command
-from dormant.lab.page.chapters import Chapter, numbers, tau
+from dormant.lab.page.chapters import Chapter, plots_as_json, tau
 from dormant.lab.page.chapters import chapter as chapter
 from dormant.lab.page.tables import claims_table, comparison_table, runs_table, settings_tables, values_table
 
-LARGEST = 6_000_000  # bytes of the whole page
-# Nothing may be loaded: the browser holds the page to it.
-# Points of a line and environments with score maps: what is tried until the page is small enough.
-THRIFT = ((120, 99), (60, 99), (60, 3), (40, 1), (20, 0))
+LARGEST = 6_000_000  # bytes
+# Points per line and environments with score maps. The first choice that makes the page small enough is used.
+SIZES = ((120, 99), (60, 99), (60, 3), (40, 1), (20, 0))
+# The browser enforces that the page loads nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
@@ -26,16 +26,16 @@ def page(
     others: Sequence[Experiment],
     file: Path,
 ) -> str:
-    """The page as it is to be written to `file`; `others` are experiments without a finished run at the scale.
+    """The HTML of the page that will be written to `file`. `others` are experiments without a finished run.
 
-    It stays below 6 MB: where it would not, it draws fewer points of long curves and fewer score maps, and says so.
-    Raises ValueError if even that is not enough.
+    The page stays below 6 MB. If necessary it has fewer points per curve and fewer score maps, and it says so.
+    Raises ValueError if even the smallest version is too large.
     """
-    for points, environments in THRIFT:
+    for points, environments in SIZES:
         text = _page([_with_maps(each, environments) for each in chapters], scale, others, file, points)
         if len(text.encode()) <= LARGEST:
             return text
-    raise ValueError(f"the page of {len(chapters)} experiments has more than {LARGEST:,} bytes; report fewer runs.")
+    raise ValueError(f"the page of {len(chapters)} experiments is larger than {LARGEST:,} bytes; report fewer runs.")
 
 
 def _with_maps(each: Chapter, environments: int) -> Chapter:
@@ -44,7 +44,7 @@ def _with_maps(each: Chapter, environments: int) -> Chapter:
 
 
 def _page(chapters: Sequence[Chapter], scale: Scale, others: Sequence[Experiment], file: Path, points: int) -> str:
-    unjudged = [(each, why_not(each, scale)) for each in others]
+    unjudged = [(each, why_not_judged(each, scale)) for each in others]
     body = "".join(
         (
             _head(chapters, scale),
@@ -60,14 +60,14 @@ def _page(chapters: Sequence[Chapter], scale: Scale, others: Sequence[Experiment
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<title>Dormant neurons, reproduced: {scale} scale</title>\n<link rel="icon" href="data:,">\n'
         f"<style>\n{asset['page.css']}</style>\n</head>\n<body>\n{body}\n"
-        f'<script type="application/json" id="numbers">{numbers(chapters, points)}</script>\n'
+        f'<script type="application/json" id="numbers">{plots_as_json(chapters, points)}</script>\n'
         f"<script>\n{asset['page.js']}</script>\n</body>\n</html>\n"
     )
 
 
 def _head(chapters: Sequence[Chapter], scale: Scale) -> str:
     verdicts = Counter(verdict.verdict for each in chapters for verdict in each.verdicts)
-    said = ", ".join(f"{verdicts[name]} {name}" for name in ("reproduced", "contradicted", "inconclusive"))
+    counts = ", ".join(f"{verdicts[name]} {name}" for name in ("reproduced", "contradicted", "inconclusive"))
     revisions = sorted({revision for each in chapters for revision in each.revisions})
     links = "".join(
         f'<li><a href="#{each.experiment.name}">{each.experiment.name}</a> '
@@ -76,8 +76,8 @@ def _head(chapters: Sequence[Chapter], scale: Scale) -> str:
     )
     return (
         '<a class="skip" href="#claims">To the claims</a><header><h1>The dormant neuron phenomenon, rerun</h1>'
-        "<p>What Sokar, Agarwal, Castro and Evci (2023) claim of dormant neurons in deep reinforcement learning, "
-        f"and what our runs at <b>{scale}</b> scale say of it. Of {sum(verdicts.values())} claims judged: {said}.</p>"
+        "<p>The claims of Sokar, Agarwal, Castro and Evci (2023) about dormant neurons in deep reinforcement learning, "
+        f"judged with our runs at <b>{scale}</b> scale. Of {sum(verdicts.values())} claims judged: {counts}.</p>"
         f'<p class="small">Revision of the code behind the runs: {escape(", ".join(revisions)) or "none"}.</p>'
         f'<nav aria-label="Figures"><ul>{links}</ul></nav></header><main>'
     )
@@ -88,16 +88,16 @@ def _chapter(each: Chapter, file: Path) -> str:
     left_out = experiment.designs[each.scale].leaves_out
     notes = [experiment.settings, f"Left out of this scale: {left_out}" if left_out else ""]
     seeds = ", ".join(map(str, sorted(set(each.frame["seed"]))))
-    published = " Dashed, on axes of their own, are curves read from the paper's plots." if experiment.published else ""
+    published = " Dashed lines on axes of their own are read from the paper's plots." if experiment.published else ""
     return (
         f'<section class="figure" id="{name}" aria-labelledby="{name}-title"><p class="tag">{name}</p>'
         f'<h2 id="{name}-title">{escape(experiment.title)}</h2>'
         f"{''.join(f'<p>{escape(note)}</p>' for note in notes if note)}"
         f'<p class="small"><code>{command(experiment, each.scale)}</code>; seeds {seeds}. '
-        f"Lines are means over seeds, bands 95 % t-intervals over seeds, thin lines single seeds.{published}</p>"
+        f"Lines are means over seeds, bands are 95 % t-intervals, thin lines are single seeds.{published}</p>"
         f"{comparison_table(each)}"
         '<div class="stage"></div>'
-        "<noscript><p>The plots need JavaScript; the tables below have their numbers.</p></noscript>"
+        "<noscript><p>The plots need JavaScript. The tables below have the same numbers.</p></noscript>"
         f'<div class="panel" id="{name}-panel">{_maps(each)}</div>'
         f"{_fold('Values at the end of the runs', values_table(each))}"
         f"{_fold('Settings', settings_tables(each))}"
@@ -112,8 +112,8 @@ def _fold(title: str, content: str) -> str:
 def _maps(each: Chapter) -> str:
     if not each.maps:
         return ""
-    shown, run = {environment for _, environment, _ in each.maps}, {run.environment for run in each.runs if run.path}
-    fewer = f" To keep this page small, {len(run - shown)} environments are left out." if run - shown else ""
+    shown, made = {environment for _, environment, _ in each.maps}, {run.environment for run in each.runs if run.path}
+    fewer = f" To keep this page small, {len(made - shown)} environments are left out." if made - shown else ""
     pictures = "".join(
         f'<figure class="map" data-arm="{escape(arm)}" data-environment="{escape(environment)}">'
         f"<figcaption><b>{escape(arm)}</b> · {escape(found.layer)}, {found.neurons} neurons<br>"
@@ -126,18 +126,18 @@ def _maps(each: Chapter) -> str:
     )
     return (
         '<h3>Neuron scores over training</h3><p class="small">'
-        "A row is a neuron, left to right is the first seed's training; "
-        "neurons are sorted by how long they were dormant. "
+        "Each row is a neuron of the first seed. Training runs from left to right. "
+        "Neurons are sorted by how long they were dormant. "
         f'<span class="ramp dormant"></span> dormant (score at most {tau(each.experiment):g}), '
-        f'<span class="ramp"></span> score from there to 3 and above; the mean of a layer is 1.{fewer}</p>'
+        f'<span class="ramp"></span> higher scores, up to 3 and above. The mean score of a layer is 1.{fewer}</p>'
         f'<div class="maps">{pictures}</div>'
     )
 
 
-def why_not(experiment: Experiment, scale: Scale) -> str:
-    """Why an experiment has no runs at a scale."""
+def why_not_judged(experiment: Experiment, scale: Scale) -> str:
+    """The reason why an experiment has no verdicts at a scale."""
     if scale not in experiment.designs:
-        return f"not part of the {scale} scale; it has {', '.join(experiment.designs)}"
+        return f"has no {scale} scale, only {', '.join(experiment.designs)}"
     return "no finished run"
 
 

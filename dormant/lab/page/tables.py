@@ -1,11 +1,10 @@
-"""The page's tables, and the small pictures of intervals that stand in them."""
+"""The tables of the page, and the small pictures of intervals in them."""
 
 import math
 import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -13,22 +12,23 @@ import numpy as np
 from dormant.lab.design import Claim, Experiment, Quantity
 from dormant.lab.drawing.curves import Line, Plot, is_fraction, quantity
 from dormant.lab.drawing.figure import MARKS
+from dormant.lab.judging.claims import Verdict
 from dormant.lab.page.chapters import Chapter, Run, settings
 
 
 def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experiment, str]]) -> str:
-    """A row for every claim, judged or not; those without runs say why they are not."""
+    """A row per claim. A claim that was not judged has the reason instead of a verdict."""
     rows = [_claim(each.experiment.name, verdict) for each in chapters for verdict in each.verdicts]
     rows += [_no_verdict(experiment, claim, why) for experiment, why in unjudged for claim in experiment.claims]
     heads = ("Claim", "Verdict", "Estimate and 95 % interval", "Pairs of runs", "Method")
     caption = (
-        "Every claim that was declared before the runs is here. Reproduced: the whole interval lies on the claimed "
-        "side and the estimate is as large as matters. Contradicted: the whole interval falls short of that."
+        "All claims were declared before the runs. Reproduced: the whole interval lies on the claimed side of no "
+        "effect, and the estimate is large enough to matter. Contradicted: the whole interval falls short of that."
     )
     return _table("claims", caption, heads, rows)
 
 
-def _claim(figure: str, verdict: Any) -> str:
+def _claim(figure: str, verdict: Verdict) -> str:
     claim = verdict.claim
     cells = (
         _cell(f'<a href="#{figure}">{figure}</a> {escape(claim.statement)}{_small(_compared(claim))}', head=True),
@@ -49,8 +49,8 @@ def _no_verdict(experiment: Experiment, claim: Claim, why: str) -> str:
     return f'<tr role="row">{"".join(cells)}</tr>'
 
 
-def _scale(verdict: Any) -> str:
-    """Where the unit isn't told by the metric."""
+def _scale(verdict: Verdict) -> str:
+    """The unit of the estimate, if the metric does not imply it."""
     return "" if verdict.unit in ("ratio", verdict.claim.quantity.metric) else f"in {verdict.unit}"
 
 
@@ -66,13 +66,13 @@ def _compared(claim: Claim) -> str:
 
 
 def reduction(what: Quantity) -> str:
-    """What a run's curve is brought down to, in words.
+    """The reduction of a run's curve to one number, in words.
 
     >>> reduction(Quantity("eval_return", "mean", after=0.5))
     'mean of the last 50 % of the run'
     """
     over = f"the last {1 - what.after:.0%} of the run".replace("%", " %") if what.after else "the run"
-    told = {
+    text = {
         "end": "at the end",
         "mean": f"mean of {over}",
         "start": "at the start",
@@ -80,9 +80,9 @@ def reduction(what: Quantity) -> str:
     }[what.reduce]
     youngest, oldest = what.reset_age
     if (youngest, oldest) == (0, math.inf):
-        return told
+        return text
     until = f"to {oldest:g}" if math.isfinite(oldest) else "or more"
-    return f"{told}, {youngest:g} {until} reset periods after a reset"
+    return f"{text}, {youngest:g} {until} reset periods after a reset"
 
 
 def _matters(claim: Claim) -> str:
@@ -93,8 +93,8 @@ def _matters(claim: Claim) -> str:
     return f"{amount} or {'more' if higher else 'less'} would matter"
 
 
-def effect(verdict: Any) -> str:
-    """The estimate with its interval, in the verdict's unit."""
+def effect(verdict: Verdict) -> str:
+    """The estimate with its interval and unit."""
     if not math.isfinite(verdict.estimate):
         return "not measured"
     middle, low, high = (_amount(verdict.claim, value) for value in (verdict.estimate, verdict.low, verdict.high))
@@ -114,8 +114,8 @@ def _unit(claim: Claim) -> str:
     return "points" if is_fraction(claim.quantity.metric) else ""
 
 
-def interval(claim: Claim, verdict: Any, width: int = 132) -> str:
-    """A dot with its whiskers; dashed where there is no effect, green from where an effect matters."""
+def interval(claim: Claim, verdict: Verdict, width: int = 132) -> str:
+    """A dot with whiskers as SVG. A dashed line marks no effect, a green line the smallest effect that matters."""
     scaled = math.log if claim.by == "ratio" else float
     values = (verdict.low, verdict.estimate, verdict.high)
     if not all(math.isfinite(value) and (claim.by == "difference" or value > 0) for value in values):
@@ -133,35 +133,37 @@ def interval(claim: Claim, verdict: Any, width: int = 132) -> str:
 
 
 def comparison_table(chapter: Chapter) -> str:
-    """Methods, best first, for a chapter that compares some; else nothing."""
+    """The table of methods, best first, for a comparison; "" for other experiments."""
     if not chapter.methods:
         return ""
     caption = (
-        "Return is the interquartile mean over the runs of the second half's, with bounds by the bootstrap, which are "
-        "too narrow for few seeds; dormant neurons (τ = 0.1) are the second half's, with a t-interval. The claims "
-        "above compare pairs of runs."
+        "Return is the interquartile mean over runs in the second half of training, with bootstrap bounds, which are "
+        "too narrow for few seeds. The fraction of dormant neurons (τ = 0.1) is that of the second half, with a "
+        "t-interval. The claims above compare pairs of runs."
     )
     heads, *rows = chapter.methods
     return _wide("Table of methods", _table("methods", caption, heads, [_row(cells) for cells in rows]))
 
 
 def values_table(chapter: Chapter) -> str:
-    """The end of every line, for those who read numbers rather than pictures."""
+    """The last point of every line as numbers."""
     rows = [_values(plot, line, at) for plot in chapter.plots for line in plot.lines for at in _points(plot, line)]
     heads = ("Plot", "Place", "Arm", "At", "", "Middle and 95 % interval", "Seeds")
-    caption = "The last point of each line, and every point over replay ratios; the paper's are read from its plots."
+    caption = (
+        "The last point of each line, and each point over replay ratios. The paper's values are read from its plots."
+    )
     return _wide("Table of values", _table("values", caption, heads, rows))
 
 
 def _points(plot: Plot, line: Line) -> list[int]:
-    """Where a line is told: at each replay ratio, else at its end."""
-    there = np.flatnonzero(np.isfinite(line.middle)).tolist()
-    return there if plot.x_name == "replay_ratio" else there[-1:]
+    """The points of a line that are listed: all over replay ratios, otherwise the last one."""
+    measured = np.flatnonzero(np.isfinite(line.middle)).tolist()
+    return measured if plot.x_name == "replay_ratio" else measured[-1:]
 
 
 def _values(plot: Plot, line: Line, at: int) -> str:
-    told = [_value(plot, float(bound[at])) for bound in (line.middle, line.low, line.high)]
-    shown = f"{told[0]} [{told[1]}, {told[2]}]" if math.isfinite(line.low[at]) else told[0]
+    middle, low, high = (_value(plot, float(bound[at])) for bound in (line.middle, line.low, line.high))
+    shown = f"{middle} [{low}, {high}]" if math.isfinite(line.low[at]) else middle
     cells = [plot.title, plot.place, line.label, f"{line.x[at]:,g}", plot.x_name.replace("_", " "), shown]
     return _row([*cells, str(int(np.isfinite(line.seeds[:, at]).sum())) if line.seeds.size else "–"])
 
@@ -173,17 +175,19 @@ def _value(plot: Plot, value: float) -> str:
 
 
 def settings_tables(chapter: Chapter) -> str:
-    """What distinguishes the arms, then what they share."""
+    """The settings that differ between arms, then those that all arms share."""
     shared, own = settings(chapter.experiment, chapter.scale)
     names = list(next(iter(own.values()), {}))
     arms = [_row([arm, *values.values()]) for arm, values in own.items()]
-    tables = _table("settings", "What differs between arms", ("Arm", *names), arms) if names else ""
-    same = _table("settings", "What all arms share", ("Setting", "Value"), [_row(each) for each in shared.items()])
+    tables = _table("settings", "Settings that differ between arms", ("Arm", *names), arms) if names else ""
+    same = _table(
+        "settings", "Settings that all arms share", ("Setting", "Value"), [_row(each) for each in shared.items()]
+    )
     return "".join(_wide("Table of settings", table) for table in (tables, same) if table)
 
 
 def runs_table(chapter: Chapter, page: Path) -> str:
-    """The runs behind the figure, each with a link to its folder, relative to the page."""
+    """The runs of the figure, with links to their folders relative to the page."""
     heads = ("Arm", "Environment", "Seeds", "State", "Revision", "Device", "Begun", "Folder")
     table = _table("runs", "Links are relative to this page.", heads, [_run(run, page) for run in chapter.runs])
     return _wide("Table of runs", table)
@@ -194,14 +198,14 @@ def _run(run: Run, page: Path) -> str:
     if run.path is None:
         return _row([run.arm, run.environment, seeds, "not run", "–", "–", "–", "–"])
     state = "done" if run.done else f"{run.agent_steps:,} of {run.wanted:,} agent steps"
-    told = [str(run.origin.get(name, "–")) for name in ("revision", "device", "time")]
+    origin = [str(run.origin.get(name, "–")) for name in ("revision", "device", "time")]
     address = quote(os.path.relpath(run.path, page.parent).replace(os.sep, "/"))
     link = f'<a href="{address}/">{escape("/".join(run.path.parts[-3:]))}</a> <a href="{address}/spec.json">spec</a>'
-    return _row([run.arm, run.environment, seeds, state, *told], last=link)
+    return _row([run.arm, run.environment, seeds, state, *origin], last=link)
 
 
 def _wide(name: str, table: str) -> str:
-    """A table that is scrolled sideways where there is little room, by keyboard too."""
+    """A table that scrolls sideways on narrow screens, also by keyboard."""
     return f'<div class="wide" tabindex="0" role="group" aria-label="{name}">{table}</div>'
 
 
@@ -214,7 +218,7 @@ def _row(cells: Iterable[str], last: str = "") -> str:
 def _table(kind: str, caption: str, heads: Sequence[str], rows: Sequence[str]) -> str:
     columns = "".join(f'<th scope="col" role="columnheader">{escape(head)}</th>' for head in heads)
     body = "".join(rows)
-    # The roles keep it a table where a narrow screen shows rows as blocks.
+    # The roles keep the table's meaning on narrow screens, which show rows as blocks.
     return (
         f'<table class="{kind}" role="table"><caption>{caption}</caption>'
         f'<thead role="rowgroup"><tr role="row">{columns}</tr></thead><tbody role="rowgroup">{body}</tbody></table>'

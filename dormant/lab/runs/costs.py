@@ -1,4 +1,4 @@
-"""What runs will cost, from how fast others were: finished ones on this machine, or else a table of measured speeds."""
+"""The time that runs will take, estimated from finished runs or from a table of speeds, and measured relative times."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ TABLE_COLUMNS = (
 
 
 class Kind(NamedTuple):
-    """What decides how fast a training is: the class of its environment, its network, and JAX's backend."""
+    """What determines the speed of a training: the class of its environment, its network, and JAX's backend."""
 
     environment: str
     network: str
@@ -33,14 +33,14 @@ class Kind(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """How fast one seed acts, and how fast it learns."""
+    """The speed of one seed, for acting and for learning."""
 
     agent_steps_per_second: float
     gradient_steps_per_second: float
 
 
 class Cost(NamedTuple):
-    """Seconds of all seeds of a training one after the other, and where that comes from."""
+    """The seconds of all seeds of a training in turn, and the source of the estimate."""
 
     seconds: float
     source: Literal["runs", "table"]
@@ -48,9 +48,9 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Speeds:
-    """Seconds for each agent step of finished runs, by kind and replay ratio, and a table for the other kinds.
+    """The seconds per agent step of finished runs, by kind and replay ratio, and a table for other kinds.
 
-    Where nothing acts there is no replay ratio, and the steps are gradient steps.
+    A training without acting has no replay ratio. Its steps are gradient steps.
     """
 
     runs: Mapping[tuple[Kind, float | None], float]
@@ -58,7 +58,7 @@ class Speeds:
     backend: str = "cpu"
 
     def cost(self, training: Any) -> Cost | None:
-        """What a training will take; None where neither runs nor table know one of its kind.
+        """The estimated cost of a training. None if neither the runs nor the table have its kind.
 
         >>> from dormant.rl.loops import DeviceTraining
         >>> training = DeviceTraining(agent_steps=2_000, eval_period=2_000, seeds=(0, 1), replay_ratio=2.0)
@@ -89,20 +89,20 @@ def kind_of(training: Any, backend: str) -> Kind:
 
 def _kind(training: Mapping[str, Any], backend: str) -> Kind:
     agent = training["agent"]
-    # An agent of several networks has no one of that name, but their size.
+    # An agent of several networks has no `network`, but it has their size.
     size = {"is": agent["is"], **{name: agent[name] for name in ("hidden", "width") if name in agent}}
     return Kind(training["env"]["is"], shown(agent.get("network", size)), backend)
 
 
 def speeds(root: Path, table: Path, backend: str) -> Speeds:
-    """What is known of speeds: from the finished runs under a folder, and from a table that a benchmark wrote."""
+    """The speeds of the finished runs under a folder, and those in a table that a benchmark wrote."""
     return Speeds(paces(sorted(root.rglob("done")) if root.exists() else ()), read_table(table), backend)
 
 
 def paces(finished: Iterable[Path]) -> dict[tuple[Kind, float | None], float]:
-    """Seconds for each agent step of a seed, the mean over the finished runs of a kind at a replay ratio.
+    """The mean seconds per agent step and seed of the finished runs of a kind at a replay ratio.
 
-    Runs that were not timed, or whose files are damaged, are left out.
+    Runs that were not timed or have damaged files are left out.
     """
     agent_steps, seconds = defaultdict(float), defaultdict(float)
     for done in finished:
@@ -119,7 +119,7 @@ def paces(finished: Iterable[Path]) -> dict[tuple[Kind, float | None], float]:
 
 
 def read_table(table: Path) -> dict[Kind, Speed]:
-    """The rows of a table of speeds."""
+    """The rows of a table of speeds by kind."""
     with table.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     return {
@@ -135,10 +135,11 @@ REPEATS = 5
 def relative_times(
     trainings: Mapping[str, Any], of: str, progress: Callable[[str], None], repeats: int = REPEATS
 ) -> dict[str, float]:
-    """The time that each training takes over that of the one named `of`, one seed each.
+    """The time of each training divided by that of the training named `of`, with one seed each.
 
-    It is that between two log points after learning has begun, the median of `repeats`, without compiling and
-    evaluations. `progress` is told the name of each training while it warms up.
+    The time is the median of `repeats` intervals between two log points after learning has started, without compiling
+    and evaluation. The trainings are measured in turn, so that a disturbance affects all of them. `progress` is called
+    with the name of each training before it is compiled.
     """
     with tempfile.TemporaryDirectory() as folder:
         steps = {}
@@ -154,11 +155,11 @@ def relative_times(
 
 
 def _warm(training: Any, folder: Path) -> Callable[[], None]:
-    """What goes on with a training to its next log point, after learning has begun and all is compiled."""
-    # Large enough to be reached by no measurement, and no evaluation on the way.
+    """Starts a training until it learns and is compiled. Returns a function that advances it to its next log point."""
+    # So large that no measurement reaches the end or an evaluation.
     endless = 10_000_000 * training.log_period
     begins = training.agent.min_replay + training.log_period
-    # As many steps as are made here: a full ring of Atari frames would take 7 GB for each training.
+    # Room for the steps made here: a full ring of Atari frames would take 7 GB per training.
     room = min(training.agent.replay_capacity, begins + (REPEATS + 2) * training.log_period)
     agent = replace(training.agent, replay_capacity=room)
     training = replace(training, agent=agent, seeds=training.seeds[:1], agent_steps=endless, eval_period=endless)
@@ -176,5 +177,5 @@ def _warm(training: Any, folder: Path) -> Callable[[], None]:
 
 def _seconds(step: Callable[[], None]) -> float:
     start = time.perf_counter()
-    step()  # its metrics are on the host, so that it has waited for the device
+    step()  # returns metrics on the host, so it waits for the device
     return time.perf_counter() - start

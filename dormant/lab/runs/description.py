@@ -1,4 +1,4 @@
-"""A training as plain data, how two of them differ, and the folder that belongs to each."""
+"""Describes a training as plain data, compares two descriptions, and names the run folder of a training."""
 
 import dataclasses
 import hashlib
@@ -6,14 +6,25 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dormant.lab.design import Scale, name_of
 from dormant.later import LATER
 
 
+class Difference(NamedTuple):
+    """A setting that differs between two descriptions, with both values as text."""
+
+    setting: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.setting} is {self.old} in the folder and {self.new} in this command"
+
+
 def describe(value: Any) -> Any:
-    """A specification as JSON data: dataclasses become mappings that keep their class's name under "is".
+    """A value as JSON data. A dataclass becomes a mapping with the name of its class under "is".
 
     >>> from fractions import Fraction
     >>> Point = dataclasses.make_dataclass("Point", ["x", "y"])
@@ -33,31 +44,31 @@ def describe(value: Any) -> Any:
 def _deciding(value: Any) -> Iterator[dataclasses.Field[Any]]:
     for field in dataclasses.fields(value):
         unset = field.metadata == LATER and getattr(value, field.name) == field.default
-        # What does not count when two values are compared does not decide a result either.
+        # A field that is ignored when two values are compared does not change a result.
         if field.compare and not unset:
             yield field
 
 
-def differences(old: Any, new: Any) -> list[str]:
-    """One phrase for each setting in which two descriptions differ.
+def differences(old: Any, new: Any) -> list[Difference]:
+    """The settings in which two descriptions differ.
 
-    >>> differences({"tau": 0.1, "seeds": [0, 1]}, {"tau": 0.2, "seeds": [0, 1]})
-    ['tau is 0.1 there and 0.2 here']
+    >>> print(*differences({"tau": 0.1, "seeds": [0, 1]}, {"tau": 0.2, "seeds": [0, 1]}))
+    tau is 0.1 in the folder and 0.2 in this command
     """
     return list(_differing(old, new))
 
 
-def _differing(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    # The settings of two classes have nothing to do with each other, so both are shown whole.
+def _differing(old: Any, new: Any, name: str = "") -> Iterator[Difference]:
+    # Two classes have unrelated settings, so both values are shown completely.
     if isinstance(old, dict) and isinstance(new, dict) and old.get("is") == new.get("is"):
         for key in {**old, **new}:
             yield from _differing(old.get(key, "absent"), new.get(key, "absent"), f"{name}.{key}" if name else key)
     elif old != new:
-        yield f"{name or 'the training'} is {shown(old)} there and {shown(new)} here"
+        yield Difference(name or "the training", shown(old), shown(new))
 
 
 def shown(description: Any) -> str:
-    """A description of `describe` on one line.
+    """A description on one line.
 
     >>> shown({"is": "Every", "period": 1000, "what": {"is": "ReDo", "tau": 0.1}})
     'Every(period=1000, what=ReDo(tau=0.1))'
@@ -71,19 +82,19 @@ def shown(description: Any) -> str:
 
 
 def digest(training: Any) -> str:
-    """Eight characters that name all that decides a run's result but its seeds: equal for two figures' same arm."""
+    """Eight characters that identify a training without its seeds. Two figures with the same arm share its runs."""
     description = {name: value for name, value in describe(training).items() if name != "seeds"}
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def place(root: Path, scale: Scale, training: Any, seeds: tuple[int, ...]) -> Path:
-    """The run folder of some seeds of a training: no figure's name is in it, since figures share runs."""
+def run_path(root: Path, scale: Scale, training: Any) -> Path:
+    """The run folder of a training with its seeds. The path names no figure because figures share runs."""
     environment = re.sub(r"\W+", "-", name_of(training.env))
-    return root / scale / environment / _name(training) / f"seed{'-'.join(map(str, seeds))}"
+    return root / scale / environment / _name(training) / f"seed{'-'.join(map(str, training.seeds))}"
 
 
 def kind(training: Any) -> str:
-    """What the names of a training's run folders begin with: its agent and replay ratio, or what it says itself.
+    """The start of the names of a training's run folders: its own `kind`, or its agent and replay ratio.
 
     >>> from dormant.rl.loops import DeviceTraining
     >>> from dormant.supervised.training import SupervisedTraining
@@ -94,8 +105,8 @@ def kind(training: Any) -> str:
     return own or f"{type(training.agent).__name__.lower()}-rr{training.replay_ratio:g}"
 
 
-def beside(path: Path, training: Any) -> Path:
-    """The run folder of another training in the same environment, of the same seeds."""
+def sibling_path(path: Path, training: Any) -> Path:
+    """The run folder of another training in the same environment with the same seeds."""
     return path.parent.parent / _name(training) / path.name
 
 

@@ -1,12 +1,12 @@
-"""The run folder: what a run writes, when, and how it is read back.
+"""The run folder: which files a run writes, who may write them, and how they are read.
 
-spec.json       the full configuration, and the code and machine that ran it first
+spec.json       the full configuration, and the code and machine of the first start
 metrics.jsonl   one row per log point and seed, appended and flushed
-scores.jsonl    the neuron scores of every layer at the same points
-checkpoint/     the last two states, each there completely or not at all
+scores.jsonl    the neuron scores of every layer at the same log points
+checkpoint/     the last two states, each complete or absent
 replay/         the frames of a run whose replay lies in files
-timing.json     how long that took, of which nothing else depends
-lease-<number>  which machine is at it, until it is done
+timing.json     timing only; nothing else depends on it
+lease-<number>  the machine that runs in the folder, removed when the run is done
 done            written last
 """
 
@@ -16,8 +16,9 @@ import fcntl
 import json
 import math
 import os
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,31 +26,34 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from dormant.lab.runs.lease import Lease, Taken, held_elsewhere, is_lease
-from dormant.lab.runs.description import describe, differences
+from dormant.lab.runs.lease import Lease, Taken, held_by_another_machine, is_lease
+from dormant.lab.runs.description import describe, differences, run_path
+from dormant.files import write_whole
+from dormant.lab.design import Scale
 from dormant.lab.machine import origin
 
-LOOKS = 3  # at a lock, which `in_use` holds for an instant
-UNLOCKABLE = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # disks of clusters that have no locks, or not for folders
+LOCK_TRIES = 3  # `in_use` holds the lock for an instant
+UNLOCKABLE = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without locks, or without locks on folders
+TAIL_BYTES = 65_536  # longer than a row of metrics
 
 
 class RunRefused(Exception):
-    """A run folder cannot be used; the message says why, and what to do."""
+    """A run folder cannot be used. The message gives the reason and the remedy."""
 
 
 class RunInUse(RunRefused):
-    """Another process is running in the folder; it can be waited for."""
+    """Another process is running in the folder. The caller can wait for it."""
 
 
 class Timing(NamedTuple):
-    """Agent steps of each seed that were timed, and the seconds that they took, over all processes of a run."""
+    """The timed agent steps per seed and their seconds, summed over all processes of a run."""
 
     agent_steps: int = 0
     seconds: float = 0.0
 
 
 class Curve(NamedTuple):
-    """One metric over a run."""
+    """One metric of a run at each log point. A value that was not measured is NaN."""
 
     agent_steps: Int[np.ndarray, " points"]
     values: Float[np.ndarray, "seeds points *neurons"]
@@ -57,10 +61,20 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run, all its seeds together. Who writes them has a lease, and looks whether it still has."""
+    """The files of one run with all its seeds. Writing needs a lease, and every write first checks the lease."""
 
     path: Path
     lease: Lease | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds in the folder's name; none if the name is not that of a run.
+
+        >>> RunFolder(Path("seed0-2")).seeds, RunFolder(Path("seed0-copy")).seeds
+        ((0, 2), ())
+        """
+        name = re.fullmatch(r"seed(\d+(?:-\d+)*)", self.path.name)
+        return tuple(map(int, name[1].split("-"))) if name else ()
 
     @property
     def spec(self) -> Path:
@@ -88,19 +102,19 @@ class RunFolder:
 
     @property
     def timing(self) -> Timing:
-        """What was timed so far; nothing if that cannot be read, since no result depends on it."""
+        """The timing so far; zero if the file cannot be read."""
         try:
             return Timing(**json.loads((self.path / "timing.json").read_text()))
         except (OSError, ValueError, TypeError):
             return Timing()
 
     def time(self, timing: Timing) -> None:
-        """Keeps what was timed so far."""
+        """Writes the timing so far."""
         self.check()
         write_whole(self.path / "timing.json", json.dumps(timing._asdict()) + "\n")
 
     def append(self, metrics: Mapping[str, Any], seeds: tuple[int, ...]) -> None:
-        """Writes one log point: a row for each seed, scores apart because they are long."""
+        """Appends the rows of one log point, one per seed. Scores go to a file of their own because they are long."""
         self.check()
         table = [
             {"seed": seed} | {name: _json(value[i]) for name, value in metrics.items()} for i, seed in enumerate(seeds)
@@ -113,7 +127,7 @@ class RunFolder:
         )
 
     def forget_after(self, agent_steps: int) -> None:
-        """Drops the rows written after a checkpoint: the resumed run writes the same ones again."""
+        """Drops the rows after a checkpoint. The resumed run writes the same rows again."""
         self.check()
         for file in (self.metrics, self.scores):
             kept = [row for row in rows(file) if row["agent_steps"] <= agent_steps]
@@ -125,7 +139,7 @@ class RunFolder:
         write_whole(self.done, json.dumps(origin(), indent=1) + "\n")
 
     def check(self) -> None:
-        """Raises RunInUse if another machine has taken the run over, for which this one must have been cut off."""
+        """Raises RunInUse if another machine has taken over the run, which happens after this one was cut off."""
         try:
             if self.lease:
                 self.lease.check()
@@ -139,9 +153,9 @@ def _append(file: Path, table: list[dict[str, Any]]) -> None:
 
 
 def rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The complete rows of a file; a last line without its end was cut off by a kill or a full disk.
+    """The complete rows of a file. An incomplete last line (after a kill or on a full disk) is ignored.
 
-    Raises RunRefused for any other line that is no row.
+    Raises RunRefused for any other line that is not a row.
     """
     lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
     for number, line in enumerate(lines, start=1):
@@ -150,13 +164,37 @@ def rows(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def last_row(file: Path) -> dict[str, Any]:
-    """The last complete row of a file, empty if there is none. Raises RunRefused if it is damaged."""
-    *lines, _ = file.read_bytes().split(b"\n") if file.exists() else [b""]
-    return _read(lines[-1], f"line {len(lines)} of {file}") if lines else {}
+    """The last complete row of a file, empty if there is none. Reads only the end of the file.
+
+    Raises RunRefused if the row is damaged.
+    """
+    if not file.exists():
+        return {}
+    with file.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - TAIL_BYTES))
+        _, *lines = (b"\n" * (size <= TAIL_BYTES) + stream.read()).split(b"\n")
+    return _read(lines[-2], f"the last row of {file}") if len(lines) > 1 else {}
+
+
+def newest(folder: RunFolder, names: Iterable[str]) -> dict[str, float]:
+    """Per metric, the mean over seeds of the last measured value. Metrics that were never measured are left out.
+
+    Raises RunRefused for a damaged row.
+    """
+    last: dict[str, dict[int, float]] = {name: {} for name in names}
+    for row in rows(folder.metrics):
+        for name, of_seeds in last.items():
+            if row.get(name) is not None:
+                of_seeds[row["seed"]] = row[name]
+    return {name: sum(of_seeds.values()) / len(of_seeds) for name, of_seeds in last.items() if of_seeds}
 
 
 def origin_of(folder: RunFolder) -> dict[str, Any]:
-    """What a run's spec.json says: its training, and which code and machine began it. Raises RunRefused if damaged."""
+    """The content of a run's spec.json: its training, and the code and machine of its first start.
+
+    Raises RunRefused if the file is damaged.
+    """
     return _read(folder.spec.read_bytes(), str(folder.spec))
 
 
@@ -172,9 +210,9 @@ def _damaged(place: str) -> RunRefused:
 
 
 def curve(folder: RunFolder, name: str) -> Curve:
-    """One metric of a run, NaN where it was not measured.
+    """One metric of a run.
 
-    Raises KeyError, with the names there are, if it never was.
+    Raises KeyError, with the known names, for a metric that was never measured, RunRefused for a damaged row.
     """
     table = list(rows(folder.scores if name.startswith("scores/") else folder.metrics))
     if not any(name in row for row in table):
@@ -188,26 +226,36 @@ def curve(folder: RunFolder, name: str) -> Curve:
     return Curve(steps, np.array([[known.get((seed, step), blank) for step in steps] for seed in seeds], dtype=float))
 
 
-def last_rows(folder: RunFolder, name: str) -> list[dict[str, Any]]:
-    """Each seed's last row that has a value of the metric."""
-    last = {row["seed"]: row for row in rows(folder.metrics) if row.get(name) is not None}
-    return list(last.values())
-
-
 def layers(folder: RunFolder) -> tuple[str, ...]:
-    """Names of the layers whose neurons were scored, from input to output."""
+    """The names of the scored layers, from input to output."""
     first = next(rows(folder.scores), {})
     return tuple(name.removeprefix("scores/") for name in first if name.startswith("scores/"))
 
 
+def runs_of(root: Path, scale: Scale, training: Any) -> list[RunFolder]:
+    """The folders of a training's runs, finished or not, whichever seeds they have."""
+    folder = run_path(root, scale, training).parent
+    return [run for path in sorted(folder.glob("seed*")) if (run := RunFolder(path)).seeds]
+
+
+def runs_by_seed(root: Path, scale: Scale, training: Any, unfinished: bool = False) -> dict[int, RunFolder]:
+    """Per seed of a training, a finished run that contains it, or an unfinished one if `unfinished` is true."""
+    runs = runs_of(root, scale, training)
+    finished = [run for run in runs if run.done.exists()]
+    others = [run for run in runs if run not in finished and run.metrics.exists()] if unfinished else []
+    found = {seed: run for run in reversed(finished + others) for seed in run.seeds}
+    return {seed: found[seed] for seed in training.seeds if seed in found}
+
+
 @contextlib.contextmanager
 def claimed(path: Path, training: Any) -> Iterator[RunFolder]:
-    """The folder of this training, new or to be resumed, that no other process uses meanwhile, on any machine.
+    """The folder of a training, new or to be resumed. No other process on any machine can use it inside the block.
 
-    What a process of this machine left is free at once; what a lost machine left is, after LAPSE_SECONDS of watching.
+    A folder that a process of this machine left is free at once. A folder that a lost machine left is free after
+    LAPSE_SECONDS without a renewal of its lease.
 
-    Raises RunRefused if the folder belongs to another configuration, with each difference; if another process
-    is running in it; if it holds something else; if its spec.json is damaged.
+    Raises RunInUse if another process is running in the folder. Raises RunRefused if the folder belongs to another
+    configuration (the message lists the differences), has other content, or has a damaged spec.json.
     """
     configuration = describe(training)
     path.mkdir(parents=True, exist_ok=True)
@@ -223,8 +271,8 @@ def claimed(path: Path, training: Any) -> Iterator[RunFolder]:
 
 
 def _lock(handle: int, path: Path) -> bool:
-    """Whether the disk knows locks; if so, no other process of this machine has this one."""
-    for _ in range(LOOKS):
+    """Locks the folder against other processes of this machine. Returns False on a file system without locks."""
+    for _ in range(LOCK_TRIES):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
@@ -239,7 +287,7 @@ def _lock(handle: int, path: Path) -> bool:
 
 @contextlib.contextmanager
 def _leased(path: Path, alone: bool) -> Iterator[RunFolder]:
-    """The folder with a lease on it, without one if it is done and nobody will write there."""
+    """The folder with a lease on it. A finished run needs no lease because nothing is written there."""
     folder = RunFolder(path)
     if folder.done.exists():
         yield folder
@@ -259,7 +307,7 @@ def _in_use(path: Path, holder: str) -> RunInUse:
 
 
 def in_use(path: Path) -> bool:
-    """Whether a process is running in a run folder."""
+    """Whether a process on any machine is running in a run folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -270,7 +318,7 @@ def in_use(path: Path) -> bool:
             raise
     finally:
         os.close(handle)
-    return held_elsewhere(path)
+    return held_by_another_machine(path)
 
 
 def _settle(folder: RunFolder, configuration: Any) -> None:
@@ -286,28 +334,20 @@ def _compare(folder: RunFolder, configuration: Any) -> None:
             raise _damaged(str(folder.spec))
         changed = differences(known["training"], configuration)
         if changed:
-            raise RunRefused(
-                f"{folder.path} holds another configuration: {'; '.join(changed)}. Choose another --run-dir."
-            )
+            said = "; ".join(map(str, changed))
+            raise RunRefused(f"{folder.path} has another configuration: {said}. Choose another --run-dir.")
         return
-    there = (file for file in folder.path.iterdir() if file.name != "spec.json.part" and not is_lease(file))
-    strangers = sorted(file.name for file in there)
-    if strangers:
+    files = (file for file in folder.path.iterdir() if file.name != "spec.json.part" and not is_lease(file))
+    foreign = sorted(file.name for file in files)
+    if foreign:
         raise RunRefused(
-            f"{folder.path} is not a run folder: it has {strangers[0]} and no spec.json. Choose another --run-dir."
+            f"{folder.path} is not a run folder: it contains {foreign[0]} but no spec.json. Choose another --run-dir."
         )
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Writes a file so that a kill leaves either its old content or its new one."""
-    part = file.with_name(file.name + ".part")
-    part.write_text(text)
-    os.replace(part, file)
 
 
 def _json(value: Any) -> Any:
     if np.ndim(value):
-        # A heat map needs no more, and full precision would triple the file.
+        # Four digits are enough for a picture. Full precision would triple the file.
         return [float(f"{item:.4g}") for item in np.asarray(value, dtype=float)]
     item = np.asarray(value).item()
     return None if isinstance(item, float) and math.isnan(item) else item

@@ -1,10 +1,11 @@
-"""Who runs in a folder that several machines share: a lease that its holder renews, and that lapses if it does not.
+"""A lease on a run folder that several machines share. Its holder renews it, and it lapses without renewal.
 
-Among the processes of one machine a lock of the system is enough, which ends with its process. Other machines need not
-see it (Linux locks a folder of NFS for its own machine only), and a lost machine frees nothing that says so. Therefore
-a run's folder has a file lease-<number>, in which a count goes up. A machine that sees no count go up for long enough
-makes the file of the next number, which only one can, since it has to be new; no two clocks are compared. A holder that
-was stopped or cut off for that long writes nothing more before it has made the next number itself.
+Processes of one machine exclude each other with a lock of the operating system, which ends with its process. Other
+machines may not see that lock (Linux locks an NFS folder only for its own machine), and a lost machine cannot release
+anything. Therefore a run folder has a file lease-<number> with a counter. The holder increases the counter. A machine
+that sees no increase for LAPSE_SECONDS creates the file with the next number. Only one machine can succeed because the
+file must be new. Clocks of two machines are never compared. A holder that was stopped for so long writes nothing until
+it has itself created the next file.
 """
 
 import json
@@ -17,17 +18,17 @@ from pathlib import Path
 from typing import Any
 
 RENEW_SECONDS = 5.0
-TRUST_SECONDS = 20.0  # after a renewal, in which the holder may write without another look
-LAPSE_SECONDS = 45.0  # without a renewal, after which another machine may take over: trust, and a very slow write
-TEXT_BYTES = 256  # a file is overwritten in place, which a network's disk shows at once, and so keeps its length
+TRUST_SECONDS = 20.0  # after a renewal, the holder may write for so long without reading the folder again
+LAPSE_SECONDS = 45.0  # without renewal until another machine may take over: TRUST_SECONDS and a very slow write
+TEXT_BYTES = 256  # fixed length: the file is overwritten in place, which other machines see at once
 
 
 class Taken(Exception):
-    """The folder is another process's; the message says whose."""
+    """Another process has the folder. The message names it."""
 
 
 def machine() -> str:
-    """A name for this machine since its last start, by which those that share a disk know each other."""
+    """A name for this machine that is new after each start of the machine."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return boot.read_text().strip() if boot.exists() else socket.gethostname()
 
@@ -38,7 +39,7 @@ MACHINE = machine()
 class Lease:
     """The right to write in a folder, renewed by a thread until `end`. Raises Taken if another process has it.
 
-    `alone` says that no other process of this machine is at the folder, so that what one of them held is free.
+    `alone` means that no other process of this machine uses the folder. A lease of this machine is then free.
     """
 
     def __init__(self, folder: Path, alone: bool) -> None:
@@ -53,24 +54,24 @@ class Lease:
         self.thread.start()
 
     def check(self) -> None:
-        """Raises Taken if another machine may write here by now."""
+        """Raises Taken if another machine may be writing in the folder."""
         if _now() - self.renewed > TRUST_SECONDS:
             self.renew()
         if self.taken or _now() - self.renewed > TRUST_SECONDS:
             raise Taken(_holder(self.folder))
 
     def renew(self) -> None:
-        """Lets the others see that this process lives; if it has not for long, as one of those who want the folder."""
-        # A disk may not answer now; `check` knows since when.
+        """Renews the lease. If it has lapsed, competes for a new one."""
+        # The disk may not answer now. `check` compares with the time of the last renewal.
         with self.lock, suppress(OSError):
             self._renew()
 
     def end(self, keep: bool) -> None:
-        """Gives it back. A number is not used again as long as its file is kept, which an unfinished run needs."""
+        """Releases the lease. An unfinished run keeps the file, so that its number is not used again."""
         self.over.set()
         self.thread.join()
         file = _file(self.folder, self.number)
-        with suppress(OSError):  # what cannot be given back lapses
+        with suppress(OSError):  # a lease that cannot be released lapses
             if self.taken or newest(self.folder) != self.number:
                 return
             if keep:
@@ -94,7 +95,7 @@ class Lease:
             self.renewed = began
 
     def _advance(self) -> None:
-        """Takes the next number, unless somebody else has."""
+        """Takes the next number unless another process has taken it."""
         began, file = _now(), _file(self.folder, self.number + 1)
         try:
             with file.open("xb") as stream:
@@ -102,7 +103,7 @@ class Lease:
         except FileExistsError:
             self.taken = True
             return
-        if newest(self.folder) != self.number + 1:  # this process slept while others came and went
+        if newest(self.folder) != self.number + 1:  # this process was stopped while others took and released the lease
             file.unlink()
             self.taken = True
             return
@@ -115,8 +116,8 @@ class Lease:
         return json.dumps({"held": held, "count": self.count, **who}).encode().ljust(TEXT_BYTES) + b"\n"
 
 
-def held_elsewhere(folder: Path) -> bool:
-    """Whether a process of another machine is at a folder, as far as the two clocks agree."""
+def held_by_another_machine(folder: Path) -> bool:
+    """Whether another machine has a current lease on a folder. Assumes that the two clocks agree."""
     file = _file(folder, newest(folder))
     known = _known(file)
     if not known.get("held") or known.get("machine") == MACHINE:
@@ -125,7 +126,7 @@ def held_elsewhere(folder: Path) -> bool:
 
 
 def is_lease(file: Path) -> bool:
-    """Whether a file in a run's folder is a lease.
+    """Whether a file in a run folder is a lease.
 
     >>> is_lease(Path("runs/a/lease-3")), is_lease(Path("runs/a/metrics.jsonl"))
     (True, False)
@@ -134,7 +135,7 @@ def is_lease(file: Path) -> bool:
 
 
 def newest(folder: Path) -> int:
-    """The highest number of a lease in a folder, 0 if there is none."""
+    """The highest lease number in a folder, 0 if there is none."""
     return max(_numbers(folder), default=0)
 
 
@@ -154,7 +155,7 @@ def _free(file: Path, alone: bool) -> bool:
 
 
 def _lapsed(file: Path) -> bool:
-    """Whether nobody renews it; takes LAPSE_SECONDS to find out, and one renewal to find the contrary."""
+    """Whether the lease is not renewed for LAPSE_SECONDS. Returns False at the first renewal."""
     first, until = _content(file), _now() + LAPSE_SECONDS
     while _now() < until:
         time.sleep(RENEW_SECONDS / 5)
@@ -169,7 +170,7 @@ def _holder(folder: Path) -> str:
 
 
 def _known(file: Path) -> dict[str, Any]:
-    """What a file says; nothing if it is gone, or not yet written."""
+    """The content of a lease, empty if the file is gone or not yet written."""
     try:
         return json.loads(_content(file) or b"{}")
     except ValueError:
@@ -189,5 +190,5 @@ def _overwrite(file: Path, text: bytes) -> None:
 
 
 def _now() -> float:
-    # The clock that goes on while a machine sleeps, where there is one.
+    # If possible, a clock that continues while the machine sleeps.
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -1,4 +1,4 @@
-"""Runs a training inside a run folder: the same call starts it, resumes it, or finds it done."""
+"""Runs a training in a run folder. The same call starts the run, resumes it, or finds it done."""
 
 import errno
 import os
@@ -11,17 +11,17 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dormant.lab.runs.description import beside
+from dormant.lab.runs.description import sibling_path
 from dormant.lab.runs.folder import RunFolder, RunRefused, Timing, claimed
 from dormant.rl.ended import Ended
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota or a file size limit
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, quota or file size limit
 Progress = Callable[[int], None]
 
 
 @runtime_checkable
 class Training(Protocol):
-    """What a run needs of a training: a frozen dataclass whose state is a pytree with a leading axis of seeds."""
+    """A training that can be run: a frozen dataclass whose state is a pytree with a leading axis of seeds."""
 
     @property
     def agent_steps(self) -> int: ...
@@ -35,7 +35,7 @@ class Training(Protocol):
 
 @runtime_checkable
 class FilingTraining(Protocol):
-    """A training that keeps part of what it goes on from in files, which are too large for every checkpoint."""
+    """A training that keeps part of its state in files, because that part is too large for every checkpoint."""
 
     @property
     def agent_steps(self) -> int: ...
@@ -43,12 +43,15 @@ class FilingTraining(Protocol):
     def seeds(self) -> tuple[int, ...]: ...
     def init(self) -> Any: ...
     def agent_steps_done(self, state: Any) -> int: ...
-    def open(self, folder: Path, state: Any) -> "FilingLoop": ...  # raises ValueError where the folder does not fit
+    def open(self, folder: Path, state: Any) -> "FilingLoop": ...  # raises ValueError if the files do not fit
 
 
 @runtime_checkable
 class FilingLoop(Protocol):
-    """An opened training. A saved state can be gone on from until `save_due`; `flush` comes before each checkpoint."""
+    """An opened training. `save_due` is true before the files overwrite what the last checkpoint needs.
+
+    `flush` is called before each checkpoint.
+    """
 
     def measure(self, state: Any) -> Mapping[str, Any]: ...
     def advance(self, state: Any) -> tuple[Any, Mapping[str, Any]]: ...
@@ -58,7 +61,7 @@ class FilingLoop(Protocol):
 
 @runtime_checkable
 class FollowingTraining(Protocol):
-    """A training that goes on from where others ended: `after` is given one for each of `needs`, of the same seeds."""
+    """A training that starts from the last states of others. `after` gets one state per training in `needs`."""
 
     @property
     def agent_steps(self) -> int: ...
@@ -66,9 +69,7 @@ class FollowingTraining(Protocol):
     def seeds(self) -> tuple[int, ...]: ...
     @property
     def needs(self) -> tuple[Any, ...]: ...
-    def after(
-        self, folder: Path, *earlier: Ended
-    ) -> Training: ...  # raises ValueError where what it needs does not fit
+    def after(self, folder: Path, *earlier: Ended) -> Training: ...  # raises ValueError if the states do not fit
 
 
 AnyTraining = Training | FilingTraining | FollowingTraining
@@ -80,12 +81,13 @@ def run(
     progress: Progress = lambda agent_steps: None,
     checkpoint_seconds: float = 30.0,
 ) -> RunFolder:
-    """The folder of the finished run. A run that was killed continues from its last checkpoint.
+    """Runs a training and returns its folder. A run that was killed resumes from its last checkpoint.
 
-    `progress` is called with the agent steps done so far. Metrics written after the last checkpoint are dropped
-    and come again, so that an interrupted run ends with the same files as an uninterrupted one.
-    What a training needs that is not there yet is run before, in the folders beside. Raises RunRefused if the folder
-    cannot be used, and OSError if it cannot be written.
+    `progress` is called with the agent steps done so far. Rows of metrics after the last checkpoint are dropped and
+    written again, so an interrupted run ends with the same files as an uninterrupted one. Trainings that this one needs
+    are run first, in folders next to this one.
+
+    Raises RunRefused if the folder cannot be used, OSError if it cannot be written to.
     """
     with claimed(path, training) as folder:
         if not folder.done.exists():
@@ -98,11 +100,11 @@ def run(
 
 
 def _ready(training: AnyTraining, folder: RunFolder, checkpoint_seconds: float) -> Training | FilingTraining:
-    """The training itself, or what it is after those that it needs."""
+    """The training, started from the last states of those that it needs."""
     if not isinstance(training, FollowingTraining):
         return training
     finished = [
-        run(needed, beside(folder.path, needed), checkpoint_seconds=checkpoint_seconds) for needed in training.needs
+        run(needed, sibling_path(folder.path, needed), checkpoint_seconds=checkpoint_seconds) for needed in training.needs
     ]
     ended = [Ended(last_state(one, own), own.replay) for one, own in zip(training.needs, finished, strict=True)]
     try:
@@ -112,12 +114,11 @@ def _ready(training: AnyTraining, folder: RunFolder, checkpoint_seconds: float) 
 
 
 def last_state(training: Training | FilingTraining, folder: RunFolder) -> Any:
-    """The state with which a finished run ended. Raises RunRefused if it was not kept."""
+    """The last state of a finished run. Raises RunRefused if its checkpoint is gone."""
     with checkpoints(folder) as manager:
         if manager.latest_step() != training.agent_steps:
             raise RunRefused(
-                f"{folder.path} is done, and its checkpoint of the end is not there any more; "
-                "delete that folder, and the run is made again."
+                f"{folder.path} is done, but its last checkpoint is gone; delete the folder, and the run is made again."
             )
         return restore(manager, jax.eval_shape(training.init))
 
@@ -134,17 +135,20 @@ def _train(
     begun, started, earlier = training.agent_steps_done(state), time.monotonic(), folder.timing
     done, saved, saved_at = begun, begun, started
     if manager.latest_step() is None:
-        # Dormancy does not begin at zero, so the curves begin before the first step.
+        # The dormant fraction does not start at zero, so the curves start before the first step.
         start = np.zeros(len(training.seeds), int)
         folder.append({"agent_steps": start, "gradient_steps": start, **loop.measure(state)}, training.seeds)
     progress(done)
     while done < training.agent_steps:
         state, metrics = loop.advance(state)
         done = training.agent_steps_done(state)
-        # Rows first: a checkpoint then never knows of a step whose metrics are missing.
+        # Rows are written before the checkpoint, so no checkpoint is ahead of its metrics.
         folder.append(metrics, training.seeds)
-        if done >= training.agent_steps or time.monotonic() - saved_at >= period or _save_due(loop, done, saved):
-            _flush(loop)
+        due = time.monotonic() - saved_at >= period
+        due |= isinstance(loop, FilingLoop) and loop.save_due(done, saved)
+        if due or done >= training.agent_steps:
+            if isinstance(loop, FilingLoop):
+                loop.flush()
             save(manager, done, state)
             saved, saved_at = done, time.monotonic()
             folder.time(Timing(earlier.agent_steps + done - begun, earlier.seconds + saved_at - started))
@@ -160,17 +164,8 @@ def _opened(training: Training | FilingTraining, folder: RunFolder, state: Any) 
         raise RunRefused(str(error)) from error
 
 
-def _save_due(loop: Training | FilingLoop, done: int, saved: int) -> bool:
-    return isinstance(loop, FilingLoop) and loop.save_due(done, saved)
-
-
-def _flush(loop: Training | FilingLoop) -> None:
-    if isinstance(loop, FilingLoop):
-        loop.flush()
-
-
 def _restored(training: Training | FilingTraining, folder: RunFolder, manager: ocp.CheckpointManager) -> Any:
-    """The state of the last checkpoint, and no rows after it."""
+    """The state of the last checkpoint. Drops the rows after it."""
     state = training.init()
     if manager.latest_step() is None:
         folder.forget_after(-1)
@@ -181,7 +176,7 @@ def _restored(training: Training | FilingTraining, folder: RunFolder, manager: o
 
 
 def checkpoints(folder: RunFolder) -> ocp.CheckpointManager:
-    """The folder's checkpoints: written under another name and then renamed, the last two kept."""
+    """The checkpoints of a run. Each is written under another name and then renamed. The last two are kept."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
     )
@@ -189,7 +184,7 @@ def checkpoints(folder: RunFolder) -> ocp.CheckpointManager:
 
 
 def save(manager: ocp.CheckpointManager, agent_steps: int, state: Any) -> None:
-    """Writes a checkpoint. Raises OSError where Orbax reports a full disk in its own way."""
+    """Writes a checkpoint. Raises OSError for a full disk, which Orbax reports as a ValueError."""
     try:
         manager.save(agent_steps, args=ocp.args.StandardSave(_filled(state)))
     except ValueError as error:
@@ -205,17 +200,17 @@ def restore(manager: ocp.CheckpointManager, like: Any) -> Any:
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
     try:
         saved = manager.restore(newest, args=ocp.args.StandardRestore(_filled(shapes)))
-    except Exception as error:  # Orbax raises many kinds for a damaged checkpoint
-        said = f"{type(error).__name__}: {str(error)[:200]}"
+    except Exception as error:  # Orbax raises many types of errors for a damaged checkpoint
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise RunRefused(
-            f"the checkpoint {manager.directory / str(newest)} cannot be read ({said}). "
-            "Delete that folder: the same command continues from the one before it, or from the start."
+            f"the checkpoint {manager.directory / str(newest)} cannot be read ({reason}). "
+            "Delete that folder: the same command then resumes from the checkpoint before it, or from the start."
         ) from error
     return jax.tree_util.tree_map_with_path(lambda path, leaf: saved.get(_name(path), leaf), like)
 
 
 def _filled(state: Any) -> dict[str, Any]:
-    # Orbax refuses arrays without elements, which some games have among their state.
+    # Orbax refuses arrays without elements, which the states of some games contain.
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if leaf.size}
 
 

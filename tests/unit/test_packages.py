@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dormant
-from dormant import jaxlib_faults
+from dormant import packages
 from dormant.cli import run
 
 # Which numbers of rows jaxlib 0.10.2 gets wrong depends on how it splits them: 32,769 and 40,000 are among them.
@@ -22,10 +22,10 @@ def mlp(params, x):
 @pytest.fixture
 def faulty(monkeypatch):
     """A jaxlib 0.10.2, as far as its metadata says."""
-    monkeypatch.setattr(jaxlib_faults, "version", lambda package: "0.10.2")
-    jaxlib_faults.warn_once.cache_clear()
+    monkeypatch.setattr(packages, "version", lambda package: "0.10.2")
+    packages.warn_once.cache_clear()
     yield
-    jaxlib_faults.warn_once.cache_clear()
+    packages.warn_once.cache_clear()
 
 
 @ROWS
@@ -64,4 +64,20 @@ def test_the_doctor_names_the_fault_of_a_faulty_jaxlib(monkeypatch, capsys):
 
 
 def test_the_installed_jaxlib_has_no_known_fault():
-    assert jaxlib_faults.fault_of(version("jaxlib")) is None
+    assert packages.fault_of(version("jaxlib")) is None
+
+
+def test_a_missing_module_is_found_in_its_extra():
+    for module, extra in {"tyro": "cli", "orbax": "cli", "polars": "lab", "tensorboardX": "tensorboard"}.items():
+        assert packages.extra_of(module) == extra
+    assert packages.extra_of("jax") is None and packages.extra_of("nothing") is None
+    assert "pgx" in packages.extras()["minatar"] and "jax" in packages.extras()[""]
+    assert "dev" not in packages.extras()
+
+
+def test_without_an_installation_there_are_no_extras(monkeypatch):
+    def missing(package):
+        raise packages.PackageNotFoundError(package)
+
+    monkeypatch.setattr(packages, "requires", missing)
+    assert packages.extras() == {} and packages.extra_of("tyro") is None

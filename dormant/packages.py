@@ -1,0 +1,64 @@
+"""The packages that dormant needs: those of each extra, and versions of jaxlib that are known to be faulty."""
+
+import functools
+import re
+import warnings
+from importlib.metadata import PackageNotFoundError, requires, version
+
+FAULTS = {
+    "0.10.2": "on CPUs it silently computes wrong values: a small product, then a sum, above 32,768 rows "
+    "(jax-ml/jax 39103)",
+    "0.11.0": "on CPUs it crashes or hangs on a product, then a sum, of arrays with 7 or 8 axes (jax-ml/jax 39257)",
+}
+RIGHT = "0.10.1"  # has neither fault
+
+
+def fault_of(jaxlib: str) -> str | None:
+    """One line about the known fault of a version of jaxlib, or None if no fault is known.
+
+    >>> print(fault_of("0.10.1"))
+    None
+    >>> print(fault_of("0.11.0"))
+    jaxlib 0.11.0: on CPUs it crashes ... (jax-ml/jax 39257). Install another version: pip install jax==0.10.1
+    """
+    if jaxlib not in FAULTS:
+        return None
+    return f"jaxlib {jaxlib}: {FAULTS[jaxlib]}. Install another version: pip install jax=={RIGHT}"
+
+
+@functools.cache
+def warn_once() -> None:
+    """Warns about the installed jaxlib if it has a known fault. Only the first call of a process does anything."""
+    # Name the caller of `trace`, not this file.
+    if fault := fault_of(version("jaxlib")):
+        warnings.warn(fault, stacklevel=3)
+
+
+def extras() -> dict[str, list[str]]:
+    """The packages of each extra, from dormant's own metadata. The key "" has the packages that are always installed.
+
+    The result is empty if dormant runs without being installed.
+    """
+    try:
+        requirements = requires("dormant") or []
+    except PackageNotFoundError:
+        return {}
+    found: dict[str, list[str]] = {"": []}
+    for requirement in requirements:
+        package, marker = requirement.partition(";")[::2]
+        extra = re.search(r"extra == ['\"](.+?)['\"]", marker)
+        packages = found.setdefault(extra[1] if extra else "", [])
+        name = re.split(r"[^\w.-]", package)[0]
+        if name not in packages:
+            packages.append(name)
+    found.pop("dev", None)
+    return found
+
+
+def extra_of(module: str) -> str | None:
+    """The extra that installs a module, None if no package of an extra starts with the module's name."""
+    plain = module.casefold().replace("_", "-")
+    for extra, packages in extras().items():
+        if extra and any(re.fullmatch(rf"{re.escape(plain)}(-.*)?", package.casefold()) for package in packages):
+            return extra
+    return None
