@@ -8,6 +8,7 @@ import pytest
 from dormant import Every, ReDo, Reset
 from dormant.cli import run, train
 from dormant.cli.flags import environment
+from dormant.cli.progress import newest_values, progress_bar
 from dormant.lab.runs.folder import RunFolder
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.atari_networks import ImpalaResNet, NatureCNN
@@ -158,8 +159,8 @@ def test_the_bar_says_frames_return_and_dormant_fraction(tmp_path, capsys, monke
         {"seed": 1, "agent_steps": 100, "dormant/0.1/all": 0.3, "train_return": None},
     ]
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in table))
-    assert progress.newest_values(folder) == ["return -20.5", "dormant 25%"]
-    with progress.progress_bar(folder, 100, frames=True) as update:
+    assert newest_values(folder) == ["return -20.5", "dormant 25%"]
+    with progress_bar(folder, 100, frames=True) as update:
         update(0)
         update(100)
     shown = capsys.readouterr().out
