@@ -84,7 +84,7 @@ def _aligned(operand: Value, rank: int) -> Value:
 def _without_neurons(step: Step, operands: Sequence[Value], shape: tuple[int, ...], bends: bool) -> Value:
     parts = tuple(part for operand in operands for part in operand.parts)
     kernels = [operand for operand in operands if operand.is_kernel]
-    stays = {name: len(kernels) == len(operands) for name in SUMS}
+    stays = dict.fromkeys(SUMS, all(operand.is_kernel or operand.is_zero for operand in operands))
     stays |= {"mul": True, "div": operands[0].is_kernel and not operands[-1].is_kernel}
     is_kernel = bool(kernels) and not bends and stays.get(step.name, len(operands) == 1)
     is_kernel = is_kernel or (step.name == "select_n" and _is_masked_kernel(operands))

@@ -246,8 +246,6 @@ def _data_product(
         value, weights = operands[side], operands[1 - side]
         if not any(varies(ids, axes[side].summed) for ids in value.arrays):
             return [_weighted(notes, step, operands, axes, side, shapes[0])]
-        for what in sorted(notes.hidden(weights) | {notes.leaf_names[part.leaf] for part in weights.parts}):
-            notes.blame(notes.producers_of(value.neurons), f"{what} reads it in a way that is not followed")
     for side in carriers if len(carriers) == 2 else []:
         notes.note_reading(step.operands[side], operands[side])
         notes.blame(notes.producers_of(operands[side].neurons), "enters a product of two activations")

@@ -19,6 +19,9 @@ def mix(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) ->
             notes.note_resort(number, operand)
         notes.note_elsewhere(operand.parts, f"computed with in '{step.name}'")
         hidden |= {(part.leaf, step.name) for part in operand.parts}
+    for what in sorted({notes.leaf_names[leaf] for leaf, _ in hidden}):
+        notes.blame(mixed, f"{what} reads it in '{step.name}', which is not followed")
+        notes.read |= mixed
     fed = any(operand.from_input for operand in operands)
     facts = {"from_input": fed, "mixed": frozenset(mixed), "hidden": frozenset(hidden)}
     return [plain(shape, **facts) for shape in shapes]

@@ -18,9 +18,11 @@ from .values import SETS, Ids, Part, Value, narrow, no_ids, union, varies, widen
 def overwrite(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
     """`scatter`: elements are the operand's or the update's."""
     target, indices, update = operands
+    raised = _raised(step, target, update)
+    if raised is not None and indices.constant is not None and target.is_zero:
+        return [raised]  # zeros count as the neuron's own
     if indices.constant is not None and _writes_once(step, operands):
         return [_replaced(step, target, update, [indices.constant])]
-    raised = _raised(step, target, update)
     if raised is None or indices.has_neurons or indices.mixed:
         return mix(notes, step, operands, shapes)
     step = step._replace(operands=(step.operands[0], step.operands[2]))
@@ -40,9 +42,11 @@ def add_at(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes)
 def overwrite_slice(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
     """`dynamic_update_slice`: one block of elements is the update's."""
     target, update, *starts = operands
-    if all(start.constant is not None for start in starts):
-        return [_replaced(step, target, update, [start.constant for start in starts])]
     partial = [axis for axis, length in enumerate(update.shape) if length < target.shape[axis]]
+    if all(start.constant is not None for start in starts):
+        if target.is_zero and not any(varies(ids, partial) for ids in update.arrays):
+            return [update.moved(target.shape, lambda ids: ids)]
+        return [_replaced(step, target, update, [start.constant for start in starts])]
     changes = any(varies(ids, partial) for value in (target, update) for ids in value.arrays)
     if changes or any(start.has_neurons or start.mixed for start in starts):
         return mix(notes, step, operands, shapes)
