@@ -39,8 +39,8 @@ FLOORS = {
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 # The house is being rebuilt (issue 13). These are today's values; in brackets those that hold in the end.
-MOST_FILES = 176  # (115)
-MEDIAN_LINES = 90  # (110)
+MOST_FILES = 174  # (115)
+MEDIAN_LINES = 100  # (110)
 MOST_ANY = 480  # lines with Any (230)
 SHORT = {
     "dormant.interventions.contract",

@@ -1,6 +1,7 @@
-"""What is reproduced: one file for each figure of the paper, in its order."""
+"""The experiments of the paper, in its order."""
 
 from dormant.experiments import (
+    appendix,
     fig02_growth,
     fig03_labels,
     fig04_offline,
@@ -9,20 +10,12 @@ from dormant.experiments import (
     fig07_replay_ratio,
     fig08_distillation,
     fig09_redo,
-    fig10a_replay_ratio,
-    fig10b_n_step,
-    fig10c_resnet,
-    fig10d_drq,
+    fig10_replay_ratios,
     fig11_learning_rate,
     fig12_width,
     fig13_methods,
     fig14_sac,
     fig15_selection,
-    fig21_leaky_relu,
-    fig22_outgoing,
-    fig23_incoming,
-    fig24_score_batch,
-    table7_effective_rank,
 )
 from dormant.lab.design import Experiment
 
@@ -35,18 +28,18 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     fig07_replay_ratio.EXPERIMENT,
     fig08_distillation.EXPERIMENT,
     fig09_redo.EXPERIMENT,
-    fig10a_replay_ratio.EXPERIMENT,
-    fig10b_n_step.EXPERIMENT,
-    fig10c_resnet.EXPERIMENT,
-    fig10d_drq.EXPERIMENT,
+    fig10_replay_ratios.DQN,
+    fig10_replay_ratios.N_STEP,
+    fig10_replay_ratios.RESNET,
+    fig10_replay_ratios.DRQ,
     fig11_learning_rate.EXPERIMENT,
     fig12_width.EXPERIMENT,
     fig13_methods.EXPERIMENT,
     fig14_sac.EXPERIMENT,
     fig15_selection.EXPERIMENT,
-    fig21_leaky_relu.EXPERIMENT,
-    fig22_outgoing.EXPERIMENT,
-    fig23_incoming.EXPERIMENT,
-    fig24_score_batch.EXPERIMENT,
-    table7_effective_rank.EXPERIMENT,
+    appendix.LEAKY_RELU,
+    appendix.OUTGOING,
+    appendix.INCOMING,
+    appendix.SCORE_BATCH,
+    appendix.EFFECTIVE_RANK,
 )

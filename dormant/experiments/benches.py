@@ -1,4 +1,4 @@
-"""The two benches that experiments run on, MinAtar and Atari: where lengths, games, seeds and schedules are chosen."""
+"""The benches of the experiments: agents, run lengths, games, seeds, periods, and the smallest effects of claims."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,36 +8,31 @@ from dormant import Chain, Every, Intervention, Prune, ReDo, Reset
 from dormant.lab.design import Arm, Design
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.atari_networks import ImpalaResNet, NatureCNN
-from dormant.rl.envs.atari import Atari
+from dormant.rl.envs.atari import FRAME_SKIP, Atari
 from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.host_loop import HostTraining
 from dormant.rl.loops import DeviceTraining
 from dormant.rl.networks import MinAtarCNN
 from dormant.rl.presets import atari_dqn, minatar_dqn
 
-RATIOS = (0.25, 0.5, 1.0, 2.0)  # the paper's for DQN
+RATIOS = (0.25, 0.5, 1.0, 2.0)  # the paper's replay ratios for DQN
 WEIGHT_DECAY = 1e-5  # the best of the paper's grid, as others quote its appendix
 ONE, TWO, THREE = ("Asterix",), ("Asterix", "SpaceInvaders"), ("Asterix", "SpaceInvaders", "Breakout")
-ATARI_17 = (
-    *("Asterix", "BeamRider", "Breakout", "DemonAttack", "DoubleDunk", "Enduro", "IceHockey", "Jamesbond", "MsPacman"),
-    *("Pong", "Qbert", "RoadRunner", "Seaquest", "SpaceInvaders", "WizardOfWor", "YarsRevenge", "Zaxxon"),
-)
-FRAMES_PER_AGENT_STEP = 4
 NOTHING = Chain()
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What arms are made of at one scale: DQN or DrQ in its environment, and interventions at that scale's pace."""
+    """An agent (DQN or DrQ) and the periods of its interventions at one scale. Arms are made from a bench."""
 
     train: Callable[..., DeviceTraining | HostTraining]
-    redo_period: int  # gradient steps, as the one below
-    reset_period: int
+    redo_period: int  # gradient steps
+    reset_period: int  # gradient steps
 
     def dqn(
         self, replay_ratio: float = 1.0, intervention: Intervention = NOTHING, width: int = 1, **agent: Any
     ) -> DeviceTraining | HostTraining:
-        """The bench's agent with `agent`'s fields changed."""
+        """A training of the bench's agent, with the fields in `agent` changed."""
         return self.train(replay_ratio, intervention, width, agent)
 
     def redo(self, tau: float = 0.1, **settings: Any) -> Every:
@@ -45,11 +40,11 @@ class Bench:
         return Every(self.redo_period, ReDo(tau, **settings))
 
     def reset(self) -> Every:
-        """The penultimate layer drawn anew every `reset_period` gradient steps."""
+        """A reset of the penultimate layer every `reset_period` gradient steps."""
         return Every(self.reset_period, Reset(("dense",)))
 
     def prune(self) -> Prune:
-        """Neurons that were ever silent taken out, with a check as often as ReDo's."""
+        """Pruning of neurons that are silent at a check every `redo_period` gradient steps."""
         return Prune(0.0, self.redo_period)
 
 
@@ -57,7 +52,7 @@ Arms = Callable[[Bench], tuple[Arm, ...]]
 
 
 def _small(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> DeviceTraining:
-    # Learning starts, every intervention acts several times, and two evaluations end.
+    # Long enough for learning, several actions of every intervention, and two evaluations.
     plain = DQN(MinAtarCNN(filters=4 * width, width=16 * width), learning_rate=2.5e-4, target_period=round(100 / ratio))
     plain = replace(plain, **{"replay_capacity": 400, "min_replay": 100, "epsilon_steps": 200, **agent})
     return DeviceTraining(
@@ -94,16 +89,17 @@ def _small_resnet(ratio: float, intervention: Intervention, width: int, agent: d
 
 SMOKE_RESNET = Bench(_small_resnet, redo_period=10, reset_period=20)
 SMOKE = Bench(_small, redo_period=50, reset_period=200)
-# A reset at every twentieth of a run at replay ratio 1, where the paper has one at every twenty-fifth: evaluations come
-# each 20,000 agent steps, the first 2,000 have no gradient step, so each is 8,000 gradient steps after a reset.
+# At replay ratio 1 there is a reset after every twentieth of a run; the paper has one after every twenty-fifth. An
+# evaluation comes every 20,000 agent steps. The first 2,000 have no gradient step, so each evaluation comes 8,000
+# gradient steps after a reset.
 MINATAR = Bench(_minatar, redo_period=1_000, reset_period=10_000)
 
 
 def atari_bench(million_frames: int, network: type[NatureCNN | ImpalaResNet] = NatureCNN) -> Bench:
-    """The paper's Atari settings, for runs of so many frames.
+    """The paper's Atari settings, for runs of `million_frames` million frames.
 
-    Source: see `atari_dqn`; ReDo's period is second-hand, and it acts to the end of a run, though the released
-    configurations stop it after 2.5 million gradient steps, which is before the end at replay ratio 2 only.
+    Source: see `atari_dqn`. ReDo's period is second-hand. ReDo acts to the end of a run here. The released
+    configurations stop it after 2.5 million gradient steps, which is before the end only at replay ratio 2.
     """
 
     def train(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> HostTraining:
@@ -111,51 +107,52 @@ def atari_bench(million_frames: int, network: type[NatureCNN | ImpalaResNet] = N
             replace(atari_dqn(ratio), **{"network": network(width), **agent}),
             intervention=intervention,
             replay_ratio=ratio,
-            agent_steps=million_frames * 1_000_000 // FRAMES_PER_AGENT_STEP,
+            agent_steps=million_frames * 1_000_000 // FRAME_SKIP,
             log_period=10_000,
         )
 
     return Bench(train, redo_period=1_000, reset_period=100_000)
 
 
-NOTHING_LEARNT = "Everything that could be learnt from: it only shows that it runs."
+NOTHING_LEARNT = "Everything: this scale only shows that the experiment runs."
 
 
 def smoke(arms: Arms, bench: Bench = SMOKE) -> Design:
-    """Tiny networks, tiny runs."""
+    """Tiny networks and runs on MinAtar."""
     environment = MinAtar("Asterix", time_limit=100)  # evaluations wait for the longest episode
     return Design(arms(bench), (environment,), (0, 1), NOTHING_LEARNT)
 
 
 def smoke_on_atari(arms: Arms) -> Design:
-    """The same with frames."""
+    """Tiny networks and runs on Atari."""
     return Design(arms(SMOKE_RESNET), (Atari("Pong", time_limit=50),), (0,), NOTHING_LEARNT)
 
 
 def minatar(arms: Arms, games: tuple[str, ...], seeds: int, leaves_out: str, bench: Bench = MINATAR) -> Design:
-    """Runs of 200,000 agent steps, if the bench says no other."""
+    """Runs on MinAtar, of 200,000 agent steps unless the bench has another length."""
     return Design(arms(bench), tuple(MinAtar(game) for game in games), tuple(range(seeds)), leaves_out)
 
 
 def atari(arms: Arms, bench: Bench, games: tuple[str, ...], leaves_out: str = "") -> Design:
-    """The paper's five seeds."""
+    """Runs on Atari with the paper's five seeds."""
     return Design(arms(bench), tuple(Atari(game) for game in games), tuple(range(5)), leaves_out)
 
 
 def pilot(arms: Arms) -> Design:
-    """One game, three seeds."""
+    """One MinAtar game and three seeds."""
     return minatar(arms, ONE, 3, "All games but MinAtar's Asterix, and two of the five seeds.")
 
 
-# Shares of all neurons. A score batch of 64 states puts a neuron near the threshold now on one side and now on the
-# other; two points are about what that does to a network of 144 neurons (3 neurons), and five are clearly more (7).
+# The smallest effects that claims call an effect. They were chosen before any run was judged.
+# Fractions of all neurons. With a score batch of 64 states, a neuron near the threshold changes sides at random. In a
+# network of 144 neurons that is about two points (3 neurons). Five points (7 neurons) are clearly more.
 SOME_NEURONS = 0.02
 MANY_NEURONS = 0.05
-# The paper's recycled networks keep between a tenth and a quarter of the plain one's dormant neurons (figures 9, 12).
+# With ReDo the paper's networks have a tenth to a quarter of the dormant neurons of plain DQN (figures 9 and 12).
 HALF_AS_MANY = 0.5
-# Quotients of returns. The paper's intervals over 5 seeds and 17 games reach about 12 % to either side of its means
-# (figure 10), so a tenth is the least that it could have seen itself.
+# Ratios of returns. The paper's intervals over 5 seeds and 17 games extend about 12 % to either side of its means
+# (figure 10), so a tenth is the smallest effect that the paper could have detected.
 HIGHER_RETURN = 1.1
 LOWER_RETURN = 0.9
-# A quotient of ranks. The paper's two are 5 % apart, and their spreads reach 1.3 % to either side.
+# A ratio of ranks. The paper's two ranks are 5 % apart, and their spreads extend 1.3 % to either side.
 HIGHER_RANK = 1.02

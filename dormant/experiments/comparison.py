@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dormant.experiments.benches import (
-    ATARI_17,
     HALF_AS_MANY,
     HIGHER_RETURN,
     MINATAR,
@@ -25,6 +24,7 @@ from dormant.files import write_whole
 from dormant.lab.design import Arm, Claim, Design, Experiment, Panel, Quantity, Scale
 from dormant.names import canonical
 from dormant.rl.envs.atari import Atari
+from dormant.rl.envs.atari_scores import DQN_GAMES
 from dormant.rl.envs.minatar import MinAtar
 
 Suite = Literal["minatar", "atari"]
@@ -53,7 +53,7 @@ GROUNDS: Mapping[Suite, Mapping[Scale, Ground]] = {
     },
     "atari": {
         "smoke": Ground(SMOKE_RESNET, (Atari("Pong", time_limit=50),), (0, 1), NOTHING_LEARNT),
-        "paper": Ground(atari_bench(10), tuple(map(Atari, ATARI_17)), tuple(range(5))),
+        "paper": Ground(atari_bench(10), tuple(map(Atari, DQN_GAMES)), tuple(range(5))),
     },
 }
 

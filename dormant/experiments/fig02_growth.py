@@ -1,11 +1,11 @@
-"""Figure 2: while DQN learns, more and more of its neurons fall dormant."""
+"""Figure 2: the fraction of dormant neurons grows while DQN learns."""
 
 from dormant.experiments.benches import MANY_NEURONS, THREE, Bench, atari, atari_bench, minatar, smoke
 from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 
 def at_ratio(ratio: float):
-    """The figure's one arm."""
+    """DQN, the only arm."""
 
     def arms(bench: Bench) -> tuple[Arm, ...]:
         return (Arm("DQN", bench.dqn(ratio)),)
@@ -27,7 +27,7 @@ EXPERIMENT = Experiment(
         Panel("Dormant neurons (τ = 0.1)", "dormant/0.1/all", "gradient_steps"),
     ),
     claims=(
-        # From its first log point the paper's share rises by 13 points on both games.
+        # In the paper the fraction rises by 13 points on both games after the first log point.
         Claim(
             "A trained DQN has more dormant neurons (τ = 0) than a new one",
             Quantity("dormant/0/all"),
@@ -46,5 +46,5 @@ EXPERIMENT = Experiment(
         ),
     ),
     published=("DemonAttack tau=0", "Asterix tau=0"),
-    settings="On MinAtar at replay ratio 1 rather than 0.25, at which so short a run has 50,000 gradient steps.",
+    settings="On MinAtar the replay ratio is 1. At the paper's 0.25, so short a run has only 50,000 gradient steps.",
 )

@@ -1,4 +1,4 @@
-"""Figure 3: supervised learning makes neurons dormant only if its labels change."""
+"""Figure 3: in supervised learning, neurons become dormant only if the labels change."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ WIDE = SupervisedTraining()
 
 
 def design(training: SupervisedTraining, images: ImageSet, seeds: int, leaves_out: str = "") -> Design:
-    """Both arms."""
+    """A design with fixed and with shuffled labels."""
     arms = (Arm(FIXED, training), Arm(SHUFFLED, replace(training, labels="shuffled")))
     return Design(arms, (images,), tuple(range(seeds)), leaves_out)
 
@@ -60,8 +60,8 @@ EXPERIMENT = Experiment(
     ),
     published=("cifar10",),
     settings=(
-        "Our sources say little of the network: ours strides where others pool. Neurons are scored on 1,000 training "
-        "images; labels are shuffled over all 10,000 images, and the first 20 epochs have the true ones. The batch of "
-        "32 was chosen on one run of 60 epochs with shuffled labels on Fashion-MNIST, seed 0."
+        "Our sources say little about the network: ours has strides instead of pooling. Neurons are scored on 1,000 "
+        "training images. Labels are shuffled over all 10,000 images, and the first 20 epochs have the true labels. "
+        "The batch size of 32 was chosen on one run of 60 epochs with shuffled labels on Fashion-MNIST, seed 0."
     ),
 )

@@ -1,4 +1,4 @@
-"""Figure 4: neurons fall dormant on fixed data too, and less so with fixed targets."""
+"""Figure 4: neurons become dormant on fixed data too, but fewer with fixed targets."""
 
 from dataclasses import replace
 
@@ -11,12 +11,12 @@ from dormant.rl.offline import OfflineTraining
 from dormant.rl.offline_data import DopamineReplay, OwnReplay
 from dormant.rl.presets import atari_dqn, minatar_dqn
 
-LOGGED_AT = 0.25  # the replay ratio of the agent that made the data, the published one's
+LOGGED_AT = 0.25  # replay ratio of the agent that made the data, as in the published data
 MOVING, NETWORK, NUMBERS = "Offline", "Offline, frozen random network", "Offline, fixed random numbers"
 
 
 def arms(training: OfflineTraining) -> tuple[Arm, ...]:
-    """The same training towards three kinds of targets."""
+    """The same training with three kinds of targets."""
     return (
         Arm(MOVING, training),
         Arm(NETWORK, replace(training, targets="frozen network")),
@@ -25,14 +25,14 @@ def arms(training: OfflineTraining) -> tuple[Arm, ...]:
 
 
 def own_replay(bench: Bench) -> OwnReplay:
-    """What an agent on MinAtar remembers at its end."""
+    """The replay of an agent on MinAtar at the end of its run."""
     logged = bench.dqn(LOGGED_AT)
     assert isinstance(logged, DeviceTraining)
     return OwnReplay(logged)
 
 
 def small() -> OfflineTraining:
-    """Some hundred gradient steps on a small run's replay."""
+    """A few hundred gradient steps on the replay of a small run."""
     data = own_replay(SMOKE)
     return OfflineTraining(
         replace(data.training.agent, target_period=100), data=data, gradient_steps=600, log_period=100,
@@ -47,7 +47,7 @@ def minatar(games: tuple[str, ...], seeds: int, leaves_out: str) -> Design:
 
 
 def published() -> Design:
-    """The published replay, each part of it for as many gradient steps as its authors' code takes it."""
+    """Training on the published replay, with the authors' number of gradient steps per part."""
     agent = replace(atari_dqn(LOGGED_AT), target_period=2_000)  # gradient steps here
     training = OfflineTraining(
         agent, Atari("DemonAttack"), DopamineReplay(), gradient_steps=6_250_000, log_period=12_500, eval_period=0
@@ -90,8 +90,8 @@ EXPERIMENT = Experiment(
     ),
     published=("DemonAttack", "Asterix"),
     settings=(
-        "On MinAtar the data is the last 100,000 transitions of a DQN at replay ratio 0.25. The paper doesn't say how "
-        "its fixed random targets are made: both readings are here, a random network that is never copied to, and a "
-        "normal number for each transition."
+        "On MinAtar the data is the last 100,000 transitions of a DQN at replay ratio 0.25. The paper does not say how "
+        "it makes fixed random targets. Both readings are here: a random target network that is never updated, and a "
+        "normally distributed number per transition."
     ),
 )

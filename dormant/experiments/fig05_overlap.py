@@ -1,4 +1,4 @@
-"""Figure 5: neurons that fell dormant stay dormant."""
+"""Figure 5: dormant neurons stay dormant."""
 
 from dormant.experiments.benches import MANY_NEURONS, THREE, atari, atari_bench, minatar, pilot, smoke
 from dormant.experiments.fig02_growth import at_ratio
@@ -8,7 +8,7 @@ HISTORIES = {"union": "those ever dormant before", "previous": "those of the log
 
 
 def metric(history: str, tau: str) -> str:
-    """The overlap in the penultimate layer."""
+    """The overlap metric of the penultimate layer."""
     return f"overlap/{history}/{tau}/dense"
 
 
@@ -30,14 +30,18 @@ EXPERIMENT = Experiment(
     panels=(
         Panel("Overlap with all before (τ = 0)", metric("union", "0"), "gradient_steps"),
         Panel("Overlap with all before (τ = 0.1)", metric("union", "0.1"), "gradient_steps"),
-        Panel("The same by chance (τ = 0.1)", metric("union-by-chance", "0.1"), "gradient_steps"),
+        Panel("Overlap with all before, by chance (τ = 0.1)", metric("union-by-chance", "0.1"), "gradient_steps"),
         Panel("Overlap with the log point before (τ = 0.1)", metric("previous", "0.1"), "gradient_steps"),
-        Panel("The same by chance (τ = 0.1)", metric("previous-by-chance", "0.1"), "gradient_steps"),
+        Panel(
+            "Overlap with the log point before, by chance (τ = 0.1)",
+            metric("previous-by-chance", "0.1"),
+            "gradient_steps",
+        ),
     ),
     claims=tuple(grows(history, tau) for history in HISTORIES for tau in ("0", "0.1")),
     published=("DemonAttack", "Asterix"),
     settings=(
-        "The paper doesn't say what its historical set is: both readings are here, each beside what neurons drawn at "
-        "random would give. A log point at which no neuron is dormant has no overlap. The runs are those of figure 2."
+        "The paper does not define its historical set. Both readings are here, each next to the overlap of random sets "
+        "of neurons. A log point without dormant neurons has no overlap. The runs are those of figure 2."
     ),
 )

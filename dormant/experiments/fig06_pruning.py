@@ -1,11 +1,11 @@
-"""Figure 6: neurons that were found dormant are not missed when they are taken out."""
+"""Figure 6: pruning dormant neurons does not lower the return."""
 
 from dormant.experiments.benches import LOWER_RETURN, TWO, Bench, atari, atari_bench, minatar, pilot, smoke
 from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 
 def at_ratio(ratio: float):
-    """DQN, and DQN that loses its silent neurons."""
+    """DQN, and DQN whose silent neurons are pruned."""
 
     def arms(bench: Bench) -> tuple[Arm, ...]:
         return Arm("DQN", bench.dqn(ratio)), Arm("Pruned", bench.dqn(ratio, bench.prune()))
@@ -45,7 +45,7 @@ EXPERIMENT = Experiment(
         ),
     ),
     settings=(
-        "The paper doesn't say how often it looks for dormant neurons; we do every 1,000 gradient steps. "
-        "On MinAtar at replay ratio 1 rather than 0.25."
+        "The paper does not say how often it checks for dormant neurons; we check every 1,000 gradient steps. "
+        "On MinAtar the replay ratio is 1, not 0.25."
     ),
 )

@@ -1,4 +1,4 @@
-"""Figure 7: the more gradient steps for each agent step, the more neurons fall dormant, and the less is learnt."""
+"""Figure 7: at higher replay ratios more neurons become dormant and less is learnt."""
 
 from itertools import pairwise
 
@@ -19,17 +19,17 @@ from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
 
 def arms(bench: Bench) -> tuple[Arm, ...]:
-    """Plain DQN at four replay ratios."""
+    """DQN at four replay ratios."""
     return tuple(Arm(named(ratio), bench.dqn(ratio)) for ratio in RATIOS)
 
 
 def named(ratio: float) -> str:
-    """An arm's name."""
+    """The name of an arm."""
     return f"DQN, RR {ratio:g}"
 
 
 def more_dormant(high: float, low: float, tau: str, smallest: float) -> Claim:
-    """That the higher ratio ends with more dormant neurons."""
+    """The claim that the higher replay ratio ends with more dormant neurons."""
     statement = f"More neurons are dormant (τ = {tau}) at replay ratio {high:g} than at {low:g}"
     return Claim(statement, Quantity(f"dormant/{tau}/all"), named(high), named(low), "higher", smallest)
 

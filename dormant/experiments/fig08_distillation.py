@@ -1,4 +1,4 @@
-"""Figure 8: a network full of dormant neurons learns a new task badly."""
+"""Figure 8: a network with many dormant neurons learns a new task slowly."""
 
 from dataclasses import replace
 
@@ -17,13 +17,13 @@ from dormant.rl.distillation import DistillationTraining
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.minatar import MinAtar
 
-TEACHER_AT, STUDENT_AT = 0.25, 1.0  # replay ratios: the best of MinAtar's, and the paper's
+TEACHER_AT, STUDENT_AT = 0.25, 1.0  # replay ratios: the best one on MinAtar, and the paper's
 FRESH, PRETRAINED = "Random init", "Pretrained"
 HALF = 0.5
 
 
 def arms(bench: Bench, gradient_steps: int, log_period: int) -> tuple[Arm, ...]:
-    """A fresh network and one that was trained at replay ratio 1, both taught by an agent of replay ratio 0.25."""
+    """A fresh network and a network trained at replay ratio 1, both taught by an agent of replay ratio 0.25."""
     used = bench.dqn(STUDENT_AT)
     fresh = DistillationTraining(
         used.agent, teacher=bench.dqn(TEACHER_AT), gradient_steps=gradient_steps, log_period=log_period
@@ -45,7 +45,7 @@ EXPERIMENT = Experiment(
         "smoke": Design(arms(SMOKE, 600, 100), (MinAtar("Asterix", time_limit=100),), (0, 1), NOTHING_LEARNT),
         "pilot": minatar(ONE, 3, "Atari, and networks that are trained for long."),
         "laptop": minatar(ONE, 5, "Atari, and networks that are trained for long."),
-        # How long the paper trained teacher and student isn't known; 40 million frames are those of its figure 7.
+        # The length of the paper's teacher and student runs is unknown; 40 million frames are those of its figure 7.
         "paper": Design(arms(atari_bench(40), 50_000, 500), (Atari("DemonAttack"),), tuple(range(5))),
     },
     panels=(
@@ -87,7 +87,8 @@ EXPERIMENT = Experiment(
     ),
     published=("DemonAttack",),
     settings=(
-        "The teacher is a DQN at replay ratio 0.25, the pretrained network one at replay ratio 1; loss, learning rate "
-        "and states are ours: squared error over all values, the agent's Adam, 20,000 states of the teacher's replay."
+        "The teacher is a DQN at replay ratio 0.25, and the pretrained network is a DQN at replay ratio 1. Loss, "
+        "optimizer and states are ours: squared error over all values, the agent's Adam, and 20,000 states of the "
+        "teacher's replay."
     ),
 )

@@ -1,4 +1,4 @@
-"""Figure 9: with ReDo few neurons stay dormant, and DQN learns more."""
+"""Figure 9: with ReDo few neurons are dormant, and DQN learns more."""
 
 from dormant.experiments.benches import (
     HALF_AS_MANY,
@@ -39,7 +39,7 @@ EXPERIMENT = Experiment(
         Panel("Return", "eval_return"),
     ),
     claims=(
-        # The paper's share falls from 28 % to 2 %. Shares of a run's second half, since recycling makes them a saw.
+        # The paper's fraction falls from 28 % to 2 %. Recycling makes it a saw, so the second half is averaged.
         *(
             Claim(
                 f"ReDo at least halves the share of dormant neurons (τ = {tau})",
@@ -73,5 +73,5 @@ EXPERIMENT = Experiment(
         ),
     ),
     published=("DemonAttack tau=0.025 replay_ratio=0.25", "DemonAttack replay_ratio=0.25"),
-    settings="On MinAtar at replay ratio 1 with τ = 0.1, rather than 0.25 with τ = 0.025.",
+    settings="On MinAtar the replay ratio is 1 and τ is 0.1, not 0.25 and 0.025.",
 )

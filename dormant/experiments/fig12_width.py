@@ -1,11 +1,10 @@
-"""Figure 12: wider networks have as many dormant neurons, and gain less than with ReDo."""
+"""Figure 12: wider networks have as large a fraction of dormant neurons, and gain less than with ReDo."""
 
 from dataclasses import replace
 from typing import Any
 
 from dormant import Intervention
 from dormant.experiments.benches import (
-    ATARI_17,
     HIGHER_RETURN,
     MANY_NEURONS,
     MINATAR,
@@ -17,12 +16,13 @@ from dormant.experiments.benches import (
     smoke,
 )
 from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
+from dormant.rl.envs.atari_scores import DQN_GAMES
 
 WIDTHS = (1, 2, 4)
 
 
 def _narrow(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> Any:
-    # Four times the usual width takes sixteen times as long, an hour a run on one core.
+    # Four times the usual width would take sixteen times as long, an hour per run on one core.
     return MINATAR.train(ratio, intervention, width / 2, agent)
 
 
@@ -48,7 +48,7 @@ EXPERIMENT = Experiment(
             "Atari's 17 games, two of five seeds, runs of 10 million frames, and half of each network's width.",
             NARROW,
         ),
-        "paper": atari(arms, atari_bench(10), ATARI_17),
+        "paper": atari(arms, atari_bench(10), DQN_GAMES),
     },
     panels=(Panel("Return", "eval_return"), Panel("Dormant neurons (τ = 0.1)", "dormant/0.1/all")),
     claims=(

@@ -3,7 +3,6 @@
 import math
 
 from dormant.experiments.benches import (
-    ATARI_17,
     HALF_AS_MANY,
     HIGHER_RETURN,
     THREE,
@@ -16,12 +15,13 @@ from dormant.experiments.benches import (
     smoke,
 )
 from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
+from dormant.rl.envs.atari_scores import DQN_GAMES
 
-LONG_AFTER = (0.5, math.inf)  # reset periods: evaluations that come sooner after a reset are not compared
+LONG_AFTER = (0.5, math.inf)  # reset periods; evaluations sooner after a reset are not compared
 
 
 def arms(bench: Bench) -> tuple[Arm, ...]:
-    """DQN, and three ways to treat it."""
+    """DQN, and DQN with three interventions."""
     return (
         Arm("DQN", bench.dqn()),
         Arm("ReDo", bench.dqn(intervention=bench.redo())),
@@ -31,7 +31,7 @@ def arms(bench: Bench) -> tuple[Arm, ...]:
 
 
 def better(arm: str, against: str) -> Claim:
-    """That one method ends with a higher return than another."""
+    """The claim that one method ends with a higher return than another."""
     statement = f"The return of {arm} is higher than that of {against}"
     quantity = Quantity("eval_return", reset_age=LONG_AFTER)
     return Claim(statement, quantity, arm, against, "higher", HIGHER_RETURN, "ratio")
@@ -44,7 +44,7 @@ EXPERIMENT = Experiment(
         "smoke": smoke(arms),
         "pilot": pilot(arms),
         "laptop": minatar(arms, THREE, 5, "Atari's 17 games, and runs of 10 million frames."),
-        "paper": atari(arms, atari_bench(10), ATARI_17),
+        "paper": atari(arms, atari_bench(10), DQN_GAMES),
     },
     panels=(Panel("Return", "eval_return"), Panel("Dormant neurons (τ = 0.1)", "dormant/0.1/all")),
     claims=(
@@ -64,7 +64,7 @@ EXPERIMENT = Experiment(
     published=("atari17 replay_ratio=1", "DemonAttack replay_ratio=1"),
     settings=(
         "On MinAtar the layer is reset every 10,000 gradient steps, and every evaluation comes 8,000 after a reset. At "
-        "the paper's scale it is reset every 100,000, and evaluations come 30,000 or 80,000 after; the paper's came "
-        "0 or 50,000 after, since it counts the steps before learning starts too."
+        "the paper's scale it is reset every 100,000, and evaluations come 30,000 or 80,000 after a reset. The paper's "
+        "came 0 or 50,000 after a reset, because the paper also counts the steps before learning starts."
     ),
 )

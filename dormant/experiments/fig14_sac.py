@@ -1,4 +1,4 @@
-"""Figure 14: the same methods with SAC on MuJoCo, where there is little to cure."""
+"""Figure 14: the methods of figure 13 with SAC on MuJoCo, where few neurons are dormant."""
 
 import math
 from dataclasses import replace
@@ -27,7 +27,7 @@ PAPER = ControlTraining()
 
 
 def arms(plain: ControlTraining) -> tuple[Arm, ...]:
-    """SAC, and three ways to treat it, four times in a run as in the paper's."""
+    """SAC, and SAC with three interventions, which act four times in a run as in the paper."""
     period = plain.agent_steps // 5
 
     def treated(intervention: Intervention, **agent: float | bool) -> ControlTraining:
@@ -36,19 +36,19 @@ def arms(plain: ControlTraining) -> tuple[Arm, ...]:
     return (
         Arm("SAC", plain),
         Arm("ReDo", treated(Every(period, ReDo(tau=0.0)))),
-        # As released, targets get the new weights too.
+        # As in the released code, the target networks get the new weights too.
         Arm("Reset", treated(Every(period, Reset(NETWORKS)), reset_targets=True)),
         Arm("Weight decay", treated(Chain(), actor_weight_decay=WEIGHT_DECAY, critic_weight_decay=WEIGHT_DECAY)),
     )
 
 
 def design(plain: ControlTraining, tasks: tuple[str, ...], seeds: int, leaves_out: str = "") -> Design:
-    """These tasks with so many seeds."""
+    """The arms on some tasks with a number of seeds."""
     return Design(arms(plain), tuple(map(MuJoCo, tasks)), tuple(range(seeds)), leaves_out)
 
 
 def no_worse(arm: str) -> Claim:
-    """That a method costs SAC less than a tenth of its return."""
+    """The claim that a method lowers SAC's return by less than a tenth."""
     quantity = Quantity("eval_return", reset_age=LONG_AFTER if arm == "Reset" else (0.0, math.inf))
     return Claim(f"{arm} does SAC no harm", quantity, arm, "SAC", "higher", LOWER_RETURN, "ratio")
 
@@ -88,5 +88,5 @@ EXPERIMENT = Experiment(
         ),
     ),
     published=("Ant-v2", "HalfCheetah-v2"),
-    settings="The methods act every 20,000 gradient steps of runs of 100,000 agent steps, the paper's every 200,000.",
+    settings="The methods act every 20,000 gradient steps in runs of 100,000 agent steps; in the paper every 200,000.",
 )

@@ -1,4 +1,4 @@
-"""Figure 15 (and 25): recycling the neurons of lowest score, of highest, of lowest utility, or any."""
+"""Figures 15 and 25: recycling the neurons of lowest score, highest score, lowest utility, or random neurons."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ from dormant.experiments.benches import (
 from dormant.interventions import Recycle, Share
 from dormant.lab.design import Arm, Claim, Experiment, Panel, Quantity
 
-SHARE = 0.1  # of each layer at first; it falls to none over the run
+SHARE = 0.1  # of each layer at the start; it falls to zero over the run
 
 
 def arms(bench: Bench) -> tuple[Arm, ...]:
-    """As many neurons recycled, chosen in four ways."""
+    """The same number of recycled neurons, chosen in four ways."""
     plain = bench.dqn()
     number = Share(SHARE, recyclings=plain.agent_steps // bench.redo_period)
 
@@ -37,7 +37,7 @@ def arms(bench: Bench) -> tuple[Arm, ...]:
 
 
 def better_than(arm: str, description: str) -> Claim:
-    """That recycling the neurons of lowest score gives a higher return."""
+    """The claim that recycling the neurons of lowest score gives a higher return."""
     statement = f"Recycling the neurons of lowest score gives a higher return than recycling {description}"
     return Claim(statement, Quantity("eval_return"), "Lowest score", arm, "higher", HIGHER_RETURN, "ratio")
 
@@ -68,7 +68,7 @@ EXPERIMENT = Experiment(
         ),
     ),
     settings=(
-        "Replay ratio 1, as the length of the paper's schedule suggests. Where scores are equal we recycle as many "
-        "neurons as the schedule says; the released code recycles all that equal the last one, which are more."
+        "The replay ratio is 1, as the length of the paper's schedule suggests. If scores are equal we recycle the "
+        "scheduled number of neurons. The released code recycles all neurons whose score equals that of the last one."
     ),
 )
