@@ -27,12 +27,20 @@ XLA_FLAGS = (
 
 
 class Job(NamedTuple):
-    """One program to run. `plant` names a fault to plant first."""
+    """One program to run."""
 
-    framework: str
+    framework: Any
     seed: int
     number: int
-    plant: str = ""
+
+
+class Planted(NamedTuple):
+    """One fault to look for."""
+
+    fault: str
+    framework: Any
+    seed: int
+    limit: int
 
 
 class Result(NamedTuple):
@@ -76,6 +84,13 @@ def shrink_job(job: Job) -> tuple[Job, str]:
     small = shrunk(program, fails)
     failure = next(failure for failure in run(small, job.framework).failures if failure.kind == kind)
     return job, script(small, job.framework, failure, f"program {job.number} of seed {job.seed}")
+
+
+def plant_job(job: Planted) -> tuple[Planted, int | None, str]:
+    """The first program at which a planted fault is found."""
+    from fuzz.faults import first_found
+
+    return job, *first_found(*job)
 
 
 def prepared() -> None:
@@ -127,13 +142,31 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--only", type=int, help="run one program, shrink it and print it")
     parser.add_argument("--scripts", type=int, default=1, help="scripts to print for each kind of failure")
+    parser.add_argument("--plant", metavar="FAULT", help="plant an old fault, or all: each has to be found")
     parser.add_argument("--into", type=Path, help="write the scripts into this folder instead of printing them")
     return parser.parse_args()
+
+
+def plant(name: str, frameworks: Iterable[str], options: argparse.Namespace) -> int:
+    """Plants one fault or all, and prints where each was found. Returns 1 if one was not."""
+    from fuzz.faults import FAULTS
+
+    names = list(FAULTS) if name == "all" else [name]
+    jobs = [Planted(fault, framework, options.seed, 1_000) for framework in frameworks for fault in names]
+    missed = 0
+    print(f"{'fault':34}{'framework':>10}{'program':>9}  seen as")
+    with pool(options.workers) as workers:
+        for job, number, kind in workers.imap(plant_job, jobs):
+            missed += number is None
+            print(f"{job.fault:34}{job.framework:>10}{'-' if number is None else number:>9}  {kind}", flush=True)
+    return 1 if missed else 0
 
 
 def main() -> int:
     options = arguments()
     frameworks = ("torch", "jax") if options.framework == "both" else (options.framework,)
+    if options.plant:
+        return plant(options.plant, frameworks, options)
     numbers = range(options.programs) if options.only is None else [options.only]
     jobs = [Job(framework, options.seed, number) for framework in frameworks for number in numbers]
     start = time.monotonic()

@@ -1,13 +1,18 @@
 """Old faults of the tracer, planted into what `trace` returns. The fuzzer has to find each of them."""
 
+import contextlib
 import dataclasses
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from .generator import generate
+from .running import run
+from .source import Framework
 
 Layer = Any
 Change = Callable[[Layer], Layer]
@@ -19,7 +24,6 @@ class Fault:
 
     text: str
     change: Change
-    frameworks: tuple[str, ...] = ("jax", "torch")
 
 
 def replaced(layer: Layer, **fields: Any) -> Layer:
@@ -35,13 +39,11 @@ def without_reasons(pattern: str) -> Change:
     return change
 
 
-def outgoing_maps(move: Callable[[Any, int], Any], rank: int = 2) -> Change:
+def outgoing_maps(move: Callable[[Any, int], Any]) -> Change:
     """Changes the map of every kernel that reads the layer."""
 
     def change(layer: Layer) -> Layer:
-        maps = {
-            name: move(owner, layer.width) if owner.ndim >= rank else owner for name, owner in layer.outgoing.items()
-        }
+        maps = {name: move(owner, layer.width) for name, owner in layer.outgoing.items()}
         return replaced(layer, outgoing=maps)
 
     return change
@@ -119,14 +121,48 @@ FAULTS = {
 }
 
 
-def plant(name: str, framework: str) -> None:
-    """Plants a fault in this process. Raises if `trace` is no longer where it was."""
-    fault = FAULTS[name]
+@contextlib.contextmanager
+def planted(name: str, framework: Framework) -> Iterator[list[str]]:
+    """Plants a fault for a while; the list gets the name of every layer that the fault changed.
+
+    Raises AttributeError if `trace` is no longer where it was.
+    """
+    fault, changed = FAULTS[name], list[str]()
     module = importlib.import_module("dormant" if framework == "jax" else "dormant.torch")
     right = module.trace
 
+    def altered(layer: Layer) -> Layer:
+        new = fault.change(layer)
+        if new.reasons != layer.reasons or new.coupled_by != layer.coupled_by or maps_differ(new, layer):
+            changed.append(layer.name)
+        return new
+
     def trace(*args: Any, **kwargs: Any) -> Any:
         wiring = right(*args, **kwargs)
-        return dataclasses.replace(wiring, layers=tuple(fault.change(layer) for layer in wiring.layers))
+        return dataclasses.replace(wiring, layers=tuple(altered(layer) for layer in wiring.layers))
 
     module.trace = trace
+    try:
+        yield changed
+    finally:
+        module.trace = right
+
+
+def maps_differ(one: Layer, two: Layer) -> bool:
+    return any(getattr(one, side) is not getattr(two, side) for side in ("incoming", "outgoing"))
+
+
+def first_found(name: str, framework: Framework, seed: int, limit: int) -> tuple[int | None, str]:
+    """The first program that fails with the fault and not without it, and how it fails."""
+    touched = False
+    for number in range(limit):
+        program = generate(framework, seed, number)
+        with planted(name, framework) as changed:
+            outcome = run(program, framework)
+        touched = touched or bool(changed)
+        if changed and outcome.failures:
+            known = {failure.kind for failure in run(program, framework).failures}
+            for failure in outcome.failures:
+                if failure.kind not in known:
+                    return number, failure.kind
+    return None, "not found" if touched else "the fault changed no wiring: adapt its pattern to the tracer's reasons"

@@ -12,7 +12,7 @@ attribute of the node. A tapped template calls `T`, which records, cuts or pertu
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["kernel", "nonlinear", "plain"]
+Kind = Literal["kernel", "nonlinear", "product", "plain"]  # a product of two activations is a nonlinearity
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ NONLINEAR: dict[str, Op] = {
 ELEMENTWISE: dict[str, Op] = {
     "add": both("{0} + {1}"),
     "sub": both("{0} - {1}"),
-    "mul": both("{0} * {1}"),
+    "mul": both("{0} * {1}", kind="product"),
     "neg": both("-{0}"),
     "times": both("{0} * {number}"),
     "plus": both("{0} + {number}"),
@@ -162,7 +162,8 @@ MOVEMENT: dict[str, Op] = {
         "sum(jnp.split({0}, 2, -1))", "sum({0}.chunk(2, -1))"
     ),
     "mul_halves": both(
-        "jnp.split({0}, 2, -1)[0] * jnp.split({0}, 2, -1)[1]", "{0}.chunk(2, -1)[0] * {0}.chunk(2, -1)[1]"
+        "jnp.split({0}, 2, -1)[0] * jnp.split({0}, 2, -1)[1]", "{0}.chunk(2, -1)[0] * {0}.chunk(2, -1)[1]",
+        kind="product", soft="lambda a: soft(*a.chunk(2, -1))",
     ),
     "neighbours": both("{0}[:, 1:] - {0}[:, :-1]"),
     "repeat": both("jnp.repeat({0}, 2, -1)", "torch.repeat_interleave({0}, 2, -1)"),
@@ -220,7 +221,7 @@ REDUCTION: dict[str, Op] = {
         module="nn.BatchNorm1d({width})",
     ),
     "weight_norm": both(
-        "{1} * {0} / jnp.sqrt(jnp.square({0}).sum(0))", "{1} * {0} / torch.sqrt(torch.square({0}).sum(0))"
+        "{1} * {0} / jnp.sqrt(jnp.square({0}).sum(0) + 1e-9)", "{1} * {0} / torch.sqrt(torch.square({0}).sum(0) + 1e-9)"
     ),
     "matmul": both("{0} @ {1}"),
     "outer": both("{0}[:, None] * {1}[None, :]"),
@@ -281,7 +282,7 @@ KERNELS: dict[str, Op] = {
     ),
     "picked": kernel(
         "{0} @ jax.lax.dynamic_index_in_dim({1}, jnp.argmax(x.reshape(x.shape[0], -1).sum(0)) % 2, keepdims=False)",
-        "{0} @ {1}[torch.argmax(x.reshape(x.shape[0], -1).sum(0)) % 2]",
+        "{0} @ torch.index_select({1}, 0, (torch.argmax(x.reshape(x.shape[0], -1).sum(0)) % 2).reshape(1))[0]",
         tapped_torch='T.z("{id}", T.r("{id}", {0}) @ '
         '(0.4 * {1}[0] + 0.6 * {1}[1] if T.generic else {1}[torch.argmax(x.reshape(x.shape[0], -1).sum(0)) % 2]))',
     ),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .program import Program, Values
-from .structure import Structure, Table
+from .structure import Structure, Table, still_read
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -76,9 +76,17 @@ def recycled_units(truth: Structure, before: Values, after: Values, donor: Value
 
 
 def judge_entries(
-    truths: Sequence[Structure], before: Values, after: Values, donor: Values, trained: set[str], zero: Sequence[Table]
+    truths: Sequence[Structure],
+    before: Values,
+    after: Values,
+    donor: Values,
+    trained: set[str],
+    zero: Sequence[Table] | None,
 ) -> list[Failure]:
-    """Every entry that changed was allowed to, and every entry that feeds or reads a recycled unit changed."""
+    """Every entry that changed was allowed to, and every entry that feeds or reads a recycled unit changed.
+
+    Without `zero`, which units are silent is not known, and only the second half is checked.
+    """
     truth = truths[0]
     old, new, fresh_values = (flat(values, truth) for values in (before, after, donor))
     may_train = np.concatenate([np.full(truth.sizes[i], name in trained) for i, name in enumerate(truth.names)])
@@ -93,9 +101,11 @@ def judge_entries(
 
     fail("a strange value", changed & ~fresh & ~zeroed, "changed to a value that is neither fresh nor 0")
     fail("an entry that nothing trains changed", changed & ~may_train, "not trained, yet overwritten")
-    silent = silent_units(truths, zero)
-    for each in truths:
-        found += _judge_readings(each, fresh, zeroed, silent, zero)
+    silent = np.ones(len(truth.units), bool)
+    if zero is not None:
+        silent = silent_units(truths, zero)
+        for each in truths:
+            found += _judge_readings(each, fresh, zeroed, silent, zero)
     recycled = np.flatnonzero((truth.columns & fresh).any(1))
     # An entry that was 0 already and reads a silent unit may have been set to 0 again.
     reads = np.any([_readers(each, unit) for each in truths for unit in np.flatnonzero(silent)], 0)
@@ -103,10 +113,22 @@ def judge_entries(
     for unit in recycled:
         what = f"feeds {unit_name(truth, unit)}, which was recycled, and is not fresh"
         fail("an old entry feeds a recycled unit", np.any([each.feeds[unit] for each in truths], 0) & old, what)
-        for each in truths:
-            kept = _readers(each, unit) & (new != 0) & ~running
-            fail("an entry still reads a recycled unit", kept, f"reads {unit_name(truth, unit)}, which was recycled")
     return found
+
+
+def judge_readers(
+    program: Program, truths: Sequence[Structure], modes: Sequence[bool], before: Values, after: Values, donor: Values
+) -> list[Failure]:
+    """No kernel reads a recycled unit any more, also in branches that were not taken."""
+    recycled = recycled_units(truths[0], before, after, donor)
+    for truth, training in zip(truths, modes, strict=True):
+        for reading, alive in zip(truth.readings, still_read(program, after, training), strict=False):
+            kept = reading.units[alive][:, recycled]
+            if kept.any():
+                unit = np.flatnonzero(recycled)[kept.any(0)][0]
+                what = f"{reading.name} still reads {unit_name(truth, unit)}, which was recycled"
+                return [Failure("a kernel still reads a recycled unit", what)]
+    return []
 
 
 def _readers(truth: Structure, unit: int) -> np.ndarray:

@@ -5,10 +5,23 @@ from typing import Any
 
 import numpy as np
 
-from .oracles import Failure, Values, silent_units, unit_name
+from .oracles import Failure, silent_units, unit_name
+from .program import Program, Values
 from .structure import Structure, Table
+from .taps import Observed, observed
 
-INEXACT = {"noise", "dropout", "per_sample_noise", "noisy_dense", "train_noise", "take_traced"} | {"crelu", "glu"}
+RANDOM = {"noise", "dropout", "per_sample_noise", "noisy_dense"}
+SEVERAL = {"crelu", "glu", "take_traced"}  # several results for one unit, or none
+
+
+def is_random(program: Program) -> bool:
+    """Whether its values differ from those of the tapped program."""
+    return bool(program.operations & RANDOM)
+
+
+def is_plain(program: Program) -> bool:
+    """Whether every nonlinearity has one result for each unit."""
+    return not program.operations & SEVERAL
 
 
 def neurons_of(truth: Structure, incoming: Mapping[str, Any], width: int) -> Table:
@@ -22,12 +35,11 @@ def neurons_of(truth: Structure, incoming: Mapping[str, Any], width: int) -> Tab
 
 
 def judge_scores(
-    truths: Sequence[Structure], layers: Sequence[Any], scores: Mapping[str, np.ndarray], zero: Sequence[Table],
-    activations: Sequence[np.ndarray], exact: bool,
-) -> list[Failure]:  # fmt: skip
+    truths: Sequence[Structure], layers: Sequence[Any], scores: Mapping[str, Any], seen: Observed, exact: bool
+) -> list[Failure]:
     """A silent unit scores 0, and a plain layer scores what its activations say."""
     truth, found = truths[0], []
-    quiet = silent_units(truths, zero) & ~_active(truth, activations)
+    quiet = silent_units(truths, seen.zero) & ~_active(truth, seen.activations)
     for layer in layers:
         if not layer.recyclable or layer.coupled_by:
             continue
@@ -39,7 +51,7 @@ def judge_scores(
                 what = f"neuron {neuron} of {layer.name} ({unit_name(truth, units[0])}) scores {got[neuron]:.3g}"
                 found.append(Failure("a silent neuron has a score", what))
                 break
-        expected = by_hand(truth, neurons, activations) if exact else None
+        expected = by_hand(truth, neurons, seen) if exact else None
         if expected is not None and not np.allclose(got, expected, rtol=1e-3, atol=1e-6, equal_nan=True):
             what = f"{layer.name} scores {got.round(3).tolist()}, and its activations say {expected.round(3).tolist()}"
             found.append(Failure("wrong scores", what))
@@ -50,35 +62,54 @@ def _active(truth: Structure, activations: Sequence[np.ndarray]) -> Table:
     """The units on which some nonlinearity's result depends that is not 0."""
     active = np.zeros(len(truth.units), bool)
     for units, values in zip(truth.activations, activations, strict=True):
-        active |= units[(np.reshape(values, (len(values), -1)) != 0).any(0)].any(0)
+        active |= units[(values != 0).any(0)].any(0)
     return active
 
 
-def by_hand(truth: Structure, neurons: Table, activations: Sequence[np.ndarray]) -> np.ndarray | None:
-    """The scores of a layer that passes one nonlinearity, element by element. None if the layer is not so plain."""
-    if not (neurons.sum(1) == 1).all() or len(np.unique(neurons.argmax(1))) < len(neurons):
-        return None
-    if len({truth.units[unit][0] for unit in neurons.argmax(1)}) != 1:
-        return None
+def by_hand(truth: Structure, neurons: Table, seen: Observed) -> np.ndarray | None:
+    """The scores of a layer that passes one nonlinearity and is read as it is. None if the layer is not so plain."""
     mine = neurons.any(0)
+    if not (neurons.sum(1) == 1).all() or mine.sum() < len(neurons):
+        return None
     touched = [index for index, units in enumerate(truth.activations) if units[:, mine].any()]
-    if len(touched) != 1:
+    if len({truth.units[unit][0] for unit in np.flatnonzero(mine)}) != 1 or len(touched) != 1:
         return None
-    units = truth.activations[touched[0]]
-    one_each = (units.sum(1) <= 1).all() and (units[:, mine].any(1)).all()
+    units, values = truth.activations[touched[0]], seen.activations[touched[0]].astype(np.float64)
     counts = units[:, mine].sum(0)
-    if not one_each or len(set(counts.tolist())) != 1 or counts[0] == 0:
+    if (units.sum(1) > 1).any() or not units[:, mine].any(1).all() or len(set(counts.tolist())) != 1:
         return None
-    size = np.abs(np.reshape(activations[touched[0]], (len(activations[touched[0]]), -1)).astype(np.float64)).mean(0)
-    means = (neurons.astype(float) @ units.T.astype(float)) @ size / counts[0]
+    if not np.any([reading.units[:, mine].any(0) for reading in truth.readings], 0).all():
+        return None
+    for reading, read in zip(truth.readings, seen.ends, strict=True):
+        for element in np.flatnonzero(reading.units[:, mine].any(1)):
+            same = units[:, reading.units[element]].any(1)
+            if not any(np.array_equal(read[:, element], column) for column in values[:, same].T):
+                return None
+    means = (neurons.astype(float) @ units.T.astype(float)) @ np.abs(values).mean(0) / counts[0]
     return means / means.mean() if means.mean() > 0 else means
 
 
 def judge_not_finite(
-    truth: Structure, layers: Sequence[Any], before: Values, after: Values, fraction: float, unit: int
+    program: Program,
+    truth: Structure,
+    layers: Sequence[Any],
+    before: Values,
+    after: Values,
+    fraction: float,
+    unit: int,
+    batch: np.ndarray,
 ) -> list[Failure]:
     """Where a unit is not a number, the dormant fraction is not either, and nobody in its layer is recycled."""
-    found = []
+    found: list[Failure] = []
+    seen = observed(program, before, batch)
+    reached = zip(
+        [*truth.activations_of(unit), *(reading.units[:, unit] for reading in truth.readings)],
+        [*seen.activations, *seen.ends],
+        strict=True,
+    )
+    lost = [np.isnan(value[:, mine]).any() for mine, value in reached if mine.any()]
+    if not any(reading.units[:, unit].any() for reading in truth.readings) or not all(lost):
+        return found  # nothing reads it, or the program itself drops the NaN somewhere
     for layer in layers:
         neurons = neurons_of(truth, layer.incoming, layer.width)
         if not neurons[:, unit].any():

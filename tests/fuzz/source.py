@@ -93,13 +93,13 @@ def tapped_source(program: Program) -> str:
     lines = []
     for index, node in enumerate(program.nodes):
         if node.op not in ("input", "param"):
-            lines += _tapped(index, node, names)
+            lines += _tapped(index, node, names, all(program.nodes[arg].batched for arg in node.args))
     returned = [names[output] for output in (*program.outputs, *program.training_outputs)]
     body = "\n    ".join([*lines, f"return [{', '.join(returned)}]"])
     return f"def tapped(p, x, T):\n    {body}\n"
 
 
-def _tapped(index: int, node: Node, names: list[str]) -> list[str]:
+def _tapped(index: int, node: Node, names: list[str], batched_arguments: bool) -> list[str]:
     op: Op = OPS[node.op]
     own = op.tapped_torch
     template = own or op.torch
@@ -110,7 +110,7 @@ def _tapped(index: int, node: Node, names: list[str]) -> list[str]:
         value = _filled(template, index, node, read)
         return [f'r{index} = T.r("{number}", {names[node.args[0]]})', f'{names[index]} = T.z("{number}", {value})']
     value = _filled(template, index, node, names)
-    if op.kind == "nonlinear" and node.batched:
+    if node.batched and (op.kind == "nonlinear" or (op.kind == "product" and batched_arguments)):
         soft = _filled(op.soft, index, node, names) if op.soft else "None"
         arguments = ", ".join(names[arg] for arg in node.args)
         return [f'{names[index]} = T.a("{number}", lambda: {value}, [{arguments}], lambda: {soft})']

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from .operations import OPS
-from .program import Program
+from .program import Program, Values
 from .source import tapped_source
 
 Table = Bool[np.ndarray, "..."]
@@ -47,6 +47,10 @@ class Structure:
     shapes: Mapping[str, tuple[int, ...]]  # of the parameters
     axes: Mapping[str, tuple[int, ...]]  # the axes of a kernel's result that number its units
     unit_shapes: Mapping[str, tuple[int, ...]]  # its units, broadcast to its rank
+
+    def activations_of(self, unit: int) -> list[Table]:
+        """For every nonlinearity, the elements of its result that depend on a unit."""
+        return [units[:, unit] for units in self.activations]
 
     def of(self, name: str) -> slice:
         """The entries of one parameter."""
@@ -105,7 +109,7 @@ class Cutter(Loops):
         self.activations: list[Tensor] = []
 
     def r(self, name: str, value: Tensor) -> Tensor:
-        leaf = self._leaf(value)
+        leaf = self._leaf(value, value.detach() != 0)  # a constant 0 stays one
         self.reads.append((name, value, leaf))
         self.ends.append(value)
         return leaf
@@ -126,9 +130,27 @@ class Cutter(Loops):
     def stack(self, states: list[Tensor]) -> Tensor:
         return torch.stack(states, 1)
 
-    def _leaf(self, value: Tensor) -> Tensor:
-        leaf = 0.5 + torch.rand(value.shape, generator=self.random, dtype=torch.float64)
+    def _leaf(self, value: Tensor, alive: Tensor | float = 1.0) -> Tensor:
+        leaf = (0.5 + torch.rand(value.shape, generator=self.random, dtype=torch.float64)) * alive
         return leaf.to(value.dtype).requires_grad_()
+
+
+def still_read(program: Program, values: Values, training: bool) -> list[Table]:
+    """For every value that a kernel reads, which of its elements reach a kernel's result with these parameters."""
+    pieces = Cutter(True, training, 4)
+    p = {name: torch.from_numpy(value).double().requires_grad_() for name, value in values.items()}
+    x = 0.5 + torch.rand((3, *program.nodes[0].shape), generator=pieces.random, dtype=torch.float64)
+    compiled(program)(p, x, pieces)
+    leaves = [leaf for _, _, leaf in pieces.reads]
+    found = torch.autograd.grad(_total(pieces), leaves, allow_unused=True)
+    return [
+        np.zeros(leaf[0].numel(), bool) if each is None else (each != 0).reshape(len(leaf), -1).any(0).numpy()
+        for each, leaf in zip(found, leaves, strict=True)
+    ]
+
+
+def _total(pieces: Cutter) -> Tensor:
+    return sum((1.1 + 0.1 * index) * weighted(z) for index, (_, z) in enumerate(pieces.zs))  # type: ignore[return-value]
 
 
 def compiled(program: Program) -> Callable[..., list[Tensor]]:
@@ -255,8 +277,7 @@ class _Derivatives:
 
     def second(self, pieces: Cutter) -> list[Table]:
         """For every value that a kernel reads, the entries that multiply each of its elements."""
-        total = sum((1.1 + 0.1 * index) * weighted(z) for index, (_, z) in enumerate(pieces.zs))
-        found = []
+        total, found = _total(pieces), []
         leaves = [leaf for _, _, leaf in pieces.reads]
         for leaf, first in zip(
             leaves, torch.autograd.grad(total, leaves, create_graph=True, allow_unused=True), strict=True

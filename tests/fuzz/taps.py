@@ -1,7 +1,7 @@
 """Runs a program with taps, in PyTorch, at real values: which values are zero, and what a unit still reaches."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,16 +47,24 @@ def run(program: Program, values: Values, batch: np.ndarray, recorder: Recorder)
         return [output.numpy() for output in compiled(program)(p, torch.from_numpy(batch), recorder)]
 
 
-def observed(program: Program, values: Values, batch: np.ndarray, tiny: float = 0.0) -> tuple[list[Table], list[Any]]:
-    """Which elements (without the batch axis) are always 0, and the results of nonlinearities.
+class Observed(NamedTuple):
+    """Values of a run, each [batch, elements]: what kernels read and the outputs, and the results of nonlinearities.
 
-    The first list has what every kernel reads, then the outputs. XLA sets numbers below `tiny` to 0.
+    `zero` says which elements of `ends` are 0 on the whole batch.
     """
+
+    ends: list[np.ndarray]
+    zero: list[Table]
+    activations: list[np.ndarray]
+
+
+def observed(program: Program, values: Values, batch: np.ndarray, tiny: float = 0.0) -> Observed:
+    """The values of a run in evaluation mode. XLA sets numbers below `tiny` to 0."""
     recorder = Recorder()
     outputs = run(program, values, batch, recorder)
-    ends = [*(value.numpy() for value in recorder.reads), *outputs]
-    zeros = [(np.abs(np.reshape(value, (len(value), -1))) <= tiny).all(0) for value in ends]
-    return zeros, [value.numpy() for value in recorder.activations]
+    ends = [np.reshape(np.asarray(value), (len(value), -1)) for value in (*recorder.reads, *outputs)]
+    activations = [np.reshape(np.asarray(value), (len(value), -1)) for value in recorder.activations]
+    return Observed(ends, [(np.abs(value) <= tiny).all(0) for value in ends], activations)
 
 
 def judge_moves(

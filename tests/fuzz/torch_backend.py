@@ -16,10 +16,11 @@ from .oracles import (
     is_trace_error,
     judge_entries,
     judge_outputs,
+    judge_readers,
     silence,
 )
 from .program import Program, Values, draw_input, draw_values
-from .scores import INEXACT, judge_not_finite, judge_scores, with_nan
+from .scores import is_plain, judge_not_finite, judge_scores, with_nan
 from .source import torch_source
 from .structure import structure
 from .taps import judge_moves, observed
@@ -113,21 +114,27 @@ def run_torch(program: Program) -> Outcome:
     dt.recycle_(module, wiring, batch, tau=0.0, optimizer=optimizer, init=fresh, layers=names)
     new = state_of(module, list(shapes))
     outcome.acted = any((before[name] != new[name]).any() for name in shapes)
-    zero, activations = observed(program, before, batch.numpy())
+    seen = observed(program, before, batch.numpy())
+    known = not program.operations & {"noise", "per_sample_noise"}
     for training, old in zip((False, True), first, strict=True):
         kind = f"outputs moved in {'training' if training else 'evaluation'} mode"
+        if not known or (training and "noisy_dense" in program.operations):
+            continue  # another draw of the noise may wake a unit that was silent
         fails += judge_outputs(kind, old, outputs_of(module, batch, training))
-    fails += judge_entries(truths, before, new, donor, trained, zero)
+    fails += judge_entries(truths, before, new, donor, trained, seen.zero if known else None)
     fails += judge_moves(program, truths, modes, before, new, donor, batch.numpy())
+    fails += judge_readers(program, truths, modes, before, new, donor)
     fails += judge_moments(module, optimizer, moments, before, new)
     scores = {name: score.numpy() for name, score in report.scores.items()}
-    fails += judge_scores(truths, wiring.layers, scores, zero, activations, not program.operations & INEXACT)
+    if known:
+        fails += judge_scores(truths, wiring.layers, scores, seen, is_plain(program))
     if wiring.layers and (diverged := with_nan(truths[0], before, sorted(trained), program.seed)):
         bad, unit = diverged
         module = load(network(), bad)
         fraction = dt.measure(module, wiring, batch, tau=0.0).fraction
         dt.recycle_(module, wiring, batch, tau=0.0, init=fresh, layers=names)
-        fails += judge_not_finite(truths[0], wiring.layers, bad, state_of(module, list(shapes)), fraction, unit)
+        after = state_of(module, list(shapes))
+        fails += judge_not_finite(program, truths[0], wiring.layers, bad, after, fraction, unit, batch.numpy())
     return outcome
 
 
