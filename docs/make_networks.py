@@ -204,8 +204,9 @@ def main() -> None:
     if options.record:
         record(options.record)
     elif options.count:
+        lines = list(counted())
         with Path(options.count).open("w") as file:
-            csv.writer(file, lineterminator="\n").writerows(counted())
+            csv.writer(file, lineterminator="\n").writerows(lines)
     else:
         (ROOT / "docs" / "networks.md").write_text(page())
 

@@ -1,6 +1,6 @@
 """A network in JAX and what dormant promises for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,10 +22,11 @@ FRACTIONS = np.random.default_rng(4).uniform(size=(6, 3)).astype(np.float32)
 
 @dataclass(frozen=True)
 class Case:
-    """A network and, for each hidden layer, "recycled", "coupled" or a part of the reason why it is only measured.
+    """A network and, for each hidden layer, its promise: see `promises`.
 
-    `refused` is a part of the error for a network that cannot be traced; `layers` then names its hidden layers.
-    `agent` is the publication of the agent that has this network. `build` returns apply and init.
+    A layer's name that ends with `+...` stands for merged layers, of which it names the first. `refused` is a part
+    of the error for a network that cannot be traced; `layers` then names its hidden layers. `agent` is the publication
+    of the agent that has this network. `build` returns apply and init.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Case:
     def trace(self) -> dormant.Wiring:
         """The wiring, from a trace made now."""
         apply, init = self.build()
-        return dormant.trace(apply, weights(init, seed=0), *self.inputs)
+        return dormant.trace(apply, weights(shapes_of(init), seed=0), *self.inputs)
 
     @property
     def title(self) -> str:
@@ -47,10 +48,51 @@ class Case:
         return f"{self.name} ({self.agent})" if self.agent else self.name
 
 
-def promises(recycled: str = "", coupled: str = "", measured: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The promise of each layer. Layers are names between spaces; `measured` maps a reason to layers."""
-    kinds = {"recycled": recycled, "coupled": coupled, **(measured or {})}
+def promises(
+    recycled: str = "",
+    coupled: str = "",
+    measured: Mapping[str, str] | None = None,
+    awake: str = "",
+    lost: str = "",
+) -> dict[str, str]:
+    """The promise of each layer. Layers are names between spaces; `measured` maps a reason to layers.
+
+    Layers that are `awake` are recycled, coupled or not, but are not silent where all that feeds them is zero: a
+    cosine follows, or a normalisation without parameters. Layers that are `lost` are hidden layers that the trace
+    does not list.
+    """
+    kinds = {"recycled": recycled, "coupled": coupled, "awake": awake, "lost": lost, **(measured or {})}
     return {name: promise for promise, names in kinds.items() for name in names.split()}
+
+
+def named(layer: str, name: str) -> bool:
+    """Whether a case's name is that of a layer; `lstm/ii+...` names merged layers by the first of them."""
+    return layer.startswith(name[:-3]) if name.endswith("+...") else layer == name
+
+
+def promise_of(layer: str, promised: Mapping[str, str]) -> str | None:
+    """The promise for a layer, or None if there is none."""
+    return next((promise for name, promise in promised.items() if named(layer, name)), None)
+
+
+def kept(promise: str | None, found: str) -> bool:
+    """Whether "recycled", "coupled", or the reasons why a layer is only measured, are what was promised."""
+    if promise == "awake":
+        return found in ("recycled", "coupled")
+    exact = promise in ("recycled", "coupled", None) or found in ("recycled", "coupled")
+    return promise == found if exact else promise in found
+
+
+def matches(promised: Mapping[str, str], found: Mapping[str, str]) -> bool:
+    """Whether each layer that was found keeps its promise, and each promise has its layer."""
+    every = all(any(named(layer, name) for layer in found) != (promise == "lost") for name, promise in promised.items())
+    return every and all(kept(promise_of(layer, promised), what) for layer, what in found.items())
+
+
+def verdicts(layers: Iterable[Any]) -> dict[str, str]:
+    """For each layer of a wiring: "recycled", "coupled", or the reasons why it is only measured."""
+    safe = {True: "coupled", False: "recycled"}
+    return {layer.name: "; ".join(layer.reasons) or safe[bool(layer.coupled_by)] for layer in layers}
 
 
 def linen(
@@ -59,6 +101,7 @@ def linen(
     recycled: str = "",
     coupled: str = "",
     measured: Mapping[str, str] | None = None,
+    awake: str = "",
     refused: str = "",
     agent: str = "",
 ) -> Callable[[Callable[..., Any]], Case]:
@@ -66,7 +109,7 @@ def linen(
 
     def case(function: Callable[..., Any]) -> Case:
         return Case(
-            name, flax(body(function)(), *inputs), inputs, promises(recycled, coupled, measured), refused, agent
+            name, flax(body(function)(), *inputs), inputs, promises(recycled, coupled, measured, awake), refused, agent
         )
 
     return case
@@ -79,6 +122,7 @@ def by_hand(
     recycled: str = "",
     coupled: str = "",
     measured: Mapping[str, str] | None = None,
+    awake: str = "",
     refused: str = "",
     agent: str = "",
 ) -> Callable[[Apply], Case]:
@@ -89,7 +133,7 @@ def by_hand(
         return {name: {"w": jax.random.normal(keys[name], shape)} for name, shape in shapes.items()}
 
     def case(apply: Apply) -> Case:
-        return Case(name, lambda: (apply, init), inputs, promises(recycled, coupled, measured), refused, agent)
+        return Case(name, lambda: (apply, init), inputs, promises(recycled, coupled, measured, awake), refused, agent)
 
     return case
 
@@ -109,8 +153,13 @@ def flat(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], -1)
 
 
-def weights(init: Init, seed: int) -> Any:
-    """Random parameters of the tree that `init` returns. NumPy draws them, which takes no compilation."""
+def shapes_of(init: Init) -> Any:
+    """The tree of shapes of the parameters that `init` returns."""
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+def weights(shapes: Any, seed: int) -> Any:
+    """Random parameters of these shapes. NumPy draws them, which takes no compilation."""
     generator = np.random.default_rng(seed)
 
     def drawn(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -121,4 +170,4 @@ def weights(init: Init, seed: int) -> Any:
         positive = any(word in name for word in ("var", "scale", "sigma", "average"))
         return (0.5 + np.abs(values) if positive else values).astype(leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(drawn, jax.eval_shape(init, jax.random.key(seed)))
+    return jax.tree_util.tree_map_with_path(drawn, shapes)

@@ -6,7 +6,23 @@ from typing import TypeVar
 
 from foreign import jax_networks, torch_networks
 
-from . import convolutional, dense, kernels, sequences, torch_convolutional
+from . import (
+    attention,
+    continuous,
+    convolutional,
+    dense,
+    kernels,
+    model_based,
+    offline,
+    policies,
+    sequences,
+    sets_and_layers,
+    torch_agents,
+    torch_control,
+    torch_layers,
+    torch_models,
+    value_based,
+)
 from .case import Case, promises
 from .torch_case import TorchCase
 
@@ -18,8 +34,21 @@ def cases(kind: type[AnyCase], *rooms: ModuleType) -> tuple[AnyCase, ...]:
     return tuple(case for room in rooms for case in vars(room).values() if isinstance(case, kind))
 
 
-JAX = cases(Case, convolutional, dense, sequences, kernels)
-TORCH = cases(TorchCase, torch_convolutional)
+JAX = cases(
+    Case,
+    value_based,
+    policies,
+    continuous,
+    model_based,
+    offline,
+    attention,
+    sequences,
+    sets_and_layers,
+    convolutional,
+    dense,
+    kernels,
+)
+TORCH = cases(TorchCase, torch_agents, torch_control, torch_models, torch_layers)
 
 
 def foreign_jax() -> Iterator[Case]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +34,13 @@ class Net(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.function(self, *inputs)
+
+
+def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Dense layers with an activation after each but the last."""
+    pairs = pairwise(widths)
+    layers = [layer for one, other in pairs for layer in (nn.Linear(one, other), activation())]
+    return nn.Sequential(*layers[:-1])
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,13 @@ def module(
     recycled: str = "",
     coupled: str = "",
     measured: Mapping[str, str] | None = None,
+    awake: str = "",
+    lost: str = "",
     agent: str = "",
 ) -> Callable[[Callable[[], nn.Module]], TorchCase]:
     """Decorates a function that builds a module."""
 
     def case(build: Callable[[], nn.Module]) -> TorchCase:
-        return TorchCase(name, build, inputs, promises(recycled, coupled, measured), agent)
+        return TorchCase(name, build, inputs, promises(recycled, coupled, measured, awake, lost), agent)
 
     return case
