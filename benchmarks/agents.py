@@ -19,11 +19,11 @@ from typing import Any
 
 from dormant import Every, ReDo
 from dormant.lab.machine import pin
+from dormant.rl.agents.presets import atari_dqn, atari_drq
 from dormant.rl.agents.sac import SAC
-from dormant.rl.control_loop import ControlTraining
+from dormant.rl.atari import AtariTraining
+from dormant.rl.control import ControlTraining
 from dormant.rl.envs.atari import Atari
-from dormant.rl.host_loop import HostTraining
-from dormant.rl.presets import atari_dqn, atari_drq
 
 PERIODS = {"DQN": 1_000, "DrQ(eps)": 1_000, "SAC": 200_000}  # the paper's, in gradient steps
 RING: dict[str, Any] = {"replay_capacity": 1_000, "min_replay": 300}
@@ -37,7 +37,7 @@ def trainings(agent_steps: int) -> dict[str, Any]:
         "DQN": replace(atari_dqn(), **RING, epsilon_steps=1),
         "DrQ(eps)": replace(atari_drq(), **RING, epsilon_steps=1),
     }
-    plain = {name: HostTraining(agent, Atari("MsPacman"), **length) for name, agent in atari.items()}
+    plain = {name: AtariTraining(agent, Atari("MsPacman"), **length) for name, agent in atari.items()}
     return plain | {"SAC": ControlTraining(SAC(**RING), **length)}
 
 

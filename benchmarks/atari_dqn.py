@@ -45,8 +45,8 @@ def our_step() -> Step:
     import jax
     import jax.numpy as jnp
 
-    from dormant.rl.presets import atari_dqn
-    from dormant.rl.replay import Batch
+    from dormant.rl.agents.presets import atari_dqn
+    from dormant.rl.replay.device import Batch
 
     agent, rng = atari_dqn(), np.random.default_rng(0)
     before, after = rng.integers(0, 256, (2, BATCH, 84, 84, 4), np.uint8)
@@ -65,16 +65,16 @@ def our_step() -> Step:
 
 
 def our_loop(ratio: float, agent_steps: int, redo: bool, folder: Path) -> Step:
-    """`HostTraining` as `dormant train` runs it, with a full ring of 1,000; chunks of that many agent steps."""
+    """`AtariTraining` as `dormant train` runs it, with a full ring of 1,000; chunks of that many agent steps."""
     from dormant import Chain, Every, ReDo
+    from dormant.rl.agents.presets import atari_dqn
+    from dormant.rl.atari import AtariTraining
     from dormant.rl.envs.atari import Atari
-    from dormant.rl.host_loop import HostTraining
-    from dormant.rl.presets import atari_dqn
 
     agent = replace(atari_dqn(ratio), replay_capacity=1_000, min_replay=agent_steps, epsilon_steps=1)
     what = Every(max(1, round(agent_steps * ratio)), ReDo()) if redo else Chain()
     length: dict[str, Any] = {"agent_steps": 10**6 * agent_steps, "log_period": agent_steps, "eval_period": 10**9}
-    training = HostTraining(agent=agent, env=Atari(GAME), intervention=what, replay_ratio=ratio, **length)
+    training = AtariTraining(agent=agent, env=Atari(GAME), intervention=what, replay_ratio=ratio, **length)
     state = training.init()
     loop = training.open(folder, state)
     for _ in range(max(3, 1_000 // agent_steps)):  # fills the ring, and compiles

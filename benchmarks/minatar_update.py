@@ -81,8 +81,8 @@ def bare_update(steps: int) -> dict[str, Callable[[], Any]]:
     import jax
     import jax.numpy as jnp
 
-    from dormant.rl.presets import minatar_dqn
-    from dormant.rl.replay import Batch
+    from dormant.rl.agents.presets import minatar_dqn
+    from dormant.rl.replay.device import Batch
 
     agent = minatar_dqn(steps)
     state = agent.init(jax.random.key(0), (10, 10, CHANNELS), ACTIONS)
@@ -111,9 +111,9 @@ def loop(steps: int, seeds: int, recycle: int = 0) -> Callable[[], Any]:
     from dataclasses import replace
 
     from dormant import Chain, Every, ReDo
+    from dormant.rl.agents.presets import minatar_dqn
+    from dormant.rl.device import DeviceTraining
     from dormant.rl.envs.minatar import MinAtar
-    from dormant.rl.loops import DeviceTraining
-    from dormant.rl.presets import minatar_dqn
 
     training = DeviceTraining(
         agent=replace(minatar_dqn(200_000), min_replay=steps),

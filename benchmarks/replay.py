@@ -23,12 +23,11 @@ from typing import Any
 import numpy as np
 from minatar_update import MALLOC
 
+from dormant.rl.agents.presets import atari_dqn
+from dormant.rl.atari import AtariTraining
 from dormant.rl.envs.atari import Atari
-from dormant.rl.frames import FrameReplay, FrameRing
-from dormant.rl.host_loop import HostTraining
-from dormant.rl.mapped import flush
-from dormant.rl.presets import atari_dqn
-from dormant.rl.storage import refuse_without_room
+from dormant.rl.replay.files import flush, refuse_without_room
+from dormant.rl.replay.frames import FrameReplay, FrameRing
 
 EPISODE = 1_000
 CHUNK = 200  # agent steps between two looks at the clock
@@ -90,7 +89,7 @@ def train(folder: Path, capacity: int, minutes: float) -> None:
     """Learns with a full ring until the minutes are over, and prints memory and rate ten times on the way."""
     agent = replace(atari_dqn(1.0), replay_capacity=capacity, min_replay=capacity)
     length: dict[str, Any] = {"agent_steps": 10**6 * CHUNK, "log_period": CHUNK, "eval_period": 10**6 * CHUNK}
-    training = HostTraining(agent=agent, env=Atari("Breakout"), **length)
+    training = AtariTraining(agent=agent, env=Atari("Breakout"), **length)
     state = training.init()
     loop = training.open(folder, state)
     while (done := training.agent_steps_done(state)) < capacity + CHUNK:  # with a chunk of learning, which compiles

@@ -24,7 +24,7 @@ def ours(task: str, steps: int, recycle: bool = False) -> Advance:
     """Chunks of `dormant train --agent sac`, metrics included and checkpoints not."""
     from dormant import Chain, Every, ReDo
     from dormant.rl.agents.sac import SAC
-    from dormant.rl.control_loop import ControlTraining
+    from dormant.rl.control import ControlTraining
     from dormant.rl.envs.mujoco import MuJoCo
 
     training = ControlTraining(

@@ -18,15 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import tyro
 
-from dormant.cli.atari import atari_flags, atari_training
+from dormant.cli.train import parse, training_of
 from dormant.lab.drawing.pictures import demo_picture
 from dormant.lab.judging.intervals import mean_interval
 from dormant.lab.runs.folder import RunFolder, curve
 from dormant.lab.runs.runner import checkpoints, restore
-from dormant.rl.host_evaluation import episode_returns
-from dormant.rl.host_loop import HostTraining
+from dormant.rl.atari import AtariTraining
 
 HERE = Path(__file__).parent / "breakout"
 FLAGS = ["--env", "ALE/Breakout", "--steps", "100000", "--min-replay", "5000", "--epsilon-steps", "20000"]
@@ -35,12 +33,12 @@ ARMS = {"DQN": "none", "DQN + ReDo": "redo"}
 TAU = 0.1
 
 
-def training(arm: str, folder: Path) -> HostTraining:
+def training(arm: str, folder: Path) -> AtariTraining:
     """The training of a run."""
     flags = [*FLAGS, "--intervention", ARMS[arm], "--run-dir", str(folder)]
-    kind = atari_flags(flags)
-    assert kind is not None
-    return atari_training(tyro.cli(kind, args=flags))
+    described = training_of(parse(flags))
+    assert isinstance(described, AtariTraining)
+    return described
 
 
 def episodes(arm: str, folder: RunFolder, agent_steps: int) -> dict[str, Sequence[float]]:
@@ -49,14 +47,14 @@ def episodes(arm: str, folder: RunFolder, agent_steps: int) -> dict[str, Sequenc
     with checkpoints(folder) as manager:
         state = restore(manager, plan.init())
     done = plan.agent_steps_done(state)
-    played = episode_returns(plan, [_first(state.agent.learner.params)], done)[0]
+    played = plan.evaluate([_first(state.agent.learner.params)], done, folder.path)[0].tolist()
     return {f"{arm} after {done:,} agent steps": played}
 
 
 def random_episodes(agent_steps: int) -> dict[str, Sequence[float]]:
     """Returns of random play."""
     plan = replace(training("DQN", Path("random")), eval_agent_steps=agent_steps, eval_epsilon=1.0)
-    return {"random play": episode_returns(plan, [], 0)[0]}
+    return {"random play": plan.evaluate([], 0, Path())[0].tolist()}
 
 
 def _first(tree: dict) -> dict:

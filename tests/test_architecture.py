@@ -21,7 +21,6 @@ FLOORS = {
             "packages",
             "files",
             "names",
-            "later",
             "scores",
             "importance",
             "wiring",
@@ -44,19 +43,11 @@ MEDIAN_LINES = 100  # (110)
 MOST_ANY = 480  # lines with Any (230)
 SHORT = {
     "dormant.interventions.contract",
-    "dormant.later",
-    "dormant.rl.ended",
-    "dormant.rl.evaluation",
-    "dormant.rl.keys",
-    "dormant.rl.mapped",
     "dormant.tracing.mixing",
 }  # (none)
 CIRCLE = {module for file in (PACKAGE / "torch").glob("*.py") for module in [f"dormant.torch.{file.stem}"]}  # (none)
 ALIASES = {
-    "dormant.rl.control_rounds": 1,
-    "dormant.rl.host_rounds": 1,
-    "dormant.rl.rounds": 1,
-    "dormant.rl.envs.episode": 1,  # the state of any environment, which is no class of ours
+    "dormant.rl.envs.environment": 1,  # the state of any environment, which is no class of ours
 }  # (only the last)
 
 

@@ -11,9 +11,8 @@ from rich.table import Table
 
 from dormant.cli.clusters import ClusterFlags, Site, crew, runs_at_once, site
 from dormant.cli.figure import draw, train
-from dormant.cli.flags import check_seconds
 from dormant.cli.progress import KNOWN_SPEEDS, plan
-from dormant.cli.refusal import refuse
+from dormant.cli.refusal import check_seconds, refuse
 from dormant.cli.report import Report, report
 from dormant.experiments.comparison import GROUNDS, Record, Suite, comparison, read_record, tuning, write_record
 from dormant.experiments.methods import METHODS, PLAIN, candidates, title

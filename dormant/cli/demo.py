@@ -20,8 +20,8 @@ from dormant.lab.machine import cores
 from dormant.lab.runs.folder import RunFolder, last_row
 
 GAME = "MinAtar/Asterix"
-# As long as ten minutes hold, for neurons fall dormant slowly. At twice the learning rate they do so sooner, and so do
-# recycled ones before the next check (LOG.md).
+# About ten minutes, because neurons become dormant slowly. A higher learning rate is no way out: recycled neurons then
+# become dormant again before the next check (LOG.md).
 AGENT_STEPS = 150_000
 TAU = 0.1
 TRAINING = ("--replay-ratio", "1", "--eval-period", "10000")
@@ -36,15 +36,15 @@ class Demo:
     """Train DQN and DQN + ReDo side by side; then print a table and draw a picture."""
 
     run_dir: Path = Path("runs/demo")
-    """Folder of the two runs and of the picture; the same command resumes it."""
+    """Folder of the two runs and the picture; the same command resumes the runs."""
     steps: int = AGENT_STEPS
-    """Agent steps of each seed."""
+    """Agent steps per seed."""
     seeds: int = 3
-    """Seeds of each arm, trained side by side."""
+    """Seeds per arm, trained side by side."""
 
 
 def demo(flags: Demo) -> int:
-    """Runs the demo: 0 when the picture is drawn, 130 when it was interrupted, else the failed arm's code."""
+    """Runs the demo. Returns 0 when the picture is drawn, 130 after an interruption, else the failed arm's code."""
     console = Console()
     console.print(f"[bold]{GAME}[/], replay ratio 1, {flags.steps:,} agent steps, {flags.seeds} seeds an arm.")
     folders = {arm: RunFolder(flags.run_dir / _slug(arm)) for arm in ARMS}
@@ -61,18 +61,18 @@ def _slug(arm: str) -> str:
 
 def _train(console: Console, flags: Demo, folders: Mapping[str, RunFolder]) -> int:
     flags.run_dir.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the arms are ended too
-    places = cores()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the `finally` below, which ends the arms
+    available = cores()
     arms = {}
     for number, arm in enumerate(ARMS):
         arguments = _arguments(arm, flags, folders[arm])
         console.print(f"  dormant {' '.join(arguments)}", style="dim", soft_wrap=True)
-        arms[arm] = _start([*arguments, "--core", str(places[number % len(places)])], _log(folders[arm]))
+        arms[arm] = _start([*arguments, "--core", str(available[number % len(available)])], _log(folders[arm]))
     try:
         _watch(console, flags, folders, arms)
         return _verdict(folders, {arm: process.poll() for arm, process in arms.items()})
     except KeyboardInterrupt:
-        console.print("Stopped; the same command continues.")
+        console.print("Stopped; the same command resumes the runs.")
         return 130
     finally:
         for process in arms.values():
@@ -81,7 +81,7 @@ def _train(console: Console, flags: Demo, folders: Mapping[str, RunFolder]) -> i
 
 
 def _arguments(arm: str, flags: Demo, folder: RunFolder) -> list[str]:
-    # Exploration ends after a tenth of the run, however long that is.
+    # Exploration ends after a tenth of the run.
     scale = (
         "--steps",
         str(flags.steps),
@@ -155,7 +155,7 @@ def _cell(interval: Interval, percent: bool) -> str:
 
 
 def _picture(flags: Demo, folders: Mapping[str, RunFolder]) -> Path:
-    from dormant.lab.drawing.pictures import demo_picture  # drawing loads slowly, and only a finished demo draws
+    from dormant.lab.drawing.pictures import demo_picture  # imported late, because it loads slowly
 
     spec = json.loads(next(iter(folders.values())).spec.read_text())
     caption = (

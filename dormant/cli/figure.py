@@ -12,9 +12,8 @@ import tyro
 from rich.console import Console
 
 from dormant.cli.clusters import ClusterFlags, Site, crew, runs_at_once, site
-from dormant.cli.flags import check_seconds
 from dormant.cli.progress import KNOWN_SPEEDS, live_board, plan
-from dormant.cli.refusal import refuse
+from dormant.cli.refusal import check_seconds, refuse
 from dormant.cli.report import Report, report
 from dormant.experiments import EXPERIMENTS
 from dormant.lab.crews.cluster import NoCluster
@@ -24,8 +23,8 @@ from dormant.lab.design import Arm, Experiment, Scale
 from dormant.lab.runs.costs import Speeds, speeds
 from dormant.lab.runs.folder import RunRefused, runs_of
 from dormant.names import canonical, suggestion
+from dormant.rl.data.sources import DopamineReplay, TransitionFiles, given
 from dormant.rl.offline import OfflineTraining
-from dormant.rl.offline_data import DopamineReplay, TransitionFiles, given
 from dormant.supervised.images import ImageSet
 
 

@@ -17,6 +17,12 @@ def refuse(message: object) -> NoReturn:
     raise SystemExit(2)
 
 
+def check_seconds(seconds: float) -> None:
+    """Raises ValueError unless `seconds` can lie between two checkpoints."""
+    if not seconds >= 0:  # false for NaN too
+        raise ValueError(f"--checkpoint-seconds must be at least 0, got {seconds}.")
+
+
 @contextlib.contextmanager
 def parsing() -> Iterator[None]:
     """Turns tyro's errors, and ValueErrors of the values that tyro builds, into one line."""

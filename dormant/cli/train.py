@@ -2,48 +2,64 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
 
-from dormant.cli.atari import TrainAtari, atari_training
-from dormant.cli.control import TrainControl, control_training
-from dormant.cli.flags import Agent, Settings, agent_for, check_seconds, environment, first_look, intervention, seeds_of
+from dormant.cli.interventions import Settings, dqn_for, for_sac, intervention, sac_for
 from dormant.cli.progress import progress_bar
-from dormant.cli.refusal import held_back, refuse
+from dormant.cli.refusal import check_seconds, held_back, refuse
 from dormant.lab.machine import keep_compiled_code, pin, spread_seeds
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.lab.runs.runner import FULL, run
-from dormant.rl.control_loop import ControlTraining
-from dormant.rl.envs.minatar import MinAtar
-from dormant.rl.host_loop import HostTraining
-from dormant.rl.loops import DeviceTraining
-from dormant.rl.presets import minatar_dqn, minatar_drq
+from dormant.names import suggestion
+from dormant.rl.agents.dqn import DQN
+from dormant.rl.agents.presets import (
+    ATARI_100K_GAME,
+    ATARI_100K_RUN,
+    atari_dqn,
+    atari_drq,
+    minatar_dqn,
+    minatar_drq,
+)
+from dormant.rl.agents.sac import SAC
+from dormant.rl.atari import AtariTraining
+from dormant.rl.control import ControlTraining
+from dormant.rl.device import DeviceTraining
+from dormant.rl.envs.atari import Atari
+from dormant.rl.envs.atari_scores import SCORES
+from dormant.rl.envs.minatar import GAMES, MinAtar
+from dormant.rl.envs.mujoco import TASKS, MuJoCo
+from dormant.rl.networks.atari import ImpalaResNet, NatureCNN
+
+ATARI, MINATAR = "ALE/", "MinAtar/"
+NETWORKS = {"nature": NatureCNN(), "impala": ImpalaResNet()}
+FLAT = (tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes)
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train an agent; the same command resumes a run that was interrupted."""
+class Choice:
+    """The flags that decide which other flags there are, and their defaults."""
 
-    run_dir: Path
-    """Folder of the run: created, resumed, or left alone if it is done."""
-    algorithm: Annotated[Literal["dqn", "drq"], tyro.conf.arg(name="agent")] = "dqn"
-    """Agent; drq has other defaults below. SAC has flags of its own: add --agent sac."""
-    env: str = "MinAtar/Asterix"
-    """Environment. Atari games, ALE/DemonAttack for one, have flags of their own: add --env ALE/DemonAttack."""
-    sticky: float = MinAtar.sticky
-    """Probability that the environment repeats the last action instead of the chosen one."""
-    time_limit: int = MinAtar.time_limit
-    """Agent steps after which an episode is cut off."""
+    agent: Literal["", "dqn", "drq", "sac"] = ""
+    env: str = ""
+    replay_ratio: float = 1.0
+    network: str = "nature"
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is, and when it is measured and saved. Steps and periods are agent steps per seed."""
+
     seeds: int = 3
     """Number of seeds, trained side by side."""
     steps: int = DeviceTraining.agent_steps
-    """Agent steps of each seed."""
-    replay_ratio: float = DeviceTraining.replay_ratio
-    """Gradient steps per agent step: a whole number or one over it."""
+    """Agent steps per seed; in Atari each is four frames."""
+    replay_ratio: float = 1.0
+    """Gradient steps per agent step: a whole number or one over it. In Atari the target period follows it if unset."""
     log_period: int = DeviceTraining.log_period
     """Agent steps between two rows of metrics."""
     score_batch: int = DeviceTraining.score_batch
@@ -51,106 +67,270 @@ class Train:
     eval_period: int = DeviceTraining.eval_period
     """Agent steps between two evaluations."""
     eval_episodes: int = DeviceTraining.eval_episodes
-    """Episodes of an evaluation."""
-    eval_epsilon: float = DeviceTraining.eval_epsilon
-    """Probability of a random action in evaluation episodes."""
-    rank_batch: int = DeviceTraining.rank_batch
-    """States on which the rank of the last layer's features is measured with each evaluation; 0 for none."""
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
-    agent: Agent = field(default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps))
+    """Episodes per evaluation; in Atari the smallest number."""
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
     core: int | None = None
-    """Keep to this CPU core, with one thread, so that runs on other cores are not disturbed."""
+    """CPU core to stay on, with one thread, so that runs on other cores are not disturbed. Default: all cores."""
 
 
 @dataclass(frozen=True)
-class TrainDrQ(Train):
-    """Train DrQ on a MinAtar game; the same command resumes a run that was interrupted."""
+class TrainMinAtar:
+    """Train an agent; the same command resumes a run that was interrupted.
 
-    agent: Agent = field(default_factory=lambda: minatar_drq(DeviceTraining.agent_steps))
-
-
-def game_flags(arguments: Sequence[str]) -> type[Train]:
-    """The flags of a MinAtar game, with the defaults of the agent that the arguments name.
-
-    >>> game_flags(["train", "--agent", "drq"]).__name__
-    'TrainDrQ'
+    These are the flags of DQN and DrQ on MinAtar. Atari games and SAC have flags of their own: see
+    `dormant train --env ALE/Pong --help` and `dormant train --agent sac --help`.
     """
-    return TrainDrQ if first_look(arguments, agent="").agent == "drq" else Train
+
+    run_dir: Path
+    """Folder of the run: created, resumed, or left alone if the run is done."""
+    algorithm: Annotated[Literal["dqn", "drq"], tyro.conf.arg(name="agent")] = "dqn"
+    """The agent. drq changes some of the defaults below."""
+    env: str = "MinAtar/Asterix"
+    """The environment."""
+    sticky: float = MinAtar.sticky
+    """Probability that the environment repeats the last action instead of the chosen one."""
+    time_limit: int = MinAtar.time_limit
+    """Agent steps after which an episode is truncated."""
+    eval_epsilon: float = DeviceTraining.eval_epsilon
+    """Probability of a random action in evaluation episodes."""
+    rank_batch: int = DeviceTraining.rank_batch
+    """States on which the rank of the last layer's features is measured at each evaluation; 0 measures no rank."""
+    length: Annotated[Length, tyro.conf.arg(name="")] = field(default_factory=Length)
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    agent: Annotated[DQN, *FLAT] = field(default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps))
 
 
-def training(flags: Train) -> DeviceTraining:
-    """The training that the flags describe. Raises ValueError for a value that it does not accept."""
-    env = environment(flags.env, sticky=flags.sticky, time_limit=flags.time_limit)
-    return DeviceTraining(
-        agent=agent_for(flags.agent, flags.settings),
-        env=env,  # pyright: ignore[reportArgumentType]  # Atari's flags are `TrainAtari`
-        intervention=intervention(flags.settings),
-        replay_ratio=flags.replay_ratio,
-        agent_steps=flags.steps,
-        log_period=flags.log_period,
-        seeds=seeds_of(flags.seeds),
-        score_batch=flags.score_batch,
-        eval_episodes=flags.eval_episodes,
-        eval_period=flags.eval_period,
-        eval_epsilon=flags.eval_epsilon,
-        rank_batch=flags.rank_batch,
+@dataclass(frozen=True)
+class TrainAtari:
+    """Train an agent on an Atari game; the same command resumes a run that was interrupted.
+
+    The defaults are the paper's DQN on Atari, or with `--agent drq` its DrQ on Atari 100k.
+    """
+
+    run_dir: Path
+    """Folder of the run: created, resumed, or left alone if the run is done."""
+    algorithm: Annotated[Literal["dqn", "drq"], tyro.conf.arg(name="agent")] = "dqn"
+    """The agent. drq changes many of the defaults below to the paper's for Atari 100k."""
+    env: str = "ALE/DemonAttack"
+    """The environment."""
+    sticky: float = Atari.sticky
+    """Probability, per frame, that the last action is repeated instead of the chosen one."""
+    time_limit: int = Atari.time_limit
+    """Agent steps after which an episode is truncated."""
+    noops: int = Atari.noops
+    """Largest number of frames without action before an episode."""
+    life_loss: bool = Atari.life_loss
+    """Whether losing a life ends the return."""
+    eval_agent_steps: int = AtariTraining.eval_agent_steps
+    """Smallest number of agent steps per evaluation, which then ends with the current episode."""
+    eval_epsilon: float = AtariTraining.eval_epsilon
+    """Probability of a random action in evaluation episodes."""
+    video: bool = False
+    """Whether to film the first episode of each evaluation, for the first seed, in the run's folder `videos`."""
+    rank_batch: int = AtariTraining.rank_batch
+    """States on which the rank of the last layer's features is measured at each evaluation; 0 measures no rank."""
+    length: Annotated[Length, tyro.conf.arg(name="")] = field(default_factory=Length)
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    network: Literal["nature", "impala"] = "nature"
+    """The network: the paper's Nature CNN or its ResNet. Each has some flags of its own."""
+    agent: Annotated[DQN, *FLAT] = field(default_factory=atari_dqn)
+
+
+@dataclass(frozen=True)
+class TrainControl:
+    """Train SAC on a MuJoCo task; the same command resumes a run that was interrupted.
+
+    The defaults are the paper's SAC.
+    """
+
+    run_dir: Path
+    """Folder of the run: created, resumed, or left alone if the run is done."""
+    algorithm: Annotated[Literal["sac"], tyro.conf.arg(name="agent")] = "sac"
+    """The agent. dqn and drq play MinAtar and Atari games."""
+    env: str = MuJoCo.task
+    """The environment: HalfCheetah-v5, Hopper-v5, Walker2d-v5, Ant-v5 or Humanoid-v5."""
+    time_limit: int = MuJoCo.time_limit
+    """Agent steps after which an episode is truncated."""
+    length: Annotated[Length, tyro.conf.arg(name="")] = field(default_factory=Length)
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    agent: Annotated[SAC, *FLAT] = field(default_factory=SAC)
+
+
+Flags = TrainMinAtar | TrainAtari | TrainControl
+Training = DeviceTraining | AtariTraining | ControlTraining
+
+
+def parse(arguments: Sequence[str]) -> Flags:
+    """The flags of a command line, of the kind and with the defaults that its agent and environment have.
+
+    >>> parse(["--run-dir", "run", "--env", "ALE/Pong", "--replay-ratio", "0.25"]).agent.target_period
+    8000
+    """
+    choice, _ = tyro.cli(Choice, args=arguments, prog="dormant train", return_unknown_args=True, add_help=False)
+    return tyro.cli(flags_of(choice), args=arguments, prog="dormant train")
+
+
+def flags_of(choice: Choice) -> type[Flags]:
+    """The flags of an agent in an environment.
+
+    >>> flags_of(Choice(agent="drq"))(Path("run")).agent.n_step, flags_of(Choice(env="Hopper-v5")).__name__
+    (10, 'TrainControl')
+    """
+    if choice.agent == "sac" or (not choice.agent and choice.env in TASKS):
+        return _with_defaults(TrainControl, length=_length(ControlTraining, 60.0))
+    if choice.env.startswith(ATARI):
+        return _with_defaults(TrainAtari, **_atari_defaults(choice))
+    if choice.agent == "drq":
+        return _with_defaults(TrainMinAtar, agent=minatar_drq(DeviceTraining.agent_steps))
+    return TrainMinAtar
+
+
+def _with_defaults(kind: type[Flags], **defaults: Any) -> type[Flags]:
+    """The same flags with other defaults."""
+    types = {each.name: each.type for each in fields(kind)}
+    changed = [(name, types[name], field(default=value)) for name, value in defaults.items()]
+    return make_dataclass(kind.__name__, changed, bases=(kind,), frozen=True, namespace={"__doc__": kind.__doc__})
+
+
+def _atari_defaults(choice: Choice) -> dict[str, Any]:
+    # A network that does not exist is refused by its flag, a replay ratio out of range by the training.
+    network = NETWORKS.get(choice.network, NatureCNN())
+    if choice.agent == "drq":
+        run = ATARI_100K_RUN
+        length = _length(AtariTraining, 300.0, run["agent_steps"], run["eval_period"], run["eval_episodes"])
+        own = {"eval_agent_steps": run["eval_agent_steps"], "length": length, "agent": atari_drq(network)}
+        return ATARI_100K_GAME | own
+    ratio = choice.replay_ratio if choice.replay_ratio > 0 else 1.0
+    return {"length": _length(AtariTraining, 300.0), "agent": atari_dqn(ratio, network)}
+
+
+def _length(
+    kind: type[AtariTraining | ControlTraining],
+    checkpoint_seconds: float,
+    steps: int | None = None,
+    eval_period: int | None = None,
+    eval_episodes: int | None = None,
+) -> Length:
+    return Length(
+        seeds=len(kind.seeds),
+        steps=steps or kind.agent_steps,
+        replay_ratio=kind.replay_ratio,
+        log_period=kind.log_period,
+        score_batch=kind.score_batch,
+        eval_period=eval_period or kind.eval_period,
+        eval_episodes=eval_episodes or kind.eval_episodes,
+        checkpoint_seconds=checkpoint_seconds,
     )
 
 
-def train(flags: Train | TrainAtari | TrainControl) -> int:
-    """Runs the training to its end: 0 when it is done, 130 when it was interrupted."""
+def training_of(flags: Flags) -> Training:
+    """The training that the flags describe. Raises ValueError for a value that it does not accept."""
+    length = flags.length
+    if length.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {length.seeds}.")
+    schedule: dict[str, Any] = {
+        "replay_ratio": length.replay_ratio,
+        "agent_steps": length.steps,
+        "log_period": length.log_period,
+        "seeds": tuple(range(length.seeds)),
+        "score_batch": length.score_batch,
+        "eval_period": length.eval_period,
+        "eval_episodes": length.eval_episodes,
+    }
+    match flags:
+        case TrainControl():
+            return ControlTraining(
+                sac_for(flags.agent, flags.settings),
+                MuJoCo(_task(flags.env), flags.time_limit),
+                intervention(for_sac(flags.settings)),
+                **schedule,
+            )
+        case TrainAtari():
+            return AtariTraining(
+                dqn_for(flags.agent, flags.settings),
+                Atari(flags.env.removeprefix(ATARI), flags.sticky, flags.time_limit, flags.noops, flags.life_loss),
+                intervention(flags.settings),
+                eval_agent_steps=flags.eval_agent_steps,
+                eval_epsilon=flags.eval_epsilon,
+                rank_batch=flags.rank_batch,
+                video=flags.video,
+                **schedule,
+            )
+        case TrainMinAtar():
+            return DeviceTraining(
+                dqn_for(flags.agent, flags.settings),
+                MinAtar(_minatar_game(flags.env), flags.sticky, flags.time_limit),
+                intervention(flags.settings),
+                eval_epsilon=flags.eval_epsilon,
+                rank_batch=flags.rank_batch,
+                **schedule,
+            )
+
+
+def _task(env: str) -> str:
+    """The task, unless it is a game."""
+    if env.startswith((ATARI, MINATAR)):
+        raise ValueError(f"--agent sac plays {', '.join(TASKS)}, not {env}; --agent dqn does.")
+    return env
+
+
+def _minatar_game(env: str) -> str:
+    """The game of a MinAtar environment. Raises ValueError, with near names, for any other environment.
+
+    >>> _minatar_game("MinAtar/Breakout")
+    'Breakout'
+    """
+    if env in TASKS:
+        raise ValueError(f"{env} is played by --agent sac; dqn and drq play MinAtar/ and ALE/ with a game.")
+    names = [MINATAR + game for game in GAMES]
+    if env not in names:
+        known = [*names, *TASKS, *(ATARI + game for game in SCORES)]
+        families = f"there are {', '.join(names)}, ALE/ with a game, and for --agent sac {', '.join(TASKS)}."
+        raise ValueError(f"unknown environment {env!r}; {suggestion(env, known, families)}")
+    return env.removeprefix(MINATAR)
+
+
+def train(flags: Flags) -> int:
+    """Runs the training to its end. Returns 0 when it is done, 130 when it was interrupted."""
     folder = RunFolder(flags.run_dir)
     try:
-        what = _prepared(flags, folder)
+        training = _prepared(flags, folder)
     except (ValueError, OverflowError, KeyError, ImportError) as error:
         refuse(error.args[0])
     try:
         done = folder.done.exists()
-        with progress_bar(folder, flags.steps, frames=isinstance(flags, TrainAtari)) as update, held_back():
-            run(what, flags.run_dir, update, flags.checkpoint_seconds)
+        with progress_bar(folder, flags.length.steps, frames=isinstance(flags, TrainAtari)) as update, held_back():
+            run(training, flags.run_dir, update, flags.length.checkpoint_seconds)
     except RunRefused as error:
         refuse(error)
     except OSError as error:
-        refuse(f"{error.filename or flags.run_dir}: {error.strerror}. {_way_out(error)}")
+        refuse(f"{error.filename or flags.run_dir}: {error.strerror}. {_advice(error)}")
     except KeyboardInterrupt:
-        print(f"\nStopped; the same command continues {flags.run_dir}.", file=sys.stderr)
+        print(f"\nStopped; the same command resumes {flags.run_dir}.", file=sys.stderr)
         return 130
     if done:
         print(f"{flags.run_dir} was already done.")
     return 0
 
 
-def _prepared(
-    flags: Train | TrainAtari | TrainControl, folder: RunFolder
-) -> DeviceTraining | HostTraining | ControlTraining:
-    """The training, once it is certain that it can run here."""
-    check_seconds(flags.checkpoint_seconds)
-    if flags.core is not None:
-        pin(flags.core)
-    elif isinstance(flags, Train):
-        spread_seeds(flags.seeds)
+def _prepared(flags: Flags, folder: RunFolder) -> Training:
+    """The training, checked as far as possible before it starts."""
+    check_seconds(flags.length.checkpoint_seconds)
+    if flags.length.core is not None:
+        pin(flags.length.core)
+    elif isinstance(flags, TrainMinAtar):
+        spread_seeds(flags.length.seeds)
     keep_compiled_code()
-    what = _described(flags)
-    # Whether the intervention fits the network shows when both are put together; this computes nothing.
-    jax.eval_shape(what.init)
-    if isinstance(what, HostTraining | ControlTraining) and not folder.done.exists():
-        what.refuse_without_room(folder.replay)
-    return what
+    training = training_of(flags)
+    # Raises if the intervention does not fit the network; this computes nothing.
+    jax.eval_shape(training.init)
+    if not isinstance(training, DeviceTraining) and not folder.done.exists():
+        training.refuse_without_room(folder.replay)
+    return training
 
 
-def _described(flags: Train | TrainAtari | TrainControl) -> DeviceTraining | HostTraining | ControlTraining:
-    match flags:
-        case TrainControl():
-            return control_training(flags)
-        case TrainAtari():
-            return atari_training(flags)
-        case _:
-            return training(flags)
-
-
-def _way_out(error: OSError) -> str:
+def _advice(error: OSError) -> str:
     if error.errno in FULL:
-        return "What was written before is kept; free some space, and the same command continues from it."
-    return "Choose another --run-dir, or mend this one: what was written before is kept."
+        return "Everything written before is kept. Free some space and run the same command to resume."
+    return "Choose another --run-dir, or fix this one; everything written before is kept."

@@ -7,13 +7,13 @@ from typing import Any
 from dormant import Chain, Every, Intervention, Prune, ReDo, Reset
 from dormant.lab.design import Arm, Design
 from dormant.rl.agents.dqn import DQN
-from dormant.rl.atari_networks import ImpalaResNet, NatureCNN
+from dormant.rl.agents.presets import atari_dqn, minatar_dqn
+from dormant.rl.atari import AtariTraining
+from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.atari import FRAME_SKIP, Atari
 from dormant.rl.envs.minatar import MinAtar
-from dormant.rl.host_loop import HostTraining
-from dormant.rl.loops import DeviceTraining
-from dormant.rl.networks import MinAtarCNN
-from dormant.rl.presets import atari_dqn, minatar_dqn
+from dormant.rl.networks.atari import ImpalaResNet, NatureCNN
+from dormant.rl.networks.minatar import MinAtarCNN
 
 RATIOS = (0.25, 0.5, 1.0, 2.0)  # the paper's replay ratios for DQN
 WEIGHT_DECAY = 1e-5  # the best of the paper's grid, as others quote its appendix
@@ -25,13 +25,13 @@ NOTHING = Chain()
 class Bench:
     """An agent (DQN or DrQ) and the periods of its interventions at one scale. Arms are made from a bench."""
 
-    train: Callable[..., DeviceTraining | HostTraining]
+    train: Callable[..., DeviceTraining | AtariTraining]
     redo_period: int  # gradient steps
     reset_period: int  # gradient steps
 
     def dqn(
         self, replay_ratio: float = 1.0, intervention: Intervention = NOTHING, width: int = 1, **agent: Any
-    ) -> DeviceTraining | HostTraining:
+    ) -> DeviceTraining | AtariTraining:
         """A training of the bench's agent, with the fields in `agent` changed."""
         return self.train(replay_ratio, intervention, width, agent)
 
@@ -73,10 +73,10 @@ def _minatar(ratio: float, intervention: Intervention, width: int | float, agent
     return DeviceTraining(plain, intervention=intervention, replay_ratio=ratio, agent_steps=steps)
 
 
-def _small_resnet(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> HostTraining:
+def _small_resnet(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> AtariTraining:
     plain = DQN(ImpalaResNet(0.1 * width), target_period=round(20 / ratio))
     plain = replace(plain, **{"replay_capacity": 400, "min_replay": 20, "epsilon_steps": 40, **agent})
-    return HostTraining(
+    return AtariTraining(
         plain,
         intervention=intervention,
         replay_ratio=ratio,
@@ -102,8 +102,8 @@ def atari_bench(million_frames: int, network: type[NatureCNN | ImpalaResNet] = N
     configurations stop it after 2.5 million gradient steps, which is before the end only at replay ratio 2.
     """
 
-    def train(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> HostTraining:
-        return HostTraining(
+    def train(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> AtariTraining:
+        return AtariTraining(
             replace(atari_dqn(ratio), **{"network": network(width), **agent}),
             intervention=intervention,
             replay_ratio=ratio,

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from dormant.experiments.benches import MANY_NEURONS, MINATAR, NOTHING_LEARNT, ONE, SMOKE, SOME_NEURONS, Bench
 from dormant.lab.design import Arm, Claim, Design, Experiment, Panel, Quantity
+from dormant.rl.agents.presets import atari_dqn, minatar_dqn
+from dormant.rl.data.sources import DopamineReplay, OwnReplay
+from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.minatar import MinAtar
-from dormant.rl.loops import DeviceTraining
 from dormant.rl.offline import OfflineTraining
-from dormant.rl.offline_data import DopamineReplay, OwnReplay
-from dormant.rl.presets import atari_dqn, minatar_dqn
 
 LOGGED_AT = 0.25  # replay ratio of the agent that made the data, as in the published data
 MOVING, NETWORK, NUMBERS = "Offline", "Offline, frozen random network", "Offline, fixed random numbers"

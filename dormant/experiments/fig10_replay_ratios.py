@@ -25,13 +25,13 @@ from dormant.experiments.benches import (
     smoke_on_atari,
 )
 from dormant.lab.design import Arm, Claim, Design, Experiment, Panel, Quantity
-from dormant.rl.atari_networks import ImpalaResNet, NatureCNN
+from dormant.rl.agents.presets import ATARI_100K_GAME, ATARI_100K_RUN, atari_drq, minatar_drq
+from dormant.rl.atari import AtariTraining
+from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.atari_scores import ATARI_100K_GAMES, DQN_GAMES
-from dormant.rl.host_loop import HostTraining
-from dormant.rl.loops import DeviceTraining
-from dormant.rl.networks import MinAtarCNN
-from dormant.rl.presets import ATARI_100K_GAME, ATARI_100K_RUN, atari_drq, minatar_drq
+from dormant.rl.networks.atari import ImpalaResNet, NatureCNN
+from dormant.rl.networks.minatar import MinAtarCNN
 
 PANELS = (
     Panel("Return at the end", "eval_return", "replay_ratio"),
@@ -139,10 +139,10 @@ def _minatar_drq(ratio: float, intervention: Intervention, width: int, agent: di
     return DeviceTraining(plain, intervention=intervention, replay_ratio=ratio, **length)
 
 
-def _atari_drq(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> HostTraining:
+def _atari_drq(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> AtariTraining:
     # The paper's replay has room for a million steps. A run fills only as many as it takes.
     plain = replace(atari_drq(NatureCNN(width)), replay_capacity=ATARI_100K_RUN["agent_steps"], **agent)
-    return HostTraining(plain, intervention=intervention, replay_ratio=ratio, log_period=10_000, **ATARI_100K_RUN)
+    return AtariTraining(plain, intervention=intervention, replay_ratio=ratio, log_period=10_000, **ATARI_100K_RUN)
 
 
 DRQ_SWEEP = swept(ratios=(1.0, 2.0, 4.0, 8.0), name="DrQ")

@@ -7,7 +7,7 @@ from dormant import Chain, Every, Intervention, ReDo, Reset
 from dormant.experiments.benches import LOWER_RETURN, NOTHING_LEARNT, SOME_NEURONS, WEIGHT_DECAY
 from dormant.lab.design import Arm, Claim, Design, Experiment, Panel, Quantity
 from dormant.rl.agents.sac import NETWORKS, SAC
-from dormant.rl.control_loop import ControlTraining
+from dormant.rl.control import ControlTraining
 from dormant.rl.envs.mujoco import MuJoCo
 
 ONE = ("HalfCheetah-v5",)

@@ -74,8 +74,8 @@ def _roles(params: PyTree[Array]) -> list[str]:
     new, minus = ({top.removeprefix(mark) for top in tops if top.startswith(mark)} for mark in (NEW, MINUS))
     if not new or new != minus or not new <= set(tops):
         raise ValueError(
-            f"expected layers called {NEW}x and {MINUS}x beside some layers x, as dormant.rl.injectable.Injectable has "
-            f"them; the layers are {sorted(set(tops))}."
+            f"expected layers called {NEW}x and {MINUS}x beside some layers x, as in "
+            f"dormant.rl.networks.injectable.Injectable; the layers are {sorted(set(tops))}."
         )
     return [_role(top, new) for top in tops]
 

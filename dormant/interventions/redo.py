@@ -1,11 +1,10 @@
 """ReDo: give dormant neurons fresh incoming weights and silence their outgoing ones."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from jaxtyping import Array
 
-from ..later import LATER
 from ..scores import checked_tau
 from ..surgery import Learner
 from ..wiring import Network, NeuronLayer
@@ -46,7 +45,7 @@ class ReDo:
     step_count: Literal["keep", "restart"] = "keep"
     coupled: Literal["recycle", "skip"] = "recycle"
     layers: tuple[str, ...] | None = None
-    incoming: Literal["fresh", "scaled"] = field(default="fresh", metadata=LATER)
+    incoming: Literal["fresh", "scaled"] = "fresh"
 
     def __post_init__(self) -> None:
         checked_tau(self.tau)

@@ -1,1 +1,1 @@
-"""Learning: environments, replay, networks, agents and the loop that joins them."""
+"""Reinforcement learning: environments, networks, agents, replay, and the loops that train them."""

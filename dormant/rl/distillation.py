@@ -1,4 +1,4 @@
-"""Distillation: a network regresses to the values of a DQN that was trained before, from a fresh or a used start."""
+"""Distillation: a network, fresh or trained before, regresses to the values of a trained DQN."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -16,31 +16,30 @@ from dormant.tracing import trace
 from dormant.wiring import Wiring
 
 from .agents.dqn import DQN
-from .ended import Ended
+from .agents.presets import minatar_dqn
+from .atari import AtariTraining
+from .data.sources import FinishedRun
+from .device import DeviceTraining
 from .envs.atari import Atari
-from .envs.episode import Environment
+from .envs.environment import Environment
 from .envs.minatar import MinAtar
-from .host_loop import HostTraining
-from .keys import key_of
-from .loops import DeviceTraining
-from .networks import Params
+from .learning import dormancy
+from .networks.layers import Params
 from .offline import check_length
-from .presets import minatar_dqn
-from .rounds import dormancy
-from .seeds import join_seeds, lanes, map_seeds, take_seed
+from .seeds import join_seeds, key_of, lanes, map_seeds, take_seed
 
-Played = DeviceTraining | HostTraining
+Played = DeviceTraining | AtariTraining
 
 
 class DistillationState(NamedTuple):
-    """Everything that a run goes on from, with a leading axis of seeds."""
+    """Everything that a run continues from, with a leading axis of seeds."""
 
     learner: Learner
     gradient_steps: Int[Array, " seeds"]
 
 
 class Lesson(NamedTuple):
-    """What a seed learns from: the teacher's parameters, states that it saw, and the parameters to begin with."""
+    """What a seed learns from: the teacher's parameters, states that it saw, and the student's first parameters."""
 
     teacher: Params
     states: Shaped[Array, "states *shape"]
@@ -49,18 +48,18 @@ class Lesson(NamedTuple):
 
 @dataclass(frozen=True)
 class DistillationTraining:
-    """Everything that decides the result of a run; equal trainings give equal results, bit for bit, on one machine.
+    """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
 
-    The student minimises the squared error of all its values to those of the teacher's last network, on `states` of the
-    teacher's replay. `student` is the training whose last network it begins with, or None for a fresh one; its
-    optimizer is the agent's, and new. Teacher and student have this environment and these seeds.
+    The student minimises the squared error between all its values and those of the teacher's final network, on `states`
+    states of the teacher's replay. `student` is the training whose final network it starts from, or None for a fresh
+    network. Its optimizer is the agent's, with a fresh state. `teacher` and `student` are run with `env` and `seeds`.
 
     >>> DistillationTraining(student=DeviceTraining()).kind, len(DistillationTraining().needs)
     ('distillation-pretrained', 1)
 
     Raises ValueError for numbers that do not fit together.
-    Source: Sokar et al. 2023, figure 8, for the regression and its 50,000 gradient steps; loss, optimizer and states
-    are ours, since it does not give them.
+    Source: Sokar et al. 2023, figure 8, for the regression and its 50,000 gradient steps. Loss, optimizer and states
+    are our choice, because it does not state them.
     """
 
     agent: DQN = field(default_factory=lambda: minatar_dqn(200_000))
@@ -74,7 +73,7 @@ class DistillationTraining:
     score_batch: int = 64
 
     def __post_init__(self) -> None:
-        check_length(self)
+        check_length(self.gradient_steps, self.log_period, self.score_batch, self.seeds)
         if self.states < 1:
             raise ValueError(f"states must be at least 1, got {self.states}.")
         for name in ("teacher", "student"):
@@ -86,22 +85,22 @@ class DistillationTraining:
 
     @property
     def kind(self) -> str:
-        """What its run folders' names begin with."""
+        """The beginning of the names of its run folders."""
         return "distillation-fresh" if self.student is None else "distillation-pretrained"
 
     @property
     def agent_steps(self) -> int:
-        """The length of a run in gradient steps; nothing acts here, but runs are measured by this name."""
+        """The length of a run in gradient steps. Nothing acts here, but all runs are measured by this name."""
         return self.gradient_steps
 
     @property
     def needs(self) -> tuple[Played, ...]:
-        """The teacher's run, and the student's if it has one."""
+        """The runs of the teacher and, if it has one, of the student."""
         others = (self.teacher,) if self.student is None else (self.teacher, self.student)
         return tuple(replace(other, env=self.env, seeds=self.seeds) for other in others)
 
-    def after(self, folder: Path, *earlier: Ended) -> "DistillationRun":
-        """The training with what those runs ended with. Nothing is kept in the folder."""
+    def after(self, folder: Path, *earlier: FinishedRun) -> "DistillationRun":
+        """The training with the final states of those runs. Nothing is written to the folder."""
         del folder
         teacher, *student = earlier
         begin = student[0].state.agent.learner.params if student else _fresh(self, jnp.array(self.seeds))
@@ -110,19 +109,19 @@ class DistillationTraining:
 
     @cached_property
     def wiring(self) -> Wiring:
-        """The layers of its network."""
+        """The wiring of its network."""
         with jax.ensure_compile_time_eval():
             empty = jnp.zeros((1, *self.env.observation_shape), jnp.uint8)
             return trace(self.agent.network.apply, self.fresh(jax.random.key(0)), empty)
 
     def fresh(self, key: Key[Array, ""]) -> Params:
-        """New parameters."""
+        """Fresh parameters."""
         return self.agent.network.init(key, self.env.observation_shape, self.env.actions)
 
 
 @dataclass(frozen=True, eq=False)
 class DistillationRun:
-    """A training that has its teacher; `lesson` has an axis of seeds."""
+    """A training with its teacher. `lesson` has a leading axis of seeds."""
 
     training: DistillationTraining
     lesson: Lesson
@@ -134,7 +133,7 @@ class DistillationRun:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Those of the training."""
+        """The seeds of the training."""
         return self.training.seeds
 
     def init(self) -> DistillationState:
@@ -142,16 +141,16 @@ class DistillationRun:
         return _init(self.training, self.lesson.begin)
 
     def advance(self, state: DistillationState) -> tuple[DistillationState, dict[str, np.ndarray]]:
-        """The state `log_period` gradient steps later, and what happened meanwhile: arrays [seeds] or [seeds, neurons].
+        """The state `log_period` gradient steps later, and its metrics: arrays [seeds] or [seeds, neurons].
 
-        The loss is the mean of those gradient steps' own.
+        The loss is the mean over those gradient steps.
         """
         state, loss = _chunk(self.training, jnp.array(self.seeds), self.lesson, state)
         done = np.full(len(self.seeds), self.agent_steps_done(state))
         return state, {"agent_steps": done, "gradient_steps": done, **self.measure(state), "loss": np.asarray(loss)}
 
     def measure(self, state: DistillationState) -> dict[str, np.ndarray]:
-        """Dormant fractions and neuron scores of a state, and its loss on the states that they are measured on."""
+        """Dormant fractions, neuron scores and loss of a state, on states of the teacher."""
         measured = _measure(self.training, jnp.array(self.seeds), self.lesson, state)
         return {name: np.asarray(value) for name, value in measured.items()}
 
@@ -167,11 +166,11 @@ def regression_loss(
     return jnp.square(agent.network.apply(params, states) - values).mean()
 
 
-def remembered(played: Played, ended: Ended, states: int) -> Shaped[Array, "seeds states *shape"]:
-    """States of a run's replay, drawn with replacement: out of its last state, or out of its files of frames."""
+def remembered(played: Played, ended: FinishedRun, states: int) -> Shaped[Array, "seeds states *shape"]:
+    """States of a run's replay, drawn with replacement from its final state or from its files of frames."""
     added = int(ended.state.agent_steps[0])
     uniform = [np.random.default_rng(seed).random(states, np.float32) for seed in played.seeds]
-    if isinstance(played, HostTraining):
+    if isinstance(played, AtariTraining):
         rings = [played.replay.open(ended.replay / f"seed{seed}", added) for seed in played.seeds]
         drawn = [played.replay.states(ring, added, places) for ring, places in zip(rings, uniform, strict=True)]
         return jnp.asarray(np.stack(drawn))
@@ -203,7 +202,7 @@ def _chunk(
 def _chunk_of(
     training: DistillationTraining, seed: Array, lesson: Lesson, state: DistillationState
 ) -> tuple[DistillationState, Float[Array, ""]]:
-    """Gradient steps of one seed, and the mean of their losses."""
+    """The gradient steps of one seed, and the mean of their losses."""
     agent = training.agent
     key = key_of(seed, "batches", state.gradient_steps)
     drawn = jax.random.randint(key, (training.log_period, agent.batch_size), 0, training.states)
@@ -238,6 +237,6 @@ def _measure(
 def _taught(
     training: DistillationTraining, lesson: Lesson, places: Int[Array, " batch"]
 ) -> tuple[Array, Float[Array, "batch actions"]]:
-    """Some of the teacher's states, and its values of them."""
+    """Some of the teacher's states, and the teacher's values of them."""
     states = lesson.states[places]
     return states, training.agent.network.apply(lesson.teacher, states)

@@ -1,9 +1,9 @@
-"""Offline DQN: gradient steps on logged transitions, towards targets that move or that are fixed and random."""
+"""Offline DQN: gradient steps on logged transitions, with moving targets or with fixed random ones."""
 
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,24 +14,22 @@ from dormant.tracing import trace
 from dormant.wiring import Wiring
 
 from .agents.dqn import DQN, DQNState, Losses
-from .ended import Ended
+from .agents.presets import minatar_dqn
+from .data.sources import Arrays, Data, FinishedRun, Memory, Needs, OwnReplay, Source
 from .envs.atari import Atari
-from .envs.episode import Environment
+from .envs.environment import Environment
 from .envs.minatar import MinAtar
 from .evaluation import episode_returns
-from .keys import key_of
-from .loops import check_epsilon
-from .networks import Params
-from .offline_data import Data, Needs, OwnReplay, Source
-from .presets import minatar_dqn
-from .rounds import dormancy
-from .seeds import join_seeds, lanes, map_seeds, take_seed
+from .learning import dormancy
+from .networks.layers import Params
+from .schedule import check_at_least, check_evaluation, check_seeds
+from .seeds import join_seeds, key_of, lanes, map_seeds, take_seed
 
 Targets = Literal["moving", "frozen network", "fixed numbers"]
 
 
 class OfflineState(NamedTuple):
-    """Everything that a run goes on from, with a leading axis of seeds."""
+    """Everything that a run continues from, with a leading axis of seeds."""
 
     agent: DQNState
     gradient_steps: Int[Array, " seeds"]
@@ -39,18 +37,21 @@ class OfflineState(NamedTuple):
 
 @dataclass(frozen=True)
 class OfflineTraining:
-    """Everything that decides the result of a run; equal trainings give equal results, bit for bit, on one machine.
+    """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
 
-    Targets that move are DQN's: the target network is copied every `agent.target_period`, here gradient steps. Of fixed
-    random ones there are two readings. With a frozen network it is DQN's target with a random network of its own that
-    is never copied to; with fixed numbers each transition has one number drawn from a normal distribution of mean 0 and
-    variance 1, and no reward. An evaluation plays in `env`; a period of 0 is none.
+    There are three kinds of targets:
+
+    - "moving": those of DQN. The target network is copied every `agent.target_period` gradient steps.
+    - "frozen network": those of DQN, with a random target network that never changes.
+    - "fixed numbers": one standard normal number per transition, in place of reward and bootstrapped value.
+
+    Evaluations play in `env`; an `eval_period` of 0 means none.
 
     >>> OfflineTraining(targets="frozen network").kind
     'offline-dqn-frozen-network'
 
     Raises ValueError for numbers that do not fit together.
-    Source: Sokar et al. 2023, figure 4. It does not say how its fixed random targets are made.
+    Source: Sokar et al. 2023, figure 4. It does not state how its fixed random targets are made.
     """
 
     agent: DQN = field(default_factory=lambda: minatar_dqn(200_000))
@@ -66,65 +67,60 @@ class OfflineTraining:
     eval_epsilon: float = 0.001
 
     def __post_init__(self) -> None:
-        check_length(self)
+        check_length(self.gradient_steps, self.log_period, self.score_batch, self.seeds)
         if self.eval_period < 0 or self.eval_period % self.log_period:
             raise ValueError(
                 f"eval_period must be a multiple of log_period, or 0, got {self.eval_period} and {self.log_period}."
             )
         if self.eval_period and isinstance(self.env, Atari):
-            raise ValueError("offline training is not evaluated on Atari; let eval_period be 0.")
-        check_epsilon(self.eval_epsilon)
+            raise ValueError("offline training is not evaluated on Atari; set eval_period to 0.")
+        check_evaluation(self.eval_epsilon)
 
     @property
     def kind(self) -> str:
-        """What its run folders' names begin with."""
+        """The beginning of the names of its run folders."""
         return f"offline-dqn-{self.targets.replace(' ', '-')}"
 
     @property
     def agent_steps(self) -> int:
-        """The length of a run in gradient steps; nothing acts here, but runs are measured by this name."""
+        """The length of a run in gradient steps. Nothing acts here, but all runs are measured by this name."""
         return self.gradient_steps
 
     @property
     def needs(self) -> Needs:
-        """The runs that `after` goes on from."""
+        """The runs that `after` continues from."""
         return self.data.needs(self.env, self.seeds)
 
-    def after(self, folder: Path, *earlier: Ended) -> "OfflineRun":
-        """The training with its data, which lies in files of the folder if it comes from a run of ours.
+    def after(self, folder: Path, *earlier: FinishedRun) -> "OfflineRun":
+        """The training with its data, which is written to files of the folder if it comes from one of our runs.
 
-        Raises ValueError if the data is missing, damaged, or that of another environment.
+        Raises ValueError if the data is missing, damaged, or from a different environment.
         """
         return OfflineRun(self, self.data.open(self.agent, self.env, self.seeds, folder, *earlier))
 
     @cached_property
     def wiring(self) -> Wiring:
-        """The layers of its network."""
+        """The wiring of its network."""
         with jax.ensure_compile_time_eval():
             empty = jnp.zeros((self.score_batch, *self.env.observation_shape), jnp.uint8)
             return trace(self.agent.network.apply, self.fresh(jax.random.key(0)), empty)
 
     def fresh(self, key: Key[Array, ""]) -> Params:
-        """New parameters."""
+        """Fresh parameters."""
         return self.agent.network.init(key, self.env.observation_shape, self.env.actions)
 
 
-def check_length(training: Any) -> None:
-    """Raises ValueError for numbers of a training without an actor that do not fit together."""
-    for name in ("gradient_steps", "log_period", "score_batch"):
-        if getattr(training, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(training, name)}.")
-    if training.gradient_steps % training.log_period:
-        raise ValueError(
-            f"gradient_steps must be a multiple of log_period, got {training.gradient_steps} and {training.log_period}."
-        )
-    if not training.seeds:
-        raise ValueError("seeds must hold at least one number, got none.")
+def check_length(gradient_steps: int, log_period: int, score_batch: int, seeds: tuple[int, ...]) -> None:
+    """Raises ValueError for numbers that do not fit together, in a training without an actor."""
+    check_at_least(1, gradient_steps=gradient_steps, log_period=log_period, score_batch=score_batch)
+    if gradient_steps % log_period:
+        raise ValueError(f"gradient_steps must be a multiple of log_period, got {gradient_steps} and {log_period}.")
+    check_seeds(seeds)
 
 
 @dataclass(frozen=True, eq=False)
 class OfflineRun:
-    """A training whose data is open."""
+    """A training with its data."""
 
     training: OfflineTraining
     data: Data
@@ -136,7 +132,7 @@ class OfflineRun:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Those of the training."""
+        """The seeds of the training."""
         return self.training.seeds
 
     def init(self) -> OfflineState:
@@ -144,9 +140,9 @@ class OfflineRun:
         return _init(self.training, jnp.array(self.seeds))
 
     def advance(self, state: OfflineState) -> tuple[OfflineState, dict[str, np.ndarray]]:
-        """The state `log_period` gradient steps later, and what happened meanwhile: arrays [seeds] or [seeds, neurons].
+        """The state `log_period` gradient steps later, and its metrics: arrays [seeds] or [seeds, neurons].
 
-        An evaluation's return is NaN where none was due.
+        The return of an evaluation is NaN if none was due.
         """
         training, seeds = self.training, jnp.array(self.seeds)
         state, losses = _chunk(training, self.data.memory, seeds, self.data.steps, self._arrays(state), state)
@@ -169,7 +165,7 @@ class OfflineRun:
         """Gradient steps behind a state, the same for every seed."""
         return int(state.gradient_steps[0])
 
-    def _arrays(self, state: OfflineState) -> Any:
+    def _arrays(self, state: OfflineState) -> Arrays:
         return self.data.at(self.agent_steps_done(state))
 
 
@@ -186,20 +182,25 @@ def _init(training: OfflineTraining, seeds: Int[Array, " seeds"]) -> OfflineStat
 
 @partial(jax.jit, static_argnums=(0, 1, 3))
 def _chunk(
-    training: OfflineTraining, memory: Any, seeds: Int[Array, " seeds"], steps: int, arrays: Any, state: OfflineState
+    training: OfflineTraining,
+    memory: Memory,
+    seeds: Int[Array, " seeds"],
+    steps: int,
+    arrays: Arrays,
+    state: OfflineState,
 ) -> tuple[OfflineState, Losses]:
     learn = map_seeds(partial(_chunk_of, training, memory, steps))
     return join_seeds([learn(*take_seed((seeds, arrays, state), lane)) for lane in range(lanes(len(seeds)))])
 
 
 def _chunk_of(
-    training: OfflineTraining, memory: Any, steps: int, seed: Array, arrays: Any, state: OfflineState
+    training: OfflineTraining, memory: Memory, steps: int, seed: Array, arrays: Arrays, state: OfflineState
 ) -> tuple[OfflineState, Losses]:
-    """Gradient steps of one seed, and the means of their losses."""
+    """The gradient steps of one seed, and the means of their losses."""
     arrays = aimed(training.targets, seed, arrays)
     numbers = state.gradient_steps + jnp.arange(training.log_period)
     key = key_of(seed, "batches", state.gradient_steps)
-    # All at once, since inside the scan it would cost much more.
+    # Drawn all at once, because inside the scan it would cost much more.
     uniform = jax.random.uniform(key, (training.log_period, training.agent.batch_size))
 
     def step(agent: DQNState, xs: tuple[Array, Array]) -> tuple[DQNState, Losses]:
@@ -213,8 +214,8 @@ def _chunk_of(
     return OfflineState(agent, numbers[-1] + 1), jax.tree.map(jnp.mean, losses)
 
 
-def aimed(targets: Targets, seed: Array | int, arrays: Any) -> Any:
-    """The arrays of one seed as its targets are made of them: for fixed numbers, those in place of all that follows."""
+def aimed(targets: Targets, seed: Array | int, arrays: Arrays) -> Arrays:
+    """The arrays of one seed for a kind of targets. Fixed numbers replace rewards, and nothing is bootstrapped."""
     if targets != "fixed numbers":
         return arrays
     numbers = jax.random.normal(key_of(seed, "numbers"), arrays.reward.shape)
@@ -223,9 +224,14 @@ def aimed(targets: Targets, seed: Array | int, arrays: Any) -> Any:
 
 @partial(jax.jit, static_argnums=(0, 1, 3))
 def _measure(
-    training: OfflineTraining, memory: Any, seeds: Int[Array, " seeds"], steps: int, arrays: Any, state: OfflineState
+    training: OfflineTraining,
+    memory: Memory,
+    seeds: Int[Array, " seeds"],
+    steps: int,
+    arrays: Arrays,
+    state: OfflineState,
 ) -> dict[str, Array]:
-    def one(seed: Array, arrays: Any, state: OfflineState) -> dict[str, Array]:
+    def one(seed: Array, arrays: Arrays, state: OfflineState) -> dict[str, Array]:
         uniform = jax.random.uniform(key_of(seed, "score", state.gradient_steps), (training.score_batch,))
         states = memory.unpack(memory.states(arrays, jnp.array(steps), uniform))
         return training.wiring.scores(state.agent.learner.params, states)
@@ -237,7 +243,7 @@ def _measure(
 @partial(jax.jit, static_argnums=0)
 def _evaluate(training: OfflineTraining, seeds: Int[Array, " seeds"], state: OfflineState) -> Float[Array, " seeds"]:
     env = training.env
-    assert not isinstance(env, Atari)  # which is not evaluated
+    assert not isinstance(env, Atari)  # checked by the training
 
     def one(seed: Array, state: OfflineState) -> Array:
         def policy(observation: Array, uniform: Array) -> Array:

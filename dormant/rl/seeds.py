@@ -1,40 +1,69 @@
-"""Several seeds side by side: shared out to the devices, and on each mapped together, or one by one if it is a CPU."""
+"""Random keys of a seed, and several seeds side by side: spread over devices, vmapped or one after another."""
 
+import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, Key
 
-# On CPU `vmap` turns small matrix products into batched ones, whose gradients XLA transposes in memory: slower for
-# several seeds together than one at a time. There a tree with an axis of seeds is taken apart for the length of a
-# scan into one lane for each seed; elsewhere all seeds are one lane.
+PURPOSES = ("init", "reset", "round", "measure", "evaluate", "rank")
+
+
+def key_for(seed: Array | int, purpose: str, number: Array | int = 0) -> Key[Array, ""]:
+    """A key that depends only on its arguments, so that states hold no keys and no use of a key affects another.
+
+    >>> [bool(key_for(0, "init") == key_for(0, purpose)) for purpose in ("init", "rank")]
+    [True, False]
+    """
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), PURPOSES.index(purpose)), number)
+
+
+def key_of(seed: Array | int, purpose: str, number: Array | int = 0) -> Key[Array, ""]:
+    """The same for any purpose, as offline and supervised training use it.
+
+    >>> bool((key_of(0, "init") == key_of(0, "init", 0)).all()), bool((key_of(0, "init") == key_of(0, "order")).all())
+    (True, False)
+    """
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode())), number)
+
+
+# On CPU, `vmap` turns small matrix products into batched ones, whose gradients XLA transposes in memory. That is slower
+# than computing one seed after another. On a CPU each seed is therefore a lane of its own; on an accelerator all seeds
+# are one lane, which is vmapped.
 
 
 def lanes(seeds: int) -> int:
-    """How many lanes that many seeds are computed in."""
-    return seeds if _apart() else 1
+    """The number of lanes in which `seeds` seeds are computed."""
+    return seeds if _one_by_one() else 1
 
 
 def take_seed(tree: Any, lane: int) -> Any:
-    """A lane of a tree with a leading axis of seeds."""
-    return jax.tree.map(lambda x: x[lane], tree) if _apart() else tree
+    """One lane of a tree with a leading axis of seeds."""
+    return jax.tree.map(lambda x: x[lane], tree) if _one_by_one() else tree
 
 
 def join_seeds(trees: list[Any]) -> Any:
-    """The tree with a leading axis of seeds that has these lanes."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if _apart() else trees[0]
+    """The tree with a leading axis of seeds that consists of these lanes."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if _one_by_one() else trees[0]
 
 
 def map_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of one seed as a function of a lane."""
-    return function if _apart() else jax.vmap(function)
+    """A function of one seed as a function of one lane."""
+    return function if _one_by_one() else jax.vmap(function)
 
 
-def _apart() -> bool:
+def _one_by_one() -> bool:
     return jax.default_backend() == "cpu"
+
+
+def over_seeds(seeds: Int[Array, " seeds"], function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of seeds and trees as a function of trees, of which each device computes an equal share."""
+    return partial(over_devices(function, len(seeds)), seeds)
 
 
 def over_devices(function: Callable[..., Any], seeds: int) -> Callable[..., Any]:
@@ -42,17 +71,17 @@ def over_devices(function: Callable[..., Any], seeds: int) -> Callable[..., Any]
     axis = PartitionSpec("seeds")
     if devices(seeds) == 1:
         return function
-    # Nothing passes between seeds, so there is nothing that a check of replication could find.
+    # Seeds exchange nothing, so there is no replication to check.
     return jax.shard_map(function, mesh=_mesh(seeds), in_specs=axis, out_specs=axis, check_vma=False)
 
 
 def share_out(tree: Any, seeds: int) -> Any:
-    """The tree with each seed where `over_devices` computes it."""
+    """The tree with each seed on the device where `over_devices` computes it."""
     return tree if devices(seeds) == 1 else jax.device_put(tree, NamedSharding(_mesh(seeds), PartitionSpec("seeds")))
 
 
 def devices(seeds: int) -> int:
-    """Over how many devices that many seeds are spread: as many as can have equal shares.
+    """The number of devices used for `seeds` seeds: the largest that gives every device an equal share.
 
     >>> devices(1)
     1

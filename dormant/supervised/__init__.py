@@ -1,1 +1,1 @@
-"""Classification of images, with labels that stay or change: image sets, a network, and its training."""
+"""Classification of images with fixed or shuffled labels: image sets, a network, and its training."""

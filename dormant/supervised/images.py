@@ -1,4 +1,4 @@
-"""Image sets that are read from files of this machine: CIFAR-10, Fashion-MNIST and scikit-learn's digits."""
+"""Image sets, read from local files: CIFAR-10, Fashion-MNIST and scikit-learn's digits."""
 
 import gzip
 import hashlib
@@ -24,7 +24,7 @@ class Images(NamedTuple):
 
 @runtime_checkable
 class ImageSet(Protocol):
-    """Where a training's images come from. `load` gives the first of them."""
+    """A source of images. `load` returns the first ones."""
 
     @property
     def name(self) -> str: ...
@@ -33,12 +33,12 @@ class ImageSet(Protocol):
     @property
     def image_shape(self) -> tuple[int, int, int]: ...
     def load(self, images: int) -> Images: ...
-    def refuse_unless_there(self) -> None: ...  # raises ValueError that says where to get it
+    def refuse_unless_there(self) -> None: ...  # raises ValueError with the way to get it
 
 
 @dataclass(frozen=True)
 class Digits:
-    """1,797 handwritten digits of 8 x 8 pixels, which come with scikit-learn.
+    """1,797 handwritten digits of 8 x 8 pixels from scikit-learn.
 
     >>> Digits().image_shape
     (8, 8, 1)
@@ -49,7 +49,7 @@ class Digits:
     image_shape = (8, 8, 1)
 
     def load(self, images: int) -> Images:
-        """The first images. Raises ValueError if there are not as many, or scikit-learn is not installed."""
+        """The first images. Raises ValueError if there are too few or scikit-learn is not installed."""
         self.refuse_unless_there()
         from sklearn.datasets import load_digits
 
@@ -66,15 +66,15 @@ class Digits:
 
 @dataclass(frozen=True)
 class FashionMNIST:
-    """60,000 pictures of clothes, 28 x 28 pixels in grey, from the files of Debian's package or of a folder.
+    """60,000 grey pictures of clothes, 28 x 28 pixels, from Debian's package or from a folder.
 
     >>> FashionMNIST().image_shape
     (28, 28, 1)
 
-    Source: Xiao, Rasul and Vollgraf 2017; the MD5 is that of what Debian's package has packed, since others pack anew.
+    Source: Xiao, Rasul and Vollgraf 2017. The MD5 is of the unpacked content, because others pack it differently.
     """
 
-    path: Path | None = field(default=None, compare=False)  # its content is checked, so it decides no result
+    path: Path | None = field(default=None, compare=False)  # its content is checked, so it does not change results
     name = "Fashion-MNIST"
     classes = 10
     image_shape = (28, 28, 1)
@@ -101,12 +101,12 @@ class FashionMNIST:
 
 @dataclass(frozen=True)
 class CIFAR10:
-    """50,000 photographs of ten kinds of things, 32 x 32 pixels in colour, from the archive that `path` names.
+    """50,000 colour photographs of ten kinds of objects, 32 x 32 pixels, from the archive at `path`.
 
     >>> CIFAR10().image_shape
     (32, 32, 3)
 
-    Source: Krizhevsky 2009; its MD5 is that of the page that offers the archive.
+    Source: Krizhevsky 2009. The MD5 is stated on the page that offers the archive.
     """
 
     path: Path | None = field(default=None, compare=False)
@@ -115,7 +115,7 @@ class CIFAR10:
     image_shape = (32, 32, 3)
 
     def load(self, images: int) -> Images:
-        """The first training images. Raises ValueError if the archive is missing or is another."""
+        """The first training images. Raises ValueError if the archive is missing or differs."""
         self.refuse_unless_there()
         assert self.path is not None
         content = self.path.read_bytes()
@@ -125,7 +125,7 @@ class CIFAR10:
         return _first(images, pixels, np.concatenate([batch.labels for batch in batches]), self.name)
 
     def refuse_unless_there(self) -> None:
-        """Raises ValueError if no archive is named, or there is none of that name."""
+        """Raises ValueError if no archive is named or it does not exist."""
         if self.path is None or not self.path.is_file():
             found = "none was named" if self.path is None else f"there is no {self.path}"
             raise ValueError(
@@ -136,7 +136,7 @@ class CIFAR10:
 
 CIFAR_MD5 = "c58f30108f718f92721af3b95e74349a"
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
-FASHION_FILES = {  # with the MD5 of their content
+FASHION_FILES = {  # and the MD5 of their content
     "train-images-idx3-ubyte.gz": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
     "train-labels-idx1-ubyte.gz": "9018921c3c673c538a1fc5bad174d6f9",
 }
@@ -149,18 +149,18 @@ def _first(images: int, pixels: ndarray, labels: ndarray, name: str) -> Images:
 
 
 def _check(file: Path, content: bytes, md5: str) -> None:
-    """Raises ValueError if the checksum is another."""
+    """Raises ValueError if the checksum differs."""
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise ValueError(f"{file} has MD5 {found}, expected {md5}: it is another file, or damaged; get it again.")
+        raise ValueError(f"{file} has MD5 {found}, expected {md5}: it is damaged or another file; download it again.")
 
 
 def _idx(file: Path, md5: str) -> UInt8[ndarray, "..."]:
-    """The array in a file of the IDX format: two zeros, a type, the number of axes, their lengths, the bytes."""
+    """The array in an IDX file: two zeros, a type, the number of axes, their lengths, the bytes."""
     try:
         content = gzip.decompress(file.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} is damaged ({error}); get it again.") from None
+        raise ValueError(f"{file} is damaged ({error}); download it again.") from None
     _check(file, content, md5)
     axes = content[3]
     lengths = np.frombuffer(content, ">i4", axes, offset=4)
@@ -168,10 +168,10 @@ def _idx(file: Path, md5: str) -> UInt8[ndarray, "..."]:
 
 
 def _batch(archive: bytes, number: int) -> Images:
-    """One of the archive's files, each a pickled dictionary of rows that hold red, then green, then blue."""
+    """One of the archive's files: a pickled dictionary with one row per image, first red, then green, then blue."""
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as files:
         file = files.extractfile(f"cifar-10-batches-py/data_batch_{number}")
         assert file is not None
-        batch = pickle.load(file, encoding="bytes")  # unpickling runs code, which the checksum vouches for
+        batch = pickle.load(file, encoding="bytes")  # unpickling runs code, so the checksum was checked before
     pixels = batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) / np.float32(255)
     return Images(pixels, np.asarray(batch[b"labels"], np.int32))

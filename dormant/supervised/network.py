@@ -1,4 +1,4 @@
-"""The network that tells images apart."""
+"""The convolutional network that classifies images."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dormant.rl.layers import KERNEL
-from dormant.rl.networks import Params, linear
+from dormant.rl.networks.layers import KERNEL, Params, linear
 
 SIDE, STRIDE = 3, 2
 
@@ -21,9 +20,9 @@ class ImageCNN:
     {'conv1': (3, 3, 1, 16), 'conv2': (3, 3, 16, 32), 'conv3': (3, 3, 32, 32), 'dense': (512, 64), 'head': (64, 10)}
 
     Raises ValueError for a layer without neurons.
-    Source: the paper says "three convolutions and a dense layer" of its network for figure 3; 32, 64 and 64 filters of
-    3 x 3 are remembered by readers of its appendix, which was not at hand. That it strides rather than pools is our
-    choice: pooled to the same sizes, a step takes five times as long on a CPU. Initialised as the paper's agents.
+    Source: the paper's network for figure 3 has "three convolutions and a dense layer". The 32, 64 and 64 filters of
+    3 x 3 are second-hand, because the paper's appendix was not available. Strides in place of pooling are our choice:
+    with pooling to the same sizes, a step takes five times as long on a CPU. Initialised like the paper's agents.
     """
 
     filters: tuple[int, int, int] = (32, 64, 64)
@@ -47,7 +46,7 @@ class ImageCNN:
     def apply(
         self, params: Params, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch classes"]:
-        """The logarithm of each class's probability, up to a constant."""
+        """The logits of the classes."""
         for number in range(len(self.filters)):
             images = jax.nn.relu(convolution(images, params[f"conv{number + 1}"]))
         dense = jax.nn.relu(linear(images.reshape(len(images), -1), params["dense"]))
@@ -59,8 +58,8 @@ def convolution(
 ) -> Float[Array, "batch rows columns filters"]:
     """Convolution of 3 x 3 with stride 2 and padding SAME, plus the bias.
 
-    On CPU it is a matrix product of patches: XLA computes the gradient of its own convolution many times slower inside
-    of a loop (LOG.md). Elsewhere it is XLA's. Both agree to float32 rounding.
+    On CPU it is a matrix product of patches, because in a loop XLA computes the gradient of its own convolution many
+    times as slowly (LOG.md). Elsewhere it is XLA's convolution. Both agree to float32 rounding.
     """
     multiply = patches_times_kernel if jax.default_backend() == "cpu" else _xla_convolution
     return multiply(images, layer["kernel"]) + layer["bias"][None, None, None]
@@ -69,7 +68,7 @@ def convolution(
 def patches_times_kernel(
     images: Float[Array, "batch height width channels"], kernel: Float[Array, "3 3 channels filters"]
 ) -> Float[Array, "batch rows columns filters"]:
-    """That convolution by a matrix product."""
+    """The same convolution as a matrix product, without the bias."""
     rows, columns = -(-images.shape[1] // STRIDE), -(-images.shape[2] // STRIDE)
     padded = jnp.pad(images, ((0, 0), *(_margins(length) for length in images.shape[1:3]), (0, 0)))
     reach_down, reach_right = STRIDE * (rows - 1) + 1, STRIDE * (columns - 1) + 1
@@ -80,7 +79,7 @@ def patches_times_kernel(
 
 
 def _margins(length: int) -> tuple[int, int]:
-    """Zeros before and after, as SAME has them: one more after than before if their number is odd."""
+    """Zeros before and after for padding SAME: one more after than before if their number is odd."""
     total = max(STRIDE * (-(-length // STRIDE) - 1) + SIDE - length, 0)
     return total // 2, total - total // 2
 

@@ -1,4 +1,4 @@
-"""Classification with labels that stay, or that are shuffled every so many epochs, several seeds side by side."""
+"""Classification with fixed labels, or with labels that are shuffled every few epochs, for several seeds."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,10 +11,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from dormant.rl.keys import key_of
-from dormant.rl.networks import Params
-from dormant.rl.rounds import TAUS, dormancy
-from dormant.rl.seeds import join_seeds, lanes, map_seeds, take_seed
+from dormant.rl.learning import TAUS, dormancy
+from dormant.rl.networks.layers import Params
+from dormant.rl.seeds import join_seeds, key_of, lanes, map_seeds, take_seed
 from dormant.surgery import Learner
 from dormant.tracing import trace
 from dormant.wiring import Wiring
@@ -24,14 +23,14 @@ from .network import ImageCNN
 
 
 class Batch(NamedTuple):
-    """Some images with their classes."""
+    """Images with their classes."""
 
     pixels: Float[Array, "batch height width channels"]
     labels: Int[Array, " batch"]
 
 
-class Learning(NamedTuple):
-    """The mean cross-entropy of a gradient step's batch, and the share of it that was told right."""
+class Losses(NamedTuple):
+    """Per gradient step: the mean cross-entropy of the batch, and the share that was classified correctly."""
 
     loss: Float[Array, ""]
     accuracy: Float[Array, ""]
@@ -39,11 +38,11 @@ class Learning(NamedTuple):
 
 @dataclass(frozen=True)
 class Classifier:
-    """What learns to tell images apart: a network and stochastic gradient descent with momentum on cross-entropy.
+    """A network that is trained on cross-entropy by stochastic gradient descent with momentum.
 
     Raises ValueError for a hyper-parameter outside its range.
-    Source: the paper's figure 3 uses SGD. Rate and momentum are as readers remember its appendix; so would be a batch
-    of 256, but with 32 a network recovers from shuffled labels within 20 epochs, as the paper's does.
+    Source: the paper's figure 3 uses SGD. Learning rate and momentum are second-hand. So is a batch of 256, but only
+    with 32 does a network recover from shuffled labels within 20 epochs, as the paper's does.
     """
 
     network: ImageCNN = field(default_factory=ImageCNN)
@@ -63,22 +62,22 @@ class Classifier:
         """Gradient descent."""
         return optax.sgd(self.learning_rate, self.momentum)
 
-    def update(self, learner: Learner, batch: Batch) -> tuple[Learner, Learning]:
+    def update(self, learner: Learner, batch: Batch) -> tuple[Learner, Losses]:
         """One gradient step."""
-        gradient, said = jax.grad(self.loss, has_aux=True)(learner.params, batch)
+        gradient, losses = jax.grad(self.loss, has_aux=True)(learner.params, batch)
         change, opt_state = self.optimizer().update(gradient, learner.opt_state, learner.params)
-        return Learner(optax.apply_updates(learner.params, change), opt_state), said
+        return Learner(optax.apply_updates(learner.params, change), opt_state), losses
 
-    def loss(self, params: Params, batch: Batch) -> tuple[Float[Array, ""], Learning]:
+    def loss(self, params: Params, batch: Batch) -> tuple[Float[Array, ""], Losses]:
         """The mean cross-entropy."""
         logits = self.network.apply(params, batch.pixels)
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
         right = jnp.argmax(logits, axis=1).astype(jnp.int32) == batch.labels
-        return loss, Learning(loss, right.astype(jnp.float32).mean())
+        return loss, Losses(loss, right.astype(jnp.float32).mean())
 
 
 class SupervisedState(NamedTuple):
-    """Everything that a run goes on from, with a leading axis of seeds."""
+    """Everything that a run continues from, with a leading axis of seeds."""
 
     learner: Learner
     epochs: Int[Array, " seeds"]
@@ -86,18 +85,18 @@ class SupervisedState(NamedTuple):
 
 @dataclass(frozen=True)
 class SupervisedTraining:
-    """Everything that decides the result of a run; equal trainings give equal results, bit for bit, on one machine.
+    """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
 
-    Shuffled labels are the true ones at first, and every `shuffle_epochs` epochs from then on the true ones in another
-    order of all images. An epoch takes the images in an order of its own, and leaves out those that fill no batch.
-    Neurons are scored on `score_batch` images, the same ones throughout.
+    Shuffled labels are the true ones for the first `shuffle_epochs` epochs. Then a new permutation over all images is
+    drawn every `shuffle_epochs` epochs. Each epoch has its own order of the images and leaves out those that do not
+    fill a batch. Neurons are scored on the same `score_batch` images throughout.
 
     >>> SupervisedTraining(epochs=100).agent_steps
     31200
 
     Raises ValueError for numbers that do not fit together.
-    Source: Sokar et al. 2023, figure 3. That labels are shuffled over images, and not classes renamed, is inferred from
-    the height of its jumps.
+    Source: Sokar et al. 2023, figure 3. We infer from the height of its jumps that labels are shuffled over images and
+    not renamed by class.
     """
 
     agent: Classifier = field(default_factory=Classifier)
@@ -121,33 +120,33 @@ class SupervisedTraining:
 
     @property
     def kind(self) -> str:
-        """What its run folders' names begin with."""
+        """The beginning of the names of its run folders."""
         return f"classifier-{self.labels}"
 
     @property
     def steps_per_epoch(self) -> int:
-        """Gradient steps."""
+        """Gradient steps per epoch."""
         return self.images // self.agent.batch_size
 
     @property
     def agent_steps(self) -> int:
-        """The length of a run in gradient steps; nothing acts here, but runs are measured by this name."""
+        """The length of a run in gradient steps. Nothing acts here, but all runs are measured by this name."""
         return self.epochs * self.steps_per_epoch
 
     @cached_property
     def wiring(self) -> Wiring:
-        """The layers of its network."""
+        """The wiring of its network."""
         with jax.ensure_compile_time_eval():
             blank = jnp.zeros((1, *self.env.image_shape))
             return trace(self.agent.network.apply, self.fresh(jax.random.key(0)), blank)
 
     def fresh(self, key: Key[Array, ""]) -> Params:
-        """New parameters."""
+        """Fresh parameters."""
         return self.agent.network.init(key, self.env.image_shape, self.env.classes)
 
     @cached_property
     def data(self) -> Images:
-        """The images. Raises ValueError if they are not there."""
+        """The images. Raises ValueError if they are missing."""
         return self.env.load(self.images)
 
     def init(self) -> SupervisedState:
@@ -155,15 +154,15 @@ class SupervisedTraining:
         return _init(self, jnp.array(self.seeds))
 
     def advance(self, state: SupervisedState) -> tuple[SupervisedState, dict[str, np.ndarray]]:
-        """The state an epoch later, and what happened on the way: arrays [seeds] or [seeds, neurons].
+        """The state one epoch later, and its metrics: arrays [seeds] or [seeds, neurons].
 
-        After an epoch whose labels were shuffled at its start, `rise/TAU/all` says by how much the share of dormant
-        neurons grew in it.
+        After an epoch that started with a shuffle of the labels, `rise/TAU/all` is the growth of the dormant fraction
+        in that epoch.
         """
         epoch = int(state.epochs[0])
         before = self.measure(state) if self.shuffles_at(epoch) else {}
-        state, said = _epoch(self, jnp.array(self.seeds), self.data, state)
-        metrics = self.measure(state) | said._asdict()
+        state, losses = _epoch(self, jnp.array(self.seeds), self.data, state)
+        metrics = self.measure(state) | losses._asdict()
         for name in [f"{tau:g}/all" for tau in TAUS] if before else ():
             metrics[f"rise/{name}"] = metrics[f"dormant/{name}"] - before[f"dormant/{name}"]
         steps = np.full(len(self.seeds), self.agent_steps_done(state))
@@ -171,7 +170,7 @@ class SupervisedTraining:
         return state, counts | {name: np.asarray(value) for name, value in metrics.items()}
 
     def shuffles_at(self, epoch: int) -> bool:
-        """Whether labels are drawn anew before that epoch, of which the first is 0.
+        """Whether the labels are shuffled at the start of an epoch. The first epoch is 0.
 
         >>> [epoch for epoch in range(60) if SupervisedTraining(labels="shuffled").shuffles_at(epoch)]
         [20, 40]
@@ -179,7 +178,7 @@ class SupervisedTraining:
         return self.labels != "fixed" and epoch > 0 and epoch % self.shuffle_epochs == 0
 
     def measure(self, state: SupervisedState) -> dict[str, np.ndarray]:
-        """Epochs done, dormant fractions and neuron scores of a state, and before the first step that nothing rose."""
+        """Epochs done, dormant fractions and neuron scores of a state; before the first step also rises of 0."""
         scores = _scores(self, jnp.array(self.seeds), self.data, state)
         metrics = {name: np.asarray(value) for name, value in scores.items()}
         if int(state.epochs[0]) == 0 and self.labels != "fixed":
@@ -204,30 +203,30 @@ def _init(training: SupervisedTraining, seeds: Int[Array, " seeds"]) -> Supervis
 @partial(jax.jit, static_argnums=0)
 def _epoch(
     training: SupervisedTraining, seeds: Int[Array, " seeds"], data: Images, state: SupervisedState
-) -> tuple[SupervisedState, Learning]:
+) -> tuple[SupervisedState, Losses]:
     learn = map_seeds(partial(_epoch_of, training, data))
     return join_seeds([learn(*take_seed((seeds, state), lane)) for lane in range(lanes(len(seeds)))])
 
 
 def _epoch_of(
     training: SupervisedTraining, data: Images, seed: Array, state: SupervisedState
-) -> tuple[SupervisedState, Learning]:
-    """An epoch of one seed, and the means of what its gradient steps said."""
+) -> tuple[SupervisedState, Losses]:
+    """An epoch of one seed, and the means of its losses."""
     labels = _labels(training, jnp.asarray(data.labels), seed, state.epochs)
     order = jax.random.permutation(key_of(seed, "order", state.epochs), training.images)
     batches = order[: training.steps_per_epoch * training.agent.batch_size].reshape(training.steps_per_epoch, -1)
 
-    def step(learner: Learner, batch: Int[Array, " images"]) -> tuple[Learner, Learning]:
+    def step(learner: Learner, batch: Int[Array, " images"]) -> tuple[Learner, Losses]:
         return training.agent.update(learner, Batch(jnp.asarray(data.pixels)[batch], labels[batch]))
 
-    learner, said = jax.lax.scan(step, state.learner, batches)
-    return SupervisedState(learner, state.epochs + 1), jax.tree.map(jnp.mean, said)
+    learner, losses = jax.lax.scan(step, state.learner, batches)
+    return SupervisedState(learner, state.epochs + 1), jax.tree.map(jnp.mean, losses)
 
 
 def _labels(
     training: SupervisedTraining, labels: Int[Array, " images"], seed: Array, epoch: Int[Array, ""]
 ) -> Int[Array, " images"]:
-    """The labels in force in an epoch."""
+    """The labels used in an epoch."""
     if training.labels == "fixed":
         return labels
     number = epoch // training.shuffle_epochs
@@ -247,6 +246,6 @@ def _scores(
 
 
 def _scored(training: SupervisedTraining, data: Images, seed: Array) -> Float[Array, "images height width channels"]:
-    """The images that a seed's neurons are scored on."""
+    """The images on which a seed's neurons are scored."""
     chosen = jax.random.permutation(key_of(seed, "score"), training.images)[: training.score_batch]
     return jnp.asarray(data.pixels)[chosen]

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from numpy.testing import assert_allclose
 
 from dormant.rl.agents.dqn import DQN
-from dormant.rl.atari_networks import ImpalaResNet, NatureCNN
-from dormant.rl.replay import Batch
+from dormant.rl.networks.atari import ImpalaResNet, NatureCNN
+from dormant.rl.replay.device import Batch
 
 FRAMES, ACTIONS, BATCH = (84, 84, 4), 6, 32
 NATURE = [NatureCNN(), NatureCNN(padding="VALID")]

@@ -8,7 +8,7 @@ import pytest
 from golden.kills import assert_same_run, finish, kill_after
 
 from dormant.lab.runs.folder import RunFolder, rows
-from dormant.rl.frames import FrameReplay
+from dormant.rl.replay.frames import FrameReplay
 
 STEPS, CAPACITY = 400, 200
 TRAIN = (

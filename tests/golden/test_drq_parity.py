@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from golden.test_atari_networks import ACTIONS, FRAMES, as_torch, convolved, with_biases
 from numpy.testing import assert_allclose
 
-from dormant.rl.atari_networks import NatureCNN
-from dormant.rl.presets import atari_drq
-from dormant.rl.replay import Batch
+from dormant.rl.agents.presets import atari_drq
+from dormant.rl.networks.atari import NatureCNN
+from dormant.rl.replay.device import Batch
 
 BATCH, UPDATES = 16, 2
 AGENT = replace(atari_drq(NatureCNN(width=0.25)), batch_size=BATCH)

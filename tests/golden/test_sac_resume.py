@@ -8,7 +8,7 @@ import pytest
 from golden.kills import assert_same_run, finish, kill_after
 
 from dormant.lab.runs.folder import RunFolder, rows
-from dormant.rl.steps import StepReplay
+from dormant.rl.replay.steps import StepReplay
 
 STEPS, CAPACITY = 240, 100
 TRAIN = (

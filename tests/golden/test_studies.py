@@ -8,12 +8,12 @@ from learning.probes import GAMMA, PROBES, Probe
 from dormant.lab.runs.description import run_path, sibling_path
 from dormant.lab.runs.folder import RunFolder, rows
 from dormant.lab.runs.runner import last_state, run
-from dormant.rl import transitions
 from dormant.rl.agents.dqn import DQN
-from dormant.rl.loops import DeviceTraining
-from dormant.rl.networks import MLP
+from dormant.rl.data import transitions
+from dormant.rl.data.sources import OwnReplay
+from dormant.rl.device import DeviceTraining
+from dormant.rl.networks.mlp import MLP
 from dormant.rl.offline import OfflineTraining
-from dormant.rl.offline_data import OwnReplay
 
 
 @dataclass(frozen=True)

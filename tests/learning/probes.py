@@ -1,4 +1,4 @@
-"""Five decision problems so small that their values are known."""
+"""Six decision problems so small that their values are known."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dormant.rl.envs.episode import Outcome
+from dormant.rl.envs.environment import Outcome
 
 GAMMA = 0.5
 
@@ -22,6 +22,7 @@ class Probe:
     reward_by: str  # "constant", "observation", "end", "action" or "both"
     places: tuple[float, ...]
     values: tuple[tuple[float, float], ...]
+    truncated: bool = False  # whether an episode is cut off at its end, so that its value goes on
 
     observation_shape = (1,)
     observation_dtype = np.dtype(np.float32)
@@ -36,9 +37,9 @@ class Probe:
 
     def step(self, key, state, action):
         after = {**state, "step": state["step"] + 1}
-        terminal = after["step"] >= self.length
-        reward = self._reward(state, action, terminal).astype(jnp.float32)
-        return after, Outcome(self.observe(after), reward, terminal, jnp.zeros((), bool))
+        over = after["step"] >= self.length
+        reward = self._reward(state, action, over).astype(jnp.float32)
+        return after, Outcome(self.observe(after), reward, over & (not self.truncated), over & self.truncated)
 
     def _reward(self, state, action, terminal):
         sign, chosen = state["sign"], 2.0 * action.astype(jnp.float32) - 1.0
@@ -78,4 +79,6 @@ PROBES = (
     Probe("reward two steps on", 2, False, "end", (0.0, 1.0), ((GAMMA, GAMMA), (1.0, 1.0))),
     Probe("reward by action", 1, False, "action", (0.0,), ((-1.0, 1.0),)),
     Probe("reward by both", 1, True, "both", (-1.0, 1.0), ((1.0, -1.0), (-1.0, 1.0))),
+    # It shows the same before and after the cut, so its value is 1 + GAMMA + GAMMA**2 + ...
+    Probe("cut off", 1, True, "constant", (-1.0, 1.0), ((1 / (1 - GAMMA),) * 2,) * 2, truncated=True),
 )

@@ -1,4 +1,4 @@
-"""DQN reaches the known values of five small problems through the same loop as in every run, with and without ReDo."""
+"""DQN reaches the known values of six small problems through the same loop as in every run, with and without ReDo."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from numpy.testing import assert_allclose
 
 from dormant import Chain, Every, ReDo
 from dormant.rl.agents.dqn import DQN
-from dormant.rl.loops import DeviceTraining
-from dormant.rl.networks import MLP
+from dormant.rl.device import DeviceTraining
+from dormant.rl.networks.mlp import MLP
 
 AGENT = DQN(
     network=MLP((32,)),

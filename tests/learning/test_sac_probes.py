@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from dormant import Chain, Every, ReDo
 from dormant.interventions import recycled_counts
 from dormant.rl.agents.sac import SAC
-from dormant.rl.control_loop import ControlTraining
+from dormant.rl.control import ControlTraining
 
 AGENT = SAC(
     hidden=(64, 64),

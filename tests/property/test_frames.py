@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dormant.rl.frames import FrameReplay
+from dormant.rl.replay.frames import FrameReplay
 
 GAMMA = 0.5
 # How each step ends, mostly not at all; and whether the run is killed before it and goes on from its last checkpoint.
@@ -71,7 +71,7 @@ def test_a_ring_holds_what_a_list_of_episodes_does(kinds, capacity, n_step, stac
     for kind in kinds:
         if kind == "killed":
             episodes.steps, episodes.frames = list(copies[-1][0]), list(copies[-1][1])
-        elif kind == "saved" or replay.checkpoint_due(len(episodes.steps), saved):
+        elif kind == "saved" or replay.save_due(len(episodes.steps), saved, 1):
             saved = len(episodes.steps)
             copies.append((list(episodes.steps), list(episodes.frames)))
         if kind in ("killed", "saved"):

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from dormant.cli import demo, run, train
-from dormant.cli.flags import USES, Settings, intervention
+from dormant.cli.interventions import USES, Settings, intervention
 from dormant.cli.refusal import held_back
 from dormant.interventions import (
     Chain,
@@ -34,8 +34,8 @@ from dormant.interventions import (
 from dormant.lab import machine
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.regularisers import L2Init, Parseval, Spectral
-from dormant.rl.injectable import Injectable
-from dormant.rl.networks import MinAtarCNN
+from dormant.rl.networks.injectable import Injectable
+from dormant.rl.networks.minatar import MinAtarCNN
 
 
 @pytest.fixture
@@ -207,7 +207,10 @@ def test_bad_input_is_one_line_and_code_2(refused, arguments, message):
         (RunRefused("run has another configuration: tau is 0 in the folder."), "tau is 0 in the folder"),
         (PermissionError(13, "Permission denied", "/locked/run"), "/locked/run: Permission denied. Choose another"),
         (FileExistsError(17, "File exists", "/a/file"), "/a/file: File exists. Choose another --run-dir"),
-        (OSError(28, "No space left on device"), "No space left on device. What was written before is kept; free some"),
+        (
+            OSError(28, "No space left on device"),
+            "No space left on device. Everything written before is kept. Free",
+        ),
     ],
     ids=str,
 )
@@ -289,7 +292,7 @@ def test_an_interrupted_run_says_how_to_continue(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
     monkeypatch.setattr(train, "spread_seeds", lambda seeds: None)  # JAX has its devices already
     assert run(["train", "--run-dir", str(tmp_path)]) == 130
-    assert "the same command continues" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
 
 
 def test_a_finished_run_says_so(built, capsys, tmp_path):
@@ -432,7 +435,7 @@ with (folder / "metrics.jsonl").open("w") as metrics, (folder / "scores.jsonl").
 
         monkeypatch.setattr(demo, "_watch", interrupt)
         assert run(["demo", "--run-dir", str(tmp_path)]) == 130
-        assert "the same command continues" in capsys.readouterr().out
+        assert "the same command resumes" in capsys.readouterr().out
 
     def test_its_arms_are_commands_that_train_accepts(self, built, tmp_path):
         for arm in demo.ARMS:

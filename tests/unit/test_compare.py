@@ -10,7 +10,7 @@ from walks import Place, Walk, Walker
 
 from dormant.cli import report, run
 from dormant.cli.compare import methods
-from dormant.cli.flags import Name
+from dormant.cli.interventions import Name
 from dormant.experiments.comparison import GROUNDS, TUNING_SEED, Ground, Record, read_record, tuning, write_record
 from dormant.experiments.methods import METHODS, PLAIN, Method, candidates
 from dormant.experiments.ranking import chosen, rows, table

@@ -7,11 +7,11 @@ import pytest
 
 from dormant import Chain, Every, Prune, ReDo, Reset
 from dormant.cli import run, train
-from dormant.cli.control import control_flags
 from dormant.interventions import Dormant, Recycle
 from dormant.regularisers import L2Init
 from dormant.rl.agents.sac import NETWORKS, SAC
-from dormant.rl.control_loop import ControlTraining
+from dormant.rl.control import ControlTraining
+from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.mujoco import MuJoCo
 
 SMALL = ("--replay-capacity", "100", "--min-replay", "20", "--width", "0.05")
@@ -59,7 +59,7 @@ def test_the_defaults_are_the_papers(built):
 
 def test_a_task_that_only_sac_plays_needs_no_agent(built):
     assert built(*SMALL, agent=()).env == MuJoCo("Hopper-v5")
-    assert control_flags(["train", "--env", "MinAtar/Asterix"]) is None
+    assert isinstance(built(agent=(), env="MinAtar/Asterix"), DeviceTraining)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from learning.control_probes import ControlProbes
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dormant import Every, Prune, ReDo, Reset
-from dormant.rl import control_rounds
+from dormant.rl import host
 from dormant.rl.agents.sac import NETWORKS, SAC
-from dormant.rl.control_loop import ControlTraining, mean_returns
-from dormant.rl.control_rounds import numbers_of
+from dormant.rl.control import ControlTraining
+from dormant.rl.envs.environment import ControlOutcome
 
 AGENT = SAC(hidden=(8,), batch_size=4, min_replay=16, replay_capacity=48, polyak=0.1)
 TRAINING = ControlTraining(
@@ -89,12 +89,12 @@ def test_a_seed_does_not_depend_on_its_company(run, tmp_path):
     alone, own, rows_alone = played(replace(TRAINING, seeds=(5,)), tmp_path)
     for mine, theirs in zip(jax.tree.leaves(own[-1]), jax.tree.leaves(states[-1]), strict=True):
         assert_allclose(np.asarray(mine)[0], np.asarray(theirs)[1], rtol=1e-5, atol=1e-6)
-    assert_allclose(alone.stage.rings[0], loop.stage.rings[1], rtol=1e-5, atol=1e-6)
+    assert_allclose(alone.rings[0], loop.rings[1], rtol=1e-5, atol=1e-6)
     assert_allclose(rows_alone[-1]["eval_return"][0], metrics[-1]["eval_return"][1], rtol=1e-5)
 
 
 def test_the_shorter_gradient_step_changes_nothing(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(control_rounds, "may_change", lambda *_: True)
+    monkeypatch.setattr(host, "may_change", lambda *_: True)
     _, plain, _ = played(TRAINING, tmp_path)
     for mine, theirs in zip(jax.tree.leaves(plain[-1]), jax.tree.leaves(run[1][-1]), strict=True):
         assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
@@ -102,21 +102,28 @@ def test_the_shorter_gradient_step_changes_nothing(run, tmp_path, monkeypatch):
 
 def test_gradient_steps_draw_from_the_steps_before_their_round(run):
     loop, _, _ = run
-    numbers = numbers_of(TRAINING, loop.stage.rings, 40)
-    there = {row.tobytes() for row in loop.stage.rings[1][:40]}
-    assert {row.tobytes() for row in numbers.rows[:, 1].reshape(-1, numbers.rows.shape[-1])} <= there
-    assert numbers.noise.shape == (1, 2, 2, 4, 1)
+    rows, noise = TRAINING.batch(loop.rings, 40, next(TRAINING.draws(range(40, 41))))
+    there = {row.tobytes() for row in loop.rings[1][:40]}
+    assert {row.tobytes() for row in rows[:, 1].reshape(-1, rows.shape[-1])} <= there
+    assert noise.shape == (1, 2, 2, 4, 1)
+
+
+def test_a_truncated_episode_is_bootstrapped_and_a_terminated_one_is_not():
+    seen, flags = np.zeros((2, 7), np.float32), np.array([True, False])
+    outcome = ControlOutcome(seen, np.ones(2, np.float32), flags, ~flags)
+    assert_allclose(TRAINING.columns(seen, np.zeros((2, 1)), outcome)[3], [0.0, AGENT.gamma])
+    assert outcome.restarted.all()
 
 
 def test_actions_are_random_and_nothing_is_learned_before_min_replay(run):
     loop, states, _ = run
     trees_equal(states[1].agent, states[0].agent)
-    action = loop.stage.rings[0][:16, TRAINING.env.observations]
+    action = loop.rings[0][:16, TRAINING.env.observations]
     assert (np.abs(action) < 1).all() and len(np.unique(action)) == 16
 
 
 def test_the_replay_keeps_what_was_seen_and_done(run):
-    ring = run[0].stage.rings[0][:64]
+    ring = run[0].rings[0][:64]
     before, after = ring[:, :7], ring[:, -7:]
     going_on = ring[:, 9] > 0
     assert_array_equal(ring[going_on, 9], np.float32(AGENT.gamma))
@@ -144,13 +151,13 @@ def test_targets_are_reset_too_if_the_agent_says_so_at_replay_ratio_two(tmp_path
     trees_equal(states[-1].agent.target["critic2"], states[0].agent.target["critic2"])
 
 
-def test_an_evaluation_plays_whole_episodes_with_the_mean_action():
+def test_an_evaluation_plays_whole_episodes_with_the_mean_action(tmp_path):
     """Of one or two steps each, in another stream than training's."""
     state = TRAINING.init()
     params = [jax.tree.map(lambda leaf, n=n: leaf[n], state.agent.learner.params) for n in (0, 1)]
-    first, again = (mean_returns(TRAINING, params, 32) for _ in range(2))
+    first, again = (np.array(TRAINING.evaluate(params, 32, tmp_path)) for _ in range(2))
     assert_array_equal(first, again)
-    assert first.shape == (2,) and first.dtype == np.float32
+    assert first.shape == (2, 2) and first.dtype == np.float32
     assert np.isfinite(first).all() and (np.abs(first) <= 2.5).all()
 
 

@@ -27,8 +27,8 @@ from dormant.interventions import (
     recycled_counts,
 )
 from dormant.interventions.continual_backprop import Usefulness
-from dormant.rl.injectable import Injectable
-from dormant.rl.networks import MLP
+from dormant.rl.networks.injectable import Injectable
+from dormant.rl.networks.mlp import MLP
 from dormant.surgery import first_moments
 
 KEY = jax.random.key(1)

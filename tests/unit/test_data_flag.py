@@ -35,9 +35,9 @@ def test_offline_training_reads_its_transitions_from_there(tmp_path):
     for arm in with_data(FIG04, "paper", tmp_path).designs["paper"].arms:
         assert arm.training.data.path == tmp_path
         refuse_without_data(arm.training)
-    with pytest.raises(ValueError, match="the data set's folder was not named; give it with --data"):
+    with pytest.raises(ValueError, match="no folder of the data set was named; name it with --data"):
         refuse_without_data(FIG04.designs["paper"].arms[0].training)
-    with pytest.raises(ValueError, match=r"there is no folder .*nowhere; name that of the data set with --data"):
+    with pytest.raises(ValueError, match=r"there is no folder .*nowhere; name the folder of the data set with --data"):
         refuse_without_data(with_data(FIG04, "paper", tmp_path / "nowhere").designs["paper"].arms[0].training)
 
 

@@ -12,10 +12,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from dormant import Chain, Every, Learner, ReDo
 from dormant.rl.agents.dqn import DQN, DQNState, td_error
+from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.minatar import MinAtar
-from dormant.rl.loops import DeviceTraining
-from dormant.rl.networks import MLP, MinAtarCNN, _xla_convolution, patches_times_kernel
-from dormant.rl.replay import Batch
+from dormant.rl.networks.minatar import MinAtarCNN, _xla_convolution, patches_times_kernel
+from dormant.rl.networks.mlp import MLP
+from dormant.rl.replay.device import Batch
 
 AGENT = DQN(network=MLP((8,)), replay_capacity=64, min_replay=8, batch_size=4, target_period=16, epsilon_steps=32)
 TRAINING = DeviceTraining(

@@ -10,20 +10,20 @@ from learning.probes import PROBES, Pictured
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dormant import Chain
-from dormant.lab.runs.description import describe, digest
-from dormant.rl import host_evaluation
+from dormant.rl import atari
+from dormant.rl.agents.augmentation import NOTHING, Augmentation, Noise, scaled, shifted
 from dormant.rl.agents.dqn import DQN
-from dormant.rl.augmentation import NOTHING, Augmentation, Noise, scaled, shifted
-from dormant.rl.envs.atari import Atari, AtariOutcome
-from dormant.rl.envs.minatar import MinAtar
-from dormant.rl.frames import FrameReplay
-from dormant.rl.host_evaluation import episode_returns
-from dormant.rl.host_loop import HostTraining
-from dormant.rl.loops import DeviceTraining
-from dormant.rl.networks import MLP, MinAtarCNN, q_values
-from dormant.rl.presets import ATARI_100K_GAME, ATARI_100K_RUN, atari_drq, minatar_dqn, minatar_drq
-from dormant.rl.replay import Batch
-from dormant.rl.rounds import draw, key_for
+from dormant.rl.agents.presets import ATARI_100K_GAME, ATARI_100K_RUN, atari_drq, minatar_drq
+from dormant.rl.atari import AtariTraining
+from dormant.rl.device import DeviceTraining
+from dormant.rl.envs.atari import Atari, AtariGames, AtariOutcome
+from dormant.rl.networks.layers import q_values
+from dormant.rl.networks.minatar import MinAtarCNN
+from dormant.rl.networks.mlp import MLP
+from dormant.rl.replay.device import Batch
+from dormant.rl.replay.frames import FrameReplay
+from dormant.rl.schedule import draw
+from dormant.rl.seeds import key_for
 
 AUGMENTED = Augmentation(pad=1, intensity=0.1)
 AGENT = replace(
@@ -111,9 +111,7 @@ def test_without_augmentation_a_batch_and_the_draws_are_left_alone():
     assert NOTHING.augmented(batch) is batch
     assert NOTHING.draw(jax.random.key(0), 3, 4) == ()
     key = key_for(jnp.asarray(3), "round", 16)
-    with_noise, without = (
-        draw(replace(TRAINING, agent=replace(AGENT, augmentation=a)), key) for a in (AUGMENTED, NOTHING)
-    )
+    with_noise, without = (draw(TRAINING.schedule, replace(AGENT, augmentation=a), key) for a in (AUGMENTED, NOTHING))
     assert isinstance(with_noise.noise, Noise)
     for one, other in zip(with_noise[:5], without[:5], strict=True):
         assert bool((one == other).all())
@@ -168,7 +166,7 @@ def test_a_return_of_ten_steps_ends_with_a_life():
     assert_array_equal(batch.observation_t[6:].ravel(), [16, 17, 18, 19, 20])
 
 
-class Scripted:
+class Scripted(AtariGames):
     """Two games whose steps end lives and games by number; the second is slower."""
 
     observations = np.zeros((2, 1, 1, 1), np.uint8)
@@ -185,13 +183,14 @@ class Scripted:
 
 
 @pytest.mark.parametrize(("episodes", "agent_steps", "played"), [(4, 1, (4, 4)), (1, 6, (2, 2)), (1, 7, (3, 2))])
-def test_an_evaluation_plays_so_many_whole_games_whatever_lives_are_lost(monkeypatch, episodes, agent_steps, played):
-    monkeypatch.setattr(host_evaluation, "AtariGames", Scripted)
-    monkeypatch.setattr(host_evaluation, "choose", lambda *_: np.zeros(2, int))
-    training = HostTraining(
+def test_lost_lives_do_not_end_the_games_of_an_evaluation(monkeypatch, tmp_path, episodes, agent_steps, played):
+    monkeypatch.setattr(atari, "AtariGames", Scripted)
+    monkeypatch.setattr(AtariTraining, "act", lambda *_: np.zeros(2, int))
+    training = AtariTraining(
         atari_drq(), Atari("Pong"), seeds=(0, 1), eval_episodes=episodes, eval_agent_steps=agent_steps
     )
-    assert episode_returns(training, [], 0) == [[3.0] * played[0], [50.0] * played[1]]
+    returns = [each.tolist() for each in training.evaluate([], 0, tmp_path)]
+    assert returns == [[3.0] * played[0], [50.0] * played[1]]
 
 
 def test_the_settings_are_the_papers():
@@ -206,19 +205,9 @@ def test_the_settings_are_the_papers():
     assert (agent.learning_rate, agent.adam_epsilon, agent.replay_capacity) == (1e-4, 1.5e-4, 1_000_000)
     assert (agent.min_replay, agent.epsilon_steps, agent.epsilon_end, agent.target_period) == (1_600, 5_000, 0.01, 1)
     assert agent.augmentation == Augmentation(4, 0.05)
-    game, run = Atari("Pong", **ATARI_100K_GAME), HostTraining(**ATARI_100K_RUN)
+    game, run = Atari("Pong", **ATARI_100K_GAME), AtariTraining(**ATARI_100K_RUN)
     assert (game.sticky, game.noops, game.life_loss) == (0.0, 29, True)
     assert (run.agent_steps, run.eval_episodes, run.eval_epsilon, run.score_batch) == (400_000, 100, 0.001, 64)
-
-
-def test_settings_that_came_later_leave_older_runs_their_names():
-    """A digest of before there was DrQ."""
-    plain = DeviceTraining(minatar_dqn(200_000), MinAtar())
-    assert digest(plain) == "bf79cf4f"
-    assert not {"augmentation", "dueling"} & {*describe(plain)["agent"], *describe(plain)["agent"]["network"]}
-    assert "eval_episodes" not in describe(HostTraining())
-    drq = describe(replace(plain, agent=minatar_drq(200_000)))["agent"]
-    assert drq["augmentation"] == {"is": "Augmentation", "pad": 0, "intensity": 0.05} and drq["network"]["dueling"]
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +221,7 @@ def test_neurons_are_scored_on_observations_as_they_are(run):
     _, (state, metrics) = run
     assert int(state.gradient_steps[0]) == 48
     ring, params = jax.tree.map(lambda leaf: leaf[0], (state.replay, state.agent.learner.params))
-    uniform = draw(TRAINING, key_for(jnp.asarray(3), "round", 63)).score[0]
+    uniform = draw(TRAINING.schedule, AGENT, key_for(jnp.asarray(3), "round", 63)).score[0]
     plain = TRAINING.replay.states(ring, jnp.int32(64), uniform)
     expected = TRAINING.network.wiring.scores(params, plain)
     assert np.ptp(expected["conv"]) > 0

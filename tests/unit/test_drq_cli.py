@@ -4,11 +4,11 @@ import pytest
 
 from dormant import Every, ReDo
 from dormant.cli import run, train
-from dormant.rl.augmentation import Augmentation
+from dormant.rl.agents.augmentation import Augmentation
+from dormant.rl.agents.presets import ATARI_100K_GAME, atari_dqn, atari_drq, minatar_drq
+from dormant.rl.atari import AtariTraining
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.minatar import MinAtar
-from dormant.rl.host_loop import HostTraining
-from dormant.rl.presets import ATARI_100K_GAME, atari_dqn, atari_drq, minatar_drq
 
 SMALL = ("--replay-capacity", "100", "--min-replay", "20", "--width", "0.05")
 
@@ -20,7 +20,7 @@ def built(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "run", lambda training, *rest: trainings.append(training))
     monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
     monkeypatch.setattr(train, "spread_seeds", lambda seeds: None)  # JAX has its devices already
-    monkeypatch.setattr(HostTraining, "refuse_without_room", lambda *_: None)
+    monkeypatch.setattr(AtariTraining, "refuse_without_room", lambda *_: None)
 
     def build(*arguments, env="ALE/Pong", agent="drq"):
         assert run(["train", "--run-dir", str(tmp_path / "run"), "--agent", agent, "--env", env, *arguments]) == 0
@@ -48,7 +48,7 @@ def refused(built, capsys, tmp_path):
 def test_the_defaults_on_atari_are_the_papers(built):
     """At any replay ratio; those of DQN stay as they are."""
     training = built("--replay-ratio", "8", "--intervention", "redo")
-    assert training == HostTraining(
+    assert training == AtariTraining(
         atari_drq(),
         Atari("Pong", **ATARI_100K_GAME),
         Every(1_000, ReDo(0.1)),
@@ -58,7 +58,7 @@ def test_the_defaults_on_atari_are_the_papers(built):
         eval_period=10_000,
         eval_episodes=100,
     )
-    assert built(agent="dqn") == HostTraining(atari_dqn(), Atari("Pong"))
+    assert built(agent="dqn") == AtariTraining(atari_dqn(), Atari("Pong"))
 
 
 def test_the_defaults_on_minatar_are_those_of_dqn_there(built):

@@ -9,12 +9,12 @@ from golden.kills import assert_same_run
 from dormant import Every, ReDo
 from dormant.lab.runs import runner
 from dormant.lab.runs.folder import rows
-from dormant.rl.atari_networks import NatureCNN
+from dormant.rl.agents.presets import atari_drq
+from dormant.rl.atari import AtariTraining
 from dormant.rl.envs.atari import Atari
-from dormant.rl.host_loop import HostTraining
-from dormant.rl.presets import atari_drq
+from dormant.rl.networks.atari import NatureCNN
 
-TRAINING = HostTraining(
+TRAINING = AtariTraining(
     agent=replace(atari_drq(NatureCNN(0.05)), replay_capacity=48, min_replay=16, batch_size=4, epsilon_steps=16),
     env=Atari("Breakout", sticky=0.0, noops=29, life_loss=True, time_limit=30),
     intervention=Every(1, ReDo(tau=0.3)),  # always, so that one program is compiled and not two

@@ -13,10 +13,10 @@ from dormant.experiments.benches import RATIOS, smoke
 from dormant.lab.design import SCALES, Arm
 from dormant.lab.judging.table import HISTORIES
 from dormant.lab.runs.description import run_path
+from dormant.rl.agents.presets import atari_drq, minatar_drq
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.atari_scores import SCORES
-from dormant.rl.presets import atari_drq, minatar_drq
-from dormant.rl.rounds import TAUS
+from dormant.rl.learning import TAUS
 
 NAMED = {experiment.name: experiment for experiment in EXPERIMENTS}
 DESIGNS = [(each, scale) for each in EXPERIMENTS for scale in each.designs]

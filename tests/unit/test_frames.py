@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dormant.rl.frames import FrameReplay
-from dormant.rl.mapped import flush
-from dormant.rl.storage import refuse_without_room, shortage
+from dormant.rl.replay.files import flush, refuse_without_room, shortage
+from dormant.rl.replay.frames import FrameReplay
 
 GAMMA = 0.5
 RUNNING, OVER, CUT = (GAMMA, False), (0.0, True), (GAMMA, True)  # discount and whether the episode ends
@@ -143,7 +142,7 @@ def test_a_killed_run_finds_its_ring_as_it_was(saved, tmp_path):
     ring = added_to(replay, replay.open(tmp_path, 0), kinds[:saved])
     flush(ring)
     before = everything(replay, ring, saved) if saved > 1 else None
-    room = replay.room(saved, saved)
+    room = next(steps for steps in range(1, 99) if replay.save_due(saved, saved, steps)) - 1
     assert room >= replay.slack
     for k in range(saved, saved + room):
         # The emulator is restored too, so the first of them starts from the frame that the ring has already.
@@ -159,8 +158,8 @@ def test_a_killed_run_finds_its_ring_as_it_was(saved, tmp_path):
 def test_a_checkpoint_is_due_before_it_is_too_late(tmp_path):
     replay = numbered(6)
     ring = added_to(replay, replay.open(tmp_path, 0), [RUNNING] * 20)
-    assert [replay.checkpoint_due(added, saved=20) for added in (20, 22, 23)] == [False, False, True]
-    assert [replay.checkpoint_due(20, 20, steps) for steps in (3, 4)] == [False, True]
+    assert [replay.save_due(added, 20, 1) for added in (20, 22, 23)] == [False, False, True]
+    assert [replay.save_due(20, 20, steps) for steps in (3, 4)] == [False, True]
     added_to(replay, ring, [RUNNING] * 3, first=20)
     replay.open(tmp_path, 20)
     added_to(replay, ring, [RUNNING], first=23)

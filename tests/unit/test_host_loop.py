@@ -13,20 +13,18 @@ from dormant.interventions.schedule import may_change
 from dormant.lab.runs import runner
 from dormant.lab.runs.description import describe
 from dormant.lab.runs.folder import rows
-from dormant.rl import host_evaluation, host_rounds
+from dormant.rl import host
 from dormant.rl.agents.dqn import DQN
+from dormant.rl.atari import AtariTraining
+from dormant.rl.device import DeviceTraining, chunk
 from dormant.rl.envs.atari import Atari
-from dormant.rl.frames import FrameReplay
-from dormant.rl.host_evaluation import episode_returns
-from dormant.rl.host_loop import HostTraining
-from dormant.rl.loops import DeviceTraining
-from dormant.rl.networks import MLP
-from dormant.rl.rounds import chunk
+from dormant.rl.networks.mlp import MLP
+from dormant.rl.replay.frames import FrameReplay
 
 AGENT = DQN(
     network=MLP((8,)), replay_capacity=48, min_replay=16, batch_size=4, target_period=16, epsilon_steps=64, n_step=2
 )
-TRAINING = HostTraining(
+TRAINING = AtariTraining(
     agent=AGENT,
     env=Atari("Pong", time_limit=30),
     intervention=Every(10, ReDo(tau=0.5)),
@@ -77,7 +75,7 @@ def test_the_rank_of_features_is_measured_where_it_is_asked_for(run, tmp_path):
     loop, states, metrics = run
     ranked = replace(TRAINING, rank_batch=12)
     found = replace(loop, training=ranked).ranks(states[-1])
-    seen = loop._replayed(states[-1], "rank", 12)
+    seen = loop._inputs(states[-1], "rank", 12)
     for seed in range(2):
         layer = jax.tree.map(lambda leaf, seed=seed: np.asarray(leaf[seed]), states[-1].agent.learner.params["dense_0"])
         features = np.maximum(seen[seed].reshape(12, -1) @ layer["kernel"] + layer["bias"], 0)
@@ -115,14 +113,14 @@ def test_a_seed_does_not_depend_on_its_company(run, tmp_path):
     alone, own, rows_alone = played(replace(TRAINING, seeds=(5,)), tmp_path)
     for mine, theirs in zip(jax.tree.leaves(own[-1]), jax.tree.leaves(states[-1]), strict=True):
         assert_allclose(np.asarray(mine)[0], np.asarray(theirs)[1], rtol=1e-5, atol=1e-6)
-    trees_equal(alone.stage.rings[0], loop.stage.rings[1])
+    trees_equal(alone.rings[0], loop.rings[1])
     assert_allclose(rows_alone[-1]["eval_return"][0], metrics[-1]["eval_return"][1])
 
 
 def test_overlap_and_the_shorter_gradient_step_change_nothing(run, tmp_path, monkeypatch):
     _, states, metrics = run
     monkeypatch.setattr(FrameReplay, "drawn_before", lambda *_: False)
-    monkeypatch.setattr(host_rounds, "may_change", lambda *_: True)
+    monkeypatch.setattr(host, "may_change", lambda *_: True)
     _, plain, rows_plain = played(TRAINING, tmp_path)
     trees_equal(jax.tree.leaves(plain[-1].env), jax.tree.leaves(states[-1].env))
     for mine, theirs in zip(jax.tree.leaves(plain[-1]), jax.tree.leaves(states[-1]), strict=True):
@@ -148,7 +146,7 @@ def test_the_target_is_copied_after_so_many_agent_steps(tmp_path):
 
 def test_the_replay_keeps_what_was_seen_done_and_clipped(run):
     loop, states, _ = run
-    ring, slots = loop.stage.rings[0], TRAINING.replay.slots
+    ring, slots = loop.rings[0], TRAINING.replay.slots
     assert slots >= 64
     assert_array_equal(np.flatnonzero(ring.last[:64]), [29, 59])
     assert_allclose(ring.discount[:64], 0.99)
@@ -172,16 +170,16 @@ def test_may_change_follows_schedules():
     assert may_change(Chain(redo, Prune()), 1)
 
 
-def test_an_evaluation_plays_whole_episodes(monkeypatch):
+def test_an_evaluation_plays_whole_episodes(monkeypatch, tmp_path):
     """Of 30 steps each, so that 40 steps take two."""
     steps = []
 
-    def choose(training, params, seen, explores, anything):
+    def act(training, params, seen, explores, action):
         steps.append(explores)
-        return anything
+        return action
 
-    monkeypatch.setattr(host_evaluation, "choose", choose)
-    assert [len(returns) for returns in episode_returns(TRAINING, [], 32)] == [2, 2]
+    monkeypatch.setattr(AtariTraining, "act", act)
+    assert [len(returns) for returns in TRAINING.evaluate([], 32, tmp_path)] == [2, 2]
     assert len(steps) == 60
 
 

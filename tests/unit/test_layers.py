@@ -19,15 +19,15 @@ from dormant.interventions import (
     PlasticityInjection,
     Recycle,
 )
-from dormant.lab.runs.description import describe
 from dormant.regularisers import L2Init
 from dormant.rl.agents.dqn import DQN
+from dormant.rl.agents.presets import minatar_dqn
+from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.minatar import MinAtar
-from dormant.rl.injectable import Injectable
-from dormant.rl.loops import DeviceTraining
-from dormant.rl.networks import MLP, MinAtarCNN
-from dormant.rl.presets import minatar_dqn
-from dormant.rl.replay import Batch
+from dormant.rl.networks.injectable import Injectable
+from dormant.rl.networks.minatar import MinAtarCNN
+from dormant.rl.networks.mlp import MLP
+from dormant.rl.replay.device import Batch
 
 IMAGES = np.random.default_rng(0).integers(0, 2, (3, 4, 4, 2)).astype(np.float32)
 OPTIONS = [
@@ -78,13 +78,6 @@ def test_a_layer_with_spectral_norm_is_measured_only():
         ("conv", 3, False),
         ("dense", 5, False),
     ]
-
-
-def test_options_that_came_later_leave_the_description_of_older_runs_alone():
-    assert describe(MinAtarCNN()) == {"is": "MinAtarCNN", "filters": 16, "width": 128}
-    assert describe(MinAtarCNN(activation="crelu"))["activation"] == "crelu"
-    assert "regulariser" not in describe(DQN()) and "rank_batch" not in describe(DeviceTraining())
-    assert describe(DQN(regulariser=L2Init(0.5)))["regulariser"] == {"is": "L2Init", "strength": 0.5}
 
 
 def test_a_penaltys_gradient_joins_the_losss():

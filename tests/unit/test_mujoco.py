@@ -102,7 +102,7 @@ def test_actions_are_scaled_to_the_tasks_range():
         ("Hoper-v5", r"unknown MuJoCo task 'Hoper-v5'; did you mean Hopper-v5\?"),
         ("Hopper-v4", r"did you mean Hopper-v5\?"),
         ("humanoid", r"did you mean Humanoid-v5\?"),
-        ("Pusher-v5", "there are HalfCheetah-v5, Hopper-v5, Walker2d-v5, Ant-v5, Humanoid-v5"),
+        ("Pusher-v5", "expected one of HalfCheetah-v5, Hopper-v5, Walker2d-v5, Ant-v5, Humanoid-v5"),
     ],
 )
 def test_an_unknown_task_is_refused_with_near_names(task, message):

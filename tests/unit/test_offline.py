@@ -11,19 +11,18 @@ import pytest
 from dopamine_log import dopamine
 from learning.probes import GAMMA, PROBES
 
-from dormant.rl import transitions
 from dormant.rl.agents.dqn import DQN
+from dormant.rl.atari import AtariTraining
+from dormant.rl.data import transitions
+from dormant.rl.data.sources import DopamineReplay, FinishedRun, OwnReplay, Parts, TransitionFiles
+from dormant.rl.data.transitions import Transitions
+from dormant.rl.device import DeviceTraining
 from dormant.rl.distillation import DistillationRun, DistillationTraining, Lesson, regression_loss, remembered
-from dormant.rl.ended import Ended
 from dormant.rl.envs.atari import Atari
-from dormant.rl.host_loop import HostTraining
-from dormant.rl.keys import key_of
-from dormant.rl.loops import DeviceTraining
-from dormant.rl.mapped import flush
-from dormant.rl.networks import MLP
+from dormant.rl.networks.mlp import MLP
 from dormant.rl.offline import OfflineTraining, aimed
-from dormant.rl.offline_data import DopamineReplay, OwnReplay, Parts, TransitionFiles
-from dormant.rl.transitions import Transitions
+from dormant.rl.replay.files import flush
+from dormant.rl.seeds import key_of
 
 TWO_STEPS = PROBES[2]  # a step without reward, then one with: at observations 0 and 1, whatever the action
 AGENT = DQN(
@@ -117,7 +116,7 @@ def test_data_of_another_environment_and_none_are_refused(offline, tmp_path):
         replace(offline, env=Wide()).after(tmp_path)
     with pytest.raises(ValueError, match=r"seed9.npz cannot be read"):
         replace(offline, seeds=(9,)).after(tmp_path)
-    with pytest.raises(ValueError, match="the data set's folder was not named; give it with --data"):
+    with pytest.raises(ValueError, match="no folder of the data set was named; name it with --data"):
         replace(offline, data=TransitionFiles()).after(tmp_path)
 
 
@@ -145,7 +144,7 @@ def test_what_a_run_of_ours_remembers_is_written_once_and_read_from_there(tmp_pa
         discount = jnp.where(column[3], 0.0, GAMMA)
         ring = own.replay.add(ring, jnp.array(number), column[0], column[1], column[2], discount, column[4], column[5])
     state = state._replace(replay=jax.tree.map(lambda leaf: leaf[None], ring), agent_steps=jnp.array([3]))
-    ended = Ended(state, tmp_path / "nothing")
+    ended = FinishedRun(state, tmp_path / "nothing")
     data = source.open(AGENT, TWO_STEPS, (0,), tmp_path, ended)
     assert (data.steps, data.at(0).reward.tolist()) == (3, [[0, 0, 1]])
     written = transitions.read(tmp_path / "seed0.npz")
@@ -240,7 +239,7 @@ def test_a_pretrained_student_begins_with_the_last_network_of_its_run():
         state = fields._replace(
             agent=agent, replay=jax.tree.map(lambda leaf: leaf[None], ring), agent_steps=jnp.array([5])
         )
-        ended.append(Ended(state, Path()))
+        ended.append(FinishedRun(state, Path()))
     run = replace(DISTILLATION, states=500).after(Path(), *ended)
     teacher, student = (each.state.agent.learner.params["head"]["kernel"] for each in ended)
     assert (run.lesson.teacher["head"]["kernel"] == teacher).all()
@@ -252,13 +251,13 @@ def test_a_pretrained_student_begins_with_the_last_network_of_its_run():
 
 
 def test_a_teacher_on_atari_remembers_in_its_files(tmp_path):
-    played = HostTraining(replace(AGENT, min_replay=4), Atari("Pong"), seeds=(3,), agent_steps=1_000)
+    played = AtariTraining(replace(AGENT, min_replay=4), Atari("Pong"), seeds=(3,), agent_steps=1_000)
     ring = played.replay.open(tmp_path / "seed3", 0)
     for step in range(6):
         frame = np.full((84, 84), step, np.uint8)
         played.replay.add(ring, step, frame, 0, 0.0, 0.99, False, frame)
     flush(ring)
-    states = remembered(played, Ended(SimpleNamespace(agent_steps=np.array([6])), tmp_path), 40)
+    states = remembered(played, FinishedRun(SimpleNamespace(agent_steps=np.array([6])), tmp_path), 40)
     assert states.shape == (1, 40, 84, 84, 4) and states.dtype == np.uint8
     newest = np.asarray(states[0, :, 5, 5, 3])
     assert set(newest.tolist()) == set(range(6))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dormant.rl.replay import Replay
+from dormant.rl.replay.device import Replay
 
 GAMMA = 0.5
 

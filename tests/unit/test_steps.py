@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dormant.rl.mapped import flush
-from dormant.rl.steps import StepReplay
-from dormant.rl.storage import shortage
+from dormant.rl.replay.files import flush, shortage
+from dormant.rl.replay.steps import StepReplay
 
 REPLAY = StepReplay(capacity=6, observations=3, actions=2, slack=4)
 
@@ -43,7 +42,7 @@ def test_a_batch_has_everything_in_its_place(tmp_path):
             assert_allclose(mine, expected, rtol=1e-6)
     assert_array_equal(batch.noise_tm1, noise[0])
     assert_array_equal(batch.noise_t, noise[1])
-    assert_array_equal(REPLAY.seen(rows)[1], batch.action_tm1)
+    assert_array_equal(REPLAY.inputs(rows)[1], batch.action_tm1)
 
 
 def test_nothing_is_drawn_from_an_empty_ring(tmp_path):

@@ -94,7 +94,7 @@ def test_cifar_10_is_read_from_its_archive_with_colours_last(cifar):
 
 def test_another_archive_and_none_are_refused(cifar):
     cifar.write_bytes(cifar.read_bytes() + b"\0")
-    with pytest.raises(ValueError, match="it is another file, or damaged"):
+    with pytest.raises(ValueError, match="it is damaged or another file"):
         CIFAR10(cifar).load(1)
     with pytest.raises(
         ValueError, match=r"needs cifar-10-python.tar.gz.* and none was named; give its path with --data"

@@ -13,8 +13,8 @@ from dormant.lab.design import Arm, Design, Experiment
 from dormant.lab.judging import table as table_of_runs
 from dormant.lab.runs.description import run_path
 from dormant.lab.runs.folder import RunFolder, RunRefused
+from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.minatar import MinAtar
-from dormant.rl.loops import DeviceTraining
 
 PLAIN = DeviceTraining(agent_steps=8_000, replay_ratio=0.5)
 RESET = replace(PLAIN, intervention=Chain(Every(500, ReDo()), Every(1_000, Reset(("dense",)), start=1_000, stop=3_000)))

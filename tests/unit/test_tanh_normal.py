@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 from numpy.testing import assert_allclose
 
-from dormant.rl.tanh_normal import LOG_STD, log_slope, moments, sample
+from dormant.rl.agents.sac import LOG_STD, log_slope, moments, sample
 
 SHAPES = [(0.0, 0.0), (0.7, -1.0), (-1.5, 0.5), (2.0, -2.0)]
 NOISE = np.linspace(-7, 7, 20_001)

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from dopamine_log import dopamine
 
-from dormant.rl import dopamine_files, minari_files, transitions
-from dormant.rl.dopamine_files import FrameMemory
-from dormant.rl.replay import Replay
-from dormant.rl.transitions import Transitions
+from dormant.rl.data import dopamine as dopamine_files
+from dormant.rl.data import transitions
+from dormant.rl.data.dopamine import FrameMemory
+from dormant.rl.data.transitions import Transitions
+from dormant.rl.replay.device import Replay
 
 STEPS = Transitions(
     np.array([[0, 1], [1, 1], [0, 0]], bool),
@@ -81,7 +82,7 @@ def test_actions_that_are_no_bytes_and_seeds_of_other_lengths_are_refused():
     with pytest.raises(ValueError, match="actions must lie between 0 and 255, got up to 300"):
         transitions.ring_of(STEPS._replace(action=np.array([0, 1, 300])), 0.9)
     short = Transitions(*[column[:2] for column in STEPS])
-    with pytest.raises(ValueError, match=r"must have as many steps, got \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"must have equally many steps, got \[2, 3\]"):
         transitions.joined([transitions.ring_of(each, 0.9)[1] for each in (STEPS, short)])
 
 
@@ -115,7 +116,7 @@ def test_dopamines_missing_and_damaged_files_are_refused_by_name(tmp_path):
     ):
         dopamine_files.read(tmp_path, 0, 0.9)
     dopamine(tmp_path, part=0, cursor=9, terminal=[0] * 10)
-    with pytest.raises(ValueError, match="has no step that could be drawn, of 4 rows"):
+    with pytest.raises(ValueError, match="has no step that may be drawn, of 4 rows"):
         dopamine_files.read(tmp_path, 0, 0.9, rows=4)
     damaged = tmp_path / "$store$_reward_ckpt.0.gz"
     damaged.write_bytes(damaged.read_bytes()[:-20])
@@ -161,7 +162,7 @@ def recorded(name, ends):
 @pytest.mark.filterwarnings("ignore")  # of Minari, for a data set without an environment
 def test_a_minari_data_set_keeps_the_last_observation_of_a_truncated_episode(minari_folder):
     recorded("by/hand-v0", ["terminated", "truncated"])
-    found = minari_files.read("by/hand-v0")
+    found = transitions.read_minari("by/hand-v0")
     assert found.observation[:, 0].tolist() == [0, 1, 10, 11]
     assert found.next_observation[:, 0].tolist() == [1, 2, 11, 12]
     assert (found.action.tolist(), found.reward.tolist()) == ([0, 1, 1, 1], [0, 1, 0, 2])
@@ -173,4 +174,4 @@ def test_a_minari_data_set_keeps_the_last_observation_of_a_truncated_episode(min
 @pytest.mark.filterwarnings("ignore")
 def test_a_minari_data_set_that_is_not_there_is_not_fetched(minari_folder):
     with pytest.raises(ValueError, match="there is no Minari data set 'by/nobody-v0' in its folder"):
-        minari_files.read("by/nobody-v0")
+        transitions.read_minari("by/nobody-v0")

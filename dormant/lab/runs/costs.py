@@ -60,7 +60,7 @@ class Speeds:
     def cost(self, training: Any) -> Cost | None:
         """The estimated cost of a training. None if neither the runs nor the table have its kind.
 
-        >>> from dormant.rl.loops import DeviceTraining
+        >>> from dormant.rl.device import DeviceTraining
         >>> training = DeviceTraining(agent_steps=2_000, eval_period=2_000, seeds=(0, 1), replay_ratio=2.0)
         >>> Speeds({}, {kind_of(training, "cpu"): Speed(100.0, 50.0)}).cost(training)
         Cost(seconds=200.0, source='table')
@@ -80,7 +80,7 @@ class Speeds:
 def kind_of(training: Any, backend: str) -> Kind:
     """The kind of a training.
 
-    >>> from dormant.rl.loops import DeviceTraining
+    >>> from dormant.rl.device import DeviceTraining
     >>> kind_of(DeviceTraining(), "cpu")
     Kind(environment='MinAtar', network='MinAtarCNN(filters=16, width=128)', backend='cpu')
     """

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dormant.lab.design import Scale, name_of
-from dormant.later import LATER
 
 
 class Difference(NamedTuple):
@@ -43,9 +42,8 @@ def describe(value: Any) -> Any:
 
 def _deciding(value: Any) -> Iterator[dataclasses.Field[Any]]:
     for field in dataclasses.fields(value):
-        unset = field.metadata == LATER and getattr(value, field.name) == field.default
         # A field that is ignored when two values are compared does not change a result.
-        if field.compare and not unset:
+        if field.compare:
             yield field
 
 
@@ -96,7 +94,7 @@ def run_path(root: Path, scale: Scale, training: Any) -> Path:
 def kind(training: Any) -> str:
     """The start of the names of a training's run folders: its own `kind`, or its agent and replay ratio.
 
-    >>> from dormant.rl.loops import DeviceTraining
+    >>> from dormant.rl.device import DeviceTraining
     >>> from dormant.supervised.training import SupervisedTraining
     >>> kind(DeviceTraining(replay_ratio=0.5)), kind(SupervisedTraining(labels="shuffled"))
     ('dqn-rr0.5', 'classifier-shuffled')

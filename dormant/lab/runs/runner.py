@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from dormant.lab.runs.description import sibling_path
 from dormant.lab.runs.folder import RunFolder, RunRefused, Timing, claimed
-from dormant.rl.ended import Ended
+from dormant.rl.data.sources import FinishedRun
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, quota or file size limit
 Progress = Callable[[int], None]
@@ -69,7 +69,7 @@ class FollowingTraining(Protocol):
     def seeds(self) -> tuple[int, ...]: ...
     @property
     def needs(self) -> tuple[Any, ...]: ...
-    def after(self, folder: Path, *earlier: Ended) -> Training: ...  # raises ValueError if the states do not fit
+    def after(self, folder: Path, *earlier: FinishedRun) -> Training: ...  # raises ValueError if the states do not fit
 
 
 AnyTraining = Training | FilingTraining | FollowingTraining
@@ -106,7 +106,7 @@ def _ready(training: AnyTraining, folder: RunFolder, checkpoint_seconds: float) 
     finished = [
         run(needed, sibling_path(folder.path, needed), checkpoint_seconds=checkpoint_seconds) for needed in training.needs
     ]
-    ended = [Ended(last_state(one, own), own.replay) for one, own in zip(training.needs, finished, strict=True)]
+    ended = [FinishedRun(last_state(one, own), own.replay) for one, own in zip(training.needs, finished, strict=True)]
     try:
         return training.after(folder.replay, *ended)
     except ValueError as error:

@@ -1,1 +1,1 @@
-"""Agents: one readable page each, a frozen specification with pure methods."""
+"""Agents: frozen specifications with pure methods, and their settings."""

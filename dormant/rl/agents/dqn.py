@@ -1,34 +1,35 @@
-"""DQN, as the paper trains it, and with it DrQ(eps)."""
+"""DQN as the paper trains it, and DrQ(eps), which is DQN with other settings."""
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from dormant.later import LATER
 from dormant.regularisers import L2Init, Parseval, Spectral, penalised
 from dormant.surgery import Learner
 
-from ..atari_networks import ImpalaResNet, NatureCNN
-from ..augmentation import NOTHING, Augmentation
-from ..injectable import Injectable
-from ..networks import MLP, MinAtarCNN, Params
-from ..replay import Batch
+from ..networks.atari import ImpalaResNet, NatureCNN
+from ..networks.injectable import Injectable
+from ..networks.layers import Params
+from ..networks.minatar import MinAtarCNN
+from ..networks.mlp import MLP
+from ..replay.device import Batch
+from .augmentation import NOTHING, Augmentation
 
 
 class DQNState(NamedTuple):
-    """The network that learns, with its optimizer state, and the parameters that its targets are computed with."""
+    """The network that learns with its optimizer state, and the parameters of the target network."""
 
     learner: Learner
     target: Params
 
 
 class Losses(NamedTuple):
-    """What one gradient step says of itself: the mean loss, and the mean Q value of the actions taken."""
+    """Per gradient step: the mean loss, and the mean Q value of the actions taken."""
 
     loss: Float[Array, ""]
     q_mean: Float[Array, ""]
@@ -36,7 +37,7 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class DQN:
-    """DQN's hyper-parameters; its methods are pure functions of states and arrays.
+    """The hyper-parameters of DQN. Its methods are pure functions of states and arrays.
 
     >>> agent = DQN(network=MLP((4,)))
     >>> state = agent.init(jax.random.key(0), (3,), actions=2)
@@ -45,7 +46,7 @@ class DQN:
 
     Raises ValueError for a hyper-parameter outside its range.
     Source: the paper's DQN, dopamine/jax/agents/dqn/configs/dqn.gin and dopamine/labs/redo/configs/dqn_dense.gin;
-    `minatar_dqn` has the settings for MinAtar, and `atari_drq` those that make it DrQ(eps).
+    `minatar_dqn` has the settings for MinAtar, and `atari_drq` the settings of DrQ(eps).
     """
 
     network: MinAtarCNN | MLP | NatureCNN | ImpalaResNet | Injectable = field(default_factory=MinAtarCNN)
@@ -57,13 +58,15 @@ class DQN:
     weight_decay: float = 0.0  # L2 in Adam, biases included
     double: bool = False
     clip_rewards: bool = True
-    replay_capacity: int = 1_000_000  # agent steps, as are the four below
+    replay_capacity: int = 1_000_000  # this and the next four count agent steps
     min_replay: int = 20_000
-    target_period: int = 8_000  # the paper keeps 2,000 gradient steps between two copies: 8,000 at replay ratio 0.25
+    target_period: int = 8_000  # the paper copies every 2,000 gradient steps: 8,000 agent steps at replay ratio 0.25
     epsilon_steps: int = 250_000
     epsilon_end: float = 0.01
-    augmentation: Augmentation = field(default=NOTHING, metadata=LATER)  # of training batches only
-    regulariser: L2Init | Parseval | Spectral | None = field(default=None, metadata=LATER)
+    augmentation: Augmentation = NOTHING  # of training batches only
+    regulariser: L2Init | Parseval | Spectral | None = None
+
+    losses = Losses
 
     def __post_init__(self) -> None:
         at_least_one = ("n_step", "batch_size", "replay_capacity", "target_period", "epsilon_steps")
@@ -85,12 +88,12 @@ class DQN:
             )
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam; weight decay and a regulariser's gradient come before it, as in the paper, not after it as in AdamW."""
+        """Adam. Weight decay and a regulariser's gradient come before it, as in the paper, not after it as in AdamW."""
         adam = penalised(self.regulariser, optax.adam(self.learning_rate, eps=self.adam_epsilon))
         return optax.chain(optax.add_decayed_weights(self.weight_decay), adam) if self.weight_decay else adam
 
     def init(self, key: Key[Array, ""], observation_shape: tuple[int, ...], actions: int) -> DQNState:
-        """A fresh network, whose target network is a copy of it."""
+        """A fresh network, and a copy of it as the target network."""
         params = self.network.init(key, observation_shape, actions)
         return DQNState(Learner(params, self.optimizer().init(params)), params)
 
@@ -106,13 +109,13 @@ class DQN:
         epsilon: Float[Array, ""],
         uniform: Float[Array, "2"],
     ) -> Int[Array, ""]:
-        """An action: the greedy one, or a random one with probability epsilon. `uniform` are two numbers in [0, 1)."""
+        """The greedy action, or a random one with probability epsilon. `uniform` holds two numbers in [0, 1)."""
         q = self.network.apply(params, observation[None])[0]
         explore, choice = uniform
         return jnp.where(explore < epsilon, random_action(choice, len(q)), jnp.argmax(q).astype(jnp.int32))
 
     def update(self, state: DQNState, batch: Batch) -> tuple[DQNState, Losses]:
-        """One gradient step, on the augmented batch. The target network stays as it is: see `synchronise`."""
+        """One gradient step on the augmented batch. The target network does not change: see `synchronise`."""
         params, opt_state = state.learner
         batch = self.augmentation.augmented(batch)
         gradient, losses = jax.grad(self.loss, has_aux=True)(params, state.target, batch)
@@ -131,21 +134,25 @@ class DQN:
         return loss, Losses(loss, taken.mean())
 
     def intervened(self, state: DQNState, learner: Learner) -> DQNState:
-        """The state after an intervention made its learner this one: the target network is left alone."""
+        """The state after an intervention changed its learner. The target network does not change."""
         return DQNState(learner, state.target)
 
     def synchronise(self, state: DQNState, before: Int[Array, ""], after: Int[Array, ""]) -> DQNState:
-        """The state with the target network copied if a multiple of `target_period` agent steps was passed.
+        """The state with the target network copied if that is due between two numbers of agent steps.
 
         Between two copies the target keeps its old neurons even if the learner's were recycled, as in the paper.
         """
-        due = after // self.target_period > before // self.target_period
+        due = self.target_due(before, after)
         target = jax.lax.cond(due, lambda: state.learner.params, lambda: state.target)
         return DQNState(state.learner, target)
 
+    def target_due(self, before: Any, after: Any) -> Any:
+        """Whether a multiple of `target_period` lies between two numbers of agent steps, the second included."""
+        return after // self.target_period > before // self.target_period
+
 
 def random_action(uniform: Float[Array, "*shape"], actions: int) -> Int[Array, "*shape"]:
-    """The action at a place in [0, 1).
+    """The action for a uniform number in [0, 1).
 
     >>> random_action(jnp.array([0.0, 0.99]), 3).tolist()
     [0, 2]
@@ -167,7 +174,7 @@ def td_error(
     >>> float(td_error(q_tm1, jnp.array(0), jnp.array(1.0), jnp.array(0.5), q_t, selector_t))
     2.0
 
-    Source: rlax, double_q_learning; with `selector_t` equal to `q_t` it is Q-learning's.
+    Source: rlax, double_q_learning. With `selector_t` equal to `q_t` it is the error of Q-learning.
     """
     target_tm1 = jax.lax.stop_gradient(r_t + discount_t * q_t[jnp.argmax(selector_t)])
     return target_tm1 - q_tm1[a_tm1]

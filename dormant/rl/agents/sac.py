@@ -1,7 +1,7 @@
-"""SAC, as the paper trains it: an actor, two critics and a temperature."""
+"""SAC as the paper trains it: an actor, two critics and a temperature."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -9,44 +9,36 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from dormant.later import LATER
 from dormant.regularisers import L2Init, Parseval, Spectral, penalised
 from dormant.surgery import Learner
 
-from ..networks import MLP, Params
-from ..tanh_normal import moments, sample
+from ..networks.layers import Params
+from ..networks.mlp import MLP
+from ..replay.steps import Steps
 
 CRITICS = ("critic1", "critic2")
 NETWORKS = ("actor", *CRITICS)
+SACParams = dict[str, Params]  # the parameters of each network, by its name
 GAP: Any = optax.MaskedNode()
+# Bounds of the policy's log standard deviation: outside them it is useless, and so are its gradients. Source: the code
+# of Haarnoja et al. 2018.
+LOG_STD = (-20.0, 2.0)
 
 
 class SACState(NamedTuple):
-    """What learns, and what targets are computed with.
+    """The networks that learn, the target critics, and the temperature.
 
-    The learner's parameters are those of all networks, by name, and so are the parts of its optimizer's state: layers
-    are called `actor/dense_0`, `critic1/dense_0`, ..., and whatever is done to layers is done to each network apart.
+    The learner holds the parameters of all networks, by name, and so does its optimizer's state. Layers are called
+    `actor/dense_0`, `critic1/dense_0` and so on. Interventions treat the layers of each network separately.
     """
 
     learner: Learner
-    target: dict[str, Params]
-    temperature: Learner  # its parameter is the logarithm
-
-
-class Steps(NamedTuple):
-    """Agent steps, and noise for the actions that the policy draws before and after them."""
-
-    observation_tm1: Float[Array, "batch observation"]
-    action_tm1: Float[Array, "batch actions"]
-    reward_t: Float[Array, " batch"]
-    discount_t: Float[Array, " batch"]
-    observation_t: Float[Array, "batch observation"]
-    noise_tm1: Float[Array, "batch actions"]
-    noise_t: Float[Array, "batch actions"]
+    target: SACParams
+    temperature: Learner  # its parameter is the logarithm of the temperature
 
 
 class Losses(NamedTuple):
-    """What one gradient step says of itself: losses, mean Q value of the actions taken, entropy, temperature."""
+    """Per gradient step: the losses, the mean Q value of the actions taken, the entropy, and the temperature."""
 
     loss: Float[Array, ""]
     actor_loss: Float[Array, ""]
@@ -57,11 +49,11 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class SAC:
-    """SAC's hyper-parameters; its methods are pure functions of states and arrays. Actions lie between -1 and 1.
+    """The hyper-parameters of SAC. Its methods are pure functions of states and arrays. Actions lie in [-1, 1].
 
-    `width` multiplies the hidden layers. `reset_targets` says whether what an intervention overwrites in a critic is
-    overwritten in its target too; if not, the target keeps its old neurons until Polyak averaging has forgotten them.
-    `target_entropy` is that of each action dimension.
+    `width` multiplies the hidden layers. `target_entropy` is per action dimension. With `reset_targets`, an
+    intervention overwrites the same weights in a critic and in its target. Without it, the target keeps its old neurons
+    until Polyak averaging has replaced them.
 
     >>> agent = SAC(hidden=(4,))
     >>> state = agent.init(jax.random.key(0), observations=3, actions=2)
@@ -69,8 +61,8 @@ class SAC:
     [[0.0, 0.0]]
 
     Raises ValueError for a hyper-parameter outside its range.
-    Source: TF-Agents' SacAgent with the settings of dopamine/labs/redo/tfagents/sac_train_eval.py; reward scale and
-    target entropy are its defaults, the paper's own are not known.
+    Source: TF-Agents' SacAgent with the settings of dopamine/labs/redo/tfagents/sac_train_eval.py. Reward scale and
+    target entropy are its defaults, because the paper does not state its own.
     """
 
     hidden: tuple[int, ...] = (256, 256)
@@ -81,16 +73,18 @@ class SAC:
     critic_learning_rate: float = 3e-4
     temperature_learning_rate: float = 3e-4
     adam_epsilon: float = 1e-7  # Keras' default
-    actor_weight_decay: float = 0.0  # L2 in Adam, of kernels and not of biases
+    actor_weight_decay: float = 0.0  # L2 in Adam, for kernels but not biases
     critic_weight_decay: float = 0.0
     polyak: float = 0.005
     reward_scale: float = 0.1
     target_entropy: float = -0.5
     initial_temperature: float = 1.0
     reset_targets: bool = False
-    replay_capacity: int = 1_000_000  # agent steps, as is the one below
+    replay_capacity: int = 1_000_000  # this and the next count agent steps
     min_replay: int = 10_000
-    regulariser: L2Init | Parseval | Spectral | None = field(default=None, metadata=LATER)  # of actor and critics
+    regulariser: L2Init | Parseval | Spectral | None = None  # for actor and critics
+
+    losses = Losses
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
@@ -120,7 +114,7 @@ class SAC:
         return MLP(tuple(math.ceil(neurons * self.width) for neurons in self.hidden))
 
     def optimizer(self) -> optax.GradientTransformation:
-        """An optimizer of its own for each network. Weight decay and a penalty's gradient come before Adam."""
+        """One optimizer per network. Weight decay and a penalty's gradient come before Adam."""
         optimizers: Any = {name: self._optimizer(name) for name in NETWORKS}
         return optax.partition(optimizers, {name: name for name in NETWORKS})
 
@@ -137,7 +131,7 @@ class SAC:
         return optax.chain(optax.add_decayed_weights(weight_decay, _kernels), adam) if weight_decay else adam
 
     def init(self, key: Key[Array, ""], observations: int, actions: int) -> SACState:
-        """Fresh networks, whose targets are copies of the critics, for so many numbers of each."""
+        """Fresh networks for observations and actions of these lengths, and copies of the critics as targets."""
         params = self.init_params(key, observations, actions)
         temperature = jnp.log(jnp.float32(self.initial_temperature))
         return SACState(
@@ -146,7 +140,7 @@ class SAC:
             Learner(temperature, self._adam(self.temperature_learning_rate).init(temperature)),
         )
 
-    def init_params(self, key: Key[Array, ""], observations: int, actions: int) -> dict[str, Params]:
+    def init_params(self, key: Key[Array, ""], observations: int, actions: int) -> SACParams:
         """Fresh parameters of all networks."""
         actor, *critics = jax.random.split(key, 3)
         return {"actor": self.network.init(actor, (observations,), 2 * actions)} | {
@@ -156,24 +150,24 @@ class SAC:
 
     def apply(
         self,
-        params: dict[str, Params],
+        params: SACParams,
         observation: Float[Array, "batch observation"],
         action: Float[Array, "batch actions"],
     ) -> tuple[Array, Array, Array]:
-        """What each network makes of observations and actions, for finding and scoring its neurons."""
+        """The outputs of all networks on observations and actions, for tracing and scoring their neurons."""
         return (self.network.apply(params["actor"], observation), *self._values(params, observation, action))
 
     def act(
         self,
-        params: dict[str, Params],
+        params: SACParams,
         observation: Float[Array, "batch observation"],
         noise: Float[Array, "batch actions"],
     ) -> Float[Array, "batch actions"]:
-        """Actions drawn with standard normal noise; those of no noise are the greedy ones."""
+        """Actions drawn with standard normal noise. Zero noise gives the greedy actions."""
         return self._draw(params["actor"], observation, noise)[0]
 
     def update(self, state: SACState, batch: Steps) -> tuple[SACState, Losses]:
-        """One gradient step of the critics, then of the actor, then of the temperature, and of the targets."""
+        """One gradient step of the critics, the actor and the temperature, in this order, then one of the targets."""
         alpha = jnp.exp(state.temperature.params)
         gradient, (loss, q_mean) = jax.grad(self.critic_loss, has_aux=True)(
             {name: state.learner.params[name] for name in CRITICS}, state, batch, alpha
@@ -190,7 +184,7 @@ class SAC:
         return SACState(learner, target, temperature), losses
 
     def critic_loss(
-        self, critics: dict[str, Params], state: SACState, batch: Steps, alpha: Float[Array, ""]
+        self, critics: SACParams, state: SACState, batch: Steps, alpha: Float[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
         """Half the squared temporal-difference errors of both critics, averaged over the batch."""
         action_t, log_density_t = self._draw(state.learner.params["actor"], batch.observation_t, batch.noise_t)
@@ -201,15 +195,15 @@ class SAC:
         return loss, (loss, 0.5 * (values[0] + values[1]).mean())
 
     def actor_loss(
-        self, actor: Params, critics: dict[str, Params], batch: Steps, alpha: Float[Array, ""]
+        self, actor: Params, critics: SACParams, batch: Steps, alpha: Float[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, " batch"]]]:
-        """The policy's negative entropy, weighted by the temperature, minus the value of what it would do."""
+        """The policy's negative entropy times the temperature, minus the value of its actions."""
         action, log_density = self._draw(actor, batch.observation_tm1, batch.noise_tm1)
         loss = (alpha * log_density - jnp.minimum(*self._values(critics, batch.observation_tm1, action))).mean()
         return loss, (loss, log_density)
 
     def intervened(self, state: SACState, learner: Learner) -> SACState:
-        """The state after an intervention made its learner this one."""
+        """The state after an intervention changed its learner."""
         if not self.reset_targets:
             return state._replace(learner=learner)
 
@@ -219,11 +213,21 @@ class SAC:
         before, after = ({name: each.params[name] for name in CRITICS} for each in (state.learner, learner))
         return SACState(learner, jax.tree.map(follow, before, after, state.target), state.temperature)
 
-    def _step(self, learner: Learner, gradient: dict[str, Params]) -> Learner:
-        """The learner after a step of those networks that the gradient names."""
+    def synchronise(self, state: SACState, before: Array, after: Array) -> SACState:
+        """The state itself: `update` has already averaged the target networks."""
+        del before, after
+        return state
+
+    def target_due(self, before: int, after: int) -> bool:
+        """False: the target networks are never copied."""
+        del before, after
+        return False
+
+    def _step(self, learner: Learner, gradient: SACParams) -> Learner:
+        """The learner after a step of the networks that the gradient names."""
         params, parts = dict(learner.params), dict(learner.opt_state.inner_states)
         for name in gradient:
-            # Where `optimizer` keeps the state of a network, the others stand as gaps.
+            # `optimizer` keeps the state of each network with gaps in place of the other networks.
             alone = [{each: tree[each] if each == name else GAP for each in NETWORKS} for tree in (gradient, params)]
             change: Any
             with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
@@ -233,8 +237,8 @@ class SAC:
         return Learner(params, learner.opt_state._replace(inner_states=parts))
 
     def _step_temperature(self, learner: Learner, log_density: Float[Array, " batch"], actions: int) -> Learner:
-        """Up where the policy's entropy is below its target, down where it is above."""
-        # TF-Agents multiplies the surplus by the logarithm of the temperature, so that this is the gradient.
+        """Raises the temperature if the policy's entropy is below its target, and lowers it otherwise."""
+        # TF-Agents multiplies the surplus by the logarithm of the temperature, whose gradient this is.
         gradient = -(log_density.mean() + self.target_entropy * actions)
         with jax.numpy_dtype_promotion("standard"):
             change, state = self._adam(self.temperature_learning_rate).update(gradient, learner.opt_state)
@@ -243,7 +247,7 @@ class SAC:
     def _draw(self, actor: Params, observation: Array, noise: Array) -> tuple[Array, Array]:
         return sample(*moments(self.network.apply(actor, observation)), noise)
 
-    def _values(self, critics: dict[str, Params], observation: Array, action: Array) -> tuple[Array, Array]:
+    def _values(self, critics: SACParams, observation: Array, action: Array) -> tuple[Array, Array]:
         both = jnp.concatenate([observation, action], axis=-1)
         one, other = (self.network.apply(critics[name], both)[:, 0] for name in CRITICS)
         return one, other
@@ -251,3 +255,41 @@ class SAC:
 
 def _kernels(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def moments(head: Float[Array, "batch moments"]) -> tuple[Float[Array, "batch actions"], Float[Array, "batch actions"]]:
+    """Mean and log standard deviation before squashing, from the outputs of the actor's last layer.
+
+    >>> moments(jnp.array([[0.5, 9.0]]))[1].tolist()
+    [[2.0]]
+    """
+    mean, log_std = jnp.split(head, 2, axis=-1)
+    return mean, jnp.clip(log_std, *LOG_STD)
+
+
+def sample(
+    mean: Float[Array, "batch actions"], log_std: Float[Array, "batch actions"], noise: Float[Array, "batch actions"]
+) -> tuple[Float[Array, "batch actions"], Float[Array, " batch"]]:
+    """Actions from standard normal noise, and their log densities.
+
+    >>> action, log_density = sample(jnp.zeros((1, 1)), jnp.zeros((1, 1)), jnp.zeros((1, 1)))
+    >>> action.item(), round(log_density.item(), 4)
+    (0.0, -0.9189)
+
+    The density is computed from the noise, so it is finite even where tanh rounds to 1. Both results are differentiable
+    with respect to mean and log_std (the reparametrisation trick).
+    Source: Haarnoja et al. 2018, "Soft Actor-Critic", appendix C.
+    """
+    before = mean + jnp.exp(log_std) * noise
+    normal = -0.5 * (jnp.square(noise) + math.log(2 * math.pi)) - log_std
+    return jnp.tanh(before), (normal - log_slope(before)).sum(-1)
+
+
+def log_slope(before: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The log derivative of tanh, log(1 - tanh(u)^2), exact even where 1 - tanh(u)^2 rounds to 0.
+
+    >>> [round(slope, 2) for slope in log_slope(jnp.array([0.0, 100.0])).tolist()]
+    [0.0, -198.61]
+    """
+    # 1 - tanh(u)^2 = 4 / (exp(u) + exp(-u))^2, and log(exp(u) + exp(-u)) = u + softplus(-2u).
+    return 2.0 * (math.log(2.0) - before - jax.nn.softplus(-2.0 * before))

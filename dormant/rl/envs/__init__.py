@@ -1,1 +1,1 @@
-"""Environments: one file per source of games, one interface, written down in `episode`."""
+"""Environments: their interfaces in `environment`, and one file per family of tasks."""

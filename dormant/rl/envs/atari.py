@@ -1,4 +1,4 @@
-"""Atari games, through ale-py: the only file that imports it (GPL-2.0, the extra `atari`)."""
+"""Atari games from ale-py. Only this file imports it (GPL-2.0, the extra `atari`)."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from .atari_scores import known_game
 FRAME_SKIP = 4
 SIDE = 84
 STACK = 4
-# The longest emulator state of the games here has 14,463 bytes.
+# The longest emulator state among these games has 14,463 bytes.
 EMULATOR_BYTES = 16_384
 
 
@@ -24,17 +24,19 @@ EMULATOR_BYTES = 16_384
 class Atari:
     """One Atari game under the protocol of DQN, with its minimal action set.
 
-    An agent step is four frames of the emulator. Its observation is the last two of them in grey, their maximum, made
-    84 x 84, behind the three before it, zeros where an episode has none yet. `sticky` is the probability, drawn for
-    each frame, that the action of the frame before goes on. `time_limit` counts agent steps; reaching it truncates.
-    `noops` is the most frames without action before an episode, how many is drawn. With `life_loss` a lost life ends
-    the return, but the game goes on.
+    An agent step is four frames of the emulator. Its frame is the maximum of the last two, in grey, resized to
+    84 x 84. An observation stacks the last four such frames, newest last; frames from before the episode are zeros.
+
+    - `sticky`: probability, per emulator frame, that the last action is repeated instead of the chosen one.
+    - `time_limit`: agent steps after which an episode is truncated.
+    - `noops`: largest number of frames without action before an episode. The number is drawn.
+    - `life_loss`: whether losing a life ends the return. The game continues.
 
     >>> Atari("Pong").observation_shape
     (84, 84, 4)
 
     Raises ValueError for an unknown game, ImportError (when it is first played) if ale-py or OpenCV is not installed.
-    Source: Dopamine's AtariPreprocessing, Bellemare et al. 2013, Machado et al. 2018. DrQ is evaluated and trained with
+    Source: Dopamine's AtariPreprocessing, Bellemare et al. 2013, Machado et al. 2018. DrQ is trained and evaluated with
     `sticky=0.0, noops=29, life_loss=True`.
     """
 
@@ -69,8 +71,10 @@ class Atari:
 class AtariOutcome(NamedTuple):
     """What one agent step led to in each game.
 
-    `frame` is the one after the action, before any restart. `terminal` says that nothing is bootstrapped; `truncated`
-    that only the episode ends. `restarted` says that the game itself was begun anew, as a lost life does not.
+    - `frame`: the frame after the action, before any restart.
+    - `terminal`: the return ends, so nothing is bootstrapped.
+    - `truncated`: only the episode ends.
+    - `restarted`: a new game has begun. A lost life does not begin one.
     """
 
     frame: UInt8[ndarray, "*games height width"]
@@ -81,7 +85,7 @@ class AtariOutcome(NamedTuple):
 
 
 class AtariState(NamedTuple):
-    """All that decides how a game goes on, with an axis of games before where there are several."""
+    """Everything that decides how a game continues, with a leading axis of games if there are several."""
 
     emulator: UInt8[ndarray, "*games bytes"]
     emulator_length: Int32[ndarray, "*games"]
@@ -94,17 +98,17 @@ class AtariState(NamedTuple):
 
 
 class AtariGames:
-    """Several games of one kind side by side, each as it would go alone.
+    """Several games of one kind, none of which affects another.
 
-    The same seeds and actions replay exactly. `stream` sets evaluation apart from training.
+    The same seeds and actions give exactly the same steps. `stream` separates evaluation from training.
 
     >>> games = AtariGames(Atari("Pong"), seeds=[0, 1])
     >>> outcome = games.step(np.array([0, 2]))
     >>> games.observations.shape, outcome.reward
     ((2, 84, 84, 4), array([0., 0.], dtype=float32))
 
-    They are stepped one after another: ale-py keeps the interpreter's lock while it emulates, so threads do not help.
-    A thread that steps does overlap with a device that computes.
+    The games are stepped one after another, because ale-py holds the interpreter's lock while it emulates. Stepping
+    does overlap with the computations of a device.
     """
 
     def __init__(self, spec: Atari, seeds: Sequence[int], stream: int = 0) -> None:
@@ -113,11 +117,11 @@ class AtariGames:
 
     @property
     def observations(self) -> UInt8[ndarray, "games height width stack"]:
-        """What is seen now: the first observation of a new episode where one ended."""
+        """The current observations. Where an episode ended, this is the first observation of the next one."""
         return np.stack([game.observation for game in self._games])
 
     def step(self, actions: Integer[ndarray, " games"]) -> AtariOutcome:
-        """What the actions led to. Games that ended have been begun anew."""
+        """The outcome of the actions. Games that ended are restarted."""
         outcomes = [game.step(int(action)) for game, action in zip(self._games, actions, strict=True)]
         return AtariOutcome(*map(np.stack, zip(*outcomes, strict=True)))
 
@@ -126,7 +130,7 @@ class AtariGames:
         return AtariState(*map(np.stack, zip(*[game.save() for game in self._games], strict=True)))
 
     def restore(self, state: AtariState) -> None:
-        """Goes on from a saved state, exactly."""
+        """Continues exactly from a saved state."""
         for index, game in enumerate(self._games):
             game.restore(AtariState(*[np.asarray(leaf)[index] for leaf in state]))
 
@@ -147,7 +151,7 @@ class AtariGame:
         self._restart()
 
     def step(self, action: int) -> AtariOutcome:
-        """What the action led to. A game that ended has been begun anew."""
+        """The outcome of the action. A game that ended is restarted."""
         if not 0 <= action < len(self._actions):
             raise ValueError(f"{self.spec.game} has actions 0 to {len(self._actions) - 1}, got {action}.")
         reward, terminal = self._play(action)
@@ -175,7 +179,7 @@ class AtariGame:
         )
 
     def restore(self, state: AtariState) -> None:
-        """Goes on from a saved state, exactly."""
+        """Continues exactly from a saved state."""
         emulator = state.emulator[: int(state.emulator_length)].tobytes()
         self._emulator.restoreState(_ale().ALEState(emulator))
         self._screens[:], self.observation = state.screens, np.array(state.observation)
@@ -187,10 +191,10 @@ class AtariGame:
         return self._emulator.getScreenRGB()
 
     def _play(self, action: int) -> tuple[float, bool]:
-        """Reward of up to four frames, and whether the return ended, upon which no more are played."""
+        """The reward of up to four frames, and whether the return ended. No frame is played after its end."""
         reward = 0.0
         for frame, uniform in enumerate(self._uniforms()):
-            # The emulator's own sticky actions would not be replayed exactly after a restore.
+            # The emulator's own sticky actions would differ after a restore.
             if uniform >= self.spec.sticky:
                 self._last_action = action
             reward += self._emulator.act(self._actions[self._last_action])
@@ -205,8 +209,8 @@ class AtariGame:
         return self._emulator.game_over() or (self.spec.life_loss and self._lives < before)
 
     def _look(self) -> UInt8[ndarray, "height width"]:
-        """The frame an agent sees. After a step that was cut short the screens are older, as they are in Dopamine."""
-        # Many games draw an object in every second frame only.
+        """The frame that an agent sees. After a step that ended early it holds older screens, as in Dopamine."""
+        # Many games draw some objects only in every second frame.
         np.maximum(*self._screens, out=self._screens[0])
         cv2 = _cv2()
         return cv2.resize(self._screens[0], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -227,7 +231,7 @@ class AtariGame:
         self._show(self._look(), first=True)
 
     def _uniforms(self) -> Float[ndarray, " frames"]:
-        """Draws that depend on the key and on how often was drawn before, and on nothing else."""
+        """Random numbers that depend only on the key and on the number of earlier draws."""
         self._draws += 1
         return np.random.Generator(np.random.Philox(key=self._key, counter=[0, self._draws, 0, 0])).random(FRAME_SKIP)
 
@@ -263,6 +267,6 @@ def _cv2() -> ModuleType:
         import cv2
     except ImportError as error:
         raise ImportError(f"Atari games need OpenCV ({error}): pip install 'dormant[atari]'") from error
-    # One thread resizes so small an image faster than several, and leaves the others to the device.
+    # One thread resizes such a small image faster than several, and leaves the other cores to the device.
     cv2.setNumThreads(1)
     return cv2

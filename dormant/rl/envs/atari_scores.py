@@ -1,9 +1,9 @@
 """The Atari games that are reproduced, with the scores of random play and of a human on each."""
 
-from difflib import get_close_matches
-
 from jaxtyping import Float
 from numpy import ndarray
+
+from dormant.names import suggestion
 
 # Game -> score of random play, score of a human. Source: rliable for the games of Atari 100k, dqn_zoo for the others.
 SCORES = {
@@ -63,7 +63,7 @@ ATARI_100K_GAMES = tuple(game for game in SCORES if game not in _NOT_OF_100K)
 
 
 def human_normalised(game: str, score: float | Float[ndarray, "*shape"]) -> float | Float[ndarray, "*shape"]:
-    """The score on a scale where random play has 0 and a human 1.
+    """The human-normalised score: 0 for random play, 1 for a human.
 
     >>> human_normalised("Pong", -20.7), human_normalised("Pong", 14.6)
     (0.0, 1.0)
@@ -75,17 +75,14 @@ def human_normalised(game: str, score: float | Float[ndarray, "*shape"]) -> floa
 
 
 def known_game(game: str) -> str:
-    """The name of the game, if there are scores for it.
+    """The game's name. Raises ValueError, with similar names, for a game without scores.
 
     >>> known_game("DemonAttck")
     Traceback (most recent call last):
     ValueError: unknown Atari game 'DemonAttck'; did you mean DemonAttack?
 
-    Raises ValueError with near names, or with all of them where none is near.
+    Without a similar name, the message lists all games.
     """
     if game in SCORES:
         return game
-    folded = {name.casefold(): name for name in SCORES}
-    near = [folded[name] for name in get_close_matches(game.replace("_", "").casefold(), folded)]
-    advice = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(SCORES)}."
-    raise ValueError(f"unknown Atari game {game!r}; {advice}")
+    raise ValueError(f"unknown Atari game {game!r}; {suggestion(game, SCORES)}")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Integer, Key
 
-from .episode import Outcome
+from .environment import Outcome
 
 # Name -> pgx module, pgx class, observation channels, actions of the minimal set.
 GAMES = {
@@ -24,7 +24,7 @@ GAMES = {
 
 
 class MinAtarState(NamedTuple):
-    """A game of pgx and the agent steps since it began."""
+    """A pgx game and the agent steps since it began."""
 
     game: Any
     elapsed: Int[Array, ""]
@@ -34,15 +34,15 @@ class MinAtarState(NamedTuple):
 class MinAtar:
     """One MinAtar game with its minimal action set, as a pure environment.
 
-    Observations are Boolean, 10 x 10 cells with one channel for each kind of object. `sticky` is the probability that
-    the last action is repeated whatever the agent chose. `time_limit` counts agent steps; reaching it truncates.
+    Observations are Boolean: 10 x 10 cells with one channel per kind of object. `sticky` is the probability that the
+    last action is repeated instead of the chosen one. An episode is truncated after `time_limit` agent steps.
 
     >>> MinAtar("Breakout").observation_shape
     (10, 10, 4)
 
     Raises ValueError for an unknown game, ImportError (when it is first played) if pgx is not installed.
-    Source: Young & Tian 2019 (MinAtar 1.0.15), played step for step alike, except that an episode begins with no action
-    to repeat, and that MinAtar has no time limit. Seaquest of pgx 2.6 is corrected, see `_as_minatar`.
+    Source: Young & Tian 2019 (MinAtar 1.0.15). The games are equal step for step, except that an episode begins with no
+    action to repeat, and that MinAtar has no time limit. `_as_minatar` corrects Seaquest of pgx 2.6.
     """
 
     game: str = "Asterix"
@@ -76,7 +76,7 @@ class MinAtar:
         return MinAtarState(_first(self.game, game), jnp.zeros((), jnp.int32))
 
     def observe(self, state: MinAtarState) -> Bool[Array, "10 10 channels"]:
-        """What the agent sees of a state."""
+        """The agent's observation of a state."""
         return state.game.observation
 
     def step(
@@ -94,7 +94,7 @@ class MinAtar:
 @cache
 def _pgx(game: str, sticky: float) -> Any:
     module, name, _, _ = GAMES[game]
-    # pgx makes arrays when imported; without this they would belong to whatever function is being traced.
+    # pgx creates arrays when imported; without this they would belong to the function that is being traced.
     with _lenient(), jax.ensure_compile_time_eval():
         try:
             source = import_module(f"pgx.minatar.{module}")
@@ -104,7 +104,7 @@ def _pgx(game: str, sticky: float) -> Any:
 
 
 def _lenient() -> ExitStack:
-    """pgx adds Booleans to integers, which JAX refuses where a user made it strict."""
+    """Lets pgx add Booleans to integers, even if the user made JAX strict."""
     stack = ExitStack()
     stack.enter_context(jax.numpy_dtype_promotion("standard"))
     stack.enter_context(jax.numpy_rank_promotion("allow"))
@@ -112,15 +112,15 @@ def _lenient() -> ExitStack:
 
 
 def _first(name: str, game: Any) -> Any:
-    # pgx raises Seaquest's ramp index before it looks at its parity, MinAtar after: pgx then starts one lower.
+    # pgx increments Seaquest's ramp index before it uses the parity, MinAtar after it: pgx starts one lower.
     return game.replace(_ramp_index=game._ramp_index - 1) if name == "Seaquest" else game
 
 
 def _as_minatar(name: str, pgx: Any, before: Any, after: Any) -> Any:
-    """The game after a step as MinAtar plays it: pgx differs on Seaquest.
+    """The game after a step as MinAtar plays it. It differs from pgx on Seaquest.
 
-    There it ends an episode when oxygen is below zero, not at zero, one step late, and keeps enemy bullets that left
-    the screen, which then hold others still. One difference stays: in MinAtar a submarine that is shot in the very
+    pgx ends an episode one step late, when the oxygen is below zero and not at zero. It also keeps enemy bullets that
+    have left the screen, which then block others. One difference remains: in MinAtar, a submarine that is shot in the
     step in which it fires still fires.
     """
     if name != "Seaquest":

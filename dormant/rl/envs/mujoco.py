@@ -1,6 +1,5 @@
-"""MuJoCo's locomotion tasks, through Gymnasium: the only file that imports it (the extra `mujoco`)."""
+"""MuJoCo's locomotion tasks from Gymnasium. Only this file imports it (the extra `mujoco`)."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +12,16 @@ import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
 from numpy import ndarray
 
-from .control import ControlOutcome
+from dormant.names import suggestion
+
+from .environment import ControlOutcome
 
 TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5")
 
 
 @dataclass(frozen=True)
 class MuJoCo:
-    """One of Gymnasium's locomotion tasks. `time_limit` counts agent steps; reaching it truncates the episode.
+    """One of Gymnasium's locomotion tasks. An episode is truncated after `time_limit` agent steps.
 
     Actions lie between -1 and 1 and are scaled to the task's own range (Humanoid's is 0.4).
 
@@ -29,7 +30,7 @@ class MuJoCo:
 
     Raises ValueError for an unknown task, ImportError (when it is first played) if Gymnasium or MuJoCo is not
     installed.
-    Source: the paper's are the `-v2` tasks of OpenAI Gym; docs/differences.md says how `-v5` differs.
+    Source: the paper uses the `-v2` tasks of OpenAI Gym; docs/differences.md lists how `-v5` differs.
     """
 
     task: str = "HalfCheetah-v5"
@@ -54,24 +55,21 @@ class MuJoCo:
 
 
 def known_task(task: str) -> str:
-    """The task, if it is one. Raises ValueError with near names if not.
+    """The task's name. Raises ValueError, with similar names, for an unknown task.
 
     >>> known_task("Hoper-v5")
     Traceback (most recent call last):
     ValueError: unknown MuJoCo task 'Hoper-v5'; did you mean Hopper-v5?
     """
     if task not in TASKS:
-        plain = {name.removesuffix("-v5").lower(): name for name in TASKS}
-        near = difflib.get_close_matches(task.partition("-")[0].lower(), plain, n=1)
-        there = f"did you mean {plain[near[0]]}?" if near else f"there are {', '.join(TASKS)}."
-        raise ValueError(f"unknown MuJoCo task {task!r}; {there}")
+        raise ValueError(f"unknown MuJoCo task {task!r}; {suggestion(task, TASKS)}")
     return task
 
 
 class MuJoCoState(NamedTuple):
-    """All that decides how a task goes on, with an axis of bodies before where there are several.
+    """Everything that decides how a task continues, with a leading axis of bodies if there are several.
 
-    `physics` are the bytes of MuJoCo's integration state and of the body positions that rewards compare with.
+    `physics` holds the bytes of MuJoCo's integration state and of the body positions that rewards compare with.
     """
 
     physics: UInt8[ndarray, "*bodies bytes"]
@@ -81,9 +79,9 @@ class MuJoCoState(NamedTuple):
 
 
 class MuJoCoBodies:
-    """Several bodies with one task side by side, each as it would go alone.
+    """Several bodies with one task, none of which affects another.
 
-    The same seeds and actions replay exactly.
+    The same seeds and actions give exactly the same steps.
 
     >>> bodies = MuJoCo("Hopper-v5").begin(seeds=[0, 1])
     >>> outcome = bodies.step(np.zeros((2, 3)))
@@ -96,11 +94,11 @@ class MuJoCoBodies:
 
     @property
     def observations(self) -> Float32[ndarray, "bodies observation"]:
-        """What is observed now: the first observation of a new episode where one ended."""
+        """The current observations. Where an episode ended, this is the first observation of the next one."""
         return np.stack([body.observation for body in self._bodies])
 
     def step(self, actions: Float[ndarray, "bodies actions"]) -> ControlOutcome:
-        """What the actions led to. Episodes that ended have given way to new ones."""
+        """The outcome of the actions. Episodes that ended are restarted."""
         outcomes = [body.step(action) for body, action in zip(self._bodies, actions, strict=True)]
         observation, *others = zip(*outcomes, strict=True)
         return ControlOutcome(np.stack(observation), *map(np.array, others))
@@ -110,7 +108,7 @@ class MuJoCoBodies:
         return MuJoCoState(*map(np.stack, zip(*[body.save() for body in self._bodies], strict=True)))
 
     def restore(self, state: MuJoCoState) -> None:
-        """Goes on from a saved state, exactly."""
+        """Continues exactly from a saved state."""
         for index, body in enumerate(self._bodies):
             body.restore(MuJoCoState(*[np.asarray(leaf)[index] for leaf in state]))
 
@@ -121,12 +119,12 @@ class MuJoCoBody:
     def __init__(self, spec: MuJoCo, seed: int, stream: int = 0) -> None:
         self.spec, self._key, self._episodes = spec, (seed, stream), 0
         self._task, self._mujoco = _task(spec.task), _packages()[1]
-        self._strongest = self._task.action_space.high  # and the other way as strong, in every task here
+        self._strongest = self._task.action_space.high  # every task here has the same bound in both directions
         self._kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
         self._restart()
 
     def step(self, action: Float[ndarray, " actions"]) -> tuple[Float32[ndarray, " observation"], np.float32, Any, Any]:
-        """What the action led to, as the fields of an outcome. An episode that ended has given way to a new one."""
+        """The outcome of the action, as the fields of `ControlOutcome`. An episode that ended is restarted."""
         observation, reward, terminal, _, _ = self._task.step(np.asarray(action, np.float32) * self._strongest)
         self._elapsed += 1
         late = self._elapsed >= self.spec.time_limit
@@ -141,12 +139,12 @@ class MuJoCoBody:
         return MuJoCoState(self._physics().view(np.uint8), self.observation.copy(), *counters)
 
     def restore(self, state: MuJoCoState) -> None:
-        """Goes on from a saved state, exactly."""
+        """Continues exactly from a saved state."""
         data, physics = self._task.data, np.frombuffer(state.physics.tobytes())
         ends = np.cumsum([self._size, data.xpos.size])
         integrated, places, centres = np.split(physics, ends)
         self._mujoco.mj_setState(self._task.model, data, integrated, self._kind)
-        # Ant's and Humanoid's rewards compare these with those after a step, and MuJoCo computes them within a step.
+        # The rewards of Ant and Humanoid compare these with their values after the step. A step computes them.
         data.xpos[:], data.xipos[:] = places.reshape(data.xpos.shape), centres.reshape(data.xipos.shape)
         self.observation = np.array(state.observation)
         self._elapsed, self._episodes = int(state.elapsed), int(state.episodes)
@@ -161,7 +159,7 @@ class MuJoCoBody:
         return np.concatenate([state, data.xpos.ravel(), data.xipos.ravel()])
 
     def _restart(self) -> None:
-        # Draws that depend on the key and on how many episodes came before, and on nothing else.
+        # The draws depend only on the key and on the number of episodes so far.
         self._task.np_random = np.random.Generator(np.random.Philox(key=self._key, counter=[0, self._episodes, 0, 0]))
         observation, _ = self._task.reset()
         self.observation = observation.astype(np.float32)
@@ -171,13 +169,13 @@ class MuJoCoBody:
 def _task(name: str) -> Any:
     gymnasium, mujoco = _packages()
     with _quiet(mujoco):
-        # Unwrapped: the time limit is ours to save, and the checks of a known environment are not needed.
+        # Unwrapped, because we save the time limit ourselves and a known environment needs no checks.
         return gymnasium.make(name, disable_env_checker=True).unwrapped
 
 
 @contextmanager
 def _quiet(mujoco: ModuleType) -> Iterator[None]:
-    """Keeps MuJoCo from warning of HalfCheetah's old model, on the screen and in a file of the working directory."""
+    """Silences MuJoCo's warning about HalfCheetah's old model, on the screen and in the working directory."""
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda _: None)
     try:
@@ -195,7 +193,7 @@ def _sizes(name: str) -> tuple[int, int]:
 @cache
 def _packages() -> tuple[ModuleType, ModuleType]:
     try:
-        # In this order, because Gymnasium raises an error of its own where MuJoCo is missing.
+        # In this order, because Gymnasium raises a different error if MuJoCo is missing.
         mujoco, gymnasium = map(import_module, ("mujoco", "gymnasium"))
         import_module("gymnasium.envs.mujoco")
     except ImportError as error:

@@ -1,20 +1,30 @@
-"""What networks are made of besides products: fresh parameters of a layer, normalisations and activations."""
+"""The parts of a network: fresh parameters, linear maps, normalisations, activations and output layers."""
 
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
 from dormant.regularisers import largest_singular_value
 
 Activation = Literal["relu", "leaky_relu", "crelu"]
 Layer = dict[str, Array]
+Params = dict[str, dict[str, Array]]
+Shape = tuple[int, ...]
 
 # The paper's networks (dopamine/labs/redo/networks.py). MinAtar's own DQN draws kernels and biases uniformly within
 # 1/sqrt(fan in), PyTorch's default.
 KERNEL = jax.nn.initializers.xavier_uniform()
 EPSILON = 1e-6  # of the LayerNorm, Flax's default
+
+
+@runtime_checkable
+class QNetwork(Protocol):
+    """A network from observations to one Q value per action. `init` receives the shapes of both."""
+
+    def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params: ...
+    def apply(self, params: Params, observations: Shaped[Array, "batch *shape"]) -> Float[Array, "batch actions"]: ...
 
 
 def fresh_layer(
@@ -30,7 +40,7 @@ def fresh_layer(
 
 
 def outputs_of(neurons: int, activation: Activation) -> int:
-    """How many activations so many neurons have.
+    """The number of activations of `neurons` neurons.
 
     >>> outputs_of(16, "relu"), outputs_of(16, "crelu")
     (16, 32)
@@ -39,18 +49,18 @@ def outputs_of(neurons: int, activation: Activation) -> int:
 
 
 def active(values: Float[Array, "batch *places n"], layer: Layer, activation: Activation) -> Float[Array, "..."]:
-    """A layer's activations, normalised before if it has a scale."""
+    """The activations of a layer, which is first normalised if it has a scale."""
     return activated(normalised(values, layer) if "scale" in layer else values, activation)
 
 
 def activated(values: Float[Array, "batch *places n"], activation: Activation) -> Float[Array, "batch *places outputs"]:
-    """The values' positive part, with a hundredth of the negative one for "leaky_relu", beside theirs for "crelu".
+    """ReLU, leaky ReLU with slope 0.01, or CReLU: the ReLU of the values and of their negatives, concatenated.
 
     >>> [activated(jnp.array([[1.0, -2.0]]), name).tolist() for name in ("relu", "crelu")]
     [[[1.0, 0.0]], [[1.0, 0.0, 0.0, 2.0]]]
 
-    Source: leaky ReLU, Maas et al. 2013, with the slope of the paper's figure 21; CReLU, Shang et al. 2016, which Abbas
-    et al. 2023, "Loss of plasticity in continual deep reinforcement learning", found to keep networks plastic.
+    Source: leaky ReLU, Maas et al. 2013, with the slope of the paper's figure 21; CReLU, Shang et al. 2016. Abbas et
+    al. 2023, "Loss of plasticity in continual deep reinforcement learning", found that CReLU keeps networks plastic.
     """
     match activation:
         case "leaky_relu":
@@ -74,7 +84,7 @@ def normalised(values: Float[Array, "batch *places n"], layer: Layer) -> Float[A
 
 
 def spectrally_normalised(layer: Layer) -> Layer:
-    """A dense layer with its kernel divided by its largest singular value, through which the gradient flows.
+    """A dense layer with its kernel divided by its largest singular value. The gradient flows through that value.
 
     >>> kernel = spectrally_normalised({"kernel": jnp.diag(jnp.array([4.0, 1.0]))})["kernel"]
     >>> jnp.round(kernel, 3).tolist()
@@ -82,7 +92,35 @@ def spectrally_normalised(layer: Layer) -> Layer:
 
     Source: Miyato et al. 2018, "Spectral normalization for generative adversarial networks"; Gogianu et al. 2021,
     "Spectral normalisation for deep reinforcement learning", for one layer of a Q-network. They keep the power
-    iteration's vector from step to step; ours begins anew.
+    iteration's vector between steps; ours starts anew at every step.
     """
     value = largest_singular_value(layer["kernel"])
     return layer | {"kernel": layer["kernel"] / jnp.where(value > 0, value, 1.0)}
+
+
+def linear(values: Float[Array, "batch inputs"], layer: dict[str, Array]) -> Float[Array, "batch outputs"]:
+    """Values times the kernel, plus the bias."""
+    return values @ layer["kernel"] + layer["bias"][None]
+
+
+def output_layers(key: Key[Array, ""], inputs: int, actions: int, dueling: bool) -> Params:
+    """A fresh linear head, or the two layers of a dueling head: the actions' advantages and the state's value."""
+    if not dueling:
+        return {"head": fresh_layer(key, (inputs, actions))}
+    advantage, value = jax.random.split(key)
+    return {"advantage": fresh_layer(advantage, (inputs, actions)), "value": fresh_layer(value, (inputs, 1))}
+
+
+def q_values(hidden: Float[Array, "batch neurons"], params: Params) -> Float[Array, "batch actions"]:
+    """Q values from the output layers. A dueling head adds the advantages, minus their mean, to the state's value.
+
+    >>> one = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
+    >>> q_values(jnp.array([[2.0]]), {"value": one, "advantage": {"kernel": jnp.ones((1, 2)), "bias": jnp.arange(2.0)}})
+    Array([[1.5, 2.5]], dtype=float32)
+
+    Source: Wang et al. 2016, equation 9.
+    """
+    if "head" in params:
+        return linear(hidden, params["head"])
+    advantage = linear(hidden, params["advantage"])
+    return linear(hidden, params["value"]) + advantage - advantage.mean(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Augmentation of training batches: random shifts and a random intensity, which make DrQ of DQN."""
+"""Augmentation of training batches by random shifts and a random intensity, as DrQ needs it."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from .replay import Batch
+from ..replay.device import Batch
 
 
 class Noise(NamedTuple):
-    """What is random in an augmented batch; the observations before and after a transition have noise of their own."""
+    """The random numbers of an augmented batch, separate for the observations before and after a transition."""
 
     offset_tm1: Int[Array, "*steps batch 2"]
     offset_t: Int[Array, "*steps batch 2"]
@@ -21,9 +21,9 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Shifts each image by up to `pad` cells either way and scales it by about `intensity`; without both, does nothing.
+    """Shifts each image by up to `pad` cells either way and scales it by about `intensity`. Both default to nothing.
 
-    Observations stay where neurons are scored and actions chosen: only what is learnt from is augmented.
+    Only training batches are augmented. Neurons are scored and actions chosen on the observations as they are.
 
     >>> noise = Augmentation(pad=4, intensity=0.05).draw(jax.random.key(0), 1, 32)
     >>> noise.offset_tm1.shape, bool(jnp.all((noise.factor_tm1 >= 0.9) & (noise.factor_tm1 <= 1.1)))
@@ -31,7 +31,7 @@ class Augmentation:
 
     Raises ValueError for a negative number.
     Source: Kostrikov et al. 2020 and Schwarzer et al. 2021; dopamine/labs/atari_100k/atari_100k_rainbow_agent.py, whose
-    offsets end one short of the last, so that images never move the whole way up or left. Ours end at it.
+    offsets leave out the last one, so that images never move the whole way up or left. Ours include it.
     """
 
     pad: int = 0
@@ -44,7 +44,7 @@ class Augmentation:
             raise ValueError(f"intensity must lie in [0, 0.5), got {self.intensity}; 0 scales nothing.")
 
     def draw(self, key: Key[Array, ""], steps: int, batch: int) -> Noise | tuple[()]:
-        """The noise of so many batches, or nothing if there is nothing to do."""
+        """The noise of `steps` batches, or an empty tuple if there is nothing to augment."""
         if self == NOTHING:
             return ()
         shift, scale = jax.random.split(key)
@@ -53,9 +53,9 @@ class Augmentation:
         return Noise(*offsets, *(1.0 + self.intensity * normal))
 
     def augmented(self, batch: Batch) -> Batch:
-        """The batch with its noise put on its observations, which become floats.
+        """The batch with its noise applied to its observations, which become floats.
 
-        Raises ValueError if it brings no noise to an augmentation, or if `pad` is set and observations are no images.
+        Raises ValueError if the batch has no noise, or if `pad` is set and observations are not images.
         """
         if self == NOTHING:
             return batch
@@ -83,7 +83,7 @@ NOTHING = Augmentation()
 def shifted(
     images: Shaped[Array, "batch height width channels"], offset: Int[Array, "batch 2"], pad: int
 ) -> Shaped[Array, "batch height width channels"]:
-    """Each image cropped from itself with its edges repeated `pad` times; the offset (pad, pad) leaves it as it is.
+    """Each image cropped from a copy with its edges repeated `pad` times. The offset (pad, pad) changes nothing.
 
     >>> row = jnp.arange(4).reshape(1, 1, 4, 1)
     >>> [shifted(row, jnp.array([[1, column]]), 1).ravel().tolist() for column in range(3)]

@@ -1,13 +1,8 @@
-"""From typed flags to an intervention and an environment: every flag is used, or refused."""
+"""The flags of `dormant train` that say what is done to the network: every flag is used or refused."""
 
-import argparse
 import dataclasses
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from dormant.interventions import (
     Chain,
@@ -33,16 +28,11 @@ from dormant.interventions import (
 )
 from dormant.regularisers import L2Init, Parseval, Spectral
 from dormant.rl.agents.dqn import DQN
-from dormant.rl.envs.atari import Atari
-from dormant.rl.envs.atari_scores import SCORES
-from dormant.rl.envs.minatar import GAMES, MinAtar
-from dormant.rl.envs.mujoco import TASKS
-from dormant.rl.injectable import injectable
+from dormant.rl.agents.sac import NETWORKS, SAC
+from dormant.rl.networks.injectable import injectable
 
-ATARI = "ALE/"
-MINATAR = "MinAtar/"
-Agent = Annotated[DQN, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes]
 PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN, as others quote its appendix
+PAPER_SAC_PERIOD = 200_000  # gradient steps, as others quote the paper's appendix
 
 Name = Literal[
     "none",
@@ -67,67 +57,71 @@ Name = Literal[
 
 @dataclass(frozen=True)
 class Settings:
-    """What is done to the network, and when. A setting left out keeps the intervention's own default."""
+    """What is done to the network, and when. A setting that is left out keeps the intervention's default."""
 
     intervention: Name = "none"
-    """What is done to the network while it learns. The last four are the agent's own; weight-decay is the paper's 1e-5
-    if not set."""
+    """What is done to the network while it learns. weight-decay is the paper's 1e-5 unless --weight-decay is set."""
     period: int | None = None
-    """Gradient steps between two interventions: 1,000 if not set, 100,000 for reset, 10,000 for hare-tortoise; with SAC
-    200,000. Not for continual-backprop and clip-weights, which act at every step."""
+    """Gradient steps between two interventions. Default: 1,000; reset 100,000; hare-tortoise 10,000; with SAC 200,000.
+    Not for continual-backprop and clip-weights, which act at every gradient step."""
     start: int | None = None
-    """First gradient step at which the intervention may act; all but prune and those that act at every step."""
+    """First gradient step at which the intervention may act. Not for prune or interventions that act at every step."""
     stop: int | None = None
-    """Gradient step from which on it does not act any more; the same."""
+    """Gradient step from which the intervention no longer acts. Not for prune or interventions that act at every
+    step."""
     when_dormant: float | None = None
-    """Act only while at least this share of all neurons is dormant (τ = 0.1); the same."""
+    """Act only while at least this share of all neurons is dormant (tau = 0.1). Not for prune or interventions that act
+    at every step."""
     at: int | None = None
-    """Gradient step after which new parameters learn in the head's place; plasticity-injection, 100,000 if not set."""
+    """plasticity-injection: gradient step after which new parameters learn in place of the head. Default: 100,000."""
     tau: float | None = None
-    """Neurons with at most this score are dormant; redo, redo-as-published (0.1 if not set, with SAC 0), recycle (0.1),
-    regrama (0.01), prune (0)."""
+    """Neurons with at most this score are dormant. Default: redo, redo-as-published and recycle 0.1 (with SAC redo 0),
+    regrama 0.01, prune 0."""
     outgoing: Literal["zero", "fresh"] | None = None
-    """What a recycled neuron's outgoing weights become; redo, recycle, regrama, continual-backprop, as the next one."""
+    """Outgoing weights of a recycled neuron: zero, or drawn anew. For redo, recycle, regrama, continual-backprop."""
     incoming: Literal["fresh", "scaled"] | None = None
-    """What its incoming weights become: drawn anew, or also scaled to the length of the other neurons'."""
+    """Incoming weights of a recycled neuron: drawn anew, or also scaled to the mean length of the other neurons'."""
     moments: Literal["fresh", "keep"] | None = None
-    """What becomes of the optimizer's moments of changed weights; whatever renews or resets weights."""
+    """Optimizer moments of changed weights. For every intervention that renews or resets weights."""
     step_count: Literal["keep", "restart"] | None = None
-    """What becomes of the optimizer's step count; all that renew neurons, reset, reset-optimizer."""
+    """Step count of the optimizer. For interventions that renew neurons, reset and reset-optimizer."""
     coupled: Literal["recycle", "skip"] | None = None
-    """What is done with layers whose neurons a normalisation couples; all that renew neurons."""
+    """Layers whose neurons a normalisation couples. For interventions that renew neurons."""
     layers: tuple[str, ...] | None = None
-    """Layers to work on, or networks of SAC: actor, critic1, critic2; all that renew neurons (if not set, everywhere),
-    reset (dense, with SAC everything)."""
+    """Layers to work on, or networks of SAC: actor, critic1, critic2. For interventions that renew neurons (default:
+    all layers) and reset (default: dense, with SAC all networks)."""
     keep: float | None = None
-    """Share of the old weights that stays; shrink-perturb."""
+    """shrink-perturb: share of the old weights that stays."""
     score: Literal["activation", "gradient", "contribution", "utility"] | None = None
-    """What neurons are ranked by; recycle, as the five below."""
+    """recycle: what neurons are ranked by."""
     order: Literal["lowest", "highest", "random"] | None = None
-    """Which neurons go first."""
+    """recycle: which neurons are recycled first."""
     number: Literal["dormant", "share", "pooled-share", "gap"] | None = None
-    """How many neurons go: those up to tau, a share of each layer, up to a share of all, or those under a gap."""
+    """recycle: how many neurons: all up to tau, a share of each layer, a share of all neurons, or those below a gap."""
     share: float | None = None
-    """That share."""
+    """recycle: the share of --number share or pooled-share."""
     recyclings: int | None = None
-    """Recyclings over which the share of each layer falls to zero along a cosine."""
+    """recycle: number of recyclings over which --share falls to zero along a cosine."""
     at_most: int | None = None
-    """Neurons of a layer that may go at a time; recycle, regrama."""
+    """recycle, regrama: largest number of neurons per layer recycled at a time."""
     replacement_rate: float | None = None
-    """Share of the mature neurons replaced at each gradient step; continual-backprop, as the next one."""
+    """continual-backprop: share of the mature neurons replaced per gradient step."""
     maturity: int | None = None
-    """Gradient steps before a new neuron may be replaced."""
+    """continual-backprop: gradient steps before a new neuron may be replaced."""
     momentum: float | None = None
-    """Of the running average of the weights; hare-tortoise."""
+    """hare-tortoise: momentum of the running average of the weights."""
     factor: float | None = None
-    """How far weights may leave the range that they were drawn in; clip-weights."""
+    """clip-weights: how far weights may leave the range of their initialiser."""
     strength: float | None = None
-    """What the penalty is multiplied by; l2-init, parseval, spectral (1e-4 if not set)."""
+    """l2-init, parseval, spectral: what the penalty is multiplied by. Default: 1e-4."""
     misaligned_flatten: bool | None = None
-    """Whether this quirk of the released code is on; redo-as-published, as the three below."""
+    """redo-as-published: the misaligned outgoing mask after a flatten."""
     next_recorded_layer: bool | None = None
+    """redo-as-published: the next recorded layer taken as the one that reads the neurons."""
     xavier: bool | None = None
+    """redo-as-published: Xavier uniform initialisation for every layer."""
     keep_bias_moments: bool | None = None
+    """redo-as-published: moments of biases kept."""
 
 
 SCHEDULE = ("period", "start", "stop")
@@ -192,7 +186,7 @@ def intervention(settings: Settings) -> Intervention:
 
 
 def _scheduled(name: Name, given: dict[str, Any]) -> Intervention:
-    # The paper's periods; that of resets is its best, as others quote its appendix.
+    # The paper's periods; for resets its best one, as others quote its appendix.
     schedule = {"period": 100_000 if name == "reset" else 1_000}
     schedule |= {setting: given.pop(setting) for setting in SCHEDULE if setting in given}
     share = given.pop("when_dormant", None)
@@ -218,12 +212,12 @@ def _scheduled(name: Name, given: dict[str, Any]) -> Intervention:
 
 
 def _renewal(given: dict[str, Any]) -> Renewal:
-    """That of the settings given, which are taken out of them."""
+    """The renewal that the given settings describe. Removes them from `given`."""
     return Renewal(**{name: given.pop(name) for name in RENEWAL if name in given})
 
 
 def _number(given: dict[str, Any]) -> Any:
-    """How many neurons, of the settings given, which are taken out of them."""
+    """How many neurons the given settings recycle. Removes them from `given`."""
     name = given.pop("number", "dormant")
     kind, uses = NUMBERS[name]
     for setting in ("tau", "share", "recyclings"):
@@ -245,68 +239,45 @@ def _flag(setting: str) -> str:
     return "--" + setting.replace("_", "-")
 
 
-def first_look(arguments: Sequence[str], **defaults: str) -> argparse.Namespace:
-    """What these flags say before it is known which others there are; their defaults where that cannot be read.
+def for_sac(settings: Settings) -> Settings:
+    """The settings with the paper's defaults for SAC: it recycles at tau 0 and resets all networks.
 
-    >>> first_look(["train", "--env=ALE/Pong", "--steps", "10"], env="", agent="dqn")
-    Namespace(env='ALE/Pong', agent='dqn')
+    >>> for_sac(Settings("redo", period=10))
+    Settings(intervention='redo', period=10, ..., tau=0.0, ...)
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name, default in defaults.items():
-        parser.add_argument(*{_flag(name), f"--{name}"}, default=default)
-    try:
-        return parser.parse_known_args(arguments)[0]
-    except argparse.ArgumentError:
-        return argparse.Namespace(**defaults)
+    uses = USES[settings.intervention]
+    defaults = {"period": PAPER_SAC_PERIOD} if "start" in uses else {}
+    defaults |= {"tau": 0.0} if settings.intervention in ("redo", "redo-as-published") else {}
+    defaults |= {"layers": NETWORKS} if settings.intervention == "reset" else {}
+    missing = {name: value for name, value in defaults.items() if name in uses and getattr(settings, name) is None}
+    return dataclasses.replace(settings, **missing)
 
 
-def agent_for(agent: DQN, settings: Settings) -> DQN:
-    """The agent with the paper's weight decay, if that is the intervention and no other was set, or with a penalty."""
+def dqn_for(agent: DQN, settings: Settings) -> DQN:
+    """The agent with the weight decay, penalty or network that the intervention needs."""
     if settings.intervention == "weight-decay" and agent.weight_decay == 0:
         return dataclasses.replace(agent, weight_decay=PAPER_WEIGHT_DECAY)
     if settings.intervention in PENALTIES:
-        return dataclasses.replace(agent, regulariser=penalty(settings))
+        return dataclasses.replace(agent, regulariser=_penalty(settings))
     if settings.intervention == "plasticity-injection":
         return dataclasses.replace(agent, network=injectable(agent.network))
     return agent
 
 
-def penalty(settings: Settings) -> L2Init | Parseval | Spectral:
-    """The regulariser that the settings name."""
+def sac_for(agent: SAC, settings: Settings) -> SAC:
+    """The agent with the weight decay or penalty that the intervention needs, in all networks.
+
+    Raises ValueError for plasticity injection.
+    """
+    if settings.intervention in PENALTIES:
+        return dataclasses.replace(agent, regulariser=_penalty(settings))
+    if settings.intervention == "plasticity-injection":
+        raise ValueError("--intervention plasticity-injection is there for --agent dqn and drq, not for sac.")
+    if settings.intervention == "weight-decay" and agent.actor_weight_decay == agent.critic_weight_decay == 0:
+        return dataclasses.replace(agent, actor_weight_decay=PAPER_WEIGHT_DECAY, critic_weight_decay=PAPER_WEIGHT_DECAY)
+    return agent
+
+
+def _penalty(settings: Settings) -> L2Init | Parseval | Spectral:
     strength = {} if settings.strength is None else {"strength": settings.strength}
     return PENALTIES[settings.intervention](**strength)
-
-
-def seeds_of(number: int) -> tuple[int, ...]:
-    """So many seeds. Raises ValueError if it is less than one."""
-    if number < 1:
-        raise ValueError(f"--seeds must be at least 1, got {number}.")
-    return tuple(range(number))
-
-
-def check_seconds(seconds: float) -> None:
-    """Raises ValueError unless checkpoints can be so far apart."""
-    if not seconds >= 0:  # NaN is not, and would never be due
-        raise ValueError(f"--checkpoint-seconds must be at least 0, got {seconds}.")
-
-
-def environment(name: str, **settings: Any) -> MinAtar | Atari:
-    """The environment of that name. Raises ValueError, with the nearest names, if there is none.
-
-    >>> environment("MinAtar/Breakout", sticky=0.0).game, environment("ALE/Pong").game
-    ('Breakout', 'Pong')
-    """
-    if name.startswith(ATARI):
-        return Atari(name.removeprefix(ATARI), **settings)
-    if name in TASKS:
-        raise ValueError(f"{name} is played by --agent sac; dqn and drq play MinAtar/ and ALE/ with a game.")
-    names = [MINATAR + game for game in GAMES]
-    if name not in names:
-        near = difflib.get_close_matches(name, [*names, *TASKS, *(ATARI + game for game in SCORES)], n=2, cutoff=0.7)
-        there = (
-            f"did you mean {' or '.join(near)}?"
-            if near
-            else f"there are {', '.join(names)}, ALE/ with a game, and for --agent sac {', '.join(TASKS)}."
-        )
-        raise ValueError(f"unknown environment {name!r}; {there}")
-    return MinAtar(game=name.removeprefix(MINATAR), **settings)

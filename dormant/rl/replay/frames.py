@@ -8,16 +8,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from numpy import ndarray
 
-from .mapped import created, opened
-from .replay import Batch
+from .device import Batch
+from .files import opener, save_due
 
 
 class FrameRing(NamedTuple):
-    """What a ring holds for each agent step, in memory or in mapped files.
+    """The arrays of a ring, in memory or in mapped files, with one entry per agent step and one place per frame.
 
-    `place` says how many frames were kept before the one that the step was taken from, `age` how many of them belong to
-    its observation. `discount` is 0 at a termination and gamma elsewhere; `last` marks the end of an episode, by
-    truncation too.
+    `place` is the number of frames stored before the frame that the step was taken from. `age` is the number of those
+    frames that belong to its observation. `discount` is 0 at a termination and gamma elsewhere. `last` is True at the
+    end of an episode, whether terminated or truncated.
     """
 
     frames: UInt8[ndarray, "places height width"]
@@ -31,21 +31,21 @@ class FrameRing(NamedTuple):
 
 @dataclass(frozen=True)
 class FrameReplay:
-    """A ring of the last `capacity` agent steps, which keeps each frame once.
+    """A ring of the last `capacity` agent steps that stores each frame once.
 
-    An observation is the frame it ends with behind the `stack - 1` frames before, zeros where the episode has none. A
-    truncated episode keeps its last frame too and is bootstrapped from it, and an n-step return that meets the end of
-    an episode simply stops there. Where the return ends, nothing is bootstrapped, and `observation_t` is the last one
-    that was acted from.
+    An observation stacks the last `stack` frames, newest last; frames from before the episode are zeros. An n-step
+    return stops at the end of its episode. A truncated episode also stores its last frame and is bootstrapped from it.
+    After a termination nothing is bootstrapped, and `observation_t` is the last observation that was acted on.
 
-    `slack` agent steps more are kept, so that those added after a checkpoint overwrite nothing it needs: a checkpoint
-    is then only the number of steps added. No more than one episode in `time_limit` agent steps may be truncated.
+    `slack` extra agent steps are kept, so that steps added after a checkpoint do not overwrite steps that the
+    checkpoint needs. A checkpoint then stores only the number of steps added. At most one episode per `time_limit`
+    agent steps may be truncated.
 
     >>> replay = FrameReplay(capacity=1_000_000)
     >>> replay.bytes / replay.capacity
     7146.05...
 
-    Raises ValueError for a size below 1. The counterpart on the device, and the meaning of its fields, is `Replay`.
+    Raises ValueError for a size below 1. `Replay` is the same ring on the device.
     """
 
     capacity: int
@@ -64,12 +64,12 @@ class FrameReplay:
 
     @property
     def slots(self) -> int:
-        """Agent steps there is room for."""
+        """Number of agent steps stored."""
         return self.capacity + self.slack
 
     @property
     def places(self) -> int:
-        """Frames there is room for: one a step, those after a truncation, and those around the two ends."""
+        """Number of frames stored: one per step, one more per truncation, and a few at the two ends."""
         return self.slots + self.slots // self.time_limit + self.stack + 2
 
     @property
@@ -79,7 +79,7 @@ class FrameReplay:
 
     @property
     def layout(self) -> str:
-        """What that size is made of.
+        """How the size is made up.
 
         >>> FrameReplay(1_000).layout
         '11,006 frames x 7,056 bytes + 11,000 steps x 19 bytes'
@@ -93,13 +93,13 @@ class FrameReplay:
         return FrameRing(*(np.zeros(shape, dtype) for shape, dtype in self._fields()))
 
     def open(self, folder: Path, added: int) -> FrameRing:
-        """The ring kept in a folder's files as it was when `added` steps had been added; a new one if none had.
+        """The ring in a folder's files, as it was after `added` steps; a new ring if `added` is 0.
 
-        Raises ValueError if the files hold another ring, or later steps in place of some of these, OSError if the disk
-        is full.
+        Raises ValueError if the files hold another ring or if later steps have overwritten some of these, OSError if
+        the disk is full.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        arrange = created if added == 0 else opened
+        arrange = opener(added)
         files = [folder / f"{name}.npy" for name in FrameRing._fields]
         ring = FrameRing(*(arrange(file, *field) for file, field in zip(files, self._fields(), strict=True)))
         self._check_whole(ring, added, folder)
@@ -116,9 +116,9 @@ class FrameReplay:
         last_t: bool | np.bool_,
         frame_t: UInt8[ndarray, "height width"],
     ) -> None:
-        """Adds one agent step in place, over the oldest if the ring is full. `added` steps came before.
+        """Writes one agent step in place, over the oldest step if the ring is full. `added` steps came before it.
 
-        Raises ValueError if episodes are truncated more often than `time_limit` says.
+        Raises ValueError if episodes are truncated more often than once per `time_limit` steps.
         """
         place, age = self._next(ring, added)
         self._check_room(ring, added, place)
@@ -130,9 +130,9 @@ class FrameReplay:
             kept[added % self.slots] = value
 
     def sample(self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]) -> Batch:
-        """n-step transitions in NumPy arrays, at the places `uniform`, numbers in [0, 1) over the steps that begin one.
+        """n-step transitions as NumPy arrays, drawn by numbers `uniform` in [0, 1): 0 draws the oldest one.
 
-        Raises ValueError if there is none yet.
+        Raises ValueError if fewer than n steps were added.
         """
         first = self._starts(added, uniform)
         return_t, discount_t, final = np.zeros(first.shape, np.float32), np.ones(first.shape, np.float32), first
@@ -144,7 +144,7 @@ class FrameReplay:
             final = np.where(alive, first + step, final)
             alive &= ~ring.last[slot]
         action = ring.action[first % self.slots].astype(np.int32)
-        # Any, because a batch of the device's ring holds arrays of JAX.
+        # Any, because the fields of `Batch` are JAX arrays elsewhere.
         before: Any = self._observations(ring, first, 0)
         after: Any = self._observations(ring, final, ring.discount[final % self.slots] > 0)
         leaves: Any = (before, action, return_t, discount_t, after)
@@ -153,36 +153,33 @@ class FrameReplay:
     def states(
         self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]
     ) -> UInt8[ndarray, "*draws_height_width_stack"]:
-        """Observations at the places `uniform`, numbers in [0, 1)."""
+        """Stored observations, drawn by numbers `uniform` in [0, 1)."""
         return self._observations(ring, self._starts(added, uniform), 0)
 
     def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
-        """Whether all that is drawn when `added` steps are in the ring is in it when only the first `there` are.
+        """Whether every transition drawn once `added` steps are in the ring lies within the first `there` steps.
 
         >>> FrameReplay(capacity=100).drawn_before(50, np.array([0.1, 0.9]), there=49)
         True
         """
         return bool((self._starts(added, uniform) + self.n_step <= there).all())
 
-    def room(self, added: int, saved: int) -> int:
-        """How many more steps may be added before a checkpoint, when the last one was made after `saved`.
+    def save_due(self, added: int, saved: int, steps: int) -> bool:
+        """Whether `steps` more steps would overwrite steps that the last checkpoint needs.
 
-        >>> FrameReplay(capacity=100, slack=10).room(added=507, saved=500)
-        3
+        >>> replay = FrameReplay(capacity=100, slack=10)
+        >>> replay.save_due(added=507, saved=500, steps=3), replay.save_due(added=507, saved=500, steps=4)
+        (False, True)
         """
-        return max(saved - self.capacity, 0) + self.slots - added
-
-    def checkpoint_due(self, added: int, saved: int, steps: int = 1) -> bool:
-        """Whether the next steps would overwrite what the last checkpoint needs."""
-        return self.room(added, saved) < steps
+        return save_due(self, added, saved, steps)
 
     def _fields(self) -> tuple[tuple[tuple[int, ...], type], ...]:
-        """Shape and type of each array of a ring."""
+        """Shape and dtype of each array."""
         types = (np.int64, np.uint8, np.uint8, np.float32, np.float32, np.bool_)
         return (((self.places, *self.frame_shape), np.uint8), *(((self.slots,), kind) for kind in types))
 
     def _next(self, ring: FrameRing, added: int) -> tuple[int, int]:
-        """Place and age of the step that is added next."""
+        """Place and age of the next step."""
         if added == 0:
             return 0, 0
         slot = (added - 1) % self.slots
@@ -191,7 +188,7 @@ class FrameReplay:
         return place + 1 + kept_one_more, 0 if last else min(age + 1, self.stack - 1)
 
     def _starts(self, added: int, uniform: Float[ndarray, "*draws"]) -> Int64[ndarray, "*draws"]:
-        """Numbers of the steps from which n steps were recorded, oldest first as `uniform` grows."""
+        """Numbers of the first steps of the drawn transitions."""
         held = min(added, self.capacity)
         number = held - self.n_step + 1
         if number < 1:
@@ -202,10 +199,10 @@ class FrameReplay:
     def _observations(
         self, ring: FrameRing, step: Int64[ndarray, "*draws"], ahead: int | Bool[ndarray, "*draws"]
     ) -> UInt8[ndarray, "*draws_height_width_stack"]:
-        """What was seen at the steps, or after them where `ahead` is 1."""
+        """The observations at some steps, or after them where `ahead` is 1."""
         place, age = ring.place[step % self.slots] + ahead, ring.age[step % self.slots] + ahead
         stacked = np.empty((*step.shape, *self.frame_shape, self.stack), np.uint8)
-        # One array for all of them, because pages fresh from the kernel cost more than what is read into them.
+        # One array for all frames, because allocating fresh pages costs more than copying the frames.
         frames = np.empty((*step.shape, *self.frame_shape), np.uint8)
         for back in range(self.stack):
             np.take(ring.frames, (place - back) % self.places, axis=0, out=frames, mode="clip")
@@ -218,8 +215,8 @@ class FrameReplay:
         lowest = int(ring.place[oldest]) - int(ring.age[oldest]) if added else 0
         if place + 1 - lowest >= self.places:
             raise ValueError(
-                f"more than one episode in time_limit={self.time_limit} steps was truncated, and each keeps a frame "
-                "more: there is no place left. Set time_limit to that of the environment."
+                f"there is no place left: more than one episode in time_limit={self.time_limit} steps was truncated, "
+                "and each one stores an extra frame. Set time_limit to the environment's."
             )
 
     def _check_whole(self, ring: FrameRing, added: int, folder: Path) -> None:
@@ -227,5 +224,5 @@ class FrameReplay:
         place = ring.place[steps % self.slots]
         if not (np.isin(np.diff(place), (1, 2)).all() and (place >= steps).all()):
             raise ValueError(
-                f"{folder} no longer holds the {steps.size} steps before step {added}: too many were added after them."
+                f"{folder} no longer holds the {steps.size} steps before step {added}: too many were added later."
             )

@@ -1,18 +1,18 @@
-"""The settings of DQN and DrQ(eps) for MinAtar and Atari, as functions of how they are run."""
+"""Settings of DQN and DrQ(eps) for MinAtar and Atari."""
 
 from dataclasses import replace
 from typing import Any
 
-from .agents.dqn import DQN
-from .atari_networks import ImpalaResNet, NatureCNN
+from ..networks.atari import ImpalaResNet, NatureCNN
+from ..networks.minatar import MinAtarCNN
 from .augmentation import Augmentation
-from .networks import MinAtarCNN
+from .dqn import DQN
 
 TARGET_GRADIENT_STEPS = 2_000
 INTENSITY = 0.05
-# Atari 100k: how its games are played, and how long and how they are evaluated; fields of `Atari` and `HostTraining`.
+# Atari 100k: the settings of its games, fields of `Atari`, and of its runs, fields of `AtariTraining`.
 # Source: DrQ_eps.gin and eval_run_experiment.py of dopamine/labs/atari_100k. The paper's runs are four times as long as
-# the released configuration, by its figure and by others who quote its appendix.
+# those of the released configuration, according to its figure and to others who quote its appendix.
 ATARI_100K_GAME: dict[str, Any] = {"sticky": 0.0, "noops": 29, "life_loss": True}
 ATARI_100K_RUN: dict[str, Any] = {
     "agent_steps": 400_000,
@@ -23,14 +23,14 @@ ATARI_100K_RUN: dict[str, Any] = {
 
 
 def minatar_dqn(agent_steps: int, replay_ratio: float = 1.0) -> DQN:
-    """DQN for a run of that many agent steps on MinAtar, with a target copied every 1,000 gradient steps.
+    """DQN for a run of `agent_steps` on MinAtar. Its target network is copied every 1,000 gradient steps.
 
     >>> minatar_dqn(200_000).epsilon_steps, minatar_dqn(200_000, replay_ratio=0.25).target_period
     (20000, 4000)
 
-    Source: Young & Tian 2019 use RMSprop, a replay of 100,000 and a target copied every 1,000 steps at replay ratio 1;
-    that it is gradient steps which count is the paper's, as in `atari_dqn`. The optimizer is the paper's Adam with a
-    learning rate four times as large, and exploration ends after a tenth of the run.
+    Source: Young & Tian 2019 use RMSprop, a replay of 100,000 and a target copied every 1,000 steps at replay ratio 1.
+    Counting gradient steps follows the paper, as in `atari_dqn`. The optimizer is the paper's Adam with four times its
+    learning rate. Exploration ends after a tenth of the run.
     """
     return DQN(
         learning_rate=2.5e-4,
@@ -42,14 +42,14 @@ def minatar_dqn(agent_steps: int, replay_ratio: float = 1.0) -> DQN:
 
 
 def atari_dqn(replay_ratio: float = 1.0, network: NatureCNN | ImpalaResNet | None = None) -> DQN:
-    """The paper's DQN on Atari, whose target network is copied every 2,000 gradient steps at any replay ratio.
+    """The paper's DQN on Atari. Its target network is copied every 2,000 gradient steps at any replay ratio.
 
     >>> atari_dqn(0.25).target_period, atari_dqn(1.0).target_period, atari_dqn().network
     (8000, 2000, NatureCNN(width=1, padding='SAME', activation='relu', layer_norm=False, dueling=False))
 
-    Source: dopamine/jax/agents/dqn/configs/dqn.gin and dopamine/labs/redo/configs/dqn_dense.gin, at replay ratio 0.25;
-    2,000 agent steps at replay ratio 1 are second-hand (timoklein/redo), and the released code's default, 8,000 agent
-    steps always, is not excluded.
+    Source: dopamine/jax/agents/dqn/configs/dqn.gin and dopamine/labs/redo/configs/dqn_dense.gin, at replay ratio 0.25.
+    2,000 agent steps at replay ratio 1 are taken from timoklein/redo. The paper may also have used the default of the
+    released code, which is always 8,000 agent steps.
     """
     period = max(1, round(TARGET_GRADIENT_STEPS / replay_ratio))
     return DQN(network=network or NatureCNN(), target_period=period)
@@ -61,7 +61,7 @@ def atari_drq(network: NatureCNN | ImpalaResNet | None = None) -> DQN:
     >>> atari_drq().n_step, atari_drq().network.dueling, atari_drq().augmentation
     (10, True, Augmentation(pad=4, intensity=0.05))
 
-    Its target network is copied after every agent step, so that within one it stays while the gradient steps go on.
+    The target network is copied after every agent step, and does not change during the gradient steps of one.
     Source: dopamine/labs/atari_100k/configs/DrQ_eps.gin and dopamine/labs/redo/configs/DrQ_eps_dense.gin.
     """
     return DQN(
@@ -77,14 +77,14 @@ def atari_drq(network: NatureCNN | ImpalaResNet | None = None) -> DQN:
 
 
 def minatar_drq(agent_steps: int) -> DQN:
-    """DrQ(eps) on MinAtar: what makes DrQ of DQN, upon the learning rate, replay and exploration of `minatar_dqn`.
+    """DrQ(eps) on MinAtar, with the learning rate, replay and exploration of `minatar_dqn`.
 
     >>> minatar_drq(200_000).target_period, minatar_drq(200_000).augmentation
     (1, Augmentation(pad=0, intensity=0.05))
 
-    Images are not shifted. In Atari a shift is at most 4 of 84 pixels, which is half of one of MinAtar's ten cells, and
-    there is nothing between cells: a whole one is as far as things move in a step, and doubles or loses what stands at
-    the edge. Noise of the intensity means the same at any size.
+    Images are not shifted. In Atari a shift is at most 4 of 84 pixels, which would be half of one of MinAtar's ten
+    cells. A shift by a whole cell is as far as objects move in a step, and it doubles or removes objects at the edge.
+    Noise of the intensity is the same at any size.
     """
     return replace(
         minatar_dqn(agent_steps),

@@ -1,4 +1,4 @@
-"""The paper's networks for Atari frames, as plain specifications whose parameters are nested dictionaries of arrays."""
+"""The paper's networks for Atari frames: the Nature CNN and a ResNet."""
 
 import math
 from dataclasses import dataclass
@@ -8,8 +8,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
-from .layers import Activation, activated, active, fresh_layer, outputs_of
-from .networks import Params, Shape, linear, output_layers, q_values
+from .layers import (
+    Activation,
+    Params,
+    Shape,
+    activated,
+    active,
+    fresh_layer,
+    linear,
+    output_layers,
+    outputs_of,
+    q_values,
+)
 
 Padding = Literal["SAME", "VALID"]
 INNER_KERNEL = jax.nn.initializers.lecun_normal()  # Flax's default, which the reference leaves in residual blocks
@@ -27,12 +37,12 @@ class NatureCNN:
     {'conv1': (8, 8, 4, 32), 'conv2': (4, 4, 32, 64), 'conv3': (3, 3, 64, 64), 'dense': (7744, 512), 'head': (512, 6)}
 
     Raises ValueError for a width that is not positive.
-    Source: the paper's NatureDQNNetwork (dopamine/labs/redo/networks.py). PyTorch's ports of it, and the network of
-    Mnih et al. 2015, take `padding="VALID"`, which leaves 3,136 inputs to the dense layer.
-    `crelu` follows Abbas et al. 2023: a layer's n neurons give 2n activations, relu(x) and relu(-x).
+    Source: the paper's NatureDQNNetwork (dopamine/labs/redo/networks.py). PyTorch ports and Mnih et al. 2015 use
+    `padding="VALID"`, which leaves 3,136 inputs to the dense layer. `crelu` follows Abbas et al. 2023: a layer's n
+    neurons give 2n activations, relu(x) and relu(-x).
     """
 
-    width: float | int = 1  # multiplies filters and dense neurons; the paper's are 1, 2 and 4
+    width: float | int = 1  # multiplies filters and dense neurons; the paper uses 1, 2 and 4
     padding: Padding = "SAME"
     activation: Activation = "relu"
     layer_norm: bool = False
@@ -74,9 +84,9 @@ class ImpalaResNet:
      (3, 3, 32, 64), (7744, 512))
 
     Raises ValueError for a width that is not positive.
-    Source: the paper's ResNet (dopamine/labs/redo/networks.py), that of Espeholt et al. 2018 with twice its filters.
-    Its neurons that are summed into a residual stream are measured but not recycled. With `layer_norm`, the dense layer
-    and every convolution but those that write into a stream is normalised.
+    Source: the paper's ResNet (dopamine/labs/redo/networks.py), which is the one of Espeholt et al. 2018 with twice the
+    filters. Neurons that are summed into a residual stream are measured but not recycled. `layer_norm` normalises the
+    dense layer and every convolution that does not write into a residual stream.
     """
 
     width: float | int = 1
@@ -127,7 +137,7 @@ class ImpalaResNet:
 
 
 def scaled(neurons: int, width: float | int) -> int:
-    """Neurons of a layer under a width multiplier, rounded up as in the paper's code.
+    """The number of neurons under a width multiplier, rounded up as in the paper's code.
 
     >>> scaled(32, 2), scaled(32, 0.3)
     (64, 10)
@@ -136,17 +146,17 @@ def scaled(neurons: int, width: float | int) -> int:
 
 
 def pixels(observations: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Frames of 0 to 255 as numbers of 0 to 1."""
+    """Frames of 0 to 255, scaled to [0, 1]."""
     return observations.astype(jnp.float32) / 255.0
 
 
 def pooled(maps: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns channels"]:
-    """The maximum over 3 x 3 at every second place, with the borders padded."""
+    """Max pooling over 3 x 3 with stride 2 and padded borders."""
     return jax.lax.reduce_window(maps, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
 
 
 def _convolved(maps: Array, layer: dict[str, Array], stride: int = 1, padding: Padding = "SAME") -> Array:
-    # XLA's own convolution on every backend: no product of patches beat it in a whole gradient step (LOG.md).
+    # XLA's convolution on every backend: no product of patches was faster in a whole gradient step (LOG.md).
     numbers = ("NHWC", "HWIO", "NHWC")
     product = jax.lax.conv_general_dilated(maps, layer["kernel"], (stride, stride), padding, dimension_numbers=numbers)
     return product + layer["bias"][None, None, None]

@@ -1,11 +1,11 @@
 """Dopamine's logged replay: the published DQN-replay files, and the frames that transitions are drawn from.
 
-A game's run has for each part N of its log the files `$store$_observation_ckpt.N.gz`, `$store$_action_ckpt.N.gz`,
-`$store$_reward_ckpt.N.gz`, `$store$_terminal_ckpt.N.gz` and `add_count_ckpt.N.gz`: arrays of NumPy's, packed by gzip.
+Each part N of a run's log has the files `$store$_observation_ckpt.N.gz`, `$store$_action_ckpt.N.gz`,
+`$store$_reward_ckpt.N.gz`, `$store$_terminal_ckpt.N.gz` and `add_count_ckpt.N.gz`: gzipped NumPy arrays.
 
 Source: google/dopamine, dopamine/replay_memory/circular_replay_buffer.py, and google-research/batch_rl, logged_replay_
-buffer.py, which writes them. It logs when all slots but one are filled, so a part ends before its cursor; what stands
-behind it is the part before's.
+buffer.py, which writes them. It writes a part when all slots but one are filled, so a part ends before its cursor.
+The rows after the cursor belong to the part before.
 """
 
 import gzip
@@ -19,16 +19,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from numpy import ndarray
 
-from .replay import Batch
+from ..replay.device import Batch
 
 PREFIX = "$store$_"
 
 
 class FrameLog(NamedTuple):
-    """A part of a log: a row for each step and for each blank before an episode, and which of them are to be drawn.
+    """One part of a log: a row per step and per blank before an episode, and the rows that may be drawn.
 
-    `discount` is 0 at a termination; the first `number` entries of `steps` are rows. Logs of several seeds have an axis
-    of them before.
+    `discount` is 0 at a termination. The first `number` entries of `steps` are the rows that may be drawn. Logs of
+    several seeds have a leading axis of seeds.
     """
 
     frames: UInt8[Array, "*seeds rows height width"]
@@ -41,12 +41,12 @@ class FrameLog(NamedTuple):
 
 @dataclass(frozen=True)
 class FrameMemory:
-    """How batches are drawn from a log: an observation is `stack` frames, the newest last, as the log was made with."""
+    """How batches are drawn from a log: an observation stacks `stack` frames, newest last, as in the logged run."""
 
     stack: int = 4
 
     def sample(self, log: FrameLog, added: Int[Array, ""], uniform: Float[Array, " batch"]) -> Batch:
-        """One-step transitions at the places `uniform`, numbers in [0, 1). `added` is not used: a log is whole."""
+        """One-step transitions, drawn by numbers `uniform` in [0, 1). `added` is not used: a log is complete."""
         rows = self._rows(log, uniform)
         return Batch(
             self._stacked(log, rows),
@@ -59,11 +59,11 @@ class FrameMemory:
     def states(
         self, log: FrameLog, added: Int[Array, ""], uniform: Float[Array, " states"]
     ) -> UInt8[Array, "states height width stack"]:
-        """Observations at the places `uniform`."""
+        """Observations, drawn by numbers `uniform` in [0, 1)."""
         return self._stacked(log, self._rows(log, uniform))
 
     def unpack(self, packed: UInt8[Array, "*more"]) -> UInt8[Array, "*more"]:
-        """The observation itself."""
+        """The observation, which is not packed."""
         return packed
 
     def _rows(self, log: FrameLog, uniform: Array) -> Int[Array, " rows"]:
@@ -75,25 +75,25 @@ class FrameMemory:
 
 
 def read(folder: Path, part: int, gamma: float, stack: int = 4, rows: int | None = None) -> FrameLog:
-    """One part of a log, its first `rows` only if that is given.
+    """One part of a log, or its first `rows` rows.
 
-    Blanks of zeros stand before an episode, so a stack never needs to know where it began. A step is drawn if none of
-    the `stack - 1` rows before it is terminal, which a blank is behind, and if its successor was logged. A truncation
-    is not marked in these files, and a step across one is drawn like any other.
+    Blank frames precede each episode, so a stack never crosses the start of an episode. A step may be drawn if none of
+    the `stack - 1` rows before it is terminal and its successor was logged. These files do not mark truncations, so a
+    step across one is drawn like any other.
 
-    Raises ValueError for a file that is missing or damaged, or that doesn't fit the others.
+    Raises ValueError for a file that is missing or damaged, or that does not fit the others.
     """
     columns = {name: _array(folder, PREFIX + name, part) for name in ("observation", "action", "reward", "terminal")}
     capacity = len(columns["action"])
     if any(len(column) != capacity for column in columns.values()) or columns["observation"].ndim != 3:
         shapes = {name: column.shape for name, column in columns.items()}
-        raise ValueError(f"part {part} in {folder} must hold frames and as many of everything, got {shapes}.")
+        raise ValueError(f"part {part} in {folder} must hold frames, and equally many rows in each file, got {shapes}.")
     held = min(int(_array(folder, "add_count", part)) % capacity or capacity, rows or capacity)
     frames, action, reward, terminal = (column[:held] for column in columns.values())
     discount = np.where(terminal.astype(bool), np.float32(0), np.float32(gamma))
     steps = drawable(terminal, stack)
     if not len(steps):
-        raise ValueError(f"part {part} in {folder} has no step that could be drawn, of {held} rows.")
+        raise ValueError(f"part {part} in {folder} has no step that may be drawn, of {held} rows.")
     return FrameLog(
         jnp.asarray(frames),
         jnp.asarray(action, jnp.uint8),
@@ -105,7 +105,7 @@ def read(folder: Path, part: int, gamma: float, stack: int = 4, rows: int | None
 
 
 def drawable(terminal: ndarray, stack: int) -> ndarray:
-    """The rows that are steps with a whole stack before them and a successor behind.
+    """The rows of steps with a whole stack before them and a successor after them.
 
     >>> drawable(np.array([0, 0, 0, 1, 0, 0, 0, 0]), stack=2).tolist()
     [1, 2, 3, 5, 6]
@@ -125,4 +125,4 @@ def _array(folder: Path, name: str, part: int) -> ndarray:
     except FileNotFoundError:
         raise ValueError(f"there is no {file}; expected part {part} of a logged DQN replay.") from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ValueError(f"{file} is damaged ({error}); get it again.") from None
+        raise ValueError(f"{file} is damaged ({error}); download it again.") from None

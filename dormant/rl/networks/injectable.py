@@ -1,4 +1,4 @@
-"""A network to whose head new parameters can be added, as plasticity injection needs it."""
+"""A network with three heads, as plasticity injection needs it."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,20 @@ from jaxtyping import Array, Float, Key, Shaped
 
 from dormant.interventions.plasticity_injection import MINUS, NEW
 
-from .atari_networks import ImpalaResNet, NatureCNN
-from .networks import MLP, MinAtarCNN, Params, Shape
+from .atari import ImpalaResNet, NatureCNN
+from .layers import Params, Shape
+from .minatar import MinAtarCNN
+from .mlp import MLP
 
 OUTPUTS = ("head", "value", "advantage")
 
 
 @dataclass(frozen=True)
 class Injectable:
-    """A Q-network whose values are head(x) + new_head(x) - minus_head(x), where the last two begin equal.
+    """A Q-network whose values are head(x) + new_head(x) - minus_head(x). The last two heads start equal.
 
-    `shared` names the layers below the head, which all three heads read. `PlasticityInjection` decides which of the
-    heads learn, and when; without it all do. It costs three passes through the head.
+    `shared` names the layers below the head, which all three heads read. `PlasticityInjection` decides which heads
+    learn, and when; without it all of them learn. The cost is three passes through the head.
 
     >>> params = Injectable(MLP((4, 3)), shared=("dense_0",)).init(jax.random.key(0), (2,), actions=2)
     >>> list(params)
@@ -51,7 +53,7 @@ class Injectable:
 
 
 def injectable(network: MinAtarCNN | MLP | NatureCNN | ImpalaResNet | Injectable) -> Injectable:
-    """The network with everything below its last hidden layer shared, as plasticity injection has it.
+    """The network with every layer below its last hidden layer shared, as plasticity injection needs it.
 
     >>> injectable(NatureCNN()).shared
     ('conv1', 'conv2', 'conv3')

@@ -1,4 +1,4 @@
-"""A ring of transitions on the device, from which n-step transitions are drawn uniformly."""
+"""A ring of agent steps on the device, from which n-step transitions are drawn uniformly."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Float, Int, Num, Shaped, UInt8
 
 
 class Batch(NamedTuple):
-    """n-step transitions. `discount` multiplies the value of `observation_t`: zero where the return ends.
+    """n-step transitions. `discount_t` multiplies the value of `observation_t`; it is 0 after a termination.
 
-    `noise` is that of an agent's augmentation, if it has one.
+    `noise` belongs to the agent's augmentation; it is empty without one.
     """
 
     observation_tm1: Shaped[Array, "batch *shape"]
@@ -24,10 +24,10 @@ class Batch(NamedTuple):
 
 
 class ReplayState(NamedTuple):
-    """What a ring holds for each agent step: the packed observations before and after it, and what lay between.
+    """The arrays of a ring: per agent step, the packed observations before and after it, and what came in between.
 
-    Several rings have an axis of seeds before. `discount` is 0 at a termination and gamma elsewhere; `last` marks the
-    end of an episode, by truncation too.
+    Several rings have a leading axis of seeds. `discount` is 0 at a termination and gamma elsewhere. `last` is True at
+    the end of an episode, whether terminated or truncated.
     """
 
     observations: Num[Array, "*seeds capacity 2 packed"]
@@ -39,11 +39,10 @@ class ReplayState(NamedTuple):
 
 @dataclass(frozen=True)
 class Replay:
-    """A ring of the last `capacity` agent steps. Its methods take how many were added so far, so that seeds share it.
+    """A ring of the last `capacity` agent steps. Its methods take the number of steps added so far, as seeds share it.
 
-    Every step keeps the observation after it too. A truncated episode is then bootstrapped from its true last
-    observation, and an n-step return that meets the end of an episode simply stops there. Boolean observations are kept
-    as bits.
+    Every step also stores the observation after it, so a truncated episode is bootstrapped from its true last
+    observation. An n-step return stops at the end of its episode. Boolean observations are stored as bits.
     """
 
     capacity: int
@@ -64,12 +63,12 @@ class Replay:
         )
 
     def pack(self, observation: Shaped[Array, "*batch_and_shape"]) -> Num[Array, "*batch_and_packed"]:
-        """The observation as the ring keeps it: flat, eight Booleans to a byte."""
+        """The observation as the ring stores it: flat, with eight Booleans per byte."""
         flat = observation.reshape(*observation.shape[: observation.ndim - len(self.observation_shape)], -1)
         return jnp.packbits(flat, axis=-1) if self._as_bits else flat
 
     def unpack(self, packed: Num[Array, "*batch_and_packed"]) -> Shaped[Array, "*batch_and_shape"]:
-        """The observation that was packed, Booleans as unsigned bytes."""
+        """The observation before packing, with Booleans as unsigned bytes."""
         size = int(np.prod(self.observation_shape))
         flat = jnp.unpackbits(packed, axis=-1, count=size) if self._as_bits else packed
         return flat.reshape(*packed.shape[:-1], *self.observation_shape)
@@ -85,9 +84,9 @@ class Replay:
         last_t: Bool[Array, "*seeds"],
         observation_t: Shaped[Array, "*seeds_and_shape"],
     ) -> ReplayState:
-        """The ring with one more agent step, in place of the oldest if it is full. `added` steps came before.
+        """The ring with one more agent step, which replaces the oldest if the ring is full. `added` steps came before.
 
-        Rings of several seeds are filled together, by one write in place; under `vmap` it would be a scatter.
+        Rings of several seeds are filled together, by one write in place. Under `vmap` it would be a scatter.
         """
         seeds = action_tm1.ndim
         pair = self.pack(jnp.stack([observation_tm1, observation_t], axis=seeds))
@@ -99,7 +98,7 @@ class Replay:
         return jax.tree.map(write, ring, step)
 
     def sample(self, ring: ReplayState, added: Int[Array, ""], uniform: Float[Array, " batch"]) -> Batch:
-        """n-step transitions at the ring's places `uniform`, numbers in [0, 1) over the steps that can begin one."""
+        """n-step transitions, drawn by numbers `uniform` in [0, 1): 0 draws the oldest one."""
         first = self._starts(added, uniform)
         steps = [(first + k) % self.capacity for k in range(self.n_step)]
         return_t, discount_t, final = jnp.zeros_like(uniform), jnp.ones_like(uniform), first
@@ -116,14 +115,14 @@ class Replay:
     def states(
         self, ring: ReplayState, added: Int[Array, ""], uniform: Float[Array, " batch"]
     ) -> Num[Array, "batch packed"]:
-        """Packed observations at the ring's places `uniform`, numbers in [0, 1)."""
+        """Packed observations, drawn by numbers `uniform` in [0, 1)."""
         return ring.observations[self._starts(added, uniform), 0]
 
     def _starts(self, added: Array, uniform: Array) -> Array:
-        """Slots of the steps from which n steps were recorded, oldest first as `uniform` grows."""
+        """Slots of the first steps of the drawn transitions."""
         held = jnp.minimum(added, self.capacity)
         number = held - self.n_step + 1
-        # A float32 has 24 bits, so all of a ring of up to 16 million steps can be drawn.
+        # A float32 has 24 bits, so every step of a ring of up to 16 million can be drawn.
         offset = jnp.minimum((uniform * number.astype(jnp.float32)).astype(jnp.int32), number - 1)
         return (added - held + offset) % self.capacity
 

@@ -1,0 +1,243 @@
+"""DQN and DrQ on Atari: what the host loop draws, plays, stores and learns from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int, Integer, Key, UInt8
+from numpy import ndarray
+
+from dormant.interventions import Chain, Intervention
+from dormant.tracing import trace
+from dormant.wiring import Network
+
+from .agents.dqn import DQN, DQNState, random_action
+from .agents.presets import atari_dqn
+from .envs.atari import Atari, AtariGame, AtariGames, AtariOutcome
+from .evaluation import RANDOM_PLAY, Film, host_episode_returns
+from .host import HostLoop, RoundDraws, drawn, first_state, open_loop
+from .learning import Learning, TrainState
+from .networks.layers import Params
+from .replay.device import Batch
+from .replay.files import refuse_without_room
+from .replay.frames import FrameReplay, FrameRing
+from .schedule import Schedule, check_evaluation, draws_of, schedule_of
+from .seeds import join_seeds, key_for, map_seeds, take_seed
+
+EVALUATION_BLOCK = 1_024  # agent steps of an evaluation whose random numbers are drawn at once
+
+
+class ChunkDraws(NamedTuple):
+    """Everything random in the rounds of a chunk, drawn on the device at once and copied to the host."""
+
+    explores: Bool[Array, "rounds agent_steps seeds"]
+    action: Int[Array, "rounds agent_steps seeds"]
+    batch: Float[Array, "rounds gradient_steps seeds batch"]
+    score: Float[Array, "rounds gradient_steps seeds states"]
+
+
+@dataclass(frozen=True)
+class AtariTraining:
+    """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
+
+    The fields that `DeviceTraining` has too mean the same. An evaluation plays at least `eval_episodes` whole episodes
+    and at least `eval_agent_steps` agent steps; an `eval_period` longer than the run means none. With `video`, the
+    first episode of each evaluation is filmed for the first seed. `init` returns the first state. `open` returns the
+    loop that advances it and that keeps the frames of each seed in files of a folder.
+
+    >>> AtariTraining(replay_ratio=0.25).schedule.agent_steps_per_round
+    4
+
+    Raises ValueError for numbers that do not fit together.
+    """
+
+    agent: DQN = field(default_factory=atari_dqn)
+    env: Atari = field(default_factory=Atari)
+    intervention: Intervention = field(default_factory=Chain)
+    replay_ratio: float = 1.0
+    agent_steps: int = 2_500_000
+    log_period: int = 1_000
+    seeds: tuple[int, ...] = (0,)
+    score_batch: int = 64
+    eval_agent_steps: int = 125_000
+    eval_period: int = 250_000
+    eval_epsilon: float = 0.001
+    eval_episodes: int = 1
+    rank_batch: int = 0
+    video: bool = field(default=False, compare=False)  # does not change results, so a resumed run may differ in it
+
+    learns_from_round = True
+
+    def __post_init__(self) -> None:
+        schedule_of(self, eval_agent_steps=self.eval_agent_steps, eval_episodes=self.eval_episodes)
+        check_evaluation(self.eval_epsilon, self.rank_batch)
+
+    @property
+    def schedule(self) -> Schedule:
+        """When the run acts, learns, logs and evaluates."""
+        return schedule_of(self)
+
+    @property
+    def replay(self) -> FrameReplay:
+        """The ring that each seed fills. Its slack holds a chunk and is at most as large as the ring otherwise."""
+        capacity = self.agent.replay_capacity
+        slack = max(min(10_000, capacity), self.log_period)
+        return FrameReplay(capacity, n_step=self.agent.n_step, slack=slack, time_limit=self.env.time_limit)
+
+    @property
+    def learning(self) -> Learning[DQNState, Batch]:
+        """The parts of a gradient step."""
+        return Learning(self.agent, self.intervention, self.network)
+
+    @cached_property
+    def network(self) -> Network:
+        """The agent's network as interventions see it."""
+
+        def init(key: Array) -> Params:
+            return self.agent.network.init(key, self.env.observation_shape, self.env.actions)
+
+        with jax.ensure_compile_time_eval():
+            empty = jnp.zeros((self.score_batch, *self.env.observation_shape), self.env.observation_dtype)
+            wiring = trace(self.agent.network.apply, init(jax.random.key(0)), empty)
+        return Network(wiring, init, self.agent.optimizer())
+
+    def init(self) -> TrainState:
+        """The state before the first agent step."""
+        return first_state(self)
+
+    def agent_steps_done(self, state: TrainState) -> int:
+        """Agent steps behind a state, the same for every seed."""
+        return int(state.agent_steps[0])
+
+    def refuse_without_room(self, folder: Path) -> None:
+        """Raises ValueError, with the sum, unless the frames fit into memory and on the disk."""
+        refuse_without_room(self.replay, len(self.seeds), folder)
+
+    def open(self, folder: Path, state: TrainState) -> HostLoop:
+        """The loop that continues from a state with the frames in a folder; see `open_loop`."""
+        return open_loop(self, folder, state)
+
+    def fresh_agent(self, key: Key[Array, ""]) -> DQNState:
+        """A fresh agent."""
+        return self.agent.init(key, self.env.observation_shape, self.env.actions)
+
+    def players(self, stream: int = 0) -> AtariGames:
+        """A game for each seed."""
+        return AtariGames(self.env, self.seeds, stream)
+
+    def blank(self) -> UInt8[Array, "states height width stack"]:
+        """Inputs for steps at which no neuron is scored."""
+        return jnp.zeros((self.score_batch, *self.env.observation_shape), jnp.uint8)
+
+    def draws(self, starts: range) -> Iterator[RoundDraws]:
+        """The draws of each round of a chunk."""
+        chunk = jax.tree.map(np.asarray, _chunk_draws(self, jnp.asarray(starts)))
+        return (RoundDraws(*round) for round in zip(*chunk, strict=True))
+
+    def act(
+        self,
+        params: list[Params],
+        seen: UInt8[ndarray, "seeds height width stack"],
+        explores: Bool[ndarray, " seeds"],
+        action: Integer[ndarray, " seeds"],
+    ) -> Integer[ndarray, " seeds"]:
+        """The given action where a seed explores, else the greedy one."""
+        return np.where(explores, action, np.asarray(_greedy(self, params, seen)))
+
+    def columns(
+        self, seen: UInt8[ndarray, "seeds height width stack"], actions: ndarray, outcome: AtariOutcome
+    ) -> tuple[ndarray, ...]:
+        """What the ring stores of one agent step. A truncated episode is bootstrapped, so its discount is gamma."""
+        reward = np.clip(outcome.reward, -1, 1) if self.agent.clip_rewards else outcome.reward
+        discount = np.where(outcome.terminal, 0.0, self.agent.gamma)
+        last = outcome.terminal | outcome.truncated
+        return seen[..., -1], actions, reward, discount, last, outcome.frame
+
+    def batch(self, rings: tuple[FrameRing, ...], added: int, draws: RoundDraws) -> Batch:
+        """The batches of a round, with axes gradient steps, seeds."""
+        return drawn(self.replay.sample, rings, added, draws.batch)
+
+    def inputs(
+        self, rings: tuple[FrameRing, ...], added: int, uniform: Float[ndarray, "gradient_steps seeds states"]
+    ) -> UInt8[ndarray, "gradient_steps seeds states height width stack"]:
+        """Stored observations to score neurons on."""
+        return drawn(self.replay.states, rings, added, uniform)
+
+    def prepared(self, start: Array, batch: Batch) -> tuple[Key[Array, "gradient_steps seeds"], Batch]:
+        """The keys of the interventions of a round, and its batches with the noise of their augmentation."""
+        draws = draws_of(self.schedule, self.agent, jnp.array(self.seeds), start[None])
+        keys, noise = jax.tree.map(lambda x: x[0], (draws.intervention, draws.noise))
+        return keys, batch._replace(noise=noise)
+
+    def measured_inputs(
+        self, rings: tuple[FrameRing, ...], added: int, purpose: str, number: int
+    ) -> UInt8[ndarray, "seeds states height width stack"]:
+        """Stored observations for a measurement between chunks; those of random play if too few are stored."""
+        if added < self.agent.n_step:
+            return np.stack([_random_play(self.env, seed, number) for seed in self.seeds])
+        keys = [key_for(jnp.asarray(seed), purpose, added) for seed in self.seeds]
+        uniform = np.stack([np.asarray(jax.random.uniform(key, (number,))) for key in keys])
+        return self.inputs(rings, added, uniform[None])[0]
+
+    def evaluate(self, params: list[Params], agent_steps: int, videos: Path) -> list[Float32[ndarray, " episodes"]]:
+        """The returns of an evaluation's episodes, for each seed, after so many agent steps of training.
+
+        Source: the paper's evaluation phase; dopamine/discrete_domains/run_experiment.py.
+        """
+        games, draws = self.players(stream=agent_steps), _evaluation_draws(self, agent_steps)
+        film = Film(videos / f"{agent_steps}.mp4", lambda: games.screen(0)) if self.video else None
+
+        def policy(seen: ndarray) -> ndarray:
+            explores, action = next(draws)
+            return action if explores.all() else self.act(params, seen, explores, action)
+
+        return host_episode_returns(games, policy, self.eval_episodes, self.eval_agent_steps, film)
+
+
+@partial(jax.jit, static_argnums=0)
+def _chunk_draws(training: AtariTraining, starts: Int[Array, " rounds"]) -> ChunkDraws:
+    draws = draws_of(training.schedule, training.agent, jnp.array(training.seeds), starts)
+    steps = starts[:, None] + jnp.arange(training.schedule.agent_steps_per_round)[None]
+    epsilon = jax.vmap(jax.vmap(training.agent.epsilon))(steps)
+    explores = draws.act[..., 0] < epsilon[..., None]
+    return ChunkDraws(explores, random_action(draws.act[..., 1], training.env.actions), draws.batch, draws.score)
+
+
+@partial(jax.jit, static_argnums=0)
+def _greedy(training: AtariTraining, params: list[Params], seen: Array) -> Int[Array, " seeds"]:
+    act = map_seeds(partial(training.agent.act, epsilon=jnp.zeros(()), uniform=jnp.zeros(2)))
+    return join_seeds([act(own, take_seed(seen, lane)) for lane, own in enumerate(params)])
+
+
+def _evaluation_draws(training: AtariTraining, agent_steps: int) -> Iterator[tuple[ndarray, ndarray]]:
+    """For each agent step, without end: which seeds explore, and the random action of each seed."""
+    for block in count():
+        yield from zip(
+            *map(np.asarray, _evaluation_block(training, np.int32(agent_steps), np.int32(block))), strict=True
+        )
+
+
+@partial(jax.jit, static_argnums=0)
+def _evaluation_block(training: AtariTraining, agent_steps: Array, block: Array) -> tuple[Array, Array]:
+    def one(seed: Array) -> Array:
+        key = jax.random.fold_in(key_for(seed, "evaluate", agent_steps), block)
+        return jax.random.uniform(key, (EVALUATION_BLOCK, 2))
+
+    explore, choice = jnp.moveaxis(jax.vmap(one, out_axes=1)(jnp.array(training.seeds)), -1, 0)
+    return explore < training.eval_epsilon, random_action(choice, training.env.actions)
+
+
+def _random_play(env: Atari, seed: int, states: int) -> UInt8[ndarray, "states height width stack"]:
+    """Observations of random play, every eighth step, because neighbouring states look alike."""
+    game, draw = AtariGame(env, seed, RANDOM_PLAY), np.random.default_rng((RANDOM_PLAY, seed))
+    seen = []
+    for action in draw.integers(env.actions, size=8 * states):
+        game.step(int(action))
+        seen.append(game.observation)
+    return np.stack(seen[7::8])

@@ -1,0 +1,223 @@
+"""SAC on continuous control: what the host loop draws, plays, stores and learns from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Key
+from numpy import ndarray
+
+from dormant.interventions import Chain, Intervention
+from dormant.tracing import trace
+from dormant.wiring import Network
+
+from .agents.sac import SAC, SACParams, SACState
+from .envs.environment import ControlEnvironment, ControlOutcome, Player
+from .envs.mujoco import MuJoCo
+from .evaluation import RANDOM_PLAY, host_episode_returns
+from .host import HostLoop, RoundDraws, drawn, first_state, open_loop
+from .learning import Learning, TrainState
+from .replay.files import refuse_without_room
+from .replay.steps import StepReplay, Steps
+from .schedule import Schedule, schedule_of
+from .seeds import join_seeds, key_for, map_seeds, take_seed
+
+LEARNING = 2**63 + 1  # the stream of training's random numbers, see `RANDOM_PLAY`
+
+
+@dataclass(frozen=True)
+class ControlTraining:
+    """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
+
+    The fields that `DeviceTraining` has too mean the same. An evaluation plays `eval_episodes` episodes with the
+    policy's mean action; an `eval_period` longer than the run means none. Gradient steps draw only from the steps
+    before their round, so the device computes them while the host plays the round's last step. `init` returns the first
+    state. `open` returns the loop that advances it and that keeps the steps of each seed in a file of a folder.
+
+    >>> ControlTraining(replay_ratio=2.0).schedule.gradient_steps_per_round
+    2
+
+    Raises ValueError for numbers that do not fit together.
+    """
+
+    agent: SAC = field(default_factory=SAC)
+    env: ControlEnvironment = field(default_factory=MuJoCo)
+    intervention: Intervention = field(default_factory=Chain)
+    replay_ratio: float = 1.0
+    agent_steps: int = 1_000_000
+    log_period: int = 1_000
+    seeds: tuple[int, ...] = (0,)
+    score_batch: int = 256
+    eval_episodes: int = 30
+    eval_period: int = 10_000
+
+    learns_from_round = False
+    rank_batch = 0  # SAC has three networks and no single last layer
+
+    def __post_init__(self) -> None:
+        schedule_of(self, eval_episodes=self.eval_episodes)
+
+    @property
+    def schedule(self) -> Schedule:
+        """When the run acts, learns, logs and evaluates."""
+        return schedule_of(self)
+
+    @property
+    def replay(self) -> StepReplay:
+        """The ring that each seed fills. Its slack holds a chunk and is at most as large as the ring otherwise."""
+        capacity = self.agent.replay_capacity
+        slack = max(min(10_000, capacity), self.log_period)
+        return StepReplay(capacity, self.env.observations, self.env.actions, slack)
+
+    @property
+    def learning(self) -> Learning[SACState, Steps]:
+        """The parts of a gradient step."""
+        return Learning(self.agent, self.intervention, self.network)
+
+    @cached_property
+    def network(self) -> Network:
+        """All networks of the agent as interventions see them. Their inputs are rows of the replay."""
+
+        def init(key: Array) -> SACParams:
+            return self.agent.init_params(key, self.env.observations, self.env.actions)
+
+        def apply(params: SACParams, rows: Array) -> tuple[Array, Array, Array]:
+            return self.agent.apply(params, *self.replay.inputs(rows))
+
+        with jax.ensure_compile_time_eval():
+            wiring = trace(apply, init(jax.random.key(0)), self.blank())
+        return Network(wiring, init, self.agent.optimizer())
+
+    def init(self) -> TrainState:
+        """The state before the first agent step."""
+        return first_state(self)
+
+    def agent_steps_done(self, state: TrainState) -> int:
+        """Agent steps behind a state, the same for every seed."""
+        return int(state.agent_steps[0])
+
+    def refuse_without_room(self, folder: Path) -> None:
+        """Raises ValueError, with the sum, unless the steps fit into memory and on the disk."""
+        refuse_without_room(self.replay, len(self.seeds), folder)
+
+    def open(self, folder: Path, state: TrainState) -> HostLoop:
+        """The loop that continues from a state with the steps in a folder; see `open_loop`."""
+        return open_loop(self, folder, state)
+
+    def fresh_agent(self, key: Key[Array, ""]) -> SACState:
+        """A fresh agent."""
+        return self.agent.init(key, self.env.observations, self.env.actions)
+
+    def players(self, stream: int = 0) -> Player:
+        """A body for each seed."""
+        return self.env.begin(self.seeds, stream)
+
+    def blank(self) -> Float[Array, "states numbers"]:
+        """Inputs for steps at which no neuron is scored."""
+        return jnp.zeros((self.score_batch, self.replay.numbers))
+
+    def draws(self, starts: range) -> Iterator[RoundDraws]:
+        """The draws of each round of a chunk, made when they are needed."""
+        return (self._round_draws(start) for start in starts)
+
+    def _round_draws(self, start: int) -> RoundDraws:
+        acts, updates = self.schedule.agent_steps_per_round, self.schedule.gradient_steps_per_round
+        actions, size = self.env.actions, self.agent.batch_size
+        generators = [_generator(seed, start) for seed in self.seeds]
+        explores = np.full((acts, len(self.seeds)), start < self.agent.min_replay)
+        if start < self.agent.min_replay:
+            action = [draw.uniform(-1, 1, (acts, actions)).astype(np.float32) for draw in generators]
+            none = np.zeros((0, len(self.seeds), 0))
+            return RoundDraws(explores, np.stack(action, axis=1), none, none)
+        action = [draw.standard_normal((acts, actions), np.float32) for draw in generators]
+        batch = [draw.random((updates, size)) for draw in generators]
+        noise = [draw.standard_normal((updates, 2, size, actions), np.float32) for draw in generators]
+        score = [draw.random((updates, self.score_batch)) for draw in generators]
+        action, batch, score = (np.stack(each, axis=1) for each in (action, batch, score))
+        return RoundDraws(explores, action, batch, score, np.stack(noise, axis=2))
+
+    def act(
+        self,
+        params: list[SACParams],
+        seen: Float32[ndarray, "seeds observation"],
+        explores: Bool[ndarray, " seeds"],
+        action: Float32[ndarray, "seeds actions"],
+    ) -> Float32[ndarray, "seeds actions"]:
+        """The policy's actions, drawn with the given noise. Seeds explore all together, or none does."""
+        del explores
+        return np.asarray(_act(self, params, seen, action))
+
+    def columns(self, seen: ndarray, actions: ndarray, outcome: ControlOutcome) -> tuple[ndarray, ...]:
+        """What the ring stores of one agent step. A truncated episode is bootstrapped, so its discount is gamma."""
+        discount = np.where(outcome.terminal, np.float32(0), np.float32(self.agent.gamma))
+        return seen, actions, outcome.reward, discount, outcome.observation
+
+    def batch(self, rings: tuple[ndarray, ...], added: int, draws: RoundDraws) -> tuple[ndarray, ndarray]:
+        """The rows and the noise of a round's batches, with axes gradient steps, seeds."""
+        return drawn(self.replay.rows, rings, added, draws.batch), draws.noise
+
+    def inputs(
+        self, rings: tuple[ndarray, ...], added: int, uniform: Float[ndarray, "gradient_steps seeds states"]
+    ) -> Float32[ndarray, "gradient_steps seeds states numbers"]:
+        """Stored rows to score neurons on."""
+        return drawn(self.replay.rows, rings, added, uniform)
+
+    def prepared(self, start: Array, batch: tuple[Array, Array]) -> tuple[Key[Array, "gradient_steps seeds"], Steps]:
+        """The keys of the interventions of a round, and its batches."""
+        updates = self.schedule.gradient_steps_per_round
+        split = jax.vmap(lambda seed: jax.random.split(key_for(seed, "round", start), updates), out_axes=1)
+        return split(jnp.array(self.seeds)), jax.vmap(self.replay.batch)(*batch)
+
+    def measured_inputs(
+        self, rings: tuple[ndarray, ...], added: int, purpose: str, number: int
+    ) -> Float32[ndarray, "seeds states numbers"]:
+        """Stored rows for a measurement between chunks; those of random play if none are stored."""
+        del purpose  # there is only one
+        if added == 0:
+            return np.stack([_random_play(self, seed) for seed in self.seeds])
+        uniform = np.stack([_generator(seed, added, 1).random(number) for seed in self.seeds])
+        return self.inputs(rings, added, uniform[None])[0]
+
+    def evaluate(self, params: list[SACParams], agent_steps: int, videos: Path) -> list[Float32[ndarray, " episodes"]]:
+        """The returns of an evaluation's episodes, for each seed, after so many agent steps of training.
+
+        Source: dopamine/labs/redo/tfagents/sac_train_eval.py, 30 episodes every 10,000 steps.
+        """
+        del videos  # no videos are made
+        no_noise = np.zeros((len(self.seeds), self.env.actions), np.float32)
+
+        def policy(seen: ndarray) -> ndarray:
+            return np.asarray(_act(self, params, seen, no_noise))
+
+        return host_episode_returns(self.players(stream=agent_steps), policy, self.eval_episodes)
+
+
+@partial(jax.jit, static_argnums=0)
+def _act(
+    training: ControlTraining, params: list[SACParams], seen: Float[Array, "seeds observation"], noise: Array
+) -> Float[Array, "seeds actions"]:
+    lane = [take_seed((seen[:, None], noise[:, None]), lane) for lane in range(len(params))]
+    draw = map_seeds(training.agent.act)
+    return join_seeds([draw(own, *each) for own, each in zip(params, lane, strict=True)])[:, 0]
+
+
+def _generator(seed: int, agent_steps: int, purpose: int = 0) -> np.random.Generator:
+    """Random numbers that depend only on the arguments."""
+    return np.random.Generator(np.random.Philox(key=(seed, LEARNING), counter=[0, agent_steps, purpose, 0]))
+
+
+def _random_play(training: ControlTraining, seed: int) -> Float32[ndarray, "states numbers"]:
+    """Rows of random play, every eighth step, because neighbouring states look alike."""
+    bodies, draw = training.env.begin([seed], RANDOM_PLAY), np.random.default_rng((RANDOM_PLAY, seed))
+    rows = np.zeros((training.score_batch, training.replay.numbers), np.float32)
+    for step in range(8 * training.score_batch):
+        seen, action = bodies.observations, draw.uniform(-1, 1, (1, training.env.actions)).astype(np.float32)
+        outcome: Any = bodies.step(action)
+        if step % 8 == 7:
+            training.replay.add(rows, step // 8, seen[0], action[0], outcome.reward, 0.0, outcome.observation[0])
+    return rows

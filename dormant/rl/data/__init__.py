@@ -1,0 +1,1 @@
+"""Logged data for offline training: our own files, Dopamine's and Minari's."""

@@ -1,0 +1,207 @@
+"""Sources of transitions for offline training: one of our runs, Dopamine's published files, or a Minari data set."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ..agents.dqn import DQN
+from ..device import DeviceTraining
+from ..envs.atari import Atari
+from ..envs.environment import Environment
+from ..replay.device import Replay, ReplayState
+from . import dopamine, transitions
+
+Needs = tuple[DeviceTraining, ...]
+Memory = Replay | dopamine.FrameMemory
+Arrays = PyTree[Array]  # a `ReplayState` for a `Replay`, a `FrameLog` for a `FrameMemory`
+Playable = Environment | Atari
+
+
+class FinishedRun(NamedTuple):
+    """A finished run that another run continues from: its last state and its folder of replay files."""
+
+    state: Any
+    replay: Path
+
+
+@runtime_checkable
+class Data(Protocol):
+    """Opened data: how batches are drawn from arrays, and the arrays at a gradient step, with an axis of seeds."""
+
+    @property
+    def memory(self) -> Memory: ...
+    @property
+    def steps(self) -> int: ...
+    def at(self, gradient_steps: int) -> Arrays: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """Data whose arrays are the same at every gradient step."""
+
+    memory: Replay
+    arrays: ReplayState
+
+    @property
+    def steps(self) -> int:
+        """Number of transitions per seed."""
+        return self.memory.capacity
+
+    def at(self, gradient_steps: int) -> ReplayState:
+        """The arrays."""
+        del gradient_steps
+        return self.arrays
+
+
+@dataclass(frozen=True)
+class OwnReplay:
+    """The final replay of one of our DQN runs, in the environment and with the seeds of the offline training.
+
+    It is written to one file per seed and read from there. `dormant.rl.data.transitions` describes the format.
+    """
+
+    training: DeviceTraining = field(default_factory=DeviceTraining)
+
+    def needs(self, env: Playable, seeds: tuple[int, ...]) -> Needs:
+        """The run that must exist."""
+        return (replace(self.training, env=env, seeds=seeds),)
+
+    def open(self, agent: DQN, env: Playable, seeds: tuple[int, ...], folder: Path, *earlier: FinishedRun) -> Fixed:
+        """The files in the folder. Writes them from the run's final state if they do not exist yet."""
+        files = [folder / f"seed{seed}.npz" for seed in seeds]
+        for lane, file in enumerate(files):
+            if not file.exists():
+                state = earlier[0].state
+                ring, added = jax.tree.map(lambda x, n=lane: x[n], (state.replay, state.agent_steps))
+                replay = replace(self.training, env=env).replay
+                transitions.write(file, transitions.of_ring(replay, ring, int(added)))
+        return _fixed(agent, env, [transitions.read(file) for file in files])
+
+
+@dataclass(frozen=True)
+class TransitionFiles:
+    """Files in our format, `seed0.npz` and so on, in a folder that the user names."""
+
+    path: Path | None = field(default=None, compare=False)
+
+    def needs(self, env: Playable, seeds: tuple[int, ...]) -> Needs:
+        """No run."""
+        del env, seeds
+        return ()
+
+    def open(self, agent: DQN, env: Playable, seeds: tuple[int, ...], folder: Path, *earlier: FinishedRun) -> Fixed:
+        """The files. Raises ValueError if one is missing, damaged, or from a different environment."""
+        del folder, earlier
+        return _fixed(agent, env, [transitions.read(given(self.path) / f"seed{seed}.npz") for seed in seeds])
+
+
+@dataclass(frozen=True)
+class Minari:
+    """A Minari data set, the same for every seed."""
+
+    name: str
+
+    def needs(self, env: Playable, seeds: tuple[int, ...]) -> Needs:
+        """No run."""
+        del env, seeds
+        return ()
+
+    def open(self, agent: DQN, env: Playable, seeds: tuple[int, ...], folder: Path, *earlier: FinishedRun) -> Fixed:
+        """The data set. Raises ValueError if it is missing or from a different environment."""
+        del folder, earlier
+        return _fixed(agent, env, [transitions.read_minari(self.name)] * len(seeds))
+
+
+Part = tuple[int, ...]  # the number of the file of each seed
+
+
+@dataclass(frozen=True)
+class DopamineReplay:
+    """The published replay of DQN on a game. One of its `parts` is in memory; another is drawn every `every` steps.
+
+    `path` is a folder with one folder per game, in which run k + 1 stands for seed k. `every` counts gradient steps.
+    `rows` keeps only the first rows of each part; a whole part takes 7 GB.
+
+    Source: Agarwal, Schuurmans and Norouzi 2020; batch_rl/fixed_replay loads one of 50 parts at each iteration of
+    250,000 steps, or 62,500 gradient steps.
+    """
+
+    path: Path | None = field(default=None, compare=False)
+    parts: int = 50
+    every: int = 62_500
+    rows: int | None = None
+
+    def needs(self, env: Playable, seeds: tuple[int, ...]) -> Needs:
+        """No run."""
+        del env, seeds
+        return ()
+
+    def open(self, agent: DQN, env: Playable, seeds: tuple[int, ...], folder: Path, *earlier: FinishedRun) -> "Parts":
+        """The parts. Raises ValueError if the folder is missing."""
+        del folder, earlier
+        if not isinstance(env, Atari):
+            raise ValueError(f"DQN-replay holds Atari games only, got the environment {env}.")
+        game = given(self.path) / env.game
+        if not game.is_dir():
+            raise ValueError(f"there is no {game}; --data must name the folder of DQN-replay, which has one per game.")
+        return Parts(self, game, agent.gamma, seeds)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Files of which one per seed is in memory at a time."""
+
+    source: DopamineReplay
+    game: Path
+    gamma: float
+    seeds: tuple[int, ...]
+    steps: int = 0  # each part has its own
+    memory: dopamine.FrameMemory = field(default_factory=dopamine.FrameMemory)
+
+    def at(self, gradient_steps: int) -> dopamine.FrameLog:
+        """The parts used at a gradient step, by a random choice that depends only on the seed and the step."""
+        visit = gradient_steps // self.source.every
+        part = tuple(int(np.random.default_rng([seed, visit]).integers(self.source.parts)) for seed in self.seeds)
+        if part not in self._read:
+            self._read.clear()
+            logs = [self._log(seed, number) for seed, number in zip(self.seeds, part, strict=True)]
+            self._read[part] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *logs)
+        return self._read[part]
+
+    @cached_property
+    def _read(self) -> dict[Part, dopamine.FrameLog]:
+        return {}
+
+    def _log(self, seed: int, part: int) -> dopamine.FrameLog:
+        folder = self.game / str(seed + 1) / "replay_logs"
+        return dopamine.read(folder, part, self.gamma, self.memory.stack, self.source.rows)
+
+
+Source = OwnReplay | TransitionFiles | Minari | DopamineReplay
+
+
+def _fixed(agent: DQN, env: Playable, logged: list[transitions.Transitions]) -> Fixed:
+    for each in logged:
+        shape, actions = each.observation.shape[1:], int(each.action.max()) + 1
+        if shape != tuple(env.observation_shape) or actions > env.actions:
+            raise ValueError(
+                f"the data has observations {shape} and at least {actions} actions, the environment has "
+                f"{tuple(env.observation_shape)} and {env.actions}: the data comes from a different environment."
+            )
+    rings = [transitions.ring_of(each, agent.gamma, agent.n_step) for each in logged]
+    return Fixed(rings[0][0], transitions.joined([ring for _, ring in rings]))
+
+
+def given(path: Path | None) -> Path:
+    """The user's folder. Raises ValueError if none was named or it does not exist."""
+    if path is None:
+        raise ValueError("no folder of the data set was named; name it with --data.")
+    if not path.is_dir():
+        raise ValueError(f"there is no folder {path}; name the folder of the data set with --data.")
+    return path

@@ -1,0 +1,152 @@
+"""Logged transitions: our file format, Minari's data sets, and the ring that transitions are drawn from.
+
+A file is an .npz archive, which `numpy.load` opens. Its arrays have one entry per agent step, oldest first. Each seed
+has its own file.
+
+    observation       the observation before the step, in the environment's shape and dtype
+    action            the number of the action
+    reward            the reward that the agent learned from, clipped if the agent clips rewards
+    terminal          whether the return ends here, so that nothing is bootstrapped
+    last              whether the episode ends here, whether terminated or truncated
+    next_observation  the observation after the step, before any reset
+"""
+
+import zipfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float32, Integer, Shaped
+from numpy import ndarray
+
+from dormant.files import replacing
+
+from ..replay.device import Replay, ReplayState
+
+
+class Transitions(NamedTuple):
+    """Agent steps of one data set, oldest first, with the fields of its file."""
+
+    observation: Shaped[ndarray, "steps *shape"]
+    action: Integer[ndarray, " steps"]
+    reward: Float32[ndarray, " steps"]
+    terminal: Bool[ndarray, " steps"]
+    last: Bool[ndarray, " steps"]
+    next_observation: Shaped[ndarray, "steps *shape"]
+
+
+def write(file: Path, transitions: Transitions) -> None:
+    """Writes the file atomically."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as part, part.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **transitions._asdict())
+
+
+def read(file: Path) -> Transitions:
+    """The transitions in a file. Raises ValueError if it cannot be read or its arrays are missing or do not fit."""
+    try:
+        with np.load(file) as archive:
+            found = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} cannot be read ({error}); expected an .npz file of transitions.") from None
+    lacking = [name for name in Transitions._fields if name not in found]
+    if lacking:
+        raise ValueError(f"{file} lacks {', '.join(lacking)}; expected {', '.join(Transitions._fields)}.")
+    lengths = {name: len(found[name]) for name in Transitions._fields}
+    if len(set(lengths.values())) > 1 or not lengths["action"]:
+        raise ValueError(f"{file} must hold at least one entry, and equally many in each array, got {lengths}.")
+    return Transitions(**{name: found[name] for name in Transitions._fields})
+
+
+def of_ring(replay: Replay, ring: ReplayState, added: int) -> Transitions:
+    """The steps that the ring of one seed holds after `added` agent steps."""
+    held = min(added, replay.capacity)
+    slots = np.arange(added - held, added) % replay.capacity
+    pairs = np.asarray(replay.unpack(jnp.asarray(ring.observations[slots]))).astype(replay.observation_dtype)
+    discount = np.asarray(ring.discount)[slots]
+    return Transitions(
+        pairs[:, 0],
+        np.asarray(ring.action)[slots],
+        np.asarray(ring.reward)[slots],
+        discount == 0,
+        np.asarray(ring.last)[slots],
+        pairs[:, 1],
+    )
+
+
+def ring_of(transitions: Transitions, gamma: float, n_step: int = 1) -> tuple[Replay, ReplayState]:
+    """A full ring of these transitions, in this order. Raises ValueError for actions above 255.
+
+    >>> steps = Transitions(*[np.zeros((3, 2), bool), np.array([0, 1, 1]), np.ones(3, np.float32)],
+    ...                     *[np.array([False, False, True])] * 2, np.ones((3, 2), bool))
+    >>> replay, ring = ring_of(steps, gamma=0.5)
+    >>> replay.capacity, ring.discount.tolist()
+    (3, [0.5, 0.5, 0.0])
+    """
+    if transitions.action.min() < 0 or transitions.action.max() > 255:
+        raise ValueError(f"actions must lie between 0 and 255, got up to {transitions.action.max()}.")
+    shape, dtype = transitions.observation.shape[1:], transitions.observation.dtype
+    replay = Replay(len(transitions.action), shape, dtype, n_step)
+    pairs = np.stack([transitions.observation, transitions.next_observation], axis=1)
+    discount = np.where(transitions.terminal, 0.0, gamma)
+    return replay, ReplayState(
+        replay.pack(jnp.asarray(pairs)),
+        jnp.asarray(transitions.action, jnp.uint8),
+        jnp.asarray(transitions.reward, jnp.float32),
+        jnp.asarray(discount, jnp.float32),
+        jnp.asarray(transitions.last, bool),
+    )
+
+
+def joined(rings: list[ReplayState]) -> ReplayState:
+    """The rings of several seeds as one, with a leading axis of seeds. Raises ValueError if their lengths differ."""
+    lengths = {len(ring.action) for ring in rings}
+    if len(lengths) > 1:
+        raise ValueError(f"the data of all seeds must have equally many steps, got {sorted(lengths)}.")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rings)
+
+
+def read_minari(name: str) -> Transitions:
+    """All steps of a data set in Minari's folder (MINARI_DATASETS_PATH). Nothing is downloaded.
+
+    An episode has one observation more than steps, so a truncated episode keeps its last observation. An episode that
+    ends without a mark counts as truncated. Raises ValueError if minari or the data set is missing, or if its
+    observations are not arrays or its actions are not numbers of a finite set.
+    """
+    episodes = list(_loaded(name).iterate_episodes())
+    if not episodes or not all(len(each.rewards) for each in episodes):
+        raise ValueError(f"the Minari data set {name!r} has no steps.")
+    _check(name, episodes[0])
+    ends = [np.arange(1, len(each.rewards) + 1) == len(each.rewards) for each in episodes]
+    terminal = [np.asarray(each.terminations, bool) for each in episodes]
+    return Transitions(
+        np.concatenate([each.observations[:-1] for each in episodes]),
+        np.concatenate([np.asarray(each.actions) for each in episodes]),
+        np.concatenate([np.asarray(each.rewards, np.float32) for each in episodes]),
+        np.concatenate(terminal),
+        np.concatenate(ends),
+        np.concatenate([each.observations[1:] for each in episodes]),
+    )
+
+
+def _loaded(name: str) -> Any:
+    try:
+        return import_module("minari").load_dataset(name, download=False)
+    except ImportError as error:
+        raise ValueError(f"reading {name!r} needs minari ({error}): pip install 'dormant[minari]'.") from None
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"there is no Minari data set {name!r} in its folder ({error}); `minari download {name}` gets it."
+        ) from None
+
+
+def _check(name: str, episode: Any) -> None:
+    observations, actions = episode.observations, np.asarray(episode.actions)
+    if not isinstance(observations, np.ndarray) or actions.ndim != 1 or actions.dtype.kind not in "iu":
+        raise ValueError(
+            f"the Minari data set {name!r} must have arrays as observations and numbered actions, got "
+            f"{type(observations).__name__} and actions {actions.dtype}{list(actions.shape[1:])}."
+        )

@@ -1,0 +1,305 @@
+"""The device loop: act, store, learn and intervene in one compiled scan, several seeds side by side."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Num
+
+from dormant.interventions import Chain, Intervention
+from dormant.tracing import trace
+from dormant.wiring import Network
+
+from .agents.dqn import DQN, DQNState, Losses
+from .envs.environment import Environment, EnvState, step_or_restart
+from .envs.minatar import MinAtar
+from .evaluation import episode_returns
+from .learning import (
+    Experience,
+    Learning,
+    LearningState,
+    Scores,
+    TrainState,
+    dormancy,
+    feature_rank,
+    gradient_step,
+    lanes_of,
+    no_losses,
+    progress,
+    synchronised,
+)
+from .networks.layers import Params
+from .replay.device import Batch, Replay, ReplayState
+from .schedule import Draws, Schedule, check_evaluation, draws_of, schedule_of
+from .seeds import join_seeds, key_for, map_seeds, over_seeds, share_out, take_seed
+
+
+@dataclass(frozen=True)
+class DeviceTraining:
+    """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
+
+    The numbers of the schedule are explained in `Schedule`. A chunk is `log_period` agent steps, after which `advance`
+    returns; chunks do not change results. An evaluation plays `eval_episodes` episodes. The rank of the last layer's
+    features is measured at each evaluation on `rank_batch` states, or not at all if that is 0.
+
+    Raises ValueError for numbers that do not fit together.
+    """
+
+    agent: DQN = field(default_factory=DQN)
+    env: Environment = field(default_factory=MinAtar)
+    intervention: Intervention = field(default_factory=Chain)
+    replay_ratio: float = 1.0
+    agent_steps: int = 200_000
+    log_period: int = 2_000
+    seeds: tuple[int, ...] = (0, 1, 2)
+    score_batch: int = 64
+    eval_episodes: int = 10
+    eval_period: int = 20_000
+    eval_epsilon: float = 0.001
+    rank_batch: int = 0
+
+    def __post_init__(self) -> None:
+        schedule_of(self, eval_episodes=self.eval_episodes)
+        check_evaluation(self.eval_epsilon, self.rank_batch)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """When the run acts, learns, logs and evaluates."""
+        return schedule_of(self)
+
+    @cached_property
+    def replay(self) -> Replay:
+        """The ring that each seed fills."""
+        return Replay(
+            self.agent.replay_capacity, self.env.observation_shape, self.env.observation_dtype, self.agent.n_step
+        )
+
+    @cached_property
+    def learning(self) -> Learning[DQNState, Batch]:
+        """The parts of a gradient step."""
+        return Learning(self.agent, self.intervention, self.network)
+
+    @cached_property
+    def network(self) -> Network:
+        """The agent's network as interventions see it. Its inputs are packed observations, which are cheap to draw."""
+
+        def init(key: Array) -> Params:
+            return self.agent.network.init(key, self.env.observation_shape, self.env.actions)
+
+        def apply(params: Params, packed: Array) -> Array:
+            return self.agent.network.apply(params, self.replay.unpack(packed))
+
+        with jax.ensure_compile_time_eval():
+            empty = jnp.zeros((self.score_batch, *self.env.observation_shape), self.env.observation_dtype)
+            wiring = trace(apply, init(jax.random.key(0)), self.replay.pack(empty))
+        return Network(wiring, init, self.agent.optimizer())
+
+    @cached_property
+    def program(self) -> tuple["DeviceTraining", Int[Array, " seeds"]]:
+        """The training to compile, and its seeds as an array: trainings with equally many seeds share compiled code."""
+        with jax.ensure_compile_time_eval():  # the array is cached, so it must not belong to a trace
+            return replace(self, seeds=tuple(range(len(self.seeds)))), jnp.array(self.seeds)
+
+    def init(self) -> TrainState:
+        """The state before the first agent step."""
+        return _init(*self.program)
+
+    def advance(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """The state `log_period` agent steps later, and the metrics of that chunk: arrays [seeds] or [seeds, neurons].
+
+        A metric without a value is NaN, for example if no episode ended or no evaluation was due.
+        """
+        state = share_out(state, len(self.seeds))  # a restored state lies on one device
+        done, size = self.agent_steps_done(state), self.schedule.agent_steps_per_round
+        warm_rounds, rounds = -(-(self.agent.min_replay - done) // size), self.log_period // size
+        state, metrics = chunk(*self.program, state, min(max(warm_rounds, 0), rounds))
+        if warm_rounds >= rounds:
+            metrics |= _measure(*self.program, state)
+        due, absent = self.schedule.evaluates(done + self.log_period), np.full(len(self.seeds), np.nan, np.float32)
+        metrics["eval_return"] = _evaluate(*self.program, state) if due else absent
+        if self.rank_batch:
+            metrics["srank"] = _ranks(*self.program, state) if due else absent
+        return state, {name: np.asarray(value) for name, value in metrics.items()}
+
+    def measure(self, state: TrainState) -> dict[str, np.ndarray]:
+        """Dormant fractions and neuron scores of a state, on stored states, or on random play if none are stored."""
+        return {name: np.asarray(value) for name, value in _measure(*self.program, state).items()}
+
+    def agent_steps_done(self, state: TrainState) -> int:
+        """Agent steps behind a state, the same for every seed."""
+        return int(state.agent_steps[0])
+
+
+class World(NamedTuple):
+    """What agent steps change: the environments, the rings, and the returns of the current episodes."""
+
+    env: EnvState
+    replay: ReplayState
+    episode_return: Float[Array, " seeds"]
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(training: DeviceTraining, seeds: Int[Array, " seeds"]) -> TrainState:
+    def one(seed: Array) -> TrainState:
+        agent = training.agent.init(key_for(seed, "init"), training.env.observation_shape, training.env.actions)
+        state = training.intervention.init(agent.learner, training.network)
+        env = training.env.reset(key_for(seed, "reset"))
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(agent, state, env, training.replay.init(), jnp.zeros(()), zero, zero)
+
+    return over_seeds(seeds, jax.vmap(one))()
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def chunk(
+    training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState, warm_rounds: int
+) -> tuple[TrainState, dict[str, Array]]:
+    """The state after a chunk whose first rounds only fill the replay, and its metrics. `training.seeds` is ignored."""
+    return over_seeds(seeds, partial(_chunk, training, warm_rounds))(state)
+
+
+def _chunk(
+    training: DeviceTraining, warm_rounds: int, seeds: Array, state: TrainState
+) -> tuple[TrainState, dict[str, Array]]:
+    """Two scans, one for each kind of round: a `cond` would copy the ring at every step."""
+    schedule = training.schedule
+    rounds = training.log_period // schedule.agent_steps_per_round
+    starts = state.agent_steps[0] + schedule.agent_steps_per_round * jnp.arange(rounds)
+    warm, learning = _split((starts, draws_of(schedule, training.agent, seeds, starts)), warm_rounds)
+
+    states = lanes_of(training.learning, state)
+    world = World(state.env, state.replay, state.episode_return)
+    world, experience = jax.lax.scan(partial(_collect, training, states), world, warm)
+    metrics, losses = {}, no_losses(Losses, (1, len(seeds)))
+    if warm_rounds < rounds:
+        body = partial(_round, training, starts[-1])
+        (world, states), (more, losses) = jax.lax.scan(body, (world, states), learning)
+        experience = jax.tree.map(lambda *both: jnp.concatenate(both), experience, more)
+        metrics = dormancy(join_seeds([each.scores for each in states]))
+    state = TrainState(
+        join_seeds([each.agent for each in states]),
+        join_seeds([each.intervention for each in states]),
+        world.env,
+        world.replay,
+        world.episode_return,
+        state.agent_steps + training.log_period,
+        state.gradient_steps + (rounds - warm_rounds) * schedule.gradient_steps_per_round,
+    )
+    return state, metrics | progress(state, experience, losses)
+
+
+def _split(tree: Any, first: int) -> tuple[Any, Any]:
+    return jax.tree.map(lambda x: x[:first], tree), jax.tree.map(lambda x: x[first:], tree)
+
+
+def _collect(
+    training: DeviceTraining, states: list[LearningState], world: World, xs: tuple[Array, Draws]
+) -> tuple[World, Experience]:
+    """The agent steps of a round."""
+    start, draws = xs
+    agent_steps = start + jnp.arange(training.schedule.agent_steps_per_round)
+    params = [state.agent.learner.params for state in states]
+    return jax.lax.scan(partial(_agent_step, training, params), world, (agent_steps, draws.act, draws.env))
+
+
+def _agent_step(
+    training: DeviceTraining, params: list[Params], world: World, xs: tuple[Array, Array, Array]
+) -> tuple[World, Experience]:
+    agent, env = training.agent, training.env
+    agent_steps, uniform, key = xs
+    observation = jax.vmap(env.observe)(world.env)
+    act = map_seeds(partial(agent.act, epsilon=agent.epsilon(agent_steps)))
+    seen = [take_seed((observation, uniform), lane) for lane in range(len(params))]
+    action = join_seeds([act(own, observation=o, uniform=u) for own, (o, u) in zip(params, seen, strict=True)])
+    env_state, outcome = jax.vmap(partial(step_or_restart, env))(key, world.env, action)
+    ended = outcome.terminal | outcome.truncated
+    reward = jnp.clip(outcome.reward, -1.0, 1.0) if agent.clip_rewards else outcome.reward
+    discount = jnp.where(outcome.terminal, 0.0, agent.gamma)  # a truncated episode is bootstrapped
+    ring = training.replay.add(
+        world.replay, agent_steps, observation, action, reward, discount, ended, outcome.observation
+    )
+    total = world.episode_return + outcome.reward
+    return World(env_state, ring, jnp.where(ended, 0.0, total)), Experience(ended, total)
+
+
+def _round(
+    training: DeviceTraining, final: Array, carry: tuple[World, list[LearningState]], xs: tuple[Array, Draws]
+) -> tuple[Any, tuple[Experience, Losses]]:
+    """Agent steps, then gradient steps, then the target network."""
+    (world, states), (start, draws) = carry, xs
+    world, experience = _collect(training, states, world, xs)
+    added, updates = start + training.schedule.agent_steps_per_round, training.schedule.gradient_steps_per_round
+    # Everything is drawn from the ring before the inner scan, which then does not carry the ring.
+    drawn = _from_replay(training, world.replay, added, draws)
+    last = (start == final) & (jnp.arange(updates) == updates - 1)
+    states, losses = jax.lax.scan(partial(gradient_step, training.learning), states, (drawn, draws.intervention, last))
+    states = synchronised(training.agent, states, start, added)
+    return (world, states), (experience, jax.tree.map(lambda x: x.mean(0), losses))
+
+
+def _from_replay(training: DeviceTraining, ring: ReplayState, added: Array, draws: Draws) -> tuple[Batch, Array]:
+    """Training batches and inputs to score neurons on, with axes gradient steps, seeds."""
+
+    def drawn(function: Callable[..., Any], uniform: Array) -> Any:
+        seeds = jax.vmap(function, in_axes=(0, None, 0))
+        return jax.vmap(seeds, in_axes=(None, None, 0))(ring, added, uniform)
+
+    batch = drawn(training.replay.sample, draws.batch)
+    return batch._replace(noise=draws.noise), drawn(training.replay.states, draws.score)
+
+
+@partial(jax.jit, static_argnums=0)
+def _measure(training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState) -> dict[str, Array]:
+    def one(added: Array, seed: Array, state: TrainState) -> Scores:
+        key = key_for(seed, "measure", added)
+        uniform = jax.random.uniform(key, (training.score_batch,))
+        played = training.replay.states(state.replay, added, uniform)
+        states = jax.lax.cond(added < training.agent.n_step, lambda: _random_play(training, key), lambda: played)
+        return training.network.wiring.scores(state.agent.learner.params, states)
+
+    def several(seeds: Array, state: TrainState) -> Scores:
+        # All seeds share `added`, which keeps the `cond` a branch under `vmap`.
+        return jax.vmap(partial(one, state.agent_steps[0]))(seeds, state)
+
+    return dormancy(over_seeds(seeds, several)(state))
+
+
+def _random_play(training: DeviceTraining, key: Array) -> Num[Array, "states packed"]:
+    """Packed observations of random play, every eighth step, because neighbouring states look alike."""
+    env = training.env
+
+    def step(state: EnvState, key: Array) -> tuple[EnvState, Array]:
+        key_act, key_step = jax.random.split(key)
+        state, _ = step_or_restart(env, key_step, state, jax.random.randint(key_act, (), 0, env.actions))
+        return state, training.replay.pack(env.observe(state))
+
+    _, seen = jax.lax.scan(step, env.reset(key), jax.random.split(key, 8 * training.score_batch))
+    return seen[7::8]
+
+
+@partial(jax.jit, static_argnums=0)
+def _ranks(training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState) -> Float[Array, " seeds"]:
+    def one(seed: Array, state: TrainState) -> Array:
+        uniform = jax.random.uniform(key_for(seed, "rank", state.agent_steps), (training.rank_batch,))
+        states = training.replay.states(state.replay, state.agent_steps, uniform)
+        return feature_rank(training.network.wiring, state.agent.learner.params, states)
+
+    return over_seeds(seeds, jax.vmap(one))(state)
+
+
+@partial(jax.jit, static_argnums=0)
+def _evaluate(training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState) -> Float[Array, " seeds"]:
+    agent, epsilon = training.agent, jnp.float32(training.eval_epsilon)
+
+    def one(seed: Array, state: TrainState) -> Array:
+        def policy(observation: Array, uniform: Array) -> Array:
+            return agent.act(state.agent.learner.params, observation, epsilon, uniform)
+
+        key = key_for(seed, "evaluate", state.agent_steps)
+        return episode_returns(training.env, policy, key, training.eval_episodes).mean()
+
+    return over_seeds(seeds, jax.vmap(one))(state)

@@ -1,0 +1,208 @@
+"""One gradient step, and what is logged of it: the agent's update, then the intervention, for several seeds."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from dormant.interventions import Intervention, recycled_counts
+from dormant.metrics import srank
+from dormant.scores import dormant_fraction
+from dormant.surgery import Learner
+from dormant.wiring import Network, Wiring
+
+from .agents import dqn, sac
+from .seeds import join_seeds, lanes, map_seeds, take_seed
+
+TAUS = (0.0, 0.025, 0.1)
+Scores = dict[str, Float[Array, "*seeds neurons"]]
+Losses = dqn.Losses | sac.Losses
+
+
+@runtime_checkable
+class AgentState(Protocol):
+    """An agent's state: a named tuple of arrays, with the learner that interventions change."""
+
+    @property
+    def learner(self) -> Learner: ...
+
+
+State = TypeVar("State", bound=AgentState)
+Batch = TypeVar("Batch", contravariant=True)
+
+
+@runtime_checkable
+class Agent(Protocol[State, Batch]):
+    """What a gradient step needs of an agent."""
+
+    def update(self, state: State, batch: Batch) -> tuple[State, Losses]: ...
+    def intervened(self, state: State, learner: Learner) -> State: ...
+    def synchronise(self, state: State, before: Array, after: Array) -> State: ...
+
+
+def no_losses(losses: type[dqn.Losses] | type[sac.Losses], shape: tuple[int, ...]) -> Losses:
+    """Losses of NaN, for a chunk in which nothing was learned."""
+    return losses._make([np.full(shape, np.nan, np.float32)] * len(losses._fields))
+
+
+class TrainState(NamedTuple):
+    """Everything that a run continues from, with a leading axis of seeds: plain arrays, and no random keys."""
+
+    agent: AgentState
+    intervention: PyTree[Array]
+    env: PyTree
+    replay: PyTree  # a `ReplayState`, or nothing if the ring lies in files
+    episode_return: Float[Array, "..."]
+    agent_steps: Int[Array, "..."]
+    gradient_steps: Int[Array, "..."]
+
+
+class LearningState(NamedTuple):
+    """What one gradient step changes: the agent, the intervention's state, and the scores measured last."""
+
+    agent: Any  # an `AgentState`
+    intervention: PyTree[Array]
+    scores: Scores
+
+
+class Experience(NamedTuple):
+    """Per agent step: whether an episode ended with it, and that episode's return so far."""
+
+    ended: Bool[Array, "..."]
+    episode_return: Float[Array, "..."]
+
+
+@dataclass(frozen=True)
+class Learning(Generic[State, Batch]):
+    """The parts of a gradient step: the agent that learns, the intervention after it, and the network of both."""
+
+    agent: Agent[State, Batch]
+    intervention: Intervention
+    network: Network
+
+
+def lanes_of(learning: Learning[State, Batch], state: TrainState) -> list[LearningState]:
+    """The learning state of each lane, without scores yet."""
+    count = len(state.agent_steps)
+    scores = {layer.name: jnp.zeros((count, layer.width)) for layer in learning.network.wiring.layers}
+    return [LearningState(*take_seed((state.agent, state.intervention, scores), lane)) for lane in range(lanes(count))]
+
+
+def params_of(state: TrainState) -> list[PyTree[Array]]:
+    """The parameters of each lane."""
+    return [take_seed(state.agent.learner.params, lane) for lane in range(lanes(len(state.agent_steps)))]
+
+
+def gradient_step(
+    learning: Learning[State, Batch], states: list[LearningState], xs: tuple[tuple[Batch, Array], Array, Array]
+) -> tuple[list[LearningState], Losses]:
+    """One gradient step of each lane, then its intervention.
+
+    `xs` holds the batch and the inputs to score neurons on, the key of the intervention, and whether to measure scores.
+    """
+    drawn, keys, measure = xs
+    return _each_lane(partial(_step, learning, measure), states, (drawn, keys))
+
+
+def unseen_step(
+    learning: Learning[State, Batch], blank: Array, states: list[LearningState], xs: tuple[Batch, Array]
+) -> tuple[list[LearningState], Losses]:
+    """One gradient step of each lane, after which the intervention may not change a weight. It looks at no inputs."""
+    return _each_lane(partial(_unseen_step, learning, blank), states, xs)
+
+
+def _each_lane(step: Any, states: list[LearningState], xs: Any) -> tuple[list[LearningState], Losses]:
+    learn = map_seeds(step)
+    pairs = [learn(state, *take_seed(xs, lane)) for lane, state in enumerate(states)]
+    return [state for state, _ in pairs], join_seeds([losses for _, losses in pairs])
+
+
+def _step(
+    learning: Learning[State, Batch],
+    measure: Bool[Array, ""],
+    state: LearningState,
+    drawn: tuple[Batch, Array],
+    key: Array,
+) -> tuple[LearningState, Losses]:
+    """One gradient step of one seed, then its intervention."""
+    batch, inputs = drawn
+    agent, losses = learning.agent.update(state.agent, batch)
+    # Scores are measured after the update and before the intervention, as the paper logs them.
+    params, network = agent.learner.params, learning.network
+    scores = jax.lax.cond(measure, lambda: network.wiring.scores(params, inputs), lambda: state.scores)
+    learner, inner = learning.intervention.update(key, agent.learner, state.intervention, network, inputs)
+    return LearningState(learning.agent.intervened(agent, learner), inner, scores), losses
+
+
+def _unseen_step(
+    learning: Learning[State, Batch], blank: Array, state: LearningState, batch: Batch, key: Array
+) -> tuple[LearningState, Losses]:
+    """A gradient step where the intervention only counts: its `cond` would copy the learner at every step."""
+    agent, losses = learning.agent.update(state.agent, batch)
+    _, inner = learning.intervention.update(key, agent.learner, state.intervention, learning.network, blank)
+    return LearningState(agent, inner, state.scores), losses
+
+
+def synchronised(
+    agent: Agent[State, Batch], states: list[LearningState], before: Array, after: Array
+) -> list[LearningState]:
+    """The lanes with their target networks copied if that is due between two numbers of agent steps."""
+    synchronise = map_seeds(partial(agent.synchronise, before=before, after=after))
+    return [state._replace(agent=synchronise(state.agent)) for state in states]
+
+
+def lane_scores(wiring: Wiring, params: list[PyTree[Array]], inputs: Array) -> Scores:
+    """The neuron scores of each lane on the inputs of each seed."""
+    scores = map_seeds(wiring.scores)
+    return join_seeds([scores(own, take_seed(inputs, lane)) for lane, own in enumerate(params)])
+
+
+def lane_ranks(wiring: Wiring, params: list[PyTree[Array]], inputs: Array) -> Float[Array, " seeds"]:
+    """The feature rank of each lane on the inputs of each seed."""
+    rank = map_seeds(partial(feature_rank, wiring))
+    return join_seeds([rank(own, take_seed(inputs, lane)) for lane, own in enumerate(params)])
+
+
+def feature_rank(wiring: Wiring, params: PyTree[Array], inputs: Array) -> Float[Array, ""]:
+    """The srank of one seed's last neuron layer, with one row of activations per input.
+
+    Source: the paper's table 7. We assume the definition of Kumar et al. 2021.
+    """
+    features = wiring.activations(params, inputs)[wiring.layers[-1].name]
+    return srank(features.reshape(len(features), -1))
+
+
+@jax.vmap
+def dormancy(scores: Scores) -> dict[str, Array]:
+    """Dormant fractions of each layer, of each network and of all neurons, and the scores themselves.
+
+    The name of a layer in one of several networks begins with its network and a slash.
+    """
+    metrics = {f"scores/{name}": values for name, values in scores.items()}
+    networks = sorted({name.partition("/")[0] for name in scores if "/" in name})
+    for tau in TAUS:
+        metrics |= {f"dormant/{tau:g}/{name}": dormant_fraction({name: each}, tau) for name, each in scores.items()}
+        metrics[f"dormant/{tau:g}/all"] = dormant_fraction(scores, tau)
+        for network in networks:
+            own = {name: each for name, each in scores.items() if name.startswith(f"{network}/")}
+            metrics[f"dormant/{tau:g}/{network}/all"] = dormant_fraction(own, tau)
+    return metrics
+
+
+def progress(state: TrainState, experience: Experience, losses: Losses) -> dict[str, Array]:
+    """Counters, and averages over the axes before that of the seeds: rounds, and agent steps of a round."""
+    ended = experience.ended.sum((0, 1))
+    returned = jnp.where(experience.ended, experience.episode_return, 0.0).sum((0, 1))
+    counts = jax.vmap(recycled_counts, axis_size=len(state.agent_steps))(state.intervention)
+    return {
+        "agent_steps": state.agent_steps,
+        "gradient_steps": state.gradient_steps,
+        **{name: value.mean(0) for name, value in losses._asdict().items()},
+        "train_return": jnp.where(ended > 0, returned / jnp.maximum(ended, 1).astype(jnp.float32), jnp.nan),
+        "train_episodes": ended,
+        **{f"recycled/{name}": count for name, count in counts.items()},
+    }

@@ -1,0 +1,1 @@
+"""Networks: plain specifications whose parameters are nested dictionaries of arrays."""

@@ -1,0 +1,124 @@
+"""Rings in memory-mapped files: opening them, flushing them, and checking that they fit on this machine."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from numpy import ndarray
+
+# Memory that a training needs besides its rings: the program, XLA's compiler, networks and batches.
+OTHER_BYTES = 2 * 10**9
+
+
+@runtime_checkable
+class Ring(Protocol):
+    """The size of a ring: `capacity` agent steps, stored in `slots` slots of which `slack` are spare."""
+
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def slack(self) -> int: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def layout(self) -> str: ...
+
+
+def save_due(ring: Ring, added: int, saved: int, steps: int) -> bool:
+    """Whether `steps` more agent steps would overwrite steps that the last checkpoint, at step `saved`, needs."""
+    return max(saved - ring.capacity, 0) + ring.slots - added < steps
+
+
+def opener(added: int) -> Callable[[Path, tuple[int, ...], type], ndarray]:
+    """How to open the files of a ring: `created` before the first agent step, `opened` after it."""
+    return created if added == 0 else opened
+
+
+def created(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
+    """A new file of zeros, mapped into memory. Raises OSError if the disk is full."""
+    array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+    # Without this, a disk that fills up later would kill the process at a write to the mapped memory.
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+    return np.asarray(array)
+
+
+def opened(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
+    """An existing file, mapped into memory. Raises ValueError if its shape or dtype differs."""
+    array = np.lib.format.open_memmap(file, mode="r+")
+    if (array.shape, array.dtype) != (shape, np.dtype(dtype)):
+        raise ValueError(
+            f"{file} has {array.dtype}{list(array.shape)}, not {np.dtype(dtype)}{list(shape)}: another ring."
+        )
+    return np.asarray(array)
+
+
+def flush(ring: Any) -> None:
+    """Writes the changed pages of a ring's arrays to the disk. Every checkpoint needs this first."""
+    for array in jax.tree.leaves(ring):
+        if isinstance(array.base, np.memmap):
+            array.base.flush()
+
+
+def refuse_without_room(ring: Ring, rings: int, folder: Path) -> None:
+    """Raises ValueError unless `rings` rings fit into memory and on the folder's disk. Existing files count as free."""
+    kept = sum(file.stat().st_blocks * 512 for file in folder.rglob("*.npy")) if folder.exists() else 0
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    message = shortage(ring, rings, available_memory(), shutil.disk_usage(existing).free + kept)
+    if message:
+        raise ValueError(message)
+
+
+def shortage(ring: Ring, rings: int, memory: int, disk: int) -> str:
+    """What is missing for so many rings, with the sum; an empty string if they fit.
+
+    >>> from dormant.rl.replay.frames import FrameReplay
+    >>> print(shortage(FrameReplay(1_000_000), 2, memory=10 * 10**9, disk=100 * 10**9))
+    2 rings of 1,000,000 agent steps take 2 x (1,010,043 frames x 7,056 bytes + 1,010,000 steps x 19 bytes) = 14.3 GB.
+    With 2.0 GB for the rest that is more than the 10.0 GB of available memory, which has room for 2 rings of
+    555,... agent steps.
+    """
+    total = f"{_rings(rings)} of {ring.capacity:,} agent steps take {rings} x ({ring.layout}) = "
+    total += f"{_gb(rings * ring.bytes)}."
+    limits = [
+        (f"With {_gb(OTHER_BYTES)} for the rest that is", "available memory", memory, memory - OTHER_BYTES),
+        ("That is", "free disk", disk, disk),
+    ]
+    for subject, resource, there, usable in limits:
+        if rings * ring.bytes > usable:
+            most = max(int(usable / rings * ring.slots / ring.bytes) - ring.slack, 0) // 1_000 * 1_000
+            room = f"which has room for {_rings(rings)} of {most:,} agent steps"
+            return f"{total} {subject} more than the {_gb(there)} of {resource}, {room}."
+    return ""
+
+
+def _rings(number: int) -> str:
+    return f"{number} ring{'s' * (number > 1)}"
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+def available_memory() -> int:
+    """Bytes of memory that this process may use; the machine's total where the system does not report free memory.
+
+    >>> available_memory() > 0
+    True
+    """
+    table = Path("/proc/meminfo")
+    if table.exists():
+        rows = dict(line.split(":") for line in table.read_text().splitlines())
+        machine = int(rows["MemAvailable"].split()[0]) * 1024
+    else:
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")  # the limit of a container
+    allowed = limit.read_text().strip() if limit.exists() else "max"
+    return machine if allowed == "max" else min(machine, int(allowed))

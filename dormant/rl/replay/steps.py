@@ -1,0 +1,129 @@
+"""A ring of agent steps on the host, one row of numbers each, from which steps are drawn uniformly."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int64
+from numpy import ndarray
+
+from .files import opener, save_due
+
+NUMBER_BYTES = np.dtype(np.float32).itemsize
+
+
+class Steps(NamedTuple):
+    """A batch of agent steps, with standard normal noise for the actions that SAC draws before and after each step."""
+
+    observation_tm1: Float[Array, "batch observation"]
+    action_tm1: Float[Array, "batch actions"]
+    reward_t: Float[Array, " batch"]
+    discount_t: Float[Array, " batch"]
+    observation_t: Float[Array, "batch observation"]
+    noise_tm1: Float[Array, "batch actions"]
+    noise_t: Float[Array, "batch actions"]
+
+
+@dataclass(frozen=True)
+class StepReplay:
+    """A ring of the last `capacity` agent steps of an environment with continuous observations and actions.
+
+    A row holds the observation before the step, its action, its reward, its discount (0 at a termination, gamma
+    elsewhere) and the observation after it. A truncated episode is therefore bootstrapped from its true last
+    observation. `observations` and `actions` are the lengths of one observation and of one action. `slack` extra steps
+    are kept, so that steps added after a checkpoint do not overwrite steps that the checkpoint needs.
+
+    >>> StepReplay(1_000, observations=11, actions=3).layout
+    '11,000 steps x 108 bytes'
+
+    Raises ValueError for a size below 1.
+    """
+
+    capacity: int
+    observations: int
+    actions: int
+    slack: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("capacity", "observations", "actions", "slack"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+    @property
+    def slots(self) -> int:
+        """Number of agent steps stored."""
+        return self.capacity + self.slack
+
+    @property
+    def numbers(self) -> int:
+        """Numbers per row."""
+        return 2 * self.observations + self.actions + 2
+
+    @property
+    def bytes(self) -> int:
+        """Size of one ring."""
+        return self.slots * self.numbers * NUMBER_BYTES
+
+    @property
+    def layout(self) -> str:
+        """How the size is made up."""
+        return f"{self.slots:,} steps x {self.numbers * NUMBER_BYTES:,} bytes"
+
+    def open(self, folder: Path, added: int) -> Float32[ndarray, "slots numbers"]:
+        """The ring in a folder's file, as it was after `added` steps; a new ring if `added` is 0.
+
+        Raises ValueError if the file holds another ring, OSError if the file is missing or the disk is full.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        return opener(added)(folder / "steps.npy", (self.slots, self.numbers), np.float32)
+
+    def add(self, ring: Float32[ndarray, "slots numbers"], added: int, *columns: Any) -> None:
+        """Writes one agent step in place, over the oldest step if the ring is full. `added` steps came before it.
+
+        The columns are observation, action, reward, discount and the observation after.
+        """
+        np.concatenate([np.atleast_1d(column) for column in columns], out=ring[added % self.slots], casting="same_kind")
+
+    def rows(
+        self, ring: Float32[ndarray, "slots numbers"], added: int, uniform: Float[ndarray, "*draws"]
+    ) -> Float32[ndarray, "*draws numbers"]:
+        """Stored steps, drawn by numbers `uniform` in [0, 1): 0 draws the oldest step.
+
+        Raises ValueError if no step was added yet.
+        """
+        return np.take(ring, self._drawn(added, uniform) % self.slots, axis=0)
+
+    def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
+        """Whether every step drawn once `added` steps are in the ring is already among the first `there` steps.
+
+        >>> StepReplay(100, 1, 1).drawn_before(50, np.array([0.1, 0.9]), there=49)
+        True
+        """
+        return bool((self._drawn(added, uniform) < there).all())
+
+    def inputs(self, rows: Float[Array, "*draws numbers"]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """The observations and actions of some rows."""
+        return rows[..., : self.observations], rows[..., self.observations : self.observations + self.actions]
+
+    def batch(self, rows: Float[Array, "*draws numbers"], noise: Float[Array, "two *draws actions"]) -> Steps:
+        """Rows as a batch, with noise for the actions before and after each step."""
+        observation, action = self.inputs(rows)
+        rest = rows[..., self.observations + self.actions :]
+        return Steps(observation, action, rest[..., 0], rest[..., 1], rest[..., 2:], noise[0], noise[1])
+
+    def save_due(self, added: int, saved: int, steps: int) -> bool:
+        """Whether `steps` more steps would overwrite steps that the last checkpoint needs.
+
+        >>> replay = StepReplay(100, observations=1, actions=1, slack=10)
+        >>> replay.save_due(added=507, saved=500, steps=3), replay.save_due(added=507, saved=500, steps=4)
+        (False, True)
+        """
+        return save_due(self, added, saved, steps)
+
+    def _drawn(self, added: int, uniform: Float[ndarray, "*draws"]) -> Int64[ndarray, "*draws"]:
+        """Numbers of the drawn steps."""
+        held = min(added, self.capacity)
+        if held < 1:
+            raise ValueError("nothing can be drawn yet: no step was added.")
+        return added - held + np.minimum((uniform * held).astype(np.int64), held - 1)

@@ -1,0 +1,163 @@
+"""When a run acts, learns, logs and evaluates, and what is random in each of its rounds."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Array, Float, Int, Key
+
+from .agents.dqn import DQN
+from .seeds import key_for
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """A training with the fields of a schedule."""
+
+    @property
+    def replay_ratio(self) -> float: ...
+    @property
+    def agent_steps(self) -> int: ...
+    @property
+    def log_period(self) -> int: ...
+    @property
+    def eval_period(self) -> int: ...
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+    @property
+    def score_batch(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The length of a run, of its rounds and of the chunks between two rows of metrics.
+
+    Lengths and periods count agent steps per seed. A round is the smallest whole number of agent steps that comes with
+    a whole number of gradient steps. `replay_ratio` is the number of gradient steps per agent step, a whole number or
+    one over it. Neurons are scored on `score_batch` states.
+
+    >>> schedule = Schedule(0.25, 1_000, 100, 500, (0,), 64)
+    >>> schedule.agent_steps_per_round, schedule.gradient_steps_per_round, schedule.evaluates(1_000)
+    (4, 1, True)
+
+    Raises ValueError for numbers that do not fit together.
+    """
+
+    replay_ratio: float
+    agent_steps: int
+    log_period: int
+    eval_period: int
+    seeds: tuple[int, ...]
+    score_batch: int
+
+    def __post_init__(self) -> None:
+        _check_ratio(self.replay_ratio)
+        for whole, part in (
+            ("agent_steps", "log_period"),
+            ("log_period", "agent_steps_per_round"),
+            ("eval_period", "log_period"),
+        ):
+            long, short = getattr(self, whole), getattr(self, part)
+            if short < 1 or long < 1 or long % short:
+                raise ValueError(f"{whole} must be a multiple of {part}, got {long} and {short}.")
+        check_at_least(1, score_batch=self.score_batch)
+        check_seeds(self.seeds)
+
+    @property
+    def agent_steps_per_round(self) -> int:
+        """Agent steps per round."""
+        return max(1, round(1 / self.replay_ratio))
+
+    @property
+    def gradient_steps_per_round(self) -> int:
+        """Gradient steps per round."""
+        return max(1, round(self.replay_ratio))
+
+    def starts(self, done: int) -> range:
+        """The agent steps at which the rounds of the next chunk start, after `done` agent steps."""
+        return range(done, done + self.log_period, self.agent_steps_per_round)
+
+    def evaluates(self, done: int) -> bool:
+        """Whether an evaluation is due after `done` agent steps."""
+        return done % self.eval_period == 0
+
+
+def schedule_of(training: Scheduled, **at_least_one: int) -> Schedule:
+    """The schedule of a training. Raises ValueError if its numbers, or those given by name, do not fit together."""
+    check_at_least(1, **at_least_one)
+    return Schedule(
+        training.replay_ratio,
+        training.agent_steps,
+        training.log_period,
+        training.eval_period,
+        training.seeds,
+        training.score_batch,
+    )
+
+
+def check_evaluation(eval_epsilon: float, rank_batch: int = 0) -> None:
+    """Raises ValueError unless `eval_epsilon` is a probability and `rank_batch` is a number of states or 0."""
+    if not 0 <= eval_epsilon <= 1:
+        raise ValueError(f"eval_epsilon must lie between 0 and 1, got {eval_epsilon}.")
+    if rank_batch < 0:
+        raise ValueError(f"rank_batch must be at least 0, got {rank_batch}; 0 measures no rank.")
+
+
+def check_at_least(least: int, **numbers: int) -> None:
+    """Raises ValueError, with the name, for a number below `least`."""
+    for name, number in numbers.items():
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}.")
+
+
+def check_seeds(seeds: tuple[int, ...]) -> None:
+    """Raises ValueError if there is no seed."""
+    if not seeds:
+        raise ValueError("seeds must hold at least one number, got none.")
+
+
+def _check_ratio(ratio: float) -> None:
+    if not 1e-6 <= ratio <= 1e6:
+        bounds = "lie between 1e-6 and 1e6" if ratio > 0 else "be positive"
+        raise ValueError(f"replay_ratio must {bounds}, got {ratio}; 1 is one gradient step per agent step.")
+    rounded = round(ratio) if ratio >= 1 else 1 / round(1 / ratio)
+    if abs(rounded - ratio) > 1e-9:
+        raise ValueError(
+            f"replay_ratio must be a whole number or one over it, got {ratio}; the nearest is {rounded:g}."
+        )
+
+
+class Draws(NamedTuple):
+    """Everything random in one round of a DQN, drawn for a whole chunk at once: inside a scan it would cost more."""
+
+    act: Float[Array, "... agent_steps 2"]
+    env: Key[Array, "... agent_steps"]
+    batch: Float[Array, "... gradient_steps batch"]
+    score: Float[Array, "... gradient_steps states"]
+    intervention: Key[Array, "... gradient_steps"]
+    noise: Any  # for the agent's augmentation, with axes gradient steps, batch
+
+
+def draws_of(schedule: Schedule, agent: DQN, seeds: Int[Array, " seeds"], starts: Int[Array, " rounds"]) -> Draws:
+    """The draws of the rounds that start at some agent steps, with axes rounds, steps of a round, seeds."""
+
+    def of_seed(seed: Array, start: Array) -> Draws:
+        return draw(schedule, agent, key_for(seed, "round", start))
+
+    of_round = jax.vmap(of_seed, in_axes=(0, None), out_axes=1)
+    return jax.vmap(of_round, in_axes=(None, 0))(seeds, starts)
+
+
+def draw(schedule: Schedule, agent: DQN, key: Key[Array, ""]) -> Draws:
+    """The draws of one round of one seed."""
+    acts, updates = schedule.agent_steps_per_round, schedule.gradient_steps_per_round
+    act, env, batch, score, intervention = jax.random.split(key, 5)
+    return Draws(
+        jax.random.uniform(act, (acts, 2)),
+        jax.random.split(env, acts),
+        jax.random.uniform(batch, (updates, agent.batch_size)),
+        jax.random.uniform(score, (updates, schedule.score_batch)),
+        jax.random.split(intervention, updates),
+        # A sixth key, so that the other draws are the same with and without augmentation.
+        agent.augmentation.draw(jax.random.fold_in(key, 5), updates, agent.batch_size),
+    )
