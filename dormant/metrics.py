@@ -17,6 +17,7 @@ from .scores import AnyArray, dormant_fraction, magnitudes
 from .wiring import Wiring, paths
 
 Matrix = Num[AnyArray, "samples neurons"]
+Scalar = float | Float[Array, ""]
 
 
 def effective_rank(matrix: Matrix) -> Float[Array, ""]:
@@ -140,11 +141,11 @@ def policy_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
 
 
 class Interval(NamedTuple):
-    """A share, and its bounds had another batch of this size been drawn."""
+    """An estimate and the bounds of its 95 % interval, which are NaN if they are unknown."""
 
-    share: Float[Array, ""]
-    low: Float[Array, ""]
-    high: Float[Array, ""]
+    estimate: Scalar
+    low: Scalar
+    high: Scalar
 
 
 def gradient_dormancy(wiring: Wiring, gradients: PyTree[Array], tau: float = 0.01) -> Float[Array, ""]:
@@ -159,11 +160,11 @@ def gradient_dormancy(wiring: Wiring, gradients: PyTree[Array], tau: float = 0.0
 
 
 def dormant_interval(activations: Mapping[str, Num[AnyArray, "samples ..."]], tau: float = 0.1) -> Interval:
-    """The dormant share of all layers pooled, with a sampling interval, from activations [samples, ..., neurons].
+    """The dormant fraction of all layers pooled, with a sampling interval, from activations [samples, ..., neurons].
 
-    The low end counts neurons that are dormant for certain, the high end those that may be, given the standard error of
-    each neuron's score over samples; `reporting.score_bounds` says how. Samples must not influence one another. It
-    costs three passes over the activations, and a sort of each layer's neurons.
+    The low end counts the neurons that are certainly dormant, and the high end those that may be, given the bounds of
+    `score_bounds`. Samples must not influence each other. The cost is three passes over the activations and a sort of
+    each layer's neurons.
 
     >>> maps = {"dense": jnp.array([[1.0, 2.0, 0.0]] * 25 + [[2.0, 1.0, 0.0]] * 25)}
     >>> [round(float(value), 2) for value in dormant_interval(maps, tau=0.01)]
@@ -172,26 +173,40 @@ def dormant_interval(activations: Mapping[str, Num[AnyArray, "samples ..."]], ta
     Raises ValueError for a negative tau, and if there is no neuron.
     Source: ours; ratio estimates, Cochran 1977, "Sampling techniques", section 6.3.
     """
-    bounds = {name: _score_bounds(values) for name, values in activations.items()}
-    share, low, high = (dormant_fraction({name: rows[row] for name, rows in bounds.items()}, tau) for row in range(3))
+    bounds = {name: score_bounds(values) for name, values in activations.items()}
+    # The highest credible scores give the lowest fraction.
+    high, share, low = (dormant_fraction({name: rows[row] for name, rows in bounds.items()}, tau) for row in range(3))
     return Interval(share, low, high)
 
 
-def _score_bounds(activations: Num[AnyArray, "samples ..."]) -> Float[Array, "3 neurons"]:
-    """Each neuron's score, and the highest and the lowest that are credible."""
+def score_bounds(activations: Num[AnyArray, "samples ..."]) -> Float[Array, "3 neurons"]:
+    """The lowest credible score, the score, and the highest credible score of each neuron [samples, ..., neurons].
+
+    The bounds lie 1.96 standard errors of a ratio of means to each side. The high end also adds one sample on which the
+    neuron is as active as on the samples where it is active (for a silent neuron: as the layer's median). A small batch
+    shows neither the activity nor the variance of a silent neuron, and without the added sample the interval of a
+    dormant fraction misses the truth most of the time.
+
+    >>> activations = np.array([[1.0, 2.0, 0.0]] * 25 + [[2.0, 1.0, 0.0]] * 25, np.float32)
+    >>> np.round(score_bounds(activations), 2).tolist()[0]
+    [1.3..., 1.3..., 0.0]
+
+    Source: ratio estimates, Cochran 1977, "Sampling techniques", section 6.3; the added sample is ours.
+    """
     samples, neurons = activations.shape[0], activations.shape[-1]
     by_sample = magnitudes(activations).reshape(samples, -1, neurons).mean(axis=1)
     relative = _divided(by_sample, by_sample.mean())
     scores = relative.mean(axis=0)
     if samples < 2:
-        return jnp.stack([scores, jnp.full_like(scores, jnp.inf), jnp.zeros_like(scores)])
+        return jnp.stack([jnp.zeros_like(scores), scores, jnp.full_like(scores, jnp.inf)])
     residuals = relative - scores[None] * relative.mean(axis=1, keepdims=True)
     error = 1.96 * residuals.std(axis=0, ddof=1) / jnp.sqrt(1.0 * samples)
     times = (relative > 0).sum(axis=0).astype(scores.dtype)
     active = jnp.where(times > 0, scores * samples / jnp.maximum(times, 1.0), jnp.nan)
     active = jnp.where(times > 0, active, jnp.nanmedian(active))
-    high = jnp.where((scores == 0).all(), jnp.inf, scores + error + active / samples)
-    return jnp.stack([scores, high, jnp.where((scores == 0).all(), 0.0, scores - error)])
+    silent = (scores == 0).all()
+    low = jnp.where(silent, 0.0, scores - error)
+    return jnp.stack([low, scores, jnp.where(silent, jnp.inf, scores + error + active / samples)])
 
 
 def readings(metrics: Mapping[str, Any]) -> dict[str, float]:

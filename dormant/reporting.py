@@ -2,24 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .metrics import effective_rank, norm
+from .metrics import Interval, effective_rank, norm, score_bounds
 from .scores import checked_tau
 from .tracing import trace
 from .wiring import Activation, NeuronLayer, Wiring, paths
-
-
-class Interval(NamedTuple):
-    """Bounds of a dormant share; NaN where nothing can be said."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,33 +99,6 @@ def report(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any, tau: fl
     return Report(layers, _pooled(layers), tau, samples)
 
 
-def score_bounds(magnitudes: Float[np.ndarray, "samples neurons"]) -> Float[np.ndarray, "2 neurons"]:
-    """Lowest and highest score of each neuron that its mean absolute activations on single samples leave credible.
-
-    They lie 1.96 standard errors of a ratio of means to each side. The high end also adds one sample on which the
-    neuron is as active as when it is active at all (the layer's median for a silent one): few samples show neither a
-    silent neuron's activity nor its variance, and without it the interval of a dormant share misses the truth most of
-    the time.
-
-    >>> np.round(score_bounds(np.array([[1.0, 2.0, 0.0]] * 25 + [[2.0, 1.0, 0.0]] * 25)), 2).tolist()
-    [[1.36, 1.36, 0.0], [1.67, 1.67, 0.03]]
-
-    Source: ratio estimates, Cochran 1977, "Sampling techniques", section 6.3; the added sample is ours.
-    """
-    samples, neurons = magnitudes.shape
-    layer = magnitudes.mean()
-    if samples < 2 or layer == 0:
-        return np.stack([np.zeros(neurons), np.full(neurons, np.inf)])
-    relative = magnitudes.astype(np.float64) / layer
-    scores = relative.mean(axis=0)
-    residuals = relative - scores * relative.mean(axis=1, keepdims=True)
-    error = 1.96 * residuals.std(axis=0, ddof=1) / np.sqrt(samples)
-    times = (relative > 0).sum(axis=0)
-    active = scores * samples / np.maximum(times, 1)
-    active = np.where(times > 0, active, np.median(active[times > 0]))
-    return np.stack([scores - error, scores + error + active / samples])
-
-
 def batch_size(inputs: Sequence[Any]) -> int:
     """Samples along the first axis of every array of the inputs. Raises ValueError if they have none in common."""
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(inputs)]
@@ -149,13 +115,11 @@ def batch_size(inputs: Sequence[Any]) -> int:
 
 
 def _finite(scores: dict[str, Float[np.ndarray, " neurons"]]) -> None:
-    """A NaN or infinite activation leaves a score that is NaN."""
+    """Raises ValueError for a layer with NaN or infinite activations, whose scores are all NaN."""
     for name, values in scores.items():
-        wrong = np.flatnonzero(~np.isfinite(values))
-        if wrong.size:
+        if not np.isfinite(values).all():
             raise ValueError(
-                f"layer {name!r} has NaN or infinite activations, first in neuron {wrong[0]}; "
-                "look for such values in the inputs and the parameters."
+                f"layer {name!r} has NaN or infinite activations; look for such values in the inputs and the parameters."
             )
 
 
@@ -182,10 +146,11 @@ def _layer_bounds(
     """Score bounds of each layer, the largest over its places as scores are; NaN unless samples are independent."""
     bounds = {layer.name: np.zeros((2, layer.width)) for layer in wiring.layers}
     alone = {layer.name: np.zeros(layer.width) for layer in wiring.layers}
+    of_place = jax.jit(score_bounds)
     for place in places:
         magnitudes = _magnitudes(place)
         here = bounds[place.layer][:, place.neurons]
-        bounds[place.layer][:, place.neurons] = np.maximum(here, score_bounds(magnitudes))
+        bounds[place.layer][:, place.neurons] = np.maximum(here, np.asarray(of_place(place.values))[[0, 2]])
         mean = magnitudes.mean(axis=0)
         single = mean / (mean.mean() or 1.0)
         alone[place.layer][place.neurons] = np.maximum(alone[place.layer][place.neurons], single)
@@ -203,9 +168,7 @@ def _layer_report(
 ) -> LayerReport:
     low, high = bounds
     unknown = np.isnan(bounds).any()
-    interval = (
-        Interval(np.nan, np.nan) if unknown else Interval(float((high <= tau).mean()), float((low <= tau).mean()))
-    )
+    ends = (np.nan, np.nan) if unknown else (float((high <= tau).mean()), float((low <= tau).mean()))
     own = [place.values for place in places if place.layer == layer.name]
     rank = max(float(effective_rank(values.reshape(-1, values.shape[-1]))) for values in own)
     fed = {path: np.broadcast_to(ids >= 0, np.shape(leaves[path])) for path, ids in layer.incoming.items()}
@@ -215,19 +178,27 @@ def _layer_report(
     dormant = int((scores <= np.float32(tau)).sum())
     weights = float(np.linalg.norm(parts)) if parts else np.nan
     return LayerReport(
-        layer.name, layer.width, dormant, interval, rank, weights, scores, layer.reasons, layer.coupled_by
+        layer.name,
+        layer.width,
+        dormant,
+        Interval(dormant / layer.width, *ends),
+        rank,
+        weights,
+        scores,
+        layer.reasons,
+        layer.coupled_by,
     )
 
 
 def _pooled(layers: Sequence[LayerReport]) -> LayerReport:
     neurons, dormant = sum(layer.neurons for layer in layers), sum(layer.dormant for layer in layers)
-    ends = [sum(layer.interval[end] * layer.neurons for layer in layers) / neurons for end in (0, 1)]
+    ends = [sum(layer.interval[end] * layer.neurons for layer in layers) / neurons for end in (1, 2)]
     scores = np.concatenate([layer.scores for layer in layers])
-    return LayerReport("all", neurons, dormant, Interval(*map(float, ends)), np.nan, np.nan, scores)
+    return LayerReport("all", neurons, dormant, Interval(dormant / neurons, *map(float, ends)), np.nan, np.nan, scores)
 
 
 def _row(layer: LayerReport) -> tuple[str, ...]:
-    low, high = layer.interval
+    _, low, high = layer.interval
     interval = "-" if np.isnan(low) else f"{100 * low:.1f} - {100 * high:.1f} %"
     rank, weights = ("" if np.isnan(value) else f"{value:.2f}" for value in (layer.effective_rank, layer.weight_norm))
     return layer.name, str(layer.neurons), str(layer.dormant), f"{100 * layer.share:.1f} %", interval, rank, weights

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dormant.lab.judging.intervals import Interval
 from dormant.lab.judging.summary import summary
 from dormant.lab.machine import cores
 from dormant.lab.runs.folder import RunFolder, last_row
+from dormant.metrics import Interval
 
 GAME = "MinAtar/Asterix"
 # About ten minutes, because neurons become dormant slowly. A higher learning rate is no way out: recycled neurons then

@@ -14,8 +14,9 @@ from dormant.experiments.comparison import GROUNDS, Record, Suite, fewer_dormant
 from dormant.experiments.methods import PLAIN, candidates, title
 from dormant.lab.design import Scale
 from dormant.lab.judging.claims import Verdict, judge
-from dormant.lab.judging.intervals import Interval, bootstrap_interval, iqm, stratified_interval
+from dormant.lab.judging.intervals import bootstrap_interval, iqm, stratified_interval
 from dormant.lab.judging.quantities import pairs
+from dormant.metrics import Interval
 
 HEADS = ("Method", "Setting", "Return / plain DQN", "Dormant neurons", "Time / plain DQN", "Runs")
 

@@ -27,7 +27,6 @@ from dormant.metrics import (
     stable_rank,
     value_churn,
 )
-from dormant.reporting import score_bounds
 
 SAMPLES, NEURONS = 6, 4
 floats = st.floats(-100, 100, width=32, allow_subnormal=False).map(lambda x: x if abs(x) > 1e-2 else 0.0)
@@ -92,6 +91,22 @@ def test_norms_and_churn(before, after):
     assert rate == (pytest.approx(step / length, rel=1e-4) if length else (np.inf if step else 0.0))
 
 
+def score_bounds(magnitudes):
+    """Lowest and highest credible scores [2, neurons] in NumPy, from magnitudes [samples, neurons] in float64."""
+    samples, neurons = magnitudes.shape
+    layer = magnitudes.mean()
+    if samples < 2 or layer == 0:
+        return np.stack([np.zeros(neurons), np.full(neurons, np.inf)])
+    relative = magnitudes / layer
+    scores = relative.mean(axis=0)
+    residuals = relative - scores * relative.mean(axis=1, keepdims=True)
+    error = 1.96 * residuals.std(axis=0, ddof=1) / np.sqrt(samples)
+    times = (relative > 0).sum(axis=0)
+    active = scores * samples / np.maximum(times, 1)
+    active = np.where(times > 0, active, np.median(active[times > 0]))
+    return np.stack([scores - error, scores + error + active / samples])
+
+
 @given(matrices)
 @few
 def test_dormant_fraction_and_its_interval(matrix):
@@ -100,10 +115,10 @@ def test_dormant_fraction_and_its_interval(matrix):
     scores = magnitudes.mean(axis=0) / (magnitudes.mean() or 1.0)
     low, high = score_bounds(magnitudes)
     # Scores next to the threshold may fall on either side of it in float32.
-    for value, bound in ((found.share, scores), (found.low, high), (found.high, low)):
+    for value, bound in ((found.estimate, scores), (found.low, high), (found.high, low)):
         counts = [(bound <= TAU + d).mean() for d in (-1e-4, 1e-4)]
         assert counts[0] - 1e-6 <= float(value) <= counts[1] + 1e-6
-    assert float(found.low) <= float(found.share) <= float(found.high)
+    assert float(found.low) <= float(found.estimate) <= float(found.high)
 
 
 @given(kernels, kernels)
@@ -140,7 +155,7 @@ OF_A_MATRIX = {
     "value_churn": lambda matrix: RUN["value_churn"](MATRIX, matrix),
     "policy_churn": lambda matrix: RUN["policy_churn"](MATRIX, matrix),
     "effective_learning_rate": lambda matrix: RUN["effective_learning_rates"]({"w": MATRIX}, {"w": matrix})["w"],
-    "dormant_fraction": lambda matrix: RUN["dormant_interval"]({"layer": matrix}).share,
+    "dormant_fraction": lambda matrix: RUN["dormant_interval"]({"layer": matrix}).estimate,
     "interval": lambda matrix: RUN["dormant_interval"]({"layer": matrix}).low,
     "gradient_dormancy": lambda matrix: RUN["gradient_dormancy"](params_of(matrix[:3])),
 }
@@ -181,7 +196,7 @@ def test_metrics_map_over_seeds():
         together = jax.jit(jax.vmap(RUN[name]))(several)
         assert_allclose(together, [float(RUN[name](matrix)) for matrix in several], rtol=1e-5)
     shares = jax.jit(jax.vmap(lambda matrix: dormant_interval({"layer": matrix}, tau=TAU)))(several)
-    assert_allclose(shares.share, [float(RUN["dormant_interval"]({"layer": matrix}).share) for matrix in several])
+    assert_allclose(shares.estimate, [float(RUN["dormant_interval"]({"layer": matrix}).estimate) for matrix in several])
 
 
 def test_a_network_that_lost_its_plasticity_fits_new_targets_worse():

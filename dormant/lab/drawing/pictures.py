@@ -125,7 +125,9 @@ def _share_panel(axes: Axes, report: Report) -> None:
     heights = np.arange(len(rows))
     axes.barh(heights, [row.share for row in rows], color=[DORMANT] * len(report.layers) + ["#555555"], height=0.7)
     for height, row in zip(heights, rows, strict=True):
-        axes.plot(row.interval, (height, height), color="black", linewidth=1.5, marker="|")
+        axes.plot(
+            [float(bound) for bound in row.interval[1:]], (height, height), color="black", linewidth=1.5, marker="|"
+        )
     axes.set_yticks(heights, [f"{row.name} ({row.neurons})" for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)

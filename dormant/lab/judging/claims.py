@@ -8,8 +8,9 @@ import polars as pl
 from jaxtyping import Bool, Float
 
 from dormant.lab.design import Claim, Experiment
-from dormant.lab.judging.intervals import Interval, stratified_interval
+from dormant.lab.judging.intervals import stratified_interval
 from dormant.lab.judging.quantities import Pairs, pairs
+from dormant.metrics import Interval
 from dormant.rl.envs.atari_scores import human_normalised
 
 LARGEST_RATIO = 100.0  # quotients are clipped to [1 / LARGEST_RATIO, LARGEST_RATIO]
@@ -69,7 +70,7 @@ def verdict(claim: Claim, found: Pairs) -> Verdict:
     effects = _effects(claim, used)
     interval = _interval(claim, effects)
     ruling, why = _unjudged(claim, found, effects) or _ruling(claim, interval)
-    estimate, low, high = (math.exp(bound) if claim.by == "ratio" else bound for bound in interval)
+    estimate, low, high = (math.exp(bound) if claim.by == "ratio" else float(bound) for bound in interval)
     why += _left_out(found, kept)
     return Verdict(
         claim, ruling, estimate, low, high, int(count[kept].sum()), _method(claim, used), why, _unit(claim, used)

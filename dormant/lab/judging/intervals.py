@@ -6,23 +6,17 @@ over any leading axes. `benchmarks/coverage.py` measures how often each interval
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import stdtrit
 
+from dormant.metrics import Interval
+
 Degrees = Literal["welch", "fewest"]  # how the degrees of freedom of a t-interval are computed
 Table = Float[np.ndarray, "seeds environments"]
 QUANTILES = (0.025, 0.975)  # of a 95 % interval
-
-
-class Interval(NamedTuple):
-    """An estimate and the bounds of its 95 % interval."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 def iqm(table: Float[np.ndarray, "*more seeds environments"]) -> Float[np.ndarray, "*more"]:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dormant.lab.judging.intervals import Interval, mean_interval
+from dormant.lab.judging.intervals import mean_interval
 from dormant.lab.runs.folder import RunFolder, curve, layers
+from dormant.metrics import Interval
 
 
 def at_end(steps: Int[np.ndarray, " points"], measured: Bool[np.ndarray, " points"]) -> Bool[np.ndarray, " points"]:
