@@ -8,6 +8,8 @@ import numpy as np
 import optax
 import pytest
 from foreign.jax_networks import NETWORKS, Network
+from networks.case import Case
+from networks.page import on_the_page
 
 import dormant
 from dormant.wiring import entry_mask, paths
@@ -50,6 +52,7 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(name):
     params, donor = silenced(init(jax.random.key(0)), network), init(jax.random.key(1))
     wiring = dormant.trace(network.apply, params, *network.inputs)
     check_promises(wiring, network.layers)
+    on_the_page(Case(name, lambda: (network.apply, network.init), network.inputs, network.layers), wiring)
 
     redo, traced = dormant.ReDo(tau=0.0, coupled="skip"), dormant.Network(wiring, lambda key: donor, TX)
     learner = dormant.Learner(params, TX.init(params))

@@ -3,6 +3,9 @@
 import pytest
 import torch
 from foreign.torch_networks import NETWORKS
+from networks.case import promises
+from networks.page import on_the_page
+from networks.torch_case import TorchCase
 
 import dormant.torch as dt
 
@@ -23,6 +26,7 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(name):
     donor = NETWORKS[name]()[0]
     wiring = dt.trace(module, *inputs)
     assert [layer.name for layer in wiring.layers] == names, str(wiring)
+    on_the_page(TorchCase(name, lambda: module, inputs, promises(" ".join(names))), wiring)
     assert all(layer.recyclable and not layer.coupled_by for layer in wiring.layers), str(wiring)
     with torch.no_grad():
         for layer in names:
