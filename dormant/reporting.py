@@ -119,7 +119,7 @@ def _finite(scores: dict[str, Float[np.ndarray, " neurons"]]) -> None:
     for name, values in scores.items():
         if not np.isfinite(values).all():
             raise ValueError(
-                f"layer {name!r} has NaN or infinite activations; look for such values in the inputs and the parameters."
+                f"layer {name!r} has NaN or infinite activations; look for them in the inputs and the parameters."
             )
 
 
