@@ -24,6 +24,7 @@ def built(monkeypatch, tmp_path):
     trainings = []
     monkeypatch.setattr(train, "run", lambda training, *rest: trainings.append(training))
     monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
+    monkeypatch.setattr(train, "spread_seeds", lambda seeds: None)  # JAX has its devices already
 
     def build(*arguments, env="ALE/DemonAttack"):
         assert run(["train", "--run-dir", str(tmp_path / "run"), "--env", env, *arguments]) == 0
