@@ -19,6 +19,7 @@ from dormant.rl.data.transitions import Transitions
 from dormant.rl.device import DeviceTraining
 from dormant.rl.distillation import DistillationRun, DistillationTraining, Lesson, regression_loss, remembered
 from dormant.rl.envs.atari import Atari
+from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.networks.mlp import MLP
 from dormant.rl.offline import OfflineTraining, aimed
 from dormant.rl.replay.files import flush
@@ -170,7 +171,9 @@ def test_dopamines_parts_are_drawn_anew_every_so_many_gradient_steps(tmp_path):
     ]
     assert ends == expected and len(set(ends)) > 1
     with pytest.raises(ValueError, match=r"there is no .*Breakout; --data must name the folder of DQN-replay"):
-        source.open(AGENT, type("Game", (), {"game": "Breakout"}), (0,), tmp_path)
+        source.open(AGENT, Atari("Breakout"), (0,), tmp_path)
+    with pytest.raises(ValueError, match="DQN-replay holds Atari games only"):
+        source.open(AGENT, MinAtar("Breakout"), (0,), tmp_path)
 
 
 def test_lengths_that_do_not_fit_are_refused(offline):

@@ -45,7 +45,7 @@ def test_a_file_that_is_no_transitions_is_refused(tmp_path):
     with pytest.raises(ValueError, match="lacks observation, reward, terminal, last, next_observation"):
         transitions.read(file)
     np.savez(file, **STEPS._replace(reward=STEPS.reward[:2])._asdict())
-    with pytest.raises(ValueError, match="as many entries of each array, and some, got"):
+    with pytest.raises(ValueError, match="at least one entry, and equally many in each array, got"):
         transitions.read(file)
 
 
