@@ -243,8 +243,7 @@ def _data_product(
     carriers = [side for side in (0, 1) if operands[side].has_neurons]
     if len(carriers) == 1:
         side = carriers[0]
-        value, weights = operands[side], operands[1 - side]
-        if not any(varies(ids, axes[side].summed) for ids in value.arrays):
+        if not any(varies(ids, axes[side].summed) for ids in operands[side].arrays):
             return [_weighted(notes, step, operands, axes, side, shapes[0])]
     for side in carriers if len(carriers) == 2 else []:
         notes.note_reading(step.operands[side], operands[side])
