@@ -19,8 +19,8 @@ def overwrite(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shap
     """`scatter`: elements are the operand's or the update's."""
     target, indices, update = operands
     raised = _raised(step, target, update)
-    if raised is not None and indices.constant is not None and target.is_zero:
-        return [raised]  # zeros count as the neuron's own
+    if raised is not None and indices.constant is not None and (target.is_zero or update.is_zero):
+        return [raised if target.is_zero else replace(target, constant=None)]  # zeros count as the neuron's own
     if indices.constant is not None and _writes_once(step, operands):
         return [_replaced(step, target, update, [indices.constant])]
     if raised is None or indices.has_neurons or indices.mixed:
@@ -43,11 +43,12 @@ def overwrite_slice(notes: Ledger, step: Step, operands: Sequence[Value], shapes
     """`dynamic_update_slice`: one block of elements is the update's."""
     target, update, *starts = operands
     partial = [axis for axis, length in enumerate(update.shape) if length < target.shape[axis]]
-    if all(start.constant is not None for start in starts):
-        if target.is_zero and not any(varies(ids, partial) for ids in update.arrays):
-            return [update.moved(target.shape, lambda ids: ids)]
-        return [_replaced(step, target, update, [start.constant for start in starts])]
     changes = any(varies(ids, partial) for value in (target, update) for ids in value.arrays)
+    if all(start.constant is not None for start in starts):
+        if not changes and (target.is_zero or update.is_zero):
+            kept = update if target.is_zero else target
+            return [kept.moved(target.shape, lambda ids: ids)]
+        return [_replaced(step, target, update, [start.constant for start in starts])]
     if changes or any(start.has_neurons or start.mixed for start in starts):
         return mix(notes, step, operands, shapes)
     step = step._replace(operands=step.operands[:2])
@@ -55,9 +56,7 @@ def overwrite_slice(notes: Ledger, step: Step, operands: Sequence[Value], shapes
 
 
 def _replaced(step: Step, target: Value, update: Value, known: Sequence[Any]) -> Value:
-    """The target with elements of the update, at places that are known; zeros count as the neuron's own."""
-    if update.is_zero:
-        return replace(target, constant=None)
+    """The target with elements of the update, at places that are known."""
 
     def written(old: Ids, new: Ids) -> Ids:
         full = (widen(old, target.shape).astype(np.int32), widen(new, update.shape).astype(np.int32))

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from networks.promise import SERIES, X, check
 
+import dormant
+
 relu = jax.nn.relu
 TASKS = np.arange(len(X)) % 3
 
@@ -180,6 +182,12 @@ def test_buffers_and_time():
     ring = lambda h: jax.lax.dynamic_update_slice(jnp.zeros_like(h), h[:, :2], (0, 3, 0))  # noqa: E731
     for over_time in (shifted, ended, ring):
         check(lambda p, x, f=over_time: f(relu(x @ p["a"])) @ p["b"], shapes, {"a": 6}, x=SERIES)
+
+
+def test_an_overwritten_neuron_is_read_by_nobody():
+    params = {"a": jnp.ones((5, 6)), "b": jnp.ones((6, 2))}
+    wiring = dormant.trace(lambda p, x: relu((x @ p["a"]).at[:, 2].set(0.0)) @ p["b"], params, X)
+    assert wiring["a"].outgoing["b"].ravel().tolist() == [0, 1, -1, 3, 4, 5]
 
 
 def test_ensembles_and_generated_kernels():
