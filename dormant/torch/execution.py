@@ -70,6 +70,7 @@ class Operations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []  # each operation, with the parameters that it takes
+        self.random = False
         self.leaves: dict[int, int] = {}
         self.allocated: set[int] = set()
         self.saved: dict[int, tuple[Tensor, Tensor, int | None]] = {}
@@ -87,6 +88,7 @@ class Operations(TorchDispatchMode):
         if func.overloadpacket.__name__ in ALIASES:
             return outputs
         self.allocated |= {place for tensor in tensors_of(outputs) if (place := storage(tensor))}
+        self.random = self.random or torch.Tag.nondeterministic_seeded in func.tags
         self.names.append(self._name(func, args, kwargs))
         self.observe(func, args, kwargs, outputs)
         return outputs
@@ -132,17 +134,20 @@ def tensors_of(*values: Any) -> list[Tensor]:
 
 
 class Recorder(Operations):
-    """Keeps the outputs of the operations whose numbers are wanted."""
+    """Keeps the outputs of the operations whose numbers are wanted, and notes which of those checked are not finite."""
 
-    def __init__(self, wanted: Sequence[int]) -> None:
+    def __init__(self, wanted: Sequence[int], checked: Sequence[int] = ()) -> None:
         super().__init__()
         self.wanted, self.recorded = frozenset(wanted), dict[int, Tensor]()
+        self.checked, self.not_finite = frozenset(checked), set[int]()
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         step = len(self.names) - 1
         if step in self.wanted:
             # A clone, because a later operation may change it in place.
             self.recorded[step] = tensors_of(outputs)[0].detach().clone()
+        if step in self.checked and not bool(tensors_of(outputs)[0].isfinite().all()):
+            self.not_finite.add(step)
 
 
 class Dataflow(Operations):
@@ -192,14 +197,20 @@ class _Leaving(torch.overrides.TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def run(module: nn.Module, inputs: tuple[Any, ...], operations: Operations, training: bool = False) -> None:
+def run(
+    module: nn.Module, inputs: tuple[Any, ...], operations: Operations, training: bool = False, seed: int | None = None
+) -> None:
     """Run the module in one mode, without gradients, and show each operation to `operations`.
+
+    Random numbers are drawn from `seed`, or from the state in which the generators are.
 
     Parameters, buffers, attributes, training flags, gradients, generators and autocast's cache stay as they were.
     """
     with contextlib.ExitStack() as stack:
         for context in (_as_it_was(module, training), _same_generators(), _no_autocast_cache(), _parts(module)):
             stack.enter_context(context)
+        if seed is not None:
+            torch.manual_seed(seed)
         stack.enter_context(torch.no_grad())
         stack.callback(operations.restore)
         operations.start(list(named_leaves(module).values()), tensors_in(inputs) or [])

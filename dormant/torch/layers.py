@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from .execution import Operations
 from .ledger import SIDES, Layer, Ledger
 from .values import OTHER, compact
 from .wiring import NeuronLayer
@@ -15,10 +16,15 @@ ONLY_TRAINING = "only used in training mode"
 
 
 class Measuring(NamedTuple):
-    """The operations of a pass, and which of them give each layer's activations: their numbers, with the neurons."""
+    """The operations of a pass, and which of them give each layer's activations: their numbers, with the neurons.
+
+    `made` are the operations that give its pre-activations: kernels. `random` says that some operation draws numbers.
+    """
 
     operations: list[str]
     points: dict[str, dict[int, Int[Tensor, "..."]]]
+    made: dict[str, set[int]]
+    random: bool
 
 
 class Found(NamedTuple):
@@ -34,7 +40,7 @@ class Found(NamedTuple):
     trained: Measuring | None
 
 
-def collect(notes: Ledger, evaluated: list[str], trained: list[str] | None) -> Found:
+def collect(notes: Ledger, evaluated: Operations, trained: Operations | None) -> Found:
     """The layers that a weight reads; those that none reads are output layers."""
     _note_clashes(notes)
     groups: dict[int, list[Layer]] = {}
@@ -43,6 +49,7 @@ def collect(notes: Ledger, evaluated: list[str], trained: list[str] | None) -> F
     layers: list[NeuronLayer] = []
     outputs: list[str] = []
     points: tuple[dict[str, dict[int, Tensor]], ...] = {}, {}
+    made: dict[str, set[int]] = {}
     not_followed = {name: f"aten.{how}" for name, how in notes.not_followed.items()}
     for members in groups.values():
         name = "+".join(dict.fromkeys(layer.name for layer in members))
@@ -50,14 +57,16 @@ def collect(notes: Ledger, evaluated: list[str], trained: list[str] | None) -> F
             group = Group(notes, members)
             layers.append(group.layer(name))
             points[False][name], points[True][name] = group.points(False), group.points(True)
-        elif any(layer.read for layer in members):
+            made[name] = set().union(*(layer.made for layer in members))
+        elif any(layer.read[True] for layer in members) and not any(layer.read[False] for layer in members):
             only = {parameter for layer in members for parameter in layer.parameters}
             not_followed = dict.fromkeys(sorted(only), ONLY_TRAINING) | not_followed
-        elif any(layer.parameters for layer in members):
+        elif any(layer.parameters for layer in members) and not any(layer.read[False] for layer in members):
             outputs.append(name)
     unused = {name: "not used" for name in notes.names if name not in notes.used and name not in notes.frozen}
-    training = None if trained is None else Measuring(trained, points[True])
-    return Found(tuple(layers), tuple(outputs), not_followed | unused, Measuring(evaluated, points[False]), training)
+    evaluating = Measuring(evaluated.names, points[False], made, evaluated.random)
+    training = None if trained is None else Measuring(trained.names, points[True], {}, trained.random)
+    return Found(tuple(layers), tuple(outputs), not_followed | unused, evaluating, training)
 
 
 def _note_clashes(notes: Ledger) -> None:
@@ -90,8 +99,9 @@ class Group:
         return NeuronLayer(name, len(self.mine), self.incoming, self.outgoing, tuple(reasons), tuple(coupled))
 
     def points(self, training: bool) -> dict[int, Tensor]:
-        steps = sorted({step for layer in self.members for step in layer.points[training]})
-        found = {step: compact(self.local(self.notes.neurons_at[training][step])) for step in steps}
+        neurons_at = self.notes.neurons_at[training]
+        steps = sorted({step for layer in self.members for step in layer.points[training] if step in neurons_at})
+        found = {step: compact(self.local(neurons_at[step])) for step in steps}
         return {step: neurons for step, neurons in found.items() if bool((neurons >= 0).any())}
 
     def _entries(self, side: str) -> dict[str, Tensor]:

@@ -27,7 +27,8 @@ class Layer:
     reasons: dict[str, None] = field(default_factory=dict)
     coupled_by: dict[str, None] = field(default_factory=dict)
     parameters: set[str] = field(default_factory=set)
-    read: bool = False
+    made: set[int] = field(default_factory=set)  # the operations whose outputs must be finite, in evaluation mode
+    read: list[bool] = field(default_factory=lambda: [False, False])  # in evaluation mode, in training mode
     returned: bool = False
 
 
@@ -143,7 +144,7 @@ class Ledger:
         """A weight reads a value of these layers: they are neurons, to be measured where they were activated."""
         for index, stage in stages.items():
             layer = self.layers[index]
-            layer.read = True
+            layer.read[self.training] = True
             layer.coupled_by |= dict.fromkeys(sorted(stage.coupled_by))
             layer.points[self.training].update(stage.points)
             if reason := stage.broken or stage.offset:
@@ -154,7 +155,7 @@ class Ledger:
             self.layers[index].returned = True
 
     def unread(self, stages: Stages) -> bool:
-        return not any(self.layers[index].read for index in stages)
+        return not any(any(self.layers[index].read) for index in stages)
 
     # --- entries
 
@@ -271,4 +272,6 @@ class Ledger:
     def fresh(self, neurons: Tensor) -> dict[int, Stage]:
         """The stages of neurons that were made just now."""
         point = frozenset([self.step])
+        for layer in () if self.training else self.layers_of(neurons):
+            self.layers[layer].made.add(self.step)
         return {layer: Stage(point) for layer in self.layers_of(neurons)}

@@ -16,6 +16,8 @@ from .optimizers import Optimizers, check_held, check_known, forget_, optimizer_
 from .tracing import trace
 from .wiring import NeuronLayer, Wiring, table
 
+DRAWS = 4  # how often a module that draws random numbers is run to see whether a dormant neuron fires
+
 
 @dataclass(frozen=True, eq=False)
 class Report:
@@ -100,7 +102,8 @@ def recycle_(
     torch counts Adam's steps per tensor, not per entry: "keep" leaves the count, so the first update of a fresh weight
     is larger than Adam's usual one; "restart" zeroes the count of every tensor in which something was recycled, for
     the live weights too.
-    A neuron that is dormant in evaluation mode and fires in training mode, as before a BatchNorm, is not recycled.
+    A neuron that is dormant in evaluation mode and fires in training mode (before a BatchNorm) or with other random
+    numbers (in a noisy network) is not recycled.
     `layers` limits recycling to the layers with these names. Buffers, frozen parameters and layers that are not finite
     are never written to.
 
@@ -122,14 +125,24 @@ def recycle_(
     _check_writable(leaves, chosen, optimizers)
     report = measure(module, wiring, *inputs, tau=tau)
     masks = {layer.name: report.masks[layer.name] for layer in chosen}
-    for name, score in wiring.scores(module, *inputs, training=True).items() if _any(masks) else ():
-        if name in masks:
-            masks[name] = masks[name] & (score <= tau)
+    masks = _dormant_elsewhere(module, wiring, inputs, masks, tau)
     _same_on_every_process(module, masks.values())
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
     if _any(masks):
         _rewire_(module, wiring, masks, init, optimizers, step_count == "restart")
     return counts
+
+
+def _dormant_elsewhere(
+    module: nn.Module, wiring: Wiring, inputs: tuple[Any, ...], masks: dict[str, Tensor], tau: float
+) -> dict[str, Tensor]:
+    """The masks without neurons that fire in training mode, or with other random numbers."""
+    for training, seed in ((True, None), *((mode, seed) for seed in range(DRAWS) for mode in (False, True))):
+        if not _any(masks):
+            return masks
+        scores = wiring.scores(module, *inputs, training=training, seed=seed)
+        masks = {name: mask & (scores[name] <= tau) if name in scores else mask for name, mask in masks.items()}
+    return masks
 
 
 def _any(masks: Mapping[str, Tensor]) -> bool:

@@ -13,7 +13,7 @@ from .execution import Dataflow, Operations, Recorder, named_leaves, plain, plai
 from .layers import Found, collect, same_wiring
 from .ledger import Ledger
 from .rules import known
-from .rules.movement import read_by_python
+from .rules.movement import any_row, read_by_python
 from .shadows import Shadows
 from .values import NOTHING, Part, Value, broken, together
 from .wiring import Activation, Wiring
@@ -56,15 +56,15 @@ def _check(module: nn.Module) -> None:
 def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
     latest = [_found(module, inputs)]
 
-    def measure(module: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Activation]:
+    def measure(module: nn.Module, inputs: tuple[Any, ...], training: bool, seed: int | None) -> list[Activation]:
         module = plain(module)
-        activations = _activations(module, inputs, latest[0], training)
+        activations = _activations(module, inputs, latest[0], training, seed)
         if activations is None:  # other operations or shapes, as at another batch size
             now = _found(module, inputs)
             if difference := same_wiring(latest[0], now):
                 raise ValueError(f"the module is wired differently on these inputs ({difference}): trace it again.")
             latest[0] = now
-            activations = _activations(module, inputs, now, training)
+            activations = _activations(module, inputs, now, training, seed)
         if activations is None:
             raise ValueError("the module runs other operations at every call, so its neurons can't be measured.")
         return activations
@@ -72,15 +72,19 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
     return Wiring(latest[0].layers, latest[0].outputs, latest[0].not_followed, measure)
 
 
-def _activations(module: nn.Module, inputs: tuple[Any, ...], found: Found, training: bool) -> list[Activation] | None:
+def _activations(
+    module: nn.Module, inputs: tuple[Any, ...], found: Found, training: bool, seed: int | None
+) -> list[Activation] | None:
     """What the layers' neurons give on the inputs; None if the module ran other operations than when it was traced."""
     measuring = found.trained if training else found.evaluated
-    if measuring is None:
+    if measuring is None or (seed is not None and not measuring.random):
         return []
     wanted = [step for points in measuring.points.values() for step in points]
-    recorder = _in_training(module, inputs, lambda: Recorder(wanted))[0] if training else Recorder(wanted)
-    if not training:
-        run(module, inputs, recorder)
+    recorder = Recorder(wanted, [step for steps in measuring.made.values() for step in steps])
+    if training:
+        recorder = _in_training(module, inputs, lambda: Recorder(wanted), seed)[0]
+    else:
+        run(module, inputs, recorder, seed=seed)
     if recorder.names != measuring.operations:
         return None
     activations = []
@@ -91,7 +95,14 @@ def _activations(module: nn.Module, inputs: tuple[Any, ...], found: Found, train
                 return None
             if not all(n in (1, size) for n, size in zip(neurons.shape, values.shape, strict=True)):
                 return None
-            activations.append(Activation(name, neurons, values))
+            finite = not (measuring.made.get(name, set()) & recorder.not_finite)
+            activations.append(
+                Activation(
+                    name,
+                    neurons,
+                    values if finite else values.new_full((), torch.nan, dtype=torch.float32).expand(values.shape),
+                )
+            )
     return activations
 
 
@@ -113,19 +124,21 @@ def _found(module: nn.Module, inputs: tuple[Any, ...]) -> Found:
             notes.training = True
             trained = Tracer(notes)
             run(module, attempt, trained, training=True)
-    return collect(notes, evaluated.names, trained and trained.names)
+    return collect(notes, evaluated, trained)
 
 
-def _in_training(module: nn.Module, inputs: tuple[Any, ...], make: Callable[[], Kind]) -> tuple[Kind, tuple[Any, ...]]:
+def _in_training(
+    module: nn.Module, inputs: tuple[Any, ...], make: Callable[[], Kind], seed: int | None = None
+) -> tuple[Kind, tuple[Any, ...]]:
     """Run in training mode; returns what saw the operations, and the inputs.
 
     BatchNorm refuses a batch of one, which is doubled then.
     """
     try:
-        run(module, inputs, operations := make(), training=True)
+        run(module, inputs, operations := make(), training=True, seed=seed)
     except ValueError:
         inputs = _doubled(inputs)
-        run(module, inputs, operations := make(), training=True)
+        run(module, inputs, operations := make(), training=True, seed=seed)
     return operations, inputs
 
 
@@ -141,6 +154,7 @@ class Tracer(Dataflow):
         super().__init__()
         self.notes, self.shadows = notes, Shadows()
         self.places: dict[int, str] = {}
+        self.python_chooses = False
 
     def start(self, leaves: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         super().start(leaves, inputs)
@@ -169,11 +183,24 @@ class Tracer(Dataflow):
         self.notes.used |= {self.places[place] for tensor in tensors if (place := storage(tensor)) in self.places}
         if torch.Tag.inplace_view in func.tags:
             return
+        self._note_choices(func.overloadpacket.__name__, args)
         written = _written(func, args, kwargs)
         before = {storage(tensor) for tensor in tensors}
         made = [tensor for tensor in tensors_of(outputs) if storage(tensor) not in before or storage(tensor) is None]
         if written or made or not tensors_of(outputs):
             self._apply(func, args, kwargs, outputs, written)
+
+    def _note_choices(self, name: str, args: Any) -> None:
+        """Python reads a number off an input, and picks a row of a parameter: that may be any of its rows."""
+        if name == "_local_scalar_dense" and not (args[0].is_floating_point() or args[0].dtype is torch.bool):
+            value = self.value(args[0])
+            self.python_chooses |= value.from_input or value.varies
+        if name == "select" and self.python_chooses and (value := self.value(args[0])).parts:
+            whole = any_row(value, args[1] % args[0].ndim)
+            if whole is not None and args[0].is_contiguous():
+                self.shadows.write(args[0], whole)
+            else:
+                self.notes.not_known(value.parts, name)
 
     def _apply(self, func: Any, args: Any, kwargs: Any, outputs: Any, written: list[Tensor]) -> None:
         name = func.overloadpacket.__name__

@@ -144,6 +144,12 @@ def after_affine(stages: Stages, step: int, offset: str | None = None) -> dict[i
     return {layer: move(stage) for layer, stage in stages.items()}
 
 
+def after_extremum(stages: Stages, step: int) -> dict[int, Stage]:
+    """A maximum over positions keeps an activation, and is one itself if there was none."""
+    waiting = {layer: stage for layer, stage in stages.items() if not stage.active}
+    return {**stages, **after_nonlinearity(waiting, step)}
+
+
 def coupled(stages: Stages, by: str) -> dict[int, Stage]:
     """The neurons influence one another through a normalisation."""
     return {layer: replace(stage, coupled_by=stage.coupled_by | {by}) for layer, stage in stages.items()}

@@ -54,7 +54,7 @@ class Wiring:
     layers: tuple[NeuronLayer, ...]
     outputs: tuple[str, ...]
     not_followed: Mapping[str, str]
-    measure: Callable[[nn.Module, tuple[Any, ...], bool], list[Activation]] = field(repr=False)
+    measure: Callable[[nn.Module, tuple[Any, ...], bool, int | None], list[Activation]] = field(repr=False)
     warned: set[str] = field(default_factory=set, repr=False)
 
     def __getitem__(self, name: str) -> NeuronLayer:
@@ -63,10 +63,13 @@ class Wiring:
             raise KeyError(f"no neuron layer is called {name!r}; the layers are {sorted(found)}.")
         return found[name]
 
-    def scores(self, module: nn.Module, *inputs: Any, training: bool = False) -> dict[str, Float[Tensor, " neurons"]]:
+    def scores(
+        self, module: nn.Module, *inputs: Any, training: bool = False, seed: int | None = None
+    ) -> dict[str, Float[Tensor, " neurons"]]:
         """Each layer's neuron scores on the inputs, in evaluation mode.
 
-        With `training=True`, those in training mode, without the layers that training mode computes no differently.
+        With `training=True`, those in training mode; empty if training mode computes the same. With a `seed`, those
+        with random numbers drawn from it; empty if the module draws none.
 
         A neuron that is read at several places (a shared layer, CReLU's two halves) has the largest of its scores, so
         that it is dormant only if it is dormant in all of them. A layer with a value that is not finite has the score
@@ -75,7 +78,7 @@ class Wiring:
         """
         widths = {layer.name: layer.width for layer in self.layers}
         found: dict[str, list[Tensor]] = {}
-        for name, neurons, values in self.measure(module, inputs, training):
+        for name, neurons, values in self.measure(module, inputs, training, seed):
             found.setdefault(name, []).append(neuron_scores(values, neurons, widths[name]))
         scores = {name: torch.stack(found[name]).amax(0) for name in widths if name in found}
         self._warn([name for name, score in scores.items() if bool(score.isnan().any())])

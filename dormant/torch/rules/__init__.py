@@ -58,6 +58,7 @@ NAMES: tuple[tuple[Rule, str], ...] = (
     (products.matrix_product, "mm bmm mv dot"),
     (products.matrix_product_plus, "addmm baddbmm addmv"),
     (products.convolved, "convolution"),
+    (products.recurrent, "mkldnn_rnn_layer _cudnn_rnn miopen_rnn lstm_mps"),
     (
         products.attention,
         """_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention

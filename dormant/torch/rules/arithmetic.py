@@ -65,6 +65,11 @@ def add(notes: Ledger, call: Call, values: Sequence[Value], number: Any = 0) -> 
     found, bends = _meeting(notes, call, values)
     if not found.carried:
         return found
+    lost = {layer for value in values for layer, stage in value.stages.items() if stage.broken}
+    if foreign := sorted(lost - set(found.carried)):
+        # A residual stream, of which one part can't be told apart.
+        reason = f"summed with {', '.join(notes.layers[layer].name for layer in foreign)}"
+        return replace(found, neurons=None, stages=broken(join(values), reason))
     if bends:
         return replace(found, stages=after_nonlinearity(found.stages, notes.step))
     alone = len(values) == 1 or all(value.carried and _covers(value, found) for value in values)
@@ -153,10 +158,10 @@ def _silenced(call: Call, values: Sequence[Value]) -> list[bool]:
     if call.name in ADDITIVE:
         return [all(map(silent, values)) and _number(call) == 0] * len(values)
     if call.name == "mul":
-        sizes = [
-            max((lean(part.entries).numel() for part in value.parts), default=0) * silent(value) for value in values
-        ]
-        return [bool(size) and index == sizes.index(max(sizes)) for index, size in enumerate(sizes)]
+        # A kernel times constants or one number. Of two kernels, it is not clear which one to silence.
+        sizes = [max([lean(part.entries).numel() for part in value.parts] or [0]) for value in values]
+        large = [size > 1 for size in sizes] if max(sizes) > 1 else [size > 0 for size in sizes]
+        return [sum(large) == 1 and is_large for is_large in large]
     if call.name in ("div", "masked_fill"):
         fills = call.name == "masked_fill" and call.args[2] != 0 if isinstance(call.args[-1], int | float) else False
         return [tensor is call.args[0] and not fills for tensor in call.tensors]
@@ -198,8 +203,11 @@ def _relate(notes: Ledger, call: Call, one: Value, two: Value) -> tuple[Value, b
     differ = both & (left != right)
     if not bool(differ.any()):
         neurons = torch.maximum(left, right).expand(shape)
-        active = any(stage.active for stage in stages.values() if not stage.broken)
-        return Value(neurons, stages), bool(both.any()) and (active or call.name not in ADDITIVE)
+        # A neuron less its own mean is still the same activation; two activations of one neuron make a new one.
+        apart = call.name not in ADDITIVE or any(
+            stage.active and stage.points != _points(two, layer) for layer, stage in one.carried.items()
+        )
+        return Value(neurons, stages), bool(both.any()) and apart
     pairs = torch.unique(torch.stack([left[differ], right[differ]]), dim=1)
     additive = call.name in ADDITIVE
     if _matched(pairs) and (not additive or _before(notes, stages)):
@@ -211,6 +219,10 @@ def _relate(notes: Ledger, call: Call, one: Value, two: Value) -> tuple[Value, b
     if call.name == "mul" and (kept := _kept(notes, one, two, left, right, pairs)):
         return replace(kept, neurons=kept.neurons.expand(shape)), False  # type: ignore[union-attr]
     return Value(None, broken(stages, _mixture(call, pairs))), False
+
+
+def _points(value: Value, layer: int) -> frozenset[int]:
+    return value.stages[layer].points if layer in value.stages else frozenset()
 
 
 def _mixture(call: Call, pairs: Tensor) -> str:
@@ -268,6 +280,8 @@ def gated(notes: Ledger, call: Call) -> Value:
     halves = [replace(value, neurons=half) for half in value.neurons.chunk(2, axis)]
     gate = replace(halves[1], stages=after_nonlinearity(value.stages, notes.step))
     found, _ = _meeting(notes, replace(call, name="mul"), [halves[0], gate])
+    if not found.carried:
+        return mix(notes, call)
     return replace(found, stages=after_nonlinearity(found.stages, notes.step))
 
 

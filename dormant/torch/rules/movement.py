@@ -9,17 +9,13 @@ from torch.utils._pytree import tree_map_only
 
 from ..calls import Call, Result, Rule, mix
 from ..ledger import Ledger
-from ..values import OTHER, ZERO, Part, Value, after_nonlinearity, broken, collapse, coupled, together
+from ..values import OTHER, ZERO, Part, Value, after_extremum, after_nonlinearity, broken, collapse, coupled, together
 from .arithmetic import no_zeros, silent, stretched
 
 MOST_CHOICES = 64  # rows of a parameter among which an input may choose
 OVERWRITING = frozenset(("index_put", "scatter", "slice_scatter", "select_scatter", "index_copy", "index_fill"))
-KEEPS_ZERO = frozenset(
-    (
-        *("mean", "sum", "amax", "amin", "max", "min", "median", "nanmedian", "nansum"),
-        *("cumsum", "cummax", "cummin", "sort", "topk"),
-    )
-)
+EXTREMA = frozenset(("amax", "amin", "max", "min", "median", "nanmedian"))
+KEEPS_ZERO = frozenset(("mean", "sum", "nansum", "cumsum", "cummax", "cummin", "sort", "topk"))
 
 
 def movement(notes: Ledger, call: Call) -> Result:
@@ -100,21 +96,31 @@ def _chosen(notes: Ledger, call: Call, value: Value) -> Result:
     """Inputs choose: a neuron stays itself if the choice is between its own values, a parameter is all its rows."""
     axes = _indexed_axes(call)
     source = call.tensors[0]
-    rows = source.shape[axes[0]] if len(axes) == 1 else 0
-    fits = value.parts and not value.stages and not value.unfollowed and 0 < rows <= MOST_CHOICES
-    if fits and call.name in ("index", "index_select"):
-        parts = []
-        for row in range(rows):
-            for part in value.parts:
-                entries = part.entries.narrow(axes[0], row, 1).expand(source.shape)
-                parts.append(replace(part, entries=_picked(call, entries)))
-        return replace(value, neurons=None, parts=tuple(parts), varies=True)
+    whole = any_row(value, axes[0]) if len(axes) == 1 and call.name in ("index", "index_select") else None
+    if whole is not None:
+        return replace(whole, parts=tuple(replace(part, entries=_picked(call, part.entries)) for part in whole.parts))
     if value.parts or value.neurons is None or not value.carried:
         return replace(mix(notes, call), from_input=True, varies=True)
     ids, several = collapse(no_zeros(value.neurons), axes)  # type: ignore[arg-type]
     if bool(several.any()):
         return mix(notes, call, f"picked by an input from several neurons (aten.{call.name})")
     return replace(value, neurons=_picked(call, ids.expand(source.shape)), from_input=True, varies=True)
+
+
+def any_row(value: Value, axis: int) -> Value | None:
+    """A parameter of which every row along an axis may be any of its rows, as when Python chooses one by an input.
+
+    None if that can't be said, because there are too many rows or none at all.
+    """
+    rows = {part.entries.shape[axis] for part in value.parts}
+    if value.stages or value.unfollowed or len(rows) != 1 or max(rows) > MOST_CHOICES:
+        return None
+    parts = [
+        replace(part, entries=part.entries.narrow(axis, row, 1).expand(part.entries.shape))
+        for row in range(max(rows))
+        for part in value.parts
+    ]
+    return replace(value, parts=tuple(parts), varies=True)
 
 
 def _picked(call: Call, labels: Tensor) -> Tensor:
@@ -146,9 +152,11 @@ def writing(notes: Ledger, call: Call) -> Result:
         return torch.full(argument.shape, OTHER) if label is None else label.clone()
 
     args, kwargs = tree_map_only(Tensor, swapped, (call.args, call.kwargs))
-    if not isinstance(written, Tensor) and "value" in [argument.name for argument in call.func._schema.arguments]:
-        number = call.argument("value", 0)
-        args = [OTHER if number else ZERO if arg is number else arg for arg in args]
+    names = [argument.name for argument in call.func._schema.arguments]
+    if "value" in names:
+        place = names.index("value")
+        args = (*args[:place], OTHER if call.argument("value") else ZERO, *args[place + 1 :])
+        kwargs = {key: value for key, value in kwargs.items() if key != "value"}
     func = getattr(getattr(torch.ops.aten, call.name), call.func._overloadname)
     return replace(together(map(call.value, values)), neurons=_apply(func, args, kwargs)[0])
 
@@ -170,7 +178,8 @@ def pooling(axes: int) -> Rule:
         ids, several = collapse(value.neurons, tuple(range(-axes, 0)))
         if bool(several.any()):
             return mix(notes, call, f"pooled together with other neurons by aten.{call.name}")
-        return replace(value, neurons=ids.expand(call.shape))
+        stages = after_extremum(value.stages, notes.step) if "max" in call.name else value.stages
+        return replace(value, neurons=ids.expand(call.shape), stages=stages)
 
     return rule
 
@@ -188,7 +197,10 @@ def reduction(notes: Ledger, call: Call) -> Result:
         if bool(((ids >= 0) & ~several).any()):
             return mix(notes, call)
         return mix(notes, call, statistic=call.name)
-    stages = value.stages if call.name in KEEPS_ZERO else after_nonlinearity(value.stages, notes.step)
+    if call.name in EXTREMA:
+        stages = after_extremum(value.stages, notes.step)
+    else:
+        stages = value.stages if call.name in KEEPS_ZERO else after_nonlinearity(value.stages, notes.step)
     return replace(value, neurons=ids.reshape(call.shape), stages=stages)
 
 

@@ -55,8 +55,8 @@ def _product(notes: Ledger, call: Call, left: Tensor, right: Tensor) -> Value:
 
 
 def _is_fixed(value: Value) -> bool:
-    """Whether a value depends on parameters and constants only."""
-    return not (value.stages or value.from_input or value.is_zero) and (value.has_parameters or not value.varies)
+    """Whether a value depends on parameters only."""
+    return value.has_parameters and not (value.stages or value.from_input)
 
 
 def _as_data(value: Value, other: Value, axis: int) -> Value:
@@ -198,6 +198,16 @@ def attention(notes: Ledger, call: Call) -> Result:
         stages=join([value, Value(None, lost)]),
         unfollowed={**whole.unfollowed, **taken},
     )
+
+
+def recurrent(notes: Ledger, call: Call) -> Result:
+    """A fused LSTM or GRU: its neurons are measured, and its weights not followed."""
+    whole, width = mix(notes, call), call.shape[-1]
+    notes.read(whole.stages)
+    parent = min(whole.unfollowed, default="").rpartition(".")[0]
+    neurons = notes.produce([torch.arange(width)[:, None]], parent or "recurrent")
+    notes.blame(notes.layers_of(neurons), f"fed and read by weights inside aten.{call.name}, which are not followed")
+    return _made(notes, replace(whole, varies=True), neurons.expand(call.shape))
 
 
 def convolved(notes: Ledger, call: Call) -> Result:
