@@ -211,6 +211,7 @@ def run(
             stack.enter_context(context)
         if seed is not None:
             torch.manual_seed(seed)
+        stack.enter_context(torch.inference_mode(False))  # in which layers would not be seen as their parts
         stack.enter_context(torch.no_grad())
         stack.callback(operations.restore)
         operations.start(list(named_leaves(module).values()), tensors_in(inputs) or [])

@@ -1,0 +1,164 @@
+"""Tracing and measuring leave nothing behind, and values that are not finite have no score."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch_nets import L, Net, mlp, with_silent
+
+import dormant.torch as dt
+
+torch.set_num_threads(1)
+
+
+class Everything(nn.Module):
+    """A module that keeps state in every way that torch knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4))
+        self.norm, self.drop, self.last = nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2)
+        self.register_buffer("mean", torch.zeros(3))
+        self.plain, self.calls, self.seen = torch.zeros(3), 0, []
+
+    def forward(self, x):
+        self.mean += 0.1 * (x.mean(0) - self.mean)
+        self.plain.add_(1.0)
+        self.calls += 1
+        self.seen.append(self.calls)
+        noise = float(np.random.normal()) if self.training else 0.0
+        return self.last(self.drop(F.relu(self.norm(self.first(x - self.mean)))) + noise)
+
+
+def test_nothing_is_left_behind():
+    net = Everything().train()
+    net.drop.eval()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    loss = net(torch.ones(8, 3)).sum()  # a graph that must still be good for a backward pass
+    state, plain, seen = copy.deepcopy(net.state_dict()), net.plain.clone(), list(net.seen)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    wiring = dt.trace(net, x)
+    wiring.scores(net, x, training=True)
+    dt.measure(net, wiring, x)
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert torch.equal(net.plain, plain) and net.calls == 1 and net.seen == seen
+    assert torch.equal(torch.get_rng_state(), torch_state) and (np.random.get_state()[1] == numpy_state).all()
+    assert net.training and not net.drop.training and all(leaf.grad is None for leaf in net.parameters())
+    loss.backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("act", [lambda net, x: dt.trace(net, x), lambda net, x: dt.measure(net, dt.trace(net, x), x)])
+def test_autocast_keeps_its_gradients(act):
+    net, x = mlp(), torch.randn(8, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        act(net, x)
+        net(x).float().sum().backward()
+    assert all(leaf.grad is not None for leaf in net.parameters())
+
+
+def test_a_module_that_enters_autocast_itself():
+    def forward(s, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return s.b(F.relu(s.a(x)))
+
+    net, x = Net(forward, a=L(3, 4), b=L(4, 2)), torch.randn(8, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert dt.trace(net, x)["a"].recyclable
+        net(x).float().sum().backward()
+    assert all(leaf.grad is not None for leaf in net.parameters())
+
+
+def test_inference_mode():
+    net, x = with_silent(mlp(), 1), torch.randn(8, 3)
+    with torch.inference_mode():
+        assert dt.recycle_(net, dt.trace(net, x), x, tau=0.0)["0"] >= 1
+
+
+def test_a_batch_of_one():
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    assert dt.trace(net, torch.zeros(1, 3))["0"].recyclable
+
+
+def test_training_mode_that_can_not_be_run_is_a_reason():
+    net = Net(lambda s, x, *target: s.b(F.relu(s.a(x))) - (target[0] if s.training else 0.0), a=L(3, 4), b=L(4, 2))
+    (reason,) = dt.trace(net, torch.zeros(2, 3))["a"].reasons
+    assert "training mode raises IndexError" in reason
+
+
+@pytest.mark.parametrize("value", [3e38, math.inf, math.nan])
+def test_values_that_are_not_finite_have_no_score(value):
+    net, x = with_silent(mlp(), 1), torch.full((8, 3), 2.0)
+    with torch.no_grad():
+        net[0].weight[0] = value
+    wiring, before = dt.trace(net, x), copy.deepcopy(net.state_dict())
+    with pytest.warns(RuntimeWarning, match="activations of 0, 2 are not finite"):
+        report = dt.measure(net, wiring, x, tau=0.0)
+    assert math.isnan(report.fraction) and math.isnan(report.fractions["0"]) and "nan" in str(report)
+    assert report.scores["0"].isnan().all() and not report.masks["0"].any()
+    assert dt.recycle_(net, wiring, x, tau=0.0) == {"0": 0, "2": 0}  # and no second warning
+    assert all(
+        torch.equal(a, b) or a.isnan().any() for a, b in zip(net.state_dict().values(), before.values(), strict=True)
+    )
+
+
+def test_a_tiny_neuron_beside_a_huge_one_is_not_silent():
+    net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1e-30], [1e30]]))
+    x = torch.ones(4, 1)
+    assert dt.measure(net, dt.trace(net, x), x, tau=0.0).fraction == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions(dtype):
+    net, x = with_silent(mlp(), 1).to(dtype), torch.randn(8, 3).to(dtype)
+    outputs = net(x)
+    assert dt.recycle_(net, dt.trace(net, x), x, tau=0.0)["0"] >= 1
+    assert torch.equal(net(x), outputs)
+
+
+def test_complex_activations_are_measured_by_their_size():
+    net = Net(lambda s, x: (x.to(torch.cfloat) @ s.w @ s.v).real, w=nn.Parameter(torch.zeros(3, 2, dtype=torch.cfloat)))
+    net.v = nn.Parameter(torch.randn(2, 1, dtype=torch.cfloat))
+    with torch.no_grad():
+        net.w[0, 0] = 1j
+    scores = dt.trace(net, torch.ones(2, 3)).scores(net, torch.ones(4, 3))
+    assert scores["w"].tolist() == [2.0, 0.0]
+
+
+def test_a_wide_wiring_is_wrapped():
+    names = [f"a_rather_long_name_of_a_layer_{i}" for i in range(4)]
+    heads = nn.ModuleDict({name: nn.Linear(4, 1) for name in names})
+    net = Net(lambda s, x: tuple(head(F.relu(s.a(x))) for head in s.heads.values()), a=L(3, 4), heads=heads)
+    lines = str(dt.trace(net, torch.zeros(2, 3))).splitlines()
+    assert all(len(line) <= 120 for line in lines) and any(names[3] in line for line in lines)
+
+
+class Stubborn(nn.Linear):
+    def reset_parameters(self):
+        nn.init.zeros_(self.bias)
+
+
+def test_an_initialiser_that_leaves_a_weight_is_refused():
+    net = with_silent(mlp(), 0)
+    net[0] = Stubborn(3, 4)
+    with torch.no_grad():
+        net[0].weight.fill_(0.0)
+        net[0].bias.fill_(-1.0)
+    with pytest.raises(ValueError, match=r"0 \(Stubborn\) does not draw weight afresh; pass init="):
+        dt.recycle_(net, dt.trace(net, torch.zeros(1, 3)), torch.randn(8, 3), tau=0.0)
+
+
+@pytest.mark.parametrize(
+    "init, message", [(lambda net: nn.Linear(3, 4), "is missing"), (lambda net: net, "module's own")]
+)
+def test_an_init_that_builds_another_module_or_none_is_refused(init, message):
+    net = with_silent(mlp(), 0)
+    with pytest.raises(ValueError, match=message):
+        dt.recycle_(net, dt.trace(net, torch.zeros(1, 3)), torch.randn(8, 3), tau=0.0, init=lambda: init(net))
