@@ -59,14 +59,16 @@ def promises(
 
     Layers that are `awake` are recycled, coupled or not, but are not silent where all that feeds them is zero: a
     cosine follows, or a normalisation without parameters. Layers that are `lost` are hidden layers that the trace
-    does not list.
+    lists as measured only, or not at all. The name `...`, after all others, stands for any other layers.
     """
     kinds = {"recycled": recycled, "coupled": coupled, "awake": awake, "lost": lost, **(measured or {})}
     return {name: promise for promise, names in kinds.items() for name in names.split()}
 
 
 def named(layer: str, name: str) -> bool:
-    """Whether a case's name is that of a layer; `lstm/ii+...` names merged layers by the first of them."""
+    """Whether a case's name is that of a layer; `lstm/ii+...` names merged layers by the first of them, `...` any."""
+    if name == "...":
+        return True
     return layer.startswith(name[:-3]) if name.endswith("+...") else layer == name
 
 
@@ -77,15 +79,16 @@ def promise_of(layer: str, promised: Mapping[str, str]) -> str | None:
 
 def kept(promise: str | None, found: str) -> bool:
     """Whether "recycled", "coupled", or the reasons why a layer is only measured, are what was promised."""
-    if promise == "awake":
-        return found in ("recycled", "coupled")
+    if promise in ("awake", "lost"):
+        return (found in ("recycled", "coupled")) == (promise == "awake")
     exact = promise in ("recycled", "coupled", None) or found in ("recycled", "coupled")
     return promise == found if exact else promise in found
 
 
 def matches(promised: Mapping[str, str], found: Mapping[str, str]) -> bool:
     """Whether each layer that was found keeps its promise, and each promise has its layer."""
-    every = all(any(named(layer, name) for layer in found) != (promise == "lost") for name, promise in promised.items())
+    listed = (name for name, promise in promised.items() if promise != "lost")
+    every = all(any(named(layer, name) for layer in found) for name in listed)
     return every and all(kept(promise_of(layer, promised), what) for layer, what in found.items())
 
 

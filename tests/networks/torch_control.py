@@ -272,8 +272,9 @@ def diffusion_ql():
     SEQUENCES,
     recycled="block.linear1",
     measured={
-        "summed": "returns states actions returns+... returns+...",
+        "summed": "returns states actions",
         "_scaled_dot_product_flash_attention_for_cpu": "block.self_attn.in_proj_weight",
+        "": "...",
     },
     agent="Chen et al. 2021",
 )

@@ -74,8 +74,9 @@ def many_activations():
     SEQUENCES,
     recycled="1.layers.0.linear1 1.layers.1.linear1",
     measured={
-        "summed": "0 0+1.layers.0.self_attn.out_proj 0+... 0+... 0+...",
+        "summed": "0 0+1.layers.0.self_attn.out_proj",
         "weighs other neurons": "1.layers.0.self_attn.in_proj_weight 1.layers.1.self_attn.in_proj_weight",
+        "": "...",
     },
 )
 def transformer():

@@ -77,7 +77,7 @@ class BoardBlock(nn.Module):
     "AlphaZero, residual tower",
     IMAGES,
     recycled="tower.0.a tower.1.a policy1 value1 value2.0",
-    measured={"summed": "stem stem+tower.0.b stem+..."},
+    measured={"summed": "stem stem+tower.0.b", "": "..."},
     agent="Silver et al. 2018",
 )
 def alpha_zero():
