@@ -169,7 +169,7 @@ def test_a_network_takes_its_options(built):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--env", "MinAtar/Astrix"), "unknown environment 'MinAtar/Astrix'; did you mean MinAtar/Asterix?"),
+        (("--env", "MinAtar/Astrix"), "unknown environment 'MinAtar/Astrix'; did you mean MinAtar/Asterix"),
         (("--env", "Pong"), "there are MinAtar/Asterix, MinAtar/Breakout, "),
         (("--intervention", "redo", "--tau", "-0.1"), "tau must be at least 0, got -0.1"),
         (("--replay-ratio", "0"), "replay_ratio must be positive, got 0.0"),
