@@ -186,6 +186,8 @@ def silence(program: Program, truths: Sequence[Structure], values: Values) -> Va
         changed[mine & biases] = -30.0
         with_bias = feeds[:, mine & biases].any(1)
         mine &= ~feeds[with_bias].any(0)
+    if any("norm" in name for name in program.operations):  # its biases feed no unit alone
+        changed[biases & (rng.random(len(biases)) < 0.3)] = -30.0
     keep = np.concatenate([np.full(truth.sizes[i], name.endswith(RUNNING)) for i, name in enumerate(truth.names)])
     changed[mine & ~keep] = 0.0
     return {name: changed[truth.of(name)].reshape(values[name].shape).astype(np.float32) for name in truth.names}

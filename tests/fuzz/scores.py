@@ -11,7 +11,7 @@ from .structure import Structure, Table
 from .taps import Observed, observed
 
 RANDOM = {"noise", "dropout", "per_sample_noise", "noisy_dense"}
-SEVERAL = {"crelu", "glu", "take_traced"}  # several results for one unit, or none
+SEVERAL = {"crelu", "glu", "take_traced", "max_pool", "max_time"}  # not one result for each unit
 
 
 def is_random(program: Program) -> bool:
@@ -112,8 +112,8 @@ def judge_not_finite(
         return found  # nothing reads it, or the program itself drops the NaN somewhere
     for layer in layers:
         neurons = neurons_of(truth, layer.incoming, layer.width)
-        if not neurons[:, unit].any():
-            continue
+        if not layer.recyclable or not neurons[:, unit].any():
+            continue  # what a refused layer is fed by may lie further down
         if not np.isnan(fraction):
             found.append(
                 Failure("NaN is not reported", f"{layer.name} holds NaN, and the dormant fraction is {fraction}")

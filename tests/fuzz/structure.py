@@ -122,7 +122,7 @@ class Cutter(Loops):
         result = (smooth() or soft)(*values)
         self.ends += values
         self.activations.append(result)
-        return self._leaf(result) if self.cut else result
+        return self._leaf(result, result.detach() != 0) if self.cut else result
 
     def pick(self, x: Tensor, one: Tensor, two: Tensor) -> Tensor:
         return 0.4 * one + 0.6 * two
