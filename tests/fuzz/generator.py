@@ -14,7 +14,7 @@ WIDTHS = (3, 4, 6)
 ACTIVATIONS = {
     "relu": 10, "tanh": 3, "silu": 3, "gelu": 1, "leaky": 2, "elu": 1, "abs": 1, "square": 1, "cube": 0.5,
     "softsign": 1, "relu6": 0.7, "clip": 0.7, "where_zero": 0.7, "max_zero": 1, "sigmoid": 0.5, "softplus": 0.3,
-    "exp": 0.2, "sin": 0.7, "sign_root": 0.3, "crelu": 1.2, "glu": 1,
+    "exp": 0.2, "sin": 0.7, "sign_root": 0.3, "relu_in_place": 0.7, "crelu": 1.2, "glu": 1,
 }  # fmt: skip
 
 
@@ -80,7 +80,8 @@ def dense(b: Builder, h: int, width: int) -> int:
     torch = b.framework == "torch"
     form = b.pick(
         {"dense": 6, "linear": 2, "einsum": 0.5, "left": 0.3, "by_sum": 0.15, "mapped": 0.5, "per_sample_noise": 0.3,
-         "noisy_dense": 0.4, "conditional": 0.35, "picked": 0.25, "linear_module": 6 * torch,
+         "noisy_dense": 0.4, "conditional": 0.35, "picked": 0.25, "complex": 0.3, "functional_call": 0.4 * torch,
+         "linear_module": 6 * torch,
          "linear_module_plain": torch}
     )  # fmt: skip
     rows = len(b.shape(h)) == 1
@@ -89,11 +90,18 @@ def dense(b: Builder, h: int, width: int) -> int:
     shape = (*b.shape(h)[:-1], width)
     if form.startswith("linear_module"):
         return linear_module(b, h, width, form)
+    if form == "functional_call":
+        own = b.param((width, inputs), "kernel", "yes", f"l{len(b.nodes) + 4}.weight")
+        kernel = b.add("times", (b.param((width, inputs), "kernel"),), number=0.9)
+        b.param((1,), "kernel")  # not used, so that the numbers agree
+        made = b.add(form, (h, kernel, own), shape, inputs=inputs, width=width)
+        b.nodes[made].attrs["id"] = made  # type: ignore[index]
+        return made
     if form == "linear":
         return with_bias(b, b.add("linear", (h, kernel_value(b, (width, inputs))), shape))
     if form == "einsum":
         return with_bias(b, b.add("einsum", (h, kernel_value(b, (width, inputs))), shape))
-    if form in ("per_sample_noise", "noisy_dense", "conditional"):
+    if form in ("per_sample_noise", "noisy_dense", "conditional", "complex"):
         pair = (b.param((inputs, width), "kernel"), b.param((inputs, width), "kernel"))
         return with_bias(b, b.add(form, (h, *pair), shape))
     if form == "picked":
@@ -152,9 +160,14 @@ def images(b: Builder, h: int) -> int:
             h = b.add(form, (h, b.param(kernel, "kernel")), shape, **facts)
             h = b.add("bias_image", (h, bias_value(b, out))) if b.chance(0.7) else h
         h = b.add(b.pick({name: size for name, size in ACTIVATIONS.items() if name not in ("crelu", "glu")}), (h,))
+        if b.chance(0.15):
+            channels = b.shape(h)[0]
+            kernel = b.param((2 * channels, 1, 2, 2), "kernel")
+            h = b.add("depthwise", (h, kernel), (2 * channels, *b.shape(h)[1:]), inputs=channels)
+            h = b.add("relu", (h,))
         if b.chance(0.3) and b.shape(h)[1] > 2:
             pool = b.pick({"max_pool": 1, "avg_pool": 1})
-            h = b.add(pool, (h,), (out, b.shape(h)[1] - 1, b.shape(h)[2] - 1))
+            h = b.add(pool, (h,), (b.shape(h)[0], b.shape(h)[1] - 1, b.shape(h)[2] - 1))
     size = int(np.prod(b.shape(h)))
     end = b.pick({"flatten": 3, "flatten_plain": 1, "mean_space": 1})
     if end == "mean_space":
@@ -167,8 +180,12 @@ def series(b: Builder, h: int) -> int:
     """Layers along time, and a row at the end."""
     width = b.width()
     inputs = b.shape(h)[-1]
-    form = b.pick({"recurrent": 1, "dense": 2})
-    if form == "recurrent":
+    form = b.pick({"recurrent": 1, "dense": 2, "attention": 0.7})
+    if form == "attention":
+        q, k = b.param((inputs, 2), "kernel"), b.param((inputs, 2), "kernel")
+        h = b.add(form, (h, q, k, kernel_value(b, (inputs, width))), (3, width))
+        h = activated(b, h) if b.chance(0.3) else h
+    elif form == "recurrent":
         pair = (b.param((inputs, width), "kernel"), b.param((width, width), "kernel"))
         h = b.add(form, (h, *pair), (3, width), width=width)
     else:
@@ -183,7 +200,19 @@ def series(b: Builder, h: int) -> int:
 
 def block(b: Builder, h: int) -> int:
     """A layer of rows, or one of the ways in which two layers are joined."""
-    kind = b.pick({"layer": 10, "residual": 2, "gate": 1.2, "joined": 1, "ensemble": 1, "scan": 0.5, "branches": 1})
+    kind = b.pick(
+        {
+            "layer": 10,
+            "residual": 2,
+            "gate": 1.2,
+            "joined": 1,
+            "ensemble": 1,
+            "scan": 0.5,
+            "branches": 1,
+            "film": 0.6,
+            "squeeze": 0.5,
+        }
+    )
     return BLOCKS[kind](b, h)
 
 
@@ -267,8 +296,23 @@ def branches(b: Builder, h: int) -> int:
     return activated_alike(b, h) if b.chance(0.4) else h
 
 
+def film(b: Builder, h: int) -> int:
+    """A layer that another one scales and shifts."""
+    width = b.width()
+    scale, shift, value = dense(b, h, width), dense(b, h, width), dense(b, h, width)
+    value = activated_alike(b, value) if b.chance(0.3) else value
+    return activated_alike(b, b.add("add", (b.add("mul", (scale, value)), shift)))
+
+
+def squeeze(b: Builder, h: int) -> int:
+    """A layer whose units are weighted by a gate that is computed from them."""
+    h = layer(b, h)
+    return b.add("mul", (h, b.add("sigmoid", (dense(b, h, b.shape(h)[-1]),))))
+
+
 BLOCKS: dict[str, Callable[[Builder, int], int]] = {
     "layer": layer, "residual": residual, "gate": gate, "joined": joined, "ensemble": ensemble, "scan": scan,
+    "film": film, "squeeze": squeeze,
     "branches": branches,
 }  # fmt: skip
 

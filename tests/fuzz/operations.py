@@ -90,6 +90,18 @@ NONLINEAR: dict[str, Op] = {
         "lambda a: F.avg_pool2d(a, 2, 1)",
     ),
     "max_time": nonlinear("{0}.max(1)", "{0}.amax(1)", "lambda a: a.mean(1)"),
+    "task_head": nonlinear(
+        "jnp.take({0}.reshape({0}.shape[0], 2, -1), jnp.argmax(x.reshape(x.shape[0], -1).sum(0)) % 2, axis=1)",
+        "torch.index_select({0}.reshape({0}.shape[0], 2, -1), 1, "
+        "(torch.argmax(x.reshape(x.shape[0], -1).sum(0)) % 2).reshape(1)).squeeze(1)",
+        "lambda a: 0.4 * a.chunk(2, -1)[0] + 0.6 * a.chunk(2, -1)[1]",
+    ),
+    "simnorm": nonlinear(
+        "jax.nn.softmax({0}.reshape({0}.shape[0], -1, 2), -1).reshape({0}.shape[0], -1)",
+        "torch.softmax({0}.reshape({0}.shape[0], -1, 2), -1).reshape({0}.shape[0], -1)",
+        "lambda a: blend(a.reshape(len(a), -1, 2)).reshape(len(a), -1)",
+    ),
+    "relu_in_place": nonlinear("jax.nn.relu({0})", "F.relu({0} * 1.0, inplace=True)"),
     "take_traced": nonlinear(
         "jnp.take({0}, jnp.argmax(x.reshape(x.shape[0], -1).sum(0)) % {width} + jnp.arange({count}), "
         "axis=-1, mode='wrap')",
@@ -119,6 +131,14 @@ ELEMENTWISE: dict[str, Op] = {
     "add_column": both(
         "{0}.at[:, {column}].add({0}[:, {other}])",
         "torch.index_add({0}, 1, torch.tensor([{column}]), {0}[:, {other}:{other} + 1])",
+    ),
+    "segments": both(
+        "jax.ops.segment_sum({0}.T, jnp.array({groups}), 2).T",
+        "torch.zeros({0}.shape[0], 2, dtype=x.dtype).index_add(1, torch.tensor({groups}), {0})",
+    ),
+    "overwrite": both(
+        "jax.lax.dynamic_update_slice({0}, {0}[:, {other}:{other} + 1], (0, {column}))",
+        "torch.slice_scatter({0}, {0}[:, {other}:{other} + 1], 1, {column}, {column} + 1)",
     ),
     "batch_center": both("{0} - {0}.mean(0)"),
     "noise": Op(
@@ -274,6 +294,23 @@ KERNELS: dict[str, Op] = {
     "conv_module": kernel(
         "", "self.l{id}({0})", units=(1,), tapped_torch='T.z("{id}", F.conv2d(T.r("{id}", {0}), {1}, {2}))',
         module="nn.Conv2d({inputs}, {width}, {size})",
+    ),
+    "depthwise": kernel(
+        "jax.lax.conv_general_dilated({0}, {1}, (1, 1), 'SAME', feature_group_count={inputs})",
+        "F.conv2d({0}, {1}, padding='same', groups={inputs})", units=(1,),
+    ),
+    "complex": kernel(
+        "jnp.abs({0} @ jax.lax.complex({1}, {2}))", "torch.abs({0}.to(torch.complex64) @ torch.complex({1}, {2}))",
+        tapped_torch='T.complex("{id}", {0}, {1}, {2})',
+    ),
+    "attention": kernel(
+        "jax.nn.softmax(({0} @ {1}) @ ({0} @ {2}).transpose(0, 2, 1), -1) @ ({0} @ {3})",
+        "torch.softmax(({0} @ {1}) @ ({0} @ {2}).transpose(1, 2), -1) @ ({0} @ {3})",
+        tapped_torch='T.attention("{id}", {0}, {1}, {2}, {3})',
+    ),
+    "functional_call": kernel(
+        "", 'torch.func.functional_call(self.l{id}, {{"weight": {1}}}, ({0},))',
+        tapped_torch='T.z("{id}", F.linear(T.r("{id}", {0}), {1}))', module="nn.Linear({inputs}, {width}, bias=False)",
     ),
     "conditional": kernel(
         "jax.lax.cond(x.sum() > 0, lambda a: a @ {1}, lambda a: a @ {2}, {0})",

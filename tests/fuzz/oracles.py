@@ -151,7 +151,8 @@ def _judge_readings(
             found.append(Failure("a live entry was redrawn", f"{_some(truth, wrong)}: {what}"))
         if reading.read_by.size:
             nothing = ~reading.entries.any(1) & ~reading.raw  # a constant 0
-            dead = zeros & (reading.units.any(1) | nothing) & ~(reading.units & ~silent).any(1)
+            alone = ~(reading.units & ~silent).any(1) | reading.gated
+            dead = zeros & (reading.units.any(1) | nothing) & alone
             wrong = (reading.read_by[~dead] & zeroed).any(0)
             excused |= (reading.read_by[dead] & zeroed).any(0)
             if wrong.any():

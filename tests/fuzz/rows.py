@@ -45,14 +45,17 @@ def moved(b: "Builder", h: int) -> int:
          "times": 1, "plus": 0.3, "one_minus": 0.3, "neg": 1, "mask": 0.7, "set_column": 0.6, "add_column": 0.4,
          "noise": 0.3, "dropout": 0.7, "train_noise": 0.6 * (b.framework == "torch"),
          "train_scale": 0.4 * (b.framework == "torch"), "stop": 0.3, "sort": 0.2, "fft": 0.2, "cumsum": 0.2,
-         "take_traced": 0.3, "scale": 1, "combined": 1.5, "batch_center": 0.2}
+         "take_traced": 0.3, "scale": 1, "combined": 1.5, "batch_center": 0.2,
+         "task_head": 0.4 * (width % 2 == 0), "simnorm": 0.3 * (width % 2 == 0), "segments": 0.4, "overwrite": 0.5}
     )  # fmt: skip
     low, high = sorted(int(i) for i in b.rng.choice(width + 1, 2, replace=False))
     if name == "slice":
         return b.add(name, (h,), (high - low,), low=low, high=high)
     if name == "take":
         order = [int(i) for i in b.rng.integers(width, size=width)]
-    if name in ("add_halves", "mul_halves"):
+    if name == "segments":
+        return b.add(name, (h,), (2,), groups=[int(i) for i in b.rng.integers(2, size=width)])
+    if name in ("add_halves", "mul_halves", "task_head"):
         return b.add(name, (h,), (width // 2,))
     if name in ("repeat", "tile"):
         return b.add(name, (h,), (2 * width,))

@@ -113,7 +113,8 @@ def _tapped(index: int, node: Node, names: list[str], batched_arguments: bool) -
     if node.batched and (op.kind == "nonlinear" or (op.kind == "product" and batched_arguments)):
         soft = _filled(op.soft, index, node, names) if op.soft else "None"
         arguments = ", ".join(names[arg] for arg in node.args)
-        return [f'{names[index]} = T.a("{number}", lambda: {value}, [{arguments}], lambda: {soft})']
+        call = f'T.a("{number}", lambda: {value}, [{arguments}], lambda: {soft})'
+        return [f"{names[index]} = T.gated({call})" if op.kind == "product" else f"{names[index]} = {call}"]
     return [f"{names[index]} = {value}"]
 
 

@@ -30,6 +30,7 @@ class Reading:
     units: Table  # [elements, units]
     entries: Table  # [elements, entries]
     raw: Table  # [elements]: depends on the input directly
+    gated: Table  # [elements]: depends on a product of activations, which one factor alone may silence
     read_by: Table  # [elements, entries]
 
 
@@ -90,6 +91,23 @@ class Loops:
             h = self._layer(f"{name}_{index}", h, w)
         return h
 
+    def complex(self, name: str, x: Any, real: Any, imaginary: Any) -> Any:
+        """The absolute value of a product with a complex kernel. Its two halves are units of one neuron."""
+        read = self.r(name, x)
+        a, b = self.z(f"{name}r", read @ real), self.z(f"{name}i", read @ imaginary)
+        return self.a(name, lambda: torch.sqrt(a * a + b * b), [a + 0.7 * b], lambda: None)
+
+    def attention(self, name: str, x: Any, q: Any, k: Any, v: Any) -> Any:
+        read = self.r(name, x)
+        queries, keys, values = (self.z(f"{name}_{i}", read @ w) for i, w in enumerate((q, k, v), 1))
+        logits = queries @ keys.transpose(1, 2)
+        smooth = lambda: lambda a: soft(a) * soft(a).sum(-1, keepdim=True)  # noqa: E731
+        return self.gated(self.a(name, lambda: torch.softmax(logits, -1), [logits], smooth) @ values)
+
+    def gated(self, value: Any) -> Any:
+        """Marks a product of activations."""
+        return value
+
     def _layer(self, name: str, h: Any, w: Any) -> Any:
         z = self.z(name, self.r(name, h) @ w)
         return self.a(name, lambda: self.relu(z), [z], lambda: None)
@@ -107,6 +125,11 @@ class Cutter(Loops):
         self.reads: list[tuple[str, Tensor, Tensor]] = []
         self.zs: list[tuple[str, Tensor]] = []
         self.activations: list[Tensor] = []
+        self.products: list[Tensor] = []
+
+    def gated(self, value: Tensor) -> Tensor:
+        self.products.append(value)
+        return value
 
     def r(self, name: str, value: Tensor) -> Tensor:
         leaf = self._leaf(value, value.detach() != 0)  # a constant 0 stays one
@@ -173,14 +196,14 @@ def structure(program: Program, training: bool = False) -> Structure:
     ends = [*tapped(p, x, pieces), *pieces.ends]
     outputs = tapped(p, x, whole)
     units = _units(program, pieces)
-    ask = _Derivatives(list(p.values()), units)
+    ask = _Derivatives(list(p.values()), units, whole.products)
     columns = np.zeros((units.total, ask.entries), bool)
     for name, z in pieces.zs:
-        _, entries, _ = ask.of(z, pieces.zs, x)
+        _, entries, *_ = ask.of(z, pieces.zs, x)
         columns |= (units.identity(name, z).T.astype(int) @ entries.astype(int)) > 0
     feeds = columns.copy()
     for end in ends:
-        touched, entries, _ = ask.of(end, pieces.zs, x)
+        touched, entries, *_ = ask.of(end, pieces.zs, x)
         feeds |= (touched.T.astype(int) @ entries.astype(int)) > 0
     multiplied = ask.second(pieces)
     readings = []
@@ -243,30 +266,38 @@ def _units(program: Program, cutter: Cutter) -> _Units:
 class _Derivatives:
     """Which units and entries each element of a value depends on."""
 
-    def __init__(self, leaves: list[Tensor], units: _Units) -> None:
-        self.leaves, self.units = leaves, units
+    def __init__(self, leaves: list[Tensor], units: _Units, products: list[Tensor]) -> None:
+        self.leaves, self.units, self.products = leaves, units, products
         self.entries = sum(leaf.numel() for leaf in leaves)
 
-    def of(self, value: Tensor, zs: list[tuple[str, Tensor]], x: Tensor) -> tuple[Table, Table, Table]:
-        """[elements, units], [elements, entries], and whether each element depends on the input directly."""
+    def of(self, value: Tensor, zs: list[tuple[str, Tensor]], x: Tensor) -> tuple[Table, Table, Table, Table]:
+        """[elements, units], [elements, entries], and which elements depend on the input, and on a product."""
         flat = value.reshape(len(value), -1)
         flat = (flat.real + 0.7 * flat.imag if flat.is_complex() else flat).T @ torch.tensor(
             [1.0, 0.7, 1.3], dtype=torch.float64
         )
         touched = np.zeros((len(flat), self.units.total), bool)
         if not flat.requires_grad:
-            return touched, np.zeros((len(flat), self.entries), bool), np.zeros(len(flat), bool)
-        wanted = [*self.leaves, *(z for _, z in zs), x]
+            return touched, np.zeros((len(flat), self.entries), bool), *np.zeros((2, len(flat)), bool)
+        products = [product for product in self.products if product.requires_grad]
+        wanted = [*self.leaves, *(z for _, z in zs), *products, x]
         found = torch.autograd.grad(
             flat, wanted, torch.eye(len(flat), dtype=torch.float64), True, is_grads_batched=True, allow_unused=True
         )
         entries, raw = self._entries(found[: len(self.leaves)], len(flat)), found[-1]
-        for (name, _), derivative in zip(zs, found[len(self.leaves) : -1], strict=True):
+        for (name, _), derivative in zip(zs, found[len(self.leaves) :], strict=False):
             if derivative is not None:
                 here = slice(self.units.starts[name], self.units.starts[name] + self.units.counts[name])
                 touched[:, here] |= (self.units.by_unit(name, derivative) > TINY).numpy()
-        direct = np.zeros(len(flat), bool) if raw is None else (raw.abs().flatten(1).sum(1) > TINY).numpy()
-        return touched, entries, direct
+        gates = found[len(self.leaves) + len(zs) : -1]
+        gated = np.any([self._reached(gate, len(flat)) for gate in gates] or [np.zeros(len(flat), bool)], 0)
+        return touched, entries, self._reached(raw, len(flat)), gated
+
+    @staticmethod
+    def _reached(derivative: Tensor | None, count: int) -> Table:
+        if derivative is None:
+            return np.zeros(count, bool)
+        return (derivative.abs().flatten(1).sum(1) > TINY).numpy()
 
     def _entries(self, found: Any, count: int) -> Table:
         rows = [
