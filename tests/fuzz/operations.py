@@ -70,7 +70,7 @@ NONLINEAR: dict[str, Op] = {
     "glu": nonlinear(
         "jnp.split({0}, 2, -1)[0] * jax.nn.sigmoid(jnp.split({0}, 2, -1)[1])",
         "F.glu({0}, -1)",
-        "lambda a: soft(*a.chunk(2, -1))",
+        "lambda a: a.chunk(2, -1)[0] * soft(a.chunk(2, -1)[1] + 1)",
     ),
     "maximum": nonlinear("jnp.maximum({0}, {1})", "torch.maximum({0}, {1})"),
     "minimum": nonlinear("jnp.minimum({0}, {1})", "torch.minimum({0}, {1})"),
@@ -114,7 +114,7 @@ NONLINEAR: dict[str, Op] = {
 ELEMENTWISE: dict[str, Op] = {
     "add": both("{0} + {1}"),
     "sub": both("{0} - {1}"),
-    "mul": both("{0} * {1}", kind="product"),
+    "mul": both("{0} * {1}", kind="product", soft="lambda a, b: a * b"),
     "neg": both("-{0}"),
     "times": both("{0} * {number}"),
     "plus": both("{0} + {number}"),
@@ -154,7 +154,7 @@ ELEMENTWISE: dict[str, Op] = {
     "train_noise": Op(
         "{0}",
         "{0} + (0.1 * torch.randn_like({0}) if self.training else 0.0)",
-        tapped_torch="{0}",
+        tapped_torch="{0} + (0.1 if T.training else 0.0)",
     ),
     "train_scale": Op(
         "{0}", "({0} * 0.5 if self.training else {0})", tapped_torch="{0} * (0.5 if T.training else 1.0)"
@@ -183,7 +183,7 @@ MOVEMENT: dict[str, Op] = {
     ),
     "mul_halves": both(
         "jnp.split({0}, 2, -1)[0] * jnp.split({0}, 2, -1)[1]", "{0}.chunk(2, -1)[0] * {0}.chunk(2, -1)[1]",
-        kind="product", soft="lambda a: soft(*a.chunk(2, -1))",
+        kind="product", soft="lambda a: a.chunk(2, -1)[0] * a.chunk(2, -1)[1]",
     ),
     "neighbours": both("{0}[:, 1:] - {0}[:, :-1]"),
     "repeat": both("jnp.repeat({0}, 2, -1)", "torch.repeat_interleave({0}, 2, -1)"),

@@ -50,6 +50,8 @@ def moved(b: "Builder", h: int) -> int:
     )  # fmt: skip
     low, high = sorted(int(i) for i in b.rng.choice(width + 1, 2, replace=False))
     if name == "slice":
+        low = max(0, min(low, width - 2))  # at least two: torch.einsum turns one into a scale
+        high = min(max(high, low + 2), width)
         return b.add(name, (h,), (high - low,), low=low, high=high)
     if name == "take":
         order = [int(i) for i in b.rng.integers(width, size=width)]

@@ -39,7 +39,7 @@ def judge_scores(
 ) -> list[Failure]:
     """A silent unit scores 0, and a plain layer scores what its activations say."""
     truth, found = truths[0], []
-    quiet = silent_units(truths, seen.zero) & ~_active(truth, seen.activations)
+    quiet = silent_units(truths, seen.zero) & ~active(truth, seen.activations)
     for layer in layers:
         if not layer.recyclable or layer.coupled_by:
             continue
@@ -58,7 +58,7 @@ def judge_scores(
     return found
 
 
-def _active(truth: Structure, activations: Sequence[np.ndarray]) -> Table:
+def active(truth: Structure, activations: Sequence[np.ndarray]) -> Table:
     """The units on which some nonlinearity's result depends that is not 0."""
     active = np.zeros(len(truth.units), bool)
     for units, values in zip(truth.activations, activations, strict=True):

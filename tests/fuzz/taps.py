@@ -58,9 +58,11 @@ class Observed(NamedTuple):
     activations: list[np.ndarray]
 
 
-def observed(program: Program, values: Values, batch: np.ndarray, tiny: float = 0.0) -> Observed:
-    """The values of a run in evaluation mode. XLA sets numbers below `tiny` to 0."""
-    recorder = Recorder()
+def observed(
+    program: Program, values: Values, batch: np.ndarray, tiny: float = 0.0, training: bool = False
+) -> Observed:
+    """The values of a run. XLA sets numbers below `tiny` to 0."""
+    recorder = Recorder(training=training)
     outputs = run(program, values, batch, recorder)
     ends = [np.reshape(np.asarray(value), (len(value), -1)) for value in (*recorder.reads, *outputs)]
     activations = [np.reshape(np.asarray(value), (len(value), -1)) for value in recorder.activations]

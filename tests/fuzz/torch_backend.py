@@ -17,12 +17,13 @@ from .oracles import (
     judge_entries,
     judge_outputs,
     judge_readers,
+    recycled_units,
     silence,
 )
 from .program import Program, Values, draw_input, draw_values
-from .scores import is_plain, judge_not_finite, judge_scores, with_nan
+from .scores import active, is_plain, judge_not_finite, judge_scores, with_nan
 from .source import torch_source
-from .structure import structure
+from .structure import Structure, structure
 from .taps import judge_moves, observed
 
 OPTIMIZERS: tuple[Callable[[Any], torch.optim.Optimizer], ...] = (
@@ -118,8 +119,8 @@ def run_torch(program: Program) -> Outcome:
     known = not program.operations & {"noise", "per_sample_noise"}
     for training, old in zip((False, True), first, strict=True):
         kind = f"outputs moved in {'training' if training else 'evaluation'} mode"
-        if not known or (training and "noisy_dense" in program.operations):
-            continue  # another draw of the noise may wake a unit that was silent
+        if not known or (training and woken(program, truths[-1], before, new, donor, batch.numpy())):
+            continue  # noise wakes a unit that is silent without
         fails += judge_outputs(kind, old, outputs_of(module, batch, training))
     fails += judge_entries(truths, before, new, donor, trained, seen.zero if known else None)
     fails += judge_moves(program, truths, modes, before, new, donor, batch.numpy())
@@ -136,6 +137,14 @@ def run_torch(program: Program) -> Outcome:
         after = state_of(module, list(shapes))
         fails += judge_not_finite(program, truths[0], wiring.layers, bad, after, fraction, unit, batch.numpy())
     return outcome
+
+
+def woken(program: Program, truth: Structure, before: Values, new: Values, donor: Values, batch: np.ndarray) -> bool:
+    """Whether training mode's noise wakes a recycled unit, or may do so where no nonlinearity follows."""
+    recycled = recycled_units(truth, before, new, donor)
+    seen = observed(program, before, batch, training=True)
+    activated = np.any([units.any(0) for units in truth.activations] or [np.zeros_like(recycled)], 0)
+    return bool((recycled & (active(truth, seen.activations) | ~activated)).any())
 
 
 def with_moments(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
