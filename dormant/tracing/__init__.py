@@ -17,7 +17,7 @@ from .kernels import convolution, product
 from .layers import Found, Site, collect
 from .ledger import Ledger
 from .mixing import mix
-from .program import Program, Step, evaluate, flat_program, trained_inputs
+from .program import LONGEST_UNROLLED, Program, Step, evaluate, flat_program, trained_inputs
 from .program import TraceError as TraceError
 from .rules import RULES
 from .values import Ids, Part, Value, numbered, plain
@@ -66,6 +66,7 @@ def _traced(
     if key in cache:
         return cache[key]
     traced = flat_program(apply, params, *inputs)
+    _check_scans([earlier for earlier, _ in cache.values()], traced)
     found = _analyse(traced, params)
     # Constants of an enclosing jit belong to that one compilation, so a program that holds them is not kept.
     if not any(isinstance(constant, core.Tracer) for constant in traced.constants.values()):
@@ -180,6 +181,19 @@ def _columns(site: Site) -> tuple[Ids, Ids]:
     times = np.lcm.reduce(counts)
     rows = np.split(order, np.cumsum(counts)[:-1])
     return present, np.stack([np.repeat(row, times // len(row)) for row in rows])
+
+
+def _check_scans(earlier: Sequence[Program], traced: Program) -> None:
+    """Raises TraceError if a scan has become too long to write out since the network was first traced."""
+    scans = [[step for step in program.steps if step.name == "scan"] for program in (*earlier[:1], traced)]
+    if len(scans[-1]) > len(scans[0]):
+        step = scans[-1][-1]
+        length, steps = step.settings["length"], len(step.settings["jaxpr"].jaxpr.eqns)
+        raise TraceError(
+            f"the 'scan' in {step.scope or 'the function'} now has {length} iterations of {steps} steps. At most "
+            f"{LONGEST_UNROLLED} steps of a scan are written out to measure its neurons; pass shorter sequences, such as "
+            "pieces of these."
+        )
 
 
 def _check_same(first: Found, second: Found) -> None:

@@ -242,7 +242,7 @@ def test_bfloat16_and_dropout_with_a_key():
 
 
 def test_a_network_without_layers_is_refused_and_told_why():
-    with pytest.raises(TraceError, match=r"a/w \(computed with in 'qr'\)"):
+    with pytest.raises(TraceError, match="a/w: computed with in 'qr'"):
         table(lambda p, x: dense(p["b"], x @ jnp.linalg.qr(p["a"]["w"])[0]), {"a": kernel(4, 4), "b": kernel(4, 2)}, X)
     with pytest.raises(TraceError, match="found no neuron layer"):
         table(lambda p, x: dense(p["a"], x), AB, X)
@@ -252,3 +252,19 @@ def test_a_network_without_layers_is_refused_and_told_why():
         trace(lambda x: dense(AB["b"], relu(dense(AB["a"], x))), X)
     with pytest.raises(TraceError, match=r"arrays of shapes \[\(4, 8\).* are not in `params`"):
         trace(lambda p, x: dense(AB["b"], relu(dense(AB["a"], x))) + p["a"]["b"][:2][None], AB, X)
+
+
+def test_sequences_may_be_longer_when_measured_than_when_traced():
+    def apply(params, x):
+        start = jnp.zeros((len(x), 8))
+        step = lambda h, u: (relu(u @ params["a"]["w"] + h), None)  # noqa: E731
+        return jax.lax.scan(step, start, x.swapaxes(0, 1))[0] @ params["b"]["w"]
+
+    wiring = trace(apply, AB, jnp.ones((2, 3, 4)))
+    assert wiring["a"].recyclable and wiring.scores(AB, jnp.ones((2, 20, 4)))["a"].shape == (8,)
+    with pytest.raises(
+        TraceError, match="the 'scan' in the function now has 9999 iterations of .* pass shorter sequences"
+    ):
+        wiring.scores(AB, jnp.ones((2, 9_999, 4)))
+    with pytest.raises(TraceError, match=r"a/w: computed with in 'scan'"):
+        trace(apply, AB, jnp.ones((2, 9_999, 4)))
