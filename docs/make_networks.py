@@ -84,7 +84,9 @@ class Outcome:
     def counts(self, case: AnyCase) -> Counts:
         """Layers that the case names and the trace does not find are counted as refused."""
         found = len(self.recycled) + len(self.measured)
-        missing = max(len(case.layers), 1) if self.refused else max(0, len(case.layers) - found)
+        # Names of merged layers begin with the same layer if one trace merges what another keeps apart.
+        named = len({name.partition("+")[0] for name in case.layers if name != "..."})
+        missing = max(named, 1) if self.refused else max(0, named - found)
         return Counts(len(self.recycled), len(self.measured), missing)
 
 
