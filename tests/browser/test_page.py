@@ -107,11 +107,11 @@ def test_a_page_that_would_be_too_large_shows_fewer_maps_and_says_so(runs, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "nowhere is no folder"),
+        (["nowhere"], "nowhere is not a folder"),
         (["empty"], "empty has no runs: expected a folder named smoke"),
         (["runs", "--scale", "pilot"], "has no runs at scale pilot; it has smoke"),
         (["runs", "--scale", "huge"], "huge"),
-        (["runs", "-o", "nowhere/report.html"], "there is no folder nowhere"),
+        (["runs", "-o", "nowhere/report.html"], "the folder nowhere does not exist"),
         (["runs", "-o", "empty"], "empty is a folder"),
         (["runs", "-o", "/proc/report.html"], "/proc"),
         (["two"], "several scales; choose one with --scale: smoke, pilot"),

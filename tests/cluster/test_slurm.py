@@ -130,5 +130,5 @@ def test_what_slurm_refuses_is_said_in_its_words(queue, tmp_path):
 
 
 def test_where_there_is_no_slurm_that_is_said(tmp_path):
-    with pytest.raises(NoCluster, match=r"there is no SLURM here .*srun.*; run the command where sbatch is"):
+    with pytest.raises(NoCluster, match=r"there is no SLURM here .*srun.*; run the command on a machine with sbatch"):
         SlurmArray(tmp_path / "runs")
