@@ -191,8 +191,8 @@ def _check_scans(earlier: Sequence[Program], traced: Program) -> None:
         length, steps = step.settings["length"], len(step.settings["jaxpr"].jaxpr.eqns)
         raise TraceError(
             f"the 'scan' in {step.scope or 'the function'} now has {length} iterations of {steps} steps. At most "
-            f"{LONGEST_UNROLLED} steps of a scan are written out to measure its neurons; pass shorter sequences, such as "
-            "pieces of these."
+            f"{LONGEST_UNROLLED} steps of a scan are written out to measure its neurons; pass shorter sequences, such "
+            "as pieces of these."
         )
 
 

@@ -137,6 +137,10 @@ def _joined(
     unfollowed = [*others, *carriers] if len(carriers) > 1 else others
     for what in sorted(frozenset().union(*(notes.hidden(operand) for operand in unfollowed))):
         found |= {(owner, f"{what} feeds it in a way that is not followed") for owner in notes.producers_of(before)}
+    owners = notes.producers_of(before)
+    for foreign in filter(None, (operand.mixed - notes.producers_of(neurons) for operand in unfollowed)):
+        what = f"{notes.names(foreign)} feed it without weights of their own"
+        found |= {(owner, what) for owner in owners}
     for other in others:
         _meet(notes, step, neurons, other)
     return frozenset(found)

@@ -179,6 +179,15 @@ def test_neurons_read_by_a_way_that_is_not_followed_are_measured(name):
     check(lambda p, x: second(p, relu(x @ p["a"])), AB | more, {"a": reason})
 
 
+def test_a_product_written_as_a_sum_feeds_without_weights_that_are_followed():
+    def apply(p, x):
+        first = relu(x @ p["a"])
+        return relu((first[:, :, None] * p["s"]).sum(1) + first @ p["k"]) @ p["c"]
+
+    shapes = {"a": (5, 8), "s": (8, 6), "k": (8, 6), "c": (6, 2)}
+    check(apply, shapes, {"a": "meets k without weights of its own", "k": "a feed it without weights of their own"})
+
+
 def test_a_masked_kernel_and_noise_on_it_read_as_any_other():
     mask = np.arange(16).reshape(8, 2) % 3 > 0
     check(lambda p, x: relu(x @ p["a"]) @ jnp.where(mask, p["b"], 0.0), AB, {"a": 8})
