@@ -182,6 +182,22 @@ class Dataflow(Operations):
         self.steps.append([self._describe(output) for output in outputs])
 
 
+class Gradients(Operations):
+    """Finds the parameters that no gradient of the outputs reaches, such as those that the module detaches."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.parameters = {plain_name(name): leaf for name, leaf in module.named_parameters() if leaf.requires_grad}
+        self.missed: list[str] = []
+
+    def finish(self, outputs: Sequence[Tensor]) -> None:
+        totals = [output.abs().sum().double() for output in outputs if output.requires_grad]
+        if totals and self.parameters:  # else the module runs without gradients on purpose
+            total = torch.stack([total.cpu() for total in totals]).sum()
+            found = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
+            self.missed = [name for name, gradient in zip(self.parameters, found, strict=True) if gradient is None]
+
+
 class _Leaving(torch.overrides.TorchFunctionMode):
     """Notices tensors that leave torch without an operation."""
 
@@ -212,7 +228,7 @@ def run(
         if seed is not None:
             torch.manual_seed(seed)
         stack.enter_context(torch.inference_mode(False))  # in which layers would not be seen as their parts
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.set_grad_enabled(isinstance(operations, Gradients)))
         stack.callback(operations.restore)
         operations.start(list(named_leaves(module).values()), tensors_in(inputs) or [])
         with _Leaving(operations), operations:

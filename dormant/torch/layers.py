@@ -63,7 +63,7 @@ def collect(notes: Ledger, evaluated: Operations, trained: Operations | None) ->
             not_followed = dict.fromkeys(sorted(only), ONLY_TRAINING) | not_followed
         elif any(layer.parameters for layer in members) and not any(layer.read[False] for layer in members):
             outputs.append(name)
-    unused = {name: "not used" for name in notes.names if name not in notes.used and name not in notes.frozen}
+    unused = {name: "not used" for name in notes.names if name not in notes.used and name in notes.trained}
     evaluating = Measuring(evaluated.names, points[False], made, evaluated.random)
     training = None if trained is None else Measuring(trained.names, points[True], {}, trained.random)
     return Found(tuple(layers), tuple(outputs), not_followed | unused, evaluating, training)

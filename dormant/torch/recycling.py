@@ -88,6 +88,7 @@ def recycle_(
     init: Init | None = None,
     step_count: Literal["keep", "restart"] = "keep",
     layers: Iterable[str] | None = None,
+    coupled: Literal["recycle", "skip"] = "recycle",
 ) -> dict[str, int]:
     """Recycle the module's dormant neurons in place; returns how many of each recyclable layer.
 
@@ -104,6 +105,7 @@ def recycle_(
     the live weights too.
     A neuron that is dormant in evaluation mode and fires in training mode (before a BatchNorm) or with other random
     numbers (in a noisy network) is not recycled.
+    `coupled="skip"` leaves out layers whose neurons a normalisation couples.
     `layers` limits recycling to the layers with these names. Buffers, frozen parameters and layers that are not finite
     are never written to.
 
@@ -117,9 +119,8 @@ def recycle_(
     Source: Sokar et al. 2023, algorithm 1. timoklein/redo zeroes the step counts at every check, dormant neurons or
     not.
     """
-    if step_count not in ("keep", "restart"):
-        raise ValueError(f"step_count must be 'keep' or 'restart', got {step_count!r}.")
-    chosen = _chosen(wiring, layers)
+    _check_options(step_count, coupled)
+    chosen = [layer for layer in _chosen(wiring, layers) if coupled == "recycle" or not layer.coupled_by]
     optimizers = optimizer_list(optimizer)
     leaves = named_leaves(plain(module))
     _check_writable(leaves, chosen, optimizers)
@@ -147,6 +148,15 @@ def _dormant_elsewhere(
 
 def _any(masks: Mapping[str, Tensor]) -> bool:
     return any(bool(mask.any()) for mask in masks.values())
+
+
+def _check_options(step_count: str, coupled: str) -> None:
+    for name, value, known in (
+        ("step_count", step_count, ("keep", "restart")),
+        ("coupled", coupled, ("recycle", "skip")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be {known[0]!r} or {known[1]!r}, got {value!r}.")
 
 
 def _chosen(wiring: Wiring, layers: Iterable[str] | None) -> list[NeuronLayer]:
@@ -246,10 +256,13 @@ class ReDo:
         period: int = 1_000,
         init: Init | None = None,
         step_count: Literal["keep", "restart"] = "keep",
+        coupled: Literal["recycle", "skip"] = "recycle",
     ) -> None:
         if period < 1:
             raise ValueError(f"period must be at least 1 gradient step, got {period}.")
         checked_tau(tau)
+        _check_options(step_count, coupled)
+        self.coupled: Literal["recycle", "skip"] = coupled
         self.module, self.optimizer, self.init, self.step_count = module, optimizer, init, step_count
         self.tau, self.period, self.gradient_steps = tau, period, 0
         self.wiring: Wiring | None = None
@@ -260,5 +273,10 @@ class ReDo:
         if self.gradient_steps % self.period:
             return None
         self.wiring = self.wiring or trace(self.module, *inputs)
-        options = {"optimizer": self.optimizer, "init": self.init, "step_count": self.step_count}
+        options = {
+            "optimizer": self.optimizer,
+            "init": self.init,
+            "step_count": self.step_count,
+            "coupled": self.coupled,
+        }
         return recycle_(self.module, self.wiring, *inputs, tau=self.tau, **options)

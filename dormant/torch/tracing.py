@@ -9,7 +9,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .calls import Call
-from .execution import Dataflow, Operations, Recorder, named_leaves, plain, plain_name, run, storage, tensors_of
+from .execution import (
+    Dataflow,
+    Gradients,
+    Operations,
+    Recorder,
+    named_leaves,
+    plain,
+    plain_name,
+    run,
+    storage,
+    tensors_of,
+)
 from .layers import Found, collect, same_wiring
 from .ledger import Ledger
 from .rules import known
@@ -19,7 +30,7 @@ from .values import NOTHING, Part, Value, broken, together
 from .wiring import Activation, Wiring
 
 Kind = TypeVar("Kind", bound=Operations)
-BUFFER, FROZEN = "a buffer", "frozen (requires_grad=False)"
+BUFFER, FROZEN, DETACHED = "a buffer", "frozen (requires_grad=False)", "detached from the outputs"
 
 
 def trace(module: nn.Module, *example_inputs: Any) -> Wiring:
@@ -124,7 +135,20 @@ def _found(module: nn.Module, inputs: tuple[Any, ...]) -> Found:
             notes.training = True
             trained = Tracer(notes)
             run(module, attempt, trained, training=True)
+    notes.frozen = {**dict.fromkeys(_missed(module, inputs), DETACHED), **notes.frozen}
     return collect(notes, evaluated, trained)
+
+
+def _missed(module: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+    """The parameters that no gradient reaches in either mode; none if a backward pass is not possible."""
+    try:
+        missed = _in_training(module, inputs, lambda: Gradients(module))[0].missed
+        if missed:
+            run(module, inputs, evaluated := Gradients(module))
+            missed = [name for name in missed if name in evaluated.missed]
+        return missed
+    except Exception:  # the module may change values in place, or refuse these inputs
+        return []
 
 
 def _in_training(

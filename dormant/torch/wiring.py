@@ -87,7 +87,8 @@ class Wiring:
     def _warn(self, names: Sequence[str]) -> None:
         if new := [name for name in names if name not in self.warned]:
             self.warned.update(new)
-            message = f"activations of {', '.join(new)} are not finite: the layer has no scores, and is not recycled."
+            names = ", ".join(map(repr, new))
+            message = f"activations of layer {names} are not finite: it has no scores, and is not recycled."
             warnings.warn(message, RuntimeWarning, stacklevel=4)
 
     def __str__(self) -> str:

@@ -97,7 +97,7 @@ def test_values_that_are_not_finite_have_no_score(value):
     with torch.no_grad():
         net[0].weight[0] = value
     wiring, before = dt.trace(net, x), copy.deepcopy(net.state_dict())
-    with pytest.warns(RuntimeWarning, match="activations of 0, 2 are not finite"):
+    with pytest.warns(RuntimeWarning, match="activations of layer '0', '2' are not finite"):
         report = dt.measure(net, wiring, x, tau=0.0)
     assert math.isnan(report.fraction) and math.isnan(report.fractions["0"]) and "nan" in str(report)
     assert report.scores["0"].isnan().all() and not report.masks["0"].any()
@@ -162,3 +162,16 @@ def test_an_init_that_builds_another_module_or_none_is_refused(init, message):
     net = with_silent(mlp(), 0)
     with pytest.raises(ValueError, match=message):
         dt.recycle_(net, dt.trace(net, torch.zeros(1, 3)), torch.randn(8, 3), tau=0.0, init=lambda: init(net))
+
+
+def test_coupled_layers_can_be_skipped():
+    net = Net(lambda s, x: s.b(F.relu(F.normalize(s.a(x), dim=1))), a=L(3, 4), b=L(4, 2))
+    with torch.no_grad():
+        net.a.weight[0], net.a.bias[0] = 0.0, -1.0
+    x = torch.randn(8, 3)
+    wiring = dt.trace(net, x)
+    assert wiring["a"].coupled_by and "coupled by" in str(wiring)
+    assert dt.recycle_(net, wiring, x, tau=0.0, coupled="skip") == {}
+    assert dt.recycle_(net, wiring, x, tau=0.0)["a"] >= 1
+    with pytest.raises((ValueError, TypeError)):
+        dt.ReDo(net, (), coupled="both")
