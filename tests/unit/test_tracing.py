@@ -263,7 +263,7 @@ def test_sequences_may_be_longer_when_measured_than_when_traced():
     wiring = trace(apply, AB, jnp.ones((2, 3, 4)))
     assert wiring["a"].recyclable and wiring.scores(AB, jnp.ones((2, 20, 4)))["a"].shape == (8,)
     with pytest.raises(
-        TraceError, match="the 'scan' in the function now has 9999 iterations of .* pass shorter sequences"
+        TraceError, match=r"the 'scan' in the function now has 9999 iterations of .* pass shorter sequences"
     ):
         wiring.scores(AB, jnp.ones((2, 9_999, 4)))
     with pytest.raises(TraceError, match=r"a/w: computed with in 'scan'"):
