@@ -154,7 +154,7 @@ ELEMENTWISE: dict[str, Op] = {
     "train_noise": Op(
         "{0}",
         "{0} + (0.1 * torch.randn_like({0}) if self.training else 0.0)",
-        tapped_torch="{0} + (0.1 if T.training else 0.0)",
+        tapped_torch="{0} + (0.1 * T.noise({0}) if T.training else 0.0)",
     ),
     "train_scale": Op(
         "{0}", "({0} * 0.5 if self.training else {0})", tapped_torch="{0} * (0.5 if T.training else 1.0)"
@@ -273,7 +273,7 @@ KERNELS: dict[str, Op] = {
     "noisy_dense": kernel(
         "{0} @ ({1} + {2} * jax.random.normal(jax.random.key(5), {2}.shape))",
         "{0} @ ({1} + {2} * torch.randn_like({2}) if self.training else {1})",
-        tapped_torch='T.z("{id}", T.r("{id}", {0}) @ ({1} + (0.7 * {2} if T.training else 0.0)))',
+        tapped_torch='T.z("{id}", T.r("{id}", {0}) @ ({1} + (T.noise({2}) * {2} if T.training else 0.0)))',
     ),
     "ensemble": kernel(
         "jax.vmap(lambda w: {0} @ w, out_axes=1)({1})", "torch.einsum('bi,mio->bmo', {0}, {1})", units=(1, 2),

@@ -34,7 +34,7 @@ def normed(b: "Builder", h: int) -> int:
 
 def moved(b: "Builder", h: int) -> int:
     """Movements of rows, and small arithmetic on them."""
-    if len(b.shape(h)) > 1:
+    if len(b.shape(h)) > 1 or b.shape(h)[0] < 2:
         return h
     width = b.shape(h)[0]
     order = [int(i) for i in b.rng.permutation(width)]

@@ -147,6 +147,9 @@ class Cutter(Loops):
         self.activations.append(result)
         return self._leaf(result, result.detach() != 0) if self.cut else result
 
+    def noise(self, value: Tensor) -> Tensor:
+        return torch.full_like(value, 0.7)
+
     def pick(self, x: Tensor, one: Tensor, two: Tensor) -> Tensor:
         return 0.4 * one + 0.6 * two
 

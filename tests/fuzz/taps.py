@@ -18,7 +18,8 @@ class Recorder(Loops):
     generic = False
     tanh, relu = staticmethod(torch.tanh), staticmethod(torch.relu)
 
-    def __init__(self, moves: dict[str, np.ndarray] | None = None, training: bool = False) -> None:
+    def __init__(self, moves: dict[str, np.ndarray] | None = None, training: bool = False, seed: int = 0) -> None:
+        self.random = torch.Generator().manual_seed(seed)
         self.moves, self.training = moves or {}, training
         self.reads, self.activations = list[Tensor](), list[Tensor]()
 
@@ -32,6 +33,9 @@ class Recorder(Loops):
     def a(self, name: str, compute: Callable[[], Tensor], *_: Any) -> Tensor:
         self.activations.append(result := compute())
         return result
+
+    def noise(self, value: Tensor) -> Tensor:
+        return torch.randn(value.shape, generator=self.random).to(value)
 
     def pick(self, x: Tensor, one: Tensor, two: Tensor) -> Tensor:
         return one if x.sum() > 0 else two
@@ -59,10 +63,10 @@ class Observed(NamedTuple):
 
 
 def observed(
-    program: Program, values: Values, batch: np.ndarray, tiny: float = 0.0, training: bool = False
+    program: Program, values: Values, batch: np.ndarray, tiny: float = 0.0, training: bool = False, seed: int = 0
 ) -> Observed:
     """The values of a run. XLA sets numbers below `tiny` to 0."""
-    recorder = Recorder(training=training)
+    recorder = Recorder(training=training, seed=seed)
     outputs = run(program, values, batch, recorder)
     ends = [np.reshape(np.asarray(value), (len(value), -1)) for value in (*recorder.reads, *outputs)]
     activations = [np.reshape(np.asarray(value), (len(value), -1)) for value in recorder.activations]

@@ -142,9 +142,12 @@ def run_torch(program: Program) -> Outcome:
 def woken(program: Program, truth: Structure, before: Values, new: Values, donor: Values, batch: np.ndarray) -> bool:
     """Whether training mode's noise wakes a recycled unit, or may do so where no nonlinearity follows."""
     recycled = recycled_units(truth, before, new, donor)
-    seen = observed(program, before, batch, training=True)
+    if not recycled.any() or not program.operations & {"train_noise", "noisy_dense"}:
+        return False
+    runs = [observed(program, before, batch, training=True, seed=seed) for seed in range(20)]
+    awake = np.any([active(truth, seen.activations) for seen in runs], 0)
     activated = np.any([units.any(0) for units in truth.activations] or [np.zeros_like(recycled)], 0)
-    return bool((recycled & (active(truth, seen.activations) | ~activated)).any())
+    return bool((recycled & (awake | ~activated)).any())
 
 
 def with_moments(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
