@@ -134,6 +134,12 @@ class Ledger:
             becomes = becomes.scatter_reduce(0, pairs.flatten(), lower.repeat(2), "amin")
         self.canonical = becomes[self.canonical]
 
+    def is_idle(self, name: str) -> bool:
+        """Whether a parameter only makes neurons that no weight reads and that never reach an output."""
+        start = self.starts[self.names.index(name)]
+        made = self.layers_of(self.owners["incoming"][start : start + self.shapes[name].numel()])
+        return bool(made) and not any(any(self.layers[layer].read) or self.layers[layer].returned for layer in made)
+
     # --- reasons
 
     def blame(self, layers: Iterable[int], reason: str) -> None:

@@ -135,7 +135,8 @@ def _found(module: nn.Module, inputs: tuple[Any, ...]) -> Found:
             notes.training = True
             trained = Tracer(notes)
             run(module, attempt, trained, training=True)
-    notes.frozen = {**dict.fromkeys(_missed(module, inputs), DETACHED), **notes.frozen}
+    missed = [name for name in _missed(module, inputs) if not notes.is_idle(name)]
+    notes.frozen = {**dict.fromkeys(missed, DETACHED), **notes.frozen}
     return collect(notes, evaluated, trained)
 
 

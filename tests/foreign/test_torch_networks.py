@@ -2,15 +2,18 @@
 
 import pytest
 import torch
-from foreign.torch_networks import NETWORKS
+from foreign.torch_networks import NATURE, NETWORKS
 from networks.case import promises
 from networks.page import on_the_page
 from networks.torch_case import TorchCase
 
 import dormant.torch as dt
 
-# What the packages warn of is theirs to mend.
+# The packages must fix what they warn of.
 pytestmark = [pytest.mark.foreign, pytest.mark.filterwarnings("ignore")]
+
+# The critics read the shared encoder without gradients: only the actor trains it, which is not traced here.
+DETACHED = {"stable-baselines3: SAC critics, shared encoder": NATURE}
 
 
 def outputs(module, inputs):
@@ -27,16 +30,19 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(name):
     wiring = dt.trace(module, *inputs)
     assert [layer.name for layer in wiring.layers] == names, str(wiring)
     on_the_page(TorchCase(name, lambda: module, inputs, promises(" ".join(names))), wiring)
-    assert all(layer.recyclable and not layer.coupled_by for layer in wiring.layers), str(wiring)
+    detached = DETACHED.get(name, [])
+    assert [layer.name for layer in wiring.layers if not layer.recyclable] == detached, str(wiring)
+    assert not any(layer.coupled_by for layer in wiring.layers), str(wiring)
     with torch.no_grad():
-        for layer in names:
+        for layer in set(names) - set(detached):
             module.get_submodule(layer).bias[::3] = -1e3
 
     masks = dt.measure(module, wiring, *inputs, tau=0.0).masks
     before = {name: leaf.detach().clone() for name, leaf in module.named_parameters()}
     expected = outputs(module, inputs)
-    counts = dt.recycle_(module, wiring, *inputs, tau=0.0, init=lambda: donor)
+    masks = {layer: mask for layer, mask in masks.items() if layer not in detached}
     assert all(mask[::3].all() for mask in masks.values()), str(wiring)
+    counts = dt.recycle_(module, wiring, *inputs, tau=0.0, init=lambda: donor)
     assert counts == {name: int(mask.sum()) for name, mask in masks.items()}
     for old, new in zip(expected, outputs(module, inputs), strict=True):
         assert torch.isfinite(old).all()
@@ -56,6 +62,8 @@ def belonging(name, leaf, wiring, masks, side) -> torch.Tensor:
     """Which of a parameter's entries belong to a dormant neuron, on this side of it."""
     found = torch.zeros(leaf.shape, dtype=torch.bool)
     for layer in wiring.layers:
+        if layer.name not in masks:
+            continue
         owner = getattr(layer, side).get(name, torch.tensor(-1))
         found = found | (masks[layer.name][owner.clamp(min=0)] & (owner >= 0))
     return found

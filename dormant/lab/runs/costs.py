@@ -82,7 +82,7 @@ def kind_of(training: Any, backend: str) -> Kind:
 
     >>> from dormant.rl.device import DeviceTraining
     >>> kind_of(DeviceTraining(), "cpu")
-    Kind(environment='MinAtar', network='MinAtarCNN(filters=16, width=128)', backend='cpu')
+    Kind(environment='MinAtar', network='MinAtarCNN(filters=16, width=128, ...)', backend='cpu')
     """
     return _kind(describe(training), backend)
 
