@@ -116,6 +116,6 @@ def test_ctrl_c_ends_what_runs_on_the_cluster_and_says_how_to_go_on(cluster, tmp
 
 
 def test_a_run_that_no_node_has_room_for_is_refused_before_anything_is_sent(cluster, tmp_path):
-    with pytest.raises(NoCluster, match="has CPU 64, GPU 1 for a run; they have CPU 1, GPU 0"):
+    with pytest.raises(NoCluster, match="has CPU 64, GPU 1 for a run; the nodes have CPU 1, GPU 0"):
         RayCluster(cluster, tmp_path, Resources(cpus=64, gpus=1.0))
     assert not list(tmp_path.iterdir())
