@@ -118,7 +118,7 @@ def last_line(file: Path) -> str:
 def last_log_line(job: Job | None) -> str:
     """The last line of a job's log as the end of an error message, "" if there is none."""
     line = last_line(log_file(job.path)) if job else ""
-    return f"; last line of its log: {textwrap.shorten(line, 120, placeholder=' ...')}" if line else ""
+    return f"; last line of its log: {textwrap.shorten(line, 120)}" if line else ""
 
 
 @contextmanager
