@@ -186,6 +186,12 @@ def test_functions_stay_small():
     assert statistics.quantiles(bodies.values(), n=10)[-1] <= 30
 
 
+def test_git_ignores_no_source():
+    """The wheel leaves out what git ignores."""
+    ignored = subprocess.run(["git", "check-ignore", "--no-index", *FILES], capture_output=True, text=True, cwd=ROOT)
+    assert not ignored.stdout
+
+
 def test_imported_packages_are_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [
