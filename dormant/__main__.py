@@ -14,6 +14,8 @@ from dormant.packages import extra_of
 
 def main() -> None:
     """Runs the command line. A missing optional package ends it with the command that installs it, Ctrl-C with 130."""
+    # XLA reports a false error of two kilobytes for all code that it loads from the compilation cache.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         # While compiled modules load, an exception raised in a signal handler is lost or crashes the process.
         signal.signal(signal.SIGINT, _leave)

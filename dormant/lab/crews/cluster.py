@@ -42,7 +42,8 @@ class Resources:
     def environment(self) -> dict[str, str]:
         """The environment variables of a run: a thread per core, no GPU unless requested, and this process's code."""
         # XLA reads its number of threads from NPROC (xla/pjrt/utils.cc). Without preallocation runs can share a GPU.
-        variables = {"NPROC": str(self.cpus), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        # XLA also reports a false error of two kilobytes for all code that it loads from the compilation cache.
+        variables = {"NPROC": str(self.cpus), "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"}
         if not self.gpus:
             variables["JAX_PLATFORMS"] = "cpu"
         return variables | ({"PYTHONPATH": os.pathsep.join(own_paths())} if own_paths() else {})
