@@ -64,4 +64,4 @@ def test_the_demo_needs_nothing_else(bare, tmp_path):
 
 def test_other_commands_are_there(bare, tmp_path):
     assert "dormant compare" in bare("compare", "--help")
-    assert "together" in bare("figure", "fig09", "--dry-run", "--run-dir", str(tmp_path))
+    assert "Estimated time" in bare("figure", "fig09", "--dry-run", "--run-dir", str(tmp_path))
