@@ -15,8 +15,7 @@ from ..wiring import Activation, Wiring, paths
 from .audit import audit
 from .kernels import convolution, product
 from .layers import Found, Site, collect
-from .ledger import Ledger
-from .mixing import mix
+from .ledger import Ledger, mix
 from .program import LONGEST_UNROLLED, Program, Step, evaluate, flat_program, trained_inputs
 from .program import TraceError as TraceError
 from .rules import RULES

@@ -24,13 +24,13 @@ class Reached(NamedTuple):
 def audit(notes: Ledger, traced: Program, values: dict[int, Value]) -> None:
     """Blames the producers that feed on parameters, or reach kernels or outputs, by a path that was not followed."""
     reached = _reached(notes, traced, values)
+    fed = notes.fed_by()
     for feed in notes.feeds:
         data = values[feed.data]
         known = notes.producers_of(data.neurons) | data.mixed
         _blame(notes, reached[feed.data].producers, known, f"reaches {notes.names(feed.producers)}")
         for producer in feed.producers:
-            fed = {use.leaf for use in notes.uses if use.feeds is not None and notes.feeds_some(use, producer)}
-            _blame_leaves(notes, producer, reached[feed.kernel].leaves, fed)
+            _blame_leaves(notes, producer, reached[feed.kernel].leaves, fed[producer])
     accounted = {use.leaf for use in notes.uses if use.feeds is not None}
     for producer in range(len(notes.producers)):
         for site in notes.sites[producer]:

@@ -7,10 +7,9 @@ from itertools import combinations
 import jax.numpy as jnp
 import numpy as np
 
-from .ledger import Ledger
-from .mixing import Shapes, mix
+from .ledger import Ledger, mix
 from .program import Step
-from .values import NONE, SETS, Ids, Value, Why, narrow, no_ids, union
+from .values import NONE, NOT_FOLLOWED, SETS, Ids, Met, Shapes, Value, Why, narrow, no_ids, union
 
 SUMS = "add", "sub", "complex"  # zero where all operands are zero
 
@@ -60,7 +59,8 @@ def elementwise(notes: Ledger, step: Step, operands: Sequence[Value], shape: tup
     mixed, hidden = (union(operands if strays else carriers, name) for name in ("mixed", "hidden"))
     if strays:
         hidden |= {(part.leaf, step.name) for operand in operands for part in operand.parts}
-    facts = {"mixed": mixed, "hidden": hidden, "offset": offset, "shared": shared}
+    met = union(operands, "met") | _met(notes, neurons, operands)
+    facts = {"mixed": mixed, "hidden": hidden, "offset": offset, "shared": shared, "met": met}
     return Value(shape, neurons, sites, from_input=True, **facts)
 
 
@@ -123,7 +123,7 @@ def _joined(
 ) -> Why:
     """Parameters that meet neurons become incoming entries; returns those that can't be redrawn with one neuron."""
     ids, places = np.broadcast_arrays(neurons, sites)
-    before = np.where(places < 0, ids, NONE)  # the neurons that have no activation yet
+    before, after = (np.where(places < 0, ids, NONE), np.where(places < 0, NONE, ids))  # their activation
     found: set[tuple[int, str]] = set()
     for operand in [*others, *carriers]:
         for part in operand.parts:
@@ -131,6 +131,7 @@ def _joined(
             if not notes.note_use(part, neurons, None, shape):
                 what = f"several neurons share {notes.leaf_names[part.leaf]}, which feeds them"
                 found |= {(owner, what) for owner in notes.producers_of(before)}
+                notes.blame(operand.mixed & notes.producers_of(after), what)
         for leaf in operand.chosen:
             what = f"an index chooses which part of {notes.leaf_names[leaf]} feeds it"
             found |= {(owner, what) for owner in notes.producers_of(before)}
@@ -142,19 +143,37 @@ def _joined(
         what = f"{notes.names(foreign)} feed it without weights of their own"
         found |= {(owner, what) for owner in owners}
     for other in others:
-        _meet(notes, step, neurons, other)
+        _meet(notes, step, neurons, other, union(carriers, "met"))
     return frozenset(found)
 
 
-def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value) -> None:
-    """Statistics of the neurons themselves couple them; other producers have no weights of their own here."""
+def _met(notes: Ledger, neurons: Ids, operands: Sequence[Value]) -> frozenset[Met]:
+    """The parameters of these operands, as neurons remember them."""
+    found = {(leaf, NOT_FOLLOWED) for operand in operands if not operand.has_neurons for leaf, _ in operand.hidden}
+    for part in (part for operand in operands for part in operand.parts):
+        shape = np.broadcast_shapes(neurons.shape, part.entries.shape)
+        follows = notes.in_leaf(part, neurons, shape) is not None
+        found.add((part.leaf, narrow(part.entries).tobytes() if follows else NOT_FOLLOWED))
+    return frozenset(found)
+
+
+def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value, known: frozenset[Met]) -> None:
+    """Statistics of the neurons themselves couple them, if they hold only parameters that the neurons have met too.
+
+    Other producers, and other parameters, have no weights of their own here.
+    """
     if not other.mixed:
         return
     owners = notes.producers_of(neurons)
-    own = other.mixed & owners
+    own, foreign = other.mixed & owners, other.mixed - owners
     notes.couple(own, step.scope.rpartition("/")[2] or "a reduction over neurons")
-    notes.blame(other.mixed - own, f"meets {notes.names(owners)} without weights of its own")
-    for producer in other.mixed - own:
+    lost = {leaf for leaf, entries in other.met if entries == NOT_FOLLOWED or (leaf, entries) not in known}
+    for leaf in sorted(lost | {leaf for leaf, _ in other.hidden}):
+        notes.blame(own, f"{notes.leaf_names[leaf]} feeds it through a mix of its neurons, which is not followed")
+    if foreign:
+        notes.blame(own, f"{notes.names(foreign)} feed it through a mix of its neurons")
+    notes.blame(foreign, f"meets {notes.names(owners)} without weights of its own")
+    for producer in foreign:
         notes.follows[producer] |= owners
 
 

@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .ledger import Ledger
-from .mixing import Shapes, mix
+from .ledger import Ledger, mix
 from .program import Step
-from .values import NONE, Ids, Value, narrow, no_ids, varies, widen
+from .values import NONE, Ids, Shapes, Value, narrow, no_ids, varies, widen
 
 
 class Axes(NamedTuple):

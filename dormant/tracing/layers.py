@@ -32,10 +32,10 @@ def collect(notes: Ledger) -> Found:
     """The layers that are read by a kernel; those that no kernel reads are output layers."""
     notes.follow()
     groups = _groups(notes)
-    names = _names(notes, groups)
+    names, used = _names(notes, groups), _used(notes)
     hidden = [(name, group) for name, group in zip(names, groups, strict=True) if group & notes.read]
     outputs = tuple(name for name, group in zip(names, groups, strict=True) if not group & notes.read)
-    layers = tuple(_layer(notes, name, group) for name, group in hidden)
+    layers = tuple(_layer(notes, name, group, used) for name, group in hidden)
     sites = tuple(site for name, group in hidden for site in _sites(notes, name, group))
     return Found(layers, outputs, sites, _not_followed(notes))
 
@@ -82,29 +82,45 @@ def _names(notes: Ledger, groups: list[set[int]]) -> list[str]:
     return [f"{name}#{count + 1}" if count else name for name, count in zip(names, earlier, strict=True)]
 
 
-def _local(notes: Ledger, group: set[int], ids: Ids | None) -> Ids:
-    """Ids as numbers within the group, -1 for any other."""
-    if ids is None:
-        return np.array(NONE)
+def _numbers(notes: Ledger, group: set[int]) -> Ids:
+    """For each id its number within the group, NONE for any other; the last is for NONE itself."""
     mine = _ids(notes, group)
     numbers = np.full(len(notes.canonical) + 1, NONE)
     numbers[mine] = np.arange(len(mine))
-    return numbers[notes.current(ids)]
+    return numbers[[*notes.canonical, NONE]]
 
 
-def _layer(notes: Ledger, name: str, group: set[int]) -> NeuronLayer:
+def _local(numbers: Ids, ids: Ids | None) -> Ids:
+    """Ids as numbers within a group."""
+    return np.array(NONE) if ids is None else numbers[ids]
+
+
+def _used(notes: Ledger) -> dict[int, tuple[list[Use], set[int]]]:
+    """The uses of each parameter, and the producers whose neurons it feeds or reads."""
+    found: dict[int, tuple[list[Use], set[int]]] = {}
+    for use in sorted(notes.uses, key=lambda use: use.leaf):
+        uses, producers = found.setdefault(use.leaf, ([], set()))
+        uses.append(use)
+        for ids in (use.feeds, use.reads):
+            producers |= set() if ids is None else notes.producers_of(ids)
+    return found
+
+
+def _layer(notes: Ledger, name: str, group: set[int], used: dict[int, tuple[list[Use], set[int]]]) -> NeuronLayer:
     incoming: dict[str, Ids] = {}
     outgoing: dict[str, Ids] = {}
     reasons = [reason for producer in sorted(group) for reason in notes.reasons[producer]]
     untrained = {notes.leaf_names[leaf] for leaf in notes.untrained}
-    for leaf, path in enumerate(notes.leaf_names):
-        mine = [use for use in notes.uses if use.leaf == leaf]
-        uses = [(use, _local(notes, group, use.feeds), _local(notes, group, use.reads)) for use in mine]
+    numbers = _numbers(notes, group)
+    for leaf, (mine, producers) in used.items():
+        if not producers & group:
+            continue
+        path = notes.leaf_names[leaf]
+        uses = [(use, _local(numbers, use.feeds), _local(numbers, use.reads)) for use in mine]
         feeds, reads = _together([use[1] for use in uses]), _together([use[2] for use in uses])
         incoming |= {} if feeds is None else {path: feeds}
         outgoing |= {} if reads is None else {path: reads}
-        if feeds is not None or reads is not None:
-            reasons += _conflicts(path, uses, feeds, reads)
+        reasons += _conflicts(path, uses, feeds, reads)
     for verb, entries in (("feeds", incoming), ("reads", outgoing)):
         reasons += [f"no gradient trains {path}, which {verb} it" for path in entries if path in untrained]
     if group & notes.returned:
@@ -137,13 +153,14 @@ def _sites(notes: Ledger, name: str, group: set[int]) -> list[Site]:
     """Where a layer is measured. Neurons that nothing reads are measured where they begin."""
     places = notes.sites if any(notes.sites[producer] for producer in group) else notes.resorts
     numbers = dict.fromkeys(site for producer in sorted(group) for site in places[producer])
-    found = [Site(name, number, _local(notes, group, notes.neurons_at[number])) for number in numbers]
+    own = _numbers(notes, group)
+    found = [Site(name, number, _local(own, notes.neurons_at[number])) for number in numbers]
     missing = np.ones(len(_ids(notes, group)), bool)
     for site in found:
         missing[site.neurons[site.neurons >= 0]] = False
     for number in dict.fromkeys(born for producer in sorted(group) for born in notes.born[producer]):
         if missing.any():
-            here = _local(notes, group, notes.neurons_at[number])
+            here = _local(own, notes.neurons_at[number])
             found.append(Site(name, number, np.where((here >= 0) & missing[here], here, NONE)))
             missing[here[here >= 0]] = False
     return [site for site in found if (site.neurons >= 0).any()]

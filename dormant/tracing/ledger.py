@@ -1,7 +1,7 @@
 """What a trace has found so far: producers of neurons, uses of parameters, readings, and reasons."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from .program import Step
-from .values import NONE, Ids, Part, Value, narrow, widen
+from .values import NONE, Ids, Part, Shapes, Value, narrow, plain, union, widen
 
 
 class Producer(NamedTuple):
@@ -51,15 +51,17 @@ class Feed(NamedTuple):
 class Ledger:
     """The tracer's notes.
 
-    Neurons that are one neuron (two kernels summed into it) share an id in `canonical`. A producer `follows` the
-    producers that it was summed into: it is read where they are read. `resorts` are the last places where a producer
-    can be measured before its neurons are mixed, `born` the values in which its neurons begin.
+    Neurons that are one neuron (two kernels summed into it) share an id in `canonical`; `owners` are the
+    producers of all ids. A producer `follows` the producers that it was summed into: it is read where they are read.
+    `resorts` are the last places where a producer can be measured before its neurons are mixed, `born` the values in
+    which its neurons begin.
     """
 
     leaf_shapes: list[tuple[int, ...]]
     leaf_names: list[str]
     producers: list[Producer] = field(default_factory=list)
     canonical: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
+    owners: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
     uses: list[Use] = field(default_factory=list)
     feeds: list[Feed] = field(default_factory=list)
     reasons: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -78,6 +80,7 @@ class Ledger:
     def new_producer(self, leaf: int, width: int, member: int | None = None) -> int:
         """The first id of a new producer's neurons."""
         start = len(self.canonical)
+        self.owners = np.concatenate([self.owners, np.full(width, len(self.producers))])
         self.producers.append(Producer(leaf, start, width, member))
         self.canonical = np.concatenate([self.canonical, np.arange(start, start + width)])
         return start
@@ -104,10 +107,12 @@ class Ledger:
 
     def producers_of(self, ids: Ids) -> set[int]:
         """The producers of these neurons, those merged with them included."""
-        present = np.unique(self.current(ids))
-        starts = np.array([producer.start for producer in self.producers])
-        owners = np.searchsorted(starts, np.flatnonzero(np.isin(self.canonical, present[present >= 0])), side="right")
-        return set((owners - 1).tolist())
+        found = ids[ids >= 0]
+        if not found.size:
+            return set()
+        present = np.zeros(len(self.canonical), bool)
+        present[self.canonical[found]] = True
+        return set(np.flatnonzero(np.bincount(self.owners[present[self.canonical]])).tolist())
 
     def merge(self, pairs: Ids) -> None:
         """Makes one neuron of each pair, and of pairs that have a neuron in common; the latest id stays."""
@@ -190,9 +195,13 @@ class Ledger:
         )
         return not clash
 
-    def feeds_some(self, use: Use, producer: int) -> bool:
-        """Whether a use of a parameter feeds a neuron of this producer."""
-        return use.feeds is not None and bool(np.isin(self.current(use.feeds), self.own(producer)).any())
+    def fed_by(self) -> dict[int, set[int]]:
+        """For each producer, the parameters that feed a neuron of it."""
+        found: dict[int, set[int]] = defaultdict(set)
+        for use in self.uses:
+            for producer in set() if use.feeds is None else self.producers_of(use.feeds):
+                found[producer].add(use.leaf)
+        return found
 
     def note_elsewhere(self, parts: Iterable[Part], what: str) -> None:
         self.uses += [Use(part.leaf, self.covered(part), None, None, what) for part in parts]
@@ -218,6 +227,24 @@ class Ledger:
         found[entries[inside]] = owners[inside]
         agrees = (found[entries[inside]] == owners[inside]).all()
         return narrow(found.reshape(leaf_shape)) if agrees else None
+
+
+def mix(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
+    """Mixes neurons and parameters. Later values record only which layers and parameters contributed."""
+    mixed = set(union(operands, "mixed"))
+    hidden = set(union(operands, "hidden"))
+    for number, operand in zip(step.operands, operands, strict=True):
+        if operand.has_neurons:
+            mixed |= notes.producers_of(operand.neurons)
+            notes.note_resort(number, operand)
+        notes.note_elsewhere(operand.parts, f"computed with in '{step.name}'")
+        hidden |= {(part.leaf, step.name) for part in operand.parts}
+    for what in sorted({notes.leaf_names[leaf] for leaf, _ in hidden}):
+        notes.blame(mixed, f"{what} reads it in '{step.name}', which is not followed")
+        notes.read |= mixed
+    fed = any(operand.from_input for operand in operands)
+    facts = {"from_input": fed, "mixed": frozenset(mixed), "hidden": frozenset(hidden), "met": union(operands, "met")}
+    return [plain(shape, **facts) for shape in shapes]
 
 
 def is_whole(entries: Ids, shape: tuple[int, ...]) -> bool:

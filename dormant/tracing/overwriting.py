@@ -9,10 +9,9 @@ import numpy as np
 from jax import lax
 
 from .elementwise import elementwise
-from .ledger import Ledger
-from .mixing import Shapes, mix
+from .ledger import Ledger, mix
 from .program import Step
-from .values import SETS, Ids, Part, Value, narrow, no_ids, union, varies, widen
+from .values import Ids, Part, Shapes, Value, narrow, no_ids, side_by_side, varies, widen
 
 
 def overwrite(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
@@ -70,9 +69,8 @@ def _replaced(step: Step, target: Value, update: Value, known: Sequence[Any]) ->
     both = (target, update)
     kernel = all(value.is_kernel or value.is_zero for value in both) and bool(parts)
     fed = any(value.from_input for value in both)
-    sets = {name: union(both, name) for name in SETS}
     neurons, sites = written(target.neurons, update.neurons), written(target.sites, update.sites)
-    return Value(target.shape, neurons, sites, tuple(parts), kernel, fed, **sets)
+    return Value(target.shape, neurons, sites, tuple(parts), kernel, fed, **side_by_side(both))
 
 
 def _writes_once(step: Step, operands: Sequence[Value]) -> bool:

@@ -3,14 +3,15 @@
 import functools
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.core import Tracer
 from jax.extend import core
+from jax.typing import DTypeLike
 
 # The parameter of each primitive that holds a function to be written out in its place.
 INLINED = {
@@ -35,7 +36,7 @@ class TraceError(ValueError):
 class Step(NamedTuple):
     """One primitive, with its operands and results as numbers of the program's values."""
 
-    primitive: Any
+    primitive: core.Primitive
     operands: tuple[int, ...]
     results: tuple[int, ...]
     settings: dict[str, Any]
@@ -60,7 +61,7 @@ def flat_program(function: Callable[..., Any], *arguments: Any) -> Program:
     """The flat program of a function, traced at the shapes and dtypes of its arguments."""
     closed = jax.make_jaxpr(function)(*arguments)
     writer = _Writer()
-    inputs = [writer.number(variable.aval.shape) for variable in closed.jaxpr.invars]
+    inputs = [writer.number(_shaped(variable).shape) for variable in closed.jaxpr.invars]
     outputs = writer.inline(closed.jaxpr, closed.consts, inputs, scope="")
     return Program(writer.steps, inputs, outputs, writer.constants, writer.shapes)
 
@@ -93,9 +94,14 @@ def needed(traced: Program, wanted: Iterable[int], stops: str = "") -> list[Step
     return kept[::-1]
 
 
-def _typed(literal: Any) -> np.ndarray:
+def _typed(literal: core.Literal) -> np.ndarray:
     """A literal with the type that its step gives it: to a Python number JAX would give its own default."""
-    return np.asarray(literal.val, literal.aval.dtype)
+    return np.asarray(literal.val, _shaped(literal).dtype)
+
+
+def _shaped(atom: core.Var | core.Literal) -> jax.core.ShapedArray:
+    """The shape and dtype of a value. Programs in which neurons flow hold arrays alone."""
+    return cast(jax.core.ShapedArray, atom.aval)
 
 
 class _Writer:
@@ -115,11 +121,11 @@ class _Writer:
         self.constants[number] = value
         return number
 
-    def inline(self, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[int], scope: str) -> list[int]:
+    def inline(self, jaxpr: core.Jaxpr, constants: Sequence[Any], inputs: Sequence[int], scope: str) -> list[int]:
         known = dict(zip(jaxpr.invars, inputs, strict=True))
         known |= {variable: self.constant(value) for variable, value in zip(jaxpr.constvars, constants, strict=True)}
 
-        def look_up(atom: Any) -> int:
+        def look_up(atom: core.Var | core.Literal) -> int:
             return self.constant(_typed(atom)) if isinstance(atom, core.Literal) else known[atom]
 
         for equation in jaxpr.eqns:
@@ -128,7 +134,7 @@ class _Writer:
             known |= dict(zip(equation.outvars, results, strict=True))
         return [look_up(atom) for atom in jaxpr.outvars]
 
-    def write(self, equation: Any, operands: list[int], scope: str) -> list[int]:
+    def write(self, equation: core.JaxprEqn, operands: list[int], scope: str) -> list[int]:
         scope = "/".join(filter(None, [scope, str(equation.source_info.name_stack)]))
         name = equation.primitive.name
         if name in INLINED:
@@ -139,15 +145,15 @@ class _Writer:
             return self.unroll(equation, operands, scope)
         if name == "cond":
             return self.choose(equation, operands, scope)
-        results = [self.number(variable.aval.shape) for variable in equation.outvars]
+        results = [self.number(_shaped(variable).shape) for variable in equation.outvars]
         self.steps.append(Step(equation.primitive, tuple(operands), tuple(results), equation.params, scope))
         return results
 
-    def may_unroll(self, equation: Any) -> bool:
+    def may_unroll(self, equation: core.JaxprEqn) -> bool:
         """Whether a scan is short enough; a longer one is one step, which mixes what goes into it."""
         return equation.params["length"] * len(equation.params["jaxpr"].jaxpr.eqns) <= LONGEST_UNROLLED
 
-    def choose(self, equation: Any, operands: list[int], scope: str) -> list[int]:
+    def choose(self, equation: core.JaxprEqn, operands: list[int], scope: str) -> list[int]:
         """A choice between branches: all of them are written out, then one of their results is selected.
 
         Where the choice is known while tracing, only its branch is written.
@@ -163,12 +169,12 @@ class _Writer:
         (index,) = self.call(clipped, [index], scope, np.int32)
         chosen = []
         for variable, *cases in zip(equation.outvars, *results, strict=True):
-            number = self.number(variable.aval.shape)
+            number = self.number(_shaped(variable).shape)
             self.steps.append(Step(lax.select_n_p, (index, *cases), (number,), {}, scope))
             chosen.append(number)
         return chosen
 
-    def unroll(self, equation: Any, operands: list[int], scope: str) -> list[int]:
+    def unroll(self, equation: core.JaxprEqn, operands: list[int], scope: str) -> list[int]:
         """A scan's body, written out for every iteration, so that weights used at each of them are seen as shared."""
         settings = equation.params
         body, length = settings["jaxpr"], settings["length"]
@@ -182,19 +188,21 @@ class _Writer:
                 column.insert(0, output) if settings["reverse"] else column.append(output)
         return carry + [self.call(_stacked, column, scope)[0] for column in stacked]
 
-    def call(self, function: Callable[..., Any], operands: list[int], scope: str, dtype: Any = np.float32) -> list[int]:
+    def call(
+        self, function: Callable[..., Any], operands: list[int], scope: str, dtype: DTypeLike = np.float32
+    ) -> list[int]:
         """A function of the library itself, written out on numbered values."""
         closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(self.shapes[one], dtype) for one in operands))
         return self.inline(closed.jaxpr, closed.consts, operands, scope)
 
 
-def _clipped(index: Any, most: int) -> Any:
+def _clipped(index: Array, most: int) -> Array:
     """The number of a branch, Boolean if there are two."""
     index = jnp.clip(index, 0, most)
     return index if most > 1 else index == 1
 
 
-def _stacked(*rows: Any) -> Any:
+def _stacked(*rows: Array) -> Array:
     return jnp.concatenate([row[None] for row in rows])
 
 

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from .elementwise import convert, linear, nonlinear
-from .ledger import Ledger
-from .mixing import Shapes, mix
+from .ledger import Ledger, mix
 from .movement import MOVES, concatenate, indexed_axes
 from .overwriting import add_at, overwrite, overwrite_slice
 from .program import Step
-from .values import SETS, Ids, Part, Value, narrow, no_ids, plain, union, varies
+from .values import Ids, Part, Shapes, Value, narrow, no_ids, plain, side_by_side, varies
 
 Rule = Callable[[Ledger, Step, Sequence[Value], Shapes], list[Value]]
 
@@ -83,8 +82,7 @@ def join_ends(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shap
     sites = concatenate(step, [value.sites for value in operands], extents)
     kernel = all(value.is_kernel or value.is_zero for value in operands) and bool(parts)
     fed = any(value.from_input for value in operands)
-    sets = {name: union(operands, name) for name in SETS}
-    return [Value(shapes[0], neurons, sites, tuple(parts), kernel, fed, **sets)]
+    return [Value(shapes[0], neurons, sites, tuple(parts), kernel, fed, **side_by_side(operands))]
 
 
 def _zeros_of_neurons(axis: int, operands: Sequence[Value]) -> list[Value]:

@@ -1,15 +1,18 @@
 """What the tracer knows of one intermediate value: which neuron, and which parameter entry, each element is."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Int
 
 Ids = Int[np.ndarray, "..."]
+Shapes = Sequence[tuple[int, ...]]
 Why = frozenset[tuple[int, str]]  # producers, each with a reason
-SETS = "mixed", "hidden", "chosen", "offset", "shared"  # the fields of a value that are sets
+Met = tuple[int, bytes]  # a parameter and which of its entries; without entries, they are not followed
+SETS = "mixed", "hidden", "chosen", "offset", "shared", "met"  # the fields of a value that are sets
+NOT_FOLLOWED = b""  # in place of a parameter's entries
 NONE = -1  # the id of an element that is no neuron, or no entry of a parameter
 
 
@@ -40,6 +43,7 @@ class Value:
     chosen: frozenset[int] = frozenset()  # parameters of which an index that is not known chooses a part
     offset: Why = frozenset()  # what made a neuron differ from zero where its activation is zero
     shared: Why = frozenset()  # what feeds a neuron and can't be redrawn with it
+    met: frozenset[Met] = frozenset()  # the parameters that its neurons have met since they began
     constant: Any = field(default=None, repr=False)  # its elements, where they are known while tracing
 
     def moved(self, shape: tuple[int, ...], change: Callable[[Ids], Ids]) -> "Value":
@@ -77,6 +81,15 @@ def union(values: Iterable[Value], name: str) -> frozenset[Any]:
     return frozenset().union(*(getattr(value, name) for value in values))
 
 
+def side_by_side(values: Sequence[Value]) -> dict[str, frozenset[Any]]:
+    """The sets of a value that is put together from others. What only some of its neurons have met is marked."""
+    sets = {name: union(values, name) for name in SETS}
+    met = [value.met for value in values if value.has_neurons] or [frozenset()]
+    common = frozenset.intersection(*met)
+    some = {(leaf, entries and b"some" + entries) for leaf, entries in sets["met"] - common}
+    return {**sets, "met": common | some}
+
+
 def no_ids(shape: tuple[int, ...]) -> Ids:
     return np.full((1,) * len(shape), NONE)
 
@@ -99,6 +112,6 @@ def widen(ids: Ids, shape: tuple[int, ...]) -> Ids:
     return np.broadcast_to(ids, shape)
 
 
-def varies(ids: Ids, axes: Any) -> bool:
+def varies(ids: Ids, axes: Iterable[SupportsIndex]) -> bool:
     """Whether ids change along any of the axes."""
     return any(ids.shape[axis] > 1 for axis in axes)

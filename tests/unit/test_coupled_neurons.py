@@ -1,0 +1,113 @@
+"""Neurons that meet a mix of their own layer: coupled if it is a plain statistic, measured if it has weights inside."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks.promise import X, check, initialiser
+
+import dormant
+
+relu = jax.nn.relu
+AB = {"a": (5, 4), "b": (4, 2)}
+
+# A mix `f(p, h)` of the neurons h, and the parameters inside it.
+LEARNED = {
+    "a kernel written as a sum": (lambda p, h: (h[:, :, None] * p["k"]).sum(1), {"k": (4, 4)}),
+    "pooled with weights": (lambda p, h: (h * p["k"]).sum(-1, keepdims=True), {"k": (4,)}),
+    "a running sum with weights": (lambda p, h: jnp.cumsum(h * p["k"], -1), {"k": (4,)}),
+    "sorted with weights": (lambda p, h: jnp.sort(h * p["k"], -1), {"k": (4,)}),
+    "the largest with offsets": (lambda p, h: (h + p["k"]).max(-1, keepdims=True), {"k": (4,)}),
+    "softmax with a temperature": (lambda p, h: jax.nn.softmax(h * p["k"]), {"k": ()}),
+    "a sum of exponentials": (lambda p, h: jax.nn.logsumexp(h * p["k"], -1, keepdims=True), {"k": ()}),
+    "a norm with a temperature": (lambda p, h: p["k"] / (1 + jnp.linalg.norm(h, axis=-1, keepdims=True)), {"k": ()}),
+    "a norm with a learned floor": (
+        lambda p, h: 1 / jnp.sqrt((h * h).mean(-1, keepdims=True) + jnp.exp(p["k"])),
+        {"k": ()},
+    ),
+    "a gate of the mean": (
+        lambda p, h: jax.nn.sigmoid(h.mean(-1, keepdims=True) * p["k"] + p["c"]),
+        {"k": (), "c": ()},
+    ),
+    "a mean times a sum of parameters": (lambda p, h: h.mean(-1, keepdims=True) * p["k"].sum(), {"k": (3,)}),
+    "a mean times computed parameters": (
+        lambda p, h: h.mean(-1, keepdims=True) * (p["k"] @ p["c"]),
+        {"k": (3,), "c": (3, 4)},
+    ),
+    "weighted groups": (
+        lambda p, h: jnp.repeat((h * p["k"]).reshape(-1, 2, 2).sum(-1), 2, axis=-1),
+        {"k": (4,)},
+    ),
+    "a member of a stack of weights": (lambda p, h: (h * p["k"][1]).mean(-1, keepdims=True), {"k": (2, 4)}),
+    "weighted twice": (lambda p, h: (h * p["k"]).sum(-1, keepdims=True) * p["c"], {"k": (4,), "c": (4,)}),
+    "a weighted spectrum": (lambda p, h: jnp.fft.ifft(jnp.fft.fft(h) * p["k"]).real, {"k": (4,)}),
+    "another layer": (lambda p, h: jnp.concatenate([h, X @ p["k"]], -1).mean(-1, keepdims=True), {"k": (5, 3)}),
+}
+MEETING = {
+    "before": lambda h, f: relu(h * f(h)),
+    "before, summed": lambda h, f: relu(h + f(h)),
+    "after": lambda h, f: relu(h) * f(relu(h)),
+    "after, of what came before": lambda h, f: relu(h) * f(h),
+}
+
+
+def layer_a(f, meeting, shapes):
+    """The tracer's layer a of a network in which a's neurons meet f of them."""
+    params = initialiser({**AB, **shapes})(jax.random.key(0))
+
+    def apply(p, x):
+        return MEETING[meeting](x @ p["a"], lambda h: f(p, h)) @ p["b"]
+
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        return next(layer for layer in dormant.trace(apply, params, X).layers if layer.name == "a")
+
+
+@pytest.mark.parametrize("meeting", MEETING)
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_mix_with_weights_inside_feeds_neurons_by_a_way_that_is_not_followed(name, meeting):
+    layer = layer_a(*LEARNED[name][:1], meeting, LEARNED[name][1])
+    assert not layer.recyclable, layer
+
+
+STATISTICS = {
+    "mean": lambda p, h: h.mean(-1, keepdims=True),
+    "norm": lambda p, h: jnp.linalg.norm(h, axis=-1, keepdims=True),
+    "softmax": lambda p, h: jax.nn.softmax(h),
+    "running sum, scaled for each neuron": lambda p, h: jnp.cumsum(h, -1) * p["k"],
+}
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+@pytest.mark.parametrize("meeting", ["before", "after"])
+def test_a_statistic_couples_neurons(name, meeting):
+    layer = layer_a(STATISTICS[name], meeting, {"k": (4,)})
+    assert layer.recyclable and layer.coupled_by
+
+
+def test_weights_that_the_neurons_have_met_too_are_their_own():
+    def apply(p, x):
+        h = (x @ p["a"]) * p["s"] + p["c"]
+        return relu((h - h.mean(-1, keepdims=True)) * jax.lax.rsqrt(h.var(-1, keepdims=True) + 1e-3)) @ p["b"]
+
+    check(apply, AB | {"s": (4,), "c": (4,)}, {"a": 4})
+
+
+def test_weights_that_half_of_the_neurons_have_met_are_not_all_the_neurons_own():
+    def apply(p, x):
+        h = x @ p["a"]
+        half = jnp.concatenate([h[:, :2] * p["s"][:2], h[:, 2:]], -1)
+        return relu(half + (h * p["s"]).mean(-1, keepdims=True)) @ p["b"]
+
+    check(apply, AB | {"s": (4,)}, {"a": "s feeds it through a mix"})
+
+
+def test_an_old_weight_of_a_mix_would_feed_a_recycled_neuron():
+    """What the reasons above are for: the derivative of a neuron with respect to the weights of all others."""
+    params = initialiser(AB | {"k": (4, 4)})(jax.random.key(0))
+
+    def neurons(k):
+        h = X @ params["a"]
+        return h + (h[:, :, None] * k[None]).sum(1)
+
+    derivatives = np.abs(jax.jacobian(neurons)(params["k"])).max(0)
+    assert (derivatives[0, 1:, 0] > 0).all()
