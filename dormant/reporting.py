@@ -1,5 +1,6 @@
 """One network on one batch: dormancy by layer, with what another batch of this size might have shown."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,10 @@ from .wiring import Activation, NeuronLayer, Wiring, paths
 
 @dataclass(frozen=True, eq=False)
 class LayerReport:
-    """What one layer of neurons looked like on the batch, or all layers pooled, which have no rank and norm (NaN)."""
+    """What one layer of neurons looked like on the batch, or all layers pooled, which have no rank and norm (NaN).
+
+    A layer with NaN or infinite activations has NaN for its scores, its share, its interval and its effective rank.
+    """
 
     name: str
     neurons: int
@@ -31,8 +35,8 @@ class LayerReport:
 
     @property
     def share(self) -> float:
-        """Dormant neurons divided by neurons."""
-        return self.dormant / self.neurons
+        """Dormant neurons divided by neurons; NaN if a score is NaN."""
+        return float(self.interval.estimate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,7 @@ class Report:
 
     def __str__(self) -> str:
         rows = [("layer", "neurons", "dormant", "share", "95 % interval", "effective rank", "weight norm")]
-        rows += [_row(layer) for layer in (*self.layers, self.all)]
+        rows += [*map(_row, self.layers), (*_row(self.all)[:5], "", "")]
         last = ["recyclable", *(_status(layer) for layer in self.layers), ""]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
@@ -59,7 +63,8 @@ class Report:
     def conditions(self) -> str:
         """The threshold and the batch to which the numbers belong."""
         told = f"tau = {self.tau:g}, a batch of {self.samples} samples"
-        unknown = np.isnan(self.all.interval.low)
+        finite = [layer for layer in self.layers if not np.isnan(layer.share)]
+        unknown = any(np.isnan(layer.interval.low) for layer in finite)
         return f"{told}; no intervals: the samples of a batch influence one another" if unknown else told
 
 
@@ -81,15 +86,18 @@ def report(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any, tau: fl
     all          3        1  33.3 %  33.3 - 33.3 %
     tau = 0.1, a batch of 60 samples
 
-    Raises ValueError for a negative tau, if the inputs do not share their first axis or have no samples, and if an
-    activation is NaN or infinite; TraceError as `trace` does.
+    A layer with NaN or infinite activations has NaN in the table, and so has the pooled row; a RuntimeWarning names
+    the layers.
+
+    Raises ValueError for a negative tau, and if the inputs do not share their first axis or have no samples;
+    TraceError as `trace` does.
     Source: the scores, Sokar et al. 2023; the interval is ours (see `score_bounds`).
     """
     checked_tau(tau)
     samples = batch_size(inputs)
     wiring = trace(apply, params, *inputs)
     scores = {name: np.asarray(found) for name, found in jax.jit(wiring.scores)(params, *inputs).items()}
-    _finite(scores)
+    _warn_of([name for name, values in scores.items() if np.isnan(values).any()])
     places = _by_sample(wiring, params, inputs)
     bounds = _layer_bounds(wiring, places, scores)
     leaves = dict(zip(paths(params), jax.tree.leaves(params), strict=True))
@@ -114,13 +122,11 @@ def batch_size(inputs: Sequence[Any]) -> int:
     return int(length or 0)
 
 
-def _finite(scores: dict[str, Float[np.ndarray, " neurons"]]) -> None:
-    """Raises ValueError for a layer with NaN or infinite activations, whose scores are all NaN."""
-    for name, values in scores.items():
-        if not np.isfinite(values).all():
-            raise ValueError(
-                f"layer {name!r} has NaN or infinite activations; look for them in the inputs and the parameters."
-            )
+def _warn_of(diverged: Sequence[str]) -> None:
+    if diverged:
+        names = ", ".join(map(repr, diverged))
+        message = f"NaN or infinite activations in {names}; look for NaN in the inputs and the parameters."
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def _by_sample(wiring: Wiring, params: PyTree[Any], inputs: Sequence[Any]) -> list[Activation]:
@@ -143,19 +149,24 @@ def _magnitudes(place: Activation) -> Float[np.ndarray, "samples neurons"]:
 def _layer_bounds(
     wiring: Wiring, places: Sequence[Activation], scores: dict[str, Float[np.ndarray, " neurons"]]
 ) -> dict[str, Float[np.ndarray, "2 neurons"]]:
-    """Score bounds of each layer, the largest over its places as scores are; NaN unless samples are independent."""
+    """Score bounds of each layer, the largest over its places as scores are.
+
+    NaN unless samples are independent, and in layers with NaN or infinite activations.
+    """
     bounds = {layer.name: np.zeros((2, layer.width)) for layer in wiring.layers}
     alone = {layer.name: np.zeros(layer.width) for layer in wiring.layers}
+    known = {name for name, values in scores.items() if not np.isnan(values).any()}
     of_place = jax.jit(score_bounds)
-    for place in places:
+    for place in (place for place in places if place.layer in known):
         magnitudes = _magnitudes(place)
         here = bounds[place.layer][:, place.neurons]
         bounds[place.layer][:, place.neurons] = np.maximum(here, np.asarray(of_place(place.values))[[0, 2]])
         mean = magnitudes.mean(axis=0)
         single = mean / (mean.mean() or 1.0)
         alone[place.layer][place.neurons] = np.maximum(alone[place.layer][place.neurons], single)
-    independent = all(np.allclose(alone[name], scores[name], rtol=0.01, atol=0.001) for name in scores)
-    return bounds if independent else {name: np.full_like(bound, np.nan) for name, bound in bounds.items()}
+    if not all(np.allclose(alone[name], scores[name], rtol=0.01, atol=0.001) for name in known):
+        known = set()
+    return {name: bound if name in known else np.full_like(bound, np.nan) for name, bound in bounds.items()}
 
 
 def _layer_report(
@@ -170,7 +181,7 @@ def _layer_report(
     unknown = np.isnan(bounds).any()
     ends = (np.nan, np.nan) if unknown else (float((high <= tau).mean()), float((low <= tau).mean()))
     own = [place.values for place in places if place.layer == layer.name]
-    rank = max(float(effective_rank(values.reshape(-1, values.shape[-1]))) for values in own)
+    rank = float(np.max([effective_rank(values.reshape(-1, values.shape[-1])) for values in own]))
     fed = {path: np.broadcast_to(ids >= 0, np.shape(leaves[path])) for path, ids in layer.incoming.items()}
     parts = [
         float(norm(jnp.where(entries, leaves[path], jnp.zeros_like(leaves[path])))) for path, entries in fed.items()
@@ -181,7 +192,7 @@ def _layer_report(
         layer.name,
         layer.width,
         dormant,
-        Interval(dormant / layer.width, *ends),
+        Interval(np.nan if np.isnan(scores).any() else dormant / layer.width, *ends),
         rank,
         weights,
         scores,
@@ -192,16 +203,22 @@ def _layer_report(
 
 def _pooled(layers: Sequence[LayerReport]) -> LayerReport:
     neurons, dormant = sum(layer.neurons for layer in layers), sum(layer.dormant for layer in layers)
-    ends = [sum(layer.interval[end] * layer.neurons for layer in layers) / neurons for end in (1, 2)]
+    ends = [float(sum(layer.interval[end] * layer.neurons for layer in layers) / neurons) for end in (1, 2)]
     scores = np.concatenate([layer.scores for layer in layers])
-    return LayerReport("all", neurons, dormant, Interval(dormant / neurons, *map(float, ends)), np.nan, np.nan, scores)
+    share = np.nan if np.isnan(scores).any() else dormant / neurons
+    return LayerReport("all", neurons, dormant, Interval(share, *ends), np.nan, np.nan, scores)
 
 
 def _row(layer: LayerReport) -> tuple[str, ...]:
     _, low, high = layer.interval
     interval = "-" if np.isnan(low) else f"{100 * low:.1f} - {100 * high:.1f} %"
-    rank, weights = ("" if np.isnan(value) else f"{value:.2f}" for value in (layer.effective_rank, layer.weight_norm))
-    return layer.name, str(layer.neurons), str(layer.dormant), f"{100 * layer.share:.1f} %", interval, rank, weights
+    known = not np.isnan(layer.share)
+    dormant, share = (str(layer.dormant), f"{100 * layer.share:.1f} %") if known else ("nan", "nan")
+    unknown = "" if known else "nan"
+    rank, weights = (
+        unknown if np.isnan(value) else f"{value:.2f}" for value in (layer.effective_rank, layer.weight_norm)
+    )
+    return layer.name, str(layer.neurons), dormant, share, interval, rank, weights
 
 
 def _status(layer: LayerReport) -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.core import Tracer
+from jax.core import ShapedArray, Tracer
 from jax.extend import core
 from jax.typing import DTypeLike
 
@@ -99,9 +99,9 @@ def _typed(literal: core.Literal) -> np.ndarray:
     return np.asarray(literal.val, _shaped(literal).dtype)
 
 
-def _shaped(atom: core.Var | core.Literal) -> jax.core.ShapedArray:
+def _shaped(atom: core.Var | core.Literal) -> ShapedArray:
     """The shape and dtype of a value. Programs in which neurons flow hold arrays alone."""
-    return cast(jax.core.ShapedArray, atom.aval)
+    return cast(ShapedArray, atom.aval)
 
 
 class _Writer:

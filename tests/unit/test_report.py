@@ -126,14 +126,41 @@ def test_why_a_layer_is_not_recycled_is_said(params):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_activations_that_are_not_finite_are_refused(params, value):
-    x = batch(8)
-    x[3, 2] = value
-    with pytest.raises(ValueError, match="layer 'dense' has NaN or infinite activations"):
-        dormant.report(apply, params, x)
+def test_a_layer_that_is_not_finite_is_nan_in_the_table(params, value):
     bias = params["dense"]["bias"].at[5].set(value)
-    with pytest.raises(ValueError, match="layer 'dense' has NaN or infinite activations"):
-        dormant.report(apply, params | {"dense": params["dense"] | {"bias": bias}}, batch(8))
+    diverged = params | {"dense": params["dense"] | {"bias": bias}}
+    with pytest.warns(RuntimeWarning, match="NaN or infinite activations in 'dense'") as told:
+        found = dormant.report(apply, diverged, batch(8))
+    assert len(told) == 1
+    dense = found.layers[0]
+    for row in (*found.layers, found.all):
+        assert np.isnan([row.share, *row.interval]).all() and np.isnan(row.scores).all()
+    assert np.isnan(dense.effective_rank)
+    lines = str(found).splitlines()
+    assert lines[1].split()[:6] == ["dense", str(dense.neurons), "nan", "nan", "-", "nan"]
+    assert lines[3].split() == ["all", str(found.all.neurons), "nan", "nan", "-"]
+    assert "influence" not in found.conditions
+
+
+def test_a_layer_that_is_not_finite_leaves_the_others_as_they_are():
+    def two(params, x):
+        return jax.nn.relu(jax.nn.relu(x @ params["a"]) @ params["b"]) @ params["c"]
+
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in
+               {"a": (16, 4), "b": (4, 3), "c": (3, 1)}.items()}  # fmt: skip
+    fine = dormant.report(two, weights, batch(8)).layers[0]
+    with pytest.warns(RuntimeWarning, match="in 'b';"):
+        first, second = dormant.report(two, weights | {"b": weights["b"] * np.nan}, batch(8)).layers
+    assert (first.share, first.interval, first.effective_rank) == (fine.share, fine.interval, fine.effective_rank)
+    assert np.isnan(second.share)
+
+
+def test_an_input_that_is_not_finite_is_told_too(params):
+    x = batch(8)
+    x[3, 2] = np.nan
+    with pytest.warns(RuntimeWarning, match="activations in 'dense'"):
+        assert np.isnan(dormant.report(apply, params, x).all.share)
 
 
 def test_bad_input_is_refused(params):

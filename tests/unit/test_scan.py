@@ -117,6 +117,12 @@ def refused(said, capsys):
     return refusal
 
 
+def test_a_network_that_diverged_has_nan_in_the_table(said):
+    with pytest.warns(RuntimeWarning, match="NaN or infinite activations in 'hidden'"):
+        lines = said("diverged.npz").splitlines()
+    assert lines[1].split()[:4] == ["hidden", "10", "nan", "nan"]
+
+
 def test_it_prints_the_table_of_a_saved_network(said):
     lines = said().splitlines()
     assert lines[1].split()[:5] == ["hidden", "10", "3", "30.0", "%"]
@@ -199,7 +205,6 @@ BAD = {
         ("params.npz", "scanned_agent:two_inputs", "holes.npz"),
         "holes.npz has NaN in 'action', first at index [5, 2]",
     ),
-    "diverged": (("diverged.npz",), "dormant: layer 'hidden' has NaN or infinite activations"),
     "empty": (("params.npz", "scanned_agent:q_values", "empty.npy"), "dormant: expected at least one sample"),
     "number": (("params.npz", "scanned_agent:q_values", "number.npy"), "dormant: expected inputs that share a first"),
     "part": (
