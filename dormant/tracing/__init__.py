@@ -19,8 +19,9 @@ from .ledger import Ledger, mix
 from .program import LONGEST_UNROLLED, Program, Step, evaluate, flat_program, trained_inputs
 from .program import TraceError as TraceError
 from .rules import RULES
-from .values import Ids, Part, Value, numbered, plain
+from .values import Constant, Ids, Part, Value, numbered, plain
 
+MOST_DEFERRED = 100  # steps on constants that wait for one another
 LARGEST_CONSTANT = 1 << 20  # elements; larger constants are never worked out while tracing
 
 
@@ -123,7 +124,7 @@ def _no_layer(traced: Program, params: PyTree[Any], found: Found) -> str:
 
 
 def _constant(value: Any) -> Value:
-    return plain(np.shape(value), constant=None if isinstance(value, core.Tracer) else value)
+    return plain(np.shape(value), constant=None if isinstance(value, core.Tracer) else Constant(lambda: value))
 
 
 def _parameter(leaf: int, shape: tuple[int, ...]) -> Value:
@@ -132,7 +133,7 @@ def _parameter(leaf: int, shape: tuple[int, ...]) -> Value:
 
 def _apply_rule(notes: Ledger, step: Step, operands: list[Value], shapes: list[tuple[int, ...]]) -> list[Value]:
     if all(operand.constant is not None for operand in operands) and sum(map(np.prod, shapes)) <= LARGEST_CONSTANT:
-        return _known(step, operands)
+        return _known(step, [operand.constant for operand in operands if operand.constant], shapes)
     operands = [_current(notes, operand) for operand in operands]
     if step.name in KERNEL_RULES:
         return KERNEL_RULES[step.name](notes, step, operands, shapes)
@@ -148,11 +149,20 @@ def _current(notes: Ledger, value: Value) -> Value:
     return replace(value, neurons=notes.current(value.neurons)) if value.has_neurons else value
 
 
-def _known(step: Step, operands: list[Value]) -> list[Value]:
-    """The results of a step on constants, worked out now: indices of a gather, masks, positions."""
-    with jax.ensure_compile_time_eval():
-        results = step.primitive.bind(*(operand.constant for operand in operands), **step.settings)
-    return [_constant(result) for result in (results if step.primitive.multiple_results else [results])]
+def _known(step: Step, operands: Sequence[Constant], shapes: Sequence[tuple[int, ...]]) -> list[Value]:
+    """The results of a step on constants: indices of a gather, masks, positions."""
+
+    def compute() -> Sequence[Any]:
+        with jax.ensure_compile_time_eval():
+            results = step.primitive.bind(*(operand.value for operand in operands), **step.settings)
+        return results if step.primitive.multiple_results else [results]
+
+    together = Constant(compute, depth=1 + max((operand.depth for operand in operands), default=0))
+    if together.depth % MOST_DEFERRED == 0:
+        _ = together.value  # before the calls that wait for one another become too many
+    numbers = range(len(shapes))
+    values = [Constant(lambda number=number: together.value[number], together.depth) for number in numbers]
+    return [plain(shape, constant=value) for shape, value in zip(shapes, values, strict=True)]
 
 
 def _activation(site: Site, value: Array) -> Activation:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -84,13 +85,20 @@ def _aligned(operand: Value, rank: int) -> Value:
 def _without_neurons(step: Step, operands: Sequence[Value], shape: tuple[int, ...], bends: bool) -> Value:
     parts = tuple(part for operand in operands for part in operand.parts)
     kernels = [operand for operand in operands if operand.is_kernel]
-    stays = dict.fromkeys(SUMS, all(operand.is_kernel or operand.is_zero for operand in operands))
-    stays |= {"mul": True, "div": operands[0].is_kernel and not operands[-1].is_kernel}
-    is_kernel = bool(kernels) and not bends and stays.get(step.name, len(operands) == 1)
+    is_kernel = bool(kernels) and not bends and _stays_a_kernel(step, operands)
     is_kernel = is_kernel or (step.name == "select_n" and _is_masked_kernel(operands))
     fed = any(operand.from_input for operand in operands)
-    sets = {name: union(operands, name) for name in SETS}
+    sets: dict[str, Any] = {name: union(operands, name) for name in SETS}
     return Value(shape, no_ids(shape), no_ids(shape), parts, is_kernel, fed, **sets)
+
+
+def _stays_a_kernel(step: Step, operands: Sequence[Value]) -> bool:
+    """Whether the result is zero where the entries of the kernels among its operands are."""
+    if step.name in SUMS:
+        return all(operand.is_kernel or operand.is_zero for operand in operands)
+    if step.name == "div":
+        return operands[0].is_kernel and not operands[-1].is_kernel
+    return step.name == "mul" or len(operands) == 1
 
 
 def _is_masked_kernel(operands: Sequence[Value]) -> bool:

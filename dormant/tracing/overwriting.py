@@ -20,8 +20,8 @@ def overwrite(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shap
     raised = _raised(step, target, update)
     if raised is not None and indices.constant is not None and (target.is_zero or update.is_zero):
         return [raised if target.is_zero else replace(target, constant=None)]  # zeros count as the neuron's own
-    if indices.constant is not None and _writes_once(step, operands):
-        return [_replaced(step, target, update, [indices.constant])]
+    if indices.constant is not None and _writes_once(step, operands, indices.constant.value):
+        return [_replaced(step, target, update, [indices.constant.value])]
     if raised is None or indices.has_neurons or indices.mixed:
         return mix(notes, step, operands, shapes)
     step = step._replace(operands=(step.operands[0], step.operands[2]))
@@ -43,11 +43,12 @@ def overwrite_slice(notes: Ledger, step: Step, operands: Sequence[Value], shapes
     target, update, *starts = operands
     partial = [axis for axis, length in enumerate(update.shape) if length < target.shape[axis]]
     changes = any(varies(ids, partial) for value in (target, update) for ids in value.arrays)
-    if all(start.constant is not None for start in starts):
+    known = [start.constant.value for start in starts if start.constant]
+    if len(known) == len(starts):
         if not changes and (target.is_zero or update.is_zero):
             kept = update if target.is_zero else target
             return [kept.moved(target.shape, lambda ids: ids)]
-        return [_replaced(step, target, update, [start.constant for start in starts])]
+        return [_replaced(step, target, update, known)]
     if changes or any(start.has_neurons or start.mixed for start in starts):
         return mix(notes, step, operands, shapes)
     step = step._replace(operands=step.operands[:2])
@@ -73,13 +74,13 @@ def _replaced(step: Step, target: Value, update: Value, known: Sequence[Any]) ->
     return Value(target.shape, neurons, sites, tuple(parts), kernel, fed, **side_by_side(both))
 
 
-def _writes_once(step: Step, operands: Sequence[Value]) -> bool:
+def _writes_once(step: Step, operands: Sequence[Value], known: Any) -> bool:
     """Whether no element is written twice, which leaves open what it becomes."""
-    target, indices, update = operands
+    target, _, update = operands
     with jax.ensure_compile_time_eval():
         times = lax.scatter_add(
             np.zeros(target.shape, np.int32),
-            indices.constant,
+            known,
             np.ones(update.shape, np.int32),
             step.settings["dimension_numbers"],
             mode=step.settings["mode"],

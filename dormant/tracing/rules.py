@@ -21,9 +21,10 @@ MOST_CHOICES = 64  # slices of a parameter of which an index that is not known m
 def move(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
     """Reshape, transpose, slice, gather and so on: ids move with their elements."""
     value, *others = operands
-    indices = [other.constant for other in others] if step.name != "pad" else []
-    if any(index is None for index in indices):
+    known = [other.constant for other in others] if step.name != "pad" else []
+    if any(index is None for index in known):
         return _move_by_unknown(notes, step, operands, shapes)
+    indices = [index.value for index in known if index is not None]
     moved = value.moved(shapes[0], lambda ids: MOVES[step.name](step, ids, value.shape, indices))
     if step.name == "pad" and not others[0].is_zero:
         owners = notes.producers_of(value.neurons) if value.is_activated else set()
@@ -42,7 +43,7 @@ def _move_by_unknown(notes: Ledger, step: Step, operands: Sequence[Value], shape
         "mixed": value.mixed | reached.mixed,
         "hidden": value.hidden | reached.hidden,
     }
-    known = [np.zeros(other.shape, np.int32) if other.constant is None else other.constant for other in others]
+    known = [np.zeros(other.shape, np.int32) if other.constant is None else other.constant.value for other in others]
     change = MOVES[step.name]
     if not any(varies(ids, axes) for ids in value.arrays):
         return [replace(value.moved(shapes[0], lambda ids: change(step, ids, value.shape, known)), **facts)]

@@ -1,5 +1,6 @@
 """What the tracer knows of one intermediate value: which neuron, and which parameter entry, each element is."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, SupportsIndex
@@ -44,7 +45,7 @@ class Value:
     offset: Why = frozenset()  # what made a neuron differ from zero where its activation is zero
     shared: Why = frozenset()  # what feeds a neuron and can't be redrawn with it
     met: frozenset[Met] = frozenset()  # the parameters that its neurons have met since they began
-    constant: Any = field(default=None, repr=False)  # its elements, where they are known while tracing
+    constant: "Constant | None" = field(default=None, repr=False)  # its elements, where they are known while tracing
 
     def moved(self, shape: tuple[int, ...], change: Callable[[Ids], Ids]) -> "Value":
         """The value after a step that only moves elements: `change` moves an array of ids."""
@@ -63,12 +64,24 @@ class Value:
 
     @property
     def is_zero(self) -> bool:
-        return self.constant is not None and not np.any(np.asarray(self.constant))
+        return self.constant is not None and not np.any(np.asarray(self.constant.value))
 
     @property
     def arrays(self) -> list[Ids]:
         """All of its ids: neurons, sites and entries of parameters."""
         return [self.neurons, self.sites, *(part.entries for part in self.parts)]
+
+
+class Constant:
+    """Elements that can be known while tracing, worked out when they are first asked for: noise never is."""
+
+    def __init__(self, compute: Callable[[], Any], depth: int = 0) -> None:
+        self._compute, self.depth = compute, depth
+
+    @functools.cached_property
+    def value(self) -> Any:
+        """The elements, as an array."""
+        return self._compute()
 
 
 def plain(shape: tuple[int, ...], **facts: Any) -> Value:
@@ -81,7 +94,7 @@ def union(values: Iterable[Value], name: str) -> frozenset[Any]:
     return frozenset().union(*(getattr(value, name) for value in values))
 
 
-def side_by_side(values: Sequence[Value]) -> dict[str, frozenset[Any]]:
+def side_by_side(values: Sequence[Value]) -> dict[str, Any]:
     """The sets of a value that is put together from others. What only some of its neurons have met is marked."""
     sets = {name: union(values, name) for name in SETS}
     met = [value.met for value in values if value.has_neurons] or [frozenset()]

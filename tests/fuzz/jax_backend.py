@@ -1,6 +1,5 @@
 """Runs one program in JAX: trace, recycle at tau = 0, and judge."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from .source import jax_source
 from .structure import structure
 from .taps import judge_moves, observed
 
-SCORED = 0.2  # share of the programs whose scores are checked, since each check compiles the network once more
 OPTIMIZERS = (
     *[optax.sgd(1e-2)] * 5,  # compiles fastest
     optax.adam(1e-2),
@@ -57,7 +55,7 @@ def run_jax(program: Program) -> Outcome:
     outcome.measured = len(wiring.layers) - outcome.recycled
     tx = OPTIMIZERS[int(rng.integers(len(OPTIMIZERS)))]
     recycle = recycler(apply, wiring, {name: donor[name] for name in trained}, tx)
-    after, states, first = recycle(params, batch)
+    after, states, first, scores, _ = recycle(params, batch)
     second = recycle(after, batch)[2]
     new = {**before, **{name: np.asarray(leaf) for name, leaf in after.items()}}
     outcome.acted = any((before[name] != new[name]).any() for name in trained)
@@ -68,22 +66,22 @@ def run_jax(program: Program) -> Outcome:
     outcome.failures += judge_moves(program, truths, [True], before, new, donor, batch)
     outcome.failures += judge_readers(program, truths, [True], before, new, donor)
     outcome.failures += judge_moments(states, before, new)
-    if known and rng.random() < SCORED:
-        scores = {name: np.asarray(score) for name, score in jax.jit(wiring.scores)(params, batch).items()}
+    if known:
         outcome.failures += judge_scores(truths, wiring.layers, scores, seen, is_plain(program))
-    if rng.random() < SCORED and (diverged := with_nan(truths[0], before, trained, program.seed)):
+    if diverged := with_nan(truths[0], before, trained, program.seed):
         bad, unit = diverged
         params = {name: bad[name] for name in trained}
-        new = {**bad, **{name: np.asarray(leaf) for name, leaf in recycle(params, batch)[0].items()}}
-        fraction = float(jax.jit(functools.partial(wiring.dormant_fraction, tau=0.0))(params, batch))
-        outcome.failures += judge_not_finite(program, truths[0], wiring.layers, bad, new, fraction, unit, batch)
+        after, *_, fraction = recycle(params, batch)
+        new = {**bad, **{name: np.asarray(leaf) for name, leaf in after.items()}}
+        outcome.failures += judge_not_finite(program, truths[0], wiring.layers, bad, new, float(fraction), unit, batch)
     return outcome
 
 
 def recycler(apply: Callable[..., Any], wiring: Any, donor: Values, tx: optax.GradientTransformation) -> Any:
     """One compiled function, so that outputs before and after come from the same code.
 
-    It returns the recycled parameters, the optimizer's state (before, after, of new weights), and the outputs before.
+    It returns the recycled parameters, the optimizer's state (before, after, of new weights), and of the parameters
+    before: outputs, scores and dormant fraction.
     """
     network, redo = dormant.Network(wiring, lambda key: donor, tx), dormant.ReDo(tau=0.0, coupled="skip")
 
@@ -94,7 +92,8 @@ def recycler(apply: Callable[..., Any], wiring: Any, donor: Values, tx: optax.Gr
         learner = dormant.Learner(params, state)
         after, _ = redo.update(jax.random.key(0), learner, redo.init(learner, network), network, batch)
         states = (state, after.opt_state, tx.init(after.params))
-        return after.params, states, apply(params, batch)
+        scores = wiring.scores(params, batch)
+        return after.params, states, apply(params, batch), scores, dormant.dormant_fraction(scores, tau=0.0)
 
     return recycle
 
