@@ -98,6 +98,21 @@ CASES = {
         [],
     ),
     "halves multiplied": (lambda: ab(lambda s, x: s.b((h := F.relu(s.a(x)))[:, :2] * h[:, 2:]), 2), VECTOR, ["a"]),
+    "a mean of neurons, mixed in again": (
+        lambda: ab(lambda s, x: s.b(F.relu(torch.lerp((h := s.c(x).mean(1, True)), s.a(h), 0.3))), c=L(3, 4), a=L(1, 4)),
+        VECTOR,
+        [],
+    ),
+    "a mean of neurons as a gate": (
+        lambda: ab(lambda s, x: s.b(F.relu(s.a(x)) * s.c(x).mean(1, True)), c=L(3, 4)),
+        VECTOR,
+        ["a"],
+    ),
+    "one neuron, weighed by a buffer": (
+        lambda: buffers(Net(lambda s, x: s.b(F.relu(s.a(x)) @ s.p), a=L(3, 1), b=L(4, 2)), p=torch.randn(1, 4)),
+        VECTOR,
+        [],
+    ),
     # complex values
     "complex from two layers": (
         lambda: ab(lambda s, x: s.b(torch.complex(s.a(x), s.a(x).roll(1, -1)).abs())),

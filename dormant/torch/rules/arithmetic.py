@@ -48,6 +48,8 @@ def pointwise(notes: Ledger, call: Call) -> Value:
     found, bends = _meeting(notes, call, values)
     if not found.carried:
         return found
+    if foreign := _foreign(notes, _summands(call, values), found):
+        return replace(found, neurons=None, stages=broken(found.stages, f"combined with {foreign} (aten.{call.name})"))
     bends = bends or call.name not in LINEAR or _denominator(call) or not _floats(call)
     neurons = found.neurons if call.name in THROUGH_ZERO | LINEAR else no_zeros(found.neurons)
     if bends:
@@ -65,11 +67,9 @@ def add(notes: Ledger, call: Call, values: Sequence[Value], number: Any = 0) -> 
     found, bends = _meeting(notes, call, values)
     if not found.carried:
         return found
-    lost = {layer for value in values for layer, stage in value.stages.items() if stage.broken}
-    if foreign := sorted(lost - set(found.carried)):
+    if foreign := _foreign(notes, values, found):
         # A residual stream, of which one part can't be told apart.
-        reason = f"summed with {', '.join(notes.layers[layer].name for layer in foreign)}"
-        return replace(found, neurons=None, stages=broken(join(values), reason))
+        return replace(found, neurons=None, stages=broken(join(values), f"summed with {foreign}"))
     if bends:
         return replace(found, stages=after_nonlinearity(found.stages, notes.step))
     alone = len(values) == 1 or all(value.carried and _covers(value, found) for value in values)
@@ -80,6 +80,17 @@ def add(notes: Ledger, call: Call, values: Sequence[Value], number: Any = 0) -> 
         return replace(found, neurons=no_zeros(found.neurons), stages=_moved(found.stages, notes.step))
     offset = None if alone and number == 0 else f"aten.{call.name} after the activation"
     return replace(found, neurons=no_zeros(found.neurons), stages=after_affine(found.stages, notes.step, offset))
+
+
+def _foreign(notes: Ledger, values: Sequence[Value], found: Value) -> str:
+    """The names of other layers that went into a value and whose neurons can't be told apart any more."""
+    lost = {layer for value in values for layer, stage in value.stages.items() if stage.broken}
+    return ", ".join(notes.layers[layer].name for layer in sorted(lost - set(found.carried)))
+
+
+def _summands(call: Call, values: Sequence[Value]) -> Sequence[Value]:
+    """The values that may make a result other than zero where a neuron is silent: not gates, not conditions."""
+    return {"mul": [], "div": values[:1], "where": values[1:]}.get(call.name, values)
 
 
 def _moved(stages: Stages, step: int) -> Stages:

@@ -60,11 +60,15 @@ def _is_fixed(value: Value) -> bool:
 
 
 def _as_data(value: Value, other: Value, axis: int) -> Value:
-    """A buffer that only averages the positions of neurons (an adjacency matrix) is a constant, and no kernel."""
+    """A buffer that only averages the positions of neurons (an adjacency matrix) is a constant, and no kernel.
+
+    A layer of one neuron has no axis that says what its positions are.
+    """
     fixed = bool(value.parts) and all(part.constant for part in value.parts) and not value.unfollowed
     if not fixed or not other.carried or other.neurons is None:
         return value
     mixes = bool(collapse(other.neurons, (other.neurons.ndim + axis,))[1].any())
+    mixes = mixes or len(torch.unique(lean(other.neurons))) == 1
     return value if mixes else replace(value, parts=())
 
 
