@@ -3,16 +3,19 @@
 import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 # Torch adds these by itself, depending on who else holds a tensor; they change nothing.
 ALIASES = frozenset(("detach", "alias"))
+Extreme = Literal["lowest", "highest"]
+Seed = int | Extreme | None
+READS = frozenset(("_local_scalar_dense", "equal"))  # give a Python number
 OPAQUE = (int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, type(None))
 
 
@@ -82,16 +85,21 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled() and func._can_decompose():
+            with self:  # forward turned inference mode on, in which layers are not seen as their parts
+                return func.decompose(*args, **kwargs)
         if func._schema.is_mutable or "batch_norm" in func.__name__:
             self._save(tensors_of(args, kwargs))
         outputs = func(*args, **kwargs)
         if func.overloadpacket.__name__ in ALIASES:
             return outputs
         self.allocated |= {place for tensor in tensors_of(outputs) if (place := storage(tensor))}
-        self.random = self.random or torch.Tag.nondeterministic_seeded in func.tags
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.random = True
+            self.drew(func.overloadpacket.__name__.removesuffix("_"), args, tensors_of(outputs))
         self.names.append(self._name(func, args, kwargs))
         self.observe(func, args, kwargs, outputs)
-        return outputs
+        return self.python_gets(list(args), outputs) if func.overloadpacket.__name__ in READS else outputs
 
     def start(self, leaves: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         """Look at the module's parameters and buffers, and at its inputs, before the pass."""
@@ -107,8 +115,15 @@ class Operations(TorchDispatchMode):
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         """Look at one operation; its number is `len(self.names) - 1`."""
 
+    def drew(self, name: str, args: tuple[Any, ...], outputs: Sequence[Tensor]) -> None:
+        """Look at random numbers, which may be changed in place."""
+
     def python_reads(self, tensor: Tensor) -> None:
         """Look at a tensor that leaves torch: as a list, or as a NumPy array."""
+
+    def python_gets(self, tensors: Sequence[Tensor], result: object) -> object:
+        """What Python gets from tensors: a number, a list or an array."""
+        return result
 
     def finish(self, outputs: Sequence[Tensor]) -> None:
         """Look at the tensors that the module returned."""
@@ -134,10 +149,14 @@ def tensors_of(*values: Any) -> list[Tensor]:
 
 
 class Recorder(Operations):
-    """Keeps the outputs of the operations whose numbers are wanted, and notes which of those checked are not finite."""
+    """Keeps the outputs of the operations whose numbers are wanted, and notes which of those checked are not finite.
 
-    def __init__(self, wanted: Sequence[int], checked: Sequence[int] = ()) -> None:
+    With an `extreme`, dropout keeps everything and uniform random numbers are the lowest or highest that they can be.
+    """
+
+    def __init__(self, wanted: Sequence[int], checked: Sequence[int] = (), extreme: Extreme | None = None) -> None:
         super().__init__()
+        self.extreme = extreme
         self.wanted, self.recorded = frozenset(wanted), dict[int, Tensor]()
         self.checked, self.not_finite = frozenset(checked), set[int]()
 
@@ -148,6 +167,18 @@ class Recorder(Operations):
             self.recorded[step] = tensors_of(outputs)[0].detach().clone()
         if step in self.checked and not bool(tensors_of(outputs)[0].isfinite().all()):
             self.not_finite.add(step)
+
+    def drew(self, name: str, args: tuple[Any, ...], outputs: Sequence[Tensor]) -> None:
+        if self.extreme is None:
+            return
+        if name == "native_dropout":
+            outputs[0].copy_(args[0])
+        if name in ("native_dropout", "bernoulli"):
+            outputs[-1].fill_(1)
+        if name in ("rand", "rand_like", "uniform"):
+            low, high = (args[1], args[2]) if name == "uniform" and len(args) > 2 else (0.0, 1.0)
+            high -= (high - low) * torch.finfo(outputs[0].dtype).eps
+            outputs[0].fill_(low if self.extreme == "lowest" else high)
 
 
 class Dataflow(Operations):
@@ -183,19 +214,57 @@ class Dataflow(Operations):
 
 
 class Gradients(Operations):
-    """Finds the parameters that no gradient of the outputs reaches, such as those that the module detaches."""
+    """Finds the parameters that no gradient of the outputs reaches, such as those that the module detaches.
+
+    The graph of the pass is only read. A backward pass would call the user's hooks; it runs only where a function of
+    the user's own may return no gradient.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.parameters = {plain_name(name): leaf for name, leaf in module.named_parameters() if leaf.requires_grad}
         self.missed: list[str] = []
+        self.unknown = ""  # why the gradients are not known
 
     def finish(self, outputs: Sequence[Tensor]) -> None:
-        totals = [output.abs().sum().double() for output in outputs if output.requires_grad]
-        if totals and self.parameters:  # else the module runs without gradients on purpose
-            total = torch.stack([total.cpu() for total in totals]).sum()
-            found = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
+        tracked = [output for output in outputs if output.requires_grad]
+        if not tracked or not self.parameters:  # the module runs without gradients on purpose
+            return
+        reached, own = _leaves_of(tracked)
+        self.missed = [name for name, leaf in self.parameters.items() if id(leaf) not in reached]
+        if any("CheckpointFunction" in name for name in own):
+            self.unknown = "gradients are not followed through torch.utils.checkpoint: pass use_reentrant=False"
+        elif own:
+            self._ask(tracked, own)
+
+    def _ask(self, outputs: Sequence[Tensor], own: Sequence[str]) -> None:
+        total = torch.stack([output.abs().sum().double().cpu() for output in outputs]).sum()
+        leaves = list(self.parameters.values())
+        try:
+            found = torch.autograd.grad(total, leaves, allow_unused=True, retain_graph=True)
+        except Exception as error:
+            self.unknown = f"the backward pass of {own[0]} raises {type(error).__name__}: {str(error)[:80]}"
+            self.missed = list(self.parameters)
+        else:
             self.missed = [name for name, gradient in zip(self.parameters, found, strict=True) if gradient is None]
+
+
+def _leaves_of(outputs: Sequence[Tensor]) -> tuple[set[int], list[str]]:
+    """The identities of the leaves that gradients of these tensors reach, and the user's own functions on the way."""
+    leaves = {id(output) for output in outputs if output.grad_fn is None}
+    own: dict[str, None] = {}
+    waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if type(node).__name__ == "AccumulateGrad":
+            leaves.add(id(getattr(node, "variable")))  # noqa: B009
+        if isinstance(node, torch.autograd.function.BackwardCFunction) and not node.name().startswith("BackwardHook"):
+            own[type(node).__name__.removesuffix("Backward")] = None
+        following = {after for after, _ in node.next_functions if after is not None} - seen
+        seen |= following
+        waiting += following
+    return leaves, list(own)
 
 
 class _Leaving(torch.overrides.TorchFunctionMode):
@@ -208,13 +277,15 @@ class _Leaving(torch.overrides.TorchFunctionMode):
         self.operations = operations
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") in self.WAYS and args and isinstance(args[0], Tensor):
             self.operations.python_reads(args[0])
-        return func(*args, **(kwargs or {}))
+            return self.operations.python_gets(args[:1], result)
+        return result
 
 
 def run(
-    module: nn.Module, inputs: tuple[Any, ...], operations: Operations, training: bool = False, seed: int | None = None
+    module: nn.Module, inputs: tuple[Any, ...], operations: Operations, training: bool = False, seed: Seed = None
 ) -> None:
     """Run the module in one mode, without gradients, and show each operation to `operations`.
 
@@ -223,16 +294,19 @@ def run(
     Parameters, buffers, attributes, training flags, gradients, generators and autocast's cache stay as they were.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # in which layers would not be seen as their parts
+        inputs = tree_map_only(Tensor, lambda x: x.clone() if x.is_inference() else x, inputs)
         for context in (_as_it_was(module, training), _same_generators(), _no_autocast_cache(), _parts(module)):
             stack.enter_context(context)
         if seed is not None:
-            torch.manual_seed(seed)
-        stack.enter_context(torch.inference_mode(False))  # in which layers would not be seen as their parts
+            _seed(seed if isinstance(seed, int) else 0)
+        before = _python_states()
         stack.enter_context(torch.set_grad_enabled(isinstance(operations, Gradients)))
         stack.callback(operations.restore)
         operations.start(list(named_leaves(module).values()), tensors_in(inputs) or [])
         with _Leaving(operations), operations:
             outputs = module(*inputs)
+        operations.random = operations.random or _python_states() != before
         operations.finish(_returned(outputs, module))
 
 
@@ -298,6 +372,18 @@ def _same_generators() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def _python_states() -> tuple[object, ...]:
+    """The states of Python's and NumPy's generators, to be compared."""
+    name, keys, *rest = np.random.get_state()
+    return random.getstate(), name, np.asarray(keys).tobytes(), *rest
 
 
 @contextlib.contextmanager

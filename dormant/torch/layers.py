@@ -124,8 +124,9 @@ class Group:
 
     def _untrained(self, verb: str, name: str, owners: Tensor) -> str | None:
         notes = self.notes
-        if name in notes.frozen and name not in notes.statistics:
-            return f"{verb} by {name}, {notes.frozen[name]}, which nothing trains"
+        untrained = {**notes.detached, **notes.frozen}
+        if name in untrained and name not in notes.statistics:
+            return f"{verb} by {name}, {untrained[name]}, which nothing trains"
         start = notes.starts[notes.names.index(name)]
         shape = notes.shapes[name]
         elsewhere = notes.elsewhere[start : start + shape.numel()].reshape(shape)

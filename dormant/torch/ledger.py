@@ -42,6 +42,7 @@ class Ledger:
     def __init__(self, shapes: Mapping[str, torch.Size], frozen: Mapping[str, str]) -> None:
         self.names, self.shapes, self.frozen = list(shapes), dict(shapes), dict(frozen)
         self.trained = set(shapes) - set(frozen)
+        self.detached: dict[str, str] = {}  # parameters that no gradient reaches
         sizes = [shape.numel() for shape in shapes.values()]
         self.starts = torch.tensor([0, *sizes]).cumsum(0)[:-1].tolist()
         self.entries = torch.arange(sum(sizes))  # every entry's number

@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .drawing import Init, fresh_values
-from .execution import named_leaves, plain
+from .execution import Seed, named_leaves, plain
 from .optimizers import Optimizers, check_held, check_known, forget_, optimizer_list
 from .tracing import trace
 from .wiring import NeuronLayer, Wiring, table
 
-DRAWS = 4  # how often a module that draws random numbers is run to see whether a dormant neuron fires
+# The random numbers with which a module that draws some is run to see whether a dormant neuron fires.
+SEEDS: tuple[Seed, ...] = (0, 1, 2, 3, "lowest", "highest")
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,8 @@ def recycle_(
     is larger than Adam's usual one; "restart" zeroes the count of every tensor in which something was recycled, for
     the live weights too.
     A neuron that is dormant in evaluation mode and fires in training mode (before a BatchNorm) or with other random
-    numbers (in a noisy network) is not recycled.
+    numbers (in a noisy network) is not recycled. Dropout silences no neuron: in evaluation mode it is off, and a mask
+    that a network also draws in evaluation mode is opened for one of the runs.
     `coupled="skip"` leaves out layers whose neurons a normalisation couples.
     `layers` limits recycling to the layers with these names. Buffers, frozen parameters and layers that are not finite
     are never written to.
@@ -138,7 +140,8 @@ def _dormant_elsewhere(
     module: nn.Module, wiring: Wiring, inputs: tuple[Any, ...], masks: dict[str, Tensor], tau: float
 ) -> dict[str, Tensor]:
     """The masks without neurons that fire in training mode, or with other random numbers."""
-    for training, seed in ((True, None), *((mode, seed) for seed in range(DRAWS) for mode in (False, True))):
+    runs: list[tuple[bool, Seed]] = [(True, None), *((mode, seed) for seed in SEEDS for mode in (False, True))]
+    for training, seed in runs:
         if not _any(masks):
             return masks
         scores = wiring.scores(module, *inputs, training=training, seed=seed)

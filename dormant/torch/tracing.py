@@ -1,19 +1,21 @@
 """From a module and example inputs to its wiring: run it, and follow every neuron to the weights that read it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from .branches import LONGEST, Change, Got, Pass, TooLong, branches, module_names, running_part
 from .calls import Call
 from .execution import (
     Dataflow,
     Gradients,
     Operations,
     Recorder,
+    Seed,
     named_leaves,
     plain,
     plain_name,
@@ -67,9 +69,11 @@ def _check(module: nn.Module) -> None:
 def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
     latest = [_found(module, inputs)]
 
-    def measure(module: nn.Module, inputs: tuple[Any, ...], training: bool, seed: int | None) -> list[Activation]:
+    def measure(module: nn.Module, inputs: tuple[Any, ...], training: bool, seed: Seed) -> list[Activation]:
         module = plain(module)
         activations = _activations(module, inputs, latest[0], training, seed)
+        if activations is None and isinstance(seed, str):  # these random numbers take another branch
+            return []
         if activations is None:  # other operations or shapes, as at another batch size
             now = _found(module, inputs)
             if difference := same_wiring(latest[0], now):
@@ -84,16 +88,17 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
 
 
 def _activations(
-    module: nn.Module, inputs: tuple[Any, ...], found: Found, training: bool, seed: int | None
+    module: nn.Module, inputs: tuple[Any, ...], found: Found, training: bool, seed: Seed
 ) -> list[Activation] | None:
     """What the layers' neurons give on the inputs; None if the module ran other operations than when it was traced."""
     measuring = found.trained if training else found.evaluated
     if measuring is None or (seed is not None and not measuring.random):
         return []
     wanted = [step for points in measuring.points.values() for step in points]
-    recorder = Recorder(wanted, [step for steps in measuring.made.values() for step in steps])
+    extreme = seed if isinstance(seed, str) else None
+    recorder = Recorder(wanted, [step for steps in measuring.made.values() for step in steps], extreme)
     if training:
-        recorder = _in_training(module, inputs, lambda: Recorder(wanted), seed)[0]
+        recorder = _in_training(module, inputs, lambda: Recorder(wanted, (), extreme), seed)[0]
     else:
         run(module, inputs, recorder, seed=seed)
     if recorder.names != measuring.operations:
@@ -117,43 +122,82 @@ def _activations(
     return activations
 
 
+class Passes(NamedTuple):
+    """The notes on a pass in each mode, and the passes. `trained` is None if training mode does nothing else."""
+
+    notes: Ledger
+    evaluated: "Tracer"
+    trained: "Tracer | None"
+    raised: bool  # in training mode
+
+    def collected(self) -> Pass:
+        found = collect(self.notes, self.evaluated, self.trained)
+        return Pass(found, (self.evaluated.got, self.trained.got if self.trained else []))
+
+
 def _found(module: nn.Module, inputs: tuple[Any, ...]) -> Found:
+    passes = _passes(module, inputs)
+    first, notes = passes.collected(), passes.notes
+    most = LONGEST * max(len(traced.names) for traced in (passes.evaluated, passes.trained) if traced)
+
+    def again(change: Change) -> Pass:
+        return _passes(module, inputs, change, most).collected()
+
+    reasons = branches(first, again) if any(first.got) else []
+    reasons += [] if passes.raised else _note_missed(notes, module, inputs)
+    for reason in reasons:
+        notes.blame(range(len(notes.layers)), reason)
+    return passes.collected().found if reasons or notes.detached else first.found
+
+
+def _passes(
+    module: nn.Module, inputs: tuple[Any, ...], change: Change | None = None, most: int | None = None
+) -> Passes:
+    """Trace in each mode, with another value in place of one that Python gets, and at most so many operations."""
     leaves = named_leaves(module)
     frozen = {name: FROZEN for name, leaf in module.named_parameters() if not leaf.requires_grad}
     frozen |= {name: BUFFER for name, _ in module.named_buffers()}
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
     notes = Ledger(shapes, {plain_name(name): what for name, what in frozen.items()})
-    evaluated, trained = Tracer(notes), None
+    parts = module_names(module)
+    evaluated, trained, raised = (
+        Tracer(notes, parts, change if change and not change.training else None, most),
+        None,
+        False,
+    )
     run(module, inputs, evaluated)
     try:
         flow, attempt = _in_training(module, inputs, Dataflow)
     except Exception as error:
+        raised = True
         reason = f"training mode raises {type(error).__name__} on these inputs: {str(error)[:80]}"
         notes.blame(range(len(notes.layers)), reason)
     else:
         if flow.steps != evaluated.steps:
             notes.training = True
-            trained = Tracer(notes)
+            trained = Tracer(notes, parts, change if change and change.training else None, most)
             run(module, attempt, trained, training=True)
-    missed = [name for name in _missed(module, inputs) if not notes.is_idle(name)]
-    notes.frozen = {**dict.fromkeys(missed, DETACHED), **notes.frozen}
-    return collect(notes, evaluated, trained)
+    return Passes(notes, evaluated, trained, raised)
 
 
-def _missed(module: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
-    """The parameters that no gradient reaches in either mode; none if a backward pass is not possible."""
+def _note_missed(notes: Ledger, module: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+    """Note the parameters that no gradient reaches in either mode; returns why that is not known, if it is not."""
     try:
-        missed = _in_training(module, inputs, lambda: Gradients(module))[0].missed
-        if missed:
-            run(module, inputs, evaluated := Gradients(module))
-            missed = [name for name in missed if name in evaluated.missed]
-        return missed
-    except Exception:  # the module may change values in place, or refuse these inputs
-        return []
+        first = _in_training(module, inputs, lambda: Gradients(module))[0]
+        if first.missed:
+            run(module, inputs, second := Gradients(module))
+            first.missed = [name for name in first.missed if name in second.missed]
+    except Exception as error:
+        return [f"forward raises {type(error).__name__} when gradients are on: {str(error)[:80]}"]
+    missed = [name for name in first.missed if not notes.is_idle(name)]
+    if missed and first.unknown:
+        return [first.unknown]
+    notes.detached = dict.fromkeys(missed, DETACHED)
+    return []
 
 
 def _in_training(
-    module: nn.Module, inputs: tuple[Any, ...], make: Callable[[], Kind], seed: int | None = None
+    module: nn.Module, inputs: tuple[Any, ...], make: Callable[[], Kind], seed: Seed = None
 ) -> tuple[Kind, tuple[Any, ...]]:
     """Run in training mode; returns what saw the operations, and the inputs.
 
@@ -175,9 +219,11 @@ def _doubled(inputs: Any) -> Any:
 class Tracer(Dataflow):
     """Carries what is known beside every tensor of a pass."""
 
-    def __init__(self, notes: Ledger) -> None:
+    def __init__(self, notes: Ledger, parts: Mapping[int, str], change: Change | None, most: int | None) -> None:
         super().__init__()
+        self.most = most  # operations
         self.notes, self.shadows = notes, Shadows()
+        self.parts, self.change, self.got = parts, change, list[Got]()
         self.places: dict[int, str] = {}
         self.python_chooses = False
 
@@ -203,6 +249,8 @@ class Tracer(Dataflow):
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         super().observe(func, args, kwargs, outputs)
+        if self.most is not None and len(self.names) > self.most:
+            raise TooLong
         self.notes.step = len(self.names) - 1
         tensors = tensors_of(args, kwargs)
         self.notes.used |= {self.places[place] for tensor in tensors if (place := storage(tensor)) in self.places}
@@ -246,6 +294,13 @@ class Tracer(Dataflow):
         whole = together([first])
         lost = replace(whole, stages=broken(whole.stages, f"read by aten.{call.name}"))
         return [lost] * (len(call.outputs) - 1)
+
+    def python_gets(self, tensors: Sequence[Tensor], result: object) -> object:
+        if any(value.stages or value.from_input or value.varies for value in map(self.value, tensors)):
+            self.got.append(Got(result, running_part(self.parts)))
+            if self.change is not None and self.change.number == len(self.got) - 1:
+                return self.change.value
+        return result
 
     def python_reads(self, tensor: Tensor) -> None:
         read_by_python(self.notes, [self.value(tensor)], "as a list or an array")

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .execution import Seed
+
 WIDTH = 120  # columns of a printed wiring
 
 
@@ -54,7 +56,7 @@ class Wiring:
     layers: tuple[NeuronLayer, ...]
     outputs: tuple[str, ...]
     not_followed: Mapping[str, str]
-    measure: Callable[[nn.Module, tuple[Any, ...], bool, int | None], list[Activation]] = field(repr=False)
+    measure: Callable[[nn.Module, tuple[Any, ...], bool, Seed], list[Activation]] = field(repr=False)
     warned: set[str] = field(default_factory=set, repr=False)
 
     def __getitem__(self, name: str) -> NeuronLayer:
@@ -64,12 +66,13 @@ class Wiring:
         return found[name]
 
     def scores(
-        self, module: nn.Module, *inputs: Any, training: bool = False, seed: int | None = None
+        self, module: nn.Module, *inputs: Any, training: bool = False, seed: Seed = None
     ) -> dict[str, Float[Tensor, " neurons"]]:
         """Each layer's neuron scores on the inputs, in evaluation mode.
 
         With `training=True`, those in training mode; empty if training mode computes the same. With a `seed`, those
-        with random numbers drawn from it; empty if the module draws none.
+        with random numbers drawn from it; empty if the module draws none. With "lowest" or "highest" for a seed,
+        uniform random numbers are at that end of their range, and dropout keeps every neuron.
 
         A neuron that is read at several places (a shared layer, CReLU's two halves) has the largest of its scores, so
         that it is dormant only if it is dormant in all of them. A layer with a value that is not finite has the score

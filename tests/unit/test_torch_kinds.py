@@ -99,7 +99,12 @@ CASES = {
     ),
     "halves multiplied": (lambda: ab(lambda s, x: s.b((h := F.relu(s.a(x)))[:, :2] * h[:, 2:]), 2), VECTOR, ["a"]),
     "a mean of neurons, mixed in again": (
-        lambda: ab(lambda s, x: s.b(F.relu(torch.lerp((h := s.c(x).mean(1, True)), s.a(h), 0.3))), c=L(3, 4), a=L(1, 4)),
+        lambda: Net(
+            lambda s, x: s.b(F.relu(torch.lerp((h := s.c(x).mean(1, True)), s.a(h), 0.3))),
+            c=L(3, 4),
+            a=L(1, 4),
+            b=L(4, 2),
+        ),
         VECTOR,
         [],
     ),

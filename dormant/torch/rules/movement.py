@@ -255,8 +255,10 @@ def unfolded(notes: Ledger, call: Call) -> Result:
 
 
 def lost(notes: Ledger, call: Call) -> Result:
-    """Python reads the value, and nothing says what it does with it."""
-    read_by_python(notes, call.values, f"aten.{call.name}")
+    """Python reads the value, and nothing says what it does with it. A truth value may only decide on a branch."""
+    truth = call.name != "_local_scalar_dense" or call.args[0].dtype is torch.bool
+    values = [replace(value, stages={}) for value in call.values] if truth else call.values
+    read_by_python(notes, values, f"aten.{call.name}")
     return Value(from_input=True, varies=True)
 
 

@@ -1,0 +1,141 @@
+"""Branches that Python takes on a value: what a trace finds if Python gets another number there."""
+
+import linecache
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from .execution import plain_name
+from .layers import Found, same_wiring
+
+MOST_TRACES = 40  # with another number than the one that Python got
+STEPS = 1, -1, 64, -64  # by which a whole number is changed
+JUMPS = 1.0, -1.0, 1000.0, -1000.0  # by which a fraction is changed
+LONGEST = 4  # times as many operations as were traced first are another wiring
+
+
+class Got(NamedTuple):
+    """What Python got from a tensor that depends on inputs or neurons: a number, a list or an array, and where."""
+
+    value: object
+    place: str
+
+
+class Change(NamedTuple):
+    """Another value for what Python gets: in which mode, the how-manieth, and the value."""
+
+    training: bool
+    number: int
+    value: object
+
+
+class TooLong(Exception):
+    """A pass takes many more operations than the one without a change."""
+
+
+class Pass(NamedTuple):
+    """The layers of a trace, and what Python got in evaluation mode and in training mode."""
+
+    found: Found
+    got: tuple[Sequence[Got], Sequence[Got]]
+
+
+def branches(first: Pass, again: Callable[[Change], Pass]) -> list[str]:
+    """Why layers can't be recycled: the places where another number gives another wiring.
+
+    `again` traces with a change. A change that ends in a `raise` or `assert` statement meets a check, which is no
+    branch. One that ends in any other exception says nothing.
+    """
+    reasons: dict[str, None] = {}
+    left = MOST_TRACES
+    for training, all_got in zip((False, True), first.got, strict=True):
+        for number, got in enumerate(all_got):
+            others = other_values(got.value)
+            left -= len(others)
+            if left < 0:
+                return [*reasons, "forward takes more branches on values than can be followed"]
+            if _matters(first, again, [Change(training, number, value) for value in others]):
+                where = f" (in {got.place!r})" if got.place else ""
+                reasons[f"forward takes a branch on a value{where}, and only one way was followed"] = None
+    return list(reasons)
+
+
+def _matters(first: Pass, again: Callable[[Change], Pass], changes: Sequence[Change]) -> bool:
+    """Whether one of these changes gives another wiring, or none of them says anything."""
+    told = False
+    for change in changes:
+        try:
+            other = again(change)
+        except TooLong:
+            return True
+        except Exception as error:
+            told = told or _is_check(error)
+            continue
+        told = True
+        more = len(other.got[change.training]) > len(first.got[change.training])
+        if more or same_wiring(first.found, other.found):
+            return True
+    return not told
+
+
+def _is_check(error: Exception) -> bool:
+    """Whether a `raise` or `assert` statement raised this, and not a function that was called wrongly."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None:
+        return False
+    file, here = Path(last.tb_frame.f_code.co_filename), Path(__file__).parent
+    if here in file.parents and file.name != "execution.py":
+        raise error  # an error of the tracer, and not of an operation that it runs
+    line = linecache.getline(last.tb_frame.f_code.co_filename, last.tb_lineno)
+    return re.search(r"\b(raise|assert)\b", line) is not None
+
+
+def other_values(got: object) -> Sequence[object]:
+    """Values that Python might have got instead.
+
+    >>> other_values(True), other_values([3])
+    ([False], [[4], [2], [67], [-61], [0]])
+    """
+    if isinstance(got, bool | np.bool_):
+        return [not got]
+    if isinstance(got, int):
+        return [*(got + step for step in STEPS), 0]
+    if isinstance(got, float | complex):
+        return [*(got + jump for jump in JUMPS), 0.0]
+    if isinstance(got, list):
+        return [
+            tree_map(lambda one, place=place: _at(other_values(one), place), got) for place in range(len(STEPS) + 1)
+        ]
+    if isinstance(got, np.ndarray) and got.dtype == np.bool_:
+        return [~got]
+    if isinstance(got, np.ndarray):
+        return [(got + np.asarray(step, got.dtype)).astype(got.dtype) for step in STEPS[:2]] + [np.zeros_like(got)]
+    return []
+
+
+def _at(values: Sequence[object], place: int) -> object:
+    return values[min(place, len(values) - 1)]
+
+
+def module_names(module: nn.Module) -> dict[int, str]:
+    """The name of each part of a module, by its identity."""
+    return {id(part): plain_name(name) for name, part in module.named_modules()}
+
+
+def running_part(names: Mapping[int, str]) -> str:
+    """The name of the part of a module whose method is running."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and id(owner) in names:
+            return names[id(owner)]
+        frame = frame.f_back
+    return ""
