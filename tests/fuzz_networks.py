@@ -149,10 +149,13 @@ def arguments() -> argparse.Namespace:
 
 def plant(name: str, frameworks: Iterable[str], options: argparse.Namespace) -> int:
     """Plants one fault or all, and prints where each was found. Returns 1 if one was not."""
-    from fuzz.faults import FAULTS
+    from fuzz.faults import faults_of
 
-    names = list(FAULTS) if name == "all" else [name]
-    jobs = [Planted(fault, framework, options.seed, 1_000) for framework in frameworks for fault in names]
+    jobs = [
+        Planted(fault, framework, options.seed, 1_000)
+        for framework in frameworks
+        for fault in (faults_of(framework) if name == "all" else [name])
+    ]
     missed = 0
     print(f"{'fault':34}{'framework':>10}{'program':>9}  seen as")
     with pool(options.workers) as workers:

@@ -115,7 +115,7 @@ class Operations(TorchDispatchMode):
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         """Look at one operation; its number is `len(self.names) - 1`."""
 
-    def drew(self, name: str, args: tuple[Any, ...], outputs: Sequence[Tensor]) -> None:
+    def drew(self, name: str, args: Sequence[object], outputs: Sequence[Tensor]) -> None:
         """Look at random numbers, which may be changed in place."""
 
     def python_reads(self, tensor: Tensor) -> None:
@@ -168,15 +168,16 @@ class Recorder(Operations):
         if step in self.checked and not bool(tensors_of(outputs)[0].isfinite().all()):
             self.not_finite.add(step)
 
-    def drew(self, name: str, args: tuple[Any, ...], outputs: Sequence[Tensor]) -> None:
+    def drew(self, name: str, args: Sequence[object], outputs: Sequence[Tensor]) -> None:
         if self.extreme is None:
             return
-        if name == "native_dropout":
+        if name == "native_dropout" and isinstance(args[0], Tensor):
             outputs[0].copy_(args[0])
         if name in ("native_dropout", "bernoulli"):
             outputs[-1].fill_(1)
         if name in ("rand", "rand_like", "uniform"):
-            low, high = (args[1], args[2]) if name == "uniform" and len(args) > 2 else (0.0, 1.0)
+            ends = [end for end in args[1:3] if isinstance(end, int | float)] if name == "uniform" else []
+            low, high = ends if len(ends) == 2 else (0.0, 1.0)
             high -= (high - low) * torch.finfo(outputs[0].dtype).eps
             outputs[0].fill_(low if self.extreme == "lowest" else high)
 

@@ -38,6 +38,7 @@ class Found(NamedTuple):
     not_followed: dict[str, str]
     evaluated: Measuring
     trained: Measuring | None
+    branches: bool = False  # forward takes a branch on a value, so that other inputs may have other layers
 
 
 def collect(notes: Ledger, evaluated: Operations, trained: Operations | None) -> Found:

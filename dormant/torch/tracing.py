@@ -75,8 +75,8 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
         if activations is None and isinstance(seed, str):  # these random numbers take another branch
             return []
         if activations is None:  # other operations or shapes, as at another batch size
-            now = _found(module, inputs)
-            if difference := same_wiring(latest[0], now):
+            now = _found(module, inputs, again=True)._replace(branches=latest[0].branches)
+            if not now.branches and (difference := same_wiring(latest[0], now)):
                 raise ValueError(f"the module is wired differently on these inputs ({difference}): trace it again.")
             latest[0] = now
             activations = _activations(module, inputs, now, training, seed)
@@ -135,19 +135,22 @@ class Passes(NamedTuple):
         return Pass(found, (self.evaluated.got, self.trained.got if self.trained else []))
 
 
-def _found(module: nn.Module, inputs: tuple[Any, ...]) -> Found:
+def _found(module: nn.Module, inputs: tuple[Any, ...], again: bool = False) -> Found:
+    """What one trace finds. `again` says that the module's branches are known."""
     passes = _passes(module, inputs)
     first, notes = passes.collected(), passes.notes
     most = LONGEST * max(len(traced.names) for traced in (passes.evaluated, passes.trained) if traced)
 
-    def again(change: Change) -> Pass:
+    def changed(change: Change) -> Pass:
         return _passes(module, inputs, change, most).collected()
 
-    reasons = branches(first, again) if any(first.got) else []
+    reasons = branches(first, changed) if any(first.got) and not again else []
+    branched = bool(reasons)
     reasons += [] if passes.raised else _note_missed(notes, module, inputs)
     for reason in reasons:
         notes.blame(range(len(notes.layers)), reason)
-    return passes.collected().found if reasons or notes.detached else first.found
+    found = passes.collected().found if reasons or notes.detached else first.found
+    return found._replace(branches=branched)
 
 
 def _passes(

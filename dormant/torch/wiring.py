@@ -76,12 +76,15 @@ class Wiring:
 
         A neuron that is read at several places (a shared layer, CReLU's two halves) has the largest of its scores, so
         that it is dormant only if it is dormant in all of them. A layer with a value that is not finite has the score
-        NaN everywhere; a RuntimeWarning names it once.
+        NaN everywhere; a RuntimeWarning names it once. A layer has no scores if the inputs take a branch that leaves it
+        out.
         Raises ValueError if the module is wired differently on these inputs than when it was traced.
         """
         widths = {layer.name: layer.width for layer in self.layers}
         found: dict[str, list[Tensor]] = {}
         for name, neurons, values in self.measure(module, inputs, training, seed):
+            if name not in widths or int(neurons.max()) >= widths[name]:  # on another branch than the traced one
+                continue
             found.setdefault(name, []).append(neuron_scores(values, neurons, widths[name]))
         scores = {name: torch.stack(found[name]).amax(0) for name in widths if name in found}
         self._warn([name for name, score in scores.items() if bool(score.isnan().any())])

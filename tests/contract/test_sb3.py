@@ -1,5 +1,8 @@
 """The callback in Stable-Baselines3's own agents: train, log, recycle, save, load, go on."""
 
+import math
+import warnings
+
 import pytest
 import torch
 from stable_baselines3 import DQN, SAC
@@ -116,6 +119,29 @@ def test_measuring_alone_does_not_change_the_run(monkeypatch):
     learn(watched, callback, 200)
     assert callback.report is not None
     assert all(map(torch.equal, plain.q_net.parameters(), watched.q_net.parameters()))
+
+
+def test_nan_is_logged_as_nan_and_nobody_is_recycled():
+    model = dqn()
+    learn(model, ReDoCallback(tau=0.0, period=10**6), 60)
+    with torch.no_grad():
+        model.q_net.q_net[0].weight[0, 0] = math.nan
+    before = [leaf.clone() for leaf in model.q_net.parameters()]
+    model.set_logger(logger := Memory())
+    callback = ReDoCallback(tau=10.0, period=1)
+    callback.init_callback(model)
+    callback.on_training_start({}, {})
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            callback.periods_done = 0
+            callback.on_rollout_start()
+    assert all(math.isnan(value) for name in ("fraction", "q_net") for value in logger.values[f"dormant/{name}"])
+    assert len(logger.values["dormant/fraction"]) == 2 and logger.values["dormant/recycled"] == [0, 0]
+    assert sum("are not finite" in str(warning.message) for warning in seen) == 1
+    assert all(
+        torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in zip(before, model.q_net.parameters(), strict=True)
+    )
 
 
 def test_a_network_that_is_not_there_is_refused():

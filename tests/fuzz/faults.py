@@ -13,6 +13,7 @@ import numpy as np
 from .generator import generate
 from .running import run
 from .source import Framework
+from .torch_faults import TORCH_FAULTS, CodeFault
 
 Layer = Any
 Change = Callable[[Layer], Layer]
@@ -121,8 +122,36 @@ FAULTS = {
 }
 
 
+def faults_of(framework: Framework) -> list[str]:
+    """The names of the faults that can be planted: into every wiring, and into the tracer's own code."""
+    return [*FAULTS, *(TORCH_FAULTS if framework == "torch" else ())]
+
+
 @contextlib.contextmanager
-def planted(name: str, framework: Framework) -> Iterator[list[str]]:
+def replaced_function(fault: CodeFault) -> Iterator[list[str]]:
+    """Replaces a function of the tracer for a while; the list gets its name.
+
+    Raises AttributeError if the function is no longer where it was.
+    """
+    owner: Any = importlib.import_module(fault.module)
+    *parents, name = fault.function.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    right = getattr(owner, name)
+    setattr(owner, name, fault.wrong)
+    try:
+        yield [fault.function]
+    finally:
+        setattr(owner, name, right)
+
+
+def planted(name: str, framework: Framework) -> contextlib.AbstractContextManager[list[str]]:
+    """Plants a fault for a while; the list gets the names of what it changed."""
+    return replaced_function(TORCH_FAULTS[name]) if name in TORCH_FAULTS else changed_wiring(name, framework)
+
+
+@contextlib.contextmanager
+def changed_wiring(name: str, framework: Framework) -> Iterator[list[str]]:
     """Plants a fault for a while; the list gets the name of every layer that the fault changed.
 
     Raises AttributeError if `trace` is no longer where it was.

@@ -81,6 +81,8 @@ def dense(b: Builder, h: int, width: int) -> int:
     form = b.pick(
         {"dense": 6, "linear": 2, "einsum": 0.5, "left": 0.3, "by_sum": 0.15, "mapped": 0.5, "per_sample_noise": 0.3,
          "noisy_dense": 0.4, "conditional": 0.35, "picked": 0.25, "complex": 0.3, "functional_call": 0.4 * torch,
+         "branching": 0.15 * torch, "picked_row": 0.3 * torch, "picked_item": 0.2 * torch, "picked_list": 0.1 * torch,
+         "addmm_out": 0.3 * torch,
          "linear_module": 6 * torch,
          "linear_module_plain": torch}
     )  # fmt: skip
@@ -101,10 +103,10 @@ def dense(b: Builder, h: int, width: int) -> int:
         return with_bias(b, b.add("linear", (h, kernel_value(b, (width, inputs))), shape))
     if form == "einsum":
         return with_bias(b, b.add("einsum", (h, kernel_value(b, (width, inputs))), shape))
-    if form in ("per_sample_noise", "noisy_dense", "conditional", "complex"):
+    if form in ("per_sample_noise", "noisy_dense", "conditional", "complex", "branching"):
         pair = (b.param((inputs, width), "kernel"), b.param((inputs, width), "kernel"))
         return with_bias(b, b.add(form, (h, *pair), shape))
-    if form == "picked":
+    if form.startswith("picked"):
         return with_bias(b, b.add(form, (h, b.param((2, inputs, width), "kernel")), shape))
     if form == "left":
         return with_bias(b, b.add(form, (h, kernel_value(b, (width, inputs))), shape))
@@ -164,6 +166,11 @@ def images(b: Builder, h: int) -> int:
             channels = b.shape(h)[0]
             kernel = b.param((2 * channels, 1, 2, 2), "kernel")
             h = b.add("depthwise", (h, kernel), (2 * channels, *b.shape(h)[1:]), inputs=channels)
+            h = b.add("relu", (h,))
+        if b.framework == "torch" and b.chance(0.2):
+            channels, height, width = b.shape(h)
+            kernel = b.param((channels, 3, 2, 2), "kernel")
+            h = b.add("transposed_conv", (h, kernel), (3, height + 1, width + 1))
             h = b.add("relu", (h,))
         if b.chance(0.3) and b.shape(h)[1] > 2:
             pool = b.pick({"max_pool": 1, "avg_pool": 1})

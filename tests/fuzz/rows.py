@@ -36,7 +36,7 @@ def moved(b: "Builder", h: int) -> int:
     """Movements of rows, and small arithmetic on them."""
     if len(b.shape(h)) > 1 or b.shape(h)[0] < 2:
         return h
-    width = b.shape(h)[0]
+    width, torch = b.shape(h)[0], b.framework == "torch"
     order = [int(i) for i in b.rng.permutation(width)]
     name = b.pick(
         {"shift": 1, "roll": 1, "reverse": 1, "permute": 1, "take": 0.7, "slice": 1, "swap_halves": width % 2 == 0,
@@ -46,7 +46,8 @@ def moved(b: "Builder", h: int) -> int:
          "noise": 0.3, "dropout": 0.7, "train_noise": 0.6 * (b.framework == "torch"),
          "train_scale": 0.4 * (b.framework == "torch"), "stop": 0.3, "sort": 0.2, "fft": 0.2, "cumsum": 0.2,
          "take_traced": 0.3, "scale": 1, "combined": 1.5, "batch_center": 0.2,
-         "task_head": 0.4 * (width % 2 == 0), "simnorm": 0.3 * (width % 2 == 0), "segments": 0.4, "overwrite": 0.5}
+         "task_head": 0.4 * (width % 2 == 0), "simnorm": 0.3 * (width % 2 == 0), "segments": 0.4, "overwrite": 0.5,
+         "half_in_place": 0.5 * torch, "add_in_place": 0.3 * torch, "copy_in_place": 0.3 * torch}
     )  # fmt: skip
     low, high = sorted(int(i) for i in b.rng.choice(width + 1, 2, replace=False))
     if name == "slice":

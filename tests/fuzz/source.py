@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from .operations import OPS, Op
 from .program import Node, Program
+from .torch_operations import HELPERS
 
 Framework = Literal["jax", "torch"]
 
@@ -137,6 +138,7 @@ def torch_source(program: Program) -> str:
             if node.attrs.get("frozen"):
                 declared.append(f"self.l{number}.requires_grad_(False)")
     loops = TORCH_LOOPS if program.operations & {"recurrent", "residual_scan", "scan_layers"} else ""
+    loops += HELPERS if program.operations & {"half_in_place", "add_in_place", "copy_in_place"} else ""
     lines = [
         *("class Network(nn.Module):", "    def __init__(self):", "        super().__init__()"),
         *(f"        {line}" for line in dict.fromkeys(declared)),

@@ -33,6 +33,9 @@ OPTIMIZERS: tuple[Callable[[Any], torch.optim.Optimizer], ...] = (
     lambda p: torch.optim.AdamW(p, lr=1e-2),
     lambda p: torch.optim.Adagrad(p, lr=1e-2),
     lambda p: torch.optim.Adamax(p, lr=1e-2),
+    lambda p: torch.optim.NAdam(p, lr=1e-2),
+    lambda p: torch.optim.RMSprop(p, lr=1e-2, centered=True, momentum=0.9),
+    lambda p: torch.optim.Adafactor(p, lr=1e-2),
 )
 TRAINING_OPS = {"train_noise", "train_scale", "noisy_dense", "dropout", "batch_norm_module"}
 
@@ -112,7 +115,14 @@ def run_torch(program: Program) -> Outcome:
     first = [outputs_of(module, batch, training) for training in (False, True)]
     moments = {leaf: {k: v.clone() for k, v in s.items() if torch.is_tensor(v)} for leaf, s in optimizer.state.items()}
     fresh = lambda: load(network(), donor)  # noqa: E731
-    dt.recycle_(module, wiring, batch, tau=0.0, optimizer=optimizer, init=fresh, layers=names)
+    try:
+        dt.recycle_(module, wiring, batch, tau=0.0, optimizer=optimizer, init=fresh, layers=names)
+    except ValueError as error:  # Adafactor keeps rows and columns of second moments
+        if not isinstance(optimizer, torch.optim.Adafactor) or "Adafactor keeps" not in str(error):
+            raise
+        changed = any((before[name] != value).any() for name, value in state_of(module, list(shapes)).items())
+        fails += [Failure("refused too late", "weights had been changed")] * changed
+        dt.recycle_(module, wiring, batch, tau=0.0, init=fresh, layers=names)
     new = state_of(module, list(shapes))
     outcome.acted = any((before[name] != new[name]).any() for name in shapes)
     seen = observed(program, before, batch.numpy())
@@ -190,6 +200,8 @@ def judge_moments(module: nn.Module, optimizer: Any, moments: Any, before: Value
     """Changed entries have a new weight's optimizer state, and no other entry's state changed."""
     names = {id(leaf): name for name, leaf in module.named_parameters()}
     for leaf, old in moments.items():
+        if isinstance(optimizer, torch.optim.Adafactor):
+            break
         name = names.get(id(leaf))
         if name is None or name not in before:
             continue

@@ -53,6 +53,18 @@ def test_a_branch_on_a_value_is_a_reason(choose):
     assert reasons == ("forward takes a branch on a value, and only one way was followed",)
 
 
+def test_inputs_that_take_the_other_branch_are_measured_as_far_as_they_go():
+    net = Net(
+        lambda s, x: s.b(F.relu(s.d(hidden(s, x)))) if x.sum() > 0 else s.c(hidden(s, x)),
+        **{name: L(5, 5) for name in "bcd"},
+        a=L(3, 5),
+    )
+    wiring = dt.trace(net, X)
+    assert set(dt.measure(net, wiring, X).scores) == {"a", "d"}
+    assert set(dt.measure(net, wiring, -X).scores) == {"a"}
+    assert dt.recycle_(net, wiring, -X) == {}
+
+
 def test_the_reason_names_the_module_that_branches():
     net = nn.Sequential(two_heads(lambda s, x: x.sum() > 0), nn.ReLU(), L(2, 2))
     assert (

@@ -1,0 +1,67 @@
+"""Faults planted into the code of the tracer in PyTorch, in place of one of its functions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CodeFault:
+    """A fault: what is wrong, the function that is replaced, and what replaces it."""
+
+    text: str
+    module: str
+    function: str  # of the module, or `Class.method`
+    wrong: Callable[..., Any]
+
+
+TORCH_FAULTS = {
+    "mixed neurons are added": CodeFault(
+        "A layer to which values are added whose neurons can't be told apart is recycled.",
+        "dormant.torch.rules.arithmetic",
+        "_foreign",
+        lambda notes, values, found: "",
+    ),
+    "clashes are forgotten": CodeFault(
+        "An entry that belongs to two neurons is given to one of them.",
+        "dormant.torch.layers",
+        "_note_clashes",
+        lambda notes: None,
+    ),
+    "gradients are not asked for": CodeFault(
+        "A layer that a detached weight feeds or reads is recycled.",
+        "dormant.torch.tracing",
+        "_note_missed",
+        lambda notes, module, inputs: [],
+    ),
+    "branches are not looked for": CodeFault(
+        "A branch that Python takes on a value is followed one way only.",
+        "dormant.torch.tracing",
+        "branches",
+        lambda first, again: [],
+    ),
+    "buffers are overwritten": CodeFault(
+        "A layer that a buffer or a frozen weight feeds or reads is recycled.",
+        "dormant.torch.layers",
+        "Group._untrained",
+        lambda self, verb, name, owners: None,
+    ),
+    "writes in place are not seen": CodeFault(
+        "What is written into a tensor in place is not known afterwards.",
+        "dormant.torch.tracing",
+        "_written",
+        lambda func, args, kwargs: [],
+    ),
+    "training mode wakes nobody": CodeFault(
+        "A neuron that is silent in evaluation mode is recycled though it fires in training mode.",
+        "dormant.torch.recycling",
+        "_dormant_elsewhere",
+        lambda module, wiring, inputs, masks, tau: masks,
+    ),
+    "moments are kept": CodeFault(
+        "The optimizer keeps the moments of recycled weights.",
+        "dormant.torch.recycling",
+        "forget_",
+        lambda optimizers, leaf, entries, restart: None,
+    ),
+}
