@@ -91,7 +91,7 @@ class Operations(TorchDispatchMode):
         if func._schema.is_mutable or "batch_norm" in func.__name__:
             self._save(tensors_of(args, kwargs))
         outputs = func(*args, **kwargs)
-        if func.overloadpacket.__name__ in ALIASES:
+        if func.overloadpacket.__name__ in ALIASES or any(map(_has_no_values, tensors_of(outputs))):
             return outputs
         self.allocated |= {place for tensor in tensors_of(outputs) if (place := storage(tensor))}
         if torch.Tag.nondeterministic_seeded in func.tags:
@@ -144,6 +144,11 @@ class Operations(TorchDispatchMode):
                 torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))  # type: ignore[attr-defined]
 
 
+def _has_no_values(tensor: Tensor) -> bool:
+    """Whether a tensor has no memory to read: `torch.func.jvp` makes such ones."""
+    return tensor.is_meta or tensor._is_zerotensor()
+
+
 def tensors_of(*values: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
@@ -161,11 +166,13 @@ class Recorder(Operations):
         self.checked, self.not_finite = frozenset(checked), set[int]()
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
-        step = len(self.names) - 1
+        step, tensors = len(self.names) - 1, tensors_of(outputs)
+        if not tensors:  # other operations than when it was traced
+            return
         if step in self.wanted:
             # A clone, because a later operation may change it in place.
-            self.recorded[step] = tensors_of(outputs)[0].detach().clone()
-        if step in self.checked and not bool(tensors_of(outputs)[0].isfinite().all()):
+            self.recorded[step] = tensors[0].detach().clone()
+        if step in self.checked and not bool(tensors[0].isfinite().all()):
             self.not_finite.add(step)
 
     def drew(self, name: str, args: Sequence[object], outputs: Sequence[Tensor]) -> None:

@@ -80,6 +80,17 @@ def test_inference_mode():
         assert dt.recycle_(net, dt.trace(net, x), x, tau=0.0)["0"] >= 1
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_forward_derivatives_inside_the_module():
+    def forward(s, x):
+        return torch.func.jvp(lambda y: s.b(torch.tanh(s.a(y))), (x,), (torch.ones_like(x),))[1]
+
+    net, x = Net(forward, a=L(3, 4), b=L(4, 2)), torch.randn(8, 3)
+    wiring = dt.trace(net, x[:2])
+    assert not any(layer.recyclable for layer in wiring.layers)
+    dt.measure(net, wiring, x)
+
+
 def test_a_batch_of_one():
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
     assert dt.trace(net, torch.zeros(1, 3))["0"].recyclable
