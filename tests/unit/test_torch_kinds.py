@@ -254,6 +254,32 @@ CASES = {
         ["a", "m.out_proj"],
     ),
     # recycled where an expert would
+    "sums over a graph's edges": (
+        lambda: ab(lambda s, x: s.b(torch.zeros(len(x), 4).index_add(0, torch.arange(len(x)).roll(1), F.relu(s.a(x))))),
+        VECTOR,
+        ["a"],
+    ),
+    "maxima over edges that the input picks": (
+        lambda: ab(
+            lambda s, x: s.b(
+                torch.zeros(len(x), 4).scatter_reduce(
+                    0, (x[:, :1] > 0).long().expand(len(x), 4), F.relu(s.a(x)), "amax"
+                )
+            )
+        ),
+        VECTOR,
+        ["a"],
+    ),
+    "sums over neurons by index": (
+        lambda: ab(lambda s, x: s.b(torch.zeros(len(x), 4).index_add(1, torch.tensor([0, 0, 1, 1]), F.relu(s.a(x))))),
+        VECTOR,
+        [],
+    ),
+    "sums onto other values": (
+        lambda: ab(lambda s, x: s.b(torch.ones(len(x), 4).index_add(0, torch.arange(len(x)), F.relu(s.a(x))))),
+        VECTOR,
+        [],
+    ),
     "where": (lambda: ab(lambda s, x: s.b(torch.where((h := s.a(x)) > 0, h, 0.0))), VECTOR, ["a"]),
     "maximum of two layers": (
         lambda: ab(lambda s, x: s.b(F.relu(torch.maximum(s.a(x), s.c(x)))), c=L(3, 4)),

@@ -24,6 +24,7 @@ NAMES: tuple[tuple[Rule, str], ...] = (
     (movement.padding, "constant_pad_nd"),
     (movement.indexing, "index index_select gather take_along_dim"),
     (movement.writing, "index_put scatter slice_scatter select_scatter index_copy index_fill masked_scatter"),
+    (movement.accumulated, "index_add scatter_add scatter_reduce"),
     (movement.repeated, "copy"),
     (movement.dropped, "native_dropout"),
     (movement.zeros, "zeros zeros_like new_zeros zero fill full full_like new_full"),

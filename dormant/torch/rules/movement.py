@@ -161,6 +161,25 @@ def writing(notes: Ledger, call: Call) -> Result:
     return replace(together(map(call.value, values)), neurons=_apply(func, args, kwargs)[0])
 
 
+def accumulated(notes: Ledger, call: Call) -> Result:
+    """Values added up along an axis on which neurons do not change, as over the edges of a graph."""
+    target, source = call.value(call.args[0]), call.argument("source", call.argument("src"))
+    picks, how = call.value(call.argument("index")), call.argument("reduce", "sum")
+    if not isinstance(source, Tensor) or not target.is_zero or picks.stages or picks.has_parameters:
+        return mix(notes, call)
+    value, axis = call.value(source), call.argument("dim") % max(source.ndim, 1)
+    if how not in ("sum", "mean", "amax") or value.parts or value.neurons is None or not value.carried:
+        return mix(notes, call)
+    ids, several = collapse(value.neurons, (axis,))
+    if bool(several.any()):
+        return mix(notes, call)
+    stages = after_extremum(value.stages, notes.step) if how == "amax" else value.stages
+    shape = [length if place != axis else call.shape[axis] for place, length in enumerate(source.shape)]
+    if torch.Size(shape) != call.shape:
+        return mix(notes, call)
+    return replace(together(call.values), neurons=ids.expand(call.shape), stages=stages)
+
+
 def repeated(notes: Ledger, call: Call) -> Result:
     """A value written over another one (`copy_`)."""
     value = call.value(call.args[1])
