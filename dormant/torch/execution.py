@@ -70,6 +70,8 @@ def tensors_in(value: Any) -> list[Tensor] | None:
 class Operations(TorchDispatchMode):
     """Sees every operation of a pass. Memory that the pass did not allocate itself is written back afterwards."""
 
+    gradients = False  # whether the pass runs with gradients
+
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []  # each operation, with the parameters that it takes
@@ -221,60 +223,6 @@ class Dataflow(Operations):
         self.steps.append([self._describe(output) for output in outputs])
 
 
-class Gradients(Operations):
-    """Finds the parameters that no gradient of the outputs reaches, such as those that the module detaches.
-
-    The graph of the pass is only read. A backward pass would call the user's hooks; it runs only where a function of
-    the user's own may return no gradient.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.parameters = {plain_name(name): leaf for name, leaf in module.named_parameters() if leaf.requires_grad}
-        self.missed: list[str] = []
-        self.unknown = ""  # why the gradients are not known
-
-    def finish(self, outputs: Sequence[Tensor]) -> None:
-        tracked = [output for output in outputs if output.requires_grad]
-        if not tracked or not self.parameters:  # the module runs without gradients on purpose
-            return
-        reached, own = _leaves_of(tracked)
-        self.missed = [name for name, leaf in self.parameters.items() if id(leaf) not in reached]
-        if any("CheckpointFunction" in name for name in own):
-            self.unknown = "gradients are not followed through torch.utils.checkpoint: pass use_reentrant=False"
-        elif own:
-            self._ask(tracked, own)
-
-    def _ask(self, outputs: Sequence[Tensor], own: Sequence[str]) -> None:
-        total = torch.stack([output.abs().sum().double().cpu() for output in outputs]).sum()
-        leaves = list(self.parameters.values())
-        try:
-            found = torch.autograd.grad(total, leaves, allow_unused=True, retain_graph=True)
-        except Exception as error:
-            self.unknown = f"the backward pass of {own[0]} raises {type(error).__name__}: {str(error)[:80]}"
-            self.missed = list(self.parameters)
-        else:
-            self.missed = [name for name, gradient in zip(self.parameters, found, strict=True) if gradient is None]
-
-
-def _leaves_of(outputs: Sequence[Tensor]) -> tuple[set[int], list[str]]:
-    """The identities of the leaves that gradients of these tensors reach, and the user's own functions on the way."""
-    leaves = {id(output) for output in outputs if output.grad_fn is None}
-    own: dict[str, None] = {}
-    waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        if type(node).__name__ == "AccumulateGrad":
-            leaves.add(id(getattr(node, "variable")))  # noqa: B009
-        if isinstance(node, torch.autograd.function.BackwardCFunction) and not node.name().startswith("BackwardHook"):
-            own[type(node).__name__.removesuffix("Backward")] = None
-        following = {after for after, _ in node.next_functions if after is not None} - seen
-        seen |= following
-        waiting += following
-    return leaves, list(own)
-
-
 class _Leaving(torch.overrides.TorchFunctionMode):
     """Notices tensors that leave torch without an operation."""
 
@@ -295,7 +243,7 @@ class _Leaving(torch.overrides.TorchFunctionMode):
 def run(
     module: nn.Module, inputs: tuple[Any, ...], operations: Operations, training: bool = False, seed: Seed = None
 ) -> None:
-    """Run the module in one mode, without gradients, and show each operation to `operations`.
+    """Run the module in one mode, and show each operation to `operations`.
 
     Random numbers are drawn from `seed`, or from the state in which the generators are.
 
@@ -309,7 +257,7 @@ def run(
         if seed is not None:
             _seed(seed if isinstance(seed, int) else 0)
         before = _python_states()
-        stack.enter_context(torch.set_grad_enabled(isinstance(operations, Gradients)))
+        stack.enter_context(torch.set_grad_enabled(operations.gradients))
         stack.callback(operations.restore)
         operations.start(list(named_leaves(module).values()), tensors_in(inputs) or [])
         with _Leaving(operations), operations:

@@ -12,7 +12,6 @@ from .branches import LONGEST, Change, Got, Pass, TooLong, branches, module_name
 from .calls import Call
 from .execution import (
     Dataflow,
-    Gradients,
     Operations,
     Recorder,
     Seed,
@@ -23,6 +22,7 @@ from .execution import (
     storage,
     tensors_of,
 )
+from .gradients import Gradients
 from .layers import Found, collect, same_wiring
 from .ledger import Ledger
 from .rules import known
