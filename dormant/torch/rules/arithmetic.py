@@ -48,7 +48,7 @@ def pointwise(notes: Ledger, call: Call) -> Value:
     found, bends = _meeting(notes, call, values)
     if not found.carried:
         return found
-    if foreign := _foreign(notes, _summands(call, values), found):
+    if foreign := _foreign(notes, _strange(_summands(call, values)), found):
         return replace(found, neurons=None, stages=broken(found.stages, f"combined with {foreign} (aten.{call.name})"))
     bends = bends or call.name not in LINEAR or _denominator(call) or not _floats(call)
     neurons = found.neurons if call.name in THROUGH_ZERO | LINEAR else no_zeros(found.neurons)
@@ -86,6 +86,16 @@ def _foreign(notes: Ledger, values: Sequence[Value], found: Value) -> str:
     """The names of other layers that went into a value and whose neurons can't be told apart any more."""
     lost = {layer for value in values for layer, stage in value.stages.items() if stage.broken}
     return ", ".join(notes.layers[layer].name for layer in sorted(lost - set(found.carried)))
+
+
+def _strange(values: Sequence[Value]) -> list[Value]:
+    """The values without the layers that every value with neurons has: they belong to its residual stream."""
+    carriers = [set(value.stages) for value in values if value.carried]
+    known = set.intersection(*carriers) if carriers else set()
+    return [
+        replace(value, stages={layer: stage for layer, stage in value.stages.items() if layer not in known})
+        for value in values
+    ]
 
 
 def _summands(call: Call, values: Sequence[Value]) -> Sequence[Value]:
