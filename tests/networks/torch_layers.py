@@ -129,12 +129,7 @@ def experts():
     return Net(forward, gate=nn.Linear(5, 2), experts=nn.ModuleList(mlp(5, 8, 3) for _ in range(2)))
 
 
-@module(
-    "messages along a graph",
-    ROWS,
-    recycled="embed message.0",
-    measured={"several neurons are mixed by aten.index_add": "message.2"},
-)
+@module("messages along a graph", ROWS, recycled="embed message.0 message.2")
 def graph():
     def forward(s, x):
         senders, receivers = torch.tensor([0, 1, 2, 3, 4, 5]), torch.tensor([1, 2, 3, 4, 5, 0])
