@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .interventions import WhenDormant as WhenDormant
     from .interventions import recycled_counts as recycled_counts
     from .interventions import redo_as_published as redo_as_published
+    from .optimizer import with_intervention as with_intervention
     from .reporting import LayerReport as LayerReport
     from .reporting import Report as Report
     from .reporting import report as report
@@ -77,10 +78,11 @@ __all__ = [
     "regularisers",
     "report",
     "trace",
+    "with_intervention",
 ]
 
 # Loaded on first use, so that `import dormant.torch` needs no JAX.
-_HOMES = ("interventions", "scores", "surgery", "tracing", "wiring", "reporting")
+_HOMES = ("interventions", "scores", "surgery", "tracing", "wiring", "reporting", "optimizer")
 
 
 def __getattr__(name: str) -> Any:

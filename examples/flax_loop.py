@@ -1,4 +1,4 @@
-"""A training loop in Flax Linen and Optax, with ReDo in the marked lines. Runs in seconds.
+"""A training loop with Flax Linen's TrainState, and ReDo in the three marked lines. Runs in seconds.
 
 python examples/flax_loop.py
 """
@@ -6,10 +6,11 @@ python examples/flax_loop.py
 import flax.linen as nn
 import jax
 import optax
+from flax.training.train_state import TrainState
 
 import dormant
 
-PERIOD = 100  # gradient steps between two changes of the labels, and between two recyclings
+PERIOD = 100  # gradient steps between two changes of the labels
 
 
 class MLP(nn.Module):
@@ -24,34 +25,29 @@ class MLP(nn.Module):
 
 def main():
     """Memorise labels that change: neurons go dormant, and are recycled."""
-    model, tx, key = MLP(), optax.adam(1e-2), jax.random.key(0)
+    model, tx = MLP(), optax.adam(1e-2)
     x = jax.random.normal(jax.random.key(1), (256, 16))
-    params = model.init(key, x)
-    learner = dormant.Learner(params, tx.init(params))
-
-    network = dormant.Network(dormant.trace(model.apply, params, x), lambda key: model.init(key, x), tx)  # <- ReDo
-    recycler = dormant.Every(PERIOD, dormant.ReDo(tau=0.1))  # <- ReDo
-    state = recycler.init(learner, network)  # <- ReDo
-    recycle = jax.jit(lambda key, learner, state: recycler.update(key, learner, state, network, x))  # <- ReDo
-    dormant_fraction = jax.jit(network.wiring.dormant_fraction)
+    params = model.init(jax.random.key(0), x)["params"]
+    tx = dormant.with_intervention(tx, dormant.Every(50, dormant.ReDo(tau=0.1)), model.apply, model.init, x)  # <- ours
+    state = TrainState.create(apply_fn=model.apply, params=params, tx=tx)
 
     @jax.jit
-    def gradient_step(learner, labels):
+    def gradient_step(state, labels):
         def loss(params):
-            return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, x), labels).mean()
+            logits = state.apply_fn({"params": params}, x)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-        change, opt_state = tx.update(jax.grad(loss)(learner.params), learner.opt_state, learner.params)
-        return dormant.Learner(optax.apply_updates(learner.params, change), opt_state)
+        value, grads = jax.value_and_grad(loss)(state.params)
+        state = state.apply_gradients(grads=grads)
+        state = tx.intervene(state, x)  # <- ours
+        return state, value
 
     for step in range(1, 6 * PERIOD + 1):
         labels = jax.random.randint(jax.random.key((step - 1) // PERIOD), (256,), 0, 10)
-        learner = gradient_step(learner, labels)
-        before = learner.params
-        learner, state = recycle(jax.random.fold_in(key, step), learner, state)  # <- ReDo
-        if step % PERIOD == 0:
-            shares = [f"{dormant_fraction(params, x):.1%}" for params in (before, learner.params)]
-            print(f"gradient step {step}: {shares[0]} of the neurons dormant, {shares[1]} after recycling")
-    print("recycled:", {layer: int(neurons) for layer, neurons in dormant.recycled_counts(state).items()})
+        state, loss = gradient_step(state, labels)
+        if step % 60 == 0:
+            print(f"gradient step {step}: loss {loss:.2f}")
+            print({name: f"{float(value):.3g}" for name, value in tx.measure(state, x).items()})  # <- ours
 
 
 if __name__ == "__main__":

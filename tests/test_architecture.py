@@ -29,7 +29,7 @@ FLOORS = {
             "interventions",
             "regularisers",
         ),
-        *("fitting", "metrics", "reporting", "torch"),
+        *("fitting", "metrics", "optimizer", "reporting", "torch"),
     },
     2: {"rl", "supervised"},
     3: {"lab"},

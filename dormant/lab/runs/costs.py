@@ -2,20 +2,17 @@
 
 import csv
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from dormant.lab.runs.description import describe, shown
-from dormant.lab.runs.folder import RunFolder
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
+
+from dormant.lab.runs.description import describe, shown
+from dormant.lab.runs.folder import RunFolder
 from dormant.lab.runs.runner import FilingTraining
 
 TABLE_COLUMNS = (
@@ -128,6 +125,7 @@ def read_table(table: Path) -> dict[Kind, Speed]:
         )
         for row in rows
     }
+
 
 REPEATS = 5
 

@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from dormant.lab.runs.lease import Lease, Taken, held_by_another_machine, is_lease
-from dormant.lab.runs.description import describe, differences, run_path
 from dormant.files import write_whole
 from dormant.lab.design import Scale
 from dormant.lab.machine import origin
+from dormant.lab.runs.description import describe, differences, run_path
+from dormant.lab.runs.lease import Lease, Taken, held_by_another_machine, is_lease
 
 LOCK_TRIES = 3  # `in_use` holds the lock for an instant
 UNLOCKABLE = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without locks, or without locks on folders

@@ -104,7 +104,8 @@ def _ready(training: AnyTraining, folder: RunFolder, checkpoint_seconds: float) 
     if not isinstance(training, FollowingTraining):
         return training
     finished = [
-        run(needed, sibling_path(folder.path, needed), checkpoint_seconds=checkpoint_seconds) for needed in training.needs
+        run(needed, sibling_path(folder.path, needed), checkpoint_seconds=checkpoint_seconds)
+        for needed in training.needs
     ]
     ended = [FinishedRun(last_state(one, own), own.replay) for one, own in zip(training.needs, finished, strict=True)]
     try:

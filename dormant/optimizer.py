@@ -1,0 +1,328 @@
+"""The two lines for your own training loop in JAX: an optax optimizer that carries an intervention with it."""
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PyTree, UInt32
+
+from .interventions.contract import Intervention, checked_intervention
+from .interventions.renewal import recycled_counts
+from .scores import dormant_fraction
+from .surgery import Learner
+from .tracing import trace
+from .wiring import Network, Wiring
+
+Trained = TypeVar("Trained")
+Apply = Callable[..., Any]
+
+
+class Model(NamedTuple):
+    """The network of a user as functions.
+
+    `split` takes the parameters out of what the user trains, and `joined` puts changed ones back: a model of NNX or
+    Equinox holds more than parameters.
+    """
+
+    apply: Apply
+    make: Callable[[Array], PyTree[Array]]
+    split: Callable[[Any], PyTree[Array]]
+    joined: Callable[[Any, PyTree[Array]], Any]
+
+
+class InterventionState(NamedTuple):
+    """The state of the wrapped optimizer and of the intervention, the calls of `intervene` so far, and a key's data."""
+
+    inner: Any
+    intervention: Any
+    gradient_steps: Int[Array, ""]
+    key: UInt32[Array, "..."]
+
+
+def with_intervention(
+    tx: optax.GradientTransformation,
+    intervention: Intervention,
+    apply: Any,
+    init: Callable[..., Any],
+    *inputs: Any,
+    key: Array | None = None,
+) -> "InterveningOptimizer":
+    """The optimizer `tx` with two more methods: `intervene` changes what is trained, `measure` says what is dormant.
+
+    Use it wherever you used `tx`. After each gradient step, call `intervene` with what you train and a batch of inputs.
+
+    - `apply`: `apply(params, *inputs)` runs the network, such as `model.apply` in Flax Linen; a model of Flax NNX or
+      Equinox may stand here itself.
+    - `init`: `init(key)` or `init(key, *inputs)` returns fresh parameters, such as `model.init`; with a model of NNX
+      or Equinox, what makes such a model from `nnx.Rngs` or from a key.
+    - `inputs`: example inputs, a batch. An Equinox model is mapped over the batch.
+    - `key`: where fresh weights come from, `jax.random.key(0)` if left out. Networks that start from different
+      parameters get different ones.
+
+    >>> from dormant import Every, ReDo
+    >>> def init(key):
+    ...     return {"hidden": {"w": jax.random.normal(key, (2, 3))}, "head": {"w": jnp.ones((3, 1))}}
+    >>> def apply(params, x):
+    ...     return jax.nn.relu(x @ params["hidden"]["w"]) @ params["head"]["w"]
+    >>> x, params = jnp.ones((5, 2)), init(jax.random.key(0))
+    >>> tx = with_intervention(optax.adam(1e-3), Every(1_000, ReDo(tau=0.1)), apply, init, x)
+    >>> opt_state = tx.init(params)
+    >>> params, opt_state = tx.intervene((params, opt_state), x)
+    >>> sorted(tx.measure((params, opt_state), x))
+    ['dormant/0.1/all', 'dormant/0.1/hidden', 'recycled/hidden']
+
+    Raises TypeError for a wrong argument, ValueError if no example input is given, and TraceError if `apply` has no
+    layer of neurons. `tx.init` raises ValueError for parameters that are not such as `init` makes.
+    """
+    _check_optimizer(tx)
+    checked_intervention(intervention)
+    if not inputs:
+        raise ValueError("with_intervention got no example input: pass the inputs of the network after `init`.")
+    if not callable(init):
+        raise TypeError(f"init must be a function that returns fresh parameters, got {type(init).__name__}.")
+    source = jax.random.key(0) if key is None else key
+    if not jnp.issubdtype(source.dtype, jax.dtypes.prng_key):
+        source = jax.random.wrap_key_data(source)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), inputs)
+    model = _nnx_model(apply, init) or _equinox_model(apply, init) or _functions(apply, init, shapes)
+    return InterveningOptimizer(tx, intervention, model, shapes, source)
+
+
+@dataclass(frozen=True, eq=False)
+class InterveningOptimizer:
+    """An optax optimizer with an intervention; `with_intervention` makes it."""
+
+    tx: optax.GradientTransformation
+    intervention: Intervention
+    model: Model
+    shapes: tuple[Any, ...]
+    key: Array
+    networks: dict[Any, Network] = field(default_factory=dict, init=False, repr=False)
+
+    def init(self, params: PyTree[Array]) -> InterventionState:
+        """The state before the first gradient step."""
+        params = self.model.split(params)
+        inner = self.tx.init(params)
+        state = self.intervention.init(Learner(params, inner), self.network(params))
+        own = jax.random.fold_in(self.key, _bits(params))  # seeds side by side share the key
+        return InterventionState(inner, state, jnp.zeros((), jnp.int32), jax.random.key_data(own))
+
+    def update(
+        self, updates: PyTree[Array], state: InterventionState, params: PyTree[Array] | None = None, **extra: Any
+    ) -> tuple[PyTree[Array], InterventionState]:
+        """What the wrapped optimizer returns. The intervention acts in `intervene`."""
+        tx = optax.with_extra_args_support(self.tx)
+        updates, inner = tx.update(updates, _checked(state).inner, params, **extra)
+        return updates, state._replace(inner=inner)
+
+    def intervene(self, trained: Trained, *inputs: Any) -> Trained:
+        """What is trained, after the intervention. Call it after each gradient step; it can be compiled.
+
+        `trained` is a Flax TrainState, or anything else with `params` and `opt_state`; a pair (params, opt_state);
+        with Equinox a pair (model, opt_state); or with NNX a pair (model, optimizer), which is changed in place.
+
+        Raises TypeError for anything else, and ValueError for a state that another optimizer made, or for inputs that
+        the network does not take.
+        """
+        self._check_inputs(inputs)
+        old, opt_state = _parts(trained)
+        params, state = self.model.split(old), _checked(opt_state)
+        key = jax.random.wrap_key_data(state.key, impl=jax.random.key_impl(self.key))
+        key = jax.random.fold_in(key, state.gradient_steps)
+        learner, inner = self.intervention.update(
+            key, Learner(params, state.inner), state.intervention, self.network(params), *inputs
+        )
+        after = InterventionState(learner.opt_state, inner, state.gradient_steps + 1, state.key)
+        return _rejoined(trained, self.model.joined(old, learner.params), after)
+
+    def measure(self, trained: Any, *inputs: Any, tau: float = 0.1) -> dict[str, Array]:
+        """The share of tau-dormant neurons, in all and by layer, and how many neurons of each layer were recycled."""
+        self._check_inputs(inputs)
+        old, opt_state = _parts(trained)
+        params = self.model.split(old)
+        scores = self.network(params).wiring.scores(params, *inputs)
+        shares = {name: dormant_fraction({name: each}, tau) for name, each in scores.items()}
+        counts = recycled_counts(_checked(opt_state).intervention)
+        return {
+            f"dormant/{tau:g}/all": dormant_fraction(scores, tau),
+            **{f"dormant/{tau:g}/{name}": share for name, share in shares.items()},
+            **{f"recycled/{name}": count for name, count in counts.items()},
+        }
+
+    def network(self, params: PyTree[Array]) -> Network:
+        """How the network is wired. It is traced once, for parameters of this structure."""
+        structure = jax.tree.structure(params)
+        if structure not in self.networks:
+            apply, make = self._for(structure)
+            self.networks[structure] = Network(
+                trace(apply, jax.eval_shape(make, self.key), *self.shapes), make, self.tx
+            )
+        return self.networks[structure]
+
+    @property
+    def wiring(self) -> Wiring:
+        """How the network is wired; print it to see what is recycled."""
+        if not self.networks:
+            raise ValueError("the wiring is known after `init`, which is called with the parameters.")
+        return next(iter(self.networks.values())).wiring
+
+    def _for(self, structure: Any) -> tuple[Apply, Callable[[Array], PyTree[Array]]]:
+        """`apply` and `make` for parameters of a structure: all that `init` makes, or Flax's "params" of it."""
+        made = jax.eval_shape(self.model.make, self.key)
+        if jax.tree.structure(made) == structure:
+            return self.model.apply, self.model.make
+        if isinstance(made, dict) and jax.tree.structure(made.get("params")) == structure:
+            rest = [name for name in made if name != "params"]
+            if rest:
+                raise ValueError(
+                    f"`init` also makes {', '.join(rest)}, which the optimizer does not hold: pass an `apply` that "
+                    "takes the trained parameters alone, and an `init` that returns them."
+                )
+            return lambda params, *inputs: self.model.apply({"params": params}, *inputs), lambda key: self.model.make(
+                key
+            )["params"]
+        raise ValueError(
+            f"the optimizer got parameters of the structure {structure}, and `init` makes {jax.tree.structure(made)}; "
+            "expected the same."
+        )
+
+    def _check_inputs(self, inputs: tuple[Any, ...]) -> None:
+        if jax.tree.structure(inputs) != jax.tree.structure(self.shapes):
+            raise ValueError(
+                f"expected {len(self.shapes)} input(s) of the network after what is trained, a batch to score neurons "
+                f"on, got {len(inputs)}."
+            )
+        for new, old in zip(jax.tree.leaves(inputs), jax.tree.leaves(self.shapes), strict=True):
+            if jnp.ndim(new) != len(old.shape) or jnp.shape(new)[1:] != old.shape[1:]:
+                raise ValueError(f"expected a batch of inputs of shape {old.shape[1:]} each, got {jnp.shape(new)}.")
+
+
+def _check_optimizer(tx: Any) -> None:
+    if isinstance(tx, InterveningOptimizer):
+        raise TypeError("tx has an intervention already: put several into one Chain.")
+    if not isinstance(tx, optax.GradientTransformation):
+        raise TypeError(f"the optimizer comes first: expected an optax optimizer such as optax.adam(1e-3), got {tx!r}.")
+
+
+def _checked(state: Any) -> InterventionState:
+    if not isinstance(state, InterventionState):
+        raise ValueError(
+            "the optimizer's state was made by another optimizer: call `init` of the one that with_intervention "
+            f"returned, or pass that one to TrainState.create or nnx.Optimizer; got {type(state).__name__}."
+        )
+    return state
+
+
+def _parts(trained: Any) -> tuple[Any, Any]:
+    """The parameters or model, and the optimizer's state as arrays."""
+    if hasattr(trained, "params") and hasattr(trained, "opt_state"):
+        return trained.params, trained.opt_state
+    if isinstance(trained, tuple) and len(trained) == 2:
+        model, opt_state = trained
+        if nnx := _loaded_nnx():
+            opt_state = nnx.as_pure(opt_state.opt_state) if isinstance(opt_state, nnx.Optimizer) else opt_state
+        return model, opt_state
+    raise TypeError(
+        "expected what is trained: a TrainState, or a pair (params, opt_state), with Equinox (model, opt_state), with "
+        f"NNX (model, optimizer); got {type(trained).__name__}."
+    )
+
+
+def _rejoined(trained: Any, model: Any, state: InterventionState) -> Any:
+    if hasattr(trained, "params"):
+        change = getattr(trained, "replace", None) or getattr(trained, "_replace", None)
+        new = {"params": model, "opt_state": state}
+        return change(**new) if change else dataclasses.replace(trained, **new)
+    if (nnx := _loaded_nnx()) and isinstance(trained[1], nnx.Optimizer):
+        nnx.update(trained[1].opt_state, nnx.state(state))
+        return trained
+    return model, state
+
+
+def _functions(apply: Any, init: Callable[..., Any], shapes: tuple[Any, ...]) -> Model:
+    """A network of two functions."""
+    if not callable(apply):
+        raise TypeError(f"apply must be a function of parameters and inputs, got {type(apply).__name__}.")
+
+    def make(key: Array) -> PyTree[Array]:
+        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        return init(key) if _takes_only_a_key(init) else init(key, *zeros)
+
+    return Model(apply, make, split=lambda params: params, joined=lambda old, params: params)
+
+
+def _takes_only_a_key(init: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(init).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # no signature to be had
+        return True
+    # Flax's Module.init takes (key, *args, **kwargs) and needs the inputs.
+    return not any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(init).parameters.values())
+
+
+def _bits(params: PyTree[Array]) -> UInt32[Array, ""]:
+    """A number that differs between networks that start from different parameters."""
+    leaves = [jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32) for leaf in jax.tree.leaves(params)]
+    return jnp.asarray(sum(leaf.sum(dtype=jnp.uint32) for leaf in leaves), jnp.uint32)
+
+
+def _loaded_nnx() -> Any:
+    """Flax NNX, if the program uses it."""
+    return sys.modules.get("flax.nnx")
+
+
+def _nnx_model(model: Any, init: Callable[..., Any]) -> Model | None:
+    """The functions of a model of Flax NNX, whose parameters become a tree of arrays."""
+    nnx = _loaded_nnx()
+    if nnx is None or not isinstance(model, nnx.Module):
+        return None
+    graph, _, rest = nnx.split(model, nnx.Param, ...)
+
+    def split(model: Any) -> PyTree[Array]:
+        return nnx.as_pure(nnx.state(model, nnx.Param) if isinstance(model, nnx.Module) else model)
+
+    def joined(model: Any, params: PyTree[Array]) -> Any:
+        nnx.update(model, params)
+        return model
+
+    return Model(
+        lambda params, *inputs: nnx.merge(graph, params, rest)(*inputs),
+        lambda key: split(init(nnx.Rngs(key))),
+        split,
+        joined,
+    )
+
+
+def _equinox_model(model: Any, init: Callable[..., Any]) -> Model | None:
+    """The functions of a model of Equinox, whose parameters are its arrays of floats."""
+    eqx = sys.modules.get("equinox")
+    if eqx is None or not isinstance(model, eqx.Module):
+        return None
+    static = eqx.filter(model, eqx.is_inexact_array, inverse=True)
+
+    def split(model: Any) -> PyTree[Array]:
+        return eqx.filter(model, eqx.is_inexact_array)
+
+    return Model(
+        lambda params, *inputs: jax.vmap(eqx.combine(params, static))(*inputs),
+        lambda key: split(_made(init, key)),
+        split,
+        lambda model, params: eqx.combine(params, model),
+    )
+
+
+def _made(init: Callable[..., Any], key: Array) -> Any:
+    """A fresh model; Equinox's own classes take the key by name."""
+    try:
+        inspect.signature(init).bind(key)
+    except TypeError:
+        return init(key=key)
+    return init(key)

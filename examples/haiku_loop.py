@@ -1,0 +1,45 @@
+"""A training loop in Haiku and Optax, and ReDo in the three marked lines. Runs in seconds.
+
+python examples/haiku_loop.py
+"""
+
+import haiku as hk
+import jax
+import optax
+
+import dormant
+
+PERIOD = 100  # gradient steps between two changes of the labels
+
+
+def main():
+    """Memorise labels that change: neurons go dormant, and are recycled."""
+    model, tx = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP((64, 64, 10))(x))), optax.adam(1e-2)
+    x = jax.random.normal(jax.random.key(1), (256, 16))
+    params = model.init(jax.random.key(0), x)
+    tx = dormant.with_intervention(tx, dormant.Every(50, dormant.ReDo(tau=0.1)), model.apply, model.init, x)  # <- ours
+    opt_state = tx.init(params)
+
+    @jax.jit
+    def gradient_step(params, opt_state, labels):
+        def loss(params):
+            return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, x), labels).mean()
+
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        params, opt_state = tx.intervene((params, opt_state), x)  # <- ours
+        return params, opt_state, value
+
+    for step in range(1, 6 * PERIOD + 1):
+        labels = jax.random.randint(jax.random.key((step - 1) // PERIOD), (256,), 0, 10)
+        params, opt_state, loss = gradient_step(params, opt_state, labels)
+        if step % 60 == 0:
+            print(f"gradient step {step}: loss {loss:.2f}")
+            print(
+                {name: f"{float(value):.3g}" for name, value in tx.measure((params, opt_state), x).items()}
+            )  # <- ours
+
+
+if __name__ == "__main__":
+    main()
