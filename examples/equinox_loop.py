@@ -40,7 +40,7 @@ def main():
         model, opt_state, loss = gradient_step(model, opt_state, labels)
         if step % 60 == 0:
             print(f"gradient step {step}: loss {loss:.2f}")
-            print({name: f"{float(value):.3g}" for name, value in tx.measure((model, opt_state), x).items()})  # <- ours
+            print({name: float(value) for name, value in tx.measure((model, opt_state), x).items()})  # <- ours
 
 
 if __name__ == "__main__":

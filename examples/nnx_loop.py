@@ -46,7 +46,7 @@ def main():
         loss = gradient_step(model, optimizer, labels)
         if step % 60 == 0:
             print(f"gradient step {step}: loss {loss:.2f}")
-            print({name: f"{float(value):.3g}" for name, value in tx.measure((model, optimizer), x).items()})  # <- ours
+            print({name: float(value) for name, value in tx.measure((model, optimizer), x).items()})  # <- ours
 
 
 if __name__ == "__main__":

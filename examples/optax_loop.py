@@ -50,9 +50,7 @@ def main():
         params, opt_state, loss = gradient_step(params, opt_state, labels)
         if step % 60 == 0:
             print(f"gradient step {step}: loss {loss:.2f}")
-            print(
-                {name: f"{float(value):.3g}" for name, value in tx.measure((params, opt_state), x).items()}
-            )  # <- ours
+            print({name: float(value) for name, value in tx.measure((params, opt_state), x).items()})  # <- ours
 
 
 if __name__ == "__main__":
