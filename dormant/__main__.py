@@ -21,8 +21,13 @@ def main() -> None:
         signal.signal(signal.SIGINT, _leave)
         from dormant.cli import run
 
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.exit(run(sys.argv[1:]))
+        signal.signal(signal.SIGINT, _interrupted)
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal that lacks a letter shows "?" in its place.
+            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+        sys.exit(code)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         extra = extra_of(package)
@@ -32,6 +37,22 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         _leave()
+    except OSError as error:
+        _refuse_output(error)
+
+
+def _refuse_output(error: OSError) -> NoReturn:
+    """Ends the command because its output or a file cannot be written. A reader that went away needs no message."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still in the buffer
+    if not isinstance(error, BrokenPipeError):
+        os.write(2, f"dormant: {error.filename or 'standard output'}: {error.strerror or error}.\n".encode())
+    sys.exit(2)
+
+
+def _interrupted(*signal_and_frame: object) -> NoReturn:
+    """Raises KeyboardInterrupt at the first Ctrl-C. A second one ends the process at once."""
+    signal.signal(signal.SIGINT, _leave)
+    raise KeyboardInterrupt
 
 
 def _leave(*signal_and_frame: object) -> NoReturn:

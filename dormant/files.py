@@ -1,9 +1,17 @@
-"""Files that are written completely or not at all."""
+"""Files that are written completely or not at all, and arrays from files that may be damaged or hostile."""
 
+import gzip
+import math
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BLOCK_BYTES = 2**24
 
 
 @contextmanager
@@ -27,6 +35,8 @@ def replacing(file: Path) -> Iterator[Path]:
     part.unlink(missing_ok=True)
     try:
         yield part
+        with part.open("rb") as stream:
+            os.fsync(stream.fileno())  # a file that is renamed first could be empty after a power cut
         os.replace(part, file)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -38,5 +48,97 @@ def write_whole(file: Path, text: str) -> None:
 
     Raises OSError if the disk is full or the folder cannot be written to. The old content is kept.
     """
-    with replacing(file) as part:
-        part.write_text(text)
+    # "x" fails for a link that was planted after an old file was removed.
+    with replacing(file) as part, part.open("x", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+
+
+class UnreadableFile(ValueError):
+    """A file from elsewhere is damaged, is of another format, or is too large. The message names the file."""
+
+
+def read_array(file: Path) -> np.ndarray:
+    """The array in an .npy file, or in a gzipped one (.gz).
+
+    Raises UnreadableFile for a file that is damaged, holds Python objects or is larger than the memory.
+    """
+    with _readable(file), gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        found = _array(stream)
+        # Gzip compares its checksum at the end of the file.
+        if stream.read(1):
+            raise ValueError("there is more behind the array")
+        return found
+
+
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays in an .npz file by name, in the order of the file.
+
+    Raises UnreadableFile for a file that is damaged or encrypted, holds Python objects or is larger than the memory.
+    """
+    with _readable(file), zipfile.ZipFile(file) as archive:
+        names = [member.filename for member in archive.infolist()]
+        if len(set(names)) < len(names):
+            raise ValueError("two of its arrays have the same name")
+        if sum(member.file_size for member in archive.infolist()) > available_memory():
+            raise ValueError("its arrays are larger than the available memory")
+        found = {}
+        for member in archive.infolist():
+            with archive.open(member) as stream:
+                found[member.filename.removesuffix(".npy")] = _array(stream)
+                if stream.read(1):
+                    raise ValueError(f"{member.filename} has more than an array")
+        return found
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Turns the many types of errors of NumPy, zipfile and gzip for damaged files into UnreadableFile."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnreadableFile(f"{file} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableFile(f"{file} cannot be read: {words[:300].rstrip('.')}.") from error
+
+
+def _array(stream: Any) -> np.ndarray:
+    """The array that a stream in NumPy's format begins with. No memory is taken before its size is known to fit."""
+    magic = stream.read(8)
+    if len(magic) < 8 or not magic.startswith(np.lib.format.MAGIC_PREFIX) or magic[6] not in (1, 2, 3):
+        raise ValueError("it is not a NumPy file")
+    read_header = np.lib.format.read_array_header_1_0 if magic[6] == 1 else np.lib.format.read_array_header_2_0
+    shape, fortran, kind = read_header(stream)
+    if kind.hasobject:
+        raise ValueError("it contains Python objects; expected numbers")
+    size = math.prod(shape) * kind.itemsize
+    if size > available_memory():
+        raise ValueError(f"its array of {size:,} bytes is larger than the available memory")
+    content, done = np.empty(size, np.uint8), 0
+    while done < size:
+        block = stream.read(min(BLOCK_BYTES, size - done))
+        if not block:
+            raise ValueError(f"its array has {done:,} of {size:,} bytes")
+        content[done : done + len(block)] = np.frombuffer(block, np.uint8)
+        done += len(block)
+    return content.view(kind).reshape(shape, order="F" if fortran else "C")
+
+
+def available_memory() -> int:
+    """Bytes of memory that this process may use; the machine's total where the system does not report free memory.
+
+    >>> available_memory() > 0
+    True
+    """
+    table = Path("/proc/meminfo")
+    if table.exists():
+        rows = dict(line.split(":") for line in table.read_text().splitlines())
+        machine = int(rows["MemAvailable"].split()[0]) * 1024
+    else:
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")  # the limit of a container
+    allowed = limit.read_text().strip() if limit.exists() else "max"
+    return machine if allowed == "max" else min(machine, int(allowed))

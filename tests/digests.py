@@ -35,11 +35,13 @@ CASES = {
         *("train", "--env", "MinAtar/Breakout", *REDO, "--seeds", "2", "--steps", "1000", "--log-period", "100"),
         *("--eval-period", "500", "--eval-episodes", "2", "--filters", "4", "--width", "16", "--min-replay", "200"),
         *("--replay-capacity", "500", "--target-period", "150", "--time-limit", "60", "--rank-batch", "16"),
+        *("--epsilon-steps", "20000"),
     ),
     "minatar-drq": (
         *("train", "--agent", "drq", "--env", "MinAtar/Asterix", *REDO, "--seeds", "1", "--steps", "400"),
         *("--log-period", "100", "--eval-period", "200", "--eval-episodes", "2", "--filters", "4", "--width", "16"),
         *("--min-replay", "100", "--replay-capacity", "300", "--replay-ratio", "2"),
+        *("--epsilon-steps", "20000"),
     ),
     "atari": (*ATARI, *REDO, "--target-period", "150", "--epsilon-steps", "200", "--replay-ratio", "0.5"),
     "atari-drq": (*ATARI, *REDO, "--agent", "drq", "--eval-episodes", "1", "--replay-ratio", "1"),
@@ -92,8 +94,9 @@ def kind_of(array: str) -> str:
 
 
 def last_state(checkpoint: Path) -> dict[str, bytes]:
-    with ocp.CheckpointManager(checkpoint) as manager:
-        state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
+    with ocp.CheckpointManager(checkpoint, item_names=("default", "seal")) as manager:
+        args = ocp.args.Composite(default=ocp.args.StandardRestore())
+        state = manager.restore(manager.latest_step(), args=args)["default"]
     return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in jax.tree.leaves_with_path(state)}
 
 

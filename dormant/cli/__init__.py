@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import tyro
 
 from dormant.cli import compare, demo, doctor, figure, report, runs, scan, train
-from dormant.cli.refusal import parsing
+from dormant.cli.refusal import check_numbers, parsing
 
 COMMANDS = {
     "demo": demo.Demo,
@@ -33,6 +33,7 @@ def run(arguments: Sequence[str]) -> int:
             if list(arguments[:1]) == ["train"]
             else tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="dormant", description=description, args=arguments)
         )
+        check_numbers(command)
     match command:
         case demo.Demo():
             return demo.demo(command)

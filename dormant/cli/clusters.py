@@ -55,6 +55,8 @@ def site(flags: ClusterFlags) -> Site:
 
     On a cluster, this machine's JAX does not matter.
     """
+    if flags.ray is not None and not flags.ray.strip():
+        raise ValueError("--ray expects HOST:PORT or auto, got an empty text; is a variable of the shell unset?")
     if flags.ray and flags.slurm:
         raise ValueError("--ray and --slurm exclude each other; choose one.")
     unused = [*([] if flags.ray or flags.slurm else OF_A_RUN), *([] if flags.slurm else OF_SLURM)]

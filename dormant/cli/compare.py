@@ -12,7 +12,7 @@ from rich.table import Table
 from dormant.cli.clusters import ClusterFlags, Site, crew, runs_at_once, site
 from dormant.cli.figure import draw, train
 from dormant.cli.progress import KNOWN_SPEEDS, plan
-from dormant.cli.refusal import check_seconds, refuse
+from dormant.cli.refusal import check_folder, check_seconds, refuse
 from dormant.cli.report import Report, report
 from dormant.experiments.comparison import GROUNDS, Record, Suite, comparison, read_record, tuning, write_record
 from dormant.experiments.methods import METHODS, PLAIN, candidates, title
@@ -50,6 +50,7 @@ def compare(flags: Compare) -> int:
     console = Console()
     try:
         check_seconds(flags.checkpoint_seconds)
+        check_folder(flags.run_dir)
         names = methods(flags.interventions)
         _check_scale(flags)
         where = site(flags.cluster)

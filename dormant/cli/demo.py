@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dormant.cli.refusal import check_folder, refuse
 from dormant.lab.judging.summary import summary
 from dormant.lab.machine import cores
-from dormant.lab.runs.folder import RunFolder, last_row
+from dormant.lab.runs.folder import RunFolder
+from dormant.lab.runs.rows import last_row
 from dormant.metrics import Interval
 
 GAME = "MinAtar/Asterix"
@@ -46,6 +48,12 @@ class Demo:
 def demo(flags: Demo) -> int:
     """Runs the demo. Returns 0 when the picture is drawn, 130 after an interruption, else the failed arm's code."""
     console = Console()
+    try:
+        check_folder(flags.run_dir)
+        if flags.steps < 1 or flags.seeds < 1:
+            raise ValueError(f"--steps and --seeds must be at least 1, got {flags.steps} and {flags.seeds}.")
+    except ValueError as error:
+        refuse(error)
     console.print(f"[bold]{GAME}[/], replay ratio 1, {flags.steps:,} agent steps, {flags.seeds} seeds an arm.")
     folders = {arm: RunFolder(flags.run_dir / _slug(arm)) for arm in ARMS}
     code = _train(console, flags, folders)

@@ -1,6 +1,5 @@
 """`dormant figure`: makes the missing runs of some experiments, judges their claims and draws them."""
 
-import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from dormant.cli.clusters import ClusterFlags, Site, crew, runs_at_once, site
 from dormant.cli.progress import KNOWN_SPEEDS, live_board, plan
-from dormant.cli.refusal import check_seconds, refuse
+from dormant.cli.refusal import check_folder, check_seconds, refuse
 from dormant.cli.report import Report, report
 from dormant.experiments import EXPERIMENTS
 from dormant.lab.crews.cluster import NoCluster
@@ -21,7 +20,7 @@ from dormant.lab.crews.jobs import Job, cells, jobs, log_file
 from dormant.lab.crews.scheduler import Board, Crew, DiskFull, run_all
 from dormant.lab.design import Arm, Experiment, Scale
 from dormant.lab.runs.costs import Speeds, speeds
-from dormant.lab.runs.folder import RunRefused, runs_of
+from dormant.lab.runs.folder import RunRefused, end_of, runs_of
 from dormant.names import canonical, suggestion
 from dormant.rl.data.sources import DopamineReplay, TransitionFiles, given
 from dormant.rl.offline import OfflineTraining
@@ -53,6 +52,7 @@ def figure(flags: Figure) -> int:
     console = Console()
     try:
         check_seconds(flags.checkpoint_seconds)
+        check_folder(flags.run_dir)
         wanted = [with_data(each, flags.scale, flags.data) for each in chosen(flags.names, flags.scale)]
         where = site(flags.cluster)
         known = speeds(flags.run_dir, KNOWN_SPEEDS, where.backend)
@@ -153,7 +153,7 @@ def draw(console: Console, root: Path, scale: Scale, experiment: Experiment) -> 
 def _revisions(experiment: Experiment, root: Path, scale: Scale) -> list[str]:
     """The revisions of the code that made the finished runs of an experiment."""
     runs = {run.path: run for cell in cells([experiment], scale) for run in runs_of(root, scale, cell.training)}
-    return sorted({json.loads(run.done.read_text())["revision"] for run in runs.values() if run.done.exists()})
+    return sorted({end_of(run).revision for run in runs.values() if run.done.exists()})
 
 
 def with_data(experiment: Experiment, scale: Scale, path: Path | None) -> Experiment:

@@ -15,7 +15,8 @@ from dormant.lab.crews.jobs import Job, cells, jobs
 from dormant.lab.crews.scheduler import Board, Standing, Watch
 from dormant.lab.design import Experiment, Scale
 from dormant.lab.runs.costs import Cost, Speeds
-from dormant.lab.runs.folder import RunFolder, newest
+from dormant.lab.runs.folder import RunFolder
+from dormant.lab.runs.rows import Newest
 from dormant.rl.envs.atari import FRAME_SKIP
 
 Weight = Callable[[Job], float]  # the relative duration of a job, in any unit
@@ -168,11 +169,12 @@ def progress_bar(folder: RunFolder, steps: int, frames: bool) -> Iterator[Callab
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console()) as bars:
-        task, begun = bars.add_task("training", total=steps, values=""), []
+        task, newest = bars.add_task("training", total=steps, values=""), Newest(folder.metrics, SHOWN)
+        begun: list[tuple[float, int]] = []
 
         def update(done: int) -> None:
-            begun.append((time.monotonic(), done))
-            bars.update(task, completed=done, values=", ".join([*_speed(begun, frames), *newest_values(folder)]))
+            begun[1:] = [(time.monotonic(), done)]
+            bars.update(task, completed=done, values=", ".join([*_speed(begun, frames), *newest_values(newest)]))
 
         yield update
 
@@ -184,6 +186,12 @@ def _speed(begun: list[tuple[float, int]], frames: bool) -> list[str]:
     return [*played, f"{(done - before) / (now - first):.1f} steps/s"] if done > before else played
 
 
-def newest_values(folder: RunFolder) -> list[str]:
-    """The newest return and dormant fraction as text, averaged over seeds."""
-    return [SHOWN[name].format(value) for name, value in newest(folder, SHOWN).items()]
+def newest_values(newest: Newest) -> list[str]:
+    """The newest return and dormant fraction as text, averaged over seeds, and when a seed diverged."""
+    values = [SHOWN[name].format(value) for name, value in newest.update().items()]
+    return [*values, *diverged(newest)]
+
+
+def diverged(newest: Newest) -> list[str]:
+    """When the first seed of a run diverged, in words; empty if none did."""
+    return [f"diverged at {min(newest.diverged.values()):,}"] if newest.diverged else []

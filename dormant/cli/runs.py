@@ -1,6 +1,6 @@
 """`dormant runs`: lists run folders, compares two of them, and writes TensorBoard event files."""
 
-import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from dormant.cli.progress import diverged
 from dormant.cli.refusal import refuse
 from dormant.lab.design import FAMILIES
 from dormant.lab.runs.description import differences, shown
-from dormant.lab.runs.folder import RunFolder, RunRefused, in_use, newest, rows
+from dormant.lab.runs.folder import RunFolder, RunRefused, end_of, in_use, newest, origin_of
+from dormant.lab.runs.rows import rows
 from dormant.names import folded
 
 Status = Literal["done", "running", "stopped", "damaged"]
@@ -44,6 +46,8 @@ class Runs:
     """Compare two run folders: the settings that differ, and the last values."""
     tensorboard: Path | None = None
     """Write the metrics of the listed runs as TensorBoard event files to this folder. Older files are replaced."""
+    check: bool = False
+    """Verify every file of the runs against its checksums, and list what is damaged. The exit code is then 1."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,17 @@ class Entry:
     returned: float | None = None
     dormant: float | None = None
     unit: str = ""  # of the steps, if they are not agent steps
+    diverged: str = ""  # when, in words
 
 
 def runs(flags: Runs) -> int:
-    """Prints the list or the comparison: 0, or 2 if there is nothing to show."""
+    """Prints the list, the comparison or the check: 0, 1 if a run is damaged, or 2 if there is nothing to show."""
     console = Console()
     try:
         if flags.compare and flags.tensorboard:
             raise ValueError("--tensorboard writes the listed runs, and --compare lists none; leave out one of them.")
+        if flags.check:
+            return _check(flags)
         kept = () if flags.compare else matching(flags)
         console.print(_comparison(*flags.compare) if flags.compare else _listing(kept, flags.root))
         if flags.tensorboard:
@@ -74,8 +81,27 @@ def runs(flags: Runs) -> int:
     except (RunRefused, ValueError) as error:
         refuse(error)
     except OSError as error:
-        refuse(f"{error.filename}: {error.strerror}.")
+        refuse(f"{error.filename or 'standard output'}: {error.strerror}.")
     return 0
+
+
+def _check(flags: Runs) -> int:
+    """Prints what is damaged in each run folder. Returns 1 if anything is. Raises ValueError for other flags."""
+    from dormant.lab.runs.checking import faults, run_folders
+
+    if flags != Runs(flags.root, check=True):
+        raise ValueError("--check verifies all runs of a folder; leave out the other flags.")
+    if not flags.root.is_dir():
+        raise ValueError(f"{flags.root} is not a folder; name a folder that contains runs.")
+    folders = run_folders(flags.root)
+    damaged = 0
+    for folder in folders:
+        found = faults(folder)
+        damaged += bool(found)
+        for fault in found:
+            print(f"{folder}: {fault}")
+    print(f"{len(folders)} run{'s' * (len(folders) != 1)} checked, {damaged} damaged.")
+    return 1 if damaged else 0
 
 
 def matching(flags: Runs) -> list[Entry]:
@@ -103,7 +129,8 @@ def _listing(kept: Sequence[Entry], root: Path) -> Table:
         share = "" if each.status == "damaged" else f"{each.agent_steps:,}{wanted}{each.unit}"
         numbers = [_number("{:.2f}", each.returned), _number("{:.1%}", each.dormant)]
         where = str(each.path.relative_to(root))
-        table.add_row(where, each.environment, each.settings, each.status, share, *numbers)
+        status = ", ".join(filter(None, [each.status, each.diverged]))
+        table.add_row(where, each.environment, each.settings, status, share, *numbers)
     return table
 
 
@@ -124,24 +151,29 @@ def _rank(each: Entry, sort: str) -> Any:
     if sort == "path":
         return each.path
     number = {"return": each.returned, "dormant": each.dormant, "steps": each.agent_steps}[sort]
-    return (number is None, -(number or 0.0))
+    if number is None or math.isnan(number):
+        return (True, 0.0)
+    return (False, -number)
 
 
 def entry(path: Path) -> Entry:
     """A run folder in short, with the status "damaged" if its files cannot be read."""
     folder = RunFolder(path)
     try:
-        training = json.loads(folder.spec.read_text())["training"]
-        last = newest(folder, LAST_VALUES)
-        env, settings = training["env"], _short(training)
+        training = origin_of(folder)["training"]
+        found = newest(folder, LAST_VALUES)
+        last, env, settings = found.means(), training["env"], _short(training)
         family = FAMILIES.get(env["is"], env["is"])
         environment = str(env.get("task") or (f"{family}/{env['game']}" if "game" in env else family))
         wanted = training.get("agent_steps", training.get("gradient_steps", 0))  # a training in epochs has neither
-    except (RunRefused, ValueError, KeyError, TypeError):
+        if folder.done.exists():
+            end_of(folder)
+    except (RunRefused, ValueError, KeyError, TypeError, AttributeError):
         return Entry(path, "damaged")
     status = "done" if folder.done.exists() else "running" if in_use(path) else "stopped"
     numbers = (int(last.get("agent_steps", 0)), wanted, last.get("eval_return"), last.get("dormant/0.1/all"))
-    return Entry(path, status, environment, settings, *numbers, "" if "replay_ratio" in training else " gradient")
+    unit = "" if "replay_ratio" in training else " gradient"
+    return Entry(path, status, environment, settings, *numbers, unit, "".join(diverged(found)))
 
 
 def _short(training: dict[str, Any]) -> str:
@@ -177,7 +209,7 @@ def _comparison(one: Path, other: Path) -> Table:
     for difference in differences(*(_training(path) for path in (one, other))):
         table.add_row(*difference)
     table.add_section()
-    ends = [newest(RunFolder(path), LAST_VALUES) for path in (one, other)]
+    ends = [newest(RunFolder(path), LAST_VALUES).means() for path in (one, other)]
     for name, form in LAST_VALUES.items():
         table.add_row(f"last {name}", *(_number(form, values.get(name)) for values in ends))
     return table
@@ -185,11 +217,9 @@ def _comparison(one: Path, other: Path) -> Table:
 
 def _training(path: Path) -> dict[str, Any]:
     try:
-        return json.loads((path / "spec.json").read_text())["training"]
-    except FileNotFoundError:
+        return origin_of(RunFolder(path))["training"]
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path} is not a run folder: it has no spec.json.") from None
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path / 'spec.json'} is damaged; restore it.") from None
 
 
 def write_events(folder: RunFolder, to: Path) -> None:

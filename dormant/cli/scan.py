@@ -20,6 +20,7 @@ from etils import epath
 import dormant
 from dormant import Learner, Network, trace
 from dormant.cli.refusal import refuse
+from dormant.files import read_array, read_arrays
 from dormant.fitting import fitting_loss, fitting_step, random_targets
 from dormant.lab.drawing.pictures import report_picture
 from dormant.reporting import batch_size
@@ -91,7 +92,7 @@ def function(name: str, flag: str) -> Callable[..., Any]:
         sys.path.insert(0, "")  # the user's modules are in the current folder, as for `python -m`
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the user's module can raise anything
+    except (Exception, SystemExit) as error:  # the user's module can raise anything
         raise ValueError(f"cannot import the module {module_name!r}: {_message(error)}") from error
     found = getattr(module, attribute, None)
     if not callable(found):
@@ -104,7 +105,7 @@ def saved(path: Path) -> Any:
     if not path.exists():
         raise ValueError(f"{path} does not exist; name a checkpoint.")
     if path.is_file():
-        return nested(dict(zip(*_archive(path, "a checkpoint is an Orbax folder or an .npz file"), strict=True)))
+        return nested(_archive(path, "a checkpoint is an Orbax folder or an .npz file"))
     if not _is_orbax(path):
         raise ValueError(f"{path} is not an Orbax checkpoint; {_hint(path)}")
     try:
@@ -168,10 +169,8 @@ def arrays(path: Path) -> list[np.ndarray]:
     """The inputs in a batch file. Raises ValueError if there are none, or if they are not numbers or contain NaN."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist; name a batch of inputs.")
-    if path.suffix == ".npy":
-        found = {"": _array(path)}
-    else:
-        found = dict(zip(*_archive(path, "a batch is an .npy or an .npz file"), strict=True))
+    whole = path.suffix == ".npy"
+    found = {"": read_array(path)} if whole else _archive(path, "a batch is an .npy or an .npz file")
     for name, values in found.items():
         if values.dtype.kind not in "biufc":
             raise ValueError(f"{path} has {values.dtype}{name and f' in {name!r}'}; expected numbers.")
@@ -181,30 +180,11 @@ def arrays(path: Path) -> list[np.ndarray]:
     return list(found.values())
 
 
-def _array(path: Path) -> np.ndarray:
-    with path.open("rb") as stream:
-        if stream.read(6) != b"\x93NUMPY":
-            raise ValueError(f"{path} cannot be read: it is not a NumPy file.")
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read: {_of_numpy(error)}") from error
-
-
-def _archive(path: Path, expected: str) -> tuple[list[str], list[np.ndarray]]:
-    """The names and arrays of an .npz file, in the order of the file."""
+def _archive(path: Path, expected: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, in the order of the file."""
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} cannot be read: {expected}.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return list(archive.files), [archive[name] for name in archive.files]
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read: {_of_numpy(error)}") from error
-
-
-def _of_numpy(error: Exception) -> str:
-    """NumPy's message, without its advice to allow pickles, which could run code from the file."""
-    return "it contains Python objects; expected numbers." if "allow_pickle" in str(error) else _message(error)
+    return read_arrays(path)
 
 
 def _is_orbax(folder: Path) -> bool:
@@ -222,17 +202,17 @@ def _report(flags: Scan, apply: Callable[..., Any], params: Any, inputs: list[np
     batch_size(inputs)
     try:
         jax.eval_shape(apply, params, *inputs)
-    except Exception as error:  # the user's function can raise anything
+    except (Exception, SystemExit) as error:  # the user's function can raise anything
         raise _does_not_run(flags.apply, params, inputs, error) from error
     try:
         return dormant.report(apply, params, *inputs, tau=flags.tau)
     except ValueError:  # raised by dormant, because the function itself has just run
         raise
-    except Exception as error:  # the function may run on the whole batch but not on a single sample
+    except (Exception, SystemExit) as error:  # the function may run on the whole batch but not on a single sample
         raise _does_not_run(flags.apply, params, inputs, error) from error
 
 
-def _does_not_run(name: str, params: Any, inputs: list[np.ndarray], error: Exception) -> ValueError:
+def _does_not_run(name: str, params: Any, inputs: list[np.ndarray], error: BaseException) -> ValueError:
     shapes = ", ".join(str(each.shape) for each in inputs)
     reason = _message(error)
     if isinstance(error, KeyError):
@@ -260,9 +240,11 @@ def _draw(found: dormant.Report, flags: Scan) -> None:
     print(f"Picture: {flags.picture}")
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     """The message of an error, at most its first 300 characters."""
     words = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, SystemExit):
+        words = f"it ends the program (sys.exit({words if error.args else ''}))"
     return words if len(words) <= 300 else f"{words[:300]} ..."
 
 
@@ -299,7 +281,7 @@ def probed(apply: Callable[..., Any], init: Callable[..., Any], params: Any, inp
 def _fresh(init: Callable[..., Any], params: Any) -> Any:
     try:
         fresh = init(jax.random.key(0))
-    except Exception as error:  # the user's function can raise anything
+    except (Exception, SystemExit) as error:  # the user's function can raise anything
         raise ValueError(f"--init does not run on a random key: {error}") from error
     shapes, expected = (jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), each) for each in (fresh, params))
     if shapes != expected:

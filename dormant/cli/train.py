@@ -1,5 +1,6 @@
 """`dormant train`: one agent, one environment, one intervention, several seeds."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -11,10 +12,11 @@ import tyro
 
 from dormant.cli.interventions import Settings, dqn_for, for_sac, intervention, sac_for
 from dormant.cli.progress import progress_bar
-from dormant.cli.refusal import check_seconds, held_back, refuse
+from dormant.cli.refusal import check_finite, check_folder, check_seconds, held_back, not_written, refuse
+from dormant.files import available_memory
 from dormant.lab.machine import keep_compiled_code, pin, spread_seeds
 from dormant.lab.runs.folder import RunFolder, RunRefused
-from dormant.lab.runs.runner import FULL, run
+from dormant.lab.runs.runner import FULL, Diverged, run
 from dormant.names import suggestion
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.agents.presets import (
@@ -36,6 +38,7 @@ from dormant.rl.envs.mujoco import TASKS, MuJoCo
 from dormant.rl.networks.atari import ImpalaResNet, NatureCNN
 
 ATARI, MINATAR = "ALE/", "MinAtar/"
+MOST_SEEDS = 10_000
 NETWORKS = {"nature": NatureCNN(), "impala": ImpalaResNet()}
 FLAT = (tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes)
 
@@ -48,6 +51,7 @@ class Choice:
     env: str = ""
     replay_ratio: float = 1.0
     network: str = "nature"
+    steps: int = DeviceTraining.agent_steps
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Length:
     steps: int = DeviceTraining.agent_steps
     """Agent steps per seed; in Atari each is four frames."""
     replay_ratio: float = 1.0
-    """Gradient steps per agent step: a whole number or one over it. In Atari the target period follows it if unset."""
+    """Gradient steps per agent step: a whole number or one over it. The target period of DQN follows it if unset."""
     log_period: int = DeviceTraining.log_period
     """Agent steps between two rows of metrics."""
     score_batch: int = DeviceTraining.score_batch
@@ -70,6 +74,8 @@ class Length:
     """Episodes per evaluation; in Atari the smallest number."""
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
+    stop_when_diverged: bool = False
+    """End the run when a network diverges: when its loss, dormant fraction or another metric is NaN or infinite."""
     core: int | None = None
     """CPU core to stay on, with one thread, so that runs on other cores are not disturbed. Default: all cores."""
 
@@ -168,7 +174,21 @@ def parse(arguments: Sequence[str]) -> Flags:
     8000
     """
     choice, _ = tyro.cli(Choice, args=arguments, prog="dormant train", return_unknown_args=True, add_help=False)
-    return tyro.cli(flags_of(choice), args=arguments, prog="dormant train")
+    flags = tyro.cli(flags_of(choice), args=arguments, prog="dormant train")
+    _refuse_idle(flags, arguments)
+    return flags
+
+
+def _refuse_idle(flags: Flags, arguments: Sequence[str]) -> None:
+    """Raises ValueError if weight decay is asked for and set to zero, which would be the same as leaving it unset."""
+    given = [name for name in ("weight-decay", "actor-weight-decay", "critic-weight-decay") if _given(name, arguments)]
+    decays = [getattr(flags.agent, name.replace("-", "_")) for name in given]
+    if flags.settings.intervention == "weight-decay" and given and not any(decays):
+        raise ValueError(f"--intervention weight-decay with --{given[0]} 0 decays nothing; leave out one of the two.")
+
+
+def _given(name: str, arguments: Sequence[str]) -> bool:
+    return any(each.split("=")[0].replace("_", "-") == f"--{name}" for each in arguments)
 
 
 def flags_of(choice: Choice) -> type[Flags]:
@@ -181,9 +201,16 @@ def flags_of(choice: Choice) -> type[Flags]:
         return _with_defaults(TrainControl, length=_length(ControlTraining, 60.0))
     if choice.env.startswith(ATARI):
         return _with_defaults(TrainAtari, **_atari_defaults(choice))
+    # The numbers of MinAtar's agents follow the length of the run, as in `dormant figure`.
+    steps = max(choice.steps, 1)
     if choice.agent == "drq":
-        return _with_defaults(TrainMinAtar, agent=minatar_drq(DeviceTraining.agent_steps))
-    return TrainMinAtar
+        return _with_defaults(TrainMinAtar, agent=minatar_drq(steps))
+    return _with_defaults(TrainMinAtar, agent=minatar_dqn(steps, _ratio(choice)))
+
+
+def _ratio(choice: Choice) -> float:
+    # A replay ratio out of range is refused by the training.
+    return choice.replay_ratio if 1e-6 <= choice.replay_ratio <= 1e6 else 1.0
 
 
 def _with_defaults(kind: type[Flags], **defaults: Any) -> type[Flags]:
@@ -194,15 +221,14 @@ def _with_defaults(kind: type[Flags], **defaults: Any) -> type[Flags]:
 
 
 def _atari_defaults(choice: Choice) -> dict[str, Any]:
-    # A network that does not exist is refused by its flag, a replay ratio out of range by the training.
+    # A network that does not exist is refused by its flag.
     network = NETWORKS.get(choice.network, NatureCNN())
     if choice.agent == "drq":
         run = ATARI_100K_RUN
         length = _length(AtariTraining, 300.0, run["agent_steps"], run["eval_period"], run["eval_episodes"])
         own = {"eval_agent_steps": run["eval_agent_steps"], "length": length, "agent": atari_drq(network)}
         return ATARI_100K_GAME | own
-    ratio = choice.replay_ratio if choice.replay_ratio > 0 else 1.0
-    return {"length": _length(AtariTraining, 300.0), "agent": atari_dqn(ratio, network)}
+    return {"length": _length(AtariTraining, 300.0), "agent": atari_dqn(_ratio(choice), network)}
 
 
 def _length(
@@ -227,8 +253,9 @@ def _length(
 def training_of(flags: Flags) -> Training:
     """The training that the flags describe. Raises ValueError for a value that it does not accept."""
     length = flags.length
-    if length.seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, got {length.seeds}.")
+    if length.seeds < 1 or length.seeds > MOST_SEEDS:
+        bound = "at least 1" if length.seeds < 1 else f"at most {MOST_SEEDS:,}"
+        raise ValueError(f"--seeds must be {bound}, got {length.seeds}.")
     schedule: dict[str, Any] = {
         "replay_ratio": length.replay_ratio,
         "agent_steps": length.steps,
@@ -292,20 +319,25 @@ def _minatar_game(env: str) -> str:
 
 
 def train(flags: Flags) -> int:
-    """Runs the training to its end. Returns 0 when it is done, 130 when it was interrupted."""
+    """Runs the training to its end. Returns 0 when it is done, 1 when it diverged, 130 when it was interrupted."""
     folder = RunFolder(flags.run_dir)
     try:
         training = _prepared(flags, folder)
     except (ValueError, OverflowError, KeyError, ImportError) as error:
         refuse(error.args[0])
+    except (MemoryError, TypeError, jax.errors.JaxRuntimeError) as error:
+        refuse(f"a size is too large for this machine ({' '.join(str(error).split())[:200]}); choose a smaller one.")
     try:
         done = folder.done.exists()
         with progress_bar(folder, flags.length.steps, frames=isinstance(flags, TrainAtari)) as update, held_back():
-            run(training, flags.run_dir, update, flags.length.checkpoint_seconds)
+            run(training, flags.run_dir, update, flags.length.checkpoint_seconds, flags.length.stop_when_diverged)
+    except Diverged as error:
+        print(f"dormant: {error}", file=sys.stderr)
+        return 1
     except RunRefused as error:
         refuse(error)
     except OSError as error:
-        refuse(f"{error.filename or flags.run_dir}: {error.strerror}. {_advice(error)}")
+        not_written(error, flags.run_dir, _advice(error))
     except KeyboardInterrupt:
         print(f"\nStopped; the same command resumes {flags.run_dir}.", file=sys.stderr)
         return 130
@@ -317,17 +349,33 @@ def train(flags: Flags) -> int:
 def _prepared(flags: Flags, folder: RunFolder) -> Training:
     """The training, checked as far as possible before it starts."""
     check_seconds(flags.length.checkpoint_seconds)
+    check_folder(flags.run_dir)
     if flags.length.core is not None:
         pin(flags.length.core)
     elif isinstance(flags, TrainMinAtar):
         spread_seeds(flags.length.seeds)
     keep_compiled_code()
     training = training_of(flags)
+    for part in (flags.settings, flags.agent):
+        check_finite(part)
+    _refuse_large_batches(training)
     # Raises if the intervention does not fit the network; this computes nothing.
     jax.eval_shape(training.init)
     if not isinstance(training, DeviceTraining) and not folder.done.exists():
         training.refuse_without_room(folder.replay)
     return training
+
+
+def _refuse_large_batches(training: Training) -> None:
+    """Raises ValueError for a batch of states that is larger than the memory."""
+    env = training.env
+    shape = getattr(env, "observation_shape", None) or (getattr(env, "observations", 1),)
+    most = available_memory() // (4 * math.prod(shape))
+    sizes = {"score_batch": training.score_batch, "rank_batch": training.rank_batch}
+    for name, number in {**sizes, "batch_size": training.agent.batch_size}.items():
+        if number > most:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} {number} does not fit into memory; at most {most:,} states do.")
 
 
 def _advice(error: OSError) -> str:

@@ -50,7 +50,10 @@ def spread_seeds(seeds: int) -> None:
 def keep_compiled_code() -> None:
     """Caches compiled code on disk for later runs, unless the user has chosen a folder for it."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        try:
+            caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        except RuntimeError:  # a user without a home
+            return
         jax.config.update("jax_compilation_cache_dir", str(caches / "dormant"))
 
 

@@ -119,9 +119,9 @@ class AtariTraining:
         """Raises ValueError, with the sum, unless the frames fit into memory and on the disk."""
         refuse_without_room(self.replay, len(self.seeds), folder)
 
-    def open(self, folder: Path, state: TrainState) -> HostLoop:
+    def open(self, folder: Path, state: TrainState, owner: int = 0) -> HostLoop:
         """The loop that continues from a state with the frames in a folder; see `open_loop`."""
-        return open_loop(self, folder, state)
+        return open_loop(self, folder, state, owner)
 
     def fresh_agent(self, key: Key[Array, ""]) -> DQNState:
         """A fresh agent."""

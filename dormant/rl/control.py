@@ -1,7 +1,7 @@
 """SAC on continuous control: what the host loop draws, plays, stores and learns from."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .evaluation import RANDOM_PLAY, host_episode_returns
 from .host import HostLoop, RoundDraws, drawn, first_state, open_loop
 from .learning import Learning, TrainState
 from .replay.files import refuse_without_room
-from .replay.steps import StepReplay, Steps
+from .replay.steps import StepReplay, StepRing, Steps
 from .schedule import Schedule, schedule_of
 from .seeds import join_seeds, key_for, map_seeds, take_seed
 
@@ -105,9 +105,9 @@ class ControlTraining:
         """Raises ValueError, with the sum, unless the steps fit into memory and on the disk."""
         refuse_without_room(self.replay, len(self.seeds), folder)
 
-    def open(self, folder: Path, state: TrainState) -> HostLoop:
+    def open(self, folder: Path, state: TrainState, owner: int = 0) -> HostLoop:
         """The loop that continues from a state with the steps in a folder; see `open_loop`."""
-        return open_loop(self, folder, state)
+        return open_loop(self, folder, state, owner)
 
     def fresh_agent(self, key: Key[Array, ""]) -> SACState:
         """A fresh agent."""
@@ -157,12 +157,12 @@ class ControlTraining:
         discount = np.where(outcome.terminal, np.float32(0), np.float32(self.agent.gamma))
         return seen, actions, outcome.reward, discount, outcome.observation
 
-    def batch(self, rings: tuple[ndarray, ...], added: int, draws: RoundDraws) -> tuple[ndarray, ndarray]:
+    def batch(self, rings: tuple[StepRing, ...], added: int, draws: RoundDraws) -> tuple[ndarray, ndarray]:
         """The rows and the noise of a round's batches, with axes gradient steps, seeds."""
         return drawn(self.replay.rows, rings, added, draws.batch), draws.noise
 
     def inputs(
-        self, rings: tuple[ndarray, ...], added: int, uniform: Float[ndarray, "gradient_steps seeds states"]
+        self, rings: tuple[StepRing, ...], added: int, uniform: Float[ndarray, "gradient_steps seeds states"]
     ) -> Float32[ndarray, "gradient_steps seeds states numbers"]:
         """Stored rows to score neurons on."""
         return drawn(self.replay.rows, rings, added, uniform)
@@ -174,7 +174,7 @@ class ControlTraining:
         return split(jnp.array(self.seeds)), jax.vmap(self.replay.batch)(*batch)
 
     def measured_inputs(
-        self, rings: tuple[ndarray, ...], added: int, purpose: str, number: int
+        self, rings: tuple[StepRing, ...], added: int, purpose: str, number: int
     ) -> Float32[ndarray, "seeds states numbers"]:
         """Stored rows for a measurement between chunks; those of random play if none are stored."""
         del purpose  # there is only one
@@ -214,10 +214,10 @@ def _generator(seed: int, agent_steps: int, purpose: int = 0) -> np.random.Gener
 def _random_play(training: ControlTraining, seed: int) -> Float32[ndarray, "states numbers"]:
     """Rows of random play, every eighth step, because neighbouring states look alike."""
     bodies, draw = training.env.begin([seed], RANDOM_PLAY), np.random.default_rng((RANDOM_PLAY, seed))
-    rows = np.zeros((training.score_batch, training.replay.numbers), np.float32)
+    ring = replace(training.replay, capacity=training.score_batch, slack=1).init()
     for step in range(8 * training.score_batch):
         seen, action = bodies.observations, draw.uniform(-1, 1, (1, training.env.actions)).astype(np.float32)
         outcome: Any = bodies.step(action)
         if step % 8 == 7:
-            training.replay.add(rows, step // 8, seen[0], action[0], outcome.reward, 0.0, outcome.observation[0])
-    return rows
+            training.replay.add(ring, step // 8, seen[0], action[0], outcome.reward, 0.0, outcome.observation[0])
+    return ring.steps[: training.score_batch]

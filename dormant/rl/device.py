@@ -29,8 +29,10 @@ from .learning import (
     gradient_step,
     lanes_of,
     no_losses,
+    on_host,
     progress,
     synchronised,
+    unmeasured,
 )
 from .networks.layers import Params
 from .replay.device import Batch, Replay, ReplayState
@@ -111,7 +113,7 @@ class DeviceTraining:
     def advance(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
         """The state `log_period` agent steps later, and the metrics of that chunk: arrays [seeds] or [seeds, neurons].
 
-        A metric without a value is NaN, for example if no episode ended or no evaluation was due.
+        A metric without a value is masked, for example if no episode ended or no evaluation was due.
         """
         state = share_out(state, len(self.seeds))  # a restored state lies on one device
         done, size = self.agent_steps_done(state), self.schedule.agent_steps_per_round
@@ -119,11 +121,12 @@ class DeviceTraining:
         state, metrics = chunk(*self.program, state, min(max(warm_rounds, 0), rounds))
         if warm_rounds >= rounds:
             metrics |= _measure(*self.program, state)
-        due, absent = self.schedule.evaluates(done + self.log_period), np.full(len(self.seeds), np.nan, np.float32)
-        metrics["eval_return"] = _evaluate(*self.program, state) if due else absent
+        found = on_host(metrics, learned=warm_rounds < rounds)
+        due, absent = self.schedule.evaluates(done + self.log_period), unmeasured(len(self.seeds))
+        found["eval_return"] = np.asarray(_evaluate(*self.program, state)) if due else absent
         if self.rank_batch:
-            metrics["srank"] = _ranks(*self.program, state) if due else absent
-        return state, {name: np.asarray(value) for name, value in metrics.items()}
+            found["srank"] = np.asarray(_ranks(*self.program, state)) if due else absent
+        return state, found
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
         """Dormant fractions and neuron scores of a state, on stored states, or on random play if none are stored."""

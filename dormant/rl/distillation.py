@@ -23,6 +23,7 @@ from .device import DeviceTraining
 from .envs.atari import Atari
 from .envs.environment import Environment
 from .envs.minatar import MinAtar
+from .host import open_rings
 from .learning import dormancy
 from .networks.layers import Params
 from .offline import check_length
@@ -171,7 +172,7 @@ def remembered(played: Played, ended: FinishedRun, states: int) -> Shaped[Array,
     added = int(ended.state.agent_steps[0])
     uniform = [np.random.default_rng(seed).random(states, np.float32) for seed in played.seeds]
     if isinstance(played, AtariTraining):
-        rings = [played.replay.open(ended.replay / f"seed{seed}", added) for seed in played.seeds]
+        rings = open_rings(played.replay, played.seeds, ended.replay, added, ended.owner)
         drawn = [played.replay.states(ring, added, places) for ring, places in zip(rings, uniform, strict=True)]
         return jnp.asarray(np.stack(drawn))
     of_seeds = jax.vmap(played.replay.states, in_axes=(0, None, 0))

@@ -32,12 +32,14 @@ from .learning import (
     lane_scores,
     lanes_of,
     no_losses,
+    on_host,
     params_of,
     progress,
     synchronised,
+    unmeasured,
     unseen_step,
 )
-from .replay.files import flush, refuse_without_room
+from .replay.files import checksum, flush, refuse_without_room
 from .replay.frames import FrameReplay
 from .replay.steps import StepReplay
 from .schedule import Schedule
@@ -110,16 +112,25 @@ def _fresh(training: HostTraining) -> tuple[AgentState, PyTree[Array]]:
     return jax.vmap(one)(jnp.array(training.seeds))
 
 
-def open_loop(training: HostTraining, folder: Path, state: TrainState) -> "HostLoop":
+def open_loop(training: HostTraining, folder: Path, state: TrainState, owner: int) -> "HostLoop":
     """The loop that continues from a state with the rings in a folder, or with new rings before the first agent step.
+
+    `owner` is a number that stands for the run. The rings of another run are refused.
 
     Raises ValueError if the rings do not fit on this machine or are not those of the state, OSError if a file is
     missing or the disk is full.
     """
     refuse_without_room(training.replay, len(training.seeds), folder)
     added = int(state.agent_steps[0])
-    rings = tuple(training.replay.open(folder / f"seed{seed}", added) for seed in training.seeds)
+    rings = open_rings(training.replay, training.seeds, folder, added, owner)
     return HostLoop(training, training.players(), rings, folder.parent / "videos")
+
+
+def open_rings(
+    replay: FrameReplay | StepReplay, seeds: tuple[int, ...], folder: Path, added: int, owner: int
+) -> tuple[Any, ...]:
+    """The rings of a run in its folder of replay files, one per seed. Raises what the replay's `open` raises."""
+    return tuple(replay.open(folder / f"seed{seed}", added, checksum(owner, seed)) for seed in seeds)
 
 
 @dataclass(frozen=True)
@@ -138,15 +149,16 @@ class HostLoop:
     def advance(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
         """The state `log_period` agent steps later, and the metrics of that chunk: arrays [seeds] or [seeds, neurons].
 
-        A metric without a value is NaN, for example if no episode ended or no evaluation was due.
+        A metric without a value is masked, for example if no episode ended or no evaluation was due.
         """
         training, learned = self.training, int(state.gradient_steps[0])
         state, metrics = _Chunk(self, state).play()
-        if int(state.gradient_steps[0]) == learned:
+        learns = int(state.gradient_steps[0]) > learned
+        if not learns:
             metrics |= self.measure(state)
         due = training.schedule.evaluates(int(state.agent_steps[0]))
-        absent = np.full(len(training.seeds), np.nan, np.float32)
-        measured = {name: np.asarray(value) for name, value in metrics.items()}
+        absent = unmeasured(len(training.seeds))
+        measured = on_host(metrics, learns)
         measured["eval_return"] = np.array([np.mean(each) for each in self.evaluate(state)]) if due else absent
         if training.rank_batch:
             measured["srank"] = np.asarray(self.ranks(state)) if due else absent

@@ -1,5 +1,6 @@
 """One gradient step, and what is logged of it: the agent's update, then the intervention, for several seeds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -191,6 +192,24 @@ def dormancy(scores: Scores) -> dict[str, Array]:
             own = {name: each for name, each in scores.items() if name.startswith(f"{network}/")}
             metrics[f"dormant/{tau:g}/{network}/all"] = dormant_fraction(own, tau)
     return metrics
+
+
+def unmeasured(seeds: int) -> np.ma.MaskedArray:
+    """A metric that was not measured in a chunk: masked for each seed. NaN instead means that a network diverged."""
+    return np.ma.masked_all(seeds)
+
+
+def on_host(metrics: Mapping[str, Array | np.ndarray], learned: bool) -> dict[str, np.ndarray]:
+    """The metrics of a chunk as NumPy arrays, in which what was not measured is masked.
+
+    These are the losses of a chunk without a gradient step, and the return of a seed for which no episode ended.
+    """
+    found = {name: np.asarray(value) for name, value in metrics.items()}
+    if not learned:
+        losses = {*dqn.Losses._fields, *sac.Losses._fields} & found.keys()
+        found |= {name: unmeasured(len(found[name])) for name in losses}
+    found["train_return"] = np.ma.masked_where(found["train_episodes"] == 0, found["train_return"])
+    return found
 
 
 def progress(state: TrainState, experience: Experience, losses: Losses) -> dict[str, Array]:

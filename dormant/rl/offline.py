@@ -20,7 +20,7 @@ from .envs.atari import Atari
 from .envs.environment import Environment
 from .envs.minatar import MinAtar
 from .evaluation import episode_returns
-from .learning import dormancy
+from .learning import dormancy, unmeasured
 from .networks.layers import Params
 from .schedule import check_at_least, check_evaluation, check_seeds
 from .seeds import join_seeds, key_of, lanes, map_seeds, take_seed
@@ -142,7 +142,7 @@ class OfflineRun:
     def advance(self, state: OfflineState) -> tuple[OfflineState, dict[str, np.ndarray]]:
         """The state `log_period` gradient steps later, and its metrics: arrays [seeds] or [seeds, neurons].
 
-        The return of an evaluation is NaN if none was due.
+        The return of an evaluation is masked if none was due.
         """
         training, seeds = self.training, jnp.array(self.seeds)
         state, losses = _chunk(training, self.data.memory, seeds, self.data.steps, self._arrays(state), state)
@@ -150,9 +150,7 @@ class OfflineRun:
         counts = {name: np.full(len(seeds), done) for name in ("agent_steps", "gradient_steps")}
         metrics = counts | {name: np.asarray(value) for name, value in losses._asdict().items()} | self.measure(state)
         due = training.eval_period and done % training.eval_period == 0
-        metrics["eval_return"] = (
-            np.asarray(_evaluate(training, seeds, state)) if due else np.full(len(seeds), np.nan, np.float32)
-        )
+        metrics["eval_return"] = np.asarray(_evaluate(training, seeds, state)) if due else unmeasured(len(seeds))
         return state, metrics
 
     def measure(self, state: OfflineState) -> dict[str, np.ndarray]:

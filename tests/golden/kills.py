@@ -52,9 +52,9 @@ def reached(path: Path) -> int:
 
 def final_state(path: Path, agent_steps: int) -> dict[str, bytes]:
     """The bytes of every array of the checkpoint at the end."""
-    with ocp.CheckpointManager(RunFolder(path).checkpoint) as manager:
+    with ocp.CheckpointManager(RunFolder(path).checkpoint, item_names=("default", "seal")) as manager:
         assert manager.latest_step() == agent_steps
-        state = manager.restore(agent_steps, args=ocp.args.StandardRestore())
+        state = manager.restore(agent_steps, args=ocp.args.Composite(default=ocp.args.StandardRestore()))["default"]
     return {jax.tree_util.keystr(key): np.asarray(leaf).tobytes() for key, leaf in jax.tree.leaves_with_path(state)}
 
 

@@ -24,7 +24,7 @@ TRAIN = (
 def remembered(path: Path) -> np.ndarray:
     """Every step that can be drawn from the ring in the run's file."""
     ring = StepReplay(CAPACITY, 105, 8, slack=CAPACITY).open(RunFolder(path).replay / "seed0", STEPS)
-    return ring[np.arange(STEPS - CAPACITY, STEPS) % len(ring)]
+    return ring.steps[np.arange(STEPS - CAPACITY, STEPS) % len(ring.steps)]
 
 
 @pytest.fixture

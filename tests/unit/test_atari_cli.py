@@ -2,13 +2,18 @@
 
 import builtins
 import json
+from dataclasses import replace
 
 import pytest
 
 from dormant import Every, ReDo, Reset
 from dormant.cli import run, train
-from dormant.cli.progress import newest_values, progress_bar
+from dormant.cli.progress import SHOWN, newest_values, progress_bar
+from dormant.experiments import fig14_sac
+from dormant.experiments.benches import MINATAR, RATIOS, atari_bench
+from dormant.experiments.fig10_replay_ratios import ATARI_DRQ, MINATAR_DRQ
 from dormant.lab.runs.folder import RunFolder
+from dormant.lab.runs.rows import Newest
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.atari import AtariTraining
 from dormant.rl.envs import atari
@@ -65,6 +70,31 @@ def test_the_defaults_are_the_papers(built, roomy):
 def test_the_target_period_follows_the_replay_ratio(built, ratio, period):
     assert built("--replay-ratio", ratio, *SMALL).agent.target_period == period
     assert built(f"--replay-ratio={ratio}", "--target-period", "8000", *SMALL).agent.target_period == 8_000
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("name", ["MinAtar, dqn", "Atari, dqn", "MinAtar, drq", "Atari, drq"])
+def test_train_and_figure_have_the_same_settings(name, ratio):
+    """Every setting of the agent, at every replay ratio of the paper."""
+    benches = {
+        "MinAtar, dqn": MINATAR,
+        "Atari, dqn": atari_bench(10),
+        "MinAtar, drq": MINATAR_DRQ,
+        "Atari, drq": ATARI_DRQ,
+    }
+    family, agent = name.split(", ")
+    figure = benches[name].dqn(ratio)
+    line = ["--run-dir", "run", "--agent", agent, "--env", {"MinAtar": "MinAtar/Asterix", "Atari": "ALE/Pong"}[family]]
+    trained = train.training_of(train.parse([*line, f"--replay-ratio={ratio}", f"--steps={figure.agent_steps}"]))
+    # A ring that no run outgrows is as good as a larger one.
+    assert replace(trained.agent, replay_capacity=figure.agent.replay_capacity) == figure.agent
+    assert figure.agent.replay_capacity >= min(trained.agent.replay_capacity, figure.agent_steps)
+
+
+@pytest.mark.parametrize("scale", ["laptop", "paper"])
+def test_train_and_figure_have_the_same_sac(scale):
+    figure = fig14_sac.EXPERIMENT.designs[scale].arms[0].training
+    assert train.training_of(train.parse(["--run-dir", "run", "--agent", "sac"])).agent == figure.agent
 
 
 def test_every_kind_of_flag_reaches_the_training(built):
@@ -158,7 +188,7 @@ def test_the_bar_says_frames_return_and_dormant_fraction(tmp_path, capsys, monke
         {"seed": 1, "agent_steps": 100, "dormant/0.1/all": 0.3, "train_return": None},
     ]
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in table))
-    assert newest_values(folder) == ["return -20.5", "dormant 25%"]
+    assert newest_values(Newest(folder.metrics, SHOWN)) == ["return -20.5", "dormant 25%"]
     with progress_bar(folder, 100, frames=True) as update:
         update(0)
         update(100)

@@ -33,6 +33,15 @@ def trees_equal(first, second):
     jax.tree.map(assert_array_equal, first, second)
 
 
+def test_an_episode_that_is_cut_off_is_bootstrapped_and_one_that_ends_is_not():
+    flags = np.array([[True, False, True], [False, True, True]])
+    seen, actions, after = np.zeros((3, 1)), np.ones((3, 1)), np.full((3, 1), 2.0)
+    outcome = ControlOutcome(after.astype(np.float32), np.zeros(3, np.float32), *flags)
+    *_, discount, observation = TRAINING.columns(seen, actions, outcome)
+    assert_allclose(discount, [0, AGENT.gamma, 0])
+    assert_array_equal(observation, after)
+
+
 def played(training, folder):
     """Every state and metrics of a whole run, and its loop."""
     states, metrics = [training.init()], []
@@ -89,7 +98,7 @@ def test_a_seed_does_not_depend_on_its_company(run, tmp_path):
     alone, own, rows_alone = played(replace(TRAINING, seeds=(5,)), tmp_path)
     for mine, theirs in zip(jax.tree.leaves(own[-1]), jax.tree.leaves(states[-1]), strict=True):
         assert_allclose(np.asarray(mine)[0], np.asarray(theirs)[1], rtol=1e-5, atol=1e-6)
-    assert_allclose(alone.rings[0], loop.rings[1], rtol=1e-5, atol=1e-6)
+    assert_allclose(alone.rings[0].steps, loop.rings[1].steps, rtol=1e-5, atol=1e-6)
     assert_allclose(rows_alone[-1]["eval_return"][0], metrics[-1]["eval_return"][1], rtol=1e-5)
 
 
@@ -103,7 +112,7 @@ def test_the_shorter_gradient_step_changes_nothing(run, tmp_path, monkeypatch):
 def test_gradient_steps_draw_from_the_steps_before_their_round(run):
     loop, _, _ = run
     rows, noise = TRAINING.batch(loop.rings, 40, next(TRAINING.draws(range(40, 41))))
-    there = {row.tobytes() for row in loop.rings[1][:40]}
+    there = {row.tobytes() for row in loop.rings[1].steps[:40]}
     assert {row.tobytes() for row in rows[:, 1].reshape(-1, rows.shape[-1])} <= there
     assert noise.shape == (1, 2, 2, 4, 1)
 
@@ -118,12 +127,12 @@ def test_a_truncated_episode_is_bootstrapped_and_a_terminated_one_is_not():
 def test_actions_are_random_and_nothing_is_learned_before_min_replay(run):
     loop, states, _ = run
     trees_equal(states[1].agent, states[0].agent)
-    action = loop.rings[0][:16, TRAINING.env.observations]
+    action = loop.rings[0].steps[:16, TRAINING.env.observations]
     assert (np.abs(action) < 1).all() and len(np.unique(action)) == 16
 
 
 def test_the_replay_keeps_what_was_seen_and_done(run):
-    ring = run[0].rings[0][:64]
+    ring = run[0].rings[0].steps[:64]
     before, after = ring[:, :7], ring[:, -7:]
     going_on = ring[:, 9] > 0
     assert_array_equal(ring[going_on, 9], np.float32(AGENT.gamma))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from learning.probes import PROBES
+from learning.probes import PROBES, Probe
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dormant import Chain, Every, Learner, ReDo
@@ -188,11 +188,24 @@ def test_the_replay_ratio_counts_gradient_steps_per_agent_step(ratio, gradient_s
     assert np.isfinite(row["loss"]).all()
 
 
+@pytest.mark.parametrize("truncated", [False, True])
+def test_an_episode_that_is_cut_off_is_bootstrapped_and_one_that_ends_is_not(truncated):
+    env = Probe("two steps", 2, False, "constant", (), (), truncated)
+    agent = replace(AGENT, min_replay=64)
+    training = replace(TRAINING, env=env, agent=agent, intervention=Chain(), seeds=(0,), agent_steps=8, log_period=8)
+    state, _ = replace(training, eval_period=80).advance(training.init())
+    at_its_end = agent.gamma if truncated else 0.0
+    assert_allclose(state.replay.discount[0, :8], [agent.gamma, at_its_end] * 4)
+    assert state.replay.last[0, :8].tolist() == [False, True] * 4
+    # What is bootstrapped is the observation after the last step, and not the first one of the next episode.
+    assert state.replay.observations[0, :4, :, 0].tolist() == [[0, 1], [1, 2]] * 2
+
+
 def test_a_chunk_before_learning_still_measures(run):
     training = replace(TRAINING, agent=replace(AGENT, min_replay=32))
     _, row = training.advance(training.init())
     assert_array_equal(row["gradient_steps"], [0, 0])
-    assert np.isnan(row["loss"]).all()
+    assert np.ma.getmaskarray(row["loss"]).all()
     assert row["dormant/0.1/all"].shape == (2,)
 
 

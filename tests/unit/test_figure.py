@@ -277,7 +277,11 @@ class TestRuns:
             (["{}", "--env", "Moon"], "dormant: no run in {} matches (3 runs found, in Place/Line, Place/Ring)."),
             (["{}/a"], None),
             (["--compare", "{}/a", "{}/b"], "dormant: {}/a is not a run folder: it has no spec.json."),
-            (["--compare", "{}/c", "{}/b"], "dormant: {}/c/spec.json is damaged; restore it."),
+            (
+                ["--compare", "{}/c", "{}/b"],
+                "dormant: {}/c/spec.json is damaged (Invalid JSON: expected value at line 1 column "
+                "1); restore it, or choose another --run-dir.",
+            ),
             (["{}", "--tensorboard", "{}/c/spec.json"], "dormant: {}/c/spec.json/a: Not a directory."),
             (
                 ["--compare", "{}/a", "{}/b", "--tensorboard", "e"],

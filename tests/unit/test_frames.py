@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dormant.rl.replay.files import flush, refuse_without_room, shortage
+from dormant.rl.replay.files import DamagedRing, flush, refuse_without_room, shortage
 from dormant.rl.replay.frames import FrameReplay
 
 GAMMA = 0.5
@@ -163,8 +163,50 @@ def test_a_checkpoint_is_due_before_it_is_too_late(tmp_path):
     added_to(replay, ring, [RUNNING] * 3, first=20)
     replay.open(tmp_path, 20)
     added_to(replay, ring, [RUNNING], first=23)
-    with pytest.raises(ValueError, match="no longer holds the 6 steps before step 20"):
+    with pytest.raises(ValueError, match=r"no longer holds all steps: (step|frame)"):
         replay.open(tmp_path, 20)
+
+
+def cut(file, size):
+    file.write_bytes(file.read_bytes()[:size])
+
+
+def flip(file, place):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 4
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: cut(folder / "frames.npy", -1), "frames.npy is damaged"),
+        (lambda folder: cut(folder / "frames.npy", 5), "frames.npy is damaged"),
+        (lambda folder: cut(folder / "reward.npy", 0), "reward.npy is damaged"),
+        (lambda folder: flip(folder / "frames.npy", 128 + 7), "frame 7 has changed"),
+        (lambda folder: flip(folder / "reward.npy", 128 + 4 * 5 + 1), "step 5 has changed"),
+        (lambda folder: flip(folder / "place.npy", 128 + 8 * 6 + 7), "step 6 has changed"),
+        (lambda folder: flip(folder / "owner.npy", 128), "another run or seed"),
+    ],
+)
+def test_a_damaged_ring_is_refused(tmp_path, damage, said):
+    replay = numbered(6)
+    flush(added_to(replay, replay.open(tmp_path, 0, owner=7), [RUNNING] * 8))
+    replay.open(tmp_path, 8, owner=7)
+    damage(tmp_path)
+    with pytest.raises(DamagedRing, match=said):
+        replay.open(tmp_path, 8, owner=7)
+
+
+def test_the_ring_of_another_run_is_refused(tmp_path):
+    replay = numbered(6)
+    flush(added_to(replay, replay.open(tmp_path, 0, owner=7), [RUNNING] * 8))
+    with pytest.raises(DamagedRing, match="the ring of another run or seed"):
+        replay.open(tmp_path, 8, owner=8)
+    # The steps of another run in a ring that says it is this one's.
+    (tmp_path / "owner.npy").write_bytes((tmp_path / "owner.npy").read_bytes().replace(b"\x07", b"\x08"))
+    with pytest.raises(DamagedRing, match="step 2 has changed"):
+        replay.open(tmp_path, 8, owner=8)
 
 
 def test_a_run_without_a_checkpoint_starts_a_new_ring(tmp_path):
@@ -183,7 +225,7 @@ def test_files_are_as_large_as_said_and_not_sparse(tmp_path):
     replay = FrameReplay(100, slack=50)
     replay.open(tmp_path, 0)
     files = list(tmp_path.iterdir())
-    assert replay.bytes <= sum(file.stat().st_size for file in files) <= replay.bytes + 7 * 128
+    assert replay.bytes <= sum(file.stat().st_size for file in files) <= replay.bytes + 10 * 128
     assert all(file.stat().st_blocks * 512 >= file.stat().st_size for file in files)
 
 

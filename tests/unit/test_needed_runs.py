@@ -81,7 +81,7 @@ def test_a_run_without_its_last_checkpoint_is_refused_with_a_way_out(tmp_path):
     first = run(Walk(), sibling_path(path, Walk()))
     for step in first.checkpoint.iterdir():
         step.rename(tmp_path / step.name)
-    with pytest.raises(RunRefused, match="its last checkpoint is gone; delete the folder"):
+    with pytest.raises(RunRefused, match=r"its last checkpoint is gone. To repair it, delete the folder"):
         run(Onward(), path)
 
 

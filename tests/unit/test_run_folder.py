@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,10 @@ import pytest
 
 from dormant.lab.judging.intervals import mean_interval
 from dormant.lab.judging.summary import at_end_of_run, summary
-from dormant.lab.runs import folder as run_folder
 from dormant.lab.runs import runner
 from dormant.lab.runs.description import differences
 from dormant.lab.runs.folder import RunRefused, claimed, curve, layers, rows
+from dormant.lab.runs.rows import Journal
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Walk:
         position = state["position"] + self.size * jax.vmap(jax.random.normal)(keys[:, 0])
         state = {"key": keys[:, 1], "position": position, "steps": state["steps"] + self.log_period}
         steps = np.full(len(self.seeds), int(state["steps"]))
-        returns = np.asarray(position) if steps[0] % 8 == 0 else np.full(len(self.seeds), np.nan)
+        returns = np.asarray(position) if steps[0] % 8 == 0 else np.ma.masked_all(len(self.seeds))
         return state, {"agent_steps": steps, "eval_return": returns, **self.measure(state)}
 
     def agent_steps_done(self, state):
@@ -71,8 +70,7 @@ def files(folder):
 
 
 def last_state(folder, training):
-    with runner.checkpoints(folder) as manager:
-        return runner.restore(manager, training.init())
+    return runner.last_state(training, folder)
 
 
 @pytest.fixture
@@ -171,30 +169,108 @@ def test_settings_of_another_class_are_shown_whole():
 )
 def test_a_damaged_specification_is_refused(whole, content):
     whole.spec.write_text(content)
-    with pytest.raises(RunRefused, match=r"spec.json is damaged; restore it, or choose another --run-dir"):
+    with pytest.raises(RunRefused, match=r"spec.json is damaged .*; restore it, or choose another --run-dir"):
         runner.run(Walk(), whole.path)
 
 
-def test_a_damaged_row_is_refused_and_kept(tmp_path):
-    with pytest.raises(Killed):
-        runner.run(Walk(), tmp_path / "run", kill_at(8), 0.0)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    metrics.write_text(metrics.read_text() + "\x00\x00\n")
-    before = metrics.read_bytes()
-    with pytest.raises(RunRefused, match=r"line 7 of .*metrics.jsonl is damaged"):
-        runner.run(Walk(), tmp_path / "run")
-    assert metrics.read_bytes() == before
-
-
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_continues(whole, tmp_path):
-    with pytest.raises(Killed):
-        runner.run(Walk(), tmp_path / "run", kill_at(20), 0.0)
-    newest = max((tmp_path / "run" / "checkpoint").iterdir(), key=lambda folder: int(folder.name))
-    (newest / "default" / "_METADATA").write_text("?")
-    with pytest.raises(RunRefused, match=rf"{newest} cannot be read .* Delete that folder"):
-        runner.run(Walk(), tmp_path / "run")
-    shutil.rmtree(newest)
+def test_damaged_rows_after_the_checkpoint_are_written_again(whole, tmp_path):
+    killed(tmp_path / "run", 8)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as stream:
+        stream.write("\x00\x00\n")
     assert files(runner.run(Walk(), tmp_path / "run")) == files(whole)
+
+
+def killed(path, agent_steps):
+    with pytest.raises(Killed):
+        runner.run(Walk(), path, kill_at(agent_steps), 0.0)
+    return sorted((path / "checkpoint").iterdir(), key=lambda folder: int(folder.name))
+
+
+def flipped(file, place):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def unreadable(checkpoint):
+    (checkpoint / "default" / "_METADATA").write_text("?")
+
+
+def another_step(checkpoint):
+    before = checkpoint.with_name("16")
+    shutil.rmtree(checkpoint)
+    shutil.copytree(before, checkpoint)
+
+
+def without_seal(checkpoint):
+    shutil.rmtree(checkpoint / "seal")
+
+
+def other_numbers(checkpoint):
+    """The arrays of a checkpoint of another run, which Orbax reads without complaint."""
+    other = killed(checkpoint.parents[2] / "other", 20)[-1]
+    shutil.rmtree(checkpoint / "default")
+    with pytest.raises(Killed):
+        runner.run(Walk(size=2.0), checkpoint.parents[2] / "larger", kill_at(20), 0.0)
+    shutil.copytree(checkpoint.parents[2] / "larger" / "checkpoint" / "20" / "default", checkpoint / "default")
+    assert other.name == "20"
+
+
+def fewer_rows(checkpoint):
+    file = checkpoint.parents[1] / "metrics.jsonl"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:11]))
+
+
+def another_digit(checkpoint):
+    flipped(checkpoint.parents[1] / "scores.jsonl", -3)
+
+
+DAMAGE = [unreadable, another_step, without_seal, other_numbers, fewer_rows, another_digit]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_skipped_with_one_line(damage, whole, tmp_path, caplog):
+    newest = killed(tmp_path / "run", 20)[-1]
+    damage(newest)
+    assert files(runner.run(Walk(), tmp_path / "run")) == files(whole)
+    (record,) = caplog.records
+    assert "resumed from step 16" in record.message and "\n" not in record.message
+
+
+def test_a_run_without_a_whole_checkpoint_is_refused_and_kept(tmp_path):
+    for checkpoint in killed(tmp_path / "run", 20):
+        unreadable(checkpoint)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(RunRefused, match=r"run has no whole checkpoint: .*/20 cannot be read .* Delete the folder"):
+        runner.run(Walk(), tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "scores.jsonl"])
+def test_a_changed_file_of_a_finished_run_is_not_read(whole, file):
+    flipped(whole.path / file, 40)
+    with pytest.raises(RunRefused, match=rf"{file} is damaged \(its content has changed\)"):
+        list(rows(whole.path / file))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"seed": "0", "agent_steps": 4}', "seed: Input should be a valid integer"),
+        ('{"agent_steps": 4}', "seed: Field required"),
+        ('{"seed": 0, "agent_steps": 4, "loss": "much"}', "loss.*: Input should be a valid"),
+        ('{"seed": 0, "agent_steps": 99999999999999999999}', "agent_steps: Input should be less than"),
+        ("[" * 200_000, "Invalid JSON: recursion limit"),
+        ("{}{}", "Invalid JSON"),
+        ("\udc80", "Invalid JSON"),
+    ],
+)
+def test_a_row_is_read_through_a_schema(tmp_path, row, said):
+    whole = '{"seed": 0, "agent_steps": 0, "loss": NaN, "eval_return": null}'
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(f"{whole}\n{row}\n".encode(errors="surrogateescape"))
+    with pytest.raises(RunRefused, match=rf"line 2 of .*metrics.jsonl is damaged \({said}"):
+        list(rows(file))
 
 
 def test_a_file_size_limit_is_an_os_error(tmp_path, monkeypatch):
@@ -245,10 +321,12 @@ def small_disk(tmp_path):
         subprocess.run(["umount", str(path)], check=True)
 
 
-def test_a_real_full_disk_is_an_os_error_and_keeps_what_it_holds(small_disk):
+def test_a_real_full_disk_is_an_os_error_and_keeps_what_it_holds(small_disk, tmp_path):
     if small_disk is None:
+        (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+        journal = Journal(tmp_path)
         with pytest.raises(OSError, match="No space left"):
-            run_folder._append(Path("/dev/full"), [{"seed": 0}])
+            journal.append({"agent_steps": np.zeros(1, int)}, (0,))
         return
     with pytest.raises(OSError, match="No space left"):
         runner.run(Walk(agent_steps=4_000), small_disk / "run", checkpoint_seconds=0.0)

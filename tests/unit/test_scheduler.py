@@ -19,7 +19,7 @@ from dormant.lab.design import Arm, Design, Experiment
 from dormant.lab.machine import cores
 from dormant.lab.runs import runner
 from dormant.lab.runs.description import run_path
-from dormant.lab.runs.folder import RunFolder, claimed, rows, runs_by_seed
+from dormant.lab.runs.folder import RunFolder, Timing, claimed, rows, runs_by_seed
 
 
 def job(path, **settings):
@@ -200,7 +200,7 @@ def test_a_run_remembers_how_long_all_its_processes_took(tmp_path):
     timing = runner.run(Walk(seconds=0.05), tmp_path / "run").timing
     assert timing.agent_steps == 12 and first.seconds + 0.05 <= timing.seconds < first.seconds + 5
     (tmp_path / "run" / "timing.json").write_text("?")
-    assert RunFolder(tmp_path / "run").timing == (0, 0.0)
+    assert RunFolder(tmp_path / "run").timing == Timing()
 
 
 class TestJobs:

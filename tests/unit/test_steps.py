@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dormant.rl.replay.files import flush, shortage
+from dormant.rl.replay.files import DamagedRing, flush, shortage
 from dormant.rl.replay.steps import StepReplay
 
 REPLAY = StepReplay(capacity=6, observations=3, actions=2, slack=4)
@@ -63,6 +63,19 @@ def test_a_file_goes_on_as_it_was_at_a_checkpoint(tmp_path):
     assert REPLAY.save_due(added=16, saved=15, steps=4)
 
 
+def test_a_flipped_bit_and_another_owner_are_refused(tmp_path):
+    ring = REPLAY.open(tmp_path, 0, owner=7)
+    for number in range(8):
+        REPLAY.add(ring, number, *step(number))
+    flush(ring)
+    REPLAY.open(tmp_path, 8, owner=7)
+    with pytest.raises(DamagedRing, match="another run or seed"):
+        REPLAY.open(tmp_path, 8, owner=8)
+    ring.steps[4, 3] += 1
+    with pytest.raises(DamagedRing, match="step 4 has changed"):
+        REPLAY.open(tmp_path, 8, owner=7)
+
+
 def test_another_ring_or_none_is_refused(tmp_path):
     filled(tmp_path, 3)
     with pytest.raises(ValueError, match=r"steps.npy has float32\[10, 10\], not float32\[9, 10\]: another ring"):
@@ -73,7 +86,7 @@ def test_another_ring_or_none_is_refused(tmp_path):
 
 def test_the_sum_says_what_a_ring_takes():
     said = shortage(StepReplay(1_000_000, 348, 17), 1, memory=3 * 10**9, disk=10**12)
-    assert said.startswith("1 ring of 1,000,000 agent steps take 1 x (1,010,000 steps x 2,860 bytes) = 2.9 GB")
+    assert said.startswith("1 ring of 1,000,000 agent steps take 1 x (1,010,000 steps x 2,864 bytes) = 2.9 GB")
 
 
 @pytest.mark.parametrize("name", ["capacity", "observations", "actions", "slack"])

@@ -12,7 +12,8 @@ import jax
 
 from dormant.lab.crews.jobs import Event, Job, run_job
 from dormant.lab.machine import keep_compiled_code
-from dormant.lab.runs.folder import RunFolder, RunRefused, last_row
+from dormant.lab.runs.folder import RunFolder, RunRefused
+from dormant.lab.runs.rows import last_row
 
 POLL_SECONDS = 2.0  # between two reads of a run's file; a shared disk may have hundreds of runs
 

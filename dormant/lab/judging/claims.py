@@ -187,4 +187,5 @@ def _left_out(found: Pairs, kept: Bool[np.ndarray, " environments"]) -> str:
     lost = complete.size - int(complete.sum())
     absent = [name for name, there in zip(found.environments, kept, strict=True) if not there]
     text = f" Environments with too few pairs: {', '.join(absent)}." if absent and kept.any() else ""
-    return text + (f" {lost} of {complete.size} pairs are missing." if lost else "")
+    text += f" {lost} of {complete.size} pairs are missing." if lost else ""
+    return text + (f" {found.diverged} runs are left out because they diverged." if found.diverged else "")

@@ -18,6 +18,7 @@ class Pairs(NamedTuple):
     environments: tuple[str, ...]
     arm: Float[np.ndarray, "seeds environments"]
     against: Float[np.ndarray, "seeds environments"]
+    diverged: int = 0  # runs that are left out because their network diverged
 
     def complete(self) -> Bool[np.ndarray, "seeds environments"]:
         """Where both values of a pair were measured."""
@@ -26,15 +27,18 @@ class Pairs(NamedTuple):
     def of(self, environments: Bool[np.ndarray, " environments"]) -> "Pairs":
         """The pairs of the selected environments."""
         names = tuple(name for name, kept in zip(self.environments, environments, strict=True) if kept)
-        return Pairs(names, self.arm[:, environments], self.against[:, environments])
+        return Pairs(names, self.arm[:, environments], self.against[:, environments], self.diverged)
 
 
 def pairs(claim: Claim, frame: pl.DataFrame) -> Pairs:
     """The pairs of runs that a claim compares, from a table of `judging.table.read`.
 
-    A claim without `against` pairs the end of each run with its own start.
+    A claim without `against` pairs the end of each run with its own start. Runs whose network diverged are left out.
     """
-    points = _log_points(claim, frame)
+    points, lost = _log_points(claim, frame), 0
+    if "diverged" in frame.columns:
+        lost = points.filter(pl.col("diverged").is_not_null()).n_unique(["arm", "environment", "seed"])
+        points = points.filter(pl.col("diverged").is_null())
     arm = _per_run(points.filter(arm=claim.arm), claim.quantity.reduce, claim.quantity.after)
     if claim.against is None:
         against = _per_run(points.filter(arm=claim.arm), "start")
@@ -47,7 +51,7 @@ def pairs(claim: Claim, frame: pl.DataFrame) -> Pairs:
         np.array([[values.get((name, seed), np.nan) for name in environments] for seed in seeds]).reshape(shape)
         for values in (arm, against)
     ]
-    return Pairs(environments, *tables)
+    return Pairs(environments, *tables, diverged=lost)
 
 
 def reduced(
@@ -81,7 +85,9 @@ def _log_points(claim: Claim, frame: pl.DataFrame) -> pl.DataFrame:
     metric = claim.quantity.metric
     value = pl.col(metric) if metric in frame.columns else pl.lit(None)
     points = frame.filter(pl.col("arm").is_in([claim.arm, claim.against or claim.arm])).select(
-        "arm", "environment", "seed", "agent_steps", value=value.cast(pl.Float64), ignored=_wrong_age(claim.quantity)
+        *("arm", "environment", "seed", "agent_steps", *(["diverged"] if "diverged" in frame.columns else [])),
+        value=value.cast(pl.Float64),
+        ignored=_wrong_age(claim.quantity),
     )
     # Both arms ignore a log point that one of them ignores: they are compared at the same agent steps.
     ignored = pl.col("ignored").any().over("environment", "agent_steps")

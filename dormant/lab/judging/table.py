@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 
 from dormant.interventions import Every, Reset
 from dormant.lab.design import Cell, Experiment, Scale
-from dormant.lab.runs.folder import RunFolder, curve, rows, runs_by_seed
+from dormant.lab.runs.folder import RunFolder, RunRefused, curve, runs_by_seed
+from dormant.lab.runs.rows import lines, rows
 
 FIRST_COLUMNS = {
     "arm": pl.String,
@@ -22,6 +23,7 @@ FIRST_COLUMNS = {
     "eval_return": pl.Float64,
     "train_return": pl.Float64,
     "loss": pl.Float64,
+    "diverged": pl.Int64,
 }
 LAST_COLUMNS = {"replay_ratio": pl.Float64, "reset_age": pl.Float64}
 # The sets that the dormant neurons of a log point are compared with, as labels of a plot's axis.
@@ -38,7 +40,8 @@ def read(root: Path, scale: Scale, experiment: Experiment, unfinished: bool = Fa
     """One row per arm, environment, seed and log point, with all logged metrics. A metric that was not logged is null.
 
     Further columns are the `replay_ratio` of the cell (null if nothing acts), `reset_age`, the number of reset periods
-    since the network was last reset or created (null for an arm without resets), and the overlaps of dormant neurons
+    since the network was last reset or created (null for an arm without resets), `diverged`, the agent steps at which
+    the run's first number that is not finite was logged (null if all are finite), and the overlaps of dormant neurons
     that the experiment names. Unfinished runs are read only if `unfinished` is true. If several runs contain a seed, a
     finished one is used. An incomplete last line of a file is ignored.
 
@@ -63,14 +66,29 @@ def read(root: Path, scale: Scale, experiment: Experiment, unfinished: bool = Fa
 
 
 def _metrics(run: RunFolder) -> pl.DataFrame:
-    content = run.metrics.read_bytes()
-    content = content[: content.rfind(b"\n") + 1]
-    table = _parsed(content) if content else pl.DataFrame(schema=FIRST_COLUMNS)
-    if len(table) != content.count(b"\n"):
-        # Slow, but it names the damaged line, and it accepts infinite numbers, which are not JSON.
+    content = lines(run.metrics)
+    if not content:
+        return pl.DataFrame(schema=FIRST_COLUMNS)
+    table = _parsed(b"\n".join(content))
+    if len(table) != len(content) or not _numeric(table):
+        # Slow, but it names the damaged line and field, and it accepts NaN and infinite numbers, which are not JSON.
         table = pl.DataFrame(list(rows(run.metrics)), infer_schema_length=None)
     metrics = [pl.col(name).cast(FIRST_COLUMNS.get(name, pl.Float64)) for name in table.columns]
-    return table.select(metrics).unique(["seed", "agent_steps"], keep="last", maintain_order=True)
+    table = table.select(metrics).unique(["seed", "agent_steps"], keep="last", maintain_order=True)
+    return table.with_columns(diverged=_diverged(table))
+
+
+def _numeric(table: pl.DataFrame) -> bool:
+    """Whether a table has the columns and types of rows of metrics."""
+    whole = all(table.schema.get(name) == pl.Int64 for name in ("seed", "agent_steps"))
+    return whole and all(kind.is_numeric() or kind == pl.Null for kind in table.schema.values())
+
+
+def _diverged(table: pl.DataFrame) -> pl.Expr:
+    """Per seed, the agent steps of the first row with a number that is not finite."""
+    numbers = [pl.col(name) for name, kind in table.schema.items() if kind == pl.Float64]
+    bad = pl.any_horizontal([(~number.is_finite()).fill_null(False) for number in numbers] or [pl.lit(False)])
+    return pl.when(bad).then(pl.col("agent_steps")).min().over("seed").cast(pl.Int64)
 
 
 def _parsed(content: bytes) -> pl.DataFrame:
@@ -159,11 +177,14 @@ def overlap_metrics(experiment: Experiment) -> list[str]:
 def with_overlaps(table: pl.DataFrame, run: RunFolder, metrics: Iterable[str]) -> pl.DataFrame:
     """The rows of a run with a column per overlap metric. An empty table is returned unchanged.
 
-    Raises KeyError for a layer that the run does not have.
+    Raises RunRefused for a layer that the run has no scores of, or for a damaged row.
     """
     for metric in metrics if len(table) else ():
         _, history, tau, layer = metric.split("/")
-        steps, scores = curve(run, f"scores/{layer}")
+        try:
+            steps, scores = curve(run, f"scores/{layer}")
+        except KeyError as error:
+            raise RunRefused(str(error.args[0])) from error
         seeds = sorted(set(table["seed"]))
         column = pl.DataFrame(
             {

@@ -15,7 +15,8 @@ from dormant.lab.drawing.figure import grid
 from dormant.lab.drawing.score_maps import ScoreMap, score_maps
 from dormant.lab.judging.claims import Verdict
 from dormant.lab.runs.description import describe
-from dormant.lab.runs.folder import RunFolder, last_row, origin_of, runs_of
+from dormant.lab.runs.folder import RunFolder, origin_of, runs_of
+from dormant.lab.runs.rows import last_row
 
 TAU = 0.1  # of score maps, if no panel names a threshold
 

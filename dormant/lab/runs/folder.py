@@ -3,17 +3,16 @@
 spec.json       the full configuration, and the code and machine of the first start
 metrics.jsonl   one row per log point and seed, appended and flushed
 scores.jsonl    the neuron scores of every layer at the same log points
-checkpoint/     the last two states, each complete or absent
+checkpoint/     the last two states, each complete or absent, with the checksum of each array and of the rows so far
 replay/         the frames of a run whose replay lies in files
 timing.json     timing only; nothing else depends on it
 lease-<number>  the machine that runs in the folder, removed when the run is done
-done            written last
+done            written last, with the checksums of the final files
 """
 
 import contextlib
 import errno
 import fcntl
-import json
 import math
 import os
 import re
@@ -31,25 +30,15 @@ from dormant.lab.design import Scale
 from dormant.lab.machine import origin
 from dormant.lab.runs.description import describe, differences, run_path
 from dormant.lab.runs.lease import Lease, Taken, held_by_another_machine, is_lease
+from dormant.lab.runs.rows import Newest, rows
+from dormant.lab.runs.schema import Done, Mark, RunRefused, Spec, Timing, read, sealed
 
 LOCK_TRIES = 3  # `in_use` holds the lock for an instant
 UNLOCKABLE = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without locks, or without locks on folders
-TAIL_BYTES = 65_536  # longer than a row of metrics
-
-
-class RunRefused(Exception):
-    """A run folder cannot be used. The message gives the reason and the remedy."""
 
 
 class RunInUse(RunRefused):
     """Another process is running in the folder. The caller can wait for it."""
-
-
-class Timing(NamedTuple):
-    """The timed agent steps per seed and their seconds, summed over all processes of a run."""
-
-    agent_steps: int = 0
-    seconds: float = 0.0
 
 
 class Curve(NamedTuple):
@@ -104,39 +93,20 @@ class RunFolder:
     def timing(self) -> Timing:
         """The timing so far; zero if the file cannot be read."""
         try:
-            return Timing(**json.loads((self.path / "timing.json").read_text()))
-        except (OSError, ValueError, TypeError):
+            return read(Timing, self.path / "timing.json")
+        except (OSError, RunRefused):
             return Timing()
 
     def time(self, timing: Timing) -> None:
         """Writes the timing so far."""
         self.check()
-        write_whole(self.path / "timing.json", json.dumps(timing._asdict()) + "\n")
+        write_whole(self.path / "timing.json", timing.model_dump_json() + "\n")
 
-    def append(self, metrics: Mapping[str, Any], seeds: tuple[int, ...]) -> None:
-        """Appends the rows of one log point, one per seed. Scores go to a file of their own because they are long."""
+    def finish(self, files: Mapping[str, Mark]) -> None:
+        """Marks the run as complete, with the marks of its rows."""
         self.check()
-        table = [
-            {"seed": seed} | {name: _json(value[i]) for name, value in metrics.items()} for i, seed in enumerate(seeds)
-        ]
-        _append(self.metrics, [{name: row[name] for name in row if not name.startswith("scores/")} for row in table])
-        keys = ("seed", "agent_steps")
-        _append(
-            self.scores,
-            [{name: row[name] for name in row if name in keys or name.startswith("scores/")} for row in table],
-        )
-
-    def forget_after(self, agent_steps: int) -> None:
-        """Drops the rows after a checkpoint. The resumed run writes the same rows again."""
-        self.check()
-        for file in (self.metrics, self.scores):
-            kept = [row for row in rows(file) if row["agent_steps"] <= agent_steps]
-            write_whole(file, "".join(json.dumps(row) + "\n" for row in kept))
-
-    def finish(self) -> None:
-        """Marks the run as complete."""
-        self.check()
-        write_whole(self.done, json.dumps(origin(), indent=1) + "\n")
+        marks = {name: mark.model_dump() for name, mark in files.items()}
+        write_whole(self.done, sealed(origin() | {"files": marks}))
 
     def check(self) -> None:
         """Raises RunInUse if another machine has taken over the run, which happens after this one was cut off."""
@@ -147,66 +117,25 @@ class RunFolder:
             raise _in_use(self.path, str(holder)) from None
 
 
-def _append(file: Path, table: list[dict[str, Any]]) -> None:
-    with file.open("a") as stream:
-        stream.write("".join(json.dumps(row) + "\n" for row in table))
-
-
-def rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The complete rows of a file. An incomplete last line (after a kill or on a full disk) is ignored.
-
-    Raises RunRefused for any other line that is not a row.
-    """
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    for number, line in enumerate(lines, start=1):
-        if line.endswith(b"\n"):
-            yield _read(line, f"line {number} of {file}")
-
-
-def last_row(file: Path) -> dict[str, Any]:
-    """The last complete row of a file, empty if there is none. Reads only the end of the file.
-
-    Raises RunRefused if the row is damaged.
-    """
-    if not file.exists():
-        return {}
-    with file.open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, size - TAIL_BYTES))
-        _, *lines = (b"\n" * (size <= TAIL_BYTES) + stream.read()).split(b"\n")
-    return _read(lines[-2], f"the last row of {file}") if len(lines) > 1 else {}
-
-
-def newest(folder: RunFolder, names: Iterable[str]) -> dict[str, float]:
-    """Per metric, the mean over seeds of the last measured value. Metrics that were never measured are left out.
-
-    Raises RunRefused for a damaged row.
-    """
-    last: dict[str, dict[int, float]] = {name: {} for name in names}
+def newest(folder: RunFolder, names: Iterable[str]) -> Newest:
+    """The last measured values of some metrics, after reading all rows. Raises Damaged for a damaged row."""
+    found = Newest(folder.metrics, names)
     for row in rows(folder.metrics):
-        for name, of_seeds in last.items():
-            if row.get(name) is not None:
-                of_seeds[row["seed"]] = row[name]
-    return {name: sum(of_seeds.values()) / len(of_seeds) for name, of_seeds in last.items() if of_seeds}
+        found.take(row)
+    return found
 
 
 def origin_of(folder: RunFolder) -> dict[str, Any]:
     """The content of a run's spec.json: its training, and the code and machine of its first start.
 
-    Raises RunRefused if the file is damaged.
+    Raises Damaged if the file is damaged, OSError if it is missing.
     """
-    return _read(folder.spec.read_bytes(), str(folder.spec))
+    return read(Spec, folder.spec).model_dump()
 
 
-def _read(text: bytes, place: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError):
-        raise _damaged(place) from None
-
-
-def _damaged(place: str) -> RunRefused:
-    return RunRefused(f"{place} is damaged; restore it, or choose another --run-dir.")
+def end_of(folder: RunFolder) -> Done:
+    """The content of a finished run's `done`. Raises Damaged if the file is damaged."""
+    return read(Done, folder.done)
 
 
 def curve(folder: RunFolder, name: str) -> Curve:
@@ -324,15 +253,12 @@ def in_use(path: Path) -> bool:
 def _settle(folder: RunFolder, configuration: Any) -> None:
     _compare(folder, configuration)
     if not folder.spec.exists():
-        write_whole(folder.spec, json.dumps({"training": configuration, **origin()}, indent=1) + "\n")
+        write_whole(folder.spec, sealed({"training": configuration, **origin()}))
 
 
 def _compare(folder: RunFolder, configuration: Any) -> None:
     if folder.spec.exists():
-        known = _read(folder.spec.read_bytes(), str(folder.spec))
-        if not isinstance(known.get("training"), dict):
-            raise _damaged(str(folder.spec))
-        changed = differences(known["training"], configuration)
+        changed = differences(read(Spec, folder.spec).training, configuration)
         if changed:
             said = "; ".join(map(str, changed))
             raise RunRefused(f"{folder.path} has another configuration: {said}. Choose another --run-dir.")
@@ -343,11 +269,3 @@ def _compare(folder: RunFolder, configuration: Any) -> None:
         raise RunRefused(
             f"{folder.path} is not a run folder: it contains {foreign[0]} but no spec.json. Choose another --run-dir."
         )
-
-
-def _json(value: Any) -> Any:
-    if np.ndim(value):
-        # Four digits are enough for a picture. Full precision would triple the file.
-        return [float(f"{item:.4g}") for item in np.asarray(value, dtype=float)]
-    item = np.asarray(value).item()
-    return None if isinstance(item, float) and math.isnan(item) else item

@@ -10,12 +10,14 @@ it has itself created the next file.
 
 import json
 import os
+import re
 import socket
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+
+from dormant.lab.runs.schema import Damaged, Holder, read
 
 RENEW_SECONDS = 5.0
 TRUST_SECONDS = 20.0  # after a renewal, the holder may write for so long without reading the folder again
@@ -120,7 +122,7 @@ def held_by_another_machine(folder: Path) -> bool:
     """Whether another machine has a current lease on a folder. Assumes that the two clocks agree."""
     file = _file(folder, newest(folder))
     known = _known(file)
-    if not known.get("held") or known.get("machine") == MACHINE:
+    if known is None or not known.held or known.machine == MACHINE:
         return False
     return time.time() - file.stat().st_mtime < LAPSE_SECONDS
 
@@ -128,10 +130,9 @@ def held_by_another_machine(folder: Path) -> bool:
 def is_lease(file: Path) -> bool:
     """Whether a file in a run folder is a lease.
 
-    >>> is_lease(Path("runs/a/lease-3")), is_lease(Path("runs/a/metrics.jsonl"))
-    (True, False)
+    A name with other digits, such as lease-², is that of another file, and so is a folder.
     """
-    return file.name.startswith("lease-") and file.name[6:].isdigit()
+    return re.fullmatch("lease-[1-9][0-9]{0,17}", file.name, re.ASCII) is not None and file.is_file()
 
 
 def newest(folder: Path) -> int:
@@ -149,9 +150,9 @@ def _file(folder: Path, number: int) -> Path:
 
 def _free(file: Path, alone: bool) -> bool:
     known = _known(file)
-    if known and not known["held"]:
+    if known and not known.held:
         return True
-    return (alone and known.get("machine") == MACHINE) or _lapsed(file)
+    return (alone and known is not None and known.machine == MACHINE) or _lapsed(file)
 
 
 def _lapsed(file: Path) -> bool:
@@ -166,15 +167,15 @@ def _lapsed(file: Path) -> bool:
 
 def _holder(folder: Path) -> str:
     known = _known(_file(folder, newest(folder)))
-    return f"process {known['pid']} on {known['host']}" if known else "another process"
+    return f"process {known.pid} on {known.host}" if known else "another process"
 
 
-def _known(file: Path) -> dict[str, Any]:
-    """The content of a lease, empty if the file is gone or not yet written."""
+def _known(file: Path) -> Holder | None:
+    """The content of a lease; None if the file is gone, not yet written or damaged."""
     try:
-        return json.loads(_content(file) or b"{}")
-    except ValueError:
-        return {}
+        return read(Holder, file)
+    except (OSError, Damaged):
+        return None
 
 
 def _content(file: Path) -> bytes | None:

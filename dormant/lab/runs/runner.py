@@ -1,21 +1,28 @@
 """Runs a training in a run folder. The same call starts the run, resumes it, or finds it done."""
 
-import errno
-import os
+import json
+import logging
 import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dormant.lab.runs.description import sibling_path
+from dormant.lab.runs.checkpoints import FULL as FULL
+from dormant.lab.runs.checkpoints import checkpoints, restore, save
+from dormant.lab.runs.description import describe, sibling_path
 from dormant.lab.runs.folder import RunFolder, RunRefused, Timing, claimed
+from dormant.lab.runs.rows import Journal, Metrics
+from dormant.lab.runs.schema import Damaged, Mark
 from dormant.rl.data.sources import FinishedRun
+from dormant.rl.replay.files import DamagedRing
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, quota or file size limit
+LOG = logging.getLogger("dormant")
 Progress = Callable[[int], None]
 
 
@@ -28,8 +35,8 @@ class Training(Protocol):
     @property
     def seeds(self) -> tuple[int, ...]: ...
     def init(self) -> Any: ...
-    def measure(self, state: Any) -> Mapping[str, Any]: ...
-    def advance(self, state: Any) -> tuple[Any, Mapping[str, Any]]: ...
+    def measure(self, state: Any) -> Metrics: ...
+    def advance(self, state: Any) -> tuple[Any, Metrics]: ...
     def agent_steps_done(self, state: Any) -> int: ...
 
 
@@ -43,7 +50,8 @@ class FilingTraining(Protocol):
     def seeds(self) -> tuple[int, ...]: ...
     def init(self) -> Any: ...
     def agent_steps_done(self, state: Any) -> int: ...
-    def open(self, folder: Path, state: Any) -> "FilingLoop": ...  # raises ValueError if the files do not fit
+    # `owner` stands for the run. Raises ValueError if the files do not fit or are not those of the run.
+    def open(self, folder: Path, state: Any, owner: int = 0) -> "FilingLoop": ...
 
 
 @runtime_checkable
@@ -53,8 +61,8 @@ class FilingLoop(Protocol):
     `flush` is called before each checkpoint.
     """
 
-    def measure(self, state: Any) -> Mapping[str, Any]: ...
-    def advance(self, state: Any) -> tuple[Any, Mapping[str, Any]]: ...
+    def measure(self, state: Any) -> Metrics: ...
+    def advance(self, state: Any) -> tuple[Any, Metrics]: ...
     def save_due(self, done: int, saved: int) -> bool: ...
     def flush(self) -> None: ...
 
@@ -80,6 +88,7 @@ def run(
     path: Path,
     progress: Progress = lambda agent_steps: None,
     checkpoint_seconds: float = 30.0,
+    stop_when_diverged: bool = False,
 ) -> RunFolder:
     """Runs a training and returns its folder. A run that was killed resumes from its last checkpoint.
 
@@ -87,14 +96,18 @@ def run(
     written again, so an interrupted run ends with the same files as an uninterrupted one. Trainings that this one needs
     are run first, in folders next to this one.
 
-    Raises RunRefused if the folder cannot be used, OSError if it cannot be written to.
+    The network of a seed has diverged when a metric is NaN or infinite. A line on the log says so. The run continues
+    unless `stop_when_diverged` is true.
+
+    Raises RunRefused if the folder cannot be used, OSError if it cannot be written to, Diverged if the run was stopped.
     """
     with claimed(path, training) as folder:
         if not folder.done.exists():
             own = _ready(training, folder, checkpoint_seconds)
+            watched = Watched(progress, stop_when_diverged)
             with checkpoints(folder) as manager:
-                _train(own, folder, manager, progress, checkpoint_seconds)
-            folder.finish()
+                files = _train(own, folder, manager, owner_of(training), watched, checkpoint_seconds)
+            folder.finish(files)
     progress(training.agent_steps)
     return folder
 
@@ -107,7 +120,10 @@ def _ready(training: AnyTraining, folder: RunFolder, checkpoint_seconds: float) 
         run(needed, sibling_path(folder.path, needed), checkpoint_seconds=checkpoint_seconds)
         for needed in training.needs
     ]
-    ended = [FinishedRun(last_state(one, own), own.replay) for one, own in zip(training.needs, finished, strict=True)]
+    ended = [
+        FinishedRun(last_state(one, own), own.replay, owner_of(one))
+        for one, own in zip(training.needs, finished, strict=True)
+    ]
     try:
         return training.after(folder.replay, *ended)
     except ValueError as error:
@@ -115,105 +131,146 @@ def _ready(training: AnyTraining, folder: RunFolder, checkpoint_seconds: float) 
 
 
 def last_state(training: Training | FilingTraining, folder: RunFolder) -> Any:
-    """The last state of a finished run. Raises RunRefused if its checkpoint is gone."""
+    """The last state of a finished run. Raises RunRefused if its checkpoint is gone or damaged."""
     with checkpoints(folder) as manager:
-        if manager.latest_step() != training.agent_steps:
-            raise RunRefused(
-                f"{folder.path} is done, but its last checkpoint is gone; delete the folder, and the run is made again."
-            )
-        return restore(manager, jax.eval_shape(training.init))
+        try:
+            if training.agent_steps not in manager.all_steps():
+                raise RunRefused("its last checkpoint is gone.")
+            return restore(manager, training.agent_steps, jax.eval_shape(training.init), owner_of(training))[0]
+        except RunRefused as error:
+            advice = "delete the folder, and the run is made again."
+            raise RunRefused(f"{folder.path} is done, but {error} To repair it, {advice}") from error
+
+
+def owner_of(training: AnyTraining) -> int:
+    """A number that stands for a configuration with its seeds, for checkpoints and rings to say whose they are."""
+    return zlib.crc32(json.dumps(describe(training), sort_keys=True).encode())
+
+
+class Diverged(Exception):
+    """A run was stopped because a network diverged. The message says when."""
+
+
+@dataclass
+class Watched:
+    """Who is told of a run's progress, and whether the run ends when a network diverges."""
+
+    progress: Progress
+    stop_when_diverged: bool
+    said: set[int] = field(default_factory=set)  # the seeds that have diverged
+
+    def look(self, folder: RunFolder, done: int, metrics: Metrics, seeds: tuple[int, ...]) -> None:
+        """Says which networks have diverged at a log point, once each. Raises Diverged if the run is to end."""
+        new = {seed: name for seed, name in diverged(metrics, seeds).items() if seed not in self.said}
+        self.said |= new.keys()
+        for seed, name in new.items():
+            LOG.warning("%s: seed %d diverged: %s is not finite at agent step %d.", folder.path, seed, name, done)
+        if new and self.stop_when_diverged:
+            raise Diverged(f"{folder.path} was stopped because it diverged before agent step {done:,}.")
+
+
+def diverged(metrics: Metrics, seeds: tuple[int, ...]) -> dict[int, str]:
+    """The seeds with a metric that is NaN or infinite, and the first such metric. Masked values were not measured.
+
+    >>> diverged({"loss": np.array([1.0, np.nan]), "return": np.ma.masked_all(2)}, (0, 1))
+    {1: 'loss'}
+    """
+    found: dict[int, str] = {}
+    for name, values in metrics.items():
+        if np.ndim(values) == 1:
+            bad = np.ma.filled(~np.isfinite(np.ma.asarray(values, dtype=float)), False)
+            found = {seed: name for seed, wrong in zip(seeds, bad, strict=True) if wrong} | found
+    return found
+
+
+class Start(NamedTuple):
+    """Where a run starts or resumes: its state, the loop that advances it, and its rows."""
+
+    state: Any
+    loop: Training | FilingLoop
+    journal: Journal
+    fresh: bool
 
 
 def _train(
     training: Training | FilingTraining,
     folder: RunFolder,
     manager: ocp.CheckpointManager,
-    progress: Progress,
+    owner: int,
+    watched: "Watched",
     period: float,
-) -> None:
-    state = _restored(training, folder, manager)
-    loop = _opened(training, folder, state)
+) -> dict[str, Mark]:
+    """Runs to the end. Returns the marks of the final rows."""
+    state, loop, journal, fresh = _start(training, folder, manager, owner)
     begun, started, earlier = training.agent_steps_done(state), time.monotonic(), folder.timing
     done, saved, saved_at = begun, begun, started
-    if manager.latest_step() is None:
+    folder.check()
+    journal.cut()
+    if fresh:
         # The dormant fraction does not start at zero, so the curves start before the first step.
         start = np.zeros(len(training.seeds), int)
-        folder.append({"agent_steps": start, "gradient_steps": start, **loop.measure(state)}, training.seeds)
-    progress(done)
+        metrics = {"agent_steps": start, "gradient_steps": start, **loop.measure(state)}
+        folder.check()
+        journal.append(metrics, training.seeds)
+    watched.progress(done)
     while done < training.agent_steps:
         state, metrics = loop.advance(state)
         done = training.agent_steps_done(state)
-        # Rows are written before the checkpoint, so no checkpoint is ahead of its metrics.
-        folder.append(metrics, training.seeds)
+        folder.check()
+        journal.append(metrics, training.seeds)
+        watched.look(folder, done, metrics, training.seeds)
         due = time.monotonic() - saved_at >= period
         due |= isinstance(loop, FilingLoop) and loop.save_due(done, saved)
         if due or done >= training.agent_steps:
             if isinstance(loop, FilingLoop):
                 loop.flush()
-            save(manager, done, state)
+            # Rows reach the disk before the checkpoint, so no checkpoint is ahead of its metrics.
+            save(manager, done, state, owner, journal.synced())
             saved, saved_at = done, time.monotonic()
-            folder.time(Timing(earlier.agent_steps + done - begun, earlier.seconds + saved_at - started))
-        progress(done)
+            seconds = earlier.seconds + saved_at - started
+            folder.time(Timing(agent_steps=earlier.agent_steps + done - begun, seconds=seconds))
+        watched.progress(done)
+    return journal.marks
 
 
-def _opened(training: Training | FilingTraining, folder: RunFolder, state: Any) -> Training | FilingLoop:
+def _start(training: Training | FilingTraining, folder: RunFolder, manager: ocp.CheckpointManager, owner: int) -> Start:
+    """The newest checkpoint that is whole, with its rows and files, or the beginning if there is no checkpoint.
+
+    Newer checkpoints, which are damaged, are deleted, and a line on the log says so. Raises RunRefused if there are
+    checkpoints but none is whole.
+    """
+    fresh, faults = training.init(), []
+    steps = sorted(manager.all_steps(), reverse=True)
+    for step in steps:
+        try:
+            state, seal = restore(manager, step, fresh, owner)
+            journal = Journal(folder.path, seal.files)
+            start = Start(state, _opened(training, folder, state, owner), journal, fresh=False)
+        except Damaged as error:
+            faults.append(" ".join(str(error).split()))
+            continue
+        for damaged in steps[: len(faults)]:
+            manager.delete(damaged)
+        if faults:
+            LOG.warning(
+                "%s: resumed from step %d, because of the checkpoint after it: %s", folder.path, step, faults[0]
+            )
+        return start
+    if faults:
+        raise RunRefused(
+            f"{folder.path} has no whole checkpoint: {faults[0]} Delete the folder, and the run starts again."
+        )
+    return Start(fresh, _opened(training, folder, fresh, owner), Journal(folder.path), fresh=True)
+
+
+def _opened(training: Training | FilingTraining, folder: RunFolder, state: Any, owner: int) -> Training | FilingLoop:
     if not isinstance(training, FilingTraining):
         return training
     try:
-        return training.open(folder.replay, state)
+        return training.open(folder.replay, state, owner)
+    except FileNotFoundError as error:
+        raise Damaged(f"{error.filename} is missing.") from error
+    except DamagedRing as error:
+        raise Damaged(str(error)) from error
     except ValueError as error:
         raise RunRefused(str(error)) from error
-
-
-def _restored(training: Training | FilingTraining, folder: RunFolder, manager: ocp.CheckpointManager) -> Any:
-    """The state of the last checkpoint. Drops the rows after it."""
-    state = training.init()
-    if manager.latest_step() is None:
-        folder.forget_after(-1)
-        return state
-    state = restore(manager, state)
-    folder.forget_after(training.agent_steps_done(state))
-    return state
-
-
-def checkpoints(folder: RunFolder) -> ocp.CheckpointManager:
-    """The checkpoints of a run. Each is written under another name and then renamed. The last two are kept."""
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
-    )
-    return ocp.CheckpointManager(folder.checkpoint.absolute(), options=options)
-
-
-def save(manager: ocp.CheckpointManager, agent_steps: int, state: Any) -> None:
-    """Writes a checkpoint. Raises OSError for a full disk, which Orbax reports as a ValueError."""
-    try:
-        manager.save(agent_steps, args=ocp.args.StandardSave(_filled(state)))
-    except ValueError as error:
-        for number in FULL:
-            if os.strerror(number) in str(error):
-                raise OSError(number, os.strerror(number), str(manager.directory)) from error
-        raise
-
-
-def restore(manager: ocp.CheckpointManager, like: Any) -> Any:
-    """The newest state, with the structure, shapes and dtypes of `like`. Raises RunRefused if it cannot be read."""
-    newest = manager.latest_step()
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-    try:
-        saved = manager.restore(newest, args=ocp.args.StandardRestore(_filled(shapes)))
-    except Exception as error:  # Orbax raises many types of errors for a damaged checkpoint
-        reason = f"{type(error).__name__}: {str(error)[:200]}"
-        raise RunRefused(
-            f"the checkpoint {manager.directory / str(newest)} cannot be read ({reason}). "
-            "Delete that folder: the same command then resumes from the checkpoint before it, or from the start."
-        ) from error
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: saved.get(_name(path), leaf), like)
-
-
-def _filled(state: Any) -> dict[str, Any]:
-    # Orbax refuses arrays without elements, which the states of some games contain.
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if leaf.size}
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -8,8 +8,6 @@ buffer.py, which writes them. It writes a part when all slots but one are filled
 The rows after the cursor belong to the part before.
 """
 
-import gzip
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from numpy import ndarray
+
+from dormant.files import UnreadableFile, read_array
 
 from ..replay.device import Batch
 
@@ -84,12 +84,20 @@ def read(folder: Path, part: int, gamma: float, stack: int = 4, rows: int | None
     Raises ValueError for a file that is missing or damaged, or that does not fit the others.
     """
     columns = {name: _array(folder, PREFIX + name, part) for name in ("observation", "action", "reward", "terminal")}
-    capacity = len(columns["action"])
-    if any(len(column) != capacity for column in columns.values()) or columns["observation"].ndim != 3:
-        shapes = {name: column.shape for name, column in columns.items()}
-        raise ValueError(f"part {part} in {folder} must hold frames, and equally many rows in each file, got {shapes}.")
-    held = min(int(_array(folder, "add_count", part)) % capacity or capacity, rows or capacity)
+    count, shapes = _array(folder, "add_count", part), {name: column.shape for name, column in columns.items()}
+    capacity = shapes["action"][0] if shapes["action"] else 0
+    frames_fit = len(shapes["observation"]) == 3 and columns["observation"].dtype == np.uint8
+    rest_fits = all(shapes[name] == (capacity,) for name in ("action", "reward", "terminal"))
+    if not (capacity and frames_fit and rest_fits and shapes["observation"][0] == capacity):
+        raise ValueError(
+            f"part {part} in {folder} must hold frames of bytes, and equally many rows in each file, got {shapes}."
+        )
+    if count.size != 1 or count.dtype.kind not in "iu" or int(count.item()) < 0:
+        raise ValueError(f"part {part} in {folder}: add_count must be one number, got {count.dtype}{count.shape}.")
+    held = min(int(count.item()) % capacity or capacity, rows or capacity)
     frames, action, reward, terminal = (column[:held] for column in columns.values())
+    if not (np.isfinite(reward).all() and action.min() >= 0 and action.max() <= 255):
+        raise ValueError(f"part {part} in {folder} must hold finite rewards, and actions between 0 and 255.")
     discount = np.where(terminal.astype(bool), np.float32(0), np.float32(gamma))
     steps = drawable(terminal, stack)
     if not len(steps):
@@ -120,9 +128,11 @@ def drawable(terminal: ndarray, stack: int) -> ndarray:
 def _array(folder: Path, name: str, part: int) -> ndarray:
     file = folder / f"{name}_ckpt.{part}.gz"
     try:
-        with gzip.open(file) as stream:
-            return np.load(stream, allow_pickle=False)
+        found = read_array(file)
     except FileNotFoundError:
         raise ValueError(f"there is no {file}; expected part {part} of a logged DQN replay.") from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ValueError(f"{file} is damaged ({error}); download it again.") from None
+    except UnreadableFile as error:
+        raise ValueError(f"{file} is damaged; download it again ({error})") from None
+    if found.dtype.kind not in "biuf":
+        raise ValueError(f"{file} must hold numbers, got {found.dtype}; download it again.")
+    return found

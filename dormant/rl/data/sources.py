@@ -24,10 +24,11 @@ Playable = Environment | Atari
 
 
 class FinishedRun(NamedTuple):
-    """A finished run that another run continues from: its last state and its folder of replay files."""
+    """A finished run that another run continues from: its last state, its folder of replay files, and its number."""
 
     state: Any
     replay: Path
+    owner: int = 0
 
 
 @runtime_checkable

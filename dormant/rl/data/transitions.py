@@ -11,7 +11,6 @@ has its own file.
     next_observation  the observation after the step, before any reset
 """
 
-import zipfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Integer, Shaped
 from numpy import ndarray
 
-from dormant.files import replacing
+from dormant.files import UnreadableFile, read_arrays, replacing
 
 from ..replay.device import Replay, ReplayState
 
@@ -48,17 +47,34 @@ def write(file: Path, transitions: Transitions) -> None:
 def read(file: Path) -> Transitions:
     """The transitions in a file. Raises ValueError if it cannot be read or its arrays are missing or do not fit."""
     try:
-        with np.load(file) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} cannot be read ({error}); expected an .npz file of transitions.") from None
+        found = read_arrays(file)
+    except (OSError, UnreadableFile) as error:
+        reason = error if isinstance(error, UnreadableFile) else f"{file} cannot be read: {error.strerror}."
+        raise ValueError(f"{reason} Expected an .npz file of transitions.") from None
     lacking = [name for name in Transitions._fields if name not in found]
     if lacking:
         raise ValueError(f"{file} lacks {', '.join(lacking)}; expected {', '.join(Transitions._fields)}.")
-    lengths = {name: len(found[name]) for name in Transitions._fields}
+    lengths = {name: found[name].shape[0] if found[name].ndim else 0 for name in Transitions._fields}
     if len(set(lengths.values())) > 1 or not lengths["action"]:
         raise ValueError(f"{file} must hold at least one entry, and equally many in each array, got {lengths}.")
+    _check_types(file, found)
     return Transitions(**{name: found[name] for name in Transitions._fields})
+
+
+def _check_types(file: Path, found: dict[str, ndarray]) -> None:
+    """Raises ValueError unless the arrays have the types and numbers of axes of transitions."""
+    before, after = found["observation"], found["next_observation"]
+    if before.shape != after.shape or before.dtype != after.dtype or before.dtype.kind not in "biuf":
+        arrays = f"{before.dtype}{before.shape} and {after.dtype}{after.shape}"
+        raise ValueError(f"{file} must have equal shapes of numbers before and after a step, got {arrays}.")
+    for name, kinds in {"action": "iu", "reward": "biuf", "terminal": "b", "last": "b"}.items():
+        if found[name].ndim != 1 or found[name].dtype.kind not in kinds:
+            raise ValueError(
+                f"{file}: {name} has {found[name].dtype}{found[name].shape}; expected one number per step."
+            )
+    for name in ("observation", "reward", "next_observation"):
+        if found[name].dtype.kind == "f" and not np.isfinite(found[name]).all():
+            raise ValueError(f"{file}: {name} has NaN or infinite numbers.")
 
 
 def of_ring(replay: Replay, ring: ReplayState, added: int) -> Transitions:
@@ -119,7 +135,8 @@ def read_minari(name: str) -> Transitions:
     episodes = list(_loaded(name).iterate_episodes())
     if not episodes or not all(len(each.rewards) for each in episodes):
         raise ValueError(f"the Minari data set {name!r} has no steps.")
-    _check(name, episodes[0])
+    for episode in episodes:
+        _check(name, episode)
     ends = [np.arange(1, len(each.rewards) + 1) == len(each.rewards) for each in episodes]
     terminal = [np.asarray(each.terminations, bool) for each in episodes]
     return Transitions(
@@ -144,9 +161,22 @@ def _loaded(name: str) -> Any:
 
 
 def _check(name: str, episode: Any) -> None:
+    """Raises ValueError, with the number of the episode, for what cannot be read as transitions."""
+    place = f"episode {episode.id} of the Minari data set {name!r}"
     observations, actions = episode.observations, np.asarray(episode.actions)
     if not isinstance(observations, np.ndarray) or actions.ndim != 1 or actions.dtype.kind not in "iu":
         raise ValueError(
-            f"the Minari data set {name!r} must have arrays as observations and numbered actions, got "
+            f"{place} must have arrays as observations and numbered actions, got "
             f"{type(observations).__name__} and actions {actions.dtype}{list(actions.shape[1:])}."
         )
+    steps = len(episode.rewards)
+    if len(observations) != steps + 1:
+        raise ValueError(
+            f"{place} has {steps} steps and {len(observations)} observations; expected one more observation than "
+            "steps. Its collector left one out, so no observation can be told to belong to which step."
+        )
+    lengths = {len(each) for each in (actions, episode.terminations, episode.truncations)}
+    if lengths != {steps}:
+        raise ValueError(f"{place} has {steps} rewards, but {sorted(lengths)} actions and ends.")
+    if not np.isfinite(np.asarray(episode.rewards, float)).all():
+        raise ValueError(f"{place} has rewards that are NaN or infinite.")

@@ -1,15 +1,17 @@
 """A ring of frames on the host, from which n-step transitions are drawn uniformly."""
 
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, UInt8, UInt32
 from numpy import ndarray
 
 from .device import Batch
-from .files import opener, save_due
+from .files import checksum, claim_ring, opener, refuse_changed, save_due
 
 
 class FrameRing(NamedTuple):
@@ -17,7 +19,8 @@ class FrameRing(NamedTuple):
 
     `place` is the number of frames stored before the frame that the step was taken from. `age` is the number of those
     frames that belong to its observation. `discount` is 0 at a termination and gamma elsewhere. `last` is True at the
-    end of an episode, whether terminated or truncated.
+    end of an episode, whether terminated or truncated. Every frame and every step has a checksum, and `owner` stands
+    for the run and seed of the ring.
     """
 
     frames: UInt8[ndarray, "places height width"]
@@ -27,6 +30,12 @@ class FrameRing(NamedTuple):
     reward: Float32[ndarray, " slots"]
     discount: Float32[ndarray, " slots"]
     last: Bool[ndarray, " slots"]
+    frame_checksums: UInt32[ndarray, " places"]
+    step_checksums: UInt32[ndarray, " slots"]
+    owner: UInt32[ndarray, "1"]
+
+
+COLUMNS = struct.Struct("=qBBff?")  # `place` to `last`
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class FrameReplay:
 
     >>> replay = FrameReplay(capacity=1_000_000)
     >>> replay.bytes / replay.capacity
-    7146.05...
+    7154.13...
 
     Raises ValueError for a size below 1. `Replay` is the same ring on the device.
     """
@@ -82,9 +91,10 @@ class FrameReplay:
         """How the size is made up.
 
         >>> FrameReplay(1_000).layout
-        '11,006 frames x 7,056 bytes + 11,000 steps x 19 bytes'
+        '11,006 frames x 7,060 bytes + 11,000 steps x 23 bytes'
         """
         frame = int(np.prod(self.frame_shape))
+        frame += np.dtype(np.uint32).itemsize  # its checksum
         step = (self.bytes - self.places * frame) // self.slots
         return f"{self.places:,} frames x {frame:,} bytes + {self.slots:,} steps x {step} bytes"
 
@@ -92,16 +102,19 @@ class FrameReplay:
         """An empty ring in memory."""
         return FrameRing(*(np.zeros(shape, dtype) for shape, dtype in self._fields()))
 
-    def open(self, folder: Path, added: int) -> FrameRing:
+    def open(self, folder: Path, added: int, owner: int | None = None) -> FrameRing:
         """The ring in a folder's files, as it was after `added` steps; a new ring if `added` is 0.
 
-        Raises ValueError if the files hold another ring or if later steps have overwritten some of these, OSError if
-        the disk is full.
+        `owner` stands for the run and seed that the ring belongs to; None accepts any.
+
+        Raises DamagedRing if the files hold another ring or are damaged, or if later steps have overwritten some of
+        these, OSError if a file is missing or the disk is full.
         """
         folder.mkdir(parents=True, exist_ok=True)
         arrange = opener(added)
         files = [folder / f"{name}.npy" for name in FrameRing._fields]
         ring = FrameRing(*(arrange(file, *field) for file, field in zip(files, self._fields(), strict=True)))
+        claim_ring(ring.owner, owner, added, folder)
         self._check_whole(ring, added, folder)
         return ring
 
@@ -122,12 +135,18 @@ class FrameReplay:
         """
         place, age = self._next(ring, added)
         self._check_room(ring, added, place)
-        ring.frames[place % self.places] = frame_tm1
+        self._write_frame(ring, place, frame_tm1)
         if float(discount_t) > 0:
-            ring.frames[(place + 1) % self.places] = frame_t
-        step = (place, age, int(action_tm1), float(reward_t), float(discount_t), last_t)
-        for kept, value in zip(ring[1:], step, strict=True):
+            self._write_frame(ring, place + 1, frame_t)
+        step = (place, age, int(action_tm1), float(reward_t), float(discount_t), bool(last_t))
+        for kept, value in zip(ring[1:7], step, strict=True):
             kept[added % self.slots] = value
+        ring.step_checksums[added % self.slots] = checksum(int(ring.owner[0]), added, COLUMNS.pack(*step))
+
+    def _write_frame(self, ring: FrameRing, place: int, frame: UInt8[ndarray, "height width"]) -> None:
+        kept = ring.frames[place % self.places]
+        kept[...] = frame
+        ring.frame_checksums[place % self.places] = checksum(int(ring.owner[0]), place, kept)
 
     def sample(self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]) -> Batch:
         """n-step transitions as NumPy arrays, drawn by numbers `uniform` in [0, 1): 0 draws the oldest one.
@@ -176,7 +195,13 @@ class FrameReplay:
     def _fields(self) -> tuple[tuple[tuple[int, ...], type], ...]:
         """Shape and dtype of each array."""
         types = (np.int64, np.uint8, np.uint8, np.float32, np.float32, np.bool_)
-        return (((self.places, *self.frame_shape), np.uint8), *(((self.slots,), kind) for kind in types))
+        return (
+            ((self.places, *self.frame_shape), np.uint8),
+            *(((self.slots,), kind) for kind in types),
+            ((self.places,), np.uint32),
+            ((self.slots,), np.uint32),
+            ((1,), np.uint32),
+        )
 
     def _next(self, ring: FrameRing, added: int) -> tuple[int, int]:
         """Place and age of the next step."""
@@ -220,9 +245,21 @@ class FrameReplay:
             )
 
     def _check_whole(self, ring: FrameRing, added: int, folder: Path) -> None:
-        steps = np.arange(max(added - self.capacity, 0), added)
-        place = ring.place[steps % self.slots]
-        if not (np.isin(np.diff(place), (1, 2)).all() and (place >= steps).all()):
-            raise ValueError(
-                f"{folder} no longer holds the {steps.size} steps before step {added}: too many were added later."
-            )
+        """Raises DamagedRing unless the steps and frames that can be drawn are those that were added last."""
+        owner, kept = int(ring.owner[0]), range(max(added - self.capacity, 0), added)
+        found = (checksum(owner, step, COLUMNS.pack(*self._step(ring, step))) for step in kept)
+        refuse_changed(ring.step_checksums, kept, found, "step", folder)
+        if kept:
+            places = self._places(ring, kept)
+            found = (checksum(owner, place, ring.frames[place % self.places]) for place in places)
+            refuse_changed(ring.frame_checksums, places, found, "frame", folder)
+
+    def _step(self, ring: FrameRing, step: int) -> Iterator[SupportsInt]:
+        return (column[step % self.slots].item() for column in ring[1:7])
+
+    def _places(self, ring: FrameRing, kept: range) -> range:
+        """The places of the frames of some steps, from the oldest that is stacked to the newest."""
+        first, last = kept[0] % self.slots, kept[-1] % self.slots
+        # The frame after the newest step is stored unless nothing is bootstrapped from it.
+        after = int(ring.place[last]) + 1 + bool(ring.discount[last] > 0)
+        return range(int(ring.place[first]) - int(ring.age[first]), after)

@@ -5,12 +5,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int64
+from jaxtyping import Array, Float, Float32, Int64, UInt32
 from numpy import ndarray
 
-from .files import opener, save_due
+from .files import checksum, claim_ring, opener, refuse_changed, save_due
 
 NUMBER_BYTES = np.dtype(np.float32).itemsize
+
+
+class StepRing(NamedTuple):
+    """The arrays of a ring: a row of numbers per agent step, its checksum, and the number that stands for the owner."""
+
+    steps: Float32[ndarray, "slots numbers"]
+    checksums: UInt32[ndarray, " slots"]
+    owner: UInt32[ndarray, "1"]
 
 
 class Steps(NamedTuple):
@@ -35,7 +43,7 @@ class StepReplay:
     are kept, so that steps added after a checkpoint do not overwrite steps that the checkpoint needs.
 
     >>> StepReplay(1_000, observations=11, actions=3).layout
-    '11,000 steps x 108 bytes'
+    '11,000 steps x 112 bytes'
 
     Raises ValueError for a size below 1.
     """
@@ -63,36 +71,56 @@ class StepReplay:
     @property
     def bytes(self) -> int:
         """Size of one ring."""
-        return self.slots * self.numbers * NUMBER_BYTES
+        return self.slots * self._row_bytes
 
     @property
     def layout(self) -> str:
         """How the size is made up."""
-        return f"{self.slots:,} steps x {self.numbers * NUMBER_BYTES:,} bytes"
+        return f"{self.slots:,} steps x {self._row_bytes:,} bytes"
 
-    def open(self, folder: Path, added: int) -> Float32[ndarray, "slots numbers"]:
-        """The ring in a folder's file, as it was after `added` steps; a new ring if `added` is 0.
+    @property
+    def _row_bytes(self) -> int:
+        return (self.numbers + 1) * NUMBER_BYTES  # a row and its checksum
 
-        Raises ValueError if the file holds another ring, OSError if the file is missing or the disk is full.
+    def open(self, folder: Path, added: int, owner: int | None = None) -> StepRing:
+        """The ring in a folder's files, as it was after `added` steps; a new ring if `added` is 0.
+
+        `owner` stands for the run and seed that the ring belongs to; None accepts any.
+
+        Raises DamagedRing if the files hold another ring or are damaged, or if later steps have overwritten some of
+        these, OSError if a file is missing or the disk is full.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        return opener(added)(folder / "steps.npy", (self.slots, self.numbers), np.float32)
+        arrange = opener(added)
+        fields = (((self.slots, self.numbers), np.float32), ((self.slots,), np.uint32), ((1,), np.uint32))
+        files = [folder / f"{name}.npy" for name in StepRing._fields]
+        ring = StepRing(*(arrange(file, *field) for file, field in zip(files, fields, strict=True)))
+        claim_ring(ring.owner, owner, added, folder)
+        kept = range(max(added - self.capacity, 0), added)
+        found = (checksum(int(ring.owner[0]), step, ring.steps[step % self.slots]) for step in kept)
+        refuse_changed(ring.checksums, kept, found, "step", folder)
+        return ring
 
-    def add(self, ring: Float32[ndarray, "slots numbers"], added: int, *columns: Any) -> None:
+    def init(self) -> StepRing:
+        """An empty ring in memory."""
+        row, owner = np.zeros((self.slots, self.numbers), np.float32), np.zeros(1, np.uint32)
+        return StepRing(row, np.zeros(self.slots, np.uint32), owner)
+
+    def add(self, ring: StepRing, added: int, *columns: Any) -> None:
         """Writes one agent step in place, over the oldest step if the ring is full. `added` steps came before it.
 
         The columns are observation, action, reward, discount and the observation after.
         """
-        np.concatenate([np.atleast_1d(column) for column in columns], out=ring[added % self.slots], casting="same_kind")
+        row = ring.steps[added % self.slots]
+        np.concatenate([np.atleast_1d(column) for column in columns], out=row, casting="same_kind")
+        ring.checksums[added % self.slots] = checksum(int(ring.owner[0]), added, row)
 
-    def rows(
-        self, ring: Float32[ndarray, "slots numbers"], added: int, uniform: Float[ndarray, "*draws"]
-    ) -> Float32[ndarray, "*draws numbers"]:
+    def rows(self, ring: StepRing, added: int, uniform: Float[ndarray, "*draws"]) -> Float32[ndarray, "*draws numbers"]:
         """Stored steps, drawn by numbers `uniform` in [0, 1): 0 draws the oldest step.
 
         Raises ValueError if no step was added yet.
         """
-        return np.take(ring, self._drawn(added, uniform) % self.slots, axis=0)
+        return np.take(ring.steps, self._drawn(added, uniform) % self.slots, axis=0)
 
     def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
         """Whether every step drawn once `added` steps are in the ring is already among the first `there` steps.

@@ -1,0 +1,108 @@
+"""Verifies run folders: every file that a run wrote is read and compared with the checksums that were kept of it."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from json import dumps
+from pathlib import Path
+
+import numpy as np
+
+from dormant.lab.runs.checkpoints import checkpoints, verify
+from dormant.lab.runs.folder import RunFolder, end_of, in_use, origin_of
+from dormant.lab.runs.rows import FILES, check_beginning, rows
+from dormant.lab.runs.schema import Damaged, RunRefused, Seal, Values
+from dormant.rl.data import transitions
+from dormant.rl.host import open_rings
+from dormant.rl.replay.frames import FrameReplay
+from dormant.rl.replay.steps import StepReplay
+
+MARKS_OF_A_RUN = ("spec.json", "done", *FILES)
+
+
+def run_folders(root: Path) -> list[Path]:
+    """The folders under a folder, itself included, that hold a file of a run, even if other files are gone."""
+    return sorted({file.parent for name in MARKS_OF_A_RUN for file in root.rglob(name) if file.is_file()})
+
+
+def faults(path: Path) -> list[str]:
+    """What is damaged in a run folder, in one line each. A folder in which a process is running is not checked."""
+    if in_use(path):
+        return []
+    return [" ".join(fault.split()) for fault in _faults(RunFolder(path))]
+
+
+def _faults(folder: RunFolder) -> Iterator[str]:
+    try:
+        training = origin_of(folder)["training"]
+    except FileNotFoundError:
+        yield f"{folder.spec} is missing."
+        return
+    except (RunRefused, OSError) as error:
+        yield str(error)
+        return
+    yield from _of(_check_end, folder)
+    for file in (folder.metrics, folder.scores):
+        yield from _of(lambda file: list(rows(file)), file)
+    seals = []
+    for step in _steps(folder):
+        yield from _of(_check_checkpoint, folder, step, _owner(training), seals)
+    if seals and folder.replay.exists():
+        yield from _of(_check_replay, folder, training, seals[0])
+
+
+def _of(check: Callable[..., object], *arguments: object) -> Iterator[str]:
+    try:
+        check(*arguments)
+    except Exception as error:  # a damaged file of a ring raises many types of errors
+        yield str(error) or type(error).__name__
+
+
+def _owner(training: Values) -> int:
+    return zlib.crc32(dumps(training, sort_keys=True).encode())
+
+
+def _check_end(folder: RunFolder) -> None:
+    if folder.done.exists():
+        end_of(folder)
+
+
+def _steps(folder: RunFolder) -> list[int]:
+    """The steps of the checkpoints, newest first."""
+    if not folder.checkpoint.is_dir():
+        return []
+    with checkpoints(folder, read_only=True) as manager:
+        return sorted(manager.all_steps(), reverse=True)
+
+
+def _check_checkpoint(folder: RunFolder, step: int, owner: int, seals: list[Seal]) -> None:
+    """Adds the seal of a whole checkpoint to `seals`."""
+    with checkpoints(folder, read_only=True) as manager:
+        seal = verify(manager, step)
+    if seal.owner != owner:
+        raise Damaged(f"the checkpoint {folder.checkpoint / str(step)} belongs to another run.")
+    for name, mark in seal.files.items():
+        check_beginning(folder.path / name, mark)
+    seals.append(seal)
+
+
+def _check_replay(folder: RunFolder, training: Values, newest: Seal) -> None:
+    for file in folder.replay.glob("*.npz"):
+        transitions.read(file)
+    if any(folder.replay.glob("seed*/owner.npy")):
+        replay = _replay(folder.replay, training)
+        open_rings(replay, tuple(training["seeds"]), folder.replay, newest.agent_steps, newest.owner)
+
+
+def _replay(folder: Path, training: Values) -> FrameReplay | StepReplay:
+    """The ring of a run, with the sizes of its files."""
+    first, agent = folder / f"seed{training['seeds'][0]}", training["agent"]
+    capacity = int(agent["replay_capacity"])
+    if (first / "steps.npy").exists():
+        slots, numbers = np.load(first / "steps.npy", mmap_mode="r").shape
+        # Only the sum counts here: a row has two observations, an action, a reward and a discount.
+        actions = 1 if numbers % 2 else 2
+        return StepReplay(capacity, (numbers - 2 - actions) // 2, actions, slots - capacity)
+    (slots,) = np.load(first / "reward.npy", mmap_mode="r").shape
+    height, width = np.load(first / "frames.npy", mmap_mode="r").shape[1:]
+    limit = int(training["env"]["time_limit"])
+    return FrameReplay(capacity, (height, width), slack=slots - capacity, time_limit=limit)

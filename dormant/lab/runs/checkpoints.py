@@ -1,0 +1,124 @@
+"""The checkpoints of a run: the state, and a seal with the checksum of every array, written and renamed together."""
+
+import contextlib
+import errno
+import io
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import Array, PyTree
+from numpy import ndarray
+from pydantic import ValidationError
+
+from dormant.lab.runs.folder import RunFolder
+from dormant.lab.runs.schema import Damaged, Mark, Seal
+
+Arrays = dict[str, Any]  # by the names of their paths
+QUIET_SECONDS = 0.2
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, quota or file size limit
+
+
+def checkpoints(folder: RunFolder, read_only: bool = False) -> ocp.CheckpointManager:
+    """The checkpoints of a run. Each is written under another name and then renamed. The last two are kept."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=None if read_only else 2,
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
+    )
+    return ocp.CheckpointManager(folder.checkpoint.absolute(), options=options, item_names=("default", "seal"))
+
+
+def save(manager: ocp.CheckpointManager, agent_steps: int, state: PyTree, owner: int, files: dict[str, Mark]) -> None:
+    """Writes a checkpoint of the run `owner` with the marks of its rows.
+
+    Raises OSError for a full disk, which Orbax reports as a ValueError.
+    """
+    arrays = _filled(state)
+    sums = {name: checksum(leaf) for name, leaf in arrays.items()}
+    seal = Seal(owner=owner, agent_steps=agent_steps, leaves=sums, files=files)
+    both = ocp.args.Composite(default=ocp.args.StandardSave(arrays), seal=ocp.args.JsonSave(seal.model_dump()))
+    try:
+        manager.save(agent_steps, args=both)
+    except ValueError as error:
+        for number in FULL:
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(manager.directory)) from error
+        raise
+
+
+def restore(manager: ocp.CheckpointManager, agent_steps: int, like: PyTree, owner: int) -> tuple[PyTree, Seal]:
+    """A state, with the structure, shapes and dtypes of `like`, and its seal.
+
+    Raises Damaged if the checkpoint cannot be read, belongs to another run, or has changed.
+    """
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+    saved, seal = _read(manager, agent_steps, ocp.args.StandardRestore(_filled(shapes)))
+    place = manager.directory / str(agent_steps)
+    if seal.owner != owner:
+        raise Damaged(f"the checkpoint {place} belongs to another run.")
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: saved.get(_name(path), leaf), like), seal
+
+
+def verify(manager: ocp.CheckpointManager, agent_steps: int) -> Seal:
+    """The seal of a checkpoint of any training. Raises Damaged if the checkpoint cannot be read or has changed."""
+    return _read(manager, agent_steps, ocp.args.StandardRestore())[1]
+
+
+def _read(manager: ocp.CheckpointManager, agent_steps: int, args: ocp.args.CheckpointArgs) -> tuple[Arrays, Seal]:
+    place = manager.directory / str(agent_steps)
+    both = ocp.args.Composite(default=args, seal=ocp.args.JsonRestore())
+    try:
+        with _quiet():
+            found = manager.restore(agent_steps, args=both)
+        saved, seal = found["default"], Seal.model_validate(found["seal"])
+    except ValidationError as error:
+        raise Damaged(f"the checkpoint {place} has no whole seal ({error.error_count()} wrong fields).") from None
+    except Exception as error:  # Orbax raises many types of errors for a damaged checkpoint
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise Damaged(f"the checkpoint {place} cannot be read ({reason}).") from error
+    if seal.agent_steps != agent_steps:
+        raise Damaged(f"the checkpoint {place} is that of step {seal.agent_steps}.")
+    changed = {name for name in {**seal.leaves, **saved} if _differs(seal, saved, name)}
+    if changed:
+        raise Damaged(f"the checkpoint {place} is damaged: {sorted(changed)[0]} has changed.")
+    return saved, seal
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drops what Orbax's concurrent reads write to stderr, each with a stack trace, after one of them has failed."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            yield
+        except Exception:
+            time.sleep(QUIET_SECONDS)
+            raise
+
+
+def _differs(seal: Seal, saved: Arrays, name: str) -> bool:
+    return name not in saved or seal.leaves.get(name) != checksum(saved[name])
+
+
+def checksum(leaf: Array | ndarray) -> int:
+    """The checksum of an array: of its type, its shape and its bytes. It reads about 2 GB per second."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    array = np.ascontiguousarray(leaf)
+    return zlib.crc32(array.view(np.uint8).data, zlib.crc32(f"{array.dtype}{leaf.shape}".encode()))
+
+
+def _filled(state: PyTree) -> Arrays:
+    # Orbax refuses arrays without elements, which the states of some games contain.
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if leaf.size}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

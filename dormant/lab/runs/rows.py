@@ -1,0 +1,197 @@
+"""The rows of a run: metrics.jsonl and scores.jsonl, one line per log point and seed.
+
+While a run is written, a `Journal` knows the length and the checksum of both files. Every checkpoint records them, so
+that a resumed run continues from rows that are complete and unchanged. The file `done` records them at the end, so
+that a reader notices a changed file. Both are updated with the new rows only.
+"""
+
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dormant.lab.runs.schema import Done, Mark, Row, ScoresRow, Values, damaged, parsed, read
+
+Metrics = Mapping[str, Any]  # by name, with a leading axis of seeds
+FILES = ("metrics.jsonl", "scores.jsonl")
+TAIL_BYTES = 65_536  # longer than a row of metrics
+BLOCK_BYTES = 2**20
+
+
+class Journal:
+    """The rows of a run folder while one process appends to them."""
+
+    def __init__(self, path: Path, marks: Mapping[str, Mark] | None = None) -> None:
+        """Continues from the rows at some marks, without them from the start. Writes nothing yet.
+
+        Raises Damaged if a file does not begin with what its mark says.
+        """
+        self.path, self.marks = path, dict(marks or dict.fromkeys(FILES, Mark()))
+        for name in FILES:
+            if name not in self.marks:
+                raise damaged(str(path / name), "the checkpoint does not list it")
+            check_beginning(path / name, self.marks[name])
+
+    def cut(self) -> None:
+        """Drops the rows after the marks. The resumed run writes the same rows again."""
+        for name, mark in self.marks.items():
+            file = self.path / name
+            if file.exists():
+                os.truncate(file, mark.bytes)
+
+    def append(self, metrics: Metrics, seeds: tuple[int, ...]) -> None:
+        """Appends the rows of one log point, one per seed. Scores go to a file of their own because they are long.
+
+        Each value of `metrics` has a leading axis of seeds. A masked value was not measured and is written as null.
+        """
+        table = [
+            {"seed": seed} | {name: _json(each[i]) for name, each in metrics.items()} for i, seed in enumerate(seeds)
+        ]
+        scores = [name for name in metrics if name.startswith("scores/")]
+        self._write(FILES[0], [{name: row[name] for name in row if name not in scores} for row in table])
+        self._write(FILES[1], [{name: row[name] for name in ("seed", "agent_steps", *scores)} for row in table])
+
+    def _write(self, name: str, table: list[Values]) -> None:
+        text = "".join(json.dumps(row) + "\n" for row in table).encode()
+        with (self.path / name).open("ab") as stream:
+            stream.write(text)
+        mark = self.marks[name]
+        self.marks[name] = Mark(bytes=mark.bytes + len(text), checksum=zlib.crc32(text, mark.checksum))
+
+    def synced(self) -> dict[str, Mark]:
+        """The marks of the rows so far, after these rows have reached the disk."""
+        for name in FILES:
+            with (self.path / name).open("rb") as stream:
+                os.fsync(stream.fileno())
+        return dict(self.marks)
+
+
+def check_beginning(file: Path, mark: Mark) -> None:
+    """Raises Damaged unless a file begins with the content that a mark stands for."""
+    length, total = 0, 0
+    if mark.bytes:
+        try:
+            stream = file.open("rb")
+        except FileNotFoundError:
+            raise damaged(str(file), "it is missing") from None
+        with stream:
+            while length < mark.bytes and (block := stream.read(min(BLOCK_BYTES, mark.bytes - length))):
+                length, total = length + len(block), zlib.crc32(block, total)
+    if length < mark.bytes:
+        raise damaged(str(file), f"it has {length:,} of {mark.bytes:,} bytes")
+    if total != mark.checksum:
+        raise damaged(str(file), "its content has changed")
+
+
+def check_whole(file: Path, mark: Mark) -> None:
+    """Raises Damaged unless a file has exactly the content that a mark stands for."""
+    check_beginning(file, mark)
+    if file.exists() and file.stat().st_size != mark.bytes:
+        raise damaged(str(file), f"it has {file.stat().st_size:,} bytes instead of {mark.bytes:,}")
+
+
+def lines(file: Path) -> list[bytes]:
+    """The complete lines of a file of rows. An incomplete last line (after a kill or on a full disk) is left out.
+
+    Raises Damaged if the run is done and its file `done` says that the file was longer, shorter or different.
+    """
+    done = file.with_name("done")
+    if done.exists():
+        marks = read(Done, done).files
+        if file.name in marks:
+            check_whole(file, marks[file.name])
+    found = file.read_bytes().split(b"\n") if file.exists() else []
+    return found[:-1]
+
+
+def rows(file: Path) -> Iterator[Values]:
+    """The complete rows of a file. An incomplete last line (after a kill or on a full disk) is ignored.
+
+    Raises Damaged, with the line and the field, for any other line that is not a row, and as `lines` does.
+    """
+    model = ScoresRow if file.name == FILES[1] else Row
+    for number, line in enumerate(lines(file), start=1):
+        yield parsed(model, line, f"line {number} of {file}").model_dump()
+
+
+def last_row(file: Path) -> Values:
+    """The last complete row of a file, empty if there is none. Reads only the end of the file.
+
+    Raises Damaged if the row is damaged.
+    """
+    if not file.exists():
+        return {}
+    with file.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - TAIL_BYTES))
+        _, *found = (b"\n" * (size <= TAIL_BYTES) + stream.read()).split(b"\n")
+    return parsed(Row, found[-2], f"the last row of {file}").model_dump() if len(found) > 1 else {}
+
+
+class Newest:
+    """The last measured value of some metrics of a run, per seed. Each `update` reads only the rows added since.
+
+    `diverged` has the agent steps of the first row with a number that is not finite, for each seed that has one.
+    """
+
+    def __init__(self, file: Path, names: Iterable[str]) -> None:
+        self.file, self.read, self.number = file, 0, 0
+        self.values: dict[str, dict[int, float]] = {name: {} for name in names}
+        self.diverged: dict[int, int] = {}
+
+    def update(self) -> dict[str, float]:
+        """Per metric, the mean over seeds. Metrics that were never measured are left out.
+
+        Raises Damaged for a damaged row.
+        """
+        if not self.file.exists() or self.file.stat().st_size < self.read:
+            self.__init__(self.file, self.values)  # the rows were cut: start again
+        for line in self._new_lines():
+            self.number += 1
+            self.take(parsed(Row, line, f"line {self.number} of {self.file}").model_dump())
+        return self.means()
+
+    def means(self) -> dict[str, float]:
+        """Per metric, the mean over seeds of the rows read so far."""
+        return {name: sum(each.values()) / len(each) for name, each in self.values.items() if each}
+
+    def _new_lines(self) -> list[bytes]:
+        if not self.file.exists():
+            return []
+        with self.file.open("rb") as stream:
+            stream.seek(self.read)
+            found = stream.read()
+        whole = found[: found.rfind(b"\n") + 1]
+        self.read += len(whole)
+        return whole.split(b"\n")[:-1]
+
+    def take(self, row: Values) -> None:
+        """Reads one row."""
+        if not_finite(row):
+            self.diverged.setdefault(row["seed"], row["agent_steps"])
+        for name, of_seeds in self.values.items():
+            if row.get(name) is not None:
+                of_seeds[row["seed"]] = row[name]
+
+
+def not_finite(row: Values) -> list[str]:
+    """The metrics of a row that are NaN or infinite: the network has diverged.
+
+    >>> not_finite({"seed": 0, "loss": math.nan, "eval_return": None})
+    ['loss']
+    """
+    return [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+
+
+def _json(value: Any) -> Any:
+    if value is np.ma.masked:
+        return None
+    if np.ndim(value):
+        # Four digits are enough for a picture. Full precision would triple the file.
+        return [float(f"{item:.4g}") for item in np.asarray(value, dtype=float)]
+    return np.asarray(value).item()

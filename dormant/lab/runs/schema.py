@@ -1,0 +1,146 @@
+"""The files of a run as pydantic models, and how they are read: an error names the file, the line and the field."""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+LARGEST_FILE = 16 * 2**20  # bytes of a file with one JSON object; ours have a few thousand
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Checksum = Annotated[int, Field(ge=0, lt=2**32)]
+Described = dict[str, JsonValue]
+Values = dict[str, Any]
+
+
+class RunRefused(Exception):
+    """A run folder cannot be used. The message gives the reason and the remedy."""
+
+
+class Damaged(RunRefused):
+    """A file of a run is not as it was written."""
+
+
+class Model(BaseModel):
+    """A frozen model whose numbers are numbers: no text and no Boolean is converted."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+
+class Row(Model):
+    """A row of metrics.jsonl. Its other fields are numbers, NaN included, or null for what was not measured."""
+
+    __pydantic_extra__: dict[str, int | float | None]  # pyright: ignore[reportIncompatibleVariableOverride]
+    seed: Count
+    agent_steps: Count
+
+
+class ScoresRow(Model):
+    """A row of scores.jsonl. Its other fields are the scores of a layer's neurons."""
+
+    __pydantic_extra__: dict[str, list[float]]  # pyright: ignore[reportIncompatibleVariableOverride]
+    seed: Count
+    agent_steps: Count
+
+
+class Origin(Model):
+    """The code and machine that wrote a file."""
+
+    time: str
+    command: list[str]
+    revision: str
+    packages: dict[str, str | None]
+    device: str
+    backend: str
+
+
+class Spec(Model):
+    """The content of spec.json: the training. Other fields are those of `Origin`, of the first start."""
+
+    training: Described
+    checksum: Checksum | None = None
+
+
+class Mark(Model):
+    """The beginning of a file: its length in bytes and the checksum of its content."""
+
+    bytes: Count = 0
+    checksum: Checksum = 0
+
+
+class Done(Origin):
+    """The content of `done`: the code and machine of the end, and the final files. Runs of older versions list none."""
+
+    files: dict[str, Mark] = Field(default_factory=dict)
+    checksum: Checksum | None = None
+
+
+class Seal(Model):
+    """What a checkpoint must match: its run, its step, the checksum of each array, and the rows behind it."""
+
+    owner: Checksum
+    agent_steps: Count
+    leaves: dict[str, Checksum]
+    files: dict[str, Mark]
+
+
+class Timing(Model):
+    """The timed agent steps per seed and their seconds, summed over all processes of a run."""
+
+    agent_steps: Count = 0
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class Holder(Model):
+    """The content of a lease: who holds it, and a counter that each renewal increases."""
+
+    held: bool
+    count: Count
+    machine: str
+    host: str
+    pid: Count
+
+
+AnyModel = TypeVar("AnyModel", bound=Model)
+
+
+def parsed(model: type[AnyModel], text: bytes | str, place: str) -> AnyModel:
+    """The model in a JSON text. Raises Damaged, with the place and the first wrong field, if it is not one."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise damaged(place, f"{field}: {first['msg']}" if field else first["msg"]) from None
+
+
+def read(model: type[AnyModel], file: Path) -> AnyModel:
+    """The model in a file. Raises Damaged if the file is not one, is too large or fails its own checksum.
+
+    Raises OSError if the file cannot be read.
+    """
+    if file.stat().st_size > LARGEST_FILE:
+        raise damaged(str(file), f"it has {file.stat().st_size:,} bytes")
+    content = file.read_bytes()
+    found = parsed(model, content, str(file))
+    kept = getattr(found, "checksum", None)
+    if kept is not None and kept != _sum(json.loads(content)):
+        raise damaged(str(file), "checksum: its content has changed")
+    return found
+
+
+def sealed(content: Values) -> str:
+    """The text of a JSON file that carries the checksum of its other fields."""
+    return json.dumps(content | {"checksum": _sum(content)}, indent=1) + "\n"
+
+
+def _sum(content: Values) -> int:
+    rest = {name: value for name, value in content.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
+def damaged(place: str, reason: str = "") -> Damaged:
+    """The error for a damaged file."""
+    return Damaged(f"{place} is damaged{reason and f' ({reason})'}; restore it, or choose another --run-dir.")
