@@ -1,0 +1,47 @@
+"""Damages run folders and input files, calls commands with malformed flags, and kills runs; counts what follows.
+
+    python tests/campaign.py --files 3000 --commands 500 --kills 60 --seed 1
+
+Every case must be refused with one line or end with the bits of an undamaged run. The exit code is 1 if a case was
+silently wrong, ended in a traceback or was left hanging. `--only N` repeats one case of a kind.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+# Small programs compile faster so, and run for milliseconds.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+sys.path.insert(0, str(Path(__file__).parent))
+
+from campaign import commands, inputs, kills
+from campaign.outcomes import Tally
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=300, help="damaged files, of runs and of input")
+    parser.add_argument("--commands", type=int, default=50, help="command lines with malformed flags")
+    parser.add_argument("--kills", type=int, default=0, help="runs that are killed and resumed")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", type=int, help="repeat this case of each kind that has one")
+    flags = parser.parse_args()
+    tally, began = Tally(), time.monotonic()
+    # First, because these fork, which is safe only before JAX computes.
+    commands.campaign(tally, flags.commands, flags.seed, flags.only)
+    kills.campaign(tally, flags.kills, flags.seed)
+    inputs.campaign(tally, flags.files // 3, flags.seed, flags.only)
+    if flags.files:
+        from campaign import runs  # compiles the trainings
+
+        runs.campaign(tally, flags.files - flags.files // 3, flags.seed, flags.only)
+    print(tally.table())
+    print(f"{time.monotonic() - began:.0f} seconds")
+    return 1 if tally.failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
