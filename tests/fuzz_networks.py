@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 LEAST_RECYCLED = 0.6
 # Small programs compile faster without optimisation.
 XLA_FLAGS = (
-    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_multi_thread_eigen=false"
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_multi_thread_eigen=false "
+    "--xla_cpu_use_fusion_emitters=false"
 )
 
 

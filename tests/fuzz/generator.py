@@ -83,6 +83,7 @@ def dense(b: Builder, h: int, width: int) -> int:
          "noisy_dense": 0.4, "conditional": 0.35, "picked": 0.25, "complex": 0.3, "functional_call": 0.4 * torch,
          "branching": 0.15 * torch, "picked_row": 0.3 * torch, "picked_item": 0.2 * torch, "picked_list": 0.1 * torch,
          "addmm_out": 0.3 * torch,
+         "switched": 0.3 * (not torch),
          "linear_module": 6 * torch,
          "linear_module_plain": torch}
     )  # fmt: skip
@@ -106,6 +107,8 @@ def dense(b: Builder, h: int, width: int) -> int:
     if form in ("per_sample_noise", "noisy_dense", "conditional", "complex", "branching"):
         pair = (b.param((inputs, width), "kernel"), b.param((inputs, width), "kernel"))
         return with_bias(b, b.add(form, (h, *pair), shape))
+    if form == "switched":
+        return with_bias(b, b.add(form, (h, *(b.param((inputs, width), "kernel") for _ in range(3))), shape))
     if form.startswith("picked"):
         return with_bias(b, b.add(form, (h, b.param((2, inputs, width), "kernel")), shape))
     if form == "left":
@@ -175,6 +178,10 @@ def images(b: Builder, h: int) -> int:
         if b.chance(0.3) and b.shape(h)[1] > 2:
             pool = b.pick({"max_pool": 1, "avg_pool": 1})
             h = b.add(pool, (h,), (b.shape(h)[0], b.shape(h)[1] - 1, b.shape(h)[2] - 1))
+    if b.chance(0.15) and b.shape(h)[1] < 4:
+        out = int(b.rng.choice([2, 3]))
+        kernel = b.param((out, b.shape(h)[0], 2, 2), "kernel")
+        h = b.add("relu", (b.add("conv_up", (h, kernel), (out, *(2 * size for size in b.shape(h)[1:]))),))
     size = int(np.prod(b.shape(h)))
     end = b.pick({"flatten": 3, "flatten_plain": 1, "mean_space": 1})
     if end == "mean_space":
@@ -285,6 +292,8 @@ def ensemble(b: Builder, h: int) -> int:
 
 def scan(b: Builder, h: int) -> int:
     width = b.shape(h)[-1]
+    if b.chance(0.25):
+        return b.add("while_layers", (h, b.param((width, width), "kernel")))
     return b.add(b.pick({"residual_scan": 1, "scan_layers": 1.5}), (h, b.param((2, width, width), "kernel")))
 
 

@@ -1,5 +1,6 @@
 """Runs one program in JAX: trace, recycle at tau = 0, and judge."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import dormant
 
 from .oracles import Failure, Outcome, judge_entries, judge_outputs, judge_readers, silence
 from .program import Program, Values, draw_input, draw_values
-from .scores import is_plain, is_random, judge_not_finite, judge_scores, with_nan
+from .scores import is_plain, judge_coupled, judge_not_finite, judge_scores, with_nan
 from .source import jax_source
 from .structure import structure
 from .taps import judge_moves, observed
@@ -59,15 +60,15 @@ def run_jax(program: Program) -> Outcome:
     second = recycle(after, batch)[2]
     new = {**before, **{name: np.asarray(leaf) for name, leaf in after.items()}}
     outcome.acted = any((before[name] != new[name]).any() for name in trained)
-    seen = observed(program, before, batch, tiny=float(np.finfo(np.float32).tiny))
-    known = not is_random(program)
+    seen = observed(program, before, batch, tiny=float(np.finfo(np.float32).tiny), training=True, draw=drawn)
+    trainable = {name for name, node in program.parameters.items() if node.attrs["trained"] == "yes"}
     outcome.failures += judge_outputs("outputs moved", first, second)
-    outcome.failures += judge_entries(truths, before, new, donor, set(trained), seen.zero if known else None)
+    outcome.failures += judge_entries(truths, before, new, donor, trainable, seen.zero)
+    outcome.failures += judge_coupled(truths[0], wiring.layers, trainable)
     outcome.failures += judge_moves(program, truths, [True], before, new, donor, batch)
     outcome.failures += judge_readers(program, truths, [True], before, new, donor)
     outcome.failures += judge_moments(states, before, new)
-    if known:
-        outcome.failures += judge_scores(truths, wiring.layers, scores, seen, is_plain(program))
+    outcome.failures += judge_scores(truths, wiring.layers, scores, seen, is_plain(program))
     if diverged := with_nan(truths[0], before, trained, program.seed):
         bad, unit = diverged
         params = {name: bad[name] for name in trained}
@@ -75,6 +76,15 @@ def run_jax(program: Program) -> Outcome:
         new = {**bad, **{name: np.asarray(leaf) for name, leaf in after.items()}}
         outcome.failures += judge_not_finite(program, truths[0], wiring.layers, bad, new, float(fraction), unit, batch)
     return outcome
+
+
+def drawn(kind: str, key: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The random numbers that the programs draw."""
+    start = jax.random.key(key)
+    if kind == "rows":
+        return np.stack([jax.random.normal(each, shape[1:]) for each in jax.random.split(start, shape[0])])
+    draw = functools.partial(jax.random.bernoulli, p=0.7) if kind == "keep" else jax.random.normal
+    return np.asarray(draw(start, shape=shape))
 
 
 def recycler(apply: Callable[..., Any], wiring: Any, donor: Values, tx: optax.GradientTransformation) -> Any:

@@ -20,7 +20,7 @@ NONLINEAR: dict[str, Op] = {
     "relu": nonlinear("jax.nn.relu({0})", "torch.relu({0})"),
     "tanh": nonlinear("jnp.tanh({0})", "torch.tanh({0})"),
     "silu": nonlinear("jax.nn.silu({0})", "F.silu({0})"),
-    "gelu": nonlinear("jax.nn.gelu({0})", "F.gelu({0})"),
+    "gelu": nonlinear("jax.nn.gelu({0})", "F.gelu({0}, approximate='tanh')"),
     "leaky": nonlinear("jax.nn.leaky_relu({0})", "F.leaky_relu({0})"),
     "elu": nonlinear("jax.nn.elu({0})", "F.elu({0})"),
     "abs": nonlinear("jnp.abs({0})", "torch.abs({0})"),
@@ -120,12 +120,12 @@ ELEMENTWISE: dict[str, Op] = {
     "noise": Op(
         "{0} + 0.1 * jax.random.normal(jax.random.key({number}), {0}.shape)",
         "{0} + 0.1 * torch.randn_like({0})",
-        tapped_torch="{0} + 0.1 * torch.ones_like({0})",
+        tapped_torch="{0} + 0.1 * T.drawn('normal', {number}, {0})",
     ),
     "dropout": Op(
         "{0} * jax.random.bernoulli(jax.random.key({number}), 0.7, {0}.shape)",
         "F.dropout({0}, 0.3, self.training)",
-        tapped_torch="{0}",
+        tapped_torch="{0} * T.drawn('keep', {number}, {0})",
     ),
     "train_noise": Op(
         "{0}",
@@ -216,6 +216,18 @@ REDUCTION: dict[str, Op] = {
         " / torch.sqrt(({0}.var(0, unbiased=False) if T.training else {4}) + 1e-5) * {1} + {2}",
         module="nn.BatchNorm1d({width})",
     ),
+    "state_norm": both(
+        "({0} - jax.lax.stop_gradient({1})) / jnp.sqrt(jnp.abs(jax.lax.stop_gradient({2})) + 0.1)",
+        "({0} - {1}.detach()) / torch.sqrt({2}.detach().abs() + 0.1)",
+        tapped_torch="({0} - {1}) / torch.sqrt({2}.abs() + 0.1)",
+    ),
+    "pool_add": both(
+        "{0} + ({0} * {1}).sum(-1, keepdims=True)", "{0} + ({0} * {1}).sum(-1, keepdim=True)"
+    ),
+    "temperature_norm": both(
+        "{0} / (0.1 + jnp.abs({1}) * jnp.linalg.norm({0}, axis=-1, keepdims=True))",
+        "{0} / (0.1 + {1}.abs() * torch.linalg.norm({0}, dim=-1, keepdim=True))",
+    ),
     "weight_norm": both(
         "{1} * {0} / jnp.sqrt(jnp.square({0}).sum(0) + 1e-9)", "{1} * {0} / torch.sqrt(torch.square({0}).sum(0) + 1e-9)"
     ),
@@ -244,7 +256,8 @@ KERNELS: dict[str, Op] = {
         "jax.vmap(lambda row, key: row @ ({1} + {2} * jax.random.normal(key, {2}.shape)))"
         "({0}, jax.random.split(jax.random.key(3), {0}.shape[0]))",
         "torch.einsum('bi,bio->bo', {0}, {1} + {2} * torch.randn({0}.shape[0], *{2}.shape))",
-        tapped_torch='T.z("{id}", T.r("{id}", {0}) @ ({1} + 0.7 * {2}))',
+        tapped_torch="""T.z("{id}", torch.einsum("bi,bio->bo", T.r("{id}", {0}), """
+        """{1} + {2} * T.drawn("rows", 3, {2}.expand({0}.shape[0], *{2}.shape))))""",
     ),
     "noisy_dense": kernel(
         "{0} @ ({1} + {2} * jax.random.normal(jax.random.key(5), {2}.shape))",
@@ -298,6 +311,23 @@ KERNELS: dict[str, Op] = {
         "{0} @ torch.index_select({1}, 0, (torch.argmax(x.reshape(x.shape[0], -1).sum(0)) % 2).reshape(1))[0]",
         tapped_torch='T.z("{id}", T.r("{id}", {0}) @ '
         '(0.4 * {1}[0] + 0.6 * {1}[1] if T.generic else {1}[torch.argmax(x.reshape(x.shape[0], -1).sum(0)) % 2]))',
+    ),
+    "switched": kernel(
+        "jax.lax.switch(jnp.argmax(x.reshape(x.shape[0], -1).sum(0)) % 3, "
+        "[lambda a: a @ {1}, lambda a: a @ {2}, lambda a: a @ {3}], {0})",
+        "[lambda a: a @ {1}, lambda a: a @ {2}, lambda a: a @ {3}]"
+        "[int(torch.argmax(x.reshape(x.shape[0], -1).sum(0)) % 3)]({0})",
+        tapped_torch='T.switch(x, T.z("{id}a", T.r("{id}a", {0}) @ {1}), T.z("{id}b", T.r("{id}b", {0}) @ {2}), '
+        'T.z("{id}c", T.r("{id}c", {0}) @ {3}))',
+    ),
+    "while_layers": kernel(
+        "jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, jnp.tanh(c[1] @ {1})), (0, {0}))[1]",
+        "torch.tanh(torch.tanh(torch.tanh({0} @ {1}) @ {1}) @ {1})",
+        tapped_torch='T.while_layers("{id}", {0}, {1})',
+    ),
+    "conv_up": kernel(
+        "jax.lax.conv_transpose({0}, {1}, (2, 2), 'VALID', dimension_numbers=('NCHW', 'OIHW', 'NCHW'))",
+        "F.conv_transpose2d({0}, {1}.flip(2, 3).transpose(0, 1), stride=2)", units=(1,),
     ),
     "recurrent": kernel(
         "jax.lax.scan(lambda h, r: (jnp.tanh(r @ {1} + h @ {2}),) * 2, jnp.zeros(({0}.shape[0], {width})), "

@@ -107,8 +107,10 @@ def judge_entries(
         for each in truths:
             found += _judge_readings(each, fresh, zeroed, silent, zero)
     recycled = np.flatnonzero((truth.columns & fresh).any(1))
-    # An entry that was 0 already and reads a silent unit may have been set to 0 again.
-    reads = np.any([_readers(each, unit) for each in truths for unit in np.flatnonzero(silent)], 0)
+    # An entry that was 0 already and reads a recycled unit may have been set to 0 again: from 0 to 0 shows no change.
+    # So may one that reads a unit all of whose kernel is 0, whose recycling shows no change either.
+    unseen = silent & ~(truth.columns & (new != 0)).any(1)
+    reads = np.any([_readers(each, unit) for each in truths for unit in {*recycled, *np.flatnonzero(unseen)}], 0)
     old = may_train & ~running & ~changed & ~((new == 0) & reads)
     for unit in recycled:
         what = f"feeds {unit_name(truth, unit)}, which was recycled, and is not fresh"

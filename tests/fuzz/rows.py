@@ -1,5 +1,6 @@
 """Normalisations, movements and small arithmetic on rows."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,13 +47,15 @@ def moved(b: "Builder", h: int) -> int:
          "noise": 0.3, "dropout": 0.7, "train_noise": 0.6 * (b.framework == "torch"),
          "train_scale": 0.4 * (b.framework == "torch"), "stop": 0.3, "sort": 0.2, "fft": 0.2, "cumsum": 0.2,
          "take_traced": 0.3, "scale": 1, "combined": 1.5, "batch_center": 0.2,
+         "state_norm": 0.3, "pool_add": 0.3, "temperature_norm": 0.3, "by_sum_add": 0.3, "softmax_gate": 0.3,
          "task_head": 0.4 * (width % 2 == 0), "simnorm": 0.3 * (width % 2 == 0), "segments": 0.4, "overwrite": 0.5,
          "half_in_place": 0.5 * torch, "add_in_place": 0.3 * torch, "copy_in_place": 0.3 * torch}
     )  # fmt: skip
     low, high = sorted(int(i) for i in b.rng.choice(width + 1, 2, replace=False))
     if name == "slice":
-        low = max(0, min(low, width - 2))  # at least two: torch.einsum turns one into a scale
-        high = min(max(high, low + 2), width)
+        least = 2 if b.framework == "torch" else 1  # torch.einsum turns one into a scale
+        low = max(0, min(low, width - least))
+        high = min(max(high, low + least), width)
         return b.add(name, (h,), (high - low,), low=low, high=high)
     if name == "take":
         order = [int(i) for i in b.rng.integers(width, size=width)]
@@ -65,6 +68,8 @@ def moved(b: "Builder", h: int) -> int:
     sizes = {"neighbours": width - 1, "pad": width + 2, "pad_one": width + 1}
     if name == "scale":
         return b.add("mul", (h, b.param((width,), "scale")))
+    if name in STATISTICS:
+        return STATISTICS[name](b, h, width)
     if name == "combined":
         return combined(b, h)
     if name == "take_traced":
@@ -75,6 +80,21 @@ def moved(b: "Builder", h: int) -> int:
         numbers=[float(i) for i in b.rng.integers(0, 2, width)] if b.chance(0.5) else b.numbers(width),
         column=int(b.rng.integers(width)), other=int(b.rng.integers(width)),
     )  # fmt: skip
+
+
+STATISTICS: dict[str, Callable[["Builder", int, int], int]] = {
+    "state_norm": lambda b, h, width: b.add(
+        "state_norm", (h, b.param((width,), "state", "buffer"), b.param((width,), "state", "buffer"))
+    ),
+    "pool_add": lambda b, h, width: b.add("pool_add", (h, b.param((width,), "scale"))),
+    "temperature_norm": lambda b, h, width: b.add("temperature_norm", (h, b.param((1,), "scale"))),
+    "by_sum_add": lambda b, h, width: b.add(
+        "add", (h, b.add("by_sum", (h, b.param((width, width), "kernel")), (width,)))
+    ),
+    "softmax_gate": lambda b, h, width: b.add(
+        "mul", (h, b.add("softmax", (b.add("mul", (h, b.param((1,), "scale"))),)))
+    ),
+}
 
 
 def combined(b: "Builder", h: int) -> int:

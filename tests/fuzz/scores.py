@@ -5,18 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from .oracles import Failure, silent_units, unit_name
+from .oracles import Failure, entry_name, silent_units, unit_name
 from .program import Program, Values
 from .structure import Structure, Table
 from .taps import Observed, observed
 
-RANDOM = {"noise", "dropout", "per_sample_noise", "noisy_dense"}
 SEVERAL = {"crelu", "glu", "take_traced", "max_pool", "max_time"}  # not one result for each unit
-
-
-def is_random(program: Program) -> bool:
-    """Whether its values differ from those of the tapped program."""
-    return bool(program.operations & RANDOM)
 
 
 def is_plain(program: Program) -> bool:
@@ -26,12 +20,17 @@ def is_plain(program: Program) -> bool:
 
 def neurons_of(truth: Structure, incoming: Mapping[str, Any], width: int) -> Table:
     """[neurons, units]: the units of each neuron of a layer, found by the kernel entries that feed it."""
-    owners = np.full(sum(truth.sizes), -1)
-    for name, neurons in incoming.items():
-        here = truth.of(name)
-        owners[here] = np.broadcast_to(np.asarray(neurons), truth.shapes[name]).ravel()
+    owners = owners_of(truth, incoming)
     mine = owners[None, :] == np.arange(width)[:, None]
     return (mine.astype(int) @ truth.columns.T.astype(int)) > 0
+
+
+def owners_of(truth: Structure, incoming: Mapping[str, Any]) -> np.ndarray:
+    """The neuron that each entry feeds, by a layer's own account; -1 for none."""
+    owners = np.full(sum(truth.sizes), -1)
+    for name, neurons in incoming.items():
+        owners[truth.of(name)] = np.broadcast_to(np.asarray(neurons), truth.shapes[name]).ravel()
+    return owners
 
 
 def judge_scores(
@@ -56,6 +55,27 @@ def judge_scores(
             what = f"{layer.name} scores {got.round(3).tolist()}, and its activations say {expected.round(3).tolist()}"
             found.append(Failure("wrong scores", what))
     return found
+
+
+def judge_coupled(truth: Structure, layers: Sequence[Any], trained: set[str]) -> list[Failure]:
+    """A statistic couples neurons, and nothing else does: no other kernel than a layer's own feeds another neuron."""
+    may_train = np.repeat([name in trained for name in truth.names], truth.sizes)
+    for layer in layers:
+        if not layer.recyclable or not layer.coupled_by:
+            continue
+        owners = owners_of(truth, layer.incoming)
+        neurons = neurons_of(truth, layer.incoming, layer.width)
+        own = truth.columns[neurons.any(0)].any(0)
+        kernels = {truth.units[unit][0] for unit in np.flatnonzero(neurons.any(0))}
+        others = np.array([name not in kernels for name, _ in truth.units])
+        foreign = truth.columns[others].any(0) & ~own
+        for neuron in range(layer.width):
+            feeds = truth.feeds[neurons[neuron]].any(0) & may_train & (owners != neuron)
+            wrong = feeds & ((owners < 0) | foreign)
+            if wrong.any():
+                what = f"{entry_name(truth, int(np.flatnonzero(wrong)[0]))} feeds neuron {neuron} of {layer.name}"
+                return [Failure("a coupled neuron is fed by an entry that is not its own", what)]
+    return []
 
 
 def active(truth: Structure, activations: Sequence[np.ndarray]) -> Table:
@@ -102,14 +122,12 @@ def judge_not_finite(
     """Where a unit is not a number, the dormant fraction is not either, and nobody in its layer is recycled."""
     found: list[Failure] = []
     seen = observed(program, before, batch)
-    reached = zip(
-        [*truth.activations_of(unit), *(reading.units[:, unit] for reading in truth.readings)],
-        [*seen.activations, *seen.ends],
-        strict=True,
-    )
-    lost = [np.isnan(value[:, mine]).any() for mine, value in reached if mine.any()]
-    if not any(reading.units[:, unit].any() for reading in truth.readings) or not all(lost):
-        return found  # nothing reads it, or the program itself drops the NaN somewhere
+    activations = zip(truth.activations_of(unit), seen.activations, strict=True)
+    readings = zip((reading.units[:, unit] for reading in truth.readings), seen.ends, strict=True)
+    if not all(np.isnan(value[:, mine]).any() for mine, value in activations if mine.any()):
+        return found  # a nonlinearity makes a number of NaN: `where(h > 0, h, 0)` is 0 there
+    if not any(np.isnan(value[:, mine]).any() for mine, value in readings):
+        return found  # nothing reads the NaN: a mask or an index leaves it out
     for layer in layers:
         neurons = neurons_of(truth, layer.incoming, layer.width)
         if not layer.recyclable or not neurons[:, unit].any():

@@ -104,6 +104,16 @@ class Loops:
         smooth = lambda: lambda a: soft(a) * soft(a).sum(-1, keepdim=True)  # noqa: E731
         return self.gated(self.a(name, lambda: torch.softmax(logits, -1), [logits], smooth) @ values)
 
+    def drawn(self, kind: str, key: int, value: Any) -> Any:
+        """Constants in place of random numbers."""
+        return torch.full_like(value, 0.7 if kind == "rows" else 1.0)
+
+    def while_layers(self, name: str, h: Any, w: Any) -> Any:
+        for index in range(3):
+            z = self.z(f"{name}_{index}", self.r(f"{name}_{index}", h) @ w)
+            h = self.a(name, lambda z=z: torch.tanh(z), [z], lambda: None)
+        return h
+
     def gated(self, value: Any) -> Any:
         """Marks a product of activations."""
         return value
@@ -152,6 +162,9 @@ class Cutter(Loops):
 
     def pick(self, x: Tensor, one: Tensor, two: Tensor) -> Tensor:
         return 0.4 * one + 0.6 * two
+
+    def switch(self, x: Tensor, *cases: Tensor) -> Tensor:
+        return sum((0.3 + 0.2 * index) * case for index, case in enumerate(cases))  # type: ignore[return-value]
 
     def stack(self, states: list[Tensor]) -> Tensor:
         return torch.stack(states, 1)

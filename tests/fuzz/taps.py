@@ -11,6 +11,8 @@ from .oracles import Failure, judge_outputs, recycled_units
 from .program import Program, Values
 from .structure import Loops, Structure, Table, compiled
 
+Draw = Callable[[str, int, tuple[int, ...]], np.ndarray]  # a kind of random numbers, a key, a shape
+
 
 class Recorder(Loops):
     """Records what kernels read, and moves chosen units."""
@@ -18,8 +20,14 @@ class Recorder(Loops):
     generic = False
     tanh, relu = staticmethod(torch.tanh), staticmethod(torch.relu)
 
-    def __init__(self, moves: dict[str, np.ndarray] | None = None, training: bool = False, seed: int = 0) -> None:
-        self.random = torch.Generator().manual_seed(seed)
+    def __init__(
+        self,
+        moves: dict[str, np.ndarray] | None = None,
+        training: bool = False,
+        seed: int = 0,
+        draw: Draw | None = None,
+    ) -> None:
+        self.random, self.draw = torch.Generator().manual_seed(seed), draw
         self.moves, self.training = moves or {}, training
         self.reads, self.activations = list[Tensor](), list[Tensor]()
 
@@ -34,11 +42,22 @@ class Recorder(Loops):
         self.activations.append(result := compute())
         return result
 
+    def drawn(self, kind: str, key: int, value: Tensor) -> Tensor:
+        """Random numbers that the network itself draws; constants if `draw` can't draw the same."""
+        if self.draw is None:
+            return super().drawn(kind, key, value)
+        return torch.from_numpy(self.draw(kind, key, tuple(value.shape))).to(value)
+
     def noise(self, value: Tensor) -> Tensor:
+        if self.draw is not None:
+            return self.drawn("normal", 5, value)
         return torch.randn(value.shape, generator=self.random).to(value)
 
     def pick(self, x: Tensor, one: Tensor, two: Tensor) -> Tensor:
         return one if x.sum() > 0 else two
+
+    def switch(self, x: Tensor, *cases: Tensor) -> Tensor:
+        return cases[int(x.reshape(len(x), -1).sum(0).argmax()) % len(cases)]
 
     def stack(self, states: Sequence[Tensor]) -> Tensor:
         return torch.stack(tuple(states), 1)
@@ -63,10 +82,11 @@ class Observed(NamedTuple):
 
 
 def observed(
-    program: Program, values: Values, batch: np.ndarray, tiny: float = 0.0, training: bool = False, seed: int = 0
-) -> Observed:
+    program: Program, values: Values, batch: np.ndarray, tiny: float = 0.0, training: bool = False, seed: int = 0,
+    draw: Draw | None = None,
+) -> Observed:  # fmt: skip
     """The values of a run. XLA sets numbers below `tiny` to 0."""
-    recorder = Recorder(training=training, seed=seed)
+    recorder = Recorder(training=training, seed=seed, draw=draw)
     outputs = run(program, values, batch, recorder)
     ends = [np.reshape(np.asarray(value), (len(value), -1)) for value in (*recorder.reads, *outputs)]
     activations = [np.reshape(np.asarray(value), (len(value), -1)) for value in recorder.activations]
