@@ -4,18 +4,23 @@ import contextlib
 import dataclasses
 import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+import unittest.mock as mock
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from dormant.torch.wiring import NeuronLayer as TorchLayer
+from dormant.wiring import NeuronLayer as JaxLayer
+
 from .generator import generate
+from .jax_faults import JAX_FAULTS
 from .running import run
 from .source import Framework
 from .torch_faults import TORCH_FAULTS, CodeFault
 
-Layer = Any
+Layer = JaxLayer | TorchLayer
 Change = Callable[[Layer], Layer]
 
 
@@ -122,32 +127,32 @@ FAULTS = {
 }
 
 
+CODE_FAULTS: dict[str, tuple[CodeFault, ...]] = {**{name: (each,) for name, each in TORCH_FAULTS.items()}, **JAX_FAULTS}
+
+
 def faults_of(framework: Framework) -> list[str]:
     """The names of the faults that can be planted: into every wiring, and into the tracer's own code."""
-    return [*FAULTS, *(TORCH_FAULTS if framework == "torch" else ())]
+    return [*FAULTS, *(TORCH_FAULTS if framework == "torch" else JAX_FAULTS)]
 
 
 @contextlib.contextmanager
-def replaced_function(fault: CodeFault) -> Iterator[list[str]]:
-    """Replaces a function of the tracer for a while; the list gets its name.
+def replaced_functions(faults: Iterable[CodeFault]) -> Iterator[list[str]]:
+    """Replaces functions of the tracer for a while; the list gets their names.
 
-    Raises AttributeError if the function is no longer where it was.
+    Raises AttributeError if a function is no longer where it was.
     """
-    owner: Any = importlib.import_module(fault.module)
-    *parents, name = fault.function.split(".")
-    for parent in parents:
-        owner = getattr(owner, parent)
-    right = getattr(owner, name)
-    setattr(owner, name, fault.wrong)
-    try:
-        yield [fault.function]
-    finally:
-        setattr(owner, name, right)
+    with contextlib.ExitStack() as undo:
+        for fault in faults:
+            owner, _, name = fault.function.rpartition(".")
+            module = importlib.import_module(fault.module)
+            found = getattr(module, owner) if owner else module
+            undo.enter_context(mock.patch.object(found, name, fault.wrong))
+        yield [fault.function for fault in faults]
 
 
 def planted(name: str, framework: Framework) -> contextlib.AbstractContextManager[list[str]]:
     """Plants a fault for a while; the list gets the names of what it changed."""
-    return replaced_function(TORCH_FAULTS[name]) if name in TORCH_FAULTS else changed_wiring(name, framework)
+    return replaced_functions(CODE_FAULTS[name]) if name in CODE_FAULTS else changed_wiring(name, framework)
 
 
 @contextlib.contextmanager

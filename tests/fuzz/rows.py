@@ -47,7 +47,7 @@ def moved(b: "Builder", h: int) -> int:
          "noise": 0.3, "dropout": 0.7, "train_noise": 0.6 * (b.framework == "torch"),
          "train_scale": 0.4 * (b.framework == "torch"), "stop": 0.3, "sort": 0.2, "fft": 0.2, "cumsum": 0.2,
          "take_traced": 0.3, "scale": 1, "combined": 1.5, "batch_center": 0.2,
-         "state_norm": 0.3, "pool_add": 0.3, "temperature_norm": 0.3, "by_sum_add": 0.3, "softmax_gate": 0.3,
+         "state_norm": 0.3, "pool_add": 0.3, "temperature_norm": 0.3, "by_sum_add": 0.8, "softmax_gate": 0.3,
          "task_head": 0.4 * (width % 2 == 0), "simnorm": 0.3 * (width % 2 == 0), "segments": 0.4, "overwrite": 0.5,
          "half_in_place": 0.5 * torch, "add_in_place": 0.3 * torch, "copy_in_place": 0.3 * torch}
     )  # fmt: skip

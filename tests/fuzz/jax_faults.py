@@ -1,0 +1,76 @@
+"""Faults planted into the code of the tracer in JAX, in place of its functions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dormant.tracing.ledger import Ledger
+from dormant.tracing.program import Step
+from dormant.tracing.values import Ids, Part, Shapes, Value, plain
+
+from .torch_faults import CodeFault
+
+
+def _merge(notes: Ledger, pairs: Ids) -> None:
+    canonical = notes.canonical.copy()
+    canonical[pairs.min(axis=1)] = pairs.max(axis=1)
+    notes.canonical = canonical
+
+
+def _in_leaf(notes: Ledger, part: Part, ids: Ids, shape: tuple[int, ...]) -> Ids:
+    leaf_shape = notes.leaf_shapes[part.leaf]
+    together = np.broadcast_shapes(part.entries.shape, ids.shape)
+    entries, owners = np.broadcast_to(part.entries, together).ravel(), np.broadcast_to(ids, together).ravel()
+    found = np.full(int(np.prod(leaf_shape)), -1)
+    found[entries[entries >= 0]] = owners[entries >= 0]
+    return found.reshape(leaf_shape)
+
+
+def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value, known: object) -> None:
+    if other.mixed:
+        notes.couple(other.mixed & notes.producers_of(neurons), "a reduction over neurons")
+
+
+def _mix(notes: Ledger, step: Step, operands: list[Value], shapes: Shapes) -> list[Value]:
+    return [plain(shape, from_input=True) for shape in shapes]
+
+
+def _are_one_neuron(notes: Ledger, step: Step, *_: object) -> bool:
+    return step.name in ("add", "sub", "mul")
+
+
+def _nothing(*_: object) -> frozenset[tuple[int, str]]:
+    return frozenset()
+
+
+def _fault(text: str, wrong: dict[str, Callable[..., Any]]) -> tuple[CodeFault, ...]:
+    """A fault in functions of the tracer, each under its module and name."""
+    parts = [(*path.split(".", 1), function) for path, function in wrong.items()]
+    return tuple(CodeFault(text, f"dormant.tracing.{module}", name, function) for module, name, function in parts)
+
+
+JAX_FAULTS = {
+    "merging forgets earlier merges": _fault(
+        "Two neurons that are summed become one, without those that were merged with them before.",
+        {"ledger.Ledger.merge": _merge, "elementwise._are_one_neuron": _are_one_neuron},
+    ),
+    "a mix with weights couples": _fault(
+        "Neurons that a weighted sum of their layer feeds count as normalised.", {"elementwise._meet": _meet}
+    ),
+    "shared entries never clash": _fault(
+        "An entry that feeds several neurons belongs to one of them.", {"ledger.Ledger.in_leaf": _in_leaf}
+    ),
+    "any kernel is zero with its parameter": _fault(
+        "A computed kernel that reads a neuron is taken for its parameter.", {"kernels._check_reading": _nothing}
+    ),
+    "a shift after an activation is forgotten": _fault(
+        "A neuron that is shifted after its activation counts as 0 when it is silent.",
+        {"elementwise._offsets": _nothing},
+    ),
+    "mixed neurons are forgotten": _fault(
+        "Neurons that go through an operation that is not followed are not seen to come out of it.",
+        {f"{module}.mix": _mix for module in ("rules", "kernels", "overwriting", "elementwise")}
+        | {"audit._blame": _nothing},
+    ),
+}
