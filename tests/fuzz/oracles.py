@@ -152,7 +152,10 @@ def _judge_readings(
             what = f"redrawn, though {reading.name} depends on it where it is not 0"
             found.append(Failure("a live entry was redrawn", f"{_some(truth, wrong)}: {what}"))
         if reading.read_by.size:
-            nothing = ~reading.entries.any(1) & ~reading.raw  # a constant 0
+            # What is 0 on every sample may lose its readers at tau = 0: no output changes. It has to be 0 because of
+            # silent units, or because a silent factor of a product makes it 0 (the tracer counts gated pairs as one
+            # neuron). A constant 0, which pads a row, counts as the neuron's own 0: its readers never matter.
+            nothing = ~reading.entries.any(1) & ~reading.raw
             alone = ~(reading.units & ~silent).any(1) | reading.gated
             dead = zeros & (reading.units.any(1) | nothing) & alone
             wrong = (reading.read_by[~dead] & zeroed).any(0)

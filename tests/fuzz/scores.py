@@ -41,7 +41,7 @@ def judge_scores(
     quiet = silent_units(truths, seen.zero) & ~active(truth, seen.activations)
     for layer in layers:
         if not layer.recyclable or layer.coupled_by:
-            continue
+            continue  # the entries of a refused layer need not tell its units; coupled ones score behind a statistic
         neurons = neurons_of(truth, layer.incoming, layer.width)
         got = np.asarray(scores[layer.name])
         for neuron in np.flatnonzero(got != 0):
