@@ -22,18 +22,6 @@ TORCH_FAULTS = {
         "_foreign",
         lambda notes, values, found: "",
     ),
-    "clashes are forgotten": CodeFault(
-        "An entry that belongs to two neurons is given to one of them.",
-        "dormant.torch.layers",
-        "_note_clashes",
-        lambda notes: None,
-    ),
-    "gradients are not asked for": CodeFault(
-        "A layer that a detached weight feeds or reads is recycled.",
-        "dormant.torch.tracing",
-        "_note_missed",
-        lambda notes, module, inputs: [],
-    ),
     "branches are not looked for": CodeFault(
         "A branch that Python takes on a value is followed one way only.",
         "dormant.torch.tracing",
