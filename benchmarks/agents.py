@@ -19,7 +19,7 @@ from typing import Any
 
 from dormant import Every, ReDo
 from dormant.lab.machine import pin
-from dormant.rl.agents.presets import atari_dqn, atari_drq
+from dormant.rl.agents import atari_dqn, atari_drq
 from dormant.rl.agents.sac import SAC
 from dormant.rl.atari import AtariTraining
 from dormant.rl.control import ControlTraining

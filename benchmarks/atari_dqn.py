@@ -45,7 +45,7 @@ def our_step() -> Step:
     import jax
     import jax.numpy as jnp
 
-    from dormant.rl.agents.presets import atari_dqn
+    from dormant.rl.agents import atari_dqn
     from dormant.rl.replay.device import Batch
 
     agent, rng = atari_dqn(), np.random.default_rng(0)
@@ -67,7 +67,7 @@ def our_step() -> Step:
 def our_loop(ratio: float, agent_steps: int, redo: bool, folder: Path) -> Step:
     """`AtariTraining` as `dormant train` runs it, with a full ring of 1,000; chunks of that many agent steps."""
     from dormant import Chain, Every, ReDo
-    from dormant.rl.agents.presets import atari_dqn
+    from dormant.rl.agents import atari_dqn
     from dormant.rl.atari import AtariTraining
     from dormant.rl.envs.atari import Atari
 

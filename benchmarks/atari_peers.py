@@ -59,7 +59,7 @@ def dopamine(actions: int) -> Peer:
     import optax
 
     from dormant import Learner, Network, ReDo, trace
-    from dormant.rl.networks.atari import NatureCNN
+    from dormant.rl.networks.convolutional import NatureCNN
 
     network, tx, ring = NatureCNN(), optax.adam(6.25e-5, eps=1.5e-4), Ring(SIDE, SIDE)
     params = network.init(jax.random.key(0), (SIDE, SIDE, STACK), actions)

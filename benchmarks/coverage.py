@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dormant.lab.judging.intervals import half_width, iqm, mean
+from dormant.lab.judging import half_width, iqm, mean
 from dormant.lab.machine import revision
 
 SEEDS, GAMES = (3, 5, 10), (1, 3)

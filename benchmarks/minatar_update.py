@@ -81,7 +81,7 @@ def bare_update(steps: int) -> dict[str, Callable[[], Any]]:
     import jax
     import jax.numpy as jnp
 
-    from dormant.rl.agents.presets import minatar_dqn
+    from dormant.rl.agents import minatar_dqn
     from dormant.rl.replay.device import Batch
 
     agent = minatar_dqn(steps)
@@ -111,7 +111,7 @@ def loop(steps: int, seeds: int, recycle: int = 0) -> Callable[[], Any]:
     from dataclasses import replace
 
     from dormant import Chain, Every, ReDo
-    from dormant.rl.agents.presets import minatar_dqn
+    from dormant.rl.agents import minatar_dqn
     from dormant.rl.device import DeviceTraining
     from dormant.rl.envs.minatar import MinAtar
 

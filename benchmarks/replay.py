@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from minatar_update import MALLOC
 
-from dormant.rl.agents.presets import atari_dqn
+from dormant.rl.agents import atari_dqn
 from dormant.rl.atari import AtariTraining
 from dormant.rl.envs.atari import Atari
 from dormant.rl.replay.files import flush, refuse_without_room

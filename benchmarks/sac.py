@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 Advance = Callable[[], Any]
-WARM_UP = 300  # agent steps of random play, then as many as one measurement
+WARM_UP = 300  # agent steps of random play before learning; one unmeasured round of learning steps follows
 
 
 def ours(task: str, steps: int, recycle: bool = False) -> Advance:

@@ -1,7 +1,7 @@
 """`python -m dormant` and the `dormant` command.
 
 The exit code is 0 if all is done, 1 if some runs failed, 2 for bad input and 130 after Ctrl-C. An error is one line on
-stderr. Any traceback is a bug.
+stderr. A traceback is always a bug.
 """
 
 import os
@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import NoReturn
 
-from dormant.packages import extra_of
+from dormant.hints import extra_of
 
 
 def main() -> None:

@@ -1,23 +1,99 @@
-"""What else is measured of a network that loses its plasticity: ranks, norms, steps, and kinds of dormancy.
+"""What else is measured of a network and its neurons: what neurons are worth, ranks, norms, steps, and how it fits.
 
-Everything here can be compiled and mapped over seeds, where nothing can be raised: what holds a NaN comes out as NaN.
-`readings` brings numbers to the host and raises for those.
+Everything but `readings` can be compiled and mapped over seeds, where nothing can be raised: a NaN in the inputs gives
+a NaN. `readings` brings numbers to the host and raises for NaN.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Num, PyTree
 
-from .importance import gradient_scores
-from .scores import AnyArray, dormant_fraction, magnitudes
-from .wiring import Wiring, paths
+from .scores import AnyArray, dormant_fraction, magnitudes, neuron_scores
+from .surgery import Learner
+from .wiring import Entries, Network, NeuronLayer, Wiring, by_path, entry_sums
 
 Matrix = Num[AnyArray, "samples neurons"]
 Scalar = float | Float[Array, ""]
+FREQUENCY = 1e5  # of the sine that makes two states' targets unrelated
+
+
+def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float[Array, " neurons"]]:
+    """For each layer, the mean absolute gradient of every neuron's incoming entries, divided by the layer's mean of it.
+
+    `gradients` has the tree of the parameters. Scores average 1 over a layer that gets any gradient, as those of
+    activations do; the cost is one pass over the gradients.
+
+    >>> from dormant import trace
+    >>> params = {"hidden": {"w": jnp.ones((2, 3))}, "head": {"w": jnp.ones((3, 1))}}
+    >>> wiring = trace(lambda p, x: jax.nn.relu(x @ p["hidden"]["w"]) @ p["head"]["w"], params, jnp.ones((5, 2)))
+    >>> gradients = {"hidden": {"w": jnp.array([[0.0, 1.0, 3.0], [0.0, -1.0, 1.0]])}, "head": {"w": jnp.ones((3, 1))}}
+    >>> gradient_scores(wiring, gradients)["hidden"].tolist()
+    [0.0, 1.0, 2.0]
+
+    Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL" (ReGraMa), as
+    its ports have it: the gradient of the batch's mean loss. We count biases among the incoming entries.
+    """
+    ones = by_path(jax.tree.map(lambda leaf: jnp.ones(leaf.shape), gradients))
+    gradient_sizes = by_path(jax.tree.map(magnitudes, gradients))
+    scores = {}
+    for layer in wiring.layers:
+        total, number = (_sums(leaves, layer.incoming, layer.width) for leaves in (gradient_sizes, ones))
+        scores[layer.name] = neuron_scores((total / jnp.maximum(number, 1.0))[None])
+    return scores
+
+
+def contributions(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
+    """For each neuron, its mean absolute activation times the sum of the absolute weights that read it.
+
+    A neuron that is read through several non-linearities has the largest of its mean activations.
+
+    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning", contribution utility.
+    """
+    activity = _activity(wiring, params, inputs, centred=False)
+    return {layer.name: activity[layer.name] * _weight(params, layer, layer.outgoing) for layer in wiring.layers}
+
+
+def utilities(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
+    """For each neuron, what its activation contributes beyond its mean, divided by its absolute incoming weights.
+
+    That is mean |h - mean h| * sum |outgoing| / sum |incoming|: small weights count for it, since they change quickly.
+    A layer with a NaN or infinite activation has NaN for all of its neurons.
+
+    Source: Dohare et al. 2021, "Continual backprop", overall utility; dopamine/labs/redo/weight_recyclers.py calls it
+    `cbp` and takes kernels only, where we take biases too.
+    """
+    activity = _activity(wiring, params, inputs, centred=True)
+    found = {}
+    for layer in wiring.layers:
+        fed, read = (_weight(params, layer, entries) for entries in (layer.incoming, layer.outgoing))
+        found[layer.name] = activity[layer.name] * read / jnp.maximum(fed, jnp.finfo(fed.dtype).tiny)
+    return found
+
+
+def _activity(wiring: Wiring, params: PyTree[Array], inputs: PyTree, centred: bool) -> dict[str, Array]:
+    """Each neuron's mean absolute activation, or that of its distance from its mean; NaN as in `Wiring.scores`."""
+    means = {layer.name: jnp.zeros(layer.width) for layer in wiring.layers}
+    for layer, neurons, values in wiring.measure(params, *inputs):
+        rows = values.reshape(-1, values.shape[-1])
+        rows = rows - rows.mean(axis=0, keepdims=True) if centred else rows
+        largest = means[layer].at[neurons].max(magnitudes(rows).mean(axis=0))
+        finite = jnp.isfinite(rows).all() & jnp.isfinite(largest).all()
+        means[layer] = jnp.where(finite, largest, jnp.nan)
+    return means
+
+
+def _weight(params: PyTree[Array], layer: NeuronLayer, entries: Entries) -> Array:
+    return _sums(by_path(jax.tree.map(magnitudes, params)), entries, layer.width)
+
+
+def _sums(leaves: dict[str, Array], entries: Entries, width: int) -> Array:
+    sums = [entry_sums(leaves[path], neurons, width) for path, neurons in entries.items()]
+    return jnp.zeros(width) + sum(sums, start=jnp.zeros(width))
 
 
 def effective_rank(matrix: Matrix) -> Float[Array, ""]:
@@ -33,7 +109,7 @@ def effective_rank(matrix: Matrix) -> Float[Array, ""]:
     """
     shares = _shares(matrix)
     entropy = -jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1.0)), 0.0))
-    total = shares.sum()  # 1, or 0, or NaN
+    total = shares.sum()  # 1, 0 for a zero matrix, or NaN
     return jnp.where(total > 0, jnp.exp(entropy), total)
 
 
@@ -70,13 +146,13 @@ def stable_rank(matrix: Matrix) -> Float[Array, ""]:
     return jnp.sum(jnp.square(_divided(values, values.max(initial=0.0))))
 
 
-def weight_norms(params: PyTree[Any]) -> dict[str, Float[Array, ""]]:
+def weight_norms(params: PyTree) -> dict[str, Float[Array, ""]]:
     """The Euclidean norm of each parameter, under its path.
 
     >>> {path: float(norm) for path, norm in weight_norms({"dense": {"kernel": jnp.array([[3.0, 4.0]])}}).items()}
     {'dense/kernel': 5.0}
     """
-    return {path: norm(leaf) for path, leaf in zip(paths(params), jax.tree.leaves(params), strict=True)}
+    return {path: norm(leaf) for path, leaf in by_path(params).items()}
 
 
 def norm(values: Num[AnyArray, "..."]) -> Float[Array, ""]:
@@ -98,7 +174,7 @@ def feature_norm(features: Matrix) -> Float[Array, ""]:
     return jax.vmap(norm)(jnp.asarray(features)).mean()
 
 
-def effective_learning_rates(before: PyTree[Any], after: PyTree[Any]) -> dict[str, Float[Array, ""]]:
+def effective_learning_rates(before: PyTree, after: PyTree) -> dict[str, Float[Array, ""]]:
     """How far each parameter was moved, relative to its length: ||after - before|| / ||before||, under its path.
 
     A parameter that was zero has rate 0 if it stayed so and infinity if it moved. It costs two passes over the weights.
@@ -209,7 +285,7 @@ def score_bounds(activations: Num[AnyArray, "samples ..."]) -> Float[Array, "3 n
     return jnp.stack([low, scores, jnp.where(silent, jnp.inf, scores + error + active / samples)])
 
 
-def readings(metrics: Mapping[str, Any]) -> dict[str, float]:
+def readings(metrics: Mapping[str, PyTree]) -> dict[str, float]:
     """Metrics as numbers of the host.
 
     >>> readings({"srank": srank(np.eye(3))})
@@ -248,3 +324,74 @@ def _inexact(values: Num[AnyArray, "..."]) -> Num[Array, "..."]:
 
 def _divided(values: Num[Array, "..."], by: Float[Array, ""]) -> Float[Array, "..."]:
     return values / jnp.where(by == 0, 1.0, by)
+
+
+def target_fitting_error(
+    key: Array,
+    apply: Callable[..., Float[Array, "samples outputs"]],
+    params: PyTree[Array],
+    network: Network,
+    *inputs: PyTree,
+    gradient_steps: int = 1_000,
+) -> Float[Array, ""]:
+    """The mean squared error after `gradient_steps` from `params` towards random targets, by a fresh optimizer.
+
+    Targets are sin(1e5 * y), with y the outputs of a network drawn by `network.init(key)`. A network that lost its
+    plasticity has a larger error than a fresh one, `params=network.init(another_key)`; so compare both. The parameters,
+    those of a checkpoint for instance, are not changed. It costs as much as so many gradient steps on all of `inputs`.
+
+    >>> from dormant import Network, trace
+    >>> apply = lambda params, x: jax.nn.relu(x @ params["hidden"]["w"]) @ params["head"]["w"]
+    >>> def init(key):
+    ...     one, other = jax.random.split(key)
+    ...     hidden, head = jax.random.normal(one, (2, 64)), jax.random.normal(other, (64, 1))
+    ...     return {"hidden": {"w": hidden}, "head": {"w": head}}
+    >>> params, x = init(jax.random.key(1)), jnp.eye(2)
+    >>> network = Network(trace(apply, params, x), init, optax.adam(1e-2))
+    >>> dead = jax.tree.map(jnp.zeros_like, params)
+    >>> error = lambda params: target_fitting_error(jax.random.key(0), apply, params, network, x, gradient_steps=100)
+    >>> bool(error(params) < 0.01), bool(error(dead) > 0.1)
+    (True, True)
+
+    Raises ValueError for less than one gradient step.
+    Source: Lyle et al. 2022, "Understanding and preventing capacity loss in reinforcement learning", who average
+    over several sets of targets: map this over keys.
+    """
+    if gradient_steps < 1:
+        raise ValueError(f"gradient_steps must be at least 1, got {gradient_steps}.")
+    targets = random_targets(key, apply, network, *inputs)
+
+    def step(learner: Learner, _: None) -> tuple[Learner, None]:
+        return fitting_step(learner, apply, network, targets, *inputs), None
+
+    fitted, _ = jax.lax.scan(step, Learner(params, network.tx.init(params)), length=gradient_steps)
+    return fitting_loss(fitted.params, apply, targets, *inputs)
+
+
+def random_targets(
+    key: Array, apply: Callable[..., Array], network: Network, *inputs: PyTree
+) -> Float[Array, "samples outputs"]:
+    """Targets that have nothing to do with one another, made of the outputs of a network drawn with the key."""
+    return jnp.sin(FREQUENCY * apply(network.init(key), *inputs))
+
+
+def fitting_loss(
+    params: PyTree[Array], apply: Callable[..., Array], targets: Float[Array, "samples outputs"], *inputs: PyTree
+) -> Float[Array, ""]:
+    """The mean squared error of a network's outputs."""
+    return jnp.square(apply(params, *inputs) - targets).mean()
+
+
+def fitting_step(
+    learner: Learner,
+    apply: Callable[..., Array],
+    network: Network,
+    targets: Float[Array, "samples outputs"],
+    *inputs: PyTree,
+) -> Learner:
+    """The learner one gradient step closer to the targets."""
+    params, opt_state = learner
+    gradient = jax.grad(fitting_loss)(params, apply, targets, *inputs)
+    with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
+        change, opt_state = network.tx.update(gradient, opt_state, params)
+    return Learner(optax.apply_updates(params, change), opt_state)

@@ -12,15 +12,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree, UInt32
 
-from .interventions.contract import Intervention, checked_intervention
-from .interventions.renewal import recycled_counts
+from .interventions.schedule import Intervention, checked_intervention
 from .scores import dormant_fraction
-from .surgery import Learner
+from .surgery import Learner, recycled_counts
 from .tracing import trace
 from .wiring import Network, Wiring
 
 Trained = TypeVar("Trained")
-Apply = Callable[..., Any]
+Apply = Callable[..., PyTree]
 
 
 class Model(NamedTuple):
@@ -39,8 +38,8 @@ class Model(NamedTuple):
 class InterventionState(NamedTuple):
     """The state of the wrapped optimizer and of the intervention, the calls of `intervene` so far, and a key's data."""
 
-    inner: Any
-    intervention: Any
+    inner: PyTree
+    intervention: PyTree
     gradient_steps: Int[Array, ""]
     key: UInt32[Array, "..."]
 
@@ -49,8 +48,8 @@ def with_intervention(
     tx: optax.GradientTransformation,
     intervention: Intervention,
     apply: Any,
-    init: Callable[..., Any],
-    *inputs: Any,
+    init: Callable[..., PyTree],
+    *inputs: PyTree,
     key: Array | None = None,
 ) -> "InterveningOptimizer":
     """The optimizer `tx` with two more methods: `intervene` changes what is trained, `measure` says what is dormant.
@@ -101,7 +100,7 @@ class InterveningOptimizer:
     tx: optax.GradientTransformation
     intervention: Intervention
     model: Model
-    shapes: tuple[Any, ...]
+    shapes: tuple[PyTree, ...]
     key: Array
     networks: dict[Any, Network] = field(default_factory=dict, init=False, repr=False)
 
@@ -121,7 +120,7 @@ class InterveningOptimizer:
         updates, inner = tx.update(updates, _checked(state).inner, params, **extra)
         return updates, state._replace(inner=inner)
 
-    def intervene(self, trained: Trained, *inputs: Any) -> Trained:
+    def intervene(self, trained: Trained, *inputs: PyTree) -> Trained:
         """What is trained, after the intervention. Call it after each gradient step; it can be compiled.
 
         `trained` is a Flax TrainState, or anything else with `params` and `opt_state`; a pair (params, opt_state);
@@ -141,7 +140,7 @@ class InterveningOptimizer:
         after = InterventionState(learner.opt_state, inner, state.gradient_steps + 1, state.key)
         return _rejoined(trained, self.model.joined(old, learner.params), after)
 
-    def measure(self, trained: Any, *inputs: Any, tau: float = 0.1) -> dict[str, Array]:
+    def measure(self, trained: Any, *inputs: PyTree, tau: float = 0.1) -> dict[str, Array]:
         """The share of tau-dormant neurons, in all and by layer, and how many neurons of each layer were recycled."""
         self._check_inputs(inputs)
         old, opt_state = _parts(trained)
@@ -172,7 +171,7 @@ class InterveningOptimizer:
             raise ValueError("the wiring is known after `init`, which is called with the parameters.")
         return next(iter(self.networks.values())).wiring
 
-    def _for(self, structure: Any) -> tuple[Apply, Callable[[Array], PyTree[Array]]]:
+    def _for(self, structure: PyTree) -> tuple[Apply, Callable[[Array], PyTree[Array]]]:
         """`apply` and `make` for parameters of a structure: all that `init` makes, or Flax's "params" of it."""
         made = jax.eval_shape(self.model.make, self.key)
         if jax.tree.structure(made) == structure:
@@ -192,7 +191,7 @@ class InterveningOptimizer:
             "expected the same."
         )
 
-    def _check_inputs(self, inputs: tuple[Any, ...]) -> None:
+    def _check_inputs(self, inputs: tuple[PyTree, ...]) -> None:
         if jax.tree.structure(inputs) != jax.tree.structure(self.shapes):
             raise ValueError(
                 f"expected {len(self.shapes)} input(s) of the network after what is trained, a batch to score neurons "
@@ -210,7 +209,7 @@ def _check_optimizer(tx: Any) -> None:
         raise TypeError(f"the optimizer comes first: expected an optax optimizer such as optax.adam(1e-3), got {tx!r}.")
 
 
-def _checked(state: Any) -> InterventionState:
+def _checked(state: object) -> InterventionState:
     if not isinstance(state, InterventionState):
         raise ValueError(
             "the optimizer's state was made by another optimizer: call `init` of the one that with_intervention "
@@ -245,7 +244,7 @@ def _rejoined(trained: Any, model: Any, state: InterventionState) -> Any:
     return model, state
 
 
-def _functions(apply: Any, init: Callable[..., Any], shapes: tuple[Any, ...]) -> Model:
+def _functions(apply: Any, init: Callable[..., PyTree], shapes: tuple[PyTree, ...]) -> Model:
     """A network of two functions."""
     if not callable(apply):
         raise TypeError(f"apply must be a function of parameters and inputs, got {type(apply).__name__}.")
@@ -257,7 +256,7 @@ def _functions(apply: Any, init: Callable[..., Any], shapes: tuple[Any, ...]) ->
     return Model(apply, make, split=lambda params: params, joined=lambda old, params: params)
 
 
-def _takes_only_a_key(init: Callable[..., Any]) -> bool:
+def _takes_only_a_key(init: Callable[..., PyTree]) -> bool:
     try:
         inspect.signature(init).bind(None)
     except TypeError:
@@ -279,7 +278,7 @@ def _loaded_nnx() -> Any:
     return sys.modules.get("flax.nnx")
 
 
-def _nnx_model(model: Any, init: Callable[..., Any]) -> Model | None:
+def _nnx_model(model: Any, init: Callable[..., PyTree]) -> Model | None:
     """The functions of a model of Flax NNX, whose parameters become a tree of arrays."""
     nnx = _loaded_nnx()
     if nnx is None or not isinstance(model, nnx.Module):
@@ -301,7 +300,7 @@ def _nnx_model(model: Any, init: Callable[..., Any]) -> Model | None:
     )
 
 
-def _equinox_model(model: Any, init: Callable[..., Any]) -> Model | None:
+def _equinox_model(model: Any, init: Callable[..., PyTree]) -> Model | None:
     """The functions of a model of Equinox, whose parameters are its arrays of floats."""
     eqx = sys.modules.get("equinox")
     if eqx is None or not isinstance(model, eqx.Module):
@@ -319,7 +318,7 @@ def _equinox_model(model: Any, init: Callable[..., Any]) -> Model | None:
     )
 
 
-def _made(init: Callable[..., Any], key: Array) -> Any:
+def _made(init: Callable[..., PyTree], key: Array) -> PyTree:
     """A fresh model; Equinox's own classes take the key by name."""
     try:
         inspect.signature(init).bind(key)

@@ -2,14 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from .wiring import paths
+from .wiring import by_path
 
 Params = PyTree[Array]
 POWER_STEPS = 8  # of the power iteration that finds a largest singular value, anew each time
@@ -45,7 +45,7 @@ def penalised(penalty: Penalty | None, tx: optax.GradientTransformation) -> opta
 def add_gradient_of(penalty: Penalty) -> optax.GradientTransformation:
     """The transformation that adds the penalty's gradient to the gradient; ValueError if it gets no parameters."""
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         if params is None:
             raise ValueError("a penalty is one on the parameters: call tx.update(gradient, state, params).")
         gradient = jax.grad(penalty)(params, state.params)
@@ -134,14 +134,16 @@ class Spectral:
     def __call__(self, params: Params, initial: Params) -> Float[Array, ""]:
         del initial
         values = [largest_singular_value(kernel) for kernel in kernels(params)]
-        biases = [jnp.square(leaf).sum() for path, leaf in _named(params) if leaf.ndim < 2 and "scale" not in path]
+        biases = [
+            jnp.square(leaf).sum() for path, leaf in by_path(params).items() if leaf.ndim < 2 and "scale" not in path
+        ]
         terms = [jnp.square(value**self.power - 1.0) for value in values]
         return self.strength * _total([*terms, *(square**self.power for square in biases)])
 
 
 def kernels(params: Params, free: tuple[str, ...] = ()) -> list[Float[Array, "inputs neurons"]]:
     """Every kernel outside of the layers named, as a matrix with the incoming vector of each neuron as a column."""
-    inside = [leaf for path, leaf in _named(params) if leaf.ndim > 1 and not set(path.split("/")) & set(free)]
+    inside = [leaf for path, leaf in by_path(params).items() if leaf.ndim > 1 and not set(path.split("/")) & set(free)]
     return [leaf.reshape(math.prod(leaf.shape[:-1]), leaf.shape[-1]) for leaf in inside]
 
 
@@ -164,10 +166,6 @@ def largest_singular_value(kernel: Float[Array, "inputs neurons"]) -> Float[Arra
 def _unit(vector: Float[Array, " n"]) -> Float[Array, " n"]:
     length = jnp.sqrt(jnp.square(vector).sum())
     return vector / jnp.where(length > 0, length, 1.0)
-
-
-def _named(params: Params) -> list[tuple[str, Array]]:
-    return list(zip(paths(params), jax.tree.leaves(params), strict=True))
 
 
 def _total(terms: list[Array]) -> Float[Array, ""]:

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from .metrics import Interval, effective_rank, norm, score_bounds
 from .scores import checked_tau
 from .tracing import trace
-from .wiring import Activation, NeuronLayer, Wiring, paths
+from .wiring import Activation, NeuronLayer, Wiring, by_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +67,7 @@ class Report:
         return f"{told}; no intervals: the samples of a batch influence one another" if unknown else told
 
 
-def report(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any, tau: float = 0.1) -> Report:
+def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: float = 0.1) -> Report:
     """Dormant neurons of every layer of `apply(params, *inputs)`, with sampling intervals, ranks and weight norms.
 
     Every array of `inputs` has the samples of the batch along its first axis. A small batch makes too many neurons look
@@ -100,15 +99,15 @@ def report(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any, tau: fl
     _warn_of([name for name, values in scores.items() if np.isnan(values).any()])
     places = _by_sample(wiring, params, inputs)
     bounds = _layer_bounds(wiring, places, scores)
-    leaves = dict(zip(paths(params), jax.tree.leaves(params), strict=True))
+    leaves = by_path(params)
     layers = tuple(
         _layer_report(layer, scores[layer.name], bounds[layer.name], places, leaves, tau) for layer in wiring.layers
     )
     return Report(layers, _pooled(layers), tau, samples)
 
 
-def batch_size(inputs: Sequence[Any]) -> int:
-    """Samples along the first axis of every array of the inputs. Raises ValueError if they have none in common."""
+def batch_size(inputs: Sequence[PyTree]) -> int:
+    """The length of the first axis of all input arrays. Raises ValueError if the lengths differ."""
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(inputs)]
     lengths = {shape[0] if shape else None for shape in shapes}
     if lengths == {0}:
@@ -129,11 +128,11 @@ def _warn_of(diverged: Sequence[str]) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-def _by_sample(wiring: Wiring, params: PyTree[Any], inputs: Sequence[Any]) -> list[Activation]:
+def _by_sample(wiring: Wiring, params: PyTree, inputs: Sequence[PyTree]) -> list[Activation]:
     """Activations [samples, ..., neurons]: samples first, wherever the network itself puts them."""
     found: list[Activation] = []
 
-    def measure(sample: Sequence[Any]) -> list[Array]:
+    def measure(sample: Sequence[PyTree]) -> list[Array]:
         found[:] = wiring.measure(params, *jax.tree.map(lambda leaf: leaf[None], sample))
         return [place.values for place in found]
 
@@ -174,7 +173,7 @@ def _layer_report(
     scores: Float[np.ndarray, " neurons"],
     bounds: Float[np.ndarray, "2 neurons"],
     places: Sequence[Activation],
-    leaves: dict[str, Any],
+    leaves: dict[str, Array],
     tau: float,
 ) -> LayerReport:
     low, high = bounds

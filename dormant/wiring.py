@@ -4,7 +4,7 @@ import itertools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,7 @@ class Wiring:
             raise KeyError(f"no neuron layer is called {name!r}; the layers are {sorted(found)}.")
         return found[name]
 
-    def activations(self, params: PyTree[Any], *inputs: Any) -> dict[str, Array]:
+    def activations(self, params: PyTree, *inputs: PyTree) -> dict[str, Array]:
         """The activations of every layer, each [*samples, neurons], from a run of the traced function itself.
 
         A layer that is read through several non-linearities has one entry for each: `name`, `name@2` and so on.
@@ -89,7 +89,7 @@ class Wiring:
             found[activation.layer if uses == 1 else f"{activation.layer}@{uses}"] = activation.values
         return found
 
-    def scores(self, params: PyTree[Any], *inputs: Any) -> dict[str, Float[Array, " neurons"]]:
+    def scores(self, params: PyTree, *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
         """The score of every neuron of every layer.
 
         A neuron that is read through several non-linearities (CReLU, shared weights) has the largest of its scores, so
@@ -103,11 +103,11 @@ class Wiring:
             scores[layer] = jnp.where(jnp.isnan(scores[layer]).any() | jnp.isnan(here).any(), jnp.nan, largest)
         return scores
 
-    def dormant(self, params: PyTree[Any], *inputs: Any, tau: float = 0.1) -> dict[str, Bool[Array, " neurons"]]:
+    def dormant(self, params: PyTree, *inputs: PyTree, tau: float = 0.1) -> dict[str, Bool[Array, " neurons"]]:
         """The tau-dormant neurons of every layer; none in a layer with a NaN or infinite activation."""
         return {name: dormant_mask(scores, tau) for name, scores in self.scores(params, *inputs).items()}
 
-    def dormant_fraction(self, params: PyTree[Any], *inputs: Any, tau: float = 0.1) -> Float[Array, ""]:
+    def dormant_fraction(self, params: PyTree, *inputs: PyTree, tau: float = 0.1) -> Float[Array, ""]:
         """The share of tau-dormant neurons among the neurons of all layers; NaN if an activation is NaN or infinite."""
         return dormant_fraction(self.scores(params, *inputs), tau)
 
@@ -160,7 +160,7 @@ class Network(NamedTuple):
     tx: optax.GradientTransformation
 
 
-def paths(params: PyTree[Any]) -> list[str]:
+def paths(params: PyTree) -> list[str]:
     """The path of each leaf, as wirings name it.
 
     >>> paths({"dense": {"bias": 0, "kernel": 1}})
@@ -172,7 +172,16 @@ def paths(params: PyTree[Any]) -> list[str]:
     ]
 
 
-def entry_mask(params: PyTree[Any], entries: Mapping[str, Entries], masks: Masks) -> PyTree[Bool[Array, "..."]]:
+def by_path(params: PyTree) -> dict[str, Array]:
+    """The leaves of a tree by their paths.
+
+    >>> by_path({"dense": {"bias": 0, "kernel": 1}})
+    {'dense/bias': 0, 'dense/kernel': 1}
+    """
+    return dict(zip(paths(params), jax.tree.leaves(params), strict=True))
+
+
+def entry_mask(params: PyTree, entries: Mapping[str, Entries], masks: Masks) -> PyTree[Bool[Array, "..."]]:
     """For each parameter, which entries belong to a masked neuron; leaves broadcast to the parameters.
 
     `entries` maps a layer's name to its incoming or outgoing entries.

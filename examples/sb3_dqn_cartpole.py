@@ -1,4 +1,4 @@
-"""Stable-Baselines3's DQN on CartPole with ReDo: train, recycle, save, load, go on. Runs in seconds.
+"""Stable-Baselines3's DQN on CartPole with ReDo: train, recycle, save, load, resume. Runs in seconds.
 
 python examples/sb3_dqn_cartpole.py --agent-steps 4000
 """

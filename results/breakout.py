@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from dormant.cli.train import parse, training_of
-from dormant.lab.drawing.pictures import demo_picture
-from dormant.lab.judging.intervals import mean_interval
+from dormant.lab.drawing import demo_picture
+from dormant.lab.judging import mean_interval
 from dormant.lab.runs.folder import RunFolder, curve
 from dormant.lab.runs.runner import checkpoints, restore
 from dormant.rl.atari import AtariTraining

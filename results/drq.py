@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dormant.lab.drawing.pictures import demo_picture
+from dormant.lab.drawing import demo_picture
 from dormant.lab.runs.folder import RunFolder, curve, origin_of
 
 HERE = Path(__file__).parent / "drq"

@@ -23,17 +23,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from dormant.experiments import fig14_sac
+from dormant.experiments import alternatives
+from dormant.lab import name_of
 from dormant.lab.drawing import COLOURS, LINES, STYLE
 from dormant.lab.drawing.curves import ends, stratified_band
-from dormant.lab.judging.intervals import mean_interval
+from dormant.lab.judging import mean_interval
 from dormant.lab.machine import pin
 from dormant.lab.runs.description import run_path
 from dormant.lab.runs.folder import RunFolder, curve
 from dormant.rl.agents.sac import NETWORKS
+from dormant.rl.control import ControlTraining
 
 HERE = Path(__file__).parent / "halfcheetah"
-DESIGN = fig14_sac.EXPERIMENT.designs["pilot"]
+DESIGN = alternatives.FIG14.designs["pilot"]
 OURS = {"SAC": "SAC", "ReDo": "SAC + ReDo"}
 TAU = "0.1"
 
@@ -51,8 +53,11 @@ def train_sbx(seed: int, folder: Path) -> None:
     from sbx import SAC
     from stable_baselines3.common.callbacks import EvalCallback
 
-    ours, task = DESIGN.arms[0].training, DESIGN.environments[0].task
-    scaled = gymnasium.wrappers.TransformReward(gymnasium.make(task), lambda reward: ours.agent.reward_scale * reward)
+    ours, task = DESIGN.arms[0].training, name_of(DESIGN.environments[0])
+    assert isinstance(ours, ControlTraining)
+    scaled = gymnasium.wrappers.TransformReward(
+        gymnasium.make(task), lambda reward: ours.agent.reward_scale * float(reward)
+    )
     entropy = ours.agent.target_entropy * math.prod(scaled.action_space.shape or ())
     model = SAC("MlpPolicy", scaled, learning_starts=ours.agent.min_replay, target_entropy=entropy, seed=seed)
     evaluation = EvalCallback(

@@ -20,7 +20,7 @@ from dormant.cli.report import Report, report
 from dormant.experiments import EXPERIMENTS
 from dormant.experiments.comparison import read_record, record_file
 from dormant.experiments.ranking import table as method_table
-from dormant.lab.design import Experiment
+from dormant.lab import Experiment
 from dormant.lab.judging.claims import Verdict, judged
 from dormant.lab.judging.table import read
 

@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 FILE = Path(__file__).with_suffix(".json")
-# Compiling is most of so short a run.
+# Such a short run spends most of its time compiling.
 QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 REDO = ("--intervention", "redo", "--period", "50", "--tau", "0.3")
 ATARI = (

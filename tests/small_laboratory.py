@@ -4,11 +4,10 @@ import fcntl
 from dataclasses import replace
 from pathlib import Path
 
-from dormant.experiments.fig09_redo import EXPERIMENT as FIG09
-from dormant.lab.crews.jobs import jobs
+from dormant.experiments.redo import FIG09
+from dormant.lab import Design, Experiment
+from dormant.lab.crews import jobs, run_all
 from dormant.lab.crews.local import Processes
-from dormant.lab.crews.scheduler import run_all
-from dormant.lab.design import Design, Experiment
 from dormant.rl.envs.minatar import MinAtar
 
 GAMES = (MinAtar("Asterix", time_limit=100), MinAtar("Breakout", time_limit=100))

@@ -13,14 +13,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Place:
-    """Where a walk walks."""
+    """The environment of a walk."""
 
     game: str = "Line"
 
 
 @dataclass(frozen=True)
 class Walker:
-    """What walks; `network` is there for its name."""
+    """The agent of a walk. `network` exists only because the table of speeds reads its name."""
 
     network: str = "none"
     min_replay: int = 0

@@ -4,10 +4,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
+from dormant.lab import Scale
+from dormant.lab.crews import Crew
 from dormant.lab.crews.cluster import Resources
 from dormant.lab.crews.local import Processes
-from dormant.lab.crews.scheduler import Crew
-from dormant.lab.design import Scale
 from dormant.lab.machine import accelerated, cores
 
 OF_A_RUN = ("cpus", "gpus", "memory_gb")

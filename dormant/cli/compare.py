@@ -11,15 +11,25 @@ from rich.table import Table
 
 from dormant.cli.clusters import ClusterFlags, Site, crew, runs_at_once, site
 from dormant.cli.figure import draw, train
-from dormant.cli.progress import KNOWN_SPEEDS, plan
-from dormant.cli.refusal import check_folder, check_seconds, refuse
 from dormant.cli.report import Report, report
-from dormant.experiments.comparison import GROUNDS, Record, Suite, comparison, read_record, tuning, write_record
-from dormant.experiments.methods import METHODS, PLAIN, candidates, title
-from dormant.lab.crews.jobs import jobs
-from dormant.lab.design import Experiment, Scale
+from dormant.cli.terminal import KNOWN_SPEEDS, check_folder, check_seconds, plan, refuse
+from dormant.experiments.comparison import (
+    GROUNDS,
+    METHODS,
+    PLAIN,
+    Record,
+    Suite,
+    candidates,
+    comparison,
+    read_record,
+    title,
+    tuning,
+    write_record,
+)
+from dormant.hints import canonical, suggestion
+from dormant.lab import Experiment, Scale
+from dormant.lab.crews import jobs
 from dormant.lab.runs.costs import relative_times, speeds
-from dormant.names import canonical, suggestion
 
 DEFAULT = "redo,regrama,continual-backprop,shrink-perturb,reset,l2-init,layer-norm"
 

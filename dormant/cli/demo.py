@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dormant.cli.refusal import check_folder, refuse
-from dormant.lab.judging.summary import summary
+from dormant.cli.terminal import check_folder, refuse
+from dormant.lab.judging import summary
 from dormant.lab.machine import cores
 from dormant.lab.runs.folder import RunFolder
 from dormant.lab.runs.rows import last_row
@@ -163,7 +163,7 @@ def _cell(interval: Interval, percent: bool) -> str:
 
 
 def _picture(flags: Demo, folders: Mapping[str, RunFolder]) -> Path:
-    from dormant.lab.drawing.pictures import demo_picture  # imported late, because it loads slowly
+    from dormant.lab.drawing import demo_picture  # imported late, because it loads slowly
 
     spec = json.loads(next(iter(folders.values())).spec.read_text())
     caption = (

@@ -11,17 +11,15 @@ import tyro
 from rich.console import Console
 
 from dormant.cli.clusters import ClusterFlags, Site, crew, runs_at_once, site
-from dormant.cli.progress import KNOWN_SPEEDS, live_board, plan
-from dormant.cli.refusal import check_folder, check_seconds, refuse
 from dormant.cli.report import Report, report
+from dormant.cli.terminal import KNOWN_SPEEDS, check_folder, check_seconds, live_board, plan, refuse
 from dormant.experiments import EXPERIMENTS
+from dormant.hints import canonical, suggestion
+from dormant.lab import Arm, Experiment, Scale, Trainable
+from dormant.lab.crews import Board, Crew, DiskFull, Job, cells, jobs, log_file, run_all
 from dormant.lab.crews.cluster import NoCluster
-from dormant.lab.crews.jobs import Job, cells, jobs, log_file
-from dormant.lab.crews.scheduler import Board, Crew, DiskFull, run_all
-from dormant.lab.design import Arm, Experiment, Scale
 from dormant.lab.runs.costs import Speeds, speeds
 from dormant.lab.runs.folder import RunRefused, end_of, runs_of
-from dormant.names import canonical, suggestion
 from dormant.rl.data.sources import DopamineReplay, TransitionFiles, given
 from dormant.rl.offline import OfflineTraining
 from dormant.supervised.images import ImageSet
@@ -172,7 +170,7 @@ def with_data(experiment: Experiment, scale: Scale, path: Path | None) -> Experi
     return replace(experiment, designs={**experiment.designs, scale: changed})
 
 
-def _data_of(arms: Sequence[Arm], environments: Sequence[Any]) -> Iterator[Any]:
+def _data_of(arms: Sequence[Arm], environments: Sequence[object]) -> Iterator[object]:
     yield from environments
     yield from (arm.training.data for arm in arms if isinstance(arm.training, OfflineTraining))
 
@@ -187,7 +185,7 @@ def _at(value: Any, path: Path) -> Any:
     return replace(value, path=path) if _reads_files(value) else value
 
 
-def _reads_files(value: Any) -> bool:
+def _reads_files(value: object) -> bool:
     return is_dataclass(value) and "path" in {field.name for field in fields(value)}
 
 
@@ -205,7 +203,7 @@ def _with_data_present(console: Console, flags: Figure, wanted: Sequence[Experim
             yield each
 
 
-def refuse_without_data(training: Any) -> None:
+def refuse_without_data(training: Trainable) -> None:
     """Raises ValueError, with where to get it, if the data set of a training is missing."""
     if isinstance(training.env, ImageSet):
         training.env.refuse_unless_there()

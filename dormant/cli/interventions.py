@@ -26,14 +26,16 @@ from dormant.interventions import (
     WhenDormant,
     redo_as_published,
 )
+from dormant.interventions.how_many import Number
 from dormant.regularisers import L2Init, Parseval, Spectral
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.agents.sac import NETWORKS, SAC
-from dormant.rl.networks.injectable import injectable
+from dormant.rl.networks import injectable
 
 PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN, as others quote its appendix
 PAPER_SAC_PERIOD = 200_000  # gradient steps, as others quote the paper's appendix
 
+Given = dict[str, Any]  # the flags that were given -> their values
 Name = Literal[
     "none",
     "redo",
@@ -185,7 +187,7 @@ def intervention(settings: Settings) -> Intervention:
     return _scheduled(settings.intervention, given)
 
 
-def _scheduled(name: Name, given: dict[str, Any]) -> Intervention:
+def _scheduled(name: Name, given: Given) -> Intervention:
     # The paper's periods; for resets its best one, as others quote its appendix.
     schedule = {"period": 100_000 if name == "reset" else 1_000}
     schedule |= {setting: given.pop(setting) for setting in SCHEDULE if setting in given}
@@ -211,12 +213,12 @@ def _scheduled(name: Name, given: dict[str, Any]) -> Intervention:
     return Every(what=what if share is None else WhenDormant(share, what), **schedule)
 
 
-def _renewal(given: dict[str, Any]) -> Renewal:
+def _renewal(given: Given) -> Renewal:
     """The renewal that the given settings describe. Removes them from `given`."""
     return Renewal(**{name: given.pop(name) for name in RENEWAL if name in given})
 
 
-def _number(given: dict[str, Any]) -> Any:
+def _number(given: Given) -> Number:
     """How many neurons the given settings recycle. Removes them from `given`."""
     name = given.pop("number", "dormant")
     kind, uses = NUMBERS[name]
@@ -228,7 +230,7 @@ def _number(given: dict[str, Any]) -> Any:
     return kind(**{setting: given.pop(setting) for setting in uses if setting in given})
 
 
-def _check_used(name: Name, given: dict[str, Any]) -> None:
+def _check_used(name: Name, given: Given) -> None:
     unused = [_flag(setting) for setting in given if setting not in USES[name]]
     if unused:
         used = ", ".join(_flag(setting) for setting in USES[name]) or "no setting"
@@ -272,7 +274,7 @@ def sac_for(agent: SAC, settings: Settings) -> SAC:
     if settings.intervention in PENALTIES:
         return dataclasses.replace(agent, regulariser=_penalty(settings))
     if settings.intervention == "plasticity-injection":
-        raise ValueError("--intervention plasticity-injection is there for --agent dqn and drq, not for sac.")
+        raise ValueError("--intervention plasticity-injection works with --agent dqn and drq only, not with sac.")
     if settings.intervention == "weight-decay" and agent.actor_weight_decay == agent.critic_weight_decay == 0:
         return dataclasses.replace(agent, actor_weight_decay=PAPER_WEIGHT_DECAY, critic_weight_decay=PAPER_WEIGHT_DECAY)
     return agent

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from dormant.cli.refusal import refuse
+from dormant.cli.terminal import refuse
 from dormant.experiments import EXPERIMENTS
 from dormant.files import write_whole
-from dormant.lab.design import SCALES, Experiment, Scale
+from dormant.lab import SCALES, Experiment, Scale
 from dormant.lab.runs.folder import RunRefused
 
 
@@ -29,7 +29,7 @@ class Report:
 
 def report(flags: Report) -> int:
     """Writes the page and returns 0. Bad input ends the command with one line and code 2."""
-    from dormant.lab.page.document import page  # loads slowly, so after the checks of the input
+    from dormant.lab.page import page  # loads slowly, so after the checks of the input
 
     scale = _scale(flags)
     _check_writable(flags.out)
@@ -77,7 +77,7 @@ def _read(root: Path, scale: Scale, experiments: Sequence[Experiment]):
     """The chapters of experiments with finished runs, and the other experiments."""
     from dormant.lab.judging.claims import judged
     from dormant.lab.judging.table import read
-    from dormant.lab.page.document import chapter
+    from dormant.lab.page import chapter
 
     chapters, others = [], []
     for experiment in experiments:
@@ -95,7 +95,7 @@ def _compared(root: Path, scale: Scale):
     from dormant.experiments.ranking import table
     from dormant.lab.judging.claims import judged
     from dormant.lab.judging.table import read
-    from dormant.lab.page.document import chapter
+    from dormant.lab.page import chapter
 
     record = read_record(root, scale)
     if record is not None:

@@ -10,13 +10,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dormant.cli.progress import diverged
-from dormant.cli.refusal import refuse
-from dormant.lab.design import FAMILIES
+from dormant.cli.terminal import diverged, refuse
+from dormant.hints import folded
+from dormant.lab import FAMILIES
 from dormant.lab.runs.description import differences, shown
 from dormant.lab.runs.folder import RunFolder, RunRefused, end_of, in_use, newest, origin_of
 from dormant.lab.runs.rows import rows
-from dormant.names import folded
 
 Status = Literal["done", "running", "stopped", "damaged"]
 NOTHING = {"is": "Chain", "links": []}

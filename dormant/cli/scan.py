@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -16,13 +16,14 @@ import optax
 import orbax.checkpoint as ocp
 import tyro
 from etils import epath
+from jaxtyping import PyTree
 
 import dormant
 from dormant import Learner, Network, trace
-from dormant.cli.refusal import refuse
+from dormant.cli.terminal import refuse
 from dormant.files import read_array, read_arrays
-from dormant.fitting import fitting_loss, fitting_step, random_targets
-from dormant.lab.drawing.pictures import report_picture
+from dormant.lab.drawing import report_picture
+from dormant.metrics import fitting_loss, fitting_step, random_targets
 from dormant.reporting import batch_size
 from dormant.scores import checked_tau
 from dormant.wiring import paths
@@ -83,7 +84,7 @@ def _check_probe(flags: Scan) -> None:
         )
 
 
-def function(name: str, flag: str) -> Callable[..., Any]:
+def function(name: str, flag: str) -> Callable[..., PyTree]:
     """The function that a flag names as `module:function`. Raises ValueError if there is none."""
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
@@ -100,7 +101,7 @@ def function(name: str, flag: str) -> Callable[..., Any]:
     return found
 
 
-def saved(path: Path) -> Any:
+def saved(path: Path) -> PyTree:
     """The tree of arrays in a checkpoint. Raises ValueError, with what the path is instead, for anything else."""
     if not path.exists():
         raise ValueError(f"{path} does not exist; name a checkpoint.")
@@ -126,7 +127,7 @@ def _hint(path: Path) -> str:
     return f"it is a run folder; {hint} Its arrays have a first axis of seeds." if of_run else hint
 
 
-def nested(leaves: dict[str, Any]) -> dict[str, Any]:
+def nested(leaves: dict[str, PyTree]) -> dict[str, PyTree]:
     """The tree with these paths of leaves.
 
     >>> nested({"dense/kernel": 1, "dense/bias": 2})
@@ -134,7 +135,7 @@ def nested(leaves: dict[str, Any]) -> dict[str, Any]:
 
     Raises ValueError if a path leads through a leaf.
     """
-    tree: dict[str, Any] = {}
+    tree: dict[str, PyTree] = {}
     for path, leaf in leaves.items():
         *parents, last = path.split("/")
         node = tree
@@ -148,7 +149,7 @@ def nested(leaves: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def inside(tree: Any, path: str) -> Any:
+def inside(tree: PyTree, path: str) -> PyTree:
     """The part of a tree at a path. Raises ValueError, with the existing names, if there is none."""
     for step in path.split("/") if path else ():
         children = _children(tree)
@@ -159,7 +160,7 @@ def inside(tree: Any, path: str) -> Any:
     return tree
 
 
-def _children(tree: Any) -> dict[str, Any]:
+def _children(tree: PyTree) -> dict[str, PyTree]:
     if isinstance(tree, list | tuple):
         return {str(index): child for index, child in enumerate(tree)}
     return tree if isinstance(tree, dict) else {}
@@ -191,13 +192,13 @@ def _is_orbax(folder: Path) -> bool:
     return (folder / "_METADATA").is_file()
 
 
-def _as_numpy(path: Path) -> Any:
+def _as_numpy(path: Path) -> PyTree:
     """Arguments that restore every array as a NumPy array, whatever device it was saved on."""
     metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path.absolute())).tree
     return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
 
 
-def _report(flags: Scan, apply: Callable[..., Any], params: Any, inputs: list[np.ndarray]) -> dormant.Report:
+def _report(flags: Scan, apply: Callable[..., PyTree], params: PyTree, inputs: list[np.ndarray]) -> dormant.Report:
     checked_tau(flags.tau)
     batch_size(inputs)
     try:
@@ -212,7 +213,7 @@ def _report(flags: Scan, apply: Callable[..., Any], params: Any, inputs: list[np
         raise _does_not_run(flags.apply, params, inputs, error) from error
 
 
-def _does_not_run(name: str, params: Any, inputs: list[np.ndarray], error: BaseException) -> ValueError:
+def _does_not_run(name: str, params: PyTree, inputs: list[np.ndarray], error: BaseException) -> ValueError:
     shapes = ", ".join(str(each.shape) for each in inputs)
     reason = _message(error)
     if isinstance(error, KeyError):
@@ -252,7 +253,9 @@ TARGETS = 3  # sets of random targets
 LEARNING_RATE = 1e-3
 
 
-def probed(apply: Callable[..., Any], init: Callable[..., Any], params: Any, inputs: Sequence[Any], steps: int) -> str:
+def probed(
+    apply: Callable[..., PyTree], init: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTree], steps: int
+) -> str:
     """One line: the error after fitting random targets, and that of a fresh network, averaged over sets of targets.
 
     Raises ValueError if `init` does not run on a key or draws parameters of another structure.
@@ -263,7 +266,7 @@ def probed(apply: Callable[..., Any], init: Callable[..., Any], params: Any, inp
     # Not in a loop of XLA's, in which its CPU backend computes convolutions slowly.
     step = jax.jit(lambda learner, targets: fitting_step(learner, apply, network, targets, *inputs), donate_argnums=0)
 
-    def error(params: Any, key: jax.Array) -> float:
+    def error(params: PyTree, key: jax.Array) -> float:
         targets = random_targets(key, apply, network, *inputs)
         learner = Learner(jax.tree.map(jax.numpy.copy, params), network.tx.init(params))
         for _ in range(steps):
@@ -278,7 +281,7 @@ def probed(apply: Callable[..., Any], init: Callable[..., Any], params: Any, inp
     )
 
 
-def _fresh(init: Callable[..., Any], params: Any) -> Any:
+def _fresh(init: Callable[..., PyTree], params: PyTree) -> PyTree:
     try:
         fresh = init(jax.random.key(0))
     except (Exception, SystemExit) as error:  # the user's function can raise anything

@@ -11,15 +11,13 @@ import jax
 import tyro
 
 from dormant.cli.interventions import Settings, dqn_for, for_sac, intervention, sac_for
-from dormant.cli.progress import progress_bar
-from dormant.cli.refusal import check_finite, check_folder, check_seconds, held_back, not_written, refuse
+from dormant.cli.terminal import check_finite, check_folder, check_seconds, held_back, not_written, progress_bar, refuse
 from dormant.files import available_memory
+from dormant.hints import suggestion
 from dormant.lab.machine import keep_compiled_code, pin, spread_seeds
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.lab.runs.runner import FULL, Diverged, run
-from dormant.names import suggestion
-from dormant.rl.agents.dqn import DQN
-from dormant.rl.agents.presets import (
+from dormant.rl.agents import (
     ATARI_100K_GAME,
     ATARI_100K_RUN,
     atari_dqn,
@@ -27,15 +25,15 @@ from dormant.rl.agents.presets import (
     minatar_dqn,
     minatar_drq,
 )
+from dormant.rl.agents.dqn import DQN
 from dormant.rl.agents.sac import SAC
 from dormant.rl.atari import AtariTraining
 from dormant.rl.control import ControlTraining
 from dormant.rl.device import DeviceTraining
-from dormant.rl.envs.atari import Atari
-from dormant.rl.envs.atari_scores import SCORES
+from dormant.rl.envs.atari import SCORES, Atari
 from dormant.rl.envs.minatar import GAMES, MinAtar
 from dormant.rl.envs.mujoco import TASKS, MuJoCo
-from dormant.rl.networks.atari import ImpalaResNet, NatureCNN
+from dormant.rl.networks.convolutional import ImpalaResNet, NatureCNN
 
 ATARI, MINATAR = "ALE/", "MinAtar/"
 MOST_SEEDS = 10_000
@@ -213,21 +211,21 @@ def _ratio(choice: Choice) -> float:
     return choice.replay_ratio if 1e-6 <= choice.replay_ratio <= 1e6 else 1.0
 
 
-def _with_defaults(kind: type[Flags], **defaults: Any) -> type[Flags]:
+def _with_defaults(kind: type[Flags], **defaults: object) -> type[Flags]:
     """The same flags with other defaults."""
     types = {each.name: each.type for each in fields(kind)}
     changed = [(name, types[name], field(default=value)) for name, value in defaults.items()]
     return make_dataclass(kind.__name__, changed, bases=(kind,), frozen=True, namespace={"__doc__": kind.__doc__})
 
 
-def _atari_defaults(choice: Choice) -> dict[str, Any]:
+def _atari_defaults(choice: Choice) -> dict[str, object]:
     # A network that does not exist is refused by its flag.
     network = NETWORKS.get(choice.network, NatureCNN())
     if choice.agent == "drq":
         run = ATARI_100K_RUN
         length = _length(AtariTraining, 300.0, run["agent_steps"], run["eval_period"], run["eval_episodes"])
         own = {"eval_agent_steps": run["eval_agent_steps"], "length": length, "agent": atari_drq(network)}
-        return ATARI_100K_GAME | own
+        return {**ATARI_100K_GAME, **own}
     return {"length": _length(AtariTraining, 300.0), "agent": atari_dqn(_ratio(choice), network)}
 
 

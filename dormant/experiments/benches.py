@@ -1,21 +1,21 @@
 """The benches of the experiments: agents, run lengths, games, seeds, periods, and the smallest effects of claims."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from dormant import Chain, Every, Intervention, Prune, ReDo, Reset
-from dormant.lab.design import Arm, Design
+from dormant.lab import Arm, Claim, Design, Panel, Quantity, Scale
+from dormant.rl.agents import atari_dqn, minatar_dqn
 from dormant.rl.agents.dqn import DQN
-from dormant.rl.agents.presets import atari_dqn, minatar_dqn
 from dormant.rl.atari import AtariTraining
 from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.atari import FRAME_SKIP, Atari
 from dormant.rl.envs.minatar import MinAtar
-from dormant.rl.networks.atari import ImpalaResNet, NatureCNN
-from dormant.rl.networks.minatar import MinAtarCNN
+from dormant.rl.networks.convolutional import ImpalaResNet, MinAtarCNN, NatureCNN
 
 RATIOS = (0.25, 0.5, 1.0, 2.0)  # the paper's replay ratios for DQN
+Changes = dict[str, Any]  # fields of an agent -> other values
 WEIGHT_DECAY = 1e-5  # the best of the paper's grid, as others quote its appendix
 ONE, TWO, THREE = ("Asterix",), ("Asterix", "SpaceInvaders"), ("Asterix", "SpaceInvaders", "Breakout")
 NOTHING = Chain()
@@ -51,7 +51,7 @@ class Bench:
 Arms = Callable[[Bench], tuple[Arm, ...]]
 
 
-def _small(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> DeviceTraining:
+def _small(ratio: float, intervention: Intervention, width: int, agent: Changes) -> DeviceTraining:
     # Long enough for learning, several actions of every intervention, and two evaluations.
     plain = DQN(MinAtarCNN(filters=4 * width, width=16 * width), learning_rate=2.5e-4, target_period=round(100 / ratio))
     plain = replace(plain, **{"replay_capacity": 400, "min_replay": 100, "epsilon_steps": 200, **agent})
@@ -66,14 +66,14 @@ def _small(ratio: float, intervention: Intervention, width: int, agent: dict[str
     )
 
 
-def _minatar(ratio: float, intervention: Intervention, width: int | float, agent: dict[str, Any]) -> DeviceTraining:
+def _minatar(ratio: float, intervention: Intervention, width: int | float, agent: Changes) -> DeviceTraining:
     steps = 200_000
     network = MinAtarCNN(filters=round(16 * width), width=round(128 * width))
     plain = replace(minatar_dqn(steps, ratio), **{"network": network, **agent})
     return DeviceTraining(plain, intervention=intervention, replay_ratio=ratio, agent_steps=steps)
 
 
-def _small_resnet(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> AtariTraining:
+def _small_resnet(ratio: float, intervention: Intervention, width: int, agent: Changes) -> AtariTraining:
     plain = DQN(ImpalaResNet(0.1 * width), target_period=round(20 / ratio))
     plain = replace(plain, **{"replay_capacity": 400, "min_replay": 20, "epsilon_steps": 40, **agent})
     return AtariTraining(
@@ -102,7 +102,7 @@ def atari_bench(million_frames: int, network: type[NatureCNN | ImpalaResNet] = N
     configurations stop it after 2.5 million gradient steps, which is before the end only at replay ratio 2.
     """
 
-    def train(ratio: float, intervention: Intervention, width: int, agent: dict[str, Any]) -> AtariTraining:
+    def train(ratio: float, intervention: Intervention, width: int, agent: Changes) -> AtariTraining:
         return AtariTraining(
             replace(atari_dqn(ratio), **{"network": network(width), **agent}),
             intervention=intervention,
@@ -143,6 +143,20 @@ def pilot(arms: Arms) -> Design:
     return minatar(arms, ONE, 3, "All games but MinAtar's Asterix, and two of the five seeds.")
 
 
+def five_games(arms: Arms) -> Mapping[Scale, Design]:
+    """The designs of a figure with five Atari games, of which our sources name three."""
+    return {
+        "smoke": smoke(arms),
+        "laptop": minatar(arms, ONE, 5, "Four of the paper's five games, Atari, and runs of 10 million frames."),
+        "paper": atari(
+            arms,
+            atari_bench(10),
+            ("Asterix", "Breakout", "DemonAttack"),
+            "Two of the five games, whose names our sources do not have.",
+        ),
+    }
+
+
 # The smallest effects that claims call an effect. They were chosen before any run was judged.
 # Fractions of all neurons. With a score batch of 64 states, a neuron near the threshold changes sides at random. In a
 # network of 144 neurons that is about two points (3 neurons). Five points (7 neurons) are clearly more.
@@ -156,3 +170,22 @@ HIGHER_RETURN = 1.1
 LOWER_RETURN = 0.9
 # A ratio of ranks. The paper's two ranks are 5 % apart, and their spreads extend 1.3 % to either side.
 HIGHER_RANK = 1.02
+
+RETURN = Panel("Return", "eval_return")
+SILENT = Panel("Dormant neurons (τ = 0)", "dormant/0/all")
+DORMANT = Panel("Dormant neurons (τ = 0.1)", "dormant/0.1/all")
+
+
+def returns(statement: str, arm: str, against: str, direction: Literal["higher", "lower"], smallest: float) -> Claim:
+    """A claim about the ratio of two returns at the end."""
+    return Claim(statement, Quantity("eval_return"), arm, against, direction, smallest, "ratio")
+
+
+def dormant_at_end(tau: str = "0.1") -> Quantity:
+    """The share of dormant neurons at the end of a run."""
+    return Quantity(f"dormant/{tau}/all")
+
+
+def dormant_in_second_half(tau: str = "0.1") -> Quantity:
+    """The share of dormant neurons, averaged over the second half of a run."""
+    return Quantity(f"dormant/{tau}/all", "mean", after=0.5)

@@ -1,11 +1,24 @@
 """A fair comparison: methods are tuned with equal budgets on a seed that is not judged, then judged against DQN."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
+from dormant import (
+    ClipWeights,
+    ContinualBackprop,
+    Every,
+    HareTortoise,
+    Intervention,
+    Recycle,
+    Reset,
+    ResetOptimizer,
+    ShrinkPerturb,
+    how_many,
+)
+from dormant.experiments.alternatives import LONG_AFTER
 from dormant.experiments.benches import (
     HALF_AS_MANY,
     HIGHER_RETURN,
@@ -15,17 +28,126 @@ from dormant.experiments.benches import (
     SMOKE,
     SMOKE_RESNET,
     THREE,
+    WEIGHT_DECAY,
     Bench,
+    Changes,
     atari_bench,
 )
-from dormant.experiments.fig13_methods import LONG_AFTER
-from dormant.experiments.methods import METHODS, PLAIN, candidates, title
 from dormant.files import write_whole
-from dormant.lab.design import Arm, Claim, Design, Experiment, Panel, Quantity, Scale
-from dormant.names import canonical
-from dormant.rl.envs.atari import Atari
-from dormant.rl.envs.atari_scores import DQN_GAMES
+from dormant.hints import canonical
+from dormant.interventions.how_many import Number
+from dormant.interventions.recycle import Score
+from dormant.lab import Arm, Claim, Design, Experiment, Panel, Quantity, Scale
+from dormant.regularisers import L2Init, Parseval, Spectral
+from dormant.rl.atari import AtariTraining
+from dormant.rl.device import DeviceTraining
+from dormant.rl.envs.atari import DQN_GAMES, Atari
 from dormant.rl.envs.minatar import MinAtar
+
+Value = TypeVar("Value")
+PLAIN = "DQN"
+LEARNING_RATES = (0.5, 1.0, 2.0)  # relative to the bench's learning rate
+STRENGTHS = (1e-5, 1e-4, 1e-3)
+DECAYS = (WEIGHT_DECAY / 10, WEIGHT_DECAY, 10 * WEIGHT_DECAY)
+Candidates = dict[str, DeviceTraining | AtariTraining]  # by the name of a setting
+Maker = Callable[[Bench], Candidates]
+Change = Callable[..., Changes]  # of an agent's fields, from a value or from its network
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: its name in tables, and a function that returns its candidates on a bench."""
+
+    title: str
+    candidates: Maker
+
+
+def _by_intervention(
+    setting: str, values: Sequence[float], intervention: Callable[[Bench, float], Intervention]
+) -> Maker:
+    """Candidates that differ in one setting of the intervention."""
+    return lambda bench: {f"{setting} {each:g}": bench.dqn(intervention=intervention(bench, each)) for each in values}
+
+
+def _by_agent(setting: str, values: Sequence[float], change: Change) -> Maker:
+    """Candidates that differ in one setting of the agent."""
+    return lambda bench: {f"{setting} {each:g}": bench.dqn(**change(each)) for each in values}
+
+
+def _by_learning_rate(change: Change) -> Maker:
+    """Candidates with other learning rates, for a method without a setting of its own."""
+
+    def candidates(bench: Bench) -> Candidates:
+        plain = bench.dqn().agent
+        rates = [times * plain.learning_rate for times in LEARNING_RATES]
+        return {f"learning rate {each:g}": bench.dqn(learning_rate=each, **change(plain.network)) for each in rates}
+
+    return candidates
+
+
+def _by_period(of: str, times: Sequence[float], intervention: Callable[[int], Intervention]) -> Maker:
+    """Candidates with other periods: multiples of the bench's period named `of`."""
+
+    def candidates(bench: Bench) -> Candidates:
+        periods = [max(1, round(each * getattr(bench, of))) for each in times]
+        return {f"period {each}": bench.dqn(intervention=intervention(each)) for each in periods}
+
+    return candidates
+
+
+def _recycled(period: int, number: Number, score: Score = "activation") -> Every:
+    return Every(period, Recycle(score, number))
+
+
+METHODS: Mapping[str, Method] = {
+    "redo": Method("ReDo", _by_intervention("τ", (0.0, 0.025, 0.1), lambda bench, tau: bench.redo(tau))),
+    "gap": Method(
+        "ReDo, largest gap", _by_period("redo_period", (0.5, 1.0, 2.0), lambda each: _recycled(each, how_many.Gap()))
+    ),
+    "regrama": Method(
+        "ReGraMa",
+        _by_intervention(
+            "τ", (0.01, 0.025, 0.1), lambda bench, tau: _recycled(bench.redo_period, how_many.Dormant(tau), "gradient")
+        ),
+    ),
+    "continual-backprop": Method(
+        "Continual backprop", _by_intervention("rate", (1e-5, 1e-4, 1e-3), lambda _, rate: ContinualBackprop(rate))
+    ),
+    "shrink-perturb": Method(
+        "Shrink and perturb",
+        _by_intervention("keep", (0.5, 0.8, 0.95), lambda bench, keep: Every(bench.reset_period, ShrinkPerturb(keep))),
+    ),
+    "reset": Method("Reset", _by_period("reset_period", (1.0, 2.0, 5.0), lambda each: Every(each, Reset(("dense",))))),
+    "reset-optimizer": Method(
+        "Optimizer reset", _by_period("reset_period", (0.1, 1.0, 5.0), lambda each: Every(each, ResetOptimizer()))
+    ),
+    "hare-tortoise": Method(
+        "Hare and tortoise", _by_period("reset_period", (0.1, 1.0, 5.0), lambda each: HareTortoise(period=each))
+    ),
+    "clip-weights": Method(
+        "Weight clipping", _by_intervention("factor", (1.0, 2.0, 4.0), lambda _, each: ClipWeights(each))
+    ),
+    "weight-decay": Method("Weight decay", _by_agent("strength", DECAYS, lambda each: {"weight_decay": each})),
+    "l2-init": Method("L2 init", _by_agent("strength", STRENGTHS, lambda each: {"regulariser": L2Init(each)})),
+    "parseval": Method("Parseval", _by_agent("strength", STRENGTHS, lambda each: {"regulariser": Parseval(each)})),
+    "spectral": Method("Spectral", _by_agent("strength", STRENGTHS, lambda each: {"regulariser": Spectral(each)})),
+    "layer-norm": Method(
+        "LayerNorm", _by_learning_rate(lambda network: {"network": replace(network, layer_norm=True)})
+    ),
+    "crelu": Method("CReLU", _by_learning_rate(lambda network: {"network": replace(network, activation="crelu")})),
+}
+_PLAIN = Method(PLAIN, _by_learning_rate(lambda _: {}))
+
+
+def candidates(name: str, bench: Bench) -> Candidates:
+    """The three candidates of a method, or of the plain agent."""
+    return (METHODS.get(name) or _PLAIN).candidates(bench)
+
+
+def title(name: str) -> str:
+    """The name of a method in tables."""
+    return (METHODS.get(name) or _PLAIN).title
+
 
 Suite = Literal["minatar", "atari"]
 TUNING_SEED = 100  # not a seed of any design
@@ -36,7 +158,7 @@ class Ground:
     """The bench, environments and seeds of a comparison at one scale. Tuning uses the first environment only."""
 
     bench: Bench
-    environments: tuple[Any, ...]
+    environments: tuple[object, ...]
     seeds: tuple[int, ...]
     leaves_out: str = ""
 
@@ -138,7 +260,7 @@ def read_record(root: Path, scale: Scale) -> Record | None:
     return record
 
 
-def _with_known_names(record: dict[str, Any]) -> dict[str, Any]:
+def _with_known_names(record: dict[str, Value]) -> dict[str, Value]:
     """The record with today's names of methods. Older records have underscores, and cbp for continual backprop."""
     names = {name: canonical({"cbp": "continual-backprop"}.get(name, name), METHODS) for name in record}
     return {names[name]: value for name, value in record.items()}

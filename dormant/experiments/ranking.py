@@ -10,12 +10,19 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from dormant.experiments.comparison import GROUNDS, Record, Suite, fewer_dormant, higher_return
-from dormant.experiments.methods import PLAIN, candidates, title
-from dormant.lab.design import Scale
-from dormant.lab.judging.claims import Verdict, judge
-from dormant.lab.judging.intervals import bootstrap_interval, iqm, stratified_interval
-from dormant.lab.judging.quantities import pairs
+from dormant.experiments.comparison import (
+    GROUNDS,
+    PLAIN,
+    Record,
+    Suite,
+    candidates,
+    fewer_dormant,
+    higher_return,
+    title,
+)
+from dormant.lab import Scale
+from dormant.lab.judging import bootstrap_interval, iqm, stratified_interval
+from dormant.lab.judging.claims import Verdict, judge, pairs
 from dormant.metrics import Interval
 
 HEADS = ("Method", "Setting", "Return / plain DQN", "Dormant neurons", "Time / plain DQN", "Runs")

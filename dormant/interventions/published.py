@@ -1,7 +1,6 @@
 """ReDo as the reference code released it, quirks included, so that the effect of each can be measured."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +8,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..scores import checked_tau
-from ..surgery import Learner, graft
-from ..wiring import Entries, Network, NeuronLayer, Wiring, entry_mask, paths
-from .renewal import Recycled, count, fresh, recyclable
+from ..surgery import Learner, Recycled, count, fresh, graft, recyclable
+from ..wiring import Entries, Network, NeuronLayer, Wiring, by_path, entry_mask
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,12 @@ class ReDoAsPublished:
         return known or layer.outgoing
 
     def update(
-        self, key: Array, learner: Learner, state: Recycled, network: Network, *inputs: Any
+        self, key: Array, learner: Learner, state: Recycled, network: Network, *inputs: PyTree
     ) -> tuple[Learner, Recycled]:
         wiring = network.wiring
         dormant = wiring.dormant(learner.params, *inputs, tau=self.tau)
         masks = {name: dormant[name] for name in state.counts}
-        shapes = dict(zip(paths(learner.params), map(np.shape, jax.tree.leaves(learner.params)), strict=True))
+        shapes = {path: leaf.shape for path, leaf in by_path(learner.params).items()}
         fed = entry_mask(learner.params, {name: wiring[name].incoming for name in masks}, masks)
         outgoing = self.outgoing(wiring, shapes)
         read = entry_mask(learner.params, {name: outgoing[name] for name in masks}, masks)

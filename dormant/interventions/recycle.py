@@ -1,19 +1,79 @@
-"""Recycle: ReDo's recycling with any score, in any order, of any number of neurons."""
+"""Recycling by dormancy (`ReDo`), by any score and number (`Recycle`), and by utility (`ContinualBackprop`)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..importance import contributions, gradient_scores, utilities
-from ..scores import neuron_scores
-from ..surgery import Learner, first_moments
-from ..wiring import Network
-from .contract import one_of
+from ..metrics import contributions, gradient_scores, utilities
+from ..scores import checked_tau, neuron_scores
+from ..surgery import Learner, Recycled, Renewal, count, first_moments, one_of, recyclable, renewed, uncounted
+from ..wiring import Network, NeuronLayer
 from .how_many import Dormant, Number
-from .renewal import Recycled, Renewal, count, recyclable, renewed, uncounted
+from .schedule import when
+
+
+@dataclass(frozen=True)
+class ReDo:
+    """Recycles the tau-dormant neurons of every layer where that is safe.
+
+    Incoming weights come from the network's own initialiser. With `tau=0` and `outgoing="zero"` the network's
+    outputs on the score batch stay the same to the last bit, unless a normalisation couples the neurons.
+
+    - `outgoing`: "zero", or "fresh" to draw outgoing weights anew as well (the paper's figure 22).
+    - `moments`: "fresh" gives recycled entries the optimizer state of a new weight (zero moments, for Adam); "keep"
+      leaves theirs.
+    - `step_count`: "keep" leaves Adam's step count, as the paper does: the first step on a recycled weight is then
+      (1 - b1) / sqrt(1 - b2) = 3.2 learning rates long. "restart" sets it to zero whenever a neuron is recycled,
+      which lengthens the steps of all other weights' estimates instead.
+    - `coupled`: "recycle" or "skip" layers whose neurons a normalisation couples.
+    - `layers`: names of the layers to recycle, or of what stands before a slash in them; None for all that can be.
+    - `incoming`: "fresh", or "scaled" to make each fresh kernel vector as long as those of the layer's other neurons
+      are on average (the paper's figure 23).
+
+    >>> ReDo(tau=0.025).tau
+    0.025
+
+    Raises ValueError for a negative tau or an unknown option, and at `init` for a layer that does not exist or is
+    not safe.
+    Source: Sokar et al. 2023, algorithm 1. We reset the moments of biases too, draw each layer from its own
+    initialiser, and find outgoing weights by tracing; docs/differences.md lists what the reference does.
+    """
+
+    tau: float = 0.1
+    outgoing: Literal["zero", "fresh"] = "zero"
+    moments: Literal["fresh", "keep"] = "fresh"
+    step_count: Literal["keep", "restart"] = "keep"
+    coupled: Literal["recycle", "skip"] = "recycle"
+    layers: tuple[str, ...] | None = None
+    incoming: Literal["fresh", "scaled"] = "fresh"
+
+    def __post_init__(self) -> None:
+        checked_tau(self.tau)
+        one_of("coupled", self.coupled, ("recycle", "skip"))
+        self.renewal  # noqa: B018 (checks the other options)
+
+    @property
+    def renewal(self) -> Renewal:
+        """What becomes of the neurons that it finds."""
+        return Renewal(self.outgoing, self.incoming, self.moments, self.step_count)
+
+    def init(self, learner: Learner, network: Network) -> Recycled:
+        return uncounted(self.targets(learner, network))
+
+    def targets(self, learner: Learner, network: Network) -> list[NeuronLayer]:
+        """The layers that this intervention recycles."""
+        return recyclable(network, learner.params, self.layers, self.coupled)
+
+    def update(
+        self, key: Array, learner: Learner, state: Recycled, network: Network, *inputs: PyTree
+    ) -> tuple[Learner, Recycled]:
+        dormant = network.wiring.dormant(learner.params, *inputs, tau=self.tau)
+        masks = {name: dormant[name] for name in state.counts}
+        return renewed(key, learner, network, masks, self.renewal), count(state, masks)
+
 
 Score = Literal["activation", "gradient", "contribution", "utility"]
 
@@ -48,7 +108,7 @@ class Recycle:
     """
 
     score: Score = "activation"
-    number: Number = Dormant()  # noqa: RUF009 (a frozen value, as the one below)
+    number: Number = Dormant()  # noqa: RUF009 (immutable, so it may be shared)
     order: Literal["lowest", "highest", "random"] = "lowest"
     at_most: int | None = None
     renewal: Renewal = Renewal()  # noqa: RUF009
@@ -69,7 +129,7 @@ class Recycle:
         return Recycling(jnp.zeros((), jnp.int32), uncounted(layers))
 
     def update(
-        self, key: Array, learner: Learner, state: Recycling, network: Network, *inputs: Any
+        self, key: Array, learner: Learner, state: Recycling, network: Network, *inputs: PyTree
     ) -> tuple[Learner, Recycling]:
         choosing, drawing = jax.random.split(key)
         found = _scores(self.score, learner, network, inputs)
@@ -84,7 +144,7 @@ class Recycle:
         return learner, Recycling(state.recyclings + 1, count(state.recycled, masks))
 
 
-def _scores(score: Score, learner: Learner, network: Network, inputs: Any) -> dict[str, Array]:
+def _scores(score: Score, learner: Learner, network: Network, inputs: PyTree) -> dict[str, Array]:
     wiring = network.wiring
     match score:
         case "activation":
@@ -116,3 +176,96 @@ def lowest(values: Float[Array, " neurons"], number: Int[Array, ""]) -> Bool[Arr
     [False, True, False]
     """
     return jnp.argsort(jnp.argsort(values)) < number
+
+
+class Usefulness(NamedTuple):
+    """Of one layer: running utilities that began at zero, updates since each neuron was new, and what is owed."""
+
+    utility: Float[Array, " neurons"]
+    age: Int[Array, " neurons"]
+    owed: Float[Array, ""]  # neurons to be replaced, of which only whole ones are
+
+
+class Usefulnesses(NamedTuple):
+    """That of every layer, and how many neurons were replaced."""
+
+    layers: dict[str, Usefulness]
+    recycled: Recycled
+
+
+@dataclass(frozen=True)
+class ContinualBackprop:
+    """Replaces, at every update, `replacement_rate` of those neurons of a layer that are older than `maturity` updates.
+
+    Those of the lowest utility go: a running average with weight `decay`, divided by 1 - decay^age since it starts at
+    zero. `utility` is "contribution", or "overall", which also counts how small a neuron's incoming weights are. Shares
+    of a neuron add up until a whole one is due. Call it at every gradient step, not within `Every`: each costs a
+    forward pass of the score batch.
+
+    >>> ContinualBackprop(maturity=1_000).replacement_rate
+    0.0001
+
+    Raises ValueError for a rate, decay or maturity outside its range or an unknown option, and at `init` for a layer
+    that does not exist or is not safe.
+    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning". Its released code also
+    moves what an old neuron contributed on average into the next layer's bias; we do not. Utilities are of the score
+    batch.
+    """
+
+    every_step: ClassVar[bool] = True
+    replacement_rate: float = 1e-4
+    maturity: int = 100
+    decay: float = 0.99
+    utility: Literal["contribution", "overall"] = "contribution"
+    renewal: Renewal = Renewal()  # noqa: RUF009 (a frozen value)
+    coupled: Literal["recycle", "skip"] = "recycle"
+    layers: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.replacement_rate <= 1:
+            raise ValueError(f"replacement_rate must lie above 0 and not above 1, got {self.replacement_rate}.")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must lie between 0 and 1, got {self.decay}; 0 forgets all but the last utility.")
+        if self.maturity < 0:
+            raise ValueError(f"maturity must be at least 0 updates, got {self.maturity}.")
+        one_of("utility", self.utility, ("contribution", "overall"))
+        one_of("coupled", self.coupled, ("recycle", "skip"))
+
+    def init(self, learner: Learner, network: Network) -> Usefulnesses:
+        layers = recyclable(network, learner.params, self.layers, self.coupled)
+        zeros = {
+            layer.name: Usefulness(jnp.zeros(layer.width), jnp.zeros(layer.width, jnp.int32), jnp.zeros(()))
+            for layer in layers
+        }
+        return Usefulnesses(zeros, uncounted(layers))
+
+    def update(
+        self, key: Array, learner: Learner, state: Usefulnesses, network: Network, *inputs: PyTree
+    ) -> tuple[Learner, Usefulnesses]:
+        measure = contributions if self.utility == "contribution" else utilities
+        now = measure(network.wiring, learner.params, *inputs)
+        chosen = {name: self.choose(layer, now[name]) for name, layer in state.layers.items()}
+        masks = {name: mask for name, (_, mask) in chosen.items()}
+        due = jnp.array([mask.any() for mask in masks.values()], bool).any()
+        learner = when(due, lambda: renewed(key, learner, network, masks, self.renewal), learner)
+        return learner, Usefulnesses({name: layer for name, (layer, _) in chosen.items()}, count(state.recycled, masks))
+
+    def choose(
+        self, layer: Usefulness, utility: Float[Array, " neurons"]
+    ) -> tuple[Usefulness, Bool[Array, " neurons"]]:
+        """A layer after an update in which its neurons had these utilities, and those that are to be replaced.
+
+        Utilities that are NaN, because an activation was not finite, change nothing.
+        """
+        unknown = jnp.isnan(utility).any()
+        age = layer.age + jnp.where(unknown, 0, 1)
+        running = self.decay * layer.utility + (1 - self.decay) * utility
+        running = jnp.where(unknown, layer.utility, running)
+        corrected = running / (1 - self.decay ** age.astype(jnp.float32))
+        mature = age > self.maturity
+        owed = layer.owed + jnp.where(unknown, 0.0, self.replacement_rate * mature.sum().astype(jnp.float32))
+        number = jnp.minimum(jnp.floor(owed).astype(jnp.int32), mature.sum(dtype=jnp.int32))
+        number = jnp.where(unknown, 0, number)
+        mask = lowest(jnp.where(mature, corrected, jnp.inf), number)
+        owed = owed - number.astype(jnp.float32)
+        return Usefulness(jnp.where(mask, 0.0, running), jnp.where(mask, 0, age), owed), mask

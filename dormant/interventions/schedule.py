@@ -1,23 +1,83 @@
-"""When interventions act: `Every` so many gradient steps, and `Chain` for several in a row."""
+"""What every intervention offers, and when it acts: `Every`, `Chain` and `WhenDormant`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
+from ..scores import checked_tau
 from ..surgery import Learner
 from ..wiring import Network
-from .contract import Intervention, checked_intervention, checked_occasional, checked_steps
+
+
+@runtime_checkable
+class Intervention(Protocol):
+    """A value that looks at a learner now and then and changes its weights.
+
+    `init` returns the intervention's state, a tree of arrays. `update` is called after every gradient step with a
+    key and the inputs of a score batch; it returns the changed learner and state, with the same tree, shapes and
+    dtypes. Both can be compiled, and `update` can be mapped over seeds with `jax.vmap`.
+    """
+
+    def init(self, learner: Learner, network: Network) -> PyTree: ...
+
+    def update(
+        self, key: Array, learner: Learner, state: PyTree, network: Network, *inputs: PyTree
+    ) -> tuple[Learner, PyTree]: ...
+
+
+def checked_intervention(what: Intervention) -> Intervention:
+    """`what` itself, if it is an intervention.
+
+    Raises TypeError for a class in place of a value, and for anything else that is not an intervention.
+    """
+    if isinstance(what, type):
+        raise TypeError(f"expected an intervention, got the class {what.__name__}; write {what.__name__}(...).")
+    if not isinstance(what, Intervention):
+        raise TypeError(
+            f"expected an intervention, which has `init` and `update`, got {what!r}; write for instance ReDo(tau=0.1)."
+        )
+    return what
+
+
+def checked_occasional(what: Intervention, within: str) -> Intervention:
+    """`what` itself, if it is an intervention that can be called at some gradient steps only.
+
+    An intervention that works only when it is called at every gradient step has a class attribute `every_step`, which
+    is True; one that holds others has it as a property.
+
+    Raises TypeError for what is not an intervention, and ValueError for one that must be called at every step.
+    """
+    if getattr(checked_intervention(what), "every_step", False):
+        raise ValueError(
+            f"{what!r} works only when it is called at every gradient step, so it may not stand within {within}; "
+            "leave it by itself, or put it beside other interventions in a Chain."
+        )
+    return what
+
+
+def checked_steps(name: str, steps: int) -> int:
+    """`steps` itself, if it is a positive whole number of gradient steps.
+
+    Raises TypeError for another type, such as the float 1e3, and ValueError for a number that is too small.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
+        hint = f"; write {int(steps)}" if isinstance(steps, float) and steps.is_integer() else ""
+        raise TypeError(f"{name} must be a whole number of gradient steps, got {steps!r}{hint}.")
+    if steps < 1:
+        raise ValueError(f"{name} must be at least 1 gradient step, got {steps}.")
+    return steps
 
 
 class Scheduled(NamedTuple):
     """The gradient steps seen so far, and the state of what is scheduled."""
 
     gradient_steps: Int[Array, ""]
-    inner: Any
+    inner: PyTree
 
 
 @dataclass(frozen=True)
@@ -54,17 +114,17 @@ class Every:
         return Scheduled(jnp.zeros((), jnp.int32), self.what.init(learner, network))
 
     def update(
-        self, key: Array, learner: Learner, state: Scheduled, network: Network, *inputs: Any
+        self, key: Array, learner: Learner, state: Scheduled, network: Network, *inputs: PyTree
     ) -> tuple[Learner, Scheduled]:
         step = state.gradient_steps + 1
 
-        def change() -> tuple[Learner, Any]:
+        def change() -> tuple[Learner, PyTree]:
             return self.what.update(key, learner, state.inner, network, *inputs)
 
-        learner, inner = when(self.due(step), change, (learner, state.inner))
+        learner, inner = when(jnp.asarray(self.due(step)), change, (learner, state.inner))
         return learner, Scheduled(step, inner)
 
-    def due(self, step: Any) -> Any:
+    def due(self, step: int | Int[Array, ""]) -> bool | Bool[Array, ""]:
         """Whether it acts at that gradient step, a number or an array.
 
         >>> Every(10, Chain(), stop=30).due(20), Every(10, Chain(), stop=30).due(30)
@@ -100,12 +160,12 @@ class Chain:
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self.links))})"
 
-    def init(self, learner: Learner, network: Network) -> tuple[Any, ...]:
+    def init(self, learner: Learner, network: Network) -> tuple[PyTree, ...]:
         return tuple(link.init(learner, network) for link in self.links)
 
     def update(
-        self, key: Array, learner: Learner, state: tuple[Any, ...], network: Network, *inputs: Any
-    ) -> tuple[Learner, tuple[Any, ...]]:
+        self, key: Array, learner: Learner, state: tuple[PyTree, ...], network: Network, *inputs: PyTree
+    ) -> tuple[Learner, tuple[PyTree, ...]]:
         states = []
         for index, (link, inner) in enumerate(zip(self.links, state, strict=True)):
             learner, inner = link.update(jax.random.fold_in(key, index), learner, inner, network, *inputs)
@@ -154,6 +214,45 @@ def _any_seed(due: Bool[Array, ""]) -> Bool[Array, ""]:
 
 
 @_any_seed.def_vmap
-def _over_seeds(axis_size: int, in_batched: Any, due: Bool[Array, " seeds"]) -> tuple[Bool[Array, ""], bool]:
+def _over_seeds(axis_size: int, in_batched: object, due: Bool[Array, " seeds"]) -> tuple[Bool[Array, ""], bool]:
     del axis_size, in_batched
     return _any_seed(jnp.any(due)), False
+
+
+@dataclass(frozen=True)
+class WhenDormant:
+    """Applies `what` if at least `share` of all neurons are tau-dormant on the score batch.
+
+    Use it to reset only when the network needs it. Put it within `Every`, which sets how often it checks: each check
+    costs a forward pass of the score batch.
+
+    >>> from dormant import Every, ShrinkPerturb
+    >>> Every(1_000, WhenDormant(0.25, ShrinkPerturb(0.5))).what.share
+    0.25
+
+    Raises TypeError if `what` is not an intervention. Raises ValueError for a share outside of (0, 1], for a negative
+    tau, and for an intervention that must be called at every gradient step.
+    Source: ours; Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization", let
+    the dormant share decide how strongly to perturb the network.
+    """
+
+    share: float
+    what: Intervention
+    tau: float = 0.1
+
+    def __post_init__(self) -> None:
+        checked_tau(self.tau)
+        checked_occasional(self.what, "WhenDormant")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must lie above 0 and not above 1, got {self.share}; 0.25 is a quarter of them.")
+
+    def init(self, learner: Learner, network: Network) -> PyTree:
+        return self.what.init(learner, network)
+
+    def update(
+        self, key: Array, learner: Learner, state: PyTree, network: Network, *inputs: PyTree
+    ) -> tuple[Learner, PyTree]:
+        now = network.wiring.dormant_fraction(learner.params, *inputs, tau=self.tau)
+        return when(
+            now >= self.share, lambda: self.what.update(key, learner, state, network, *inputs), (learner, state)
+        )

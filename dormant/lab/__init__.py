@@ -1,1 +1,163 @@
-"""The laboratory: runs that can be interrupted, what they leave on disk, and what is made of it."""
+"""An experiment as a value: its arms, its size at each scale, its claims and its plots."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, replace
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+from dormant.rl.envs.mujoco import MuJoCo
+from dormant.supervised.images import ImageSet
+
+Scale = Literal["smoke", "pilot", "laptop", "paper"]
+FAMILIES = {"Atari": "ALE"}  # the class of a game's environment -> its name, if they differ
+SCALES: tuple[Scale, ...] = ("smoke", "pilot", "laptop", "paper")
+
+
+@runtime_checkable
+class Game(Protocol):
+    """An environment that is one of a family of games."""
+
+    @property
+    def game(self) -> str: ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A training that an experiment can run: a frozen dataclass with these fields, such as `DeviceTraining`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field]]
+
+    @property
+    def env(self) -> object: ...
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+    @property
+    def agent_steps(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of a figure: a training without its environment and seeds, which the design fills in."""
+
+    name: str
+    training: Trainable
+
+
+@dataclass(frozen=True)
+class Design:
+    """An experiment at one scale: every arm in every environment with every seed."""
+
+    arms: tuple[Arm, ...]
+    environments: tuple[object, ...]
+    seeds: tuple[int, ...]
+    leaves_out: str = ""  # a sentence about the parts of the paper's figure that this design lacks
+
+    def cells(self) -> Iterator["Cell"]:
+        """Yields each arm in each environment, with all seeds."""
+        for arm in self.arms:
+            for environment in self.environments:
+                yield Cell(arm.name, name_of(environment), replace(arm.training, env=environment, seeds=self.seeds))
+
+
+class Cell(NamedTuple):
+    """An arm in one environment."""
+
+    arm: str
+    environment: str
+    training: Trainable
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number per seed: a metric of the run, reduced to its end, its mean, its start or its lowest value.
+
+    Only measured values count; `judging.claims.reduced` defines the reductions. The mean ignores log points before
+    the share `after` of the run. `reset_age` keeps only log points at which the networks of both arms are that many
+    reset periods old, from the first bound to just below the second. Shortly after a reset an agent plays like a new
+    one, and the number of evaluations at that time is an accident of the periods. Arms without resets fit any age.
+
+    >>> Quantity("eval_return", "mean", after=0.5, reset_age=(0.5, math.inf)).metric
+    'eval_return'
+
+    Raises ValueError for a share outside [0, 1), and for ages that do not increase.
+    """
+
+    metric: str
+    reduce: Literal["end", "mean", "start", "lowest"] = "end"
+    after: float = 0.0
+    reset_age: tuple[float, float] = (0.0, math.inf)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.after < 1:
+            raise ValueError(f"after must be a share of the run in [0, 1), got {self.after}.")
+        if self.after and self.reduce != "mean":
+            raise ValueError(f"after needs reduce='mean', got reduce={self.reduce!r}; leave it out.")
+        if not 0 <= self.reset_age[0] < self.reset_age[1]:
+            raise ValueError(f"reset_age must be two increasing numbers of reset periods, got {self.reset_age}.")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The claim that one arm's quantity is higher (or lower) than another's by at least the effect `smallest`.
+
+    `against=None` compares the arm with its own start. `by="ratio"` compares quotients: no effect is 1, and `smallest`
+    is for example 1.5, or 0.67 for "lower". `by="difference"` compares differences: no effect is 0, and `smallest` is
+    for example 0.1, or -0.1 for "lower". If `smallest` lies on the other side of no effect, it claims that no harm is
+    done: "higher" with a ratio of 0.9 claims that less than a tenth is lost.
+
+    Raises ValueError for a smallest ratio that is not positive.
+    """
+
+    statement: str
+    quantity: Quantity
+    arm: str
+    against: str | None
+    direction: Literal["higher", "lower"]
+    smallest: float
+    by: Literal["difference", "ratio"] = "difference"
+
+    def __post_init__(self) -> None:
+        if self.by == "ratio" and not self.smallest > 0:
+            raise ValueError(f"smallest must be positive for a ratio, got {self.smallest}; 1 is no effect.")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot: a metric over `over` for each arm. Over "replay_ratio", it shows the ends of the runs."""
+
+    title: str
+    metric: str
+    over: Literal["agent_steps", "gradient_steps", "epoch", "replay_ratio"] = "agent_steps"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A figure of the paper: its design at each scale, its panels and its claims.
+
+    `published` names panels in published.csv, whose curves are drawn next to ours.
+    """
+
+    name: str
+    title: str
+    designs: Mapping[Scale, Design]
+    panels: tuple[Panel, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    published: tuple[str, ...] = ()
+    settings: str = ""  # a sentence about the differences from the paper
+    command: str = ""  # the command that makes it, if that is not `dormant figure`
+
+
+def name_of(environment: object) -> str:
+    """The name of an environment on the command line.
+
+    >>> from dormant.rl.envs.minatar import MinAtar
+    >>> name_of(MinAtar("Breakout")), name_of(MuJoCo("Hopper-v5"))
+    ('MinAtar/Breakout', 'Hopper-v5')
+    """
+    if isinstance(environment, MuJoCo):
+        return environment.task
+    if isinstance(environment, ImageSet):
+        return environment.name
+    assert isinstance(environment, Game), f"{environment!r} has no name on the command line"
+    kind = type(environment).__name__
+    return f"{FAMILIES.get(kind, kind)}/{environment.game}"

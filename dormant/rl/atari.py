@@ -14,21 +14,18 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Integer, Key, UInt8
 from numpy import ndarray
 
 from dormant.interventions import Chain, Intervention
-from dormant.tracing import trace
 from dormant.wiring import Network
 
+from .agents import atari_dqn
 from .agents.dqn import DQN, DQNState, random_action
-from .agents.presets import atari_dqn
 from .envs.atari import Atari, AtariGame, AtariGames, AtariOutcome
 from .evaluation import RANDOM_PLAY, Film, host_episode_returns
-from .host import HostLoop, RoundDraws, drawn, first_state, open_loop
-from .learning import Learning, TrainState
-from .networks.layers import Params
+from .host import OnHost, RoundDraws, drawn, slack
+from .learning import Learning, network_of
+from .networks import Params
 from .replay.device import Batch
-from .replay.files import refuse_without_room
 from .replay.frames import FrameReplay, FrameRing
-from .schedule import Schedule, check_evaluation, draws_of, schedule_of
-from .seeds import join_seeds, key_for, map_seeds, take_seed
+from .schedule import Schedule, check_evaluation, draws_of, join_seeds, key_for, map_seeds, schedule_of, take_seed
 
 EVALUATION_BLOCK = 1_024  # agent steps of an evaluation whose random numbers are drawn at once
 
@@ -43,7 +40,7 @@ class ChunkDraws(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AtariTraining:
+class AtariTraining(OnHost):
     """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
 
     The fields that `DeviceTraining` has too mean the same. An evaluation plays at least `eval_episodes` whole episodes
@@ -85,10 +82,13 @@ class AtariTraining:
 
     @property
     def replay(self) -> FrameReplay:
-        """The ring that each seed fills. Its slack holds a chunk and is at most as large as the ring otherwise."""
-        capacity = self.agent.replay_capacity
-        slack = max(min(10_000, capacity), self.log_period)
-        return FrameReplay(capacity, n_step=self.agent.n_step, slack=slack, time_limit=self.env.time_limit)
+        """The ring that each seed fills."""
+        return FrameReplay(
+            self.agent.replay_capacity,
+            n_step=self.agent.n_step,
+            slack=slack(self.agent.replay_capacity, self.log_period),
+            time_limit=self.env.time_limit,
+        )
 
     @property
     def learning(self) -> Learning[DQNState, Batch]:
@@ -99,29 +99,7 @@ class AtariTraining:
     def network(self) -> Network:
         """The agent's network as interventions see it."""
 
-        def init(key: Array) -> Params:
-            return self.agent.network.init(key, self.env.observation_shape, self.env.actions)
-
-        with jax.ensure_compile_time_eval():
-            empty = jnp.zeros((self.score_batch, *self.env.observation_shape), self.env.observation_dtype)
-            wiring = trace(self.agent.network.apply, init(jax.random.key(0)), empty)
-        return Network(wiring, init, self.agent.optimizer())
-
-    def init(self) -> TrainState:
-        """The state before the first agent step."""
-        return first_state(self)
-
-    def agent_steps_done(self, state: TrainState) -> int:
-        """Agent steps behind a state, the same for every seed."""
-        return int(state.agent_steps[0])
-
-    def refuse_without_room(self, folder: Path) -> None:
-        """Raises ValueError, with the sum, unless the frames fit into memory and on the disk."""
-        refuse_without_room(self.replay, len(self.seeds), folder)
-
-    def open(self, folder: Path, state: TrainState, owner: int = 0) -> HostLoop:
-        """The loop that continues from a state with the frames in a folder; see `open_loop`."""
-        return open_loop(self, folder, state, owner)
+        return network_of(self.agent, self.env, self.score_batch)
 
     def fresh_agent(self, key: Key[Array, ""]) -> DQNState:
         """A fresh agent."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,21 +16,19 @@ from dormant.tracing import trace
 from dormant.wiring import Network
 
 from .agents.sac import SAC, SACParams, SACState
-from .envs.environment import ControlEnvironment, ControlOutcome, Player
+from .envs import ControlEnvironment, ControlOutcome, Player
 from .envs.mujoco import MuJoCo
 from .evaluation import RANDOM_PLAY, host_episode_returns
-from .host import HostLoop, RoundDraws, drawn, first_state, open_loop
-from .learning import Learning, TrainState
-from .replay.files import refuse_without_room
+from .host import OnHost, RoundDraws, drawn, slack
+from .learning import Learning
 from .replay.steps import StepReplay, StepRing, Steps
-from .schedule import Schedule, schedule_of
-from .seeds import join_seeds, key_for, map_seeds, take_seed
+from .schedule import Schedule, join_seeds, key_for, map_seeds, schedule_of, take_seed
 
 LEARNING = 2**63 + 1  # the stream of training's random numbers, see `RANDOM_PLAY`
 
 
 @dataclass(frozen=True)
-class ControlTraining:
+class ControlTraining(OnHost):
     """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
 
     The fields that `DeviceTraining` has too mean the same. An evaluation plays `eval_episodes` episodes with the
@@ -69,10 +66,13 @@ class ControlTraining:
 
     @property
     def replay(self) -> StepReplay:
-        """The ring that each seed fills. Its slack holds a chunk and is at most as large as the ring otherwise."""
-        capacity = self.agent.replay_capacity
-        slack = max(min(10_000, capacity), self.log_period)
-        return StepReplay(capacity, self.env.observations, self.env.actions, slack)
+        """The ring that each seed fills."""
+        return StepReplay(
+            self.agent.replay_capacity,
+            self.env.observations,
+            self.env.actions,
+            slack(self.agent.replay_capacity, self.log_period),
+        )
 
     @property
     def learning(self) -> Learning[SACState, Steps]:
@@ -92,22 +92,6 @@ class ControlTraining:
         with jax.ensure_compile_time_eval():
             wiring = trace(apply, init(jax.random.key(0)), self.blank())
         return Network(wiring, init, self.agent.optimizer())
-
-    def init(self) -> TrainState:
-        """The state before the first agent step."""
-        return first_state(self)
-
-    def agent_steps_done(self, state: TrainState) -> int:
-        """Agent steps behind a state, the same for every seed."""
-        return int(state.agent_steps[0])
-
-    def refuse_without_room(self, folder: Path) -> None:
-        """Raises ValueError, with the sum, unless the steps fit into memory and on the disk."""
-        refuse_without_room(self.replay, len(self.seeds), folder)
-
-    def open(self, folder: Path, state: TrainState, owner: int = 0) -> HostLoop:
-        """The loop that continues from a state with the steps in a folder; see `open_loop`."""
-        return open_loop(self, folder, state, owner)
 
     def fresh_agent(self, key: Key[Array, ""]) -> SACState:
         """A fresh agent."""
@@ -217,7 +201,8 @@ def _random_play(training: ControlTraining, seed: int) -> Float32[ndarray, "stat
     ring = replace(training.replay, capacity=training.score_batch, slack=1).init()
     for step in range(8 * training.score_batch):
         seen, action = bodies.observations, draw.uniform(-1, 1, (1, training.env.actions)).astype(np.float32)
-        outcome: Any = bodies.step(action)
+        outcome = bodies.step(action)
+        assert isinstance(outcome, ControlOutcome)
         if step % 8 == 7:
             training.replay.add(ring, step // 8, seen[0], action[0], outcome.reward, 0.0, outcome.observation[0])
     return ring.steps[: training.score_batch]

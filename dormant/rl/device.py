@@ -3,19 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int, Num, PyTree
 
 from dormant.interventions import Chain, Intervention
-from dormant.tracing import trace
 from dormant.wiring import Network
 
 from .agents.dqn import DQN, DQNState, Losses
-from .envs.environment import Environment, EnvState, step_or_restart
+from .envs import Environment, EnvState, step_or_restart
 from .envs.minatar import MinAtar
 from .evaluation import episode_returns
 from .learning import (
@@ -28,16 +27,28 @@ from .learning import (
     feature_rank,
     gradient_step,
     lanes_of,
+    network_of,
     no_losses,
     on_host,
     progress,
     synchronised,
     unmeasured,
 )
-from .networks.layers import Params
+from .networks import Params
 from .replay.device import Batch, Replay, ReplayState
-from .schedule import Draws, Schedule, check_evaluation, draws_of, schedule_of
-from .seeds import join_seeds, key_for, map_seeds, over_seeds, share_out, take_seed
+from .schedule import (
+    Draws,
+    Schedule,
+    check_evaluation,
+    draws_of,
+    join_seeds,
+    key_for,
+    map_seeds,
+    over_seeds,
+    schedule_of,
+    share_out,
+    take_seed,
+)
 
 
 @dataclass(frozen=True)
@@ -89,16 +100,7 @@ class DeviceTraining:
     def network(self) -> Network:
         """The agent's network as interventions see it. Its inputs are packed observations, which are cheap to draw."""
 
-        def init(key: Array) -> Params:
-            return self.agent.network.init(key, self.env.observation_shape, self.env.actions)
-
-        def apply(params: Params, packed: Array) -> Array:
-            return self.agent.network.apply(params, self.replay.unpack(packed))
-
-        with jax.ensure_compile_time_eval():
-            empty = jnp.zeros((self.score_batch, *self.env.observation_shape), self.env.observation_dtype)
-            wiring = trace(apply, init(jax.random.key(0)), self.replay.pack(empty))
-        return Network(wiring, init, self.agent.optimizer())
+        return network_of(self.agent, self.env, self.score_batch, self.env.observation_dtype, self.replay)
 
     @cached_property
     def program(self) -> tuple["DeviceTraining", Int[Array, " seeds"]]:
@@ -195,7 +197,7 @@ def _chunk(
     return state, metrics | progress(state, experience, losses)
 
 
-def _split(tree: Any, first: int) -> tuple[Any, Any]:
+def _split(tree: PyTree, first: int) -> tuple[PyTree, PyTree]:
     return jax.tree.map(lambda x: x[:first], tree), jax.tree.map(lambda x: x[first:], tree)
 
 
@@ -231,7 +233,7 @@ def _agent_step(
 
 def _round(
     training: DeviceTraining, final: Array, carry: tuple[World, list[LearningState]], xs: tuple[Array, Draws]
-) -> tuple[Any, tuple[Experience, Losses]]:
+) -> tuple[tuple[World, list[LearningState]], tuple[Experience, Losses]]:
     """Agent steps, then gradient steps, then the target network."""
     (world, states), (start, draws) = carry, xs
     world, experience = _collect(training, states, world, xs)
@@ -247,7 +249,7 @@ def _round(
 def _from_replay(training: DeviceTraining, ring: ReplayState, added: Array, draws: Draws) -> tuple[Batch, Array]:
     """Training batches and inputs to score neurons on, with axes gradient steps, seeds."""
 
-    def drawn(function: Callable[..., Any], uniform: Array) -> Any:
+    def drawn(function: Callable[..., PyTree], uniform: Array) -> PyTree:
         seeds = jax.vmap(function, in_axes=(0, None, 0))
         return jax.vmap(seeds, in_axes=(None, None, 0))(ring, added, uniform)
 

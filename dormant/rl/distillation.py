@@ -9,25 +9,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from dormant.surgery import Learner
-from dormant.tracing import trace
-from dormant.wiring import Wiring
+from dormant.wiring import Network
 
+from .agents import minatar_dqn
 from .agents.dqn import DQN
-from .agents.presets import minatar_dqn
 from .atari import AtariTraining
 from .data.sources import FinishedRun
 from .device import DeviceTraining
+from .envs import Environment
 from .envs.atari import Atari
-from .envs.environment import Environment
 from .envs.minatar import MinAtar
 from .host import open_rings
-from .learning import dormancy
-from .networks.layers import Params
-from .offline import check_length
-from .seeds import join_seeds, key_of, lanes, map_seeds, take_seed
+from .learning import dormancy, network_of
+from .networks import Params
+from .offline import WithoutActor, check_length
+from .schedule import join_seeds, key_of, lanes, map_seeds, take_seed
 
 Played = DeviceTraining | AtariTraining
 
@@ -109,33 +108,17 @@ class DistillationTraining:
         return DistillationRun(self, Lesson(teacher.state.agent.learner.params, states, begin))
 
     @cached_property
-    def wiring(self) -> Wiring:
-        """The wiring of its network."""
-        with jax.ensure_compile_time_eval():
-            empty = jnp.zeros((1, *self.env.observation_shape), jnp.uint8)
-            return trace(self.agent.network.apply, self.fresh(jax.random.key(0)), empty)
-
-    def fresh(self, key: Key[Array, ""]) -> Params:
-        """Fresh parameters."""
-        return self.agent.network.init(key, self.env.observation_shape, self.env.actions)
+    def network(self) -> Network:
+        """Its network."""
+        return network_of(self.agent, self.env, 1)
 
 
 @dataclass(frozen=True, eq=False)
-class DistillationRun:
+class DistillationRun(WithoutActor):
     """A training with its teacher. `lesson` has a leading axis of seeds."""
 
     training: DistillationTraining
     lesson: Lesson
-
-    @property
-    def agent_steps(self) -> int:
-        """The length of a run in gradient steps."""
-        return self.training.agent_steps
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds of the training."""
-        return self.training.seeds
 
     def init(self) -> DistillationState:
         """The state before the first gradient step."""
@@ -154,10 +137,6 @@ class DistillationRun:
         """Dormant fractions, neuron scores and loss of a state, on states of the teacher."""
         measured = _measure(self.training, jnp.array(self.seeds), self.lesson, state)
         return {name: np.asarray(value) for name, value in measured.items()}
-
-    def agent_steps_done(self, state: DistillationState) -> int:
-        """Gradient steps behind a state, the same for every seed."""
-        return int(state.gradient_steps[0])
 
 
 def regression_loss(
@@ -181,7 +160,7 @@ def remembered(played: Played, ended: FinishedRun, states: int) -> Shaped[Array,
 
 @partial(jax.jit, static_argnums=0)
 def _fresh(training: DistillationTraining, seeds: Int[Array, " seeds"]) -> Params:
-    return jax.vmap(lambda seed: training.fresh(key_of(seed, "init")))(seeds)
+    return jax.vmap(lambda seed: training.network.init(key_of(seed, "init")))(seeds)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -228,7 +207,7 @@ def _measure(
         places = jax.random.randint(key, (training.score_batch,), 0, training.states)
         states, values = _taught(training, lesson, places)
         params = state.learner.params
-        return training.wiring.scores(params, states), regression_loss(training.agent, params, states, values)
+        return training.network.wiring.scores(params, states), regression_loss(training.agent, params, states, values)
 
     parts = [take_seed((seeds, lesson, state), lane) for lane in range(lanes(len(seeds)))]
     scores, loss = join_seeds([map_seeds(one)(*part) for part in parts])

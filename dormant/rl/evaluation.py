@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Key, Shaped, UInt8
 from numpy import ndarray
 
-from .envs.environment import Environment, Player
+from .envs import Environment, Player
 
 RANDOM_PLAY = 2**63  # the stream of random play; the streams of evaluations are numbers of agent steps
 FRAMES_PER_SECOND = 15  # agent steps, at 60 emulator frames per second

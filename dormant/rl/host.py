@@ -1,6 +1,6 @@
 """The host loop: the host plays and stores what it saw, the device acts and learns."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from dormant.interventions.schedule import may_change
 
 from .agents.dqn import DQN
 from .agents.sac import SAC
-from .envs.environment import Player
+from .envs import Player
 from .learning import (
     AgentState,
     Experience,
@@ -42,8 +42,7 @@ from .learning import (
 from .replay.files import checksum, flush, refuse_without_room
 from .replay.frames import FrameReplay
 from .replay.steps import StepReplay
-from .schedule import Schedule
-from .seeds import join_seeds, key_for
+from .schedule import Schedule, Scheduled, join_seeds, key_for
 
 
 class RoundDraws(NamedTuple):
@@ -56,11 +55,11 @@ class RoundDraws(NamedTuple):
     action: Shaped[ndarray, "agent_steps seeds *action"]
     batch: Float[ndarray, "gradient_steps seeds batch"]
     score: Float[ndarray, "gradient_steps seeds states"]
-    noise: Any = ()  # of the gradient steps, if the host draws it
+    noise: PyTree = ()  # of the gradient steps, if the host draws it
 
 
 @runtime_checkable
-class HostTraining(Protocol):
+class HostTraining(Scheduled, Protocol):
     """What the host loop needs of a training. `AtariTraining` and `ControlTraining` are the two.
 
     `learns_from_round`: gradient steps draw from the steps of their own round too, and follow it. Otherwise they draw
@@ -72,11 +71,9 @@ class HostTraining(Protocol):
     @property
     def intervention(self) -> Intervention: ...
     @property
-    def seeds(self) -> tuple[int, ...]: ...
-    @property
     def schedule(self) -> Schedule: ...
     @property
-    def learning(self) -> Learning[Any, Any]: ...
+    def learning(self) -> Learning: ...
     @property
     def replay(self) -> FrameReplay | StepReplay: ...
     @property
@@ -96,11 +93,40 @@ class HostTraining(Protocol):
     def evaluate(self, params: list[PyTree[Array]], agent_steps: int, videos: Path) -> list[ndarray]: ...
 
 
-def first_state(training: HostTraining) -> TrainState:
-    """The state before the first agent step."""
-    agent, intervention = _fresh(training)
-    zeros = jnp.zeros(len(training.seeds), jnp.int32)
-    return TrainState(agent, intervention, training.players().save(), (), zeros.astype(jnp.float32), zeros, zeros)
+def slack(capacity: int, log_period: int) -> int:
+    """Steps that a ring keeps beyond its capacity: at least a chunk, and else at most as many as its capacity."""
+    return max(min(10_000, capacity), log_period)
+
+
+class OnHost:
+    """What every training of the host loop has: its first state, and the loop that continues from a state."""
+
+    def init(self: "HostTraining") -> TrainState:
+        """The state before the first agent step."""
+        agent, intervention = _fresh(self)
+        zeros = jnp.zeros(len(self.seeds), jnp.int32)
+        return TrainState(agent, intervention, self.players().save(), (), zeros.astype(jnp.float32), zeros, zeros)
+
+    def agent_steps_done(self, state: TrainState) -> int:
+        """Agent steps behind a state, the same for every seed."""
+        return int(state.agent_steps[0])
+
+    def refuse_without_room(self: "HostTraining", folder: Path) -> None:
+        """Raises ValueError, with the sum, unless the rings fit into memory and on the disk."""
+        refuse_without_room(self.replay, len(self.seeds), folder)
+
+    def open(self: "HostTraining", folder: Path, state: TrainState, owner: int = 0) -> "HostLoop":
+        """The loop that continues from a state with the rings in a folder. They are new before the first agent step.
+
+        `owner` is a number that stands for the run. The rings of another run are refused.
+
+        Raises ValueError if the rings do not fit on this machine or are not those of the state, OSError if a file is
+        missing or the disk is full.
+        """
+        refuse_without_room(self.replay, len(self.seeds), folder)
+        added = int(state.agent_steps[0])
+        rings = open_rings(self.replay, self.seeds, folder, added, owner)
+        return HostLoop(self, self.players(), rings, folder.parent / "videos")
 
 
 @partial(jax.jit, static_argnums=0)
@@ -110,20 +136,6 @@ def _fresh(training: HostTraining) -> tuple[AgentState, PyTree[Array]]:
         return agent, training.intervention.init(agent.learner, training.learning.network)
 
     return jax.vmap(one)(jnp.array(training.seeds))
-
-
-def open_loop(training: HostTraining, folder: Path, state: TrainState, owner: int) -> "HostLoop":
-    """The loop that continues from a state with the rings in a folder, or with new rings before the first agent step.
-
-    `owner` is a number that stands for the run. The rings of another run are refused.
-
-    Raises ValueError if the rings do not fit on this machine or are not those of the state, OSError if a file is
-    missing or the disk is full.
-    """
-    refuse_without_room(training.replay, len(training.seeds), folder)
-    added = int(state.agent_steps[0])
-    rings = open_rings(training.replay, training.seeds, folder, added, owner)
-    return HostLoop(training, training.players(), rings, folder.parent / "videos")
 
 
 def open_rings(
@@ -336,13 +348,16 @@ _dormancy = jax.jit(dormancy)
 
 
 def drawn(
-    method: Any, rings: tuple[PyTree[ndarray], ...], added: int, uniform: Float[ndarray, "steps seeds draws"]
-) -> Any:
+    method: Callable[..., PyTree],
+    rings: tuple[PyTree[ndarray], ...],
+    added: int,
+    uniform: Float[ndarray, "steps seeds draws"],
+) -> PyTree:
     """What a replay's method draws from the ring of each seed, with axes gradient steps, seeds."""
     return stacked([method(ring, added, uniform[:, seed]) for seed, ring in enumerate(rings)], axis=1)
 
 
-def stacked(trees: list[Any], axis: int) -> Any:
+def stacked(trees: list[PyTree], axis: int) -> PyTree:
     """One tree of NumPy arrays with the given axis for these trees."""
 
     def stack(*leaves: Array | ndarray) -> ndarray:

@@ -1,23 +1,28 @@
 """One gradient step, and what is logged of it: the agent's update, then the intervention, for several seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from dormant.interventions import Intervention, recycled_counts
 from dormant.metrics import srank
 from dormant.scores import dormant_fraction
 from dormant.surgery import Learner
+from dormant.tracing import trace
 from dormant.wiring import Network, Wiring
 
 from .agents import dqn, sac
-from .seeds import join_seeds, lanes, map_seeds, take_seed
+from .envs import Environment
+from .envs.atari import Atari
+from .networks import Params
+from .replay.device import Replay
+from .schedule import join_seeds, lanes, map_seeds, take_seed
 
 TAUS = (0.0, 0.025, 0.1)
 Scores = dict[str, Float[Array, "*seeds neurons"]]
@@ -56,7 +61,7 @@ class TrainState(NamedTuple):
     agent: AgentState
     intervention: PyTree[Array]
     env: PyTree
-    replay: PyTree  # a `ReplayState`, or nothing if the ring lies in files
+    replay: PyTree  # a `ReplayState`; empty if the ring lies in files
     episode_return: Float[Array, "..."]
     agent_steps: Int[Array, "..."]
     gradient_steps: Int[Array, "..."]
@@ -65,7 +70,7 @@ class TrainState(NamedTuple):
 class LearningState(NamedTuple):
     """What one gradient step changes: the agent, the intervention's state, and the scores measured last."""
 
-    agent: Any  # an `AgentState`
+    agent: PyTree  # an `AgentState`
     intervention: PyTree[Array]
     scores: Scores
 
@@ -84,6 +89,27 @@ class Learning(Generic[State, Batch]):
     agent: Agent[State, Batch]
     intervention: Intervention
     network: Network
+
+
+def network_of(
+    agent: dqn.DQN,
+    env: Environment | Atari,
+    states: int,
+    dtype: np.dtype | type[np.uint8] = np.uint8,
+    replay: Replay | None = None,
+) -> Network:
+    """The network of a DQN as interventions see it, traced on so many states. With a replay, its inputs are packed."""
+
+    def init(key: Key[Array, ""]) -> Params:
+        return agent.network.init(key, env.observation_shape, env.actions)
+
+    def apply(params: Params, seen: Array) -> Array:
+        return agent.network.apply(params, replay.unpack(seen) if replay else seen)
+
+    with jax.ensure_compile_time_eval():
+        empty = jnp.zeros((states, *env.observation_shape), dtype)
+        wiring = trace(apply, init(jax.random.key(0)), replay.pack(empty) if replay else empty)
+    return Network(wiring, init, agent.optimizer())
 
 
 def lanes_of(learning: Learning[State, Batch], state: TrainState) -> list[LearningState]:
@@ -116,7 +142,9 @@ def unseen_step(
     return _each_lane(partial(_unseen_step, learning, blank), states, xs)
 
 
-def _each_lane(step: Any, states: list[LearningState], xs: Any) -> tuple[list[LearningState], Losses]:
+def _each_lane(
+    step: Callable[..., tuple[LearningState, Losses]], states: list[LearningState], xs: PyTree
+) -> tuple[list[LearningState], Losses]:
     learn = map_seeds(step)
     pairs = [learn(state, *take_seed(xs, lane)) for lane, state in enumerate(states)]
     return [state for state, _ in pairs], join_seeds([losses for _, losses in pairs])

@@ -3,27 +3,24 @@
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, PyTree
 
-from dormant.tracing import trace
-from dormant.wiring import Wiring
+from dormant.wiring import Network
 
+from .agents import minatar_dqn
 from .agents.dqn import DQN, DQNState, Losses
-from .agents.presets import minatar_dqn
 from .data.sources import Arrays, Data, FinishedRun, Memory, Needs, OwnReplay, Source
+from .envs import Environment
 from .envs.atari import Atari
-from .envs.environment import Environment
 from .envs.minatar import MinAtar
 from .evaluation import episode_returns
-from .learning import dormancy, unmeasured
-from .networks.layers import Params
-from .schedule import check_at_least, check_evaluation, check_seeds
-from .seeds import join_seeds, key_of, lanes, map_seeds, take_seed
+from .learning import dormancy, network_of, unmeasured
+from .schedule import check_at_least, check_evaluation, check_seeds, join_seeds, key_of, lanes, map_seeds, take_seed
 
 Targets = Literal["moving", "frozen network", "fixed numbers"]
 
@@ -99,15 +96,9 @@ class OfflineTraining:
         return OfflineRun(self, self.data.open(self.agent, self.env, self.seeds, folder, *earlier))
 
     @cached_property
-    def wiring(self) -> Wiring:
-        """The wiring of its network."""
-        with jax.ensure_compile_time_eval():
-            empty = jnp.zeros((self.score_batch, *self.env.observation_shape), jnp.uint8)
-            return trace(self.agent.network.apply, self.fresh(jax.random.key(0)), empty)
-
-    def fresh(self, key: Key[Array, ""]) -> Params:
-        """Fresh parameters."""
-        return self.agent.network.init(key, self.env.observation_shape, self.env.actions)
+    def network(self) -> Network:
+        """Its network."""
+        return network_of(self.agent, self.env, self.score_batch)
 
 
 def check_length(gradient_steps: int, log_period: int, score_batch: int, seeds: tuple[int, ...]) -> None:
@@ -118,22 +109,48 @@ def check_length(gradient_steps: int, log_period: int, score_batch: int, seeds: 
     check_seeds(seeds)
 
 
+@runtime_checkable
+class Actorless(Protocol):
+    """A training that only takes gradient steps."""
+
+    @property
+    def gradient_steps(self) -> int: ...
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+
+
+@runtime_checkable
+class ActorlessRun(Protocol):
+    """A training without an actor, with what it needs."""
+
+    @property
+    def training(self) -> Actorless: ...
+
+
+class WithoutActor:
+    """The length, the seeds and the progress of a run, which are those of its training."""
+
+    @property
+    def agent_steps(self: ActorlessRun) -> int:
+        """The length of a run in gradient steps."""
+        return self.training.gradient_steps
+
+    @property
+    def seeds(self: ActorlessRun) -> tuple[int, ...]:
+        """The seeds of the training."""
+        return self.training.seeds
+
+    def agent_steps_done(self, state: PyTree) -> int:
+        """Gradient steps behind a state, the same for every seed."""
+        return int(state.gradient_steps[0])
+
+
 @dataclass(frozen=True, eq=False)
-class OfflineRun:
+class OfflineRun(WithoutActor):
     """A training with its data."""
 
     training: OfflineTraining
     data: Data
-
-    @property
-    def agent_steps(self) -> int:
-        """The length of a run in gradient steps."""
-        return self.training.agent_steps
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds of the training."""
-        return self.training.seeds
 
     def init(self) -> OfflineState:
         """The state before the first gradient step."""
@@ -159,10 +176,6 @@ class OfflineRun:
         scores = _measure(self.training, self.data.memory, *arguments)
         return {name: np.asarray(value) for name, value in scores.items()}
 
-    def agent_steps_done(self, state: OfflineState) -> int:
-        """Gradient steps behind a state, the same for every seed."""
-        return int(state.gradient_steps[0])
-
     def _arrays(self, state: OfflineState) -> Arrays:
         return self.data.at(self.agent_steps_done(state))
 
@@ -172,7 +185,7 @@ def _init(training: OfflineTraining, seeds: Int[Array, " seeds"]) -> OfflineStat
     def one(seed: Array) -> OfflineState:
         agent = training.agent.init(key_of(seed, "init"), training.env.observation_shape, training.env.actions)
         if training.targets == "frozen network":
-            agent = agent._replace(target=training.fresh(key_of(seed, "target")))
+            agent = agent._replace(target=training.network.init(key_of(seed, "target")))
         return OfflineState(agent, jnp.zeros((), jnp.int32))
 
     return jax.vmap(one)(seeds)
@@ -232,7 +245,7 @@ def _measure(
     def one(seed: Array, arrays: Arrays, state: OfflineState) -> dict[str, Array]:
         uniform = jax.random.uniform(key_of(seed, "score", state.gradient_steps), (training.score_batch,))
         states = memory.unpack(memory.states(arrays, jnp.array(steps), uniform))
-        return training.wiring.scores(state.agent.learner.params, states)
+        return training.network.wiring.scores(state.agent.learner.params, states)
 
     parts = [take_seed((seeds, arrays, state), lane) for lane in range(lanes(len(seeds)))]
     return dormancy(join_seeds([map_seeds(one)(*part) for part in parts]))

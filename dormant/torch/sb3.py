@@ -22,10 +22,11 @@ class ReDoCallback(BaseCallback):
 
     `networks` names attributes of the model: ("q_net",) of a DQN, ("actor", "critic") of SAC or TD3. All of the
     model's networks are traced together, so a feature extractor that they share is only recycled where no network
-    reads it. Gradient steps are SB3's own count, `model._n_updates`, which it saves and restores, so a loaded model
-    goes on with the same schedule. SB3 lets a callback in between two calls of `train`: with `gradient_steps` > 1 in a
-    call, recycling comes at the first such place at or after each multiple of `period`. Target networks are left to
-    follow by their own updates. Scoring never changes the run: the score batch is drawn from a generator of its own.
+    reads it. Gradient steps are counted by SB3 in `model._n_updates`, which it saves and restores, so a loaded
+    model continues the schedule. SB3 calls a callback only between two calls of `train`. If a call takes several
+    gradient steps, recycling happens at the first call that ends at or after a multiple of `period`. Target networks
+    are not changed; they follow by their own updates. Scoring does not change the run, because the score batch is
+    drawn with a separate random generator.
 
     `recycled`, `report` and `wiring` say how many neurons were recycled, and what was seen last.
     Logs `dormant/fraction` and `dormant/<network>` (before recycling) and `dormant/recycled` (so far, by this

@@ -10,7 +10,7 @@ import numpy as np
 from jax import core
 from jaxtyping import Array, PyTree
 
-from .. import packages
+from .. import hints
 from ..wiring import Activation, Wiring, paths
 from .audit import audit
 from .kernels import convolution, product
@@ -25,7 +25,7 @@ MOST_DEFERRED = 100  # steps on constants that wait for one another
 LARGEST_CONSTANT = 1 << 20  # elements; larger constants are never worked out while tracing
 
 
-def trace(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any) -> Wiring:
+def trace(apply: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Wiring:
     """The wiring of `apply(params, *inputs)`: its layers, what feeds and reads each, and where it is measured.
 
     The function is traced at the shapes of the example inputs and may be measured at other batch sizes. Output layers,
@@ -45,11 +45,11 @@ def trace(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any) -> Wirin
 
     Raises TraceError if it finds no layer at all.
     """
-    packages.warn_once()
+    hints.warn_once()
     cache: dict[Any, tuple[Program, Found]] = {}
     found = _traced(apply, params, inputs, cache)[1]
 
-    def measure(params: PyTree[Any], *inputs: Any) -> list[Activation]:
+    def measure(params: PyTree, *inputs: PyTree) -> list[Activation]:
         traced, now = _traced(apply, params, inputs, cache)
         _check_same(found, now)
         values = evaluate(traced, jax.tree.leaves((params, inputs)), {site.value for site in now.sites})
@@ -59,7 +59,7 @@ def trace(apply: Callable[..., Any], params: PyTree[Any], *inputs: Any) -> Wirin
 
 
 def _traced(
-    apply: Callable[..., Any], params: PyTree[Any], inputs: Sequence[Any], cache: dict[Any, tuple[Program, Found]]
+    apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any], cache: dict[Any, tuple[Program, Found]]
 ) -> tuple[Program, Found]:
     leaves, structure = jax.tree.flatten((params, tuple(inputs)))
     key = (structure, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
@@ -74,7 +74,7 @@ def _traced(
     return traced, found
 
 
-def _analyse(traced: Program, params: PyTree[Any]) -> Found:
+def _analyse(traced: Program, params: PyTree) -> Found:
     leaves = jax.tree.leaves(params)
     notes = Ledger([np.shape(leaf) for leaf in leaves], paths(params))
     values = {number: _constant(value) for number, value in traced.constants.items()}
@@ -100,7 +100,7 @@ def _analyse(traced: Program, params: PyTree[Any]) -> Found:
     return found
 
 
-def _no_layer(traced: Program, params: PyTree[Any], found: Found) -> str:
+def _no_layer(traced: Program, params: PyTree, found: Found) -> str:
     """Why no layer was found, in the words of the caller."""
     inside = [np.shape(value) for value in traced.constants.values() if np.ndim(value) > 1]
     if len(traced.inputs) == len(jax.tree.leaves(params)) and len(traced.inputs) < 2:

@@ -23,7 +23,7 @@ def linear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes)
 
 
 def nonlinear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Any other function of each element: its result is the neuron's activation until a later one."""
+    """Every other function of each element: its result is the neuron's activation until a later one."""
     return [elementwise(notes, step, operands, shape, bends=True) for shape in shapes]
 
 

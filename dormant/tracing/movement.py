@@ -13,7 +13,7 @@ from .values import NONE, Ids, narrow, widen
 Move = Callable[[Step, Ids, tuple[int, ...], Sequence[Any]], Ids]
 
 
-def _reshape(step: Step, ids: Ids, shape: tuple[int, ...], _: Sequence[Any]) -> Ids:
+def _reshape(step: Step, ids: Ids, shape: tuple[int, ...], _: Sequence[object]) -> Ids:
     new = step.settings["new_sizes"]
     if ids.size == 1:
         return ids.reshape((1,) * len(new))
@@ -22,19 +22,19 @@ def _reshape(step: Step, ids: Ids, shape: tuple[int, ...], _: Sequence[Any]) -> 
     return narrow((full if order is None else full.transpose(order)).reshape(new))
 
 
-def _transpose(step: Step, ids: Ids, *_: Any) -> Ids:
+def _transpose(step: Step, ids: Ids, *_: object) -> Ids:
     return ids.transpose(step.settings["permutation"])
 
 
-def _squeeze(step: Step, ids: Ids, *_: Any) -> Ids:
+def _squeeze(step: Step, ids: Ids, *_: object) -> Ids:
     return ids.squeeze(tuple(step.settings["dimensions"]))
 
 
-def _expand_dims(step: Step, ids: Ids, *_: Any) -> Ids:
+def _expand_dims(step: Step, ids: Ids, *_: object) -> Ids:
     return np.expand_dims(ids, tuple(step.settings["dimensions"]))
 
 
-def _broadcast(step: Step, ids: Ids, shape: tuple[int, ...], _: Sequence[Any]) -> Ids:
+def _broadcast(step: Step, ids: Ids, shape: tuple[int, ...], _: Sequence[object]) -> Ids:
     new, axes = step.settings["shape"], step.settings["broadcast_dimensions"]
     lengths = [1] * len(new)
     for axis, length in zip(axes, ids.shape, strict=True):
@@ -42,7 +42,7 @@ def _broadcast(step: Step, ids: Ids, shape: tuple[int, ...], _: Sequence[Any]) -
     return ids.reshape(lengths)
 
 
-def _slice(step: Step, ids: Ids, *_: Any) -> Ids:
+def _slice(step: Step, ids: Ids, *_: object) -> Ids:
     bounds = zip(
         step.settings["start_indices"],
         step.settings["limit_indices"],
@@ -53,11 +53,11 @@ def _slice(step: Step, ids: Ids, *_: Any) -> Ids:
     return narrow(ids[tuple(cuts)])
 
 
-def _reverse(step: Step, ids: Ids, *_: Any) -> Ids:
+def _reverse(step: Step, ids: Ids, *_: object) -> Ids:
     return np.flip(ids, tuple(step.settings["dimensions"]))
 
 
-def _pad(step: Step, ids: Ids, shape: tuple[int, ...], _: Sequence[Any]) -> Ids:
+def _pad(step: Step, ids: Ids, shape: tuple[int, ...], _: Sequence[object]) -> Ids:
     """Padding along an axis on which ids do not change belongs to the same neurons."""
     for axis, (low, high, inner) in enumerate(step.settings["padding_config"]):
         if ids.shape[axis] > 1:
@@ -74,13 +74,13 @@ def _pad_axis(ids: Ids, axis: int, low: int, high: int, inner: int) -> Ids:
     return np.moveaxis(np.pad(cut, widths, constant_values=NONE), 0, axis)
 
 
-def _tile(step: Step, ids: Ids, *_: Any) -> Ids:
+def _tile(step: Step, ids: Ids, *_: object) -> Ids:
     repeats = step.settings["reps"]
     return np.tile(ids, [1 if length == 1 else times for length, times in zip(ids.shape, repeats, strict=True)])
 
 
 def _by_running_it(step: Step, ids: Ids, shape: tuple[int, ...], others: Sequence[Any]) -> Ids:
-    """Any other movement is done to the ids themselves; indices out of bounds give no neuron."""
+    """Does another movement to the ids themselves; indices out of bounds give no neuron."""
     if ids.size == 1 and step.name == "dynamic_slice":
         return ids
     settings = dict(step.settings)

@@ -10,7 +10,7 @@ from small_laboratory import FIGURE, trained
 from dormant.experiments import EXPERIMENTS
 from dormant.lab.judging.claims import judged
 from dormant.lab.judging.table import read
-from dormant.lab.page.document import chapter, page
+from dormant.lab.page import chapter, page
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ from small_laboratory import FIGURE
 
 from dormant.cli import run
 from dormant.experiments import EXPERIMENTS
-from dormant.lab.design import Design, Experiment
+from dormant.lab import Design, Experiment
 from dormant.lab.judging.claims import judged
 from dormant.lab.judging.table import read
-from dormant.lab.page.document import LARGEST, chapter, page
+from dormant.lab.page import LARGEST, chapter, page
 
 
 def chapter_of(root: Path, figure: Experiment = FIGURE):

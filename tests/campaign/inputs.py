@@ -17,8 +17,7 @@ import numpy as np
 from campaign.damage import DAMAGES, of_another
 from campaign.outcomes import Outcome, Tally
 from dormant.cli.scan import arrays, saved
-from dormant.experiments.comparison import GROUNDS, read_record
-from dormant.experiments.methods import PLAIN, candidates
+from dormant.experiments.comparison import GROUNDS, PLAIN, candidates, read_record
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.lab.runs.lease import held_by_another_machine
 from dormant.rl.data import dopamine, transitions

@@ -28,8 +28,7 @@ from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.envs.mujoco import MuJoCo
-from dormant.rl.networks.atari import NatureCNN
-from dormant.rl.networks.minatar import MinAtarCNN
+from dormant.rl.networks.convolutional import MinAtarCNN, NatureCNN
 
 STEPS, KILLED_AT = 40, 24
 REDO = Every(5, ReDo(0.3))

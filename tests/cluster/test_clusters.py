@@ -9,7 +9,7 @@ import pytest
 from walks import Place, Walk
 
 from dormant.cli import figure, run
-from dormant.lab.design import Arm, Design, Experiment
+from dormant.lab import Arm, Design, Experiment
 
 
 @pytest.fixture

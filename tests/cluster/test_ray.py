@@ -11,12 +11,11 @@ from cluster.ray_nodes import head, node
 from golden.kills import assert_same_run
 from small_laboratory import ARMS, GAMES
 
+from dormant.lab import Design, Experiment
+from dormant.lab.crews import jobs, run_all
 from dormant.lab.crews.cluster import NoCluster, Resources
-from dormant.lab.crews.jobs import jobs
 from dormant.lab.crews.local import Processes
 from dormant.lab.crews.on_ray import RayCluster
-from dormant.lab.crews.scheduler import run_all
-from dormant.lab.design import Design, Experiment
 from dormant.lab.machine import cores
 from dormant.lab.runs.folder import in_use
 
@@ -85,7 +84,7 @@ import sys
 sys.path[:0] = {path!r}
 from dormant.__main__ import main
 from dormant.cli import figure
-from dormant.lab.design import Arm, Design, Experiment
+from dormant.lab import Arm, Design, Experiment
 from walks import Place, Walk
 if __name__ == "__main__":
     design = Design((Arm("slow", Walk(seconds=1.0, agent_steps=4000)),), (Place(),), (0, 1))

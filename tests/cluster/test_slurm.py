@@ -7,11 +7,9 @@ from cluster import small_slurm
 from cluster.small_slurm import lose_node, time_is_up
 from walks import Walk
 
-from dormant.lab.crews import cluster, on_slurm
+from dormant.lab.crews import Job, cluster, on_slurm, run_all
 from dormant.lab.crews.cluster import NoCluster, Resources
-from dormant.lab.crews.jobs import Job
 from dormant.lab.crews.on_slurm import SlurmArray, Terms, record
-from dormant.lab.crews.scheduler import run_all
 from dormant.lab.runs.folder import RunFolder
 from dormant.lab.runs.runner import run
 

@@ -32,8 +32,7 @@ from dormant.interventions import (
     redo_as_published,
 )
 from dormant.interventions.published import ReDoAsPublished
-from dormant.rl.networks.injectable import Injectable
-from dormant.rl.networks.mlp import MLP
+from dormant.rl.networks import MLP, Injectable
 
 NET = Architecture(hidden=(5, 4), side=True)
 INJECTABLE = Injectable(MLP((5, 4)), shared=("dense_0",))

@@ -14,7 +14,7 @@ from networks.page import on_the_page
 import dormant
 from dormant.wiring import entry_mask, paths
 
-# What the packages warn of is theirs to mend.
+# The warnings come from the packages themselves, so they are ignored.
 pytestmark = [pytest.mark.foreign, pytest.mark.filterwarnings("ignore")]
 TX = optax.adam(1e-3)
 
@@ -26,7 +26,7 @@ def promotion_as_the_packages_expect() -> Iterator[None]:
 
 
 def silenced(params, network: Network):
-    """Parameters with every third neuron of each recycled layer silenced by the package's own parameters."""
+    """Parameters in which every third neuron of each recycled layer outputs zero."""
     promised = {name.partition("[")[0] for name, promise in network.layers.items() if promise == "recycled"}
     wanted = {leaf for name in promised for leaf in network.silencers(name)}
     assert wanted <= set(paths(params)), wanted - set(paths(params))

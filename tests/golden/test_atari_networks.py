@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.testing import assert_allclose
 
 from dormant.rl.agents.dqn import DQN
-from dormant.rl.networks.atari import ImpalaResNet, NatureCNN
+from dormant.rl.networks.convolutional import ImpalaResNet, NatureCNN
 from dormant.rl.replay.device import Batch
 
 FRAMES, ACTIONS, BATCH = (84, 84, 4), 6, 32

@@ -10,8 +10,7 @@ from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 from numpy.testing import assert_array_equal
 
 from dormant.rl.envs import atari
-from dormant.rl.envs.atari import Atari, AtariGames
-from dormant.rl.envs.atari_scores import ATARI_100K_GAMES, DQN_GAMES, SCORES, human_normalised
+from dormant.rl.envs.atari import ATARI_100K_GAMES, DQN_GAMES, SCORES, Atari, AtariGames, human_normalised
 from dormant.rl.replay.frames import FrameReplay
 
 gymnasium.register_envs(ale_py)

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.testing import assert_allclose
 
 from dormant import Every, ReDo
-from dormant.rl.agents.presets import minatar_dqn
+from dormant.rl.agents import minatar_dqn
 from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.minatar import MinAtar
-from dormant.rl.networks.minatar import MinAtarCNN
+from dormant.rl.networks.convolutional import MinAtarCNN
 
 TRAINING = DeviceTraining(
     agent=replace(minatar_dqn(200), network=MinAtarCNN(4, 16), min_replay=50, target_period=50, replay_capacity=500),

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from golden.test_atari_networks import ACTIONS, FRAMES, as_torch, convolved, with_biases
 from numpy.testing import assert_allclose
 
-from dormant.rl.agents.presets import atari_drq
-from dormant.rl.networks.atari import NatureCNN
+from dormant.rl.agents import atari_drq
+from dormant.rl.networks.convolutional import NatureCNN
 from dormant.rl.replay.device import Batch
 
 BATCH, UPDATES = 16, 2

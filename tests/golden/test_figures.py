@@ -5,7 +5,7 @@ from html import escape
 import pytest
 
 from dormant.cli import run
-from dormant.experiments.fig09_redo import EXPERIMENT
+from dormant.experiments.redo import FIG09
 from dormant.lab.judging.table import read
 
 
@@ -17,7 +17,7 @@ def root(tmp_path_factory):
 
 
 def test_a_smoke_run_learns_intervenes_and_is_evaluated(root):
-    frame = read(root, "smoke", EXPERIMENT)
+    frame = read(root, "smoke", FIG09)
     assert set(frame["arm"]) == {"DQN", "ReDo"} and set(frame["seed"]) == {0, 1}
     for (arm, _), rows in frame.group_by("arm", "seed"):
         assert rows["agent_steps"].max() == 800 and rows["gradient_steps"].max() == 700
@@ -28,5 +28,5 @@ def test_a_smoke_run_learns_intervenes_and_is_evaluated(root):
 
 def test_its_page_has_the_claims_and_its_picture_is_there(root):
     page = (root / "smoke" / "report.html").read_text()
-    assert all(escape(claim.statement) in page for claim in EXPERIMENT.claims)
+    assert all(escape(claim.statement) in page for claim in FIG09.claims)
     assert (root / "smoke" / "figures" / "fig09.svg").stat().st_size > 10_000

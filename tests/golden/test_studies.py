@@ -12,7 +12,7 @@ from dormant.rl.agents.dqn import DQN
 from dormant.rl.data import transitions
 from dormant.rl.data.sources import OwnReplay
 from dormant.rl.device import DeviceTraining
-from dormant.rl.networks.mlp import MLP
+from dormant.rl.networks import MLP
 from dormant.rl.offline import OfflineTraining
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dormant.rl.envs.environment import ControlOutcome
+from dormant.rl.envs import ControlOutcome
 
 GAMMA = 0.5
 BEST = 0.5  # the best action where the reward depends on it, times the sign where it depends on that too

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dormant.rl.envs.environment import Outcome
+from dormant.rl.envs import Outcome
 
 GAMMA = 0.5
 

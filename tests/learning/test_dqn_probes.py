@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from dormant import Chain, Every, ReDo
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.device import DeviceTraining
-from dormant.rl.networks.mlp import MLP
+from dormant.rl.networks import MLP
 
 AGENT = DQN(
     network=MLP((32,)),

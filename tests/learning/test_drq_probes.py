@@ -10,10 +10,10 @@ from learning.probes import PROBES, Pictured, Probe
 from numpy.testing import assert_allclose
 
 from dormant import Chain, Every, ReDo
-from dormant.rl.agents.augmentation import Augmentation
-from dormant.rl.agents.presets import minatar_drq
+from dormant.rl.agents import minatar_drq
+from dormant.rl.agents.dqn import Augmentation
 from dormant.rl.device import DeviceTraining
-from dormant.rl.networks.minatar import MinAtarCNN
+from dormant.rl.networks.convolutional import MinAtarCNN
 
 GAMMA = 0.9
 # Ten steps earn 6.5, and what they are bootstrapped with makes the rest.

@@ -251,7 +251,7 @@ def mappo(x):
     agent="Berner et al. 2019",
 )
 def five(x):
-    """One network for every unit, its maximum over units, and actions that attend to units."""
+    """Applies one network to every unit, takes the maximum over units, and lets actions attend to units."""
     units = nn.Dense(6, name="unit2")(hidden(x, 8, "unit1"))
     pooled = units.max(1)
     x = nn.RNN(nn.LSTMCell(6, name="lstm"))(pooled[:, None])[:, 0]

@@ -20,7 +20,7 @@ def index(request):
 
 @lru_cache(maxsize=1)  # the tests of one case run one after the other
 def traced(index: int):
-    """A module in evaluation mode, some of whose neurons are silent, its wiring and the silent neurons."""
+    """A module in evaluation mode with silent neurons, its wiring, and the names and masks of the silent neurons."""
     case = TORCH[index]
     module = case.module().eval()
     for name, leaf in module.state_dict().items():  # no bias and no running mean is zero by accident

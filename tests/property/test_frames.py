@@ -8,7 +8,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from dormant.rl.replay.frames import FrameReplay
 
 GAMMA = 0.5
-# How each step ends, mostly not at all; and whether the run is killed before it and goes on from its last checkpoint.
+# What happens at each step: usually nothing. Otherwise the episode ends, a checkpoint is saved, or the run is killed
+# and resumes from its last checkpoint.
 LIVES = st.lists(
     st.sampled_from(["goes on"] * 6 + ["terminal", "truncated", "killed", "saved"]), min_size=1, max_size=60
 )

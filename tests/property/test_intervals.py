@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dormant.lab.design import Claim, Quantity
-from dormant.lab.judging.claims import verdict
-from dormant.lab.judging.intervals import bootstrap_interval, half_width, iqm, mean, stratified_interval
-from dormant.lab.judging.quantities import Pairs
+from dormant.lab import Claim, Quantity
+from dormant.lab.judging import bootstrap_interval, half_width, iqm, mean, stratified_interval
+from dormant.lab.judging.claims import Pairs, verdict
 
 VALUES = st.integers(-800, 800).map(lambda number: number / 8)  # sums of eighths are exact
 AGGREGATES = [iqm, mean]

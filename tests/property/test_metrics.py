@@ -13,9 +13,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose
 
 from dormant import Network, dormant_fraction, trace
-from dormant.fitting import target_fitting_error
-from dormant.importance import contributions, utilities
 from dormant.metrics import (
+    contributions,
     dormant_interval,
     effective_learning_rates,
     effective_rank,
@@ -25,6 +24,8 @@ from dormant.metrics import (
     readings,
     srank,
     stable_rank,
+    target_fitting_error,
+    utilities,
     value_churn,
 )
 

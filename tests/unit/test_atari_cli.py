@@ -8,17 +8,17 @@ import pytest
 
 from dormant import Every, ReDo, Reset
 from dormant.cli import run, train
-from dormant.cli.progress import SHOWN, newest_values, progress_bar
-from dormant.experiments import fig14_sac
+from dormant.cli.terminal import SHOWN, newest_values, progress_bar
+from dormant.experiments import alternatives
 from dormant.experiments.benches import MINATAR, RATIOS, atari_bench
-from dormant.experiments.fig10_replay_ratios import ATARI_DRQ, MINATAR_DRQ
+from dormant.experiments.redo import ATARI_DRQ, MINATAR_DRQ
 from dormant.lab.runs.folder import RunFolder
 from dormant.lab.runs.rows import Newest
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.atari import AtariTraining
 from dormant.rl.envs import atari
 from dormant.rl.envs.atari import Atari
-from dormant.rl.networks.atari import ImpalaResNet, NatureCNN
+from dormant.rl.networks.convolutional import ImpalaResNet, NatureCNN
 
 SMALL = ("--replay-capacity", "100", "--min-replay", "20", "--width", "0.05")
 
@@ -93,7 +93,7 @@ def test_train_and_figure_have_the_same_settings(name, ratio):
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
 def test_train_and_figure_have_the_same_sac(scale):
-    figure = fig14_sac.EXPERIMENT.designs[scale].arms[0].training
+    figure = alternatives.FIG14.designs[scale].arms[0].training
     assert train.training_of(train.parse(["--run-dir", "run", "--agent", "sac"])).agent == figure.agent
 
 

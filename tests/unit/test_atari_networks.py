@@ -8,8 +8,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dormant import Learner, Network, ReDo, trace
-from dormant.rl.networks.atari import ImpalaResNet, NatureCNN
-from dormant.rl.networks.layers import QNetwork
+from dormant.rl.networks import QNetwork
+from dormant.rl.networks.convolutional import ImpalaResNet, NatureCNN
 
 NETWORKS = [
     NatureCNN(0.1),

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from dormant.lab.drawing.curves import ends, iqm_band, measured, normalised, stratified_band
-from dormant.lab.judging.intervals import iqm, mean_interval, stratified_interval
+from dormant.lab.judging import iqm, mean_interval, stratified_interval
 
 ROWS = [
     {"environment": environment, "seed": seed, "agent_steps": steps, "value": value}

@@ -9,7 +9,7 @@ import pytest
 
 from dormant.cli import demo, run, train
 from dormant.cli.interventions import USES, Settings, intervention
-from dormant.cli.refusal import held_back
+from dormant.cli.terminal import held_back
 from dormant.interventions import (
     Chain,
     ClipWeights,
@@ -34,8 +34,8 @@ from dormant.interventions import (
 from dormant.lab import machine
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.regularisers import L2Init, Parseval, Spectral
-from dormant.rl.networks.injectable import Injectable
-from dormant.rl.networks.minatar import MinAtarCNN
+from dormant.rl.networks import Injectable
+from dormant.rl.networks.convolutional import MinAtarCNN
 
 
 @pytest.fixture

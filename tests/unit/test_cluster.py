@@ -3,9 +3,8 @@
 import pytest
 from walks import Walk
 
+from dormant.lab.crews import Board, Event, Job, Standing
 from dormant.lab.crews.cluster import RemoteProgress, Resources, agent_steps_in, run_job_here
-from dormant.lab.crews.jobs import Event, Job
-from dormant.lab.crews.scheduler import Board, Standing
 from dormant.lab.runs import folder
 from dormant.lab.runs.runner import run
 

@@ -11,8 +11,19 @@ from walks import Place, Walk, Walker
 from dormant.cli import report, run
 from dormant.cli.compare import methods
 from dormant.cli.interventions import Name
-from dormant.experiments.comparison import GROUNDS, TUNING_SEED, Ground, Record, read_record, tuning, write_record
-from dormant.experiments.methods import METHODS, PLAIN, Method, candidates
+from dormant.experiments.comparison import (
+    GROUNDS,
+    METHODS,
+    PLAIN,
+    TUNING_SEED,
+    Ground,
+    Method,
+    Record,
+    candidates,
+    read_record,
+    tuning,
+    write_record,
+)
 from dormant.experiments.ranking import chosen, rows, table
 from dormant.lab.runs.costs import relative_times
 from dormant.lab.runs.description import digest
@@ -103,7 +114,7 @@ def walking(monkeypatch):
         return lambda bench: {f"legs {count}": Walk(agent=Walker(f"{count} {name}")) for count in (2, 4, 6)}
 
     monkeypatch.setitem(METHODS, "redo", Method("ReDo", settings("long legs")))
-    monkeypatch.setattr("dormant.experiments.methods._PLAIN", Method(PLAIN, settings("legs")))
+    monkeypatch.setattr("dormant.experiments.comparison._PLAIN", Method(PLAIN, settings("legs")))
     ground = Ground(GROUNDS["minatar"]["smoke"].bench, (Place("Line"),), (0, 1), "Everything else.")
     monkeypatch.setitem(GROUNDS["minatar"], "smoke", ground)
     monkeypatch.setattr(report, "EXPERIMENTS", ())

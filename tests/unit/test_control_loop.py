@@ -12,7 +12,7 @@ from dormant import Every, Prune, ReDo, Reset
 from dormant.rl import host
 from dormant.rl.agents.sac import NETWORKS, SAC
 from dormant.rl.control import ControlTraining
-from dormant.rl.envs.environment import ControlOutcome
+from dormant.rl.envs import ControlOutcome
 
 AGENT = SAC(hidden=(8,), batch_size=4, min_replay=16, replay_capacity=48, polyak=0.1)
 TRAINING = ControlTraining(

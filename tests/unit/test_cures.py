@@ -8,7 +8,6 @@ import pytest
 from numpy.testing import assert_allclose
 
 from dormant import Learner, Network, trace
-from dormant.importance import contributions, gradient_scores, utilities
 from dormant.interventions import (
     ClipWeights,
     ContinualBackprop,
@@ -26,9 +25,9 @@ from dormant.interventions import (
     WhenDormant,
     recycled_counts,
 )
-from dormant.interventions.continual_backprop import Usefulness
-from dormant.rl.networks.injectable import Injectable
-from dormant.rl.networks.mlp import MLP
+from dormant.interventions.recycle import Usefulness
+from dormant.metrics import contributions, gradient_scores, utilities
+from dormant.rl.networks import MLP, Injectable
 from dormant.surgery import first_moments
 
 KEY = jax.random.key(1)
@@ -113,6 +112,18 @@ def test_which_neurons_are_recycled(recycle, weights):
     assert hidden(after(recycle)[0]) == weights
 
 
+def test_a_share_that_falls_counts_the_recyclings():
+    recycle, state = Recycle(number=Share(1.0, recyclings=2)), None
+    for number in (2, 0):  # cos(pi/4) of three neurons is 2.1; then the schedule has ended
+        learner, state = after(recycle, state=state)
+        assert sum(weight == 7 for weight in hidden(learner)) == number
+
+
+def test_outgoing_weights_are_zero_or_drawn():
+    for outgoing, weight in (("zero", 0), ("fresh", 9)):
+        assert head(after(ReDo(0.5, outgoing=outgoing))[0]) == [1, -2, weight]
+
+
 def test_random_neurons_are_as_many_and_not_always_the_same():
     recycle = Recycle(number=Dormant(0.5), order="random")
     state = recycle.init(LEARNER, NETWORK)
@@ -130,17 +141,23 @@ def test_recycling_the_dormant_is_redo():
 
 
 def test_scaled_incoming_vectors_are_as_long_as_the_others_on_average():
-    wide = {"hidden": {"w": jnp.array([[3.0, 0.0, 0.0], [0.0, 0.0, 5.0]])}, "head": {"w": jnp.ones((3, 1))}}
+    kernel, head = jnp.array([[3.0, 0.0, 0.0], [0.0, 0.0, 5.0]]), {"w": jnp.ones((3, 1))}
+    wide = {"hidden": {"w": kernel, "b": jnp.zeros(3)}, "head": head}
     x = jnp.ones((2, 2))
-    drawn = {"hidden": {"w": jnp.array([[6.0] * 3, [8.0] * 3])}, "head": {"w": jnp.ones((3, 1))}}
-    network = Network(trace(apply, wide, x), lambda key: drawn, TX)
+    drawn = {"hidden": {"w": jnp.array([[6.0] * 3, [8.0] * 3]), "b": jnp.full(3, 6.0)}, "head": head}
+
+    def with_bias(params, x):
+        return jax.nn.relu(x @ params["hidden"]["w"] + params["hidden"]["b"][None]) @ params["head"]["w"]
+
+    network = Network(trace(with_bias, wide, x), lambda key: drawn, TX)
     redo = ReDo(0.0, incoming="scaled")
     learner = Learner(wide, TX.init(wide))
     params = jax.jit(lambda learner: redo.update(KEY, learner, redo.init(learner, network), network, x)[0])(
         learner
     ).params
-    # Neuron 1 gets (6, 8), which is 10 long, at the length (3 + 5) / 2.
+    # Neuron 1 gets (6, 8), which is 10 long, at the length (3 + 5) / 2. Its bias is not scaled.
     assert_allclose(params["hidden"]["w"], [[3.0, 2.4, 0.0], [0.0, 3.2, 5.0]], rtol=1e-6)
+    assert params["hidden"]["b"].tolist() == [0, 6, 0]
 
 
 def test_continual_backprop_ranks_by_utility_that_is_corrected_for_its_start():
@@ -199,6 +216,17 @@ def test_weights_are_clipped_to_where_their_layer_began():
         "scale": [9.0, 9.0],
     }
     jax.tree.map(np.testing.assert_array_equal, learner.opt_state, moments)
+
+
+def test_the_widest_kernel_of_a_layer_bounds_it_and_a_normalisation_is_free():
+    params = {
+        "gru": {"input": jnp.array([[0.1]]), "state": jnp.array([[0.5]]), "bias": jnp.zeros(1), "offset": jnp.zeros(1)}
+    }
+    clip = ClipWeights(2.0)
+    state = clip.init(Learner(params, TX.init(params)), NETWORK)
+    grown = jax.tree.map(lambda leaf: jnp.full_like(leaf, 9.0), params)
+    clipped = clip.update(KEY, Learner(grown, TX.init(grown)), state, NETWORK)[0].params["gru"]
+    assert {name: leaf.item() for name, leaf in clipped.items()} == {"input": 1, "state": 1, "bias": 1, "offset": 9}
 
 
 def test_an_optimizer_that_is_reset_knows_nothing_of_the_weights_it_keeps():

@@ -1,4 +1,4 @@
-"""`--data`, and trainings in which nothing acts: how they are named, costed and listed."""
+"""`--data`, and trainings without an actor: their names, estimated durations and listings."""
 
 import json
 
@@ -9,15 +9,14 @@ from walks import Place, Walk
 from dormant.cli import run
 from dormant.cli.figure import Figure, _with_data_present, refuse_without_data, with_data
 from dormant.cli.runs import entry
-from dormant.experiments.fig03_labels import EXPERIMENT as FIG03
-from dormant.experiments.fig04_offline import EXPERIMENT as FIG04
-from dormant.experiments.fig09_redo import EXPERIMENT as FIG09
-from dormant.lab.design import name_of
+from dormant.experiments.causes import FIG03, FIG04
+from dormant.experiments.redo import FIG09
+from dormant.lab import name_of
 from dormant.lab.runs.costs import Speed, Speeds, kind_of, paces
 from dormant.lab.runs.description import describe, run_path
 from dormant.lab.runs.folder import RunFolder
+from dormant.supervised import SupervisedTraining
 from dormant.supervised.images import CIFAR10, Digits
-from dormant.supervised.training import SupervisedTraining
 
 TRAINING = SupervisedTraining(env=Digits(), images=1_000, epochs=2, seeds=(0, 1))
 

@@ -14,8 +14,8 @@ from dormant import Chain, Every, Learner, ReDo
 from dormant.rl.agents.dqn import DQN, DQNState, td_error
 from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.minatar import MinAtar
-from dormant.rl.networks.minatar import MinAtarCNN, _xla_convolution, patches_times_kernel
-from dormant.rl.networks.mlp import MLP
+from dormant.rl.networks import MLP
+from dormant.rl.networks.convolutional import MinAtarCNN, patches_times_kernel, xla_convolution
 from dormant.rl.replay.device import Batch
 
 AGENT = DQN(network=MLP((8,)), replay_capacity=64, min_replay=8, batch_size=4, target_period=16, epsilon_steps=32)
@@ -39,7 +39,8 @@ def trees_equal(first, second):
 def test_patches_equal_xlas_convolution(high, wide, channels):
     images = jax.random.normal(jax.random.key(0), (3, high, wide, channels))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, channels, 5))
-    assert_allclose(patches_times_kernel(images, kernel), _xla_convolution(images, kernel), rtol=1e-5, atol=1e-5)
+    ours, xlas = (multiply(images, kernel, 1, "VALID") for multiply in (patches_times_kernel, xla_convolution))
+    assert_allclose(ours, xlas, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("network", [MinAtarCNN(), MLP((4, 3))], ids=repr)
@@ -207,6 +208,15 @@ def test_a_chunk_before_learning_still_measures(run):
     assert_array_equal(row["gradient_steps"], [0, 0])
     assert np.ma.getmaskarray(row["loss"]).all()
     assert row["dormant/0.1/all"].shape == (2,)
+
+
+@pytest.mark.parametrize("truncated", [True, False])
+def test_a_truncated_episode_is_bootstrapped_and_a_terminated_one_is_not(truncated):
+    training = replace(TRAINING, env=replace(PROBES[4], truncated=truncated))
+    ring = training.advance(training.init())[0].replay
+    last = np.asarray(ring.last[:, :16])
+    assert last.any()
+    assert_array_equal(np.asarray(ring.discount[:, :16])[last], np.float32(AGENT.gamma if truncated else 0.0))
 
 
 def test_a_fresh_network_is_measured_on_random_play():

@@ -8,10 +8,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from dormant.lab.design import Arm, Claim, Design, Experiment, Panel, Quantity
+from dormant.lab import Arm, Claim, Design, Experiment, Panel, Quantity
 from dormant.lab.drawing.curves import ALL, Pen, pens, plots, spread
-from dormant.lab.drawing.figure import experiment_figure, grid, save
-from dormant.lab.drawing.published import published
+from dormant.lab.drawing.figure import experiment_figure, grid, published, save
 from dormant.lab.judging.claims import Verdict
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.minatar import MinAtar

@@ -11,19 +11,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from dormant import Chain
 from dormant.rl import atari
-from dormant.rl.agents.augmentation import NOTHING, Augmentation, Noise, scaled, shifted
-from dormant.rl.agents.dqn import DQN
-from dormant.rl.agents.presets import ATARI_100K_GAME, ATARI_100K_RUN, atari_drq, minatar_drq
+from dormant.rl.agents import ATARI_100K_GAME, ATARI_100K_RUN, atari_drq, minatar_drq
+from dormant.rl.agents.dqn import DQN, NO_AUGMENTATION, Augmentation, Noise, scaled, shifted
 from dormant.rl.atari import AtariTraining
 from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.atari import Atari, AtariGames, AtariOutcome
-from dormant.rl.networks.layers import q_values
-from dormant.rl.networks.minatar import MinAtarCNN
-from dormant.rl.networks.mlp import MLP
+from dormant.rl.networks import MLP, q_values
+from dormant.rl.networks.convolutional import MinAtarCNN
 from dormant.rl.replay.device import Batch
 from dormant.rl.replay.frames import FrameReplay
-from dormant.rl.schedule import draw
-from dormant.rl.seeds import key_for
+from dormant.rl.schedule import draw, key_for
 
 AUGMENTED = Augmentation(pad=1, intensity=0.1)
 AGENT = replace(
@@ -108,10 +105,12 @@ def test_each_observation_of_a_batch_has_noise_of_its_own():
 
 def test_without_augmentation_a_batch_and_the_draws_are_left_alone():
     batch = batch_of(np.ones((2, 3, 3, 1), np.uint8))
-    assert NOTHING.augmented(batch) is batch
-    assert NOTHING.draw(jax.random.key(0), 3, 4) == ()
+    assert NO_AUGMENTATION.augmented(batch) is batch
+    assert NO_AUGMENTATION.draw(jax.random.key(0), 3, 4) == ()
     key = key_for(jnp.asarray(3), "round", 16)
-    with_noise, without = (draw(TRAINING.schedule, replace(AGENT, augmentation=a), key) for a in (AUGMENTED, NOTHING))
+    with_noise, without = (
+        draw(TRAINING.schedule, replace(AGENT, augmentation=a), key) for a in (AUGMENTED, NO_AUGMENTATION)
+    )
     assert isinstance(with_noise.noise, Noise)
     for one, other in zip(with_noise[:5], without[:5], strict=True):
         assert bool((one == other).all())

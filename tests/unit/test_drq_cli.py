@@ -4,8 +4,8 @@ import pytest
 
 from dormant import Every, ReDo
 from dormant.cli import run, train
-from dormant.rl.agents.augmentation import Augmentation
-from dormant.rl.agents.presets import ATARI_100K_GAME, atari_dqn, atari_drq, minatar_drq
+from dormant.rl.agents import ATARI_100K_GAME, atari_dqn, atari_drq, minatar_drq
+from dormant.rl.agents.dqn import Augmentation
 from dormant.rl.atari import AtariTraining
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.minatar import MinAtar

@@ -9,10 +9,10 @@ from golden.kills import assert_same_run
 from dormant import Every, ReDo
 from dormant.lab.runs import runner
 from dormant.lab.runs.folder import rows
-from dormant.rl.agents.presets import atari_drq
+from dormant.rl.agents import atari_drq
 from dormant.rl.atari import AtariTraining
 from dormant.rl.envs.atari import Atari
-from dormant.rl.networks.atari import NatureCNN
+from dormant.rl.networks.convolutional import NatureCNN
 
 TRAINING = AtariTraining(
     agent=replace(atari_drq(NatureCNN(0.05)), replay_capacity=48, min_replay=16, batch_size=4, epsilon_steps=16),

@@ -10,12 +10,11 @@ import pytest
 from dormant import Chain
 from dormant.experiments import EXPERIMENTS
 from dormant.experiments.benches import RATIOS, smoke
-from dormant.lab.design import SCALES, Arm
+from dormant.lab import SCALES, Arm
 from dormant.lab.judging.table import HISTORIES
 from dormant.lab.runs.description import run_path
-from dormant.rl.agents.presets import atari_drq, minatar_drq
-from dormant.rl.envs.atari import Atari
-from dormant.rl.envs.atari_scores import SCORES
+from dormant.rl.agents import atari_drq, minatar_drq
+from dormant.rl.envs.atari import SCORES, Atari
 from dormant.rl.learning import TAUS
 
 NAMED = {experiment.name: experiment for experiment in EXPERIMENTS}

@@ -15,11 +15,10 @@ import pytest
 from rich.console import Console
 from walks import Place, Walk, Walker
 
-from dormant.cli import figure, progress, report, run
+from dormant.cli import figure, report, run, terminal
 from dormant.cli.runs import Runs, matching
-from dormant.lab.crews.jobs import Job, jobs
-from dormant.lab.crews.scheduler import Board, Standing
-from dormant.lab.design import Arm, Claim, Design, Experiment, Panel, Quantity
+from dormant.lab import Arm, Claim, Design, Experiment, Panel, Quantity
+from dormant.lab.crews import Board, Job, Standing, jobs
 from dormant.lab.runs.costs import Kind, Speed, Speeds, kind_of, paces, read_table, speeds
 from dormant.lab.runs.folder import RunFolder, claimed
 from dormant.lab.runs.runner import run as train
@@ -86,7 +85,7 @@ def test_a_dry_run_counts_and_costs_and_makes_nothing(laboratory, tmp_path, caps
     table.write_text(
         "environment,network,backend,agent_steps_per_second,gradient_steps_per_second\nPlace,none,cpu,0.1,0.05\n"
     )
-    for module in (figure, progress):
+    for module in (figure, terminal):
         monkeypatch.setattr(module, "KNOWN_SPEEDS", table)
     call = laboratory(experiment(), experiment("same"))
     assert call("all", "--scale", "pilot", "--dry-run", "--workers", "1") == 0
@@ -135,7 +134,7 @@ import sys
 sys.path[:0] = {[str(tmp_path), *sys.path]!r}
 from dormant.__main__ import main
 from dormant.cli import figure
-from dormant.lab.design import Arm, Design, Experiment
+from dormant.lab import Arm, Design, Experiment
 from walks import Place, Walk
 if __name__ == "__main__":
     design = Design((Arm("slow", Walk(seconds=1.0, agent_steps=4000)),), (Place(),), (0, 1))
@@ -166,7 +165,7 @@ class TestCosts:
     def test_finished_runs_on_this_machine_come_before_the_table(self, tmp_path):
         folder = train(Walk(seeds=(0, 1), seconds=0.01), tmp_path / "runs" / "deep" / "seed0-1")
         kind = kind_of(Walk(), "cpu")
-        known = speeds(tmp_path / "runs", progress.KNOWN_SPEEDS, "cpu")
+        known = speeds(tmp_path / "runs", terminal.KNOWN_SPEEDS, "cpu")
         # Two seeds side by side: each has half of the time.
         pace = folder.timing.seconds / 12 / 2
         assert known.runs == {(kind, 1.0): pytest.approx(pace)}
@@ -185,13 +184,13 @@ class TestCosts:
         assert paces(files) == {}
 
     def test_the_committed_table_was_measured_and_covers_the_laptop_scale(self):
-        table = read_table(progress.KNOWN_SPEEDS)
+        table = read_table(terminal.KNOWN_SPEEDS)
         from dormant.experiments import EXPERIMENTS
 
-        todo = jobs(EXPERIMENTS, "laptop", progress.KNOWN_SPEEDS.parent / "none", together=False)
+        todo = jobs(EXPERIMENTS, "laptop", terminal.KNOWN_SPEEDS.parent / "none", together=False)
         assert {kind_of(each.training, "cpu") for each in todo} <= table.keys()
         assert all(isinstance(kind, Kind) and min(speed) > 0 for kind, speed in table.items())
-        with progress.KNOWN_SPEEDS.open() as stream:
+        with terminal.KNOWN_SPEEDS.open() as stream:
             assert all(row["revision"] and row["time"] for row in csv.DictReader(stream))
 
 
@@ -310,17 +309,17 @@ class TestWatching:
 
     def test_time_left_is_told_from_what_was_made_here(self):
         # 150 steps in 10 s, and 50 + 100 to go.
-        assert progress.time_left(self.board(), lambda job: 1.0) == pytest.approx(10.0, abs=0.1)
-        assert progress.summary(self.board(), lambda job: 1.0) == "1 of 4 runs done, 1 running, 1 failed, 10 s left"
+        assert terminal.time_left(self.board(), lambda job: 1.0) == pytest.approx(10.0, abs=0.1)
+        assert terminal.summary(self.board(), lambda job: 1.0) == "1 of 4 runs done, 1 running, 1 failed, 10 s left"
 
     def test_a_resumed_run_is_no_faster_for_what_it_had(self):
         board = self.board()
         board.standings[1].begun_at = 50
-        assert progress.time_left(board, lambda job: 1.0) == pytest.approx(15.0, abs=0.1)
+        assert terminal.time_left(board, lambda job: 1.0) == pytest.approx(15.0, abs=0.1)
 
     def test_a_terminal_gets_a_live_table(self):
         console = Console(force_terminal=True, width=100, record=True)
-        with progress.live_board(console, lambda job: 1.0) as watch:
+        with terminal.live_board(console, lambda job: 1.0) as watch:
             watch(self.board())
         shown = console.export_text()
         assert "arm on Place/Line, seed 0" in shown and "failed: arm on Place/Line, seed 0: it fell" in shown

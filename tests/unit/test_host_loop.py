@@ -18,7 +18,7 @@ from dormant.rl.agents.dqn import DQN
 from dormant.rl.atari import AtariTraining
 from dormant.rl.device import DeviceTraining, chunk
 from dormant.rl.envs.atari import Atari
-from dormant.rl.networks.mlp import MLP
+from dormant.rl.networks import MLP
 from dormant.rl.replay.frames import FrameReplay
 
 AGENT = DQN(

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import scipy.stats
 
-from dormant.lab.judging.intervals import (
+from dormant.lab.judging import (
     bootstrap,
     bootstrap_interval,
     half_width,
@@ -105,6 +105,12 @@ def test_with_the_fewest_degrees_of_freedom_it_has_those_of_one_environment():
     values = np.array([[1.0, 10.0], [2.0, 14.0], [3.0, 18.0]])
     # Variances of the means are 1/3 and 16/3, Student's quantile for two degrees of freedom is 4.302653.
     assert float(half_width(values, "fewest")) == pytest.approx(4.302653 * np.sqrt(17 / 3) / 2, rel=1e-6)
+
+
+def test_the_environment_with_the_fewest_seeds_sets_the_degrees_of_freedom():
+    values = np.array([[1.0, 10.0], [2.0, 14.0], [3.0, np.nan]])
+    # Student's quantile for one degree of freedom is 12.7062.
+    assert float(half_width(values, "fewest")) == pytest.approx(12.7062 * np.sqrt(1 / 3 + 8 / 2) / 2, rel=1e-5)
 
 
 def test_the_interval_of_one_environment_is_students():

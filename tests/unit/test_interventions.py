@@ -5,7 +5,8 @@ import pytest
 from property.architectures import OPTIMIZERS, Architecture, examples, network_of, optimizer_step, train
 
 from dormant import Chain, Every, Prune, ReDo, Reset, ShrinkPerturb, recycled_counts
-from dormant.interventions.reset import owner
+from dormant.interventions.resets import owner
+from dormant.surgery import one_of
 
 NET = Architecture(hidden=(5, 4))
 KEY = jax.random.key(1)
@@ -39,6 +40,19 @@ def test_every_fires_when_it_says(schedule, fires):
         learner, state = update(learner, state)
         seen += [step] if (before != learner.params["head"]["kernel"]).any() else []
     assert seen == fires
+
+
+def test_the_links_of_a_chain_draw_with_keys_of_their_own():
+    network, learner = start()
+    both = Chain(ShrinkPerturb(keep=0.0), ShrinkPerturb(keep=0.0))
+    kernels = [NET.init(key)["head"]["kernel"] for key in (KEY, jax.random.fold_in(KEY, 0), jax.random.fold_in(KEY, 1))]
+    after, _ = both.update(KEY, learner, both.init(learner, network), network, *examples())
+    assert [bool((after.params["head"]["kernel"] == kernel).all()) for kernel in kernels] == [False, False, True]
+
+
+def test_an_unknown_option_is_told_with_those_that_there_are():
+    with pytest.raises(ValueError, match="order must be one of 'lowest', 'highest', got 'low'"):
+        one_of("order", "low", ("lowest", "highest"))
 
 
 def test_pruned_neurons_stay_gone_through_training():

@@ -20,13 +20,12 @@ from dormant.interventions import (
     Recycle,
 )
 from dormant.regularisers import L2Init
+from dormant.rl.agents import minatar_dqn
 from dormant.rl.agents.dqn import DQN
-from dormant.rl.agents.presets import minatar_dqn
 from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.minatar import MinAtar
-from dormant.rl.networks.injectable import Injectable
-from dormant.rl.networks.minatar import MinAtarCNN
-from dormant.rl.networks.mlp import MLP
+from dormant.rl.networks import MLP, Injectable
+from dormant.rl.networks.convolutional import MinAtarCNN
 from dormant.rl.replay.device import Batch
 
 IMAGES = np.random.default_rng(0).integers(0, 2, (3, 4, 4, 2)).astype(np.float32)

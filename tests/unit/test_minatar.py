@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dormant.rl.envs.environment import step_or_restart
+from dormant.rl.envs import step_or_restart
 from dormant.rl.envs.minatar import GAMES, MinAtar
 
 MODULES = {name: row[0] for name, row in GAMES.items()}

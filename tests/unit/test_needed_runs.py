@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from walks import Place, Walk, Walker
 
-from dormant.lab.crews.jobs import jobs
-from dormant.lab.design import Arm, Design, Experiment
+from dormant.lab import Arm, Design, Experiment
+from dormant.lab.crews import jobs
 from dormant.lab.runs.description import run_path, sibling_path
 from dormant.lab.runs.folder import RunInUse, RunRefused, claimed, rows
 from dormant.lab.runs.runner import FollowingTraining, last_state, run

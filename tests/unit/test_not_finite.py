@@ -7,9 +7,8 @@ import optax
 import pytest
 
 import dormant
-from dormant.importance import contributions, gradient_scores, utilities
 from dormant.interventions import how_many
-from dormant.metrics import dormant_interval
+from dormant.metrics import contributions, dormant_interval, gradient_scores, utilities
 
 TX = optax.adam(1e-3)
 X = np.random.default_rng(0).normal(size=(16, 5)).astype(np.float32)

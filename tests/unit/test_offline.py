@@ -20,10 +20,10 @@ from dormant.rl.device import DeviceTraining
 from dormant.rl.distillation import DistillationRun, DistillationTraining, Lesson, regression_loss, remembered
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.minatar import MinAtar
-from dormant.rl.networks.mlp import MLP
+from dormant.rl.networks import MLP
 from dormant.rl.offline import OfflineTraining, aimed
 from dormant.rl.replay.files import checksum, flush
-from dormant.rl.seeds import key_of
+from dormant.rl.schedule import key_of
 
 TWO_STEPS = PROBES[2]  # a step without reward, then one with: at observations 0 and 1, whatever the action
 AGENT = DQN(
@@ -87,7 +87,7 @@ def test_moving_targets_lead_to_the_right_values(offline, tmp_path):
 def test_a_frozen_network_gives_its_own_values_throughout(offline, tmp_path):
     training = replace(offline, targets="frozen network", eval_period=0, seeds=(0,))
     state, rows = trained(training, tmp_path)
-    frozen = training.fresh(key_of(0, "target"))
+    frozen = training.network.init(key_of(0, "target"))
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda leaf: leaf[0], state.agent.target), frozen)
     after = GAMMA * float(AGENT.network.apply(frozen, jnp.ones((1, 1))).max())
     np.testing.assert_allclose(values(state), [[after, after], [1, 1]], atol=0.1)
@@ -209,7 +209,7 @@ def test_the_loss_is_the_squared_error_over_all_values():
 
 
 def test_a_student_learns_its_teachers_values_from_where_it_begins():
-    begin = DISTILLATION.fresh(jax.random.key(7))
+    begin = DISTILLATION.network.init(jax.random.key(7))
     run = DistillationRun(DISTILLATION, lesson(begin))
     state = run.init()
     jax.tree.map(lambda mine, given: np.testing.assert_array_equal(mine[0], given), state.learner.params, begin)
@@ -237,7 +237,7 @@ def test_a_pretrained_student_begins_with_the_last_network_of_its_run():
     ring = played.replay.init()._replace(observations=jnp.arange(16.0).reshape(8, 2, 1))
     ended = []
     for number in (1, 2):
-        params = jax.tree.map(lambda leaf: leaf[None], DISTILLATION.fresh(jax.random.key(number)))
+        params = jax.tree.map(lambda leaf: leaf[None], DISTILLATION.network.init(jax.random.key(number)))
         agent = fields.agent._replace(learner=fields.agent.learner._replace(params=params))
         state = fields._replace(
             agent=agent, replay=jax.tree.map(lambda leaf: leaf[None], ring), agent_steps=jnp.array([5])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import polars as pl
 
-from dormant.lab.design import Claim, Experiment, Panel, Quantity
+from dormant.lab import Claim, Experiment, Panel, Quantity
 from dormant.lab.judging.table import overlap_metrics, overlaps, with_overlaps
 from dormant.lab.runs.folder import RunFolder
 

@@ -18,7 +18,7 @@ def apply(params, x):
 
 @pytest.fixture(scope="module")
 def params():
-    """A layer whose neurons are active on shares of the samples from none to half, and a layer after it."""
+    """Two layers. Each neuron of the first is active on a different share of the samples, between 0 and 50 %."""
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(16, WIDTH)) * rng.lognormal(size=WIDTH)
     bias = -1.5 * np.abs(rng.normal(size=WIDTH)) * np.linalg.norm(kernel, axis=0)

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dormant.lab.judging.intervals import mean_interval
-from dormant.lab.judging.summary import at_end_of_run, summary
+from dormant.lab.judging import at_end_of_run, mean_interval, summary
 from dormant.lab.runs import runner
 from dormant.lab.runs.description import differences
 from dormant.lab.runs.folder import RunRefused, claimed, curve, layers, rows

@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 from walks import Place, Walk
 
-from dormant.lab.crews import scheduler
-from dormant.lab.crews.jobs import Job, jobs
+from dormant.lab import Arm, Design, Experiment, crews
+from dormant.lab.crews import DiskFull, Job, jobs, run_all
 from dormant.lab.crews.local import Processes, Worker, interrupts_held
-from dormant.lab.crews.scheduler import DiskFull, run_all
-from dormant.lab.design import Arm, Design, Experiment
 from dormant.lab.machine import cores
 from dormant.lab.runs import runner
 from dormant.lab.runs.description import run_path
@@ -77,7 +75,7 @@ def test_what_crashes_once_is_tried_again_and_what_crashes_twice_is_reported_whi
 
 
 def test_a_folder_in_use_is_waited_for_and_not_run_twice(tmp_path, whole, monkeypatch):
-    monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(crews, "RETRY_SECONDS", 0.1)
     other, path = [claimed(tmp_path / "seed0", Walk())], tmp_path / "seed0"
     other[0].__enter__()
     states = []
@@ -245,7 +243,7 @@ class TestJobs:
 
 def test_a_worker_goes_on_with_seeds_of_its_last_job_and_leaves_those_of_others():
     paths = ["a/seed0", "a/seed1", "b/seed0", "b/seed1", "c/seed0"]
-    board = scheduler.Board([scheduler.Standing(job(Path(path))) for path in paths])
+    board = crews.Board([crews.Standing(job(Path(path))) for path in paths])
     assert board.next().begin().path == Path("a/seed0")
     assert board.next().begin().path == Path("b/seed0")
     assert board.next(Path("b/seed0")).begin().path == Path("b/seed1")
@@ -255,7 +253,7 @@ def test_a_worker_goes_on_with_seeds_of_its_last_job_and_leaves_those_of_others(
 
 
 def test_jobs_in_use_come_after_those_that_wait():
-    board = scheduler.Board([scheduler.Standing(job(Path(f"{number}/seed0"))) for number in range(2)])
+    board = crews.Board([crews.Standing(job(Path(f"{number}/seed0"))) for number in range(2)])
     board.standings[0].state, board.standings[0].not_before = "in use", 0.0
     assert board.next() is board.standings[1]
     board.standings[1].begin()

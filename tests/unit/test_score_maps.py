@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dormant.lab.drawing.score_maps import COLUMNS, PALETTE, ROWS, address, levels, score_maps
+from dormant.lab.drawing import COLUMNS, PALETTE, ROWS, address, levels, score_maps
 from dormant.lab.runs.folder import RunFolder, RunRefused
 
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dormant.supervised import images, network
+from dormant.rl.networks import convolutional
+from dormant.rl.networks.convolutional import ImageCNN
+from dormant.supervised import Batch, Classifier, SupervisedTraining, _labels, images
 from dormant.supervised.images import CIFAR10, Digits, FashionMNIST
-from dormant.supervised.network import ImageCNN
-from dormant.supervised.training import Batch, Classifier, SupervisedTraining, _labels
 
 TINY = SupervisedTraining(
     Classifier(ImageCNN((8, 8, 8), 16), learning_rate=0.05, batch_size=30),
@@ -116,7 +116,10 @@ def test_digits_come_with_scikit_learn():
 def test_patches_are_xlas_convolution_with_stride_and_padding(side):
     keys = jax.random.split(jax.random.key(0))
     maps, kernel = jax.random.normal(keys[0], (2, side, side + 1, 3)), jax.random.normal(keys[1], (3, 3, 3, 4))
-    ours, theirs = network.patches_times_kernel(maps, kernel), network._xla_convolution(maps, kernel)
+    ours, theirs = (
+        multiply(maps, kernel, 2, "SAME")
+        for multiply in (convolutional.patches_times_kernel, convolutional.xla_convolution)
+    )
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 

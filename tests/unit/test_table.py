@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from dormant.interventions import Chain, Every, ReDo, Reset
-from dormant.lab.crews.jobs import jobs
-from dormant.lab.design import Arm, Design, Experiment
+from dormant.lab import Arm, Design, Experiment
+from dormant.lab.crews import jobs
 from dormant.lab.judging import table as table_of_runs
 from dormant.lab.runs.description import run_path
 from dormant.lab.runs.folder import RunFolder, RunRefused

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dormant import TraceError, trace
-from dormant.rl.networks.minatar import MinAtarCNN
+from dormant.rl.networks.convolutional import MinAtarCNN
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (6, 4))

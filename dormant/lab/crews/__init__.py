@@ -1,1 +1,300 @@
-"""Who makes the runs: processes on this machine, a Ray cluster, or SLURM."""
+"""Jobs: the runs that experiments still need, how one is run, and the scheduler that gives them to workers."""
+
+import os
+import sys
+import textwrap
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from dormant.lab import Cell, Experiment, Scale
+from dormant.lab.runs.description import kind, run_path
+from dormant.lab.runs.folder import RunInUse, RunRefused, runs_by_seed
+from dormant.lab.runs.runner import FULL, FollowingTraining, Progress, run
+
+UNFINISHED = ("queued", "begun", "steps")
+
+
+class Job(NamedTuple):
+    """A training with the seeds that are missing, and its run folder."""
+
+    arm: str
+    environment: str
+    training: Any
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The job's name in lines of progress."""
+        seeds = ", ".join(map(str, self.training.seeds))
+        return f"{self.arm} on {self.environment}, seed{'s' * (len(self.training.seeds) > 1)} {seeds}"
+
+
+class Event(NamedTuple):
+    """A change of a job: it waits for a machine, it has begun, it has done more agent steps, or it has ended."""
+
+    kind: Literal["queued", "begun", "steps", "done", "in use", "refused", "full", "crashed", "lost"]
+    agent_steps: int = 0
+    message: str = ""
+
+    @property
+    def ends(self) -> bool:
+        """Whether this is the last event of the job."""
+        return self.kind not in UNFINISHED
+
+
+def jobs(experiments: Iterable[Experiment], scale: Scale, root: Path, together: bool) -> list[Job]:
+    """The missing runs of some experiments.
+
+    A job has all missing seeds of an arm in one environment if `together` is true, otherwise a single seed. A run that
+    several experiments share is listed once. A seed is missing if no finished run contains it. An unfinished run is
+    resumed if it has the same seeds as the job.
+    """
+    found = {job.path: job for cell in cells(experiments, scale) for job in _missing(cell, scale, root, together)}
+    return list(found.values())
+
+
+def cells(experiments: Iterable[Experiment], scale: Scale) -> Iterator[Cell]:
+    """Every arm in every environment of the experiments that have a design at that scale, without repetitions.
+
+    The trainings that an arm needs come before the arm.
+    """
+    seen = set()
+    for experiment in experiments:
+        for cell in experiment.designs[scale].cells() if scale in experiment.designs else ():
+            for each in (*_needed(cell), cell):
+                path = run_path(Path(), scale, each.training)
+                if path not in seen:
+                    seen.add(path)
+                    yield each
+
+
+def _needed(cell: Cell) -> Iterator[Cell]:
+    """The trainings whose last states an arm's training starts from."""
+    if isinstance(cell.training, FollowingTraining):
+        for training in cell.training.needs:
+            yield Cell(f"{kind(training)} for {cell.arm}", cell.environment, training)
+
+
+def _missing(cell: Cell, scale: Scale, root: Path, together: bool) -> Iterator[Job]:
+    done = runs_by_seed(root, scale, cell.training)
+    left = tuple(seed for seed in cell.training.seeds if seed not in done)
+    for seeds in [left] if together and left else [(seed,) for seed in left]:
+        training = replace(cell.training, seeds=seeds)
+        yield Job(cell.arm, cell.environment, training, run_path(root, scale, training))
+
+
+def run_job(job: Job, checkpoint_seconds: float, progress: Progress = lambda agent_steps: None) -> Event:
+    """Runs a job and returns how it ended. Errors become events, so that other jobs continue."""
+    try:
+        with _logged(job.path):
+            run(job.training, job.path, progress, checkpoint_seconds)
+    except RunInUse as error:
+        return Event("in use", message=str(error))
+    except RunRefused as error:
+        return Event("refused", message=str(error))
+    except OSError as error:
+        kind = "full" if error.errno in FULL else "crashed"
+        return Event(kind, message=f"{error.filename or job.path}: {error.strerror}")
+    except Exception as error:
+        return Event("crashed", message=" ".join(f"{type(error).__name__}: {error}".split()))
+    return Event("done", job.training.agent_steps)
+
+
+def log_file(path: Path) -> Path:
+    """The file with the output of the job in a run folder. It is kept if the job fails."""
+    return path.with_name(path.name + ".log")
+
+
+def last_line(file: Path) -> str:
+    """The last line of a file that is not empty, "" if there is none."""
+    lines = file.read_text(errors="replace").split("\n") if file.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def last_log_line(job: Job | None) -> str:
+    """The last line of a job's log as the end of an error message, "" if there is none."""
+    line = last_line(log_file(job.path)) if job else ""
+    return f"; last line of its log: {textwrap.shorten(line, 120)}" if line else ""
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Sends all output, including that of compiled code, to the job's log. Removes the log if no error is raised."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Two processes that want the same folder share this log, so neither may empty it.
+    with log_file(path).open("a") as stream:
+        kept = [os.dup(number) for number in (1, 2)]
+        try:
+            for number in (1, 2):
+                os.dup2(stream.fileno(), number)
+            yield
+        except Exception as error:
+            if not isinstance(error, RunRefused):
+                traceback.print_exc()
+            raise
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, number)
+                os.close(copy)
+    log_file(path).unlink(missing_ok=True)
+
+
+TRIES = 2
+RETRY_SECONDS = 2.0  # until a folder that another process uses is tried again
+State = Literal["waiting", "queued", "running", "in use", "done", "failed"]
+
+
+@runtime_checkable
+class Worker(Protocol):
+    """Runs one job after another and reports events. `last` is the folder of the newest job."""
+
+    job: Job | None
+    last: Path | None
+
+    def give(self, job: Job) -> None: ...
+    def events(self) -> Iterable[Event]: ...
+
+
+@runtime_checkable
+class Crew(Protocol):
+    """A set of workers whose number can change. `workers` returns those that may be used now."""
+
+    def workers(self, wanted: int) -> Sequence[Worker]: ...
+    def wait(self, seconds: float) -> None: ...  # until a worker has an event, but no longer than this
+    def end(self) -> None: ...
+
+
+class DiskFull(Exception):
+    """A job could not write because a disk is full. The message names the place."""
+
+
+@dataclass
+class Standing:
+    """The progress of a job. `begun_at` is the number of agent steps at which this process started or resumed it."""
+
+    job: Job
+    state: State = "waiting"
+    agent_steps: int = 0
+    begun_at: int | None = None
+    tries: int = 0
+    furthest: int = 0  # agent steps when its machine was last lost
+    message: str = ""
+    not_before: float = 0.0
+    since: float = 0.0
+
+    def begin(self) -> Job:
+        """Marks the job as running and returns it."""
+        self.state, self.since = "running", time.monotonic()
+        return self.job
+
+    def take(self, event: Event) -> None:
+        """Updates the state with a worker's event. Raises DiskFull for a full disk."""
+        match event.kind:
+            case "queued":
+                self.state = "queued"
+            case "begun":
+                self.state, self.since = "running", time.monotonic()
+            case "steps":
+                self.begun_at = event.agent_steps if self.begun_at is None else self.begun_at
+                self.agent_steps = event.agent_steps
+            case "done":
+                self.state, self.agent_steps, self.message = "done", event.agent_steps, ""
+            case "in use":
+                self.state, self.message = "in use", event.message
+                self.not_before = time.monotonic() + RETRY_SECONDS
+            case "full":
+                raise DiskFull(event.message)
+            case "refused":
+                self.state, self.message = "failed", event.message
+            case "lost" if self.agent_steps > self.furthest:
+                # A lost machine does not count as a try as long as the job makes progress.
+                self.state, self.furthest, self.message = "waiting", self.agent_steps, event.message
+            case "crashed" | "lost":
+                self.tries += 1
+                self.state = "waiting" if self.tries < TRIES else "failed"
+                self.message = event.message
+
+
+@dataclass
+class Board:
+    """All jobs with their progress, in the order in which they are started."""
+
+    standings: list[Standing]
+    started: float = field(default_factory=time.monotonic)
+
+    def count(self, *states: State) -> int:
+        """How many jobs are in one of these states."""
+        return sum(each.state in states for each in self.standings)
+
+    def left(self) -> int:
+        """How many jobs have not ended."""
+        return self.count("waiting", "queued", "running", "in use")
+
+    def next(self, last: Path | None = None) -> Standing | None:
+        """The job to start now, or None. Jobs whose folders are in use come last, once they may be tried again.
+
+        A worker whose last job was in the folder `last` preferably gets another seed of the same training, whose
+        compiled code it has, and otherwise a training that no other worker is running.
+        """
+        now = time.monotonic()
+        running = {each.job.path.parent for each in self.standings if each.state in ("queued", "running")}
+
+        def rank(standing: Standing) -> tuple[bool, bool, bool]:
+            folder = standing.job.path.parent
+            return standing.state == "in use", last is None or folder != last.parent, folder in running
+
+        ready = [
+            each
+            for each in self.standings
+            if each.state == "waiting" or (each.state == "in use" and each.not_before <= now)
+        ]
+        return min(ready, key=rank, default=None)
+
+    def of(self, job: Job) -> Standing:
+        """The progress of a job."""
+        return next(each for each in self.standings if each.job is job)
+
+
+Watch = Callable[[Board], None]
+
+
+def run_all(jobs: Sequence[Job], crew: Crew, watch: Watch = lambda board: None) -> Board:
+    """Runs all jobs and returns the board when each is done or has failed.
+
+    `watch` is called about twice a second. An exception (Ctrl-C, DiskFull) ends the crew. Every run can then be resumed
+    from its last checkpoint.
+    """
+    board = Board([Standing(job) for job in jobs])
+    try:
+        while board.left():
+            workers = crew.workers(board.left())
+            for worker in workers:
+                _assign(worker, board)
+            crew.wait(0.5)
+            for worker in workers:
+                _follow(worker, board)
+            watch(board)
+    finally:
+        crew.end()
+    return board
+
+
+def _assign(worker: Worker, board: Board) -> None:
+    standing = board.next(worker.last) if worker.job is None else None
+    if standing:
+        worker.give(standing.begin())
+
+
+def _follow(worker: Worker, board: Board) -> None:
+    for event in worker.events():
+        if worker.job:
+            board.of(worker.job).take(event)
+        if event.ends:
+            worker.job = None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from dormant.lab.crews.jobs import Event, Job, run_job
+from dormant.lab.crews import Event, Job, run_job
 from dormant.lab.machine import keep_compiled_code
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.lab.runs.rows import last_row

@@ -7,12 +7,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 import jax
 
-from dormant.lab.crews.jobs import Event, Job, last_log_line, run_job
+from dormant.lab.crews import Event, Job, last_log_line, run_job
 from dormant.lab.machine import compile_quickly, keep_compiled_code, pin
 
 # Spawned, because a forked process would inherit XLA's threads without their state.
@@ -26,7 +27,7 @@ class Worker:
     core: int | None
     checkpoint_seconds: float
     short: bool
-    process: Any = field(init=False)
+    process: BaseProcess = field(init=False)
     pipe: Connection = field(init=False)
     job: Job | None = field(init=False, default=None)
     last: Path | None = field(init=False, default=None)  # the folder of the newest job
@@ -106,7 +107,7 @@ def interrupts_held() -> Iterator[None]:
 
     The signal is blocked, not ignored, because this process would lose an ignored signal.
     """
-    caught: list[tuple[Any, ...]] = []
+    caught: list[tuple[int, FrameType | None]] = []
     # Blocking affects only this thread, and XLA's threads receive signals too.
     handler = signal.signal(signal.SIGINT, lambda *signal_and_frame: caught.append(signal_and_frame))
     resource_tracker.ensure_running()  # it unblocks the signal when it starts

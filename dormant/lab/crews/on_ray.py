@@ -14,8 +14,8 @@ import grpc
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from dormant.lab.crews import Event, Job, last_log_line
 from dormant.lab.crews.cluster import NoCluster, RemoteProgress, Resources, run_job_here, with_absolute_path
-from dormant.lab.crews.jobs import Event, Job, last_log_line
 
 ANSWER_SECONDS = 5.0
 CENSUS_SECONDS = 2.0
@@ -164,7 +164,7 @@ def connect(address: str) -> None:
 def _ask(address: str) -> None:
     """Raises RpcError if no cluster answers at the address. Ray itself would try for minutes."""
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-        return  # this check does not have Ray's certificates
+        return  # this check has no access to Ray's TLS certificates
     try:
         with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
             channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=ANSWER_SECONDS)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dormant.lab.crews import Event, Job, last_line, last_log_line
 from dormant.lab.crews.cluster import NoCluster, RemoteProgress, Resources, run_job_here, with_absolute_path
-from dormant.lab.crews.jobs import Event, Job, last_line, last_log_line
 
 # Otherwise submitit configures logging for the whole process and closes other handlers. Jobs get theirs in the script.
 os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
@@ -195,7 +195,7 @@ def record(job: Job) -> Path:
     return job.path.with_name(job.path.name + ".slurm")
 
 
-def parameters(resources: Resources, terms: Terms, at_once: int | None) -> dict[str, Any]:
+def parameters(resources: Resources, terms: Terms, at_once: int | None) -> dict[str, object]:
     """The parameters of an array script for submitit. Raises ValueError for a fraction of a GPU.
 
     >>> parameters(Resources(cpus=2, memory_gb=1.5), Terms(hours=2.0), None)["mem"]

@@ -8,11 +8,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from dormant.lab.design import Experiment, Panel, Scale, name_of
-from dormant.lab.judging.intervals import bootstrap_interval, iqm, stratified_interval
-from dormant.lab.judging.summary import at_end
+from dormant.lab import Experiment, Panel, Scale, name_of
+from dormant.lab.judging import at_end, bootstrap_interval, iqm, stratified_interval
 from dormant.lab.judging.table import HISTORIES
-from dormant.rl.envs.atari_scores import human_normalised
+from dormant.rl.envs.atari import human_normalised
 
 Points = Float[np.ndarray, " points"]
 Measured = Float[np.ndarray, "seeds environments points"]

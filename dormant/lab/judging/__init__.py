@@ -1,1 +1,173 @@
-"""From run folders to verdicts: one table, a number for each run, intervals, claims."""
+"""Numbers of runs: means, interquartile means and their 95 % intervals over seeds, and the end of a run.
+
+A table has the axes [seeds, environments]. A missing value is NaN and is ignored. `iqm`, `mean` and `half_width` map
+over any leading axes. `benchmarks/coverage.py` measures how often each interval contains the true value. The demo uses
+this file, so it must not need polars.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.special import stdtrit
+
+from dormant.lab.runs.folder import RunFolder, curve, layers
+from dormant.metrics import Interval
+
+Degrees = Literal["welch", "fewest"]  # how the degrees of freedom of a t-interval are computed
+Table = Float[np.ndarray, "seeds environments"]
+QUANTILES = (0.025, 0.975)  # of a 95 % interval
+
+
+def iqm(table: Float[np.ndarray, "*more seeds environments"]) -> Float[np.ndarray, "*more"]:
+    """The interquartile mean: the mean of all values without the lowest and the highest quarter.
+
+    The size of a quarter is rounded down, so nothing is dropped from three values or fewer.
+
+    >>> float(iqm(np.array([[1.0, 2.0], [3.0, 100.0]])))
+    2.5
+
+    Source: Agarwal et al. 2021; equal to rliable/metrics.py on complete tables.
+    """
+    pooled = table.reshape(*table.shape[:-2], -1)
+    ordered = np.sort(pooled, axis=-1)  # NaN comes last
+    count = np.count_nonzero(~np.isnan(ordered), axis=-1)[..., None]
+    cut, rank = count // 4, np.arange(ordered.shape[-1])
+    return _mean(ordered, (rank >= cut) & (rank < count - cut), axis=-1)
+
+
+def mean(table: Float[np.ndarray, "*more seeds environments"]) -> Float[np.ndarray, "*more"]:
+    """The mean over environments of each environment's mean. NaN if an environment has no value.
+
+    >>> float(mean(np.array([[1.0, 4.0], [3.0, np.nan]])))
+    3.0
+    """
+    return np.asarray(np.mean(_mean(table, ~np.isnan(table), axis=-2), axis=-1))
+
+
+def mean_interval(values: Float[np.ndarray, " seeds"]) -> Interval:
+    """The mean over seeds with its Student t-interval. The bounds are NaN for fewer than two values.
+
+    The interval assumes independent and roughly normal seeds. With three seeds it extends 2.5 standard deviations to
+    each side.
+
+    >>> [round(bound, 2) for bound in mean_interval(np.array([1.0, 2.0, 3.0]))]
+    [2.0, -0.48, 4.48]
+    """
+    return stratified_interval(values[:, None])
+
+
+def stratified_interval(table: Table, degrees: Degrees = "welch") -> Interval:
+    """The mean over environments of each environment's mean, with a t-interval over seeds.
+
+    The environments are fixed, not a sample. Each environment has its own variance. The degrees of freedom are
+    Satterthwaite's ("welch") or those of the environment with the fewest seeds ("fewest"). The second choice gives
+    wider intervals, which still hold for skewed values. The bounds are NaN if an environment has fewer than two values.
+
+    >>> [round(bound, 2) for bound in stratified_interval(np.array([[1.0, 5.0], [2.0, 6.0], [3.0, 7.0]]))]
+    [4.0, 2.87, 5.13]
+
+    Source: Welch 1947 and Satterthwaite 1946.
+    """
+    count = np.count_nonzero(~np.isnan(table), axis=0)
+    if not count.size or not count.all():
+        return Interval(math.nan, math.nan, math.nan)
+    estimate = float(np.nanmean(table, axis=0).mean())
+    half = float(half_width(table, degrees)) if count.min() >= 2 else math.nan
+    return Interval(estimate, estimate - half, estimate + half)
+
+
+def half_width(
+    table: Float[np.ndarray, "*more seeds environments"], degrees: Degrees = "welch"
+) -> Float[np.ndarray, "*more"]:
+    """The distance from the estimate of `stratified_interval` to its bounds. Every environment needs two values.
+
+    >>> round(float(half_width(np.array([[1.0], [2.0], [3.0]]))), 2)
+    2.48
+    """
+    count = np.count_nonzero(~np.isnan(table), axis=-2)
+    variances = np.nanvar(table, axis=-2, ddof=1) / count
+    freedom = count.min(axis=-1) - 1.0
+    if degrees == "welch":
+        # Variances are divided by the largest one: the square of a small variance would underflow.
+        largest = variances.max(axis=-1, keepdims=True)
+        weights = variances / np.where(largest > 0, largest, 1.0)
+        spread = (weights**2 / (count - 1)).sum(axis=-1)
+        freedom = np.where(spread > 0, weights.sum(axis=-1) ** 2 / np.where(spread > 0, spread, 1.0), freedom)
+    errors = np.sqrt(variances.sum(axis=-1)) / table.shape[-1]
+    return np.asarray(stdtrit(freedom, QUANTILES[1]) * errors)
+
+
+def bootstrap_interval(
+    statistic: Callable[..., np.ndarray], table: Table, resamples: int = 2_000, seed: int = 0
+) -> Interval:
+    """A statistic of a table, with bounds from the percentile bootstrap.
+
+    These bounds are too narrow for few seeds (`benchmarks/coverage.py`). They are drawn next to the paper's bounds,
+    which are made the same way. No verdict uses them.
+
+    >>> interval = bootstrap_interval(iqm, np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 9.0]]))
+    >>> interval.estimate, interval.low < 2 < interval.high
+    (2.0, True)
+
+    Source: Agarwal et al. 2021; rliable/library.py.
+    """
+    low, high = np.quantile(bootstrap(statistic, table, resamples, seed), QUANTILES)
+    return Interval(float(statistic(table)), float(low), float(high))
+
+
+def bootstrap(
+    statistic: Callable[..., np.ndarray], table: Table, resamples: int, seed: int
+) -> Float[np.ndarray, " resamples"]:
+    """A statistic of tables whose seeds are drawn again, with replacement, within each environment.
+
+    `statistic` gets one array [resamples, seeds, environments]. Missing values are never drawn.
+    """
+    rng = np.random.default_rng(seed)
+    ordered = np.sort(table, axis=0)  # NaN comes last; the order of seeds does not matter
+    count = np.count_nonzero(~np.isnan(table), axis=0)
+    places = (rng.random((resamples, *table.shape)) * count).astype(int)
+    drawn = np.take_along_axis(ordered[None], places, axis=1)
+    missing = np.arange(len(table))[:, None] >= count
+    return statistic(np.where(missing, np.nan, drawn))
+
+
+def _mean(values: Float[np.ndarray, "*shape"], counted: Bool[np.ndarray, "..."], axis: int) -> Float[np.ndarray, "..."]:
+    """The mean of the counted values, NaN if there are none."""
+    count = counted.sum(axis=axis)
+    total = np.where(counted, values, 0.0).sum(axis=axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def at_end(steps: Int[np.ndarray, " points"], measured: Bool[np.ndarray, " points"]) -> Bool[np.ndarray, " points"]:
+    """The measured log points in the last tenth of a run, or the last measured one if there are none.
+
+    >>> at_end(np.array([0, 50, 95, 100]), np.array([True, True, False, False])).tolist()
+    [False, True, False, False]
+    """
+    late = measured & (steps >= 0.9 * steps[-1])
+    if measured.any() and not late.any():
+        late[np.flatnonzero(measured)[-1]] = True
+    return late
+
+
+def at_end_of_run(folder: RunFolder, metric: str) -> Float[np.ndarray, " seeds"]:
+    """Per seed, the mean of a metric over the last tenth of a run.
+
+    Raises KeyError if the metric was never measured, RunRefused for a damaged row.
+    """
+    steps, values = curve(folder, metric)
+    measured = np.asarray(~np.isnan(values).all(axis=0))
+    return np.nanmean(values[:, at_end(steps, measured)], axis=1)
+
+
+def summary(folder: RunFolder, tau: float) -> Iterator[tuple[str, Interval]]:
+    """Names and intervals over seeds: the evaluation return, then the dormant fraction per layer and of all layers.
+
+    Raises KeyError and RunRefused as `at_end_of_run` does.
+    """
+    yield "return", mean_interval(at_end_of_run(folder, "eval_return"))
+    for layer in (*layers(folder), "all"):
+        yield f"dormant, {layer}", mean_interval(at_end_of_run(folder, f"dormant/{tau:g}/{layer}"))

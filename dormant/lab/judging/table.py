@@ -3,14 +3,13 @@
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float
 
 from dormant.interventions import Every, Reset
-from dormant.lab.design import Cell, Experiment, Scale
+from dormant.lab import Cell, Experiment, Scale, Trainable
 from dormant.lab.runs.folder import RunFolder, RunRefused, curve, runs_by_seed
 from dormant.lab.runs.rows import lines, rows
 
@@ -112,7 +111,7 @@ def _of_cell(cell: Cell, held: RunOfSeed, tables: Mapping[RunFolder, pl.DataFram
     )
 
 
-def _reset_age(training: Any) -> pl.Expr:
+def _reset_age(training: Trainable) -> pl.Expr:
     """Reset periods since any reset of a training last acted, or since the run began."""
     ages = []
     for reset in _resets(training):
@@ -123,7 +122,7 @@ def _reset_age(training: Any) -> pl.Expr:
     return (pl.min_horizontal(ages) if ages else pl.lit(None)).cast(pl.Float64)
 
 
-def _resets(value: Any) -> Iterator[Every]:
+def _resets(value: object) -> Iterator[Every]:
     """The scheduled resets anywhere in a training."""
     if isinstance(value, Every) and isinstance(value.what, Reset):
         yield value

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from dormant.lab.design import Cell, Experiment, Scale
+from dormant.lab import Cell, Experiment, Scale
+from dormant.lab.drawing import ScoreMap, score_maps
 from dormant.lab.drawing.curves import ALL, Line, Plot
 from dormant.lab.drawing.figure import grid
-from dormant.lab.drawing.score_maps import ScoreMap, score_maps
 from dormant.lab.judging.claims import Verdict
 from dormant.lab.runs.description import describe
 from dormant.lab.runs.folder import RunFolder, origin_of, runs_of
@@ -31,7 +31,7 @@ class Run(NamedTuple):
     done: bool
     agent_steps: int
     wanted: int
-    origin: dict[str, Any]
+    origin: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def settings(experiment: Experiment, scale: Scale) -> tuple[dict[str, str], dict
     return shared, own
 
 
-def _flat(description: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def _flat(description: object, name: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(description, dict):
         for key, value in description.items():
             yield from _flat(value, name if key == "is" else f"{name}.{key}".strip("."))

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from dormant.lab.design import Claim, Experiment, Quantity
+from dormant.lab import Claim, Experiment, Quantity
 from dormant.lab.drawing.curves import Line, Plot, is_fraction, quantity
 from dormant.lab.drawing.figure import MARKS
 from dormant.lab.judging.claims import Verdict

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dormant.lab.design import Scale, name_of
+from dormant.lab import Scale, Trainable, name_of
 
 
 class Difference(NamedTuple):
@@ -40,14 +40,14 @@ def describe(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str | None) else repr(value)
 
 
-def _deciding(value: Any) -> Iterator[dataclasses.Field[Any]]:
+def _deciding(value: Any) -> Iterator[dataclasses.Field]:
     for field in dataclasses.fields(value):
         # A field that is ignored when two values are compared does not change a result.
         if field.compare:
             yield field
 
 
-def differences(old: Any, new: Any) -> list[Difference]:
+def differences(old: object, new: object) -> list[Difference]:
     """The settings in which two descriptions differ.
 
     >>> print(*differences({"tau": 0.1, "seeds": [0, 1]}, {"tau": 0.2, "seeds": [0, 1]}))
@@ -56,7 +56,7 @@ def differences(old: Any, new: Any) -> list[Difference]:
     return list(_differing(old, new))
 
 
-def _differing(old: Any, new: Any, name: str = "") -> Iterator[Difference]:
+def _differing(old: object, new: object, name: str = "") -> Iterator[Difference]:
     # Two classes have unrelated settings, so both values are shown completely.
     if isinstance(old, dict) and isinstance(new, dict) and old.get("is") == new.get("is"):
         for key in {**old, **new}:
@@ -65,7 +65,7 @@ def _differing(old: Any, new: Any, name: str = "") -> Iterator[Difference]:
         yield Difference(name or "the training", shown(old), shown(new))
 
 
-def shown(description: Any) -> str:
+def shown(description: object) -> str:
     """A description on one line.
 
     >>> shown({"is": "Every", "period": 1000, "what": {"is": "ReDo", "tau": 0.1}})
@@ -79,13 +79,13 @@ def shown(description: Any) -> str:
     return str(description)
 
 
-def digest(training: Any) -> str:
+def digest(training: Trainable) -> str:
     """Eight characters that identify a training without its seeds. Two figures with the same arm share its runs."""
     description = {name: value for name, value in describe(training).items() if name != "seeds"}
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def run_path(root: Path, scale: Scale, training: Any) -> Path:
+def run_path(root: Path, scale: Scale, training: Trainable) -> Path:
     """The run folder of a training with its seeds. The path names no figure because figures share runs."""
     environment = re.sub(r"\W+", "-", name_of(training.env))
     return root / scale / environment / _name(training) / f"seed{'-'.join(map(str, training.seeds))}"
@@ -95,7 +95,7 @@ def kind(training: Any) -> str:
     """The start of the names of a training's run folders: its own `kind`, or its agent and replay ratio.
 
     >>> from dormant.rl.device import DeviceTraining
-    >>> from dormant.supervised.training import SupervisedTraining
+    >>> from dormant.supervised import SupervisedTraining
     >>> kind(DeviceTraining(replay_ratio=0.5)), kind(SupervisedTraining(labels="shuffled"))
     ('dqn-rr0.5', 'classifier-shuffled')
     """
@@ -103,10 +103,10 @@ def kind(training: Any) -> str:
     return own or f"{type(training.agent).__name__.lower()}-rr{training.replay_ratio:g}"
 
 
-def sibling_path(path: Path, training: Any) -> Path:
+def sibling_path(path: Path, training: Trainable) -> Path:
     """The run folder of another training in the same environment with the same seeds."""
     return path.parent.parent / _name(training) / path.name
 
 
-def _name(training: Any) -> str:
+def _name(training: Trainable) -> str:
     return f"{kind(training)}-{digest(training)}"

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dormant.files import write_whole
-from dormant.lab.design import Scale
+from dormant.lab import Scale
 from dormant.lab.machine import origin
 from dormant.lab.runs.description import describe, differences, run_path
 from dormant.lab.runs.lease import Lease, Taken, held_by_another_machine, is_lease

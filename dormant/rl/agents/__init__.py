@@ -1,1 +1,94 @@
-"""Agents: frozen specifications with pure methods, and their settings."""
+"""Agents, and the settings of DQN and DrQ(eps) for MinAtar and Atari."""
+
+from dataclasses import replace
+from typing import Any
+
+from ..networks.convolutional import ImpalaResNet, MinAtarCNN, NatureCNN
+from .dqn import DQN, Augmentation
+
+TARGET_GRADIENT_STEPS = 2_000
+INTENSITY = 0.05
+# Atari 100k: the settings of its games, fields of `Atari`, and of its runs, fields of `AtariTraining`.
+# Source: DrQ_eps.gin and eval_run_experiment.py of dopamine/labs/atari_100k. The paper's runs are four times as long as
+# those of the released configuration, according to its figure and to others who quote its appendix.
+ATARI_100K_GAME: dict[str, Any] = {"sticky": 0.0, "noops": 29, "life_loss": True}
+ATARI_100K_RUN: dict[str, Any] = {
+    "agent_steps": 400_000,
+    "eval_period": 10_000,
+    "eval_agent_steps": 1,
+    "eval_episodes": 100,
+}
+
+
+def minatar_dqn(agent_steps: int, replay_ratio: float = 1.0) -> DQN:
+    """DQN for a run of `agent_steps` on MinAtar. Its target network is copied every 1,000 gradient steps.
+
+    >>> minatar_dqn(200_000).epsilon_steps, minatar_dqn(200_000, replay_ratio=0.25).target_period
+    (20000, 4000)
+
+    Source: Young & Tian 2019 use RMSprop, a replay of 100,000 and a target copied every 1,000 steps at replay ratio 1.
+    Counting gradient steps follows the paper, as in `atari_dqn`. The optimizer is the paper's Adam with four times its
+    learning rate. Exploration ends after a tenth of the run.
+    """
+    return DQN(
+        learning_rate=2.5e-4,
+        replay_capacity=100_000,
+        min_replay=2_000,
+        target_period=max(1, round(1_000 / replay_ratio)),
+        epsilon_steps=max(1, agent_steps // 10),
+    )
+
+
+def atari_dqn(replay_ratio: float = 1.0, network: NatureCNN | ImpalaResNet | None = None) -> DQN:
+    """The paper's DQN on Atari. Its target network is copied every 2,000 gradient steps at any replay ratio.
+
+    >>> atari_dqn(0.25).target_period, atari_dqn(1.0).target_period, atari_dqn().network
+    (8000, 2000, NatureCNN(width=1, padding='SAME', activation='relu', layer_norm=False, dueling=False))
+
+    Source: dopamine/jax/agents/dqn/configs/dqn.gin and dopamine/labs/redo/configs/dqn_dense.gin, at replay ratio 0.25.
+    2,000 agent steps at replay ratio 1 are taken from timoklein/redo. The paper may also have used the default of the
+    released code, which is always 8,000 agent steps.
+    """
+    period = max(1, round(TARGET_GRADIENT_STEPS / replay_ratio))
+    return DQN(network=network or NatureCNN(), target_period=period)
+
+
+def atari_drq(network: NatureCNN | ImpalaResNet | None = None) -> DQN:
+    """DrQ(eps) on Atari: double DQN with a dueling head, returns of 10 steps and augmented training batches.
+
+    >>> atari_drq().n_step, atari_drq().network.dueling, atari_drq().augmentation
+    (10, True, Augmentation(pad=4, intensity=0.05))
+
+    The target network is copied after every agent step, and does not change during the gradient steps of one.
+    Source: dopamine/labs/atari_100k/configs/DrQ_eps.gin and dopamine/labs/redo/configs/DrQ_eps_dense.gin.
+    """
+    return DQN(
+        network=replace(network or NatureCNN(), dueling=True),
+        n_step=10,
+        learning_rate=1e-4,
+        double=True,
+        min_replay=1_600,
+        target_period=1,
+        epsilon_steps=5_000,
+        augmentation=Augmentation(pad=4, intensity=INTENSITY),
+    )
+
+
+def minatar_drq(agent_steps: int) -> DQN:
+    """DrQ(eps) on MinAtar, with the learning rate, replay and exploration of `minatar_dqn`.
+
+    >>> minatar_drq(200_000).target_period, minatar_drq(200_000).augmentation
+    (1, Augmentation(pad=0, intensity=0.05))
+
+    Images are not shifted. In Atari a shift is at most 4 of 84 pixels, which would be half of one of MinAtar's ten
+    cells. A shift by a whole cell is as far as objects move in a step, and it doubles or removes objects at the edge.
+    Noise of the intensity is the same at any size.
+    """
+    return replace(
+        minatar_dqn(agent_steps),
+        network=MinAtarCNN(dueling=True),
+        n_step=10,
+        double=True,
+        target_period=1,
+        augmentation=Augmentation(intensity=INTENSITY),
+    )

@@ -2,24 +2,23 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from dormant.regularisers import L2Init, Parseval, Spectral, penalised
 from dormant.surgery import Learner
 
-from ..networks.layers import Params
-from ..networks.mlp import MLP
+from ..networks import MLP, Params
 from ..replay.steps import Steps
 
 CRITICS = ("critic1", "critic2")
 NETWORKS = ("actor", *CRITICS)
 SACParams = dict[str, Params]  # the parameters of each network, by its name
-GAP: Any = optax.MaskedNode()
+GAP: PyTree = optax.MaskedNode()
 # Bounds of the policy's log standard deviation: outside them it is useless, and so are its gradients. Source: the code
 # of Haarnoja et al. 2018.
 LOG_STD = (-20.0, 2.0)
@@ -115,7 +114,7 @@ class SAC:
 
     def optimizer(self) -> optax.GradientTransformation:
         """One optimizer per network. Weight decay and a penalty's gradient come before Adam."""
-        optimizers: Any = {name: self._optimizer(name) for name in NETWORKS}
+        optimizers: PyTree = {name: self._optimizer(name) for name in NETWORKS}
         return optax.partition(optimizers, {name: name for name in NETWORKS})
 
     def _optimizer(self, name: str) -> optax.GradientTransformation:
@@ -178,8 +177,8 @@ class SAC:
         )
         learner = self._step(learner, {"actor": gradient})
         temperature = self._step_temperature(state.temperature, log_density, batch.action_tm1.shape[1])
-        critics: Any = {name: learner.params[name] for name in CRITICS}
-        target: Any = optax.incremental_update(critics, state.target, self.polyak)
+        critics: PyTree = {name: learner.params[name] for name in CRITICS}
+        target: PyTree = optax.incremental_update(critics, state.target, self.polyak)
         losses = Losses(loss, actor_loss, q_mean, -log_density.mean(), alpha)
         return SACState(learner, target, temperature), losses
 
@@ -229,7 +228,7 @@ class SAC:
         for name in gradient:
             # `optimizer` keeps the state of each network with gaps in place of the other networks.
             alone = [{each: tree[each] if each == name else GAP for each in NETWORKS} for tree in (gradient, params)]
-            change: Any
+            change: PyTree
             with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
                 change, inner = self._optimizer(name).update(alone[0], parts[name].inner_state, alone[1])
             params[name] = optax.apply_updates(params[name], change[name])
@@ -253,7 +252,7 @@ class SAC:
         return one, other
 
 
-def _kernels(params: Any) -> Any:
+def _kernels(params: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 

@@ -12,8 +12,8 @@ from jaxtyping import Array, PyTree
 
 from ..agents.dqn import DQN
 from ..device import DeviceTraining
+from ..envs import Environment
 from ..envs.atari import Atari
-from ..envs.environment import Environment
 from ..replay.device import Replay, ReplayState
 from . import dopamine, transitions
 

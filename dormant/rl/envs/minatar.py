@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Integer, Key
+from jaxtyping import Array, Bool, Int, Integer, Key, PyTree
 
-from .environment import Outcome
+from . import Outcome
 
 # Name -> pgx module, pgx class, observation channels, actions of the minimal set.
 GAMES = {
@@ -26,7 +26,7 @@ GAMES = {
 class MinAtarState(NamedTuple):
     """A pgx game and the agent steps since it began."""
 
-    game: Any
+    game: PyTree
     elapsed: Int[Array, ""]
 
 
@@ -111,12 +111,12 @@ def _lenient() -> ExitStack:
     return stack
 
 
-def _first(name: str, game: Any) -> Any:
+def _first(name: str, game: PyTree) -> PyTree:
     # pgx increments Seaquest's ramp index before it uses the parity, MinAtar after it: pgx starts one lower.
     return game.replace(_ramp_index=game._ramp_index - 1) if name == "Seaquest" else game
 
 
-def _as_minatar(name: str, pgx: Any, before: Any, after: Any) -> Any:
+def _as_minatar(name: str, pgx: PyTree, before: PyTree, after: PyTree) -> PyTree:
     """The game after a step as MinAtar plays it. It differs from pgx on Seaquest.
 
     pgx ends an episode one step late, when the oxygen is below zero and not at zero. It also keeps enemy bullets that

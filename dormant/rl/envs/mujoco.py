@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
 from numpy import ndarray
 
-from dormant.names import suggestion
+from dormant.hints import suggestion
 
-from .environment import ControlOutcome
+from . import ControlOutcome
 
 TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5")
 

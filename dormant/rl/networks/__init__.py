@@ -1,1 +1,215 @@
-"""Networks: plain specifications whose parameters are nested dictionaries of arrays."""
+"""The parts of Q-networks, a multi-layer perceptron, and a network with three heads for plasticity injection."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, Shaped
+
+from dormant.interventions.holding import MINUS, NEW
+from dormant.regularisers import largest_singular_value
+
+Activation = Literal["relu", "leaky_relu", "crelu"]
+Layer = dict[str, Array]
+Params = dict[str, dict[str, Array]]
+Shape = tuple[int, ...]
+
+# The paper's networks (dopamine/labs/redo/networks.py). MinAtar's own DQN draws kernels and biases uniformly within
+# 1/sqrt(fan in), PyTorch's default.
+KERNEL = jax.nn.initializers.xavier_uniform()
+EPSILON = 1e-6  # of the LayerNorm, Flax's default
+
+
+@runtime_checkable
+class QNetwork(Protocol):
+    """A network from observations to one Q value per action. `init` receives the shapes of both."""
+
+    def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params: ...
+    def apply(self, params: Params, observations: Shaped[Array, "batch *shape"]) -> Float[Array, "batch actions"]: ...
+
+
+def fresh_layer(
+    key: Key[Array, ""],
+    shape: tuple[int, ...],
+    layer_norm: bool = False,
+    kernel: jax.nn.initializers.Initializer = KERNEL,
+) -> Layer:
+    """A kernel of that shape and a zero bias; with `layer_norm` also a scale of one and an offset of zero."""
+    plain = {"kernel": kernel(key, shape, jnp.float32), "bias": jnp.zeros(shape[-1])}
+    norm = {"scale": jnp.ones(shape[-1]), "offset": jnp.zeros(shape[-1])}
+    return plain | (norm if layer_norm else {})
+
+
+def outputs_of(neurons: int, activation: Activation) -> int:
+    """The number of activations of `neurons` neurons.
+
+    >>> outputs_of(16, "relu"), outputs_of(16, "crelu")
+    (16, 32)
+    """
+    return 2 * neurons if activation == "crelu" else neurons
+
+
+def active(values: Float[Array, "batch *places n"], layer: Layer, activation: Activation) -> Float[Array, "..."]:
+    """The activations of a layer, which is first normalised if it has a scale."""
+    return activated(normalised(values, layer) if "scale" in layer else values, activation)
+
+
+def activated(values: Float[Array, "batch *places n"], activation: Activation) -> Float[Array, "batch *places outputs"]:
+    """ReLU, leaky ReLU with slope 0.01, or CReLU: the ReLU of the values and of their negatives, concatenated.
+
+    >>> [activated(jnp.array([[1.0, -2.0]]), name).tolist() for name in ("relu", "crelu")]
+    [[[1.0, 0.0]], [[1.0, 0.0, 0.0, 2.0]]]
+
+    Source: leaky ReLU, Maas et al. 2013, with the slope of the paper's figure 21; CReLU, Shang et al. 2016. Abbas et
+    al. 2023, "Loss of plasticity in continual deep reinforcement learning", found that CReLU keeps networks plastic.
+    """
+    match activation:
+        case "leaky_relu":
+            return jax.nn.leaky_relu(values, 0.01)
+        case "crelu":
+            return jax.nn.relu(jnp.concatenate([values, -values], axis=-1))
+        case _:
+            return jax.nn.relu(values)
+
+
+def normalised(values: Float[Array, "batch *places n"], layer: Layer) -> Float[Array, "batch *places n"]:
+    """Values with mean 0 and variance 1 over the neurons at each place, then scaled and shifted.
+
+    Source: Ba et al. 2016, "Layer normalization"; Lyle et al. 2023, "Understanding plasticity in neural networks".
+    """
+    mean = values.mean(axis=-1, keepdims=True)
+    variance = jnp.square(values - mean).mean(axis=-1, keepdims=True)
+    ones = (1,) * (values.ndim - 1)
+    scale, offset = layer["scale"].reshape(*ones, -1), layer["offset"].reshape(*ones, -1)
+    return (values - mean) * jax.lax.rsqrt(variance + EPSILON) * scale + offset
+
+
+def spectrally_normalised(layer: Layer) -> Layer:
+    """A dense layer with its kernel divided by its largest singular value. The gradient flows through that value.
+
+    >>> kernel = spectrally_normalised({"kernel": jnp.diag(jnp.array([4.0, 1.0]))})["kernel"]
+    >>> jnp.round(kernel, 3).tolist()
+    [[1.0, 0.0], [0.0, 0.25]]
+
+    Source: Miyato et al. 2018, "Spectral normalization for generative adversarial networks"; Gogianu et al. 2021,
+    "Spectral normalisation for deep reinforcement learning", for one layer of a Q-network. They keep the power
+    iteration's vector between steps; ours starts anew at every step.
+    """
+    value = largest_singular_value(layer["kernel"])
+    return layer | {"kernel": layer["kernel"] / jnp.where(value > 0, value, 1.0)}
+
+
+def linear(values: Float[Array, "batch inputs"], layer: dict[str, Array]) -> Float[Array, "batch outputs"]:
+    """Values times the kernel, plus the bias."""
+    return values @ layer["kernel"] + layer["bias"][None]
+
+
+def output_layers(key: Key[Array, ""], inputs: int, actions: int, dueling: bool) -> Params:
+    """A fresh linear head, or the two layers of a dueling head: the actions' advantages and the state's value."""
+    if not dueling:
+        return {"head": fresh_layer(key, (inputs, actions))}
+    advantage, value = jax.random.split(key)
+    return {"advantage": fresh_layer(advantage, (inputs, actions)), "value": fresh_layer(value, (inputs, 1))}
+
+
+def q_values(hidden: Float[Array, "batch neurons"], params: Params) -> Float[Array, "batch actions"]:
+    """Q values from the output layers. A dueling head adds the advantages, minus their mean, to the state's value.
+
+    >>> one = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
+    >>> q_values(jnp.array([[2.0]]), {"value": one, "advantage": {"kernel": jnp.ones((1, 2)), "bias": jnp.arange(2.0)}})
+    Array([[1.5, 2.5]], dtype=float32)
+
+    Source: Wang et al. 2016, equation 9.
+    """
+    if "head" in params:
+        return linear(hidden, params["head"])
+    advantage = linear(hidden, params["advantage"])
+    return linear(hidden, params["value"]) + advantage - advantage.mean(axis=1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Dense layers with ReLU and a linear head, on flattened observations.
+
+    >>> MLP((8, 4)).init(jax.random.key(0), (2, 3), actions=5)["dense_1"]["kernel"].shape
+    (8, 4)
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+
+    def __post_init__(self) -> None:
+        if min(self.hidden, default=1) < 1:
+            raise ValueError(f"hidden layers must have at least 1 neuron, got {self.hidden}.")
+
+    def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
+        """Fresh parameters."""
+        widths = [math.prod(observation_shape), *self.hidden, actions]
+        names = [*(f"dense_{number}" for number in range(len(self.hidden))), "head"]
+        keys = jax.random.split(key, len(names))
+        shapes = pairwise(widths)
+        return {name: fresh_layer(key, shape) for name, key, shape in zip(names, keys, shapes, strict=True)}
+
+    def apply(self, params: Params, observations: Shaped[Array, "batch *shape"]) -> Float[Array, "batch actions"]:
+        """Q values of a batch of observations."""
+        values = observations.reshape(len(observations), -1).astype(jnp.float32)
+        for number in range(len(self.hidden)):
+            values = jax.nn.relu(linear(values, params[f"dense_{number}"]))
+        return linear(values, params["head"])
+
+
+OUTPUTS = ("head", "value", "advantage")
+
+
+@dataclass(frozen=True)
+class Injectable:
+    """A Q-network whose values are head(x) + new_head(x) - minus_head(x). The last two heads start equal.
+
+    `shared` names the layers below the head, which all three heads read. `PlasticityInjection` decides which heads
+    learn, and when; without it all of them learn. The cost is three passes through the head.
+
+    >>> params = Injectable(MLP((4, 3)), shared=("dense_0",)).init(jax.random.key(0), (2,), actions=2)
+    >>> list(params)
+    ['dense_0', 'dense_1', 'head', 'new_dense_1', 'new_head', 'minus_dense_1', 'minus_head']
+
+    Raises ValueError at `init` for a shared layer that the network does not have.
+    Source: Nikishin et al. 2023, "Deep reinforcement learning with plasticity injection".
+    """
+
+    network: QNetwork
+    shared: tuple[str, ...] = ("conv",)
+
+    def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
+        """Fresh parameters."""
+        first, second = (self.network.init(one, observation_shape, actions) for one in jax.random.split(key))
+        missing = sorted(set(self.shared) - set(first))
+        if missing:
+            raise ValueError(f"the network has no layers {missing} to share; it has {sorted(first)}.")
+        head = {name: layer for name, layer in second.items() if name not in self.shared}
+        return {**first, **{mark + name: layer for mark in (NEW, MINUS) for name, layer in head.items()}}
+
+    def apply(self, params: Params, observations: Shaped[Array, "batch *shape"]) -> Float[Array, "batch actions"]:
+        """Q values of a batch of observations."""
+        old, new, minus = (self.network.apply(self._with_head(params, mark), observations) for mark in ("", NEW, MINUS))
+        return old + new - minus
+
+    def _with_head(self, params: Params, mark: str) -> Params:
+        names = [name for name in params if not name.startswith((NEW, MINUS))]
+        return {name: params[name if name in self.shared else mark + name] for name in names}
+
+
+def injectable(network: QNetwork) -> Injectable:
+    """The network with every layer below its last hidden layer shared, as plasticity injection needs it.
+
+    >>> from dormant.rl.networks.convolutional import NatureCNN
+    >>> injectable(NatureCNN()).shared
+    ('conv1', 'conv2', 'conv3')
+    """
+    if isinstance(network, Injectable):
+        return network
+    shape = (4,) if isinstance(network, MLP) else (84, 84, 4)
+    params = jax.eval_shape(lambda key: network.init(key, shape, 2), jax.random.key(0))
+    hidden = [name for name in params if name.startswith("dense")]
+    return Injectable(network, tuple(name for name in params if name not in (*hidden[-1:], *OUTPUTS)))

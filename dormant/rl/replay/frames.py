@@ -4,10 +4,10 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsFloat, SupportsInt
+from typing import NamedTuple, SupportsFloat, SupportsInt
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64, UInt8, UInt32
+from jaxtyping import Bool, Float, Float32, Int64, PyTree, UInt8, UInt32
 from numpy import ndarray
 
 from .device import Batch
@@ -163,10 +163,10 @@ class FrameReplay:
             final = np.where(alive, first + step, final)
             alive &= ~ring.last[slot]
         action = ring.action[first % self.slots].astype(np.int32)
-        # Any, because the fields of `Batch` are JAX arrays elsewhere.
-        before: Any = self._observations(ring, first, 0)
-        after: Any = self._observations(ring, final, ring.discount[final % self.slots] > 0)
-        leaves: Any = (before, action, return_t, discount_t, after)
+        # Elsewhere the fields of `Batch` are JAX arrays, and pyright takes a PyTree for either.
+        before: PyTree = self._observations(ring, first, 0)
+        after: PyTree = self._observations(ring, final, ring.discount[final % self.slots] > 0)
+        leaves: PyTree = (before, action, return_t, discount_t, after)
         return Batch(*leaves)
 
     def states(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dormant
-from dormant import packages
+from dormant import hints
 from dormant.cli import run
 
 # Which numbers of rows jaxlib 0.10.2 gets wrong depends on how it splits them: 32,769 and 40,000 are among them.
@@ -22,10 +22,10 @@ def mlp(params, x):
 @pytest.fixture
 def faulty(monkeypatch):
     """A jaxlib 0.10.2, as far as its metadata says."""
-    monkeypatch.setattr(packages, "version", lambda package: "0.10.2")
-    packages.warn_once.cache_clear()
+    monkeypatch.setattr(hints, "version", lambda package: "0.10.2")
+    hints.warn_once.cache_clear()
     yield
-    packages.warn_once.cache_clear()
+    hints.warn_once.cache_clear()
 
 
 @ROWS
@@ -58,26 +58,26 @@ def test_the_first_trace_warns_of_a_faulty_jaxlib_in_one_line_and_the_second_doe
 
 
 def test_the_doctor_names_the_fault_of_a_faulty_jaxlib(monkeypatch, capsys):
-    monkeypatch.setattr("dormant.cli.doctor.version", lambda package: "0.10.2")
+    monkeypatch.setattr("dormant.cli.version", lambda package: "0.10.2")
     run(["doctor"])
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("jaxlib 0.10.2: on CPUs it")]
 
 
 def test_the_installed_jaxlib_has_no_known_fault():
-    assert packages.fault_of(version("jaxlib")) is None
+    assert hints.fault_of(version("jaxlib")) is None
 
 
 def test_a_missing_module_is_found_in_its_extra():
     for module, extra in {"tyro": "cli", "orbax": "cli", "polars": "lab", "tensorboardX": "tensorboard"}.items():
-        assert packages.extra_of(module) == extra
-    assert packages.extra_of("jax") is None and packages.extra_of("nothing") is None
-    assert "pgx" in packages.extras()["minatar"] and "jax" in packages.extras()[""]
-    assert "dev" not in packages.extras()
+        assert hints.extra_of(module) == extra
+    assert hints.extra_of("jax") is None and hints.extra_of("nothing") is None
+    assert "pgx" in hints.extras()["minatar"] and "jax" in hints.extras()[""]
+    assert "dev" not in hints.extras()
 
 
 def test_without_an_installation_there_are_no_extras(monkeypatch):
     def missing(package):
-        raise packages.PackageNotFoundError(package)
+        raise hints.PackageNotFoundError(package)
 
-    monkeypatch.setattr(packages, "requires", missing)
-    assert packages.extras() == {} and packages.extra_of("tyro") is None
+    monkeypatch.setattr(hints, "requires", missing)
+    assert hints.extras() == {} and hints.extra_of("tyro") is None

@@ -1,0 +1,250 @@
+"""Figures 3, 4 and 8: moving targets make neurons dormant, and dormant neurons make new tasks hard."""
+
+from dataclasses import replace
+
+from dormant.experiments.benches import (
+    HIGHER_RETURN,
+    MANY_NEURONS,
+    MINATAR,
+    NOTHING_LEARNT,
+    ONE,
+    SMOKE,
+    SOME_NEURONS,
+    Bench,
+    atari_bench,
+    dormant_at_end,
+)
+from dormant.lab import Arm, Claim, Design, Experiment, Panel, Quantity
+from dormant.rl.agents import atari_dqn, minatar_dqn
+from dormant.rl.data.sources import DopamineReplay, OwnReplay
+from dormant.rl.device import DeviceTraining
+from dormant.rl.distillation import DistillationTraining
+from dormant.rl.envs.atari import Atari
+from dormant.rl.envs.minatar import MinAtar
+from dormant.rl.networks.convolutional import ImageCNN
+from dormant.rl.offline import OfflineTraining
+from dormant.supervised import Classifier, SupervisedTraining
+from dormant.supervised.images import CIFAR10, Digits, FashionMNIST, ImageSet
+
+FIXED, SHUFFLED = "Fixed labels", "Shuffled labels"
+SMALL_CLASSIFIER = SupervisedTraining(
+    Classifier(ImageCNN((4, 8, 8), 16)), images=512, epochs=6, shuffle_epochs=2, score_batch=128
+)
+NARROW_CLASSIFIER = SupervisedTraining(Classifier(ImageCNN((16, 32, 32))))
+WIDE_CLASSIFIER = SupervisedTraining()
+
+
+def labelled(training: SupervisedTraining, images: ImageSet, seeds: int, leaves_out: str = "") -> Design:
+    """A design with fixed and with shuffled labels."""
+    arms = (Arm(FIXED, training), Arm(SHUFFLED, replace(training, labels="shuffled")))
+    return Design(arms, (images,), tuple(range(seeds)), leaves_out)
+
+
+def falls_with_fixed_labels(tau: str) -> Claim:
+    """The share falls if labels are fixed. In the paper it falls from 9 % to 0.7 %."""
+    statement = f"With fixed labels fewer neurons are dormant (τ = {tau}) at the end than at the start"
+    return Claim(statement, dormant_at_end(tau), FIXED, None, "lower", -MANY_NEURONS)
+
+
+def more_if_shuffled(tau: str) -> Claim:
+    """Shuffled labels end with the larger share. In the paper it is 32 %, and 0.7 % with fixed labels."""
+    statement = f"With shuffled labels more neurons end dormant (τ = {tau}) than with fixed ones"
+    return Claim(statement, dormant_at_end(tau), SHUFFLED, FIXED, "higher", MANY_NEURONS)
+
+
+def every_shuffle_raises(tau: str) -> Claim:
+    """Every shuffle raises the share. In the paper each does by 12 to 24 points, from one epoch to the next."""
+    statement = f"Each shuffle raises the share of dormant neurons (τ = {tau})"
+    return Claim(statement, Quantity(f"rise/{tau}/all", "lowest"), SHUFFLED, None, "higher", SOME_NEURONS)
+
+
+FIG03 = Experiment(
+    name="fig03",
+    title="Shuffled labels make neurons dormant, fixed ones do not",
+    designs={
+        "smoke": labelled(SMALL_CLASSIFIER, Digits(), 2, NOTHING_LEARNT),
+        "pilot": labelled(NARROW_CLASSIFIER, FashionMNIST(), 3, "CIFAR-10, and half of each convolution's filters."),
+        "laptop": labelled(WIDE_CLASSIFIER, FashionMNIST(), 5, "CIFAR-10."),
+        "paper": labelled(WIDE_CLASSIFIER, CIFAR10(), 3),
+    },
+    panels=(
+        Panel("Dormant neurons (τ = 0)", "dormant/0/all", "epoch"),
+        Panel("Dormant neurons (τ = 0.1)", "dormant/0.1/all", "epoch"),
+        Panel("Dormant neurons of the dense layer (τ = 0.1)", "dormant/0.1/dense", "epoch"),
+        Panel("Accuracy on the labels in force", "accuracy", "epoch"),
+    ),
+    claims=(
+        *(falls_with_fixed_labels(tau) for tau in ("0", "0.1")),
+        *(more_if_shuffled(tau) for tau in ("0", "0.1")),
+        *(every_shuffle_raises(tau) for tau in ("0", "0.1")),
+    ),
+    published=("cifar10",),
+    settings=(
+        "Our sources say little about the network: ours has strides instead of pooling. Neurons are scored on 1,000 "
+        "training images. Labels are shuffled over all 10,000 images, and the first 20 epochs have the true labels. "
+        "The batch size of 32 was chosen on one run of 60 epochs with shuffled labels on Fashion-MNIST, seed 0."
+    ),
+)
+
+
+LOGGED_AT = 0.25  # replay ratio of the agent that made the data, as in the published data
+MOVING, NETWORK, NUMBERS = "Offline", "Offline, frozen random network", "Offline, fixed random numbers"
+
+
+def by_targets(training: OfflineTraining) -> tuple[Arm, ...]:
+    """The same training with three kinds of targets."""
+    return (
+        Arm(MOVING, training),
+        Arm(NETWORK, replace(training, targets="frozen network")),
+        Arm(NUMBERS, replace(training, targets="fixed numbers")),
+    )
+
+
+def own_replay(bench: Bench) -> OwnReplay:
+    """The replay of an agent on MinAtar at the end of its run."""
+    logged = bench.dqn(LOGGED_AT)
+    assert isinstance(logged, DeviceTraining)
+    return OwnReplay(logged)
+
+
+def small_offline() -> OfflineTraining:
+    """A few hundred gradient steps on the replay of a small run."""
+    data = own_replay(SMOKE)
+    return OfflineTraining(
+        replace(data.training.agent, target_period=100), data=data, gradient_steps=600, log_period=100,
+        eval_episodes=2, eval_period=300,
+    )  # fmt: skip
+
+
+def offline_on_minatar(games: tuple[str, ...], seeds: int, leaves_out: str) -> Design:
+    """200,000 gradient steps on the last 100,000 transitions of a run of 200,000 agent steps."""
+    training = OfflineTraining(minatar_dqn(200_000), data=own_replay(MINATAR))
+    return Design(by_targets(training), tuple(MinAtar(game) for game in games), tuple(range(seeds)), leaves_out)
+
+
+def offline_on_atari() -> Design:
+    """Training on the published replay, with the authors' number of gradient steps per part."""
+    agent = replace(atari_dqn(LOGGED_AT), target_period=2_000)  # gradient steps here
+    training = OfflineTraining(
+        agent, Atari("DemonAttack"), DopamineReplay(), gradient_steps=6_250_000, log_period=12_500, eval_period=0
+    )
+    return Design(by_targets(training), (Atari("DemonAttack"), Atari("Asterix")), tuple(range(5)))
+
+
+def still_grows(tau: str, smallest: float) -> Claim:
+    """The share grows on fixed data too. In the paper it grows by 20 to 38 points."""
+    statement = f"Without new data, more neurons end dormant (τ = {tau}) than there were at the start"
+    return Claim(statement, dormant_at_end(tau), MOVING, None, "higher", smallest)
+
+
+def fewer_than_moving(arm: str, tau: str, smallest: float) -> Claim:
+    """Targets that do not move leave fewer neurons dormant. In the paper the difference is 8 and 35 points."""
+    targets = "the targets of a frozen random network" if arm == NETWORK else "fixed random numbers as targets"
+    statement = f"With {targets}, fewer neurons end dormant (τ = {tau}) than with moving ones"
+    return Claim(statement, dormant_at_end(tau), arm, MOVING, "lower", -smallest)
+
+
+TAUS = (("0", SOME_NEURONS), ("0.1", MANY_NEURONS))
+FIG04 = Experiment(
+    name="fig04",
+    title="Dormant neurons without new data, and without moving targets",
+    designs={
+        "smoke": Design(by_targets(small_offline()), (MinAtar("Asterix", time_limit=100),), (0, 1), NOTHING_LEARNT),
+        "pilot": offline_on_minatar(ONE, 3, "Atari, and two of the five seeds."),
+        "laptop": offline_on_minatar(ONE, 5, "Atari, and runs of 6.25 million gradient steps."),
+        "paper": offline_on_atari(),
+    },
+    panels=(
+        Panel("Dormant neurons (τ = 0)", "dormant/0/all", "gradient_steps"),
+        Panel("Dormant neurons (τ = 0.1)", "dormant/0.1/all", "gradient_steps"),
+        Panel("Return", "eval_return", "gradient_steps"),
+    ),
+    claims=(
+        *(still_grows(*tau) for tau in TAUS),
+        *(fewer_than_moving(NETWORK, *tau) for tau in TAUS),
+        *(fewer_than_moving(NUMBERS, *tau) for tau in TAUS),
+    ),
+    published=("DemonAttack", "Asterix"),
+    settings=(
+        "On MinAtar the data is the last 100,000 transitions of a DQN at replay ratio 0.25. The paper does not say how "
+        "it makes fixed random targets. Both readings are here: a random target network that is never updated, and a "
+        "normally distributed number per transition."
+    ),
+)
+
+
+TEACHER_AT, STUDENT_AT = 0.25, 1.0  # replay ratios: the best one on MinAtar, and the paper's
+FRESH, PRETRAINED = "Random init", "Pretrained"
+HALF = 0.5
+
+
+def students(bench: Bench, gradient_steps: int, log_period: int) -> tuple[Arm, ...]:
+    """A fresh network and a network trained at replay ratio 1, both taught by an agent of replay ratio 0.25."""
+    used = bench.dqn(STUDENT_AT)
+    fresh = DistillationTraining(
+        used.agent, teacher=bench.dqn(TEACHER_AT), gradient_steps=gradient_steps, log_period=log_period
+    )
+    return Arm(FRESH, fresh), Arm(PRETRAINED, replace(fresh, student=used))
+
+
+def distilled_on_minatar(games: tuple[str, ...], seeds: int, leaves_out: str) -> Design:
+    """The paper's 50,000 gradient steps."""
+    environments = tuple(MinAtar(game) for game in games)
+    return Design(students(MINATAR, 50_000, 500), environments, tuple(range(seeds)), leaves_out)
+
+
+SHARE = dormant_at_end()
+FIG08 = Experiment(
+    name="fig08",
+    title="New tasks are harder for a network with dormant neurons",
+    designs={
+        "smoke": Design(students(SMOKE, 600, 100), (MinAtar("Asterix", time_limit=100),), (0, 1), NOTHING_LEARNT),
+        "pilot": distilled_on_minatar(ONE, 3, "Atari, and networks that are trained for long."),
+        "laptop": distilled_on_minatar(ONE, 5, "Atari, and networks that are trained for long."),
+        # The length of the paper's teacher and student runs is unknown; 40 million frames are those of its figure 7.
+        "paper": Design(students(atari_bench(40), 50_000, 500), (Atari("DemonAttack"),), tuple(range(5))),
+    },
+    panels=(
+        Panel("Loss", "loss", "gradient_steps"),
+        Panel("Dormant neurons (τ = 0)", "dormant/0/all", "gradient_steps"),
+        Panel("Dormant neurons (τ = 0.1)", "dormant/0.1/all", "gradient_steps"),
+    ),
+    claims=(
+        # In the paper from 7 to 0.1.
+        Claim("A new network at least halves its loss", Quantity("loss"), FRESH, None, "lower", HALF, "ratio"),
+        # In the paper 0.7 against 0.1, although it starts at a thirtieth of the new one's loss.
+        Claim(
+            "A pretrained network ends with a higher loss than a new one",
+            Quantity("loss"),
+            PRETRAINED,
+            FRESH,
+            "higher",
+            HIGHER_RETURN,
+            "ratio",
+        ),
+        # In the paper 98 % against 48 %.
+        Claim(
+            "A pretrained network ends with more dormant neurons (τ = 0.1) than a new one",
+            SHARE,
+            PRETRAINED,
+            FRESH,
+            "higher",
+            MANY_NEURONS,
+        ),
+        # In the paper from 61 % to 98 %.
+        Claim(
+            "More of a pretrained network's neurons fall dormant (τ = 0.1) while it learns",
+            SHARE,
+            PRETRAINED,
+            None,
+            "higher",
+            MANY_NEURONS,
+        ),
+    ),
+    published=("DemonAttack",),
+    settings=(
+        "The teacher is a DQN at replay ratio 0.25, and the pretrained network is a DQN at replay ratio 1. Loss, "
+        "optimizer and states are ours: squared error over all values, the agent's Adam, and 20,000 states of the "
+        "teacher's replay."
+    ),
+)

@@ -1,0 +1,198 @@
+"""Interventions that hold weights at every gradient step: `ClipWeights`, `Prune` and `PlasticityInjection`."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ..scores import checked_tau
+from ..surgery import Learner, graft, nothing, recyclable
+from ..wiring import Network, by_path, entry_mask, paths
+from .schedule import checked_steps, when
+
+
+class Bounds(NamedTuple):
+    """The largest absolute value of each parameter's entries; infinite where there is no bound."""
+
+    bounds: dict[str, Float[Array, ""]]
+
+
+@dataclass(frozen=True)
+class ClipWeights:
+    """Clips every kernel and bias to `factor` times the largest absolute weight that its layer's kernels began with.
+
+    Call it at every gradient step, not within `Every`; it costs one pass over the weights and leaves the optimizer's
+    state alone. Parameters beside no kernel, and those of a normalisation (which begin at one), are not clipped.
+
+    >>> ClipWeights(factor=2.0)
+    ClipWeights(factor=2.0)
+
+    Raises ValueError for a factor that is not positive.
+    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning". Their
+    bound is that of the uniform distribution which draws a layer; we take the largest weight drawn, which is nearly
+    that, and is there for any initialiser.
+    """
+
+    every_step: ClassVar[bool] = True
+    factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.factor > 0:
+            raise ValueError(f"factor must be positive, got {self.factor}.")
+
+    def init(self, learner: Learner, network: Network) -> Bounds:
+        del network
+        leaves = by_path(learner.params)
+        drawn: dict[str, list[Array]] = {}
+        for path, leaf in leaves.items():
+            if leaf.ndim > 1:
+                drawn.setdefault(path.rpartition("/")[0], []).append(jnp.abs(leaf).max())
+        bounds = {}
+        for path, leaf in leaves.items():
+            beside = drawn.get(path.rpartition("/")[0], [])
+            # At the start a bias is zero, or lies in its kernel's range.
+            free = not beside or (leaf.ndim < 2 and path.rpartition("/")[2] in ("scale", "offset"))
+            bounds[path] = jnp.full((), jnp.inf) if free else self.factor * jnp.array(beside).max()
+        return Bounds(bounds)
+
+    def update(
+        self, key: Array, learner: Learner, state: Bounds, network: Network, *inputs: PyTree
+    ) -> tuple[Learner, Bounds]:
+        del key, inputs
+        clipped, outside = [], []
+        for path, leaf in by_path(learner.params).items():
+            bound = state.bounds[path].astype(leaf.dtype)
+            clipped.append(jnp.clip(leaf, -bound, bound))
+            outside.append(jnp.abs(leaf) > bound)
+        donor, mask = (jax.tree.unflatten(jax.tree.structure(learner.params), leaves) for leaves in (clipped, outside))
+        return graft(learner, mask, donor, network.tx, forget=nothing(mask)), state
+
+
+class Pruned(NamedTuple):
+    """The gradient steps seen so far, and the neurons that are gone."""
+
+    gradient_steps: Int[Array, ""]
+    gone: dict[str, Bool[Array, " neurons"]]
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Removes every neuron that a check finds tau-dormant, by holding its outgoing weights at zero from then on.
+
+    The check happens every `period` gradient steps; the weights are held at every step, so call `update` at each of
+    them and do not wrap this in `Every`.
+
+    >>> Prune(tau=0.0, period=1_000)
+    Prune(tau=0.0, period=1000)
+
+    Raises ValueError for a negative tau or a period below 1.
+    Source: Sokar et al. 2023, figure 6. The paper does not say how often it checks or how it removes; the period is
+    ours.
+    """
+
+    every_step: ClassVar[bool] = True
+    tau: float = 0.0
+    period: int = 1_000
+
+    def __post_init__(self) -> None:
+        checked_tau(self.tau)
+        checked_steps("period", self.period)
+
+    def init(self, learner: Learner, network: Network) -> Pruned:
+        layers = recyclable(network, learner.params, None, "recycle")
+        return Pruned(jnp.zeros((), jnp.int32), {layer.name: jnp.zeros(layer.width, bool) for layer in layers})
+
+    def update(
+        self, key: Array, learner: Learner, state: Pruned, network: Network, *inputs: PyTree
+    ) -> tuple[Learner, Pruned]:
+        del key
+        step = state.gradient_steps + 1
+
+        def check() -> dict[str, Array]:
+            dormant = network.wiring.dormant(learner.params, *inputs, tau=self.tau)
+            return {name: mask | dormant[name] for name, mask in state.gone.items()}
+
+        gone = when(step % self.period == 0, check, state.gone)
+        read = {name: network.wiring[name].outgoing for name in gone}
+        zeros = jax.tree.map(jnp.zeros_like, learner.params)
+        held = graft(learner, entry_mask(learner.params, read, gone), zeros, network.tx)
+        return held, Pruned(step, gone)
+
+
+NEW, MINUS = "new_", "minus_"
+
+
+class Injection(NamedTuple):
+    """The gradient steps seen so far, and the weights that frozen layers are held at."""
+
+    gradient_steps: Int[Array, ""]
+    held: PyTree[Array]
+
+
+@dataclass(frozen=True)
+class PlasticityInjection:
+    """Freezes the head after gradient step `at` and lets a new one learn, without changing what the network computes.
+
+    The network is of the form head(x) + new_head(x) - minus_head(x), such as `rl.injectable.Injectable` makes it:
+    beside a layer called `dense` there are `new_dense` and `minus_dense`, which begin equal. Until `at` both of these
+    are held where they are, so that they cancel; then the old layers are held instead of the new ones. Held weights are
+    put back and their optimizer's state starts afresh at every gradient step, so call it at each and not within
+    `Every`.
+
+    >>> PlasticityInjection(at=50_000)
+    PlasticityInjection(at=50000)
+
+    Raises ValueError for a step below 1, and at `init` for a network that is not of that form.
+    Source: Nikishin et al. 2023, "Deep reinforcement learning with plasticity injection".
+    """
+
+    every_step: ClassVar[bool] = True
+    at: int
+
+    def __post_init__(self) -> None:
+        checked_steps("at", self.at)
+
+    def init(self, learner: Learner, network: Network) -> Injection:
+        del network
+        _roles(learner.params)
+        return Injection(jnp.zeros((), jnp.int32), learner.params)
+
+    def update(
+        self, key: Array, learner: Learner, state: Injection, network: Network, *inputs: PyTree
+    ) -> tuple[Learner, Injection]:
+        del key, inputs
+        step = state.gradient_steps + 1
+        roles = _roles(learner.params)
+        old_learns = step <= self.at
+        frozen = {"old": ~old_learns, "new": old_learns, "minus": jnp.ones((), bool), "shared": jnp.zeros((), bool)}
+        structure = jax.tree.structure(learner.params)
+        mask = jax.tree.unflatten(structure, [frozen[role] for role in roles])
+        pairs = zip(roles, jax.tree.leaves(state.held), jax.tree.leaves(learner.params), strict=True)
+        held = [jnp.where(old_learns, now, then) if role == "old" else then for role, then, now in pairs]
+        held = jax.tree.unflatten(structure, held)
+        return graft(learner, mask, held, network.tx), Injection(step, held)
+
+
+def _roles(params: PyTree[Array]) -> list[str]:
+    """Of each leaf, whether it belongs to the old head, the new one, the one that is subtracted, or to what they share.
+
+    Raises ValueError where the three heads are not there, or the last two are not alike.
+    """
+    tops = [path.removeprefix("params/").partition("/")[0] for path in paths(params)]
+    new, minus = ({top.removeprefix(mark) for top in tops if top.startswith(mark)} for mark in (NEW, MINUS))
+    if not new or new != minus or not new <= set(tops):
+        raise ValueError(
+            f"expected layers called {NEW}x and {MINUS}x beside some layers x, as in "
+            f"dormant.rl.networks.Injectable; the layers are {sorted(set(tops))}."
+        )
+    return [_role(top, new) for top in tops]
+
+
+def _role(top: str, heads: set[str]) -> str:
+    if top in heads:
+        return "old"
+    if top.removeprefix(NEW) in heads:
+        return "new"
+    return "minus" if top.removeprefix(MINUS) in heads else "shared"

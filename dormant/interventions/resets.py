@@ -1,0 +1,194 @@
+"""Interventions that start over: `Reset`, `ShrinkPerturb`, `ResetOptimizer` and `HareTortoise`."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PyTree
+
+from ..surgery import Learner, everything, fresh, graft, nothing, one_of, restart_step_count
+from ..wiring import Network, paths
+from .schedule import checked_steps, when
+
+
+@dataclass(frozen=True)
+class Reset:
+    """Draws the parameters of whole layers anew from the network's initialiser.
+
+    `layers` are names as a wiring shows them, output layers included; None resets every parameter. `moments` and
+    `step_count` say what becomes of the optimizer's state, as in `ReDo`.
+
+    >>> Reset(layers=("dense",))
+    Reset(layers=('dense',), moments='fresh', step_count='keep')
+
+    Raises ValueError for an unknown option, and at `init` for a layer that does not exist.
+    Source: Nikishin et al. 2022. Sokar et al. reset the penultimate layer; their code can only reset from a layer to
+    the end.
+    """
+
+    layers: tuple[str, ...] | None = None
+    moments: Literal["fresh", "keep"] = "fresh"
+    step_count: Literal["keep", "restart"] = "keep"
+
+    def __post_init__(self) -> None:
+        one_of("moments", self.moments, ("fresh", "keep"))
+        one_of("step_count", self.step_count, ("keep", "restart"))
+
+    def init(self, learner: Learner, network: Network) -> tuple[()]:
+        del network
+        self._mask(learner.params)
+        return ()
+
+    def _mask(self, params: PyTree[Array]) -> PyTree[Bool[Array, ""]]:
+        names = paths(params)
+        owners = [{path} if self.layers is None else owner(path, self.layers) for path in names]
+        missing = set(self.layers or ()) - set().union(*owners)
+        if missing:
+            raise ValueError(f"no parameters belong to layers {sorted(missing)}; parameters are {names}.")
+        return jax.tree.unflatten(jax.tree.structure(params), [jnp.array(bool(found)) for found in owners])
+
+    def update(
+        self, key: Array, learner: Learner, state: tuple[()], network: Network, *inputs: PyTree
+    ) -> tuple[Learner, tuple[()]]:
+        del inputs
+        mask = self._mask(learner.params)
+        forget = mask if self.moments == "fresh" else nothing(mask)
+        learner = graft(learner, mask, fresh(network, key, learner), network.tx, forget=forget)
+        return (restart_step_count(learner, jnp.array(True)) if self.step_count == "restart" else learner), state
+
+
+def owner(path: str, layers: tuple[str, ...]) -> set[str]:
+    """Which of the layers a parameter's path lies in.
+
+    >>> owner("params/dense/kernel", ("dense", "head"))
+    {'dense'}
+    """
+    plain = path.removeprefix("params/")
+    return {layer for layer in layers for part in layer.split("+") if plain == part or plain.startswith(part + "/")}
+
+
+@dataclass(frozen=True)
+class ShrinkPerturb:
+    """Replaces every weight w by keep * w + (1 - keep) * a newly initialised one.
+
+    `moments` says whether the optimizer's state starts afresh ("fresh") or stays ("keep").
+
+    >>> ShrinkPerturb(keep=0.8)
+    ShrinkPerturb(keep=0.8, moments='keep')
+
+    Raises ValueError if `keep` is not between 0 and 1.
+    Source: Ash and Adams 2020; the blend with an initialisation as in D'Oro et al. 2023.
+    """
+
+    keep: float = 0.8
+    moments: Literal["fresh", "keep"] = "keep"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.keep <= 1:
+            raise ValueError(f"keep must lie between 0 and 1, got {self.keep}; 1 changes nothing, 0 starts afresh.")
+        one_of("moments", self.moments, ("fresh", "keep"))
+
+    def init(self, learner: Learner, network: Network) -> tuple[()]:
+        del learner, network
+        return ()
+
+    def update(
+        self, key: Array, learner: Learner, state: tuple[()], network: Network, *inputs: PyTree
+    ) -> tuple[Learner, tuple[()]]:
+        del inputs
+        donor = fresh(network, key, learner)
+        blended = jax.tree.map(lambda old, new: self.keep * old + (1 - self.keep) * new, learner.params, donor)
+        every = everything(learner.params)
+        forget = every if self.moments == "fresh" else nothing(every)
+        return graft(learner, every, blended, network.tx, forget=forget), state
+
+
+@dataclass(frozen=True)
+class ResetOptimizer:
+    """Starts the optimizer's state of every weight afresh, as if training began now from these weights.
+
+    `moments` is the state of each weight (Adam's two moments); `step_count`, "restart" here, is the count with which
+    Adam corrects moments that began at zero. With "keep", steps right after are (1 - b1) / sqrt(1 - b2) = 3.2 learning
+    rates long.
+
+    >>> ResetOptimizer(step_count="keep")
+    ResetOptimizer(moments='fresh', step_count='keep')
+
+    Raises ValueError for an unknown option, and for two "keep", which would do nothing.
+    Source: Asadi et al. 2023, "Resetting the optimizer in deep RL: an empirical study", who do both at every copy of
+    the target network.
+    """
+
+    moments: Literal["fresh", "keep"] = "fresh"
+    step_count: Literal["keep", "restart"] = "restart"
+
+    def __post_init__(self) -> None:
+        one_of("moments", self.moments, ("fresh", "keep"))
+        one_of("step_count", self.step_count, ("keep", "restart"))
+        if (self.moments, self.step_count) == ("keep", "keep"):
+            raise ValueError("moments and step_count are both 'keep', which does nothing; set one of them.")
+
+    def init(self, learner: Learner, network: Network) -> tuple[()]:
+        del learner, network
+        return ()
+
+    def update(
+        self, key: Array, learner: Learner, state: tuple[()], network: Network, *inputs: PyTree
+    ) -> tuple[Learner, tuple[()]]:
+        del key, inputs
+        every = everything(learner.params)
+        if self.moments == "fresh":
+            learner = graft(learner, nothing(every), learner.params, network.tx, forget=every)
+        return (restart_step_count(learner, jnp.array(True)) if self.step_count == "restart" else learner), state
+
+
+class Tortoise(NamedTuple):
+    """The gradient steps seen so far, and the running average of the weights."""
+
+    gradient_steps: Int[Array, ""]
+    params: PyTree[Array]
+
+
+@dataclass(frozen=True)
+class HareTortoise:
+    """Keeps a running average of the weights (the tortoise), and sets the weights (the hare) to it at every `period`.
+
+    The average counts every gradient step, w <- momentum * w + (1 - momentum) * the hare's, so call it at each and not
+    within `Every`. `moments` says whether the optimizer's state then starts afresh. It costs one pass over the weights.
+
+    >>> HareTortoise(momentum=0.99, period=500).moments
+    'keep'
+
+    Raises ValueError for a momentum outside of [0, 1), a period below 1 or an unknown option.
+    Source: Lee et al. 2024, "Slow and steady wins the race: maintaining plasticity with hare and tortoise networks".
+    As we remember it the tortoise is what they evaluate; here the agent acts with the hare.
+    """
+
+    every_step: ClassVar[bool] = True
+    momentum: float = 0.999
+    period: int = 10_000
+    moments: Literal["fresh", "keep"] = "keep"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must lie between 0 and 1, got {self.momentum}; 0 keeps no average at all.")
+        checked_steps("period", self.period)
+        one_of("moments", self.moments, ("fresh", "keep"))
+
+    def init(self, learner: Learner, network: Network) -> Tortoise:
+        del network
+        return Tortoise(jnp.zeros((), jnp.int32), learner.params)
+
+    def update(
+        self, key: Array, learner: Learner, state: Tortoise, network: Network, *inputs: PyTree
+    ) -> tuple[Learner, Tortoise]:
+        del key, inputs
+        step = state.gradient_steps + 1
+        slow = jax.tree.map(
+            lambda old, new: self.momentum * old + (1 - self.momentum) * new, state.params, learner.params
+        )
+        every = everything(learner.params)
+        forget = every if self.moments == "fresh" else nothing(every)
+        learner = when(step % self.period == 0, lambda: graft(learner, every, slow, network.tx, forget), learner)
+        return learner, Tortoise(step, slow)
