@@ -30,8 +30,11 @@ def numbers(text: str):
 
 @pytest.fixture
 def copied(runs, tmp_path) -> Path:
-    """Runs that a test may damage."""
+    """Runs that a test may change, without the checksums of their final files."""
     shutil.copytree(runs / "smoke", tmp_path / "runs" / "smoke")
+    for done in (tmp_path / "runs").rglob("done"):
+        content = json.loads(done.read_text())
+        done.write_text(json.dumps({name: content[name] for name in content if name not in ("files", "checksum")}))
     return tmp_path / "runs"
 
 

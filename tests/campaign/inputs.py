@@ -150,12 +150,12 @@ def _deep(draw: random.Random) -> bytes:
 def _same_names(draw: random.Random) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        for _ in range(2):
-            archive.writestr("dense.npy", _header("(1,)") + bytes(8))
-    return stream.getvalue()
+        for name in ("dense.npy", "other.npy"):
+            archive.writestr(name, _header("(1,)") + bytes(8))
+    return stream.getvalue().replace(b"other.npy", b"dense.npy")
 
 
-def campaign(tally: Tally, number: int, seed: int, only: int | None) -> None:
+def campaign(tally: Tally, number: int, seed: int, only: int | None = None) -> None:
     kinds = list(INPUTS)
     for case in range(number):
         if only in (None, case):

@@ -5,7 +5,7 @@ import logging
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,13 +108,15 @@ def files_of(path: Path) -> dict[str, list[Path]]:
     return kinds
 
 
-def campaign(tally: Tally, number: int, seed: int, only: int | None) -> None:
+def campaign(
+    tally: Tally, number: int, seed: int, only: int | None = None, names: Sequence[str] = tuple(TRAININGS)
+) -> None:
     logging.getLogger("dormant").setLevel(logging.ERROR)
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as folder:
-        examples = {name: example(name, Path(folder)) for name in TRAININGS}
-        cases = itertools.cycle(itertools.product(TRAININGS, ("stopped", "done")))
+        examples = {name: example(name, Path(folder)) for name in names}
+        cases = itertools.cycle(itertools.product(names, ("stopped", "done")))
         for case, (name, state) in zip(range(number), cases, strict=False):
             if only in (None, case):
                 one(tally, examples[name], name, state, random.Random(f"{seed} {case}"), Path(folder) / "case", case)

@@ -97,14 +97,14 @@ def test_a_changed_specification_and_a_damaged_file_are_refused_once_and_keep_wh
     runner.run(Walk(), tmp_path / "changed")
     runner.run(Walk(), tmp_path / "damaged")
     RunFolder(tmp_path / "damaged").done.unlink()
-    with RunFolder(tmp_path / "damaged").metrics.open("a") as stream:
-        stream.write("\x00\n")
+    with RunFolder(tmp_path / "damaged").metrics.open("r+") as stream:
+        stream.write("\x00")
     before = {name: metrics(tmp_path / name) for name in ("changed", "damaged")}
     todo = [job(tmp_path / "changed", log_period=2), job(tmp_path / "damaged"), job(tmp_path / "fine")]
     board = run_all(todo, Processes(cores()[:1]))
     assert [(each.state, each.tries) for each in board.standings] == [("failed", 0), ("failed", 0), ("done", 0)]
     assert "another configuration: log_period is 4 in the folder and 2 in this command" in board.standings[0].message
-    assert "line 5 of" in board.standings[1].message and "is damaged" in board.standings[1].message
+    assert "metrics.jsonl is damaged (its content has changed)" in board.standings[1].message
     assert {name: metrics(tmp_path / name) for name in before} == before
 
 
