@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dormant.cli import run as run_command
 from dormant.lab.judging import at_end_of_run, mean_interval, summary
 from dormant.lab.runs import runner
+from dormant.lab.runs.checking import faults, run_folders
 from dormant.lab.runs.description import differences
-from dormant.lab.runs.folder import RunRefused, claimed, curve, layers, rows
-from dormant.lab.runs.rows import Journal
+from dormant.lab.runs.folder import RunRefused, claimed, curve, layers, newest, rows
+from dormant.lab.runs.rows import Journal, Newest
 
 
 @dataclass(frozen=True)
@@ -361,3 +363,45 @@ def test_a_folder_that_may_not_be_written_is_a_permission_error(tmp_path):
         if os.getuid() == 0:
             os.seteuid(0)
         tmp_path.chmod(0o755)
+
+
+def test_the_check_finds_what_is_damaged(whole, tmp_path, capsys):
+    killed(tmp_path / "stopped", 20)
+    assert [faults(path) for path in run_folders(tmp_path)] == [[], []]
+    assert run_command(["runs", str(tmp_path), "--check"]) == 0
+    other_numbers(tmp_path / "stopped" / "checkpoint" / "20")
+    (whole.path / "spec.json").unlink()
+    with whole.metrics.open("a") as stream:
+        stream.write("{}\n")
+    assert run_command(["runs", str(tmp_path), "--check"]) == 1
+    said = capsys.readouterr().out
+    assert "stopped/checkpoint/20 is damaged: position has changed." in said and f"{whole.spec} is missing." in said
+    assert said.endswith("4 runs checked, 2 damaged.\n")
+
+
+def test_a_diverged_network_is_said_once_and_ends_the_run_on_request(tmp_path, caplog):
+    folder = runner.run(Walk(size=np.nan), tmp_path / "run")
+    said = [record.message.partition(": ")[2] for record in caplog.records]
+    assert said == [f"seed {seed} diverged: dormant/0.1/dense is not finite at agent step 4." for seed in (3, 5)]
+    assert newest(folder, ["dormant/0.1/all"]).diverged == {3: 4, 5: 4}
+    assert (
+        '"dormant/0.1/all": NaN' in folder.metrics.read_text() and '"eval_return": null' in folder.metrics.read_text()
+    )
+    with pytest.raises(runner.Diverged, match="was stopped because it diverged before agent step 4"):
+        runner.run(Walk(size=np.nan), tmp_path / "stopped", stop_when_diverged=True)
+
+
+def test_the_newest_values_are_read_without_reading_all_again(whole, tmp_path):
+    lines = whole.metrics.read_text().splitlines(keepends=True)
+    file = tmp_path / "metrics.jsonl"
+    seen = Newest(file, ["dormant/0.1/all"])
+    assert seen.update() == {}
+    for line in lines:
+        with file.open("a") as stream:
+            stream.write(line[:9])
+        before = seen.update()
+        with file.open("a") as stream:
+            stream.write(line[9:])
+        assert seen.update() != before or '"agent_steps": 0,' in line
+        assert seen.read == file.stat().st_size
+    assert seen.update() == newest(whole, ["dormant/0.1/all"]).means()

@@ -1,5 +1,7 @@
 """Logged transitions: our files, a ring emptied into them, Dopamine's files and Minari's, each made here by hand."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,6 +34,24 @@ def test_a_file_gives_back_what_was_written(tmp_path):
     same(transitions.read(file), STEPS)
     assert [each.name for each in file.parent.iterdir()] == ["seed0.npz"]
     assert set(np.load(file).files) == set(Transitions._fields)
+
+
+def episode(number, steps, observations):
+    return SimpleNamespace(
+        id=number,
+        observations=np.zeros((observations, 2)),
+        actions=np.zeros(steps, int),
+        rewards=np.zeros(steps),
+        terminations=np.zeros(steps, bool),
+        truncations=np.zeros(steps, bool),
+    )
+
+
+def test_a_minari_episode_that_lacks_an_observation_is_refused_by_its_number(monkeypatch):
+    found = SimpleNamespace(iterate_episodes=lambda: [episode(0, 3, 4), episode(7, 3, 3)])
+    monkeypatch.setattr(transitions, "_loaded", lambda name: found)
+    with pytest.raises(ValueError, match=r"episode 7 of the Minari data set 'walk' has 3 steps and 3 observations"):
+        transitions.read_minari("walk")
 
 
 def test_a_file_that_is_no_transitions_is_refused(tmp_path):
