@@ -114,7 +114,10 @@ def reached(path: Path) -> int:
 
 def saving(path: Path) -> bool:
     """Whether a checkpoint is being written."""
-    return any("orbax-checkpoint-tmp" in file.name for file in path.rglob("checkpoint/*"))
+    try:
+        return any("orbax-checkpoint-tmp" in name for name in os.listdir(path / "checkpoint"))
+    except FileNotFoundError:
+        return False
 
 
 def one(tally: Tally, name: str, draw: random.Random, path: Path, whole: dict[str, bytes], case: int) -> None:
