@@ -130,6 +130,11 @@ def test_returns_are_shares_of_what_they_are_compared_with_in_each_environment()
     assert verdict.interval == "paired t, stratified by environment, Welch-Satterthwaite"
 
 
+def test_a_share_of_a_negative_return_is_positive_if_the_arm_is_better():
+    verdict = judge(RETURN, both([-50.0, -60.0, -40.0], [-100.0, -110.0, -90.0], "eval_return", "MinAtar/Breakout"))
+    assert verdict.estimate == pytest.approx(0.5)
+
+
 def test_returns_of_atari_are_human_normalised():
     pong = both([14.6, 14.6, 14.6], [-20.7, -20.7, -20.7], "eval_return", "ALE/Pong")
     verdict = judge(RETURN, pong)
