@@ -72,7 +72,7 @@ def _state_mask(tx: optax.GradientTransformation, learner: Learner, mask: PyTree
     """The optimizer's state with each parameter-shaped leaf replaced by that parameter's mask, and others by None."""
     misfits: list[str] = []
 
-    def note(state: PyTree, hit: Array, param: Array) -> PyTree:
+    def note(state: PyTree, hit: PyTree, param: PyTree) -> PyTree:
         if isinstance(state, optax.MaskedNode):  # another part of the optimizer trains this parameter
             return state
         if hit.ndim and state.shape != param.shape:
