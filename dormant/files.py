@@ -78,6 +78,8 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
     """
     with _readable(file), zipfile.ZipFile(file) as archive:
         names = [member.filename for member in archive.infolist()]
+        if not names:
+            raise ValueError("it has no arrays")
         if len(set(names)) < len(names):
             raise ValueError("two of its arrays have the same name")
         if sum(member.file_size for member in archive.infolist()) > available_memory():

@@ -255,7 +255,7 @@ def read_record(root: Path, scale: Scale) -> Record | None:
         suite, chosen, cost = Record(**json.loads(record_file(root, scale).read_text()))
         record = Record(suite, _with_known_names(chosen), _with_known_names(cost))
         record.experiment(scale)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return record
 

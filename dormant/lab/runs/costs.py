@@ -108,7 +108,7 @@ def paces(finished: Iterable[Path]) -> dict[tuple[Kind, float | None], float]:
             training = json.loads(folder.spec.read_text())["training"]
             key = (_kind(training, json.loads(done.read_text())["backend"]), training.get("replay_ratio"))
             seeds = len(training["seeds"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
         agent_steps[key] += seeds * folder.timing.agent_steps
         seconds[key] += folder.timing.seconds
