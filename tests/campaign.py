@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=300, help="damaged files, of runs and of input")
     parser.add_argument("--commands", type=int, default=50, help="command lines with malformed flags")
     parser.add_argument("--kills", type=int, default=0, help="runs that are killed and resumed")
+    parser.add_argument("--families", nargs="+", default=["MinAtar", "SAC", "Atari"], help="whose runs are damaged")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, help="repeat this case of each kind that has one")
     flags = parser.parse_args()
@@ -37,7 +38,7 @@ def main() -> int:
     if flags.files:
         from campaign import runs  # compiles the trainings
 
-        runs.campaign(tally, flags.files - flags.files // 3, flags.seed, flags.only)
+        runs.campaign(tally, flags.files - flags.files // 3, flags.seed, flags.only, flags.families)
     print(tally.table())
     print(f"{time.monotonic() - began:.0f} seconds")
     return 1 if tally.failed else 0
