@@ -22,8 +22,9 @@ import numpy as np
 from dormant.cli.train import parse, training_of
 from dormant.lab.drawing import demo_picture
 from dormant.lab.judging import mean_interval
+from dormant.lab.runs.checkpoints import checkpoints, restore
 from dormant.lab.runs.folder import RunFolder, curve
-from dormant.lab.runs.runner import checkpoints, restore
+from dormant.lab.runs.runner import owner_of
 from dormant.rl.atari import AtariTraining
 
 HERE = Path(__file__).parent / "breakout"
@@ -45,7 +46,9 @@ def episodes(arm: str, folder: RunFolder, agent_steps: int) -> dict[str, Sequenc
     """Returns of evaluation episodes of the arm's agent, and of random play in the same games."""
     plan = replace(training(arm, folder.path), eval_agent_steps=agent_steps)
     with checkpoints(folder) as manager:
-        state = restore(manager, plan.init())
+        step = manager.latest_step()
+        assert step is not None
+        state, _ = restore(manager, step, plan.init(), owner_of(training(arm, folder.path)))
     done = plan.agent_steps_done(state)
     played = plan.evaluate([_first(state.agent.learner.params)], done, folder.path)[0].tolist()
     return {f"{arm} after {done:,} agent steps": played}

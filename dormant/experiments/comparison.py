@@ -37,10 +37,8 @@ from dormant.files import write_whole
 from dormant.hints import canonical
 from dormant.interventions.how_many import Number
 from dormant.interventions.recycle import Score
-from dormant.lab import Arm, Claim, Design, Experiment, Panel, Quantity, Scale
+from dormant.lab import Arm, Claim, Design, Experiment, Panel, Quantity, Scale, Trainable
 from dormant.regularisers import L2Init, Parseval, Spectral
-from dormant.rl.atari import AtariTraining
-from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.atari import DQN_GAMES, Atari
 from dormant.rl.envs.minatar import MinAtar
 
@@ -49,7 +47,7 @@ PLAIN = "DQN"
 LEARNING_RATES = (0.5, 1.0, 2.0)  # relative to the bench's learning rate
 STRENGTHS = (1e-5, 1e-4, 1e-3)
 DECAYS = (WEIGHT_DECAY / 10, WEIGHT_DECAY, 10 * WEIGHT_DECAY)
-Candidates = dict[str, DeviceTraining | AtariTraining]  # by the name of a setting
+Candidates = dict[str, Trainable]  # by the name of a setting
 Maker = Callable[[Bench], Candidates]
 Change = Callable[..., Changes]  # of an agent's fields, from a value or from its network
 

@@ -5,7 +5,7 @@ from walks import Walk
 
 from dormant.lab.crews import Board, Event, Job, Standing
 from dormant.lab.crews.cluster import RemoteProgress, Resources, agent_steps_in, run_job_here
-from dormant.lab.runs import folder
+from dormant.lab.runs import rows
 from dormant.lab.runs.runner import run
 
 
@@ -37,7 +37,7 @@ def test_progress_is_the_last_complete_row(tmp_path, monkeypatch):
         stream.write('{"seed": 0, "agent_steps": 16}\n{"seed": 0, "agent_st')
     assert list(gauge.events()) == []
     assert list(gauge.events(at_once=True)) == [Event("steps", 16)]
-    monkeypatch.setattr(folder, "TAIL_BYTES", 60)
+    monkeypatch.setattr(rows, "TAIL_BYTES", 60)
     assert agent_steps_in(path) == 16
 
 

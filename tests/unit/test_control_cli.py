@@ -135,7 +135,7 @@ def test_every_kind_of_flag_reaches_the_training(built):
         (("--learning-rate", "0.1"), "--learning-rate"),
         (("--agent", "ppo"), "ppo"),
         (("--checkpoint-seconds", "nan"), "--checkpoint-seconds must be at least 0, got nan"),
-        (("--intervention", "plasticity-injection"), "is there for --agent dqn and drq, not for sac"),
+        (("--intervention", "plasticity-injection"), "works with --agent dqn and drq only, not with sac"),
         (("--intervention", "prune", "--layers", "actor"), "--intervention prune does not use --layers"),
         (("--intervention", "redo", "--layers", "critic3"), "no neuron layer is called 'critic3'"),
         (("--intervention", "reset", "--layers", "fc"), "['fc']"),

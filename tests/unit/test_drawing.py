@@ -23,6 +23,7 @@ class Training:
     replay_ratio: float = 1.0
     env: Any = None
     seeds: tuple[int, ...] = ()
+    agent_steps: int = 400
 
 
 GAMES = (MinAtar("Asterix"), MinAtar("Breakout"))
