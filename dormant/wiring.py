@@ -172,7 +172,7 @@ def paths(params: PyTree) -> list[str]:
     ]
 
 
-def by_path(params: PyTree) -> dict[str, Array]:
+def by_path(params: PyTree) -> dict[str, Any]:
     """The leaves of a tree by their paths.
 
     >>> by_path({"dense": {"bias": 0, "kernel": 1}})
