@@ -1,7 +1,7 @@
 """One network on one batch: dormancy by layer, with what another batch of this size might have shown."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -173,7 +173,7 @@ def _layer_report(
     scores: Float[np.ndarray, " neurons"],
     bounds: Float[np.ndarray, "2 neurons"],
     places: Sequence[Activation],
-    leaves: dict[str, Array],
+    leaves: Mapping[str, Array | np.ndarray],
     tau: float,
 ) -> LayerReport:
     low, high = bounds
