@@ -51,14 +51,14 @@ def test_one_event_is_the_plans_own_update():
     network = Network(dormant.trace(MODEL.apply, PARAMS, X), lambda key: MODEL.init(key, jnp.zeros_like(X)), inner)
     learner, plan = Learner(SILENT, inner.init(SILENT)), Every(2, ReDo(tau=0.0))
     plan_state, params = plan.init(learner, network), SILENT
-    own = jax.random.wrap_key_data(state.key)
+    keys = [jax.random.wrap_key_data(state.key.at[-1].add(jnp.uint32(step))) for step in range(4)]
     for step in range(4):
         with jax.numpy_dtype_promotion("standard"):  # Adam's own arithmetic is not strict
             updates, state = tx.update(GRADS, state, params)
             changes, opt_state = inner.update(GRADS, learner.opt_state, learner.params)
         params, state = tx.intervene((optax.apply_updates(params, updates), state), X)
         learner = Learner(optax.apply_updates(learner.params, changes), opt_state)
-        learner, plan_state = plan.update(jax.random.fold_in(own, step), learner, plan_state, network, X)
+        learner, plan_state = plan.update(keys[step], learner, plan_state, network, X)
     jax.tree.map(np.testing.assert_array_equal, (params, state.inner), (learner.params, learner.opt_state))
     assert int(tx.measure((params, state), X)["recycled/Dense_0"]) == 2
 
