@@ -102,6 +102,8 @@ def prepared() -> None:
 
 
 def pool(workers: int) -> Any:
+    import torch  # noqa: F401  (a pool whose workers can't start would start new ones for ever)
+
     os.environ["XLA_FLAGS"] = XLA_FLAGS
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")

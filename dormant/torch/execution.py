@@ -76,6 +76,7 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self.names: list[str] = []  # each operation, with the parameters that it takes
         self.random = False
+        self.python_random = False  # whether Python's or NumPy's generator gave a number
         self.leaves: dict[int, int] = {}
         self.allocated: set[int] = set()
         self.saved: dict[int, tuple[Tensor, Tensor, int | None]] = {}
@@ -262,7 +263,8 @@ def run(
         operations.start(list(named_leaves(module).values()), tensors_in(inputs) or [])
         with _Leaving(operations), operations:
             outputs = module(*inputs)
-        operations.random = operations.random or _python_states() != before
+        operations.python_random = _python_states() != before
+        operations.random = operations.random or operations.python_random
         operations.finish(_returned(outputs, module))
 
 

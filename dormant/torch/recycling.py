@@ -22,16 +22,25 @@ SEEDS: tuple[Seed, ...] = (0, 1, 2, 3, "lowest", "highest")
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Each layer's neuron scores and dormant masks, and the fraction of all neurons that is dormant."""
+    """Each layer's neuron scores and dormant masks, and the fraction of all neurons that is dormant.
+
+    `left_out` names the layers that were not computed, because the inputs take another branch.
+    """
 
     tau: float
     scores: Mapping[str, Float[Tensor, " neurons"]]
     masks: Mapping[str, Bool[Tensor, " neurons"]]
+    left_out: tuple[str, ...] = ()
 
     @property
     def fraction(self) -> float:
-        """Dormant neurons of all layers, divided by the neurons of all layers; NaN if a layer is not finite."""
+        """Dormant neurons of all layers, divided by the neurons of all layers; layers that are left out do not count.
+
+        NaN if a layer is not finite, or if every layer is left out. Raises ValueError if the module has no neurons.
+        """
         fractions = self.fractions
+        if not fractions and self.left_out:
+            return math.nan
         if not fractions:
             raise ValueError("the module has no neurons: no layer of it is read by the weights of another.")
         if any(math.isnan(fraction) for fraction in fractions.values()):
@@ -51,6 +60,7 @@ class Report:
         for name, fraction in self.fractions.items():
             mask = self.masks[name]
             rows.append((name, str(len(mask)), "nan" if math.isnan(fraction) else str(int(mask.sum()))))
+        rows += [(name, "-", "not computed: these inputs take another branch") for name in self.left_out]
         return "\n".join(table(rows))
 
 
@@ -77,7 +87,8 @@ def measure(module: nn.Module, wiring: Wiring, *inputs: Any, tau: float = 0.1) -
     """
     checked_tau(tau)
     scores = wiring.scores(module, *inputs)
-    return Report(tau, scores, {name: score <= tau for name, score in scores.items()})
+    left_out = tuple(layer.name for layer in wiring.layers if layer.name not in scores)
+    return Report(tau, scores, {name: score <= tau for name, score in scores.items()}, left_out)
 
 
 def recycle_(

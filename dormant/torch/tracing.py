@@ -32,6 +32,8 @@ from .values import NOTHING, Part, Value, broken, together
 from .wiring import Activation, Wiring
 
 Kind = TypeVar("Kind", bound=Operations)
+RANDOM_TRACES = 8  # with other random numbers, if Python draws some: a rare branch may still be missed
+RANDOM_BRANCH = "forward takes a branch on a random number of Python or NumPy, and only one way was followed"
 BUFFER, FROZEN, DETACHED = "a buffer", "frozen (requires_grad=False)", "detached from the outputs"
 
 
@@ -130,6 +132,10 @@ class Passes(NamedTuple):
     trained: "Tracer | None"
     raised: bool  # in training mode
 
+    @property
+    def python_random(self) -> bool:
+        return any(traced.python_random for traced in (self.evaluated, self.trained) if traced)
+
     def collected(self) -> Pass:
         found = collect(self.notes, self.evaluated, self.trained)
         return Pass(found, (self.evaluated.got, self.trained.got if self.trained else []))
@@ -145,6 +151,9 @@ def _found(module: nn.Module, inputs: tuple[Any, ...], again: bool = False) -> F
         return _passes(module, inputs, change, most).collected()
 
     reasons = branches(first, changed) if any(first.got) and not again else []
+    if passes.python_random and not again:
+        others = (_passes(module, inputs, seed=seed).collected().found for seed in range(RANDOM_TRACES))
+        reasons += [RANDOM_BRANCH] * any(same_wiring(first.found, other) for other in others)
     branched = bool(reasons)
     reasons += [] if passes.raised else _note_missed(notes, module, inputs)
     for reason in reasons:
@@ -154,7 +163,11 @@ def _found(module: nn.Module, inputs: tuple[Any, ...], again: bool = False) -> F
 
 
 def _passes(
-    module: nn.Module, inputs: tuple[Any, ...], change: Change | None = None, most: int | None = None
+    module: nn.Module,
+    inputs: tuple[Any, ...],
+    change: Change | None = None,
+    most: int | None = None,
+    seed: Seed = None,
 ) -> Passes:
     """Trace in each mode, with another value in place of one that Python gets, and at most so many operations."""
     leaves = named_leaves(module)
@@ -168,9 +181,9 @@ def _passes(
         None,
         False,
     )
-    run(module, inputs, evaluated)
+    run(module, inputs, evaluated, seed=seed)
     try:
-        flow, attempt = _in_training(module, inputs, Dataflow)
+        flow, attempt = _in_training(module, inputs, Dataflow, seed)
     except Exception as error:
         raised = True
         reason = f"training mode raises {type(error).__name__} on these inputs: {str(error)[:80]}"
@@ -179,7 +192,7 @@ def _passes(
         if flow.steps != evaluated.steps:
             notes.training = True
             trained = Tracer(notes, parts, change if change and change.training else None, most)
-            run(module, attempt, trained, training=True)
+            run(module, attempt, trained, training=True, seed=seed)
     return Passes(notes, evaluated, trained, raised)
 
 

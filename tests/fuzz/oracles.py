@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .program import Program, Values
-from .structure import Structure, Table, still_read
+from .structure import Reading, Structure, Table, still_read
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -122,15 +122,26 @@ def judge_readers(
     program: Program, truths: Sequence[Structure], modes: Sequence[bool], before: Values, after: Values, donor: Values
 ) -> list[Failure]:
     """No kernel reads a recycled unit any more, also in branches that were not taken."""
-    recycled = recycled_units(truths[0], before, after, donor)
+    recycled, now = recycled_units(truths[0], before, after, donor), flat(after, truths[0]) != 0
     for truth, training in zip(truths, modes, strict=True):
         for reading, alive in zip(truth.readings, still_read(program, after, training), strict=False):
-            kept = reading.units[alive][:, recycled]
-            if kept.any():
-                unit = np.flatnonzero(recycled)[kept.any(0)][0]
-                what = f"{reading.name} still reads {unit_name(truth, unit)}, which was recycled"
-                return [Failure("a kernel still reads a recycled unit", what)]
+            kept = reading.units & alive[:, None] & recycled
+            for element in np.flatnonzero(kept.any(1)):
+                if not _scales(truth, reading, int(element), recycled, now):
+                    unit = int(np.flatnonzero(kept[element])[0])
+                    what = f"{reading.name} still reads {unit_name(truth, unit)}, which was recycled"
+                    return [Failure("a kernel still reads a recycled unit", what)]
     return []
+
+
+def _scales(truth: Structure, reading: Reading, element: int, recycled: Table, now: Table) -> bool:
+    """Whether a kernel only scales an element, and what it makes was recycled with it.
+
+    In `(padded * kernel).sum()` all other elements are a constant 0. What comes out is the same neuron again.
+    """
+    made = (truth.columns & reading.read_by[element] & now).any(1)
+    beside = (reading.read_by[:, truth.columns[made].any(0)]).any(1) & reading.units.any(1)
+    return bool(recycled[made].all() and (reading.units[beside] == reading.units[element]).all())
 
 
 def _readers(truth: Structure, unit: int) -> np.ndarray:

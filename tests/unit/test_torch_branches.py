@@ -1,5 +1,9 @@
 """Branches that Python takes on values, gradients that can't be followed, and noise that silences neurons."""
 
+import math
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -63,6 +67,24 @@ def test_inputs_that_take_the_other_branch_are_measured_as_far_as_they_go():
     assert set(dt.measure(net, wiring, X).scores) == {"a", "d"}
     assert set(dt.measure(net, wiring, -X).scores) == {"a"}
     assert dt.recycle_(net, wiring, -X) == {}
+
+
+def test_a_report_names_the_layers_that_the_inputs_leave_out():
+    net = Net(lambda s, x: s.b(F.relu(s.a(x))) if x.sum() > 0 else s.c(x), a=L(3, 5), b=L(5, 2), c=L(3, 2))
+    report = dt.measure(net, dt.trace(net, X), -X)
+    assert report.left_out == ("a",) and math.isnan(report.fraction)
+    assert "not computed: these inputs take another branch" in str(report)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand], ids=["python", "numpy"])
+def test_a_branch_on_a_random_number_of_python_is_a_reason(draw):
+    for number in range(3):  # whichever way the first trace takes
+        random.seed(number)
+        np.random.seed(number)
+        branching = dt.trace(two_heads(lambda s, x: draw() < 0.5), X)["a"]
+        scaling = dt.trace(one_head(lambda s, x: hidden(s, x * draw())), X)["a"]
+        assert "takes a branch on a random number" in " ".join(branching.reasons)
+        assert scaling.recyclable
 
 
 def test_the_reason_names_the_module_that_branches():
