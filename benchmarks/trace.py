@@ -1,19 +1,26 @@
 """How long the first `trace` of a network takes, and what `Every(period, ReDo)` costs a step in which nothing is due.
 
     python benchmarks/trace.py [--repeats 21]
+    python benchmarks/trace.py --against 0ae57e9      traces only, in turn with those of another revision
 
-Each trace is the first call of a fresh process, after its imports; the median of three processes. The steps with and
-without the schedule are measured in turn, `--repeats` times each; their difference is the median of the pairs', with
-the quartiles, for it is smaller than what a busy machine adds to either.
+Each trace is the first call of a fresh process, after its imports, in seconds of the processor; the median of three
+processes, or of seven for each of two revisions. The steps with and without the schedule are measured in turn,
+`--repeats` times each; their difference is the median of the pairs', with the quartiles, for it is smaller than what a
+busy machine adds to either.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parents[1]
 
 TRACES = {"nature": 1.0, "impala": 3.0, "torch": 1.0}  # goals, in seconds
 TITLES = {"nature": "Nature CNN, Flax", "impala": "IMPALA ResNet, Flax", "torch": "Nature CNN, dormant.torch"}
@@ -50,9 +57,9 @@ def first_trace(name: str) -> float:
         import dormant
 
         module, params, images = linen(name)
-        start = time.perf_counter()
+        start = time.process_time()
         dormant.trace(module.apply, params, images)
-        return time.perf_counter() - start
+        return time.process_time() - start
     import torch
     from torch import nn
 
@@ -60,9 +67,9 @@ def first_trace(name: str) -> float:
 
     convolutions = [nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3)]
     module = nn.Sequential(*convolutions, nn.ReLU(), nn.Flatten(), nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, 6))
-    start = time.perf_counter()
+    start = time.process_time()
     dormant.torch.trace(module, torch.zeros(1, 4, 84, 84))
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def steps(apply: Callable[..., Any], init: Callable[..., Any], x: Any, count: int) -> tuple[Any, Any]:
@@ -116,16 +123,37 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=21)
+    parser.add_argument("--against", metavar="REVISION", help="compare with the package at that revision")
     parser.add_argument("--only", choices=TRACES, help="print the seconds of one trace")
     options = parser.parse_args()
     if options.only:
         print(first_trace(options.only))
         return
+    if options.against:
+        print(*compared(options.against), sep="\n")
+        return
     for name, goal in TRACES.items():
-        command = [sys.executable, __file__, "--only", name]
-        taken = statistics.median(float(subprocess.check_output(command)) for _ in range(3))
+        taken = statistics.median(process(name, ROOT) for _ in range(3))
         print(f"trace {TITLES[name]:30s}{taken:8.2f} s  (goal below {goal:g} s)")
     step_costs(options.repeats)
+
+
+def process(name: str, tree: Path) -> float:
+    """Seconds of one trace in a process of its own, with the package of a source tree."""
+    command = [sys.executable, __file__, "--only", name]
+    return float(subprocess.check_output(command, env={**os.environ, "PYTHONPATH": str(tree)}))
+
+
+def compared(revision: str) -> Iterator[str]:
+    """Each trace with the package of a revision and with today's, in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = subprocess.check_output(["git", "archive", revision, "dormant"], cwd=ROOT)
+        subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
+        for name in TRACES:
+            pairs = [(process(name, Path(folder)), process(name, ROOT)) for _ in range(7)]
+            before, after = (statistics.median(times) for times in zip(*pairs, strict=True))
+            times = f"{before:8.3f} s at {revision}, {after:.3f} s today: {after / before:.2f} times"
+            yield f"trace {TITLES[name]:26s}{times}"
 
 
 def step_costs(repeats: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .metrics import Interval, effective_rank, norm, score_bounds
+from .reasons import status
 from .scores import checked_tau
 from .tracing import trace
 from .wiring import Activation, NeuronLayer, Wiring, by_path
@@ -50,7 +51,7 @@ class Report:
     def __str__(self) -> str:
         rows = [("layer", "neurons", "dormant", "share", "95 % interval", "effective rank", "weight norm")]
         rows += [*map(_row, self.layers), (*_row(self.all)[:5], "", "")]
-        last = ["recyclable", *(_status(layer) for layer in self.layers), ""]
+        last = ["recyclable", *(status(layer) for layer in self.layers), ""]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]), status]).rstrip()
@@ -218,9 +219,3 @@ def _row(layer: LayerReport) -> tuple[str, ...]:
         unknown if np.isnan(value) else f"{value:.2f}" for value in (layer.effective_rank, layer.weight_norm)
     )
     return layer.name, str(layer.neurons), dormant, share, interval, rank, weights
-
-
-def _status(layer: LayerReport) -> str:
-    if layer.reasons:
-        return "no: " + "; ".join(layer.reasons)
-    return "yes" + (f", but its neurons are coupled by {', '.join(layer.coupled_by)}" if layer.coupled_by else "")

@@ -1,8 +1,6 @@
 """Which parameters feed a neuron and which read it, for every layer of a network."""
 
-import itertools
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,10 +10,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .reasons import printed_wiring
 from .scores import dormant_fraction, dormant_mask, neuron_scores
 
 Entries = Mapping[str, Int[np.ndarray, "..."]]
-COLUMNS = 120  # of a printed wiring
 Masks = Mapping[str, Bool[Array, " neurons"]]
 
 
@@ -112,41 +110,7 @@ class Wiring:
         return dormant_fraction(self.scores(params, *inputs), tau)
 
     def __str__(self) -> str:
-        rows = [("layer", "neurons", "fed by", "read by", "recycled")]
-        rows += [
-            (layer.name, str(layer.width), _paths(layer.incoming), _paths(layer.outgoing), _status(layer))
-            for layer in self.layers
-        ]
-        ends = [f"output layers, not measured: {', '.join(self.outputs) or 'none'}"]
-        if self.not_followed:
-            lost = "; ".join(f"{path.removeprefix('params/')} ({how})" for path, how in self.not_followed.items())
-            ends.append(f"not followed: {lost}")
-        wrapped = [line for end in ends for line in textwrap.wrap(end, COLUMNS, subsequent_indent="  ")]
-        return "\n".join([*_table(rows), *wrapped])
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines of at most COLUMNS; longer cells go on below."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    if sum(widths) + 2 * (len(widths) - 1) > COLUMNS:
-        widths[:4] = [min(width, most) for width, most in zip(widths, (30, 7, 24, 24), strict=False)]
-        widths[4] = COLUMNS - sum(widths[:4]) - 2 * 4
-    lines = []
-    for row in rows:
-        cells = [textwrap.wrap(cell, width) or [""] for cell, width in zip(row, widths, strict=True)]
-        for line in itertools.zip_longest(*cells, fillvalue=""):
-            lines.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    return lines
-
-
-def _paths(entries: Entries) -> str:
-    return ", ".join(path.removeprefix("params/") for path in entries) or "-"
-
-
-def _status(layer: NeuronLayer) -> str:
-    if layer.reasons:
-        return "no: " + "; ".join(layer.reasons)
-    return "yes" + (f", but its neurons are coupled by {', '.join(layer.coupled_by)}" if layer.coupled_by else "")
+        return printed_wiring(self.layers, self.outputs, self.not_followed)
 
 
 class Network(NamedTuple):

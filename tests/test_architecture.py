@@ -16,7 +16,19 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dormant"
 FLOORS = {
     1: {
-        *("", "files", "hints", "scores", "wiring", "tracing", "surgery", "interventions", "regularisers", "metrics"),
+        *(
+            "",
+            "files",
+            "hints",
+            "reasons",
+            "scores",
+            "wiring",
+            "tracing",
+            "surgery",
+            "interventions",
+            "regularisers",
+            "metrics",
+        ),
         *("optimizer", "reporting", "torch"),
     },
     2: {"rl", "supervised"},
@@ -25,7 +37,7 @@ FLOORS = {
     5: {"cli", "__main__"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
-MOST_FILES = 121  # 114 when the house was laid out; a new file that is a room of its own may raise this
+MOST_FILES = 122  # 114 when the house was laid out; a new file that is a room of its own may raise this
 MEDIAN_LINES, MOST_LINES, FEWEST_LINES = 110, 400, 40
 MOST_ANY = 230  # lines with Any
 LONGEST_FUNCTION = 60  # lines, without its docstring

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from ..reasons import BRANCH, Reason
 from .execution import plain_name
 from .layers import Found, same_wiring
 
@@ -46,23 +47,25 @@ class Pass(NamedTuple):
     got: tuple[Sequence[Got], Sequence[Got]]
 
 
-def branches(first: Pass, again: Callable[[Change], Pass]) -> list[str]:
+def branches(first: Pass, again: Callable[[Change], Pass]) -> list[Reason]:
     """Why layers can't be recycled: the places where another number gives another wiring.
 
     `again` traces with a change. A change that ends in a `raise` or `assert` statement meets a check, which is no
     branch. One that ends in any other exception says nothing.
     """
-    reasons: dict[str, None] = {}
+    reasons: dict[Reason, None] = {}
     left = MOST_TRACES
     for training, all_got in zip((False, True), first.got, strict=True):
         for number, got in enumerate(all_got):
             others = other_values(got.value)
             left -= len(others)
             if left < 0:
-                return [*reasons, "forward takes more branches on values than can be followed"]
+                return [*reasons, Reason("forward takes more branches on values than can be followed", BRANCH)]
             if _matters(first, again, [Change(training, number, value) for value in others]):
                 where = f" (in {got.place!r})" if got.place else ""
-                reasons[f"forward takes a branch on a value{where}, and only one way was followed"] = None
+                reasons[Reason(f"forward takes a branch on a value{where}, and only one way was followed", BRANCH)] = (
+                    None
+                )
     return list(reasons)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from ..reasons import APART, Reason
 from .ledger import Ledger
 from .values import NOTHING, Value, broken, together
 
@@ -55,7 +56,7 @@ Result = Value | list[Value]
 Rule = Callable[[Ledger, Call], Result]
 
 
-def mix(notes: Ledger, call: Call, reason: str = "", statistic: str | None = None) -> Value:
+def mix(notes: Ledger, call: Call, reason: Reason | None = None, statistic: str | None = None) -> Value:
     """The operation keeps neither neurons nor parameter entries apart: whoever reads its result is told why.
 
     Later values record only which layers and parameters contributed.
@@ -65,7 +66,7 @@ def mix(notes: Ledger, call: Call, reason: str = "", statistic: str | None = Non
     unfollowed = dict(whole.unfollowed)
     for value in values:
         unfollowed |= notes.not_known(value.parts, call.name)
-    stages = broken(whole.stages, reason or f"several neurons are mixed by aten.{call.name}", statistic)
+    stages = broken(whole.stages, reason or Reason(f"several neurons are mixed by aten.{call.name}", APART), statistic)
     return replace(whole, stages=stages, unfollowed=unfollowed)
 
 

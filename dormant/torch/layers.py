@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..reasons import DIRECT, OWN, RETURN, TRAIN, Reason
 from .execution import Operations
 from .ledger import SIDES, Layer, Ledger
 from .values import OTHER, compact
@@ -75,7 +76,7 @@ def _note_clashes(notes: Ledger) -> None:
     for pairs in notes.clashes:
         left, right = notes.current(pairs)
         for neurons in (left[left != right], right[left != right]):
-            notes.blame(notes.layers_of(neurons), "shares weights with other neurons or other values")
+            notes.blame(notes.layers_of(neurons), Reason("shares weights with other neurons or other values", OWN))
 
 
 class Group:
@@ -118,7 +119,7 @@ class Group:
     def _reasons(self) -> list[str]:
         found = []
         if any(layer.returned for layer in self.members):
-            found.append("its values are also returned by the module")
+            found.append(Reason("its values are also returned by the module", RETURN))
         for verb, entries in (("fed", self.incoming), ("read", self.outgoing)):
             found += [why for name, owners in entries.items() if (why := self._untrained(verb, name, owners))]
         return found
@@ -127,12 +128,15 @@ class Group:
         notes = self.notes
         untrained = {**notes.detached, **notes.frozen}
         if name in untrained and name not in notes.statistics:
-            return f"{verb} by {name}, {untrained[name]}, which nothing trains"
+            return Reason(f"{verb} by {name}, {untrained[name]}, which nothing trains", TRAIN)
         start = notes.starts[notes.names.index(name)]
         shape = notes.shapes[name]
         elsewhere = notes.elsewhere[start : start + shape.numel()].reshape(shape)
         if bool((elsewhere & (owners >= 0)).any()):
-            return f"{name} is also used by aten.{notes.not_followed.get(name, 'an operation')}, which is not followed"
+            return Reason(
+                f"{name} is also used by aten.{notes.not_followed.get(name, 'an operation')}, which is not followed",
+                DIRECT,
+            )
         return None
 
 

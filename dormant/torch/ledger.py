@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..reasons import DIRECT, OWN, Reason
 from .values import OTHER, ZERO, Part, Stage, Stages, compact, lean
 
 UNCLAIMED = -3
@@ -24,7 +25,7 @@ class Layer:
     first: int
     width: int
     points: tuple[set[int], set[int]] = field(default_factory=lambda: (set(), set()))
-    reasons: dict[str, None] = field(default_factory=dict)
+    reasons: dict[Reason, None] = field(default_factory=dict)
     coupled_by: dict[str, None] = field(default_factory=dict)
     parameters: set[str] = field(default_factory=set)
     made: set[int] = field(default_factory=set)  # the operations whose outputs must be finite, in evaluation mode
@@ -143,7 +144,7 @@ class Ledger:
 
     # --- reasons
 
-    def blame(self, layers: Iterable[int], reason: str) -> None:
+    def blame(self, layers: Iterable[int], reason: Reason) -> None:
         """These layers are not to be recycled."""
         for index in layers:
             self.layers[index].reasons[reason] = None
@@ -221,12 +222,14 @@ class Ledger:
             if bool((lost := (owner < 0) & (met >= 0)).any()):
                 # A slope after the pre-activation may be shared: it does not feed the neuron.
                 shared = set(self.layers_of(met[lost])) & set(waiting)
-                self.blame(shared, f"fed by {self._list(entries[lost])}, which it shares with other values")
+                self.blame(
+                    shared, Reason(f"fed by {self._list(entries[lost])}, which it shares with other values", OWN)
+                )
             self.claim("incoming", entries, owner)
             # It is no reader of neurons, so it may not be zeroed as one.
             self.claim("outgoing", entries, torch.tensor(OTHER))
         for name, how in unfollowed.items():
-            self.blame(set(self.layers_of(neurons)) & set(stages), f"fed by {name} through aten.{how}")
+            self.blame(set(self.layers_of(neurons)) & set(stages), Reason(f"fed by {name} through aten.{how}", DIRECT))
 
     @staticmethod
     def _owner(entries: Tensor, met: Tensor) -> Tensor:

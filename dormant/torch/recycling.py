@@ -10,11 +10,12 @@ import torch.distributed as distributed
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..reasons import table
 from .drawing import Init, fresh_values
 from .execution import Seed, named_leaves, plain
 from .optimizers import Optimizers, check_held, check_known, forget_, optimizer_list
 from .tracing import trace
-from .wiring import NeuronLayer, Wiring, table
+from .wiring import NeuronLayer, Wiring
 
 # The random numbers with which a module that draws some is run to see whether a dormant neuron fires.
 SEEDS: tuple[Seed, ...] = (0, 1, 2, 3, "lowest", "highest")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..reasons import APART, Reason
 from .values import NOTHING, OTHER, Part, Value, broken, collapse, join
 
 
@@ -157,6 +158,6 @@ def _grained(record: Record, itemsize: int) -> Record:
         neurons, several = collapse(pairs, (1,))
         neurons = neurons.flatten()
         if bool(several.any()):
-            neurons, stages = None, broken(stages, "two neurons make one complex number")
+            neurons, stages = None, broken(stages, Reason("two neurons make one complex number", APART))
     value = replace(value, neurons=neurons, stages=stages, parts=tuple(parts))
     return Record(value, torch.Size([length]), (1,), 0, itemsize, length)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from ..reasons import APART, BRANCH, RUNS, Reason
 from .branches import LONGEST, Change, Got, Pass, TooLong, branches, module_names, running_part
 from .calls import Call
 from .execution import (
@@ -33,7 +34,9 @@ from .wiring import Activation, Wiring
 
 Kind = TypeVar("Kind", bound=Operations)
 RANDOM_TRACES = 8  # with other random numbers, if Python draws some: a rare branch may still be missed
-RANDOM_BRANCH = "forward takes a branch on a random number of Python or NumPy, and only one way was followed"
+RANDOM_BRANCH = Reason(
+    "forward takes a branch on a random number of Python or NumPy, and only one way was followed", BRANCH
+)
 BUFFER, FROZEN, DETACHED = "a buffer", "frozen (requires_grad=False)", "detached from the outputs"
 
 
@@ -186,7 +189,7 @@ def _passes(
         flow, attempt = _in_training(module, inputs, Dataflow, seed)
     except Exception as error:
         raised = True
-        reason = f"training mode raises {type(error).__name__} on these inputs: {str(error)[:80]}"
+        reason = Reason(f"training mode raises {type(error).__name__} on these inputs: {str(error)[:80]}", RUNS)
         notes.blame(range(len(notes.layers)), reason)
     else:
         if flow.steps != evaluated.steps:
@@ -196,7 +199,7 @@ def _passes(
     return Passes(notes, evaluated, trained, raised)
 
 
-def _note_missed(notes: Ledger, module: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+def _note_missed(notes: Ledger, module: nn.Module, inputs: tuple[Any, ...]) -> list[Reason]:
     """Note the parameters that no gradient reaches in either mode; returns why that is not known, if it is not."""
     try:
         first = _in_training(module, inputs, lambda: Gradients(module))[0]
@@ -204,10 +207,10 @@ def _note_missed(notes: Ledger, module: nn.Module, inputs: tuple[Any, ...]) -> l
             run(module, inputs, second := Gradients(module))
             first.missed = [name for name in first.missed if name in second.missed]
     except Exception as error:
-        return [f"forward raises {type(error).__name__} when gradients are on: {str(error)[:80]}"]
+        return [Reason(f"forward raises {type(error).__name__} when gradients are on: {str(error)[:80]}", RUNS)]
     missed = [name for name in first.missed if not notes.is_idle(name)]
     if missed and first.unknown:
-        return [first.unknown]
+        return [Reason(first.unknown, RUNS)]
     notes.detached = dict.fromkeys(missed, DETACHED)
     return []
 
@@ -308,7 +311,7 @@ class Tracer(Dataflow):
         if len(call.outputs) < 2:
             return []
         whole = together([first])
-        lost = replace(whole, stages=broken(whole.stages, f"read by aten.{call.name}"))
+        lost = replace(whole, stages=broken(whole.stages, Reason(f"read by aten.{call.name}", APART)))
         return [lost] * (len(call.outputs) - 1)
 
     def python_gets(self, tensors: Sequence[Tensor], result: object) -> object:

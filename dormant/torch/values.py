@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ..reasons import Reason
+
 OTHER = -1  # an element that belongs to no neuron: an input, or something computed from several neurons
 ZERO = -2  # an element that is always zero
 
@@ -23,8 +25,8 @@ class Stage:
 
     points: frozenset[int]
     active: bool = False
-    offset: str | None = None
-    broken: str | None = None
+    offset: Reason | None = None
+    broken: Reason | None = None
     statistic: str | None = None
     coupled_by: frozenset[str] = frozenset()
 
@@ -131,7 +133,7 @@ def after_nonlinearity(stages: Stages, step: int) -> dict[int, Stage]:
     return {layer: move(stage) for layer, stage in stages.items()}
 
 
-def after_affine(stages: Stages, step: int, offset: str | None = None) -> dict[int, Stage]:
+def after_affine(stages: Stages, step: int, offset: Reason | None = None) -> dict[int, Stage]:
     """Scaled or (with `offset`) moved; before the nonlinearity this is part of the pre-activation."""
 
     def move(stage: Stage) -> Stage:
@@ -155,7 +157,7 @@ def coupled(stages: Stages, by: str) -> dict[int, Stage]:
     return {layer: replace(stage, coupled_by=stage.coupled_by | {by}) for layer, stage in stages.items()}
 
 
-def broken(stages: Stages, reason: str, statistic: str | None = None) -> dict[int, Stage]:
+def broken(stages: Stages, reason: Reason, statistic: str | None = None) -> dict[int, Stage]:
     """Not to be recycled if read from here on."""
 
     def lose(stage: Stage) -> Stage:

@@ -1,6 +1,5 @@
 """Which parameters feed a neuron, which read it, and what it scores."""
 
-import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..reasons import printed_wiring
 from .execution import Seed
-
-WIDTH = 120  # columns of a printed wiring
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,54 +96,7 @@ class Wiring:
             warnings.warn(message, RuntimeWarning, stacklevel=4)
 
     def __str__(self) -> str:
-        rows = [("layer", "neurons", "fed by", "read by", "recycled")]
-        rows += [
-            (layer.name, str(layer.width), _names(layer.incoming), _names(layer.outgoing), _status(layer))
-            for layer in self.layers
-        ]
-        lines = table(rows)
-        lines += _wrapped(f"output layers, not measured: {', '.join(self.outputs) or 'none'}")
-        for name, why in self.not_followed.items():
-            lines += _wrapped(f"not followed: {name} ({why})")
-        return "\n".join(lines)
-
-
-def table(rows: Sequence[tuple[str, ...]], width: int = WIDTH) -> list[str]:
-    """Lines of aligned columns. Long cells are wrapped, so that no line is longer than `width`.
-
-    >>> table([("layer", "neurons"), ("conv1", "32")])
-    ['layer  neurons', 'conv1  32']
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    gaps = 2 * (len(widths) - 1)
-    while sum(widths) + gaps > width:
-        widest = widths.index(max(widths))
-        # The widest column shrinks to the next widest, or to what fits.
-        next_widest = max((size for size in widths if size < widths[widest]), default=0)
-        widths[widest] = max(next_widest, widths[widest] - (sum(widths) + gaps - width), 8)
-        if widths[widest] == 8:
-            break
-    lines = []
-    for row in rows:
-        cells = [textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths, strict=True)]
-        for index in range(max(map(len, cells))):
-            line = [cell[index] if index < len(cell) else "" for cell in cells]
-            lines.append("  ".join(map(str.ljust, line, widths)).rstrip())
-    return lines
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ")
-
-
-def _names(entries: Mapping[str, Tensor]) -> str:
-    return ", ".join(entries) or "-"
-
-
-def _status(layer: NeuronLayer) -> str:
-    if layer.reasons:
-        return "no: " + "; ".join(layer.reasons)
-    return "yes" + (f", but its neurons are coupled by {', '.join(layer.coupled_by)}" if layer.coupled_by else "")
+        return printed_wiring(self.layers, self.outputs, self.not_followed)
 
 
 def neuron_scores(activations: Tensor, neurons: Int[Tensor, "..."], width: int) -> Float[Tensor, " neurons"]:

@@ -6,6 +6,7 @@ step depends on all of its operands. Where that finds a path that the tracer did
 
 from typing import NamedTuple
 
+from ..reasons import APART, DIRECT, Reason
 from .ledger import Ledger
 from .movement import MOVES
 from .program import Program
@@ -76,7 +77,7 @@ def _blame(notes: Ledger, producers: int, known: set[int], how: str) -> None:
     for producer in _numbers(producers & ~_bits(known)):
         notes.returned |= {producer} if how.endswith("outputs") else set()
         if not notes.reasons[producer]:
-            notes.blame({producer}, f"{how} in a way that is not followed")
+            notes.blame({producer}, Reason(f"{how} in a way that is not followed", APART))
 
 
 def _blame_leaves(notes: Ledger, producer: int, leaves: int, known: set[int]) -> None:
@@ -84,4 +85,4 @@ def _blame_leaves(notes: Ledger, producer: int, leaves: int, known: set[int]) ->
         path = notes.leaf_names[leaf]
         part_of_activation = any(owner == producer and path in why for owner, why in notes.dropped)
         if not notes.reasons[producer] and not part_of_activation:
-            notes.blame({producer}, f"{path} feeds it in a way that is not followed")
+            notes.blame({producer}, Reason(f"{path} feeds it in a way that is not followed", DIRECT))

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ..reasons import APART, DIRECT, OWN, SILENT, Reason
 from .ledger import Ledger, mix
 from .program import Step
 from .values import NONE, NOT_FOLLOWED, SETS, Ids, Met, Shapes, Value, Why, narrow, no_ids, union
@@ -116,7 +117,9 @@ def _offsets(notes: Ledger, step: Step, neurons: Ids, sites: Ids, others: Sequen
     owners = notes.producers_of(np.where(places >= 0, ids, NONE))
     added = [_describe(notes, other) for other in others if not other.is_zero]
     return frozenset(
-        (owner, f"not zero when silent: {what} follows its activation") for owner in owners for what in added
+        (owner, Reason(f"not zero when silent: {what} follows its activation", SILENT))
+        for owner in owners
+        for what in added
     )
 
 
@@ -132,23 +135,26 @@ def _joined(
     """Parameters that meet neurons become incoming entries; returns those that can't be redrawn with one neuron."""
     ids, places = np.broadcast_arrays(neurons, sites)
     before, after = (np.where(places < 0, ids, NONE), np.where(places < 0, NONE, ids))  # their activation
-    found: set[tuple[int, str]] = set()
+    found: set[tuple[int, Reason]] = set()
     for operand in [*others, *carriers]:
         for part in operand.parts:
             shape = np.broadcast_shapes(neurons.shape, part.entries.shape)
             if not notes.note_use(part, neurons, None, shape):
-                what = f"several neurons share {notes.leaf_names[part.leaf]}, which feeds them"
+                what = Reason(f"several neurons share {notes.leaf_names[part.leaf]}, which feeds them", OWN)
                 found |= {(owner, what) for owner in notes.producers_of(before)}
                 notes.blame(operand.mixed & notes.producers_of(after), what)
         for leaf in operand.chosen:
-            what = f"an index chooses which part of {notes.leaf_names[leaf]} feeds it"
+            what = Reason(f"an index chooses which part of {notes.leaf_names[leaf]} feeds it", OWN)
             found |= {(owner, what) for owner in notes.producers_of(before)}
     unfollowed = [*others, *carriers] if len(carriers) > 1 else others
     for what in sorted(frozenset().union(*(notes.hidden(operand) for operand in unfollowed))):
-        found |= {(owner, f"{what} feeds it in a way that is not followed") for owner in notes.producers_of(before)}
+        found |= {
+            (owner, Reason(f"{what} feeds it in a way that is not followed", DIRECT))
+            for owner in notes.producers_of(before)
+        }
     owners = notes.producers_of(before)
     for foreign in filter(None, (operand.mixed - notes.producers_of(neurons) for operand in unfollowed)):
-        what = f"{notes.names(foreign)} feed it without weights of their own"
+        what = Reason(f"{notes.names(foreign)} feed it without weights of their own", APART)
         found |= {(owner, what) for owner in owners}
     for other in others:
         _meet(notes, step, neurons, other, union(carriers, "met"))
@@ -177,10 +183,12 @@ def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value, known: frozense
     notes.couple(own, step.scope.rpartition("/")[2] or "a reduction over neurons")
     lost = {leaf for leaf, entries in other.met if entries == NOT_FOLLOWED or (leaf, entries) not in known}
     for leaf in sorted(lost | {leaf for leaf, _ in other.hidden}):
-        notes.blame(own, f"{notes.leaf_names[leaf]} feeds it through a mix of its neurons, which is not followed")
+        notes.blame(
+            own, Reason(f"{notes.leaf_names[leaf]} feeds it through a mix of its neurons, which is not followed", APART)
+        )
     if foreign:
-        notes.blame(own, f"{notes.names(foreign)} feed it through a mix of its neurons")
-    notes.blame(foreign, f"meets {notes.names(owners)} without weights of its own")
+        notes.blame(own, Reason(f"{notes.names(foreign)} feed it through a mix of its neurons", APART))
+    notes.blame(foreign, Reason(f"meets {notes.names(owners)} without weights of its own", APART))
     for producer in foreign:
         notes.follows[producer] |= owners
 
@@ -203,7 +211,7 @@ def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, V
     verb = {"add": "summed", "sub": "summed", "mul": "multiplied"}.get(step.name, f"combined by '{step.name}'")
     for (number, value), mine, theirs in ((one, *owners), (two, *owners[::-1])):
         others = (theirs - mine) or theirs
-        notes.blame(mine, f"{verb} with {notes.names(others)}")
+        notes.blame(mine, Reason(f"{verb} with {notes.names(others)}", APART))
         notes.note_resort(number, value)
         for producer in mine:
             notes.follows[producer] |= others

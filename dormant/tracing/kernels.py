@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..reasons import APART, DIRECT, OWN, Reason
 from .ledger import Ledger, mix
 from .program import Step
 from .values import NONE, Ids, Shapes, Value, narrow, no_ids, varies, widen
@@ -177,31 +178,33 @@ def feed(
         fits = notes.note_use(part, feeds, reads, kernel.shape)
         clash = clash or not fits
     if clash:
-        notes.blame(producers, "several neurons share an entry of its kernel")
-        notes.blame(notes.producers_of(data.neurons), f"several neurons share an entry of {name}'s kernel")
+        notes.blame(producers, Reason("several neurons share an entry of its kernel", OWN))
+        notes.blame(notes.producers_of(data.neurons), Reason(f"several neurons share an entry of {name}'s kernel", OWN))
     notes.note_elsewhere(data.parts, f"an input of {name}")
-    notes.blame(data.mixed, f"reaches {name} without weights of its own")
-    notes.blame(kernel.mixed, f"reaches {name}'s kernel without weights of its own")
+    notes.blame(data.mixed, Reason(f"reaches {name} without weights of its own", APART))
+    notes.blame(kernel.mixed, Reason(f"reaches {name}'s kernel without weights of its own", APART))
     notes.read |= data.mixed | kernel.mixed
     notes.note_feed(step, side, producers, neurons)
     shared = frozenset((owner, why) for owner in producers for why in _doubts(notes, kernel))
     return Value(shape, neurons, no_ids(shape), from_input=True, shared=shared)
 
 
-def _doubts(notes: Ledger, kernel: Value) -> list[str]:
+def _doubts(notes: Ledger, kernel: Value) -> list[Reason]:
     """Why the neurons of a kernel can't be drawn anew."""
-    found = [f"{what} feeds it in a way that is not followed" for what in sorted(notes.hidden(kernel))]
-    return found + [f"an index chooses which part of {notes.leaf_names[leaf]} feeds it" for leaf in kernel.chosen]
+    found = [Reason(f"{what} feeds it in a way that is not followed", DIRECT) for what in sorted(notes.hidden(kernel))]
+    return found + [
+        Reason(f"an index chooses which part of {notes.leaf_names[leaf]} feeds it", OWN) for leaf in kernel.chosen
+    ]
 
 
 def _check_reading(notes: Ledger, kernel: Value, data: Value, reads: Ids | None, name: str) -> None:
     owners = notes.producers_of(data.neurons)
     if reads is None:
-        notes.blame(owners, f"{name} mixes positions, so several neurons share its weights")
+        notes.blame(owners, Reason(f"{name} mixes positions, so several neurons share its weights", OWN))
     for what in sorted(notes.hidden(kernel)):
-        notes.blame(owners, f"{what} is in {name}'s kernel in a way that is not followed")
+        notes.blame(owners, Reason(f"{what} is in {name}'s kernel in a way that is not followed", DIRECT))
     if not kernel.is_kernel:
-        notes.blame(owners, f"{name}'s kernel is not zero where its parameter is")
+        notes.blame(owners, Reason(f"{name}'s kernel is not zero where its parameter is", DIRECT))
 
 
 def _producer(notes: Ledger, kernel: Value, own: Ids) -> tuple[int, bool]:
@@ -246,7 +249,7 @@ def _data_product(
             return [_weighted(notes, step, operands, axes, side, shapes[0])]
     for side in carriers if len(carriers) == 2 else []:
         notes.note_reading(step.operands[side], operands[side])
-        notes.blame(notes.producers_of(operands[side].neurons), "enters a product of two activations")
+        notes.blame(notes.producers_of(operands[side].neurons), Reason("enters a product of two activations", APART))
     return mix(notes, step, operands, shapes)
 
 
@@ -264,8 +267,8 @@ def _weighted(
         neurons, sites = np.broadcast_arrays(value.neurons, value.sites)
         notes.note_site(number, narrow(np.where(sites < 0, neurons, NONE)))
         value = replace(value, sites=np.where(value.sites < 0, number, value.sites))
-    notes.blame(weights.mixed - owners, f"weighs {notes.names(owners)}")
-    notes.blame(weights.mixed & owners, "weighs its own neurons")
+    notes.blame(weights.mixed - owners, Reason(f"weighs {notes.names(owners)}", APART))
+    notes.blame(weights.mixed & owners, Reason("weighs its own neurons", APART))
     for producer in weights.mixed - owners:
         notes.follows[producer] |= owners
     for operand in (value, weights):

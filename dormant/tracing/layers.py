@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..reasons import DIRECT, OWN, RETURN, TRAIN, Reason
 from ..wiring import NeuronLayer
 from .ledger import Ledger, Use
 from .values import NONE, Ids
@@ -122,9 +123,11 @@ def _layer(notes: Ledger, name: str, group: set[int], used: dict[int, tuple[list
         outgoing |= {} if reads is None else {path: reads}
         reasons += _conflicts(path, uses, feeds, reads)
     for verb, entries in (("feeds", incoming), ("reads", outgoing)):
-        reasons += [f"no gradient trains {path}, which {verb} it" for path in entries if path in untrained]
+        reasons += [
+            Reason(f"no gradient trains {path}, which {verb} it", TRAIN) for path in entries if path in untrained
+        ]
     if group & notes.returned:
-        reasons.append("the function also returns it")
+        reasons.append(Reason("the function also returns it", RETURN))
     coupled = tuple(dict.fromkeys(by for producer in sorted(group) for by in notes.coupled[producer]))
     return NeuronLayer(name, len(_ids(notes, group)), incoming, outgoing, tuple(dict.fromkeys(reasons)), coupled)
 
@@ -134,18 +137,22 @@ def _together(maps: list[Ids]) -> Ids | None:
     return functools.reduce(np.maximum, maps) if any((ids >= 0).any() for ids in maps) else None
 
 
-def _conflicts(path: str, uses: list[tuple[Use, Ids, Ids]], feeds: Ids | None, reads: Ids | None) -> list[str]:
+def _conflicts(path: str, uses: list[tuple[Use, Ids, Ids]], feeds: Ids | None, reads: Ids | None) -> list[Reason]:
     """Why entries of a parameter that feed or read this layer can't be overwritten."""
     nowhere = np.array(NONE)
     feeds, reads = (nowhere if ids is None else ids for ids in (feeds, reads))
     touched = (feeds >= 0) | (reads >= 0)
-    found = [f"{path} is also {use.elsewhere}" for use, _, _ in uses if use.elsewhere and (use.covers & touched).any()]
+    found = [
+        Reason(f"{path} is also {use.elsewhere}", DIRECT)
+        for use, _, _ in uses
+        if use.elsewhere and (use.covers & touched).any()
+    ]
     if ((feeds >= 0) & (reads >= 0)).any():
-        found.append(f"{path} both feeds and reads it")
+        found.append(Reason(f"{path} both feeds and reads it", OWN))
     for use, feeds_here, reads_here in uses:
         differs = ((feeds != feeds_here) | (reads != reads_here)) & use.covers
         if differs.any() and not use.elsewhere:
-            found.append(f"{path} has another use besides")
+            found.append(Reason(f"{path} has another use besides", OWN))
     return found
 
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from ..reasons import DIRECT, Reason
 from .program import Step
-from .values import NONE, Ids, Part, Shapes, Value, narrow, plain, union, widen
+from .values import NONE, Ids, Part, Shapes, Value, Why, narrow, plain, union, widen
 
 
 class Producer(NamedTuple):
@@ -64,7 +65,7 @@ class Ledger:
     owners: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
     uses: list[Use] = field(default_factory=list)
     feeds: list[Feed] = field(default_factory=list)
-    reasons: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    reasons: dict[int, list[Reason]] = field(default_factory=lambda: defaultdict(list))
     coupled: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     sites: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     resorts: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -125,7 +126,7 @@ class Ledger:
             np.maximum.at(becomes, low, high)
             self.canonical = becomes[self.canonical]
 
-    def blame(self, producers: Iterable[int], reason: str) -> None:
+    def blame(self, producers: Iterable[int], reason: Reason) -> None:
         """Says why the neurons of these producers are not recycled."""
         for producer in producers:
             if reason not in self.reasons[producer]:
@@ -136,7 +137,7 @@ class Ledger:
             if by not in self.coupled[producer]:
                 self.coupled[producer].append(by)
 
-    def blame_why(self, why: Iterable[tuple[int, str]], owners: set[int]) -> None:
+    def blame_why(self, why: Why, owners: set[int]) -> None:
         """Gives each of these owners the reasons that a value carries for it."""
         for owner, reason in sorted(why):
             self.blame({owner} & owners, reason)
@@ -240,7 +241,7 @@ def mix(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) ->
         notes.note_elsewhere(operand.parts, f"computed with in '{step.name}'")
         hidden |= {(part.leaf, step.name) for part in operand.parts}
     for what in sorted({notes.leaf_names[leaf] for leaf, _ in hidden}):
-        notes.blame(mixed, f"{what} reads it in '{step.name}', which is not followed")
+        notes.blame(mixed, Reason(f"{what} reads it in '{step.name}', which is not followed", DIRECT))
         notes.read |= mixed
     fed = any(operand.from_input for operand in operands)
     facts = {"from_input": fed, "mixed": frozenset(mixed), "hidden": frozenset(hidden), "met": union(operands, "met")}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..reasons import SILENT, Reason
 from .elementwise import convert, linear, nonlinear
 from .ledger import Ledger, mix
 from .movement import MOVES, concatenate, indexed_axes
@@ -28,7 +29,7 @@ def move(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -
     moved = value.moved(shapes[0], lambda ids: MOVES[step.name](step, ids, value.shape, indices))
     if step.name == "pad" and not others[0].is_zero:
         owners = notes.producers_of(value.neurons) if value.is_activated else set()
-        offset = {(owner, "not zero when silent: padding follows its activation") for owner in owners}
+        offset = {(owner, Reason("not zero when silent: padding follows its activation", SILENT)) for owner in owners}
         moved = replace(moved, is_kernel=False, offset=moved.offset | offset)
     return [moved]
 

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Int
 
+from ..reasons import Reason
+
 Ids = Int[np.ndarray, "..."]
 Shapes = Sequence[tuple[int, ...]]
-Why = frozenset[tuple[int, str]]  # producers, each with a reason
+Why = frozenset[tuple[int, Reason]]  # producers, each with a reason
 Met = tuple[int, bytes]  # a parameter and which of its entries; without entries, they are not followed
 SETS = "mixed", "hidden", "chosen", "offset", "shared", "met"  # the fields of a value that are sets
 NOT_FOLLOWED = b""  # in place of a parameter's entries

@@ -56,7 +56,8 @@ JAX_FAULTS = {
         {"ledger.Ledger.merge": _merge, "elementwise._are_one_neuron": _are_one_neuron},
     ),
     "a mix with weights couples": _fault(
-        "Neurons that a weighted sum of their layer feeds count as normalised.", {"elementwise._meet": _meet}
+        "Neurons that a weighted sum of their layer feeds count as normalised.",
+        {"elementwise._meet": _meet, "audit._blame": _nothing},
     ),
     "shared entries never clash": _fault(
         "An entry that feeds several neurons belongs to one of them.", {"ledger.Ledger.in_leaf": _in_leaf}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...reasons import APART, SILENT, Reason
 from ..calls import Call, mix
 from ..ledger import Ledger
 from ..values import (
@@ -49,7 +50,11 @@ def pointwise(notes: Ledger, call: Call) -> Value:
     if not found.carried:
         return found
     if foreign := _foreign(notes, _strange(_summands(call, values)), found):
-        return replace(found, neurons=None, stages=broken(found.stages, f"combined with {foreign} (aten.{call.name})"))
+        return replace(
+            found,
+            neurons=None,
+            stages=broken(found.stages, Reason(f"combined with {foreign} (aten.{call.name})", APART)),
+        )
     bends = bends or call.name not in LINEAR or _denominator(call) or not _floats(call)
     neurons = found.neurons if call.name in THROUGH_ZERO | LINEAR else no_zeros(found.neurons)
     if bends:
@@ -69,7 +74,7 @@ def add(notes: Ledger, call: Call, values: Sequence[Value], number: Any = 0) -> 
         return found
     if foreign := _foreign(notes, values, found):
         # A residual stream, of which one part can't be told apart.
-        return replace(found, neurons=None, stages=broken(join(values), f"summed with {foreign}"))
+        return replace(found, neurons=None, stages=broken(join(values), Reason(f"summed with {foreign}", APART)))
     if bends:
         return replace(found, stages=after_nonlinearity(found.stages, notes.step))
     alone = len(values) == 1 or all(value.carried and _covers(value, found) for value in values)
@@ -78,7 +83,7 @@ def add(notes: Ledger, call: Call, values: Sequence[Value], number: Any = 0) -> 
     if alone and (call.name == "rsub" or 0 < abs(number) <= EPSILON):
         # Part of the function that follows the pre-activation, such as 1 - sigmoid(x) or relu(x) + 1e-8.
         return replace(found, neurons=no_zeros(found.neurons), stages=_moved(found.stages, notes.step))
-    offset = None if alone and number == 0 else f"aten.{call.name} after the activation"
+    offset = None if alone and number == 0 else Reason(f"aten.{call.name} after the activation", SILENT)
     return replace(found, neurons=no_zeros(found.neurons), stages=after_affine(found.stages, notes.step, offset))
 
 
@@ -246,10 +251,10 @@ def _points(value: Value, layer: int) -> frozenset[int]:
     return value.stages[layer].points if layer in value.stages else frozenset()
 
 
-def _mixture(call: Call, pairs: Tensor) -> str:
+def _mixture(call: Call, pairs: Tensor) -> Reason:
     if _overlap(pairs):
-        return f"combined with shifted copies of its own neurons (aten.{call.name})"
-    return f"combined with other neurons (aten.{call.name})"
+        return Reason(f"combined with shifted copies of its own neurons (aten.{call.name})", APART)
+    return Reason(f"combined with other neurons (aten.{call.name})", APART)
 
 
 def _matched(pairs: Tensor) -> bool:
@@ -270,7 +275,9 @@ def _kept(notes: Ledger, one: Value, two: Value, left: Tensor, right: Tensor, pa
     """A product of neurons with a gate that several of them share: they are silent where they were."""
     for mine, other, ids, side in ((one, two, left, 0), (two, one, right, 1)):
         if len(torch.unique(pairs[side])) == pairs.shape[1] and not _overlap(pairs):
-            gate = Value(None, broken(other.stages, "multiplied by other neurons, as a gate that they share"))
+            gate = Value(
+                None, broken(other.stages, Reason("multiplied by other neurons, as a gate that they share", APART))
+            )
             return Value(ids, join([mine, gate]))
     return None
 
@@ -281,7 +288,7 @@ def _stream(notes: Ledger, left: Tensor, right: Tensor, shape: torch.Size, stage
     left, right = (no_zeros(ids) for ids in (left, right))  # type: ignore[assignment]
     both = (left >= 0) | (right >= 0)
     ids = torch.where(both, notes.stream(left, right, producers), OTHER).expand(shape)
-    reason = f"summed: {' + '.join(producers)}"
+    reason = Reason(f"summed: {' + '.join(producers)}", APART)
     new = notes.layers_of(ids)
     notes.blame(new, reason)
     # A part that was not activated before the sum is measured in the sum.

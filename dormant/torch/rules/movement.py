@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from ...reasons import APART, PYTHON, Reason
 from ..calls import Call, Result, Rule, mix
 from ..ledger import Ledger
 from ..values import OTHER, ZERO, Part, Value, after_extremum, after_nonlinearity, broken, collapse, coupled, together
@@ -79,7 +80,7 @@ def indexing(notes: Ledger, call: Call) -> Result:
     """Elements picked by known positions; where inputs pick them, each may be any along the indexed axes."""
     value, *picks = call.values
     if any(pick.stages or pick.has_parameters for pick in picks):
-        return mix(notes, call, f"picked by other neurons (aten.{call.name})")
+        return mix(notes, call, Reason(f"picked by other neurons (aten.{call.name})", APART))
     if any(pick.from_input or pick.varies for pick in picks):
         return _chosen(notes, call, value)
     picked = call.tensors[0]
@@ -103,7 +104,7 @@ def _chosen(notes: Ledger, call: Call, value: Value) -> Result:
         return replace(mix(notes, call), from_input=True, varies=True)
     ids, several = collapse(no_zeros(value.neurons), axes)  # type: ignore[arg-type]
     if bool(several.any()):
-        return mix(notes, call, f"picked by an input from several neurons (aten.{call.name})")
+        return mix(notes, call, Reason(f"picked by an input from several neurons (aten.{call.name})", APART))
     return replace(value, neurons=_picked(call, ids.expand(source.shape)), from_input=True, varies=True)
 
 
@@ -196,7 +197,7 @@ def pooling(axes: int) -> Rule:
             return mix(notes, call)
         ids, several = collapse(value.neurons, tuple(range(-axes, 0)))
         if bool(several.any()):
-            return mix(notes, call, f"pooled together with other neurons by aten.{call.name}")
+            return mix(notes, call, Reason(f"pooled together with other neurons by aten.{call.name}", APART))
         stages = after_extremum(value.stages, notes.step) if "max" in call.name else value.stages
         return replace(value, neurons=ids.expand(call.shape), stages=stages)
 
@@ -257,7 +258,10 @@ def zeros(notes: Ledger, call: Call) -> Result:
     fill = call.argument("value", call.argument("fill_value", 0))
     if isinstance(fill, Tensor):
         found = call.value(fill)
-        return replace(together([found]), stages=broken(found.stages, f"several neurons are mixed by aten.{call.name}"))
+        return replace(
+            together([found]),
+            stages=broken(found.stages, Reason(f"several neurons are mixed by aten.{call.name}", APART)),
+        )
     if fill != 0:
         return Value()
     return Value(torch.tensor(ZERO).expand(call.shape))
@@ -284,7 +288,7 @@ def lost(notes: Ledger, call: Call) -> Result:
 def read_by_python(notes: Ledger, values: list[Value], how: str) -> None:
     """The neurons and parameters of these values can't be recycled: Python read them."""
     for value in values:
-        notes.blame(value.stages, f"read by Python ({how})")
+        notes.blame(value.stages, Reason(f"read by Python ({how})", PYTHON))
         notes.not_known(value.parts, how)
 
 

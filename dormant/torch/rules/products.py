@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...reasons import APART, DIRECT, OWN, SILENT, Reason
 from ..calls import Call, Result, mix
 from ..ledger import Ledger
 from ..values import (
@@ -22,7 +23,7 @@ from ..values import (
 )
 from .arithmetic import add, no_zeros, silent, stretched
 
-SHARED = "a weight that reads it also reads other values"
+SHARED = Reason("a weight that reads it also reads other values", OWN)
 
 
 def matrix_product(notes: Ledger, call: Call) -> Result:
@@ -145,10 +146,15 @@ def _connect(notes: Ledger, value: Value, kernel: Value, parts: list[Tensor], in
         notes.claim("outgoing", entries, inputs if part.silences else torch.tensor(OTHER))
     if kernel.unfollowed:
         how = ", ".join(f"{name} through aten.{operation}" for name, operation in list(kernel.unfollowed.items())[:2])
-        notes.blame(made, f"fed by {how}")
-        notes.blame(seen, f"read by {how}")
+        notes.blame(made, Reason(f"fed by {how}", DIRECT))
+        notes.blame(seen, Reason(f"read by {how}", DIRECT))
     elif not silent(kernel):
-        notes.blame(seen, f"zeros in {', '.join(notes.parameters(lean(parts[0]).flatten()))} do not silence its reader")
+        notes.blame(
+            seen,
+            Reason(
+                f"zeros in {', '.join(notes.parameters(lean(parts[0]).flatten()))} do not silence its reader", DIRECT
+            ),
+        )
 
 
 def _alone(notes: Ledger, entries: Tensor, neurons: Tensor, made: list[int]) -> Tensor:
@@ -159,7 +165,7 @@ def _alone(notes: Ledger, entries: Tensor, neurons: Tensor, made: list[int]) -> 
     # An entry that is stretched over neurons feeds them all.
     stretched_axes = [axis for axis in range(small.ndim) if small.stride(axis) == 0 and small.shape[axis] > 1]
     if bool(collapse(owner, tuple(stretched_axes))[1].any()):
-        notes.blame(made, f"fed by {layer_name(notes, entries)}, which its neurons share")
+        notes.blame(made, Reason(f"fed by {layer_name(notes, entries)}, which its neurons share", OWN))
         return torch.tensor(OTHER)
     return neurons
 
@@ -180,10 +186,10 @@ def _of_data(notes: Ledger, call: Call, a: Value, b: Value, shape: Any) -> Value
             continue
         ids, several = collapse(mine.neurons, (mine.neurons.ndim + axis,))
         if not bool(several.any()):
-            lost = broken(other.stages, f"multiplied by other neurons (aten.{call.name})")
+            lost = broken(other.stages, Reason(f"multiplied by other neurons (aten.{call.name})", APART))
             stages = join([mine, replace(other, neurons=None, stages=lost)])
             return replace(together([a, b]), neurons=ids.expand(shape), stages=stages)
-    return mix(notes, call, f"multiplied by a matrix that is not a parameter (aten.{call.name})")
+    return mix(notes, call, Reason(f"multiplied by a matrix that is not a parameter (aten.{call.name})", APART))
 
 
 def attention(notes: Ledger, call: Call) -> Result:
@@ -194,7 +200,7 @@ def attention(notes: Ledger, call: Call) -> Result:
     if not value.carried or value.neurons is None or value.parts or bool(collapse(value.neurons, axis)[1].any()):
         return mix(notes, call)
     taken = {name: how for weight in weights for name, how in notes.not_known(weight.parts, call.name).items()}
-    lost = broken(join(weights), f"weighs other neurons in attention (aten.{call.name})")
+    lost = broken(join(weights), Reason(f"weighs other neurons in attention (aten.{call.name})", APART))
     whole = together([value, *weights])
     return replace(
         whole,
@@ -210,7 +216,10 @@ def recurrent(notes: Ledger, call: Call) -> Result:
     notes.read(whole.stages)
     parent = min(whole.unfollowed, default="").rpartition(".")[0]
     neurons = notes.produce([torch.arange(width)[:, None]], parent or "recurrent")
-    notes.blame(notes.layers_of(neurons), f"fed and read by weights inside aten.{call.name}, which are not followed")
+    notes.blame(
+        notes.layers_of(neurons),
+        Reason(f"fed and read by weights inside aten.{call.name}, which are not followed", DIRECT),
+    )
     return _made(notes, replace(whole, varies=True), neurons.expand(call.shape))
 
 
@@ -223,7 +232,7 @@ def convolved(notes: Ledger, call: Call) -> Result:
     if fixed and value.carried and groups == call.args[0].shape[1] and not transposed:
         return _filtered(notes, call, value, ids)
     if not kernel.is_kernel or value.is_kernel:
-        return mix(notes, call, "convolved with a kernel that is not a parameter")
+        return mix(notes, call, Reason("convolved with a kernel that is not a parameter", DIRECT))
     found = _convolution(notes, call, value, kernel, ids, transposed, groups)
     if bias.has_parameters:
         shape = (-1, *[1] * (len(call.shape) - 2))
@@ -311,7 +320,7 @@ def _normalised(notes: Ledger, call: Call, norm: Norm) -> Result:
     for leaf in leaves:
         leaf = _reshaped(leaf, (-1, *[1] * (ids.ndim - 2))) if by_channel else leaf
         notes.feed(leaf.parts, leaf.unfollowed, ids, value.stages)
-    offset = f"{norm.name} after the activation" if norm.centres else None
+    offset = Reason(f"{norm.name} after the activation", SILENT) if norm.centres else None
     stages: Stages = after_affine(value.stages, notes.step, offset)
     if _couples(call, norm, ids):
         stages = {**stages, **coupled(value.carried and {k: stages[k] for k in value.carried}, norm.name)}
