@@ -3,7 +3,8 @@
     python benchmarks/long_run.py --minutes 120
 
 A checkpoint is written every minute. The slopes are least squares lines over the second half of the run, so that
-compiling and filling the replay do not count.
+compiling and filling the replay do not count. Both CPU and wall-clock seconds per chunk are given, because other
+programs on the machine change the latter. A line is printed every ten minutes.
 """
 
 import argparse
@@ -11,12 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-SECONDS = 2.0  # between two looks
+SECONDS = 5.0  # between two looks
+CHUNK = 200  # agent steps
 
 
 def main() -> None:
@@ -26,7 +29,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         metrics = Path(folder) / "run" / "metrics.jsonl"
         command = [sys.executable, "-m", "dormant", "train", "--run-dir", str(metrics.parent), "--seeds", "1"]
-        command += ["--steps", "1000000000", "--log-period", "200", "--eval-period", "1000000000"]
+        command += ["--steps", "1000000000", "--log-period", str(CHUNK), "--eval-period", "1000000000"]
         command += ["--intervention", "redo", "--checkpoint-seconds", "60"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
@@ -36,27 +39,34 @@ def main() -> None:
             process.wait()
 
 
-def looks(process: subprocess.Popen[bytes], metrics: Path, seconds: float):
-    """Rows of seconds since the start, megabytes of resident memory, and rows of metrics."""
-    watched, began = psutil.Process(process.pid), time.monotonic()
+def looks(process: subprocess.Popen[bytes], metrics: Path, seconds: float) -> Iterator[tuple[float, ...]]:
+    """Rows of seconds since the start, CPU seconds, megabytes of resident memory, and rows of metrics."""
+    watched, began, said = psutil.Process(process.pid), time.monotonic(), 0.0
     while process.poll() is None and time.monotonic() - began < seconds:
         time.sleep(SECONDS)
         count = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-        yield time.monotonic() - began, watched.memory_info().rss / 1e6, count
+        row = (time.monotonic() - began, sum(watched.cpu_times()[:2]), watched.memory_info().rss / 1e6, count)
+        if row[0] - said >= 600:
+            said = row[0]
+            print("{:.0f} s, {:.0f} CPU s, {:.0f} MB, {} rows".format(*row), flush=True)
+        yield row
 
 
 def report(table: np.ndarray) -> None:
     """Prints the slopes over the second half."""
     late = table[len(table) // 2 :]
-    hours = late[:, 0] / 3600
-    memory, _ = np.polyfit(hours, late[:, 1], 1)
-    print(f"resident memory {late[:, 1].mean():.0f} MB, slope {memory:+.1f} MB per hour")
-    # The time at which each row was seen first, for rows that were logged in the second half.
-    rows, first = np.unique(late[:, 2], return_index=True)
-    pace = np.diff(late[first, 0]) / np.diff(rows)
-    slope, _ = np.polyfit(hours[first][1:], pace, 1)
-    print(f"{np.median(pace):.3f} seconds per chunk of 200 agent steps, slope {slope:+.4f} seconds per hour")
-    print(f"{len(table) * SECONDS / 60:.0f} minutes, {int(late[-1, 2])} chunks")
+    hours, memory = late[:, 0] / 3600, late[:, 2]
+    slope, _ = np.polyfit(hours, memory, 1)
+    print(
+        f"resident memory {memory.mean():.0f} MB ({memory.min():.0f} to {memory.max():.0f}), {slope:+.1f} MB per hour"
+    )
+    for name, column in (("CPU", 1), ("wall-clock", 0)):
+        # One pace per two minutes, which contain checkpoints.
+        marks = late[:: max(1, round(120 / SECONDS))]
+        pace = np.diff(marks[:, column]) / np.maximum(np.diff(marks[:, 3]), 1)
+        slope, _ = np.polyfit(marks[1:, 0] / 3600, pace, 1)
+        print(f"{np.median(pace):.3f} {name} seconds per chunk of {CHUNK} agent steps, {slope:+.4f} per hour")
+    print(f"{len(table) * SECONDS / 60:.0f} minutes, {int(late[-1, 3])} chunks")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,16 @@ The exit code is 0 if all is done, 1 if some runs failed, 2 for bad input and 13
 stderr. A traceback is always a bug.
 """
 
+import contextlib
 import os
+import shutil
 import signal
 import sys
 from typing import NoReturn
 
 from dormant.hints import extra_of
+
+NARROWEST = 40  # columns of a terminal
 
 
 def main() -> None:
@@ -22,11 +26,11 @@ def main() -> None:
         from dormant.cli import run
 
         signal.signal(signal.SIGINT, _interrupted)
-        for stream in (sys.stdout, sys.stderr):
-            # A terminal that lacks a letter shows "?" in its place.
-            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
-        code = run(sys.argv[1:])
-        sys.stdout.flush()
+        _open_streams()
+        try:
+            code = run(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
         sys.exit(code)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
@@ -41,11 +45,23 @@ def main() -> None:
         _refuse_output(error)
 
 
+def _open_streams() -> None:
+    """Makes both streams accept all text. Python sets a stream to None if its descriptor is closed."""
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)  # narrower help texts are never finished
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        # A terminal that lacks a letter shows "?" in its place.
+        getattr(sys, name).reconfigure(errors="replace")
+
+
 def _refuse_output(error: OSError) -> NoReturn:
     """Ends the command because its output or a file cannot be written. A reader that went away needs no message."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still in the buffer
     if not isinstance(error, BrokenPipeError):
-        os.write(2, f"dormant: {error.filename or 'standard output'}: {error.strerror or error}.\n".encode())
+        with contextlib.suppress(OSError):  # errors may go to the same full disk
+            os.write(2, f"dormant: {error.filename or 'standard output'}: {error.strerror or error}.\n".encode())
     sys.exit(2)
 
 

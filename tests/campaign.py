@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 sys.path.insert(0, str(Path(__file__).parent))
 
-from campaign import commands, inputs, kills
+from campaign import commands, inputs, kills, surroundings
 from campaign.outcomes import Tally
 
 
@@ -33,6 +33,7 @@ def main() -> int:
     tally, began = Tally(), time.monotonic()
     # First, because these fork, which is safe only before JAX computes.
     commands.campaign(tally, flags.commands, flags.seed, flags.only)
+    surroundings.campaign(tally, min(1.0, flags.commands / 500))
     kills.campaign(tally, flags.kills, flags.seed)
     inputs.campaign(tally, flags.files // 3, flags.seed, flags.only)
     if flags.files:

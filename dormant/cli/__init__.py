@@ -37,6 +37,8 @@ COMMANDS = {
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code of the command that the arguments name: 0 done, 2 refused, 130 interrupted."""
+    # Warnings name the package instead of the level, as errors do.
+    logging.basicConfig(format="%(name)s: %(message)s")
     # Orbax and asyncio log the stack traces of failed writes, which the command line reports in one line.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)

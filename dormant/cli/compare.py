@@ -30,6 +30,7 @@ from dormant.hints import canonical, suggestion
 from dormant.lab import Experiment, Scale
 from dormant.lab.crews import jobs
 from dormant.lab.runs.costs import relative_times, speeds
+from dormant.lab.runs.folder import RunRefused
 
 DEFAULT = "redo,regrama,continual-backprop,shrink-perturb,reset,l2-init,layer-norm"
 
@@ -124,15 +125,15 @@ def _tuned(console: Console, flags: Compare, names: Sequence[str]) -> Record:
     frame = read(flags.run_dir, flags.scale, tuning(flags.suite, flags.scale, names))
     try:
         settings = chosen(flags.suite, flags.scale, names, frame)
-    except ValueError as error:
+        before = read_record(flags.run_dir, flags.scale)
+    except (ValueError, RunRefused) as error:
         refuse(error)
     for name, setting in settings.items():
         console.print(f"{title(name)}: {setting}", highlight=False)
-    before = read_record(flags.run_dir, flags.scale)
     same = before is not None and before.suite == flags.suite
     # The time of a method hardly depends on its setting, but it is measured again if a setting changes.
     cost = before.cost if before is not None and same and before.chosen == settings else {}
-    record = Record(flags.suite, settings, cost)
+    record = Record(suite=flags.suite, chosen=settings, cost=cost)
     write_record(flags.run_dir, flags.scale, record)
     return record
 
@@ -146,7 +147,7 @@ def _timed(console: Console, flags: Compare, record: Record) -> Record:
     trainings = {names[arm.name]: replace(arm.training, env=design.environments[0]) for arm in design.arms}
     with console.status("Measuring how long each method takes") as status:
         cost = relative_times(trainings, PLAIN, lambda name: status.update(f"Measuring {title(name)}"))
-    record = record._replace(cost=cost)
+    record = record.model_copy(update={"cost": cost})
     write_record(flags.run_dir, flags.scale, record)
     return record
 

@@ -16,7 +16,7 @@ from dormant.files import available_memory
 from dormant.hints import suggestion
 from dormant.lab.machine import keep_compiled_code, pin, spread_seeds
 from dormant.lab.runs.folder import RunFolder, RunRefused
-from dormant.lab.runs.runner import FULL, Diverged, run
+from dormant.lab.runs.runner import FULL, Diverged, Progress, run
 from dormant.rl.agents import (
     ATARI_100K_GAME,
     ATARI_100K_RUN,
@@ -327,21 +327,28 @@ def train(flags: Flags) -> int:
         refuse(f"a size is too large for this machine ({' '.join(str(error).split())[:200]}); choose a smaller one.")
     try:
         done = folder.done.exists()
-        with progress_bar(folder, flags.length.steps, frames=isinstance(flags, TrainAtari)) as update, held_back():
-            run(training, flags.run_dir, update, flags.length.checkpoint_seconds, flags.length.stop_when_diverged)
+        with progress_bar(folder, flags.length.steps, frames=isinstance(flags, TrainAtari)) as update:
+            _run(training, flags, update)
     except Diverged as error:
         print(f"dormant: {error}", file=sys.stderr)
         return 1
     except RunRefused as error:
         refuse(error)
-    except OSError as error:
-        not_written(error, flags.run_dir, _advice(error))
     except KeyboardInterrupt:
         print(f"\nStopped; the same command resumes {flags.run_dir}.", file=sys.stderr)
         return 130
     if done:
         print(f"{flags.run_dir} was already done.")
     return 0
+
+
+def _run(training: Training, flags: Flags, progress: Progress) -> None:
+    """Runs the training. Ends the command if a file of the run cannot be written."""
+    try:
+        with held_back():
+            run(training, flags.run_dir, progress, flags.length.checkpoint_seconds, flags.length.stop_when_diverged)
+    except OSError as error:
+        not_written(error, flags.run_dir, _advice(error))
 
 
 def _prepared(flags: Flags, folder: RunFolder) -> Training:

@@ -1,10 +1,11 @@
 """A fair comparison: methods are tuned with equal budgets on a seed that is not judged, then judged against DQN."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
+
+from pydantic import Field
 
 from dormant import (
     ClipWeights,
@@ -38,6 +39,7 @@ from dormant.hints import canonical
 from dormant.interventions.how_many import Number
 from dormant.interventions.recycle import Score
 from dormant.lab import Arm, Claim, Design, Experiment, Panel, Quantity, Scale, Trainable
+from dormant.lab.runs.schema import Checksum, Model, read, sealed
 from dormant.regularisers import L2Init, Parseval, Spectral
 from dormant.rl.envs.atari import DQN_GAMES, Atari
 from dormant.rl.envs.minatar import MinAtar
@@ -225,12 +227,13 @@ def fewer_dormant(arm: str) -> Claim:
     return Claim(statement, quantity, arm, PLAIN, "lower", HALF_AS_MANY, "ratio")
 
 
-class Record(NamedTuple):
+class Record(Model):
     """The state of a comparison: each method's setting, and its training time relative to plain DQN."""
 
     suite: Suite
     chosen: dict[str, str]
-    cost: dict[str, float]
+    cost: dict[str, float] = Field(default_factory=dict)
+    checksum: Checksum | None = None  # only in files, and not in those of older versions
 
     def experiment(self, scale: Scale) -> Experiment:
         """The runs that are compared."""
@@ -244,16 +247,22 @@ def record_file(root: Path, scale: Scale) -> Path:
 
 def write_record(root: Path, scale: Scale, record: Record) -> None:
     """Writes the record, completely or not at all."""
-    write_whole(record_file(root, scale), json.dumps(record._asdict(), indent=1, ensure_ascii=False) + "\n")
+    write_whole(record_file(root, scale), sealed(record.model_dump(exclude={"checksum"})))
 
 
 def read_record(root: Path, scale: Scale) -> Record | None:
-    """The record of the newest comparison under a folder, None if there is none or it does not fit this version."""
+    """The record of the newest comparison under a folder. None if there is none or this version lacks its settings.
+
+    Raises Damaged if the file is damaged, OSError if it cannot be read.
+    """
     try:
-        suite, chosen, cost = Record(**json.loads(record_file(root, scale).read_text()))
-        record = Record(suite, _with_known_names(chosen), _with_known_names(cost))
+        found = read(Record, record_file(root, scale))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    record = Record(suite=found.suite, chosen=_with_known_names(found.chosen), cost=_with_known_names(found.cost))
+    try:
         record.experiment(scale)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except KeyError:
         return None
     return record
 

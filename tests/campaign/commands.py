@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,80 +158,97 @@ def stand_in(*arguments: Any, **named: Any) -> Any:
     raise SystemExit(STARTED)
 
 
-def call(line: Sequence[str], folder: Path, terminal: str) -> None:
-    """The command in this process, which then ends."""
+def finish(line: Sequence[str], folder: Path, change: Callable[[], None], stubs: bool = True) -> None:
+    """The command in this process, in a folder and in changed surroundings. The process then ends."""
     os.chdir(folder)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding=terminal, errors="strict")
-    train.run = figure.train = compare.train = demo._train = stand_in
+    if stubs:
+        train.run = figure.train = compare.train = demo._train = stand_in
     sys.argv = ["dormant", *line]
     code: Any = 1
+    told = os.open("traceback", os.O_WRONLY | os.O_CREAT)
+    try:
+        change()
+        code = _exit_code()
+        if sys.stdout:
+            sys.stdout.flush()  # as Python does when it ends
+    except BaseException:
+        os.write(told, traceback.format_exc().encode())
+    finally:
+        os._exit(code or 0)
+
+
+def _exit_code() -> Any:
     try:
         command_line.main()
     except SystemExit as end:
-        code = end.code
-        if isinstance(code, str):
-            os.write(1, code.encode())
-            code = 0
-    except BaseException:
-        import traceback
+        return 0 if end.code == STARTED else end.code
+    raise AssertionError("the command did not end")
 
-        traceback.print_exc()
-    finally:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(code or 0)
+
+def letters(encoding: str) -> Callable[[], None]:
+    """Turns the terminal into one with these letters only."""
+
+    def change() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(encoding=encoding, errors="strict")  # pyright: ignore[reportAttributeAccessIssue]
+
+    return change
 
 
 def campaign(tally: Tally, number: int, seed: int, only: int | None) -> None:
     for case in range(number):
         if only in (None, case):
             draw = random.Random(f"{seed} {case}")
-            with tempfile.TemporaryDirectory() as folder:
-                prepare(Path(folder))
-                line, terminal = arguments(draw), draw.choice(("utf-8", "utf-8", "ascii", "latin-1"))
-                outcome, said = called(lambda line=line, at=Path(folder), t=terminal: call(line, at, t), Path(folder))
-                tally.add(
-                    f"dormant {line[0] if line[:1] and line[0] in COMMANDS else ''}".strip(),
-                    outcome,
-                    f"{case}: {terminal} {line}",
-                    said,
-                )
+            line, terminal = arguments(draw), draw.choice(("utf-8", "utf-8", "ascii", "latin-1"))
+            kind = f"dormant {line[0] if line[:1] and line[0] in COMMANDS else ''}".strip()
+            tally.add(kind, *called(line, letters(terminal), f"{case}: {terminal} {line}"))
 
 
-def called(child: Callable[[], None], folder: Path) -> tuple[Outcome, str]:
-    number = os.fork()
-    if not number:
-        child()
-    until = time.monotonic() + SECONDS
+def called(line: Sequence[str], change: Callable[[], None], case: str, quiet: bool = False) -> tuple[Outcome, str, str]:
+    """What a command ends with in a forked process: the outcome, the case and what was printed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder)
+        number = os.fork()
+        if not number:
+            finish(line, folder, change)
+        code = ended(number, SECONDS)
+        if code is None:
+            return "hanging", case, ""
+        said = [_text(folder / name) for name in ("stdout", "stderr", "traceback")]
+        outcome, printed = judged(code, said[0], said[1] + said[2], quiet)
+        return outcome, case, printed
+
+
+def ended(number: int, seconds: float) -> int | None:
+    """The exit code of a child, None if it had to be killed."""
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
-        ended, status = os.waitpid(number, os.WNOHANG)
-        if ended:
-            said = [(folder / name).read_bytes().decode(errors="replace") for name in ("stdout", "stderr")]
-            return judged(os.waitstatus_to_exitcode(status), *said)
+        gone, status = os.waitpid(number, os.WNOHANG)
+        if gone:
+            return os.waitstatus_to_exitcode(status)
         time.sleep(0.005)
     os.kill(number, signal.SIGKILL)
     os.waitpid(number, 0)
-    return "hanging", ""
+    return None
 
 
-def judged(code: int, out: str, err: str) -> tuple[Outcome, str]:
-    """A command is refused with one line, or does what it says."""
+def _text(file: Path) -> str:
+    return file.read_bytes().decode(errors="replace") if file.exists() else ""
+
+
+def judged(code: int, out: str, err: str, quiet: bool = False) -> tuple[Outcome, str]:
+    """A command is refused with one line, or does what it says. `quiet` is for output that nobody can read."""
     both = f"code {code}: {out[-300:]}{err}"
     if "Traceback" in out + err or code < 0:
         return "traceback", both
     if code == 0:
         return "accepted", ""
     lines = [line for line in err.splitlines() if line.strip()]
-    told = out + err if code == 1 else err
-    if (
-        code not in (1, 2, 130)
-        or not told.strip()
-        or (code == 2 and (len(lines) != 1 or not lines[0].startswith("dormant: ")))
-    ):
+    told = bool((out + err if code == 1 else err).strip())
+    plain = code != 2 or (len(lines) == 1 and lines[0].startswith("dormant: "))
+    if code not in (1, 2, 130) or (not quiet and not (told and plain)):
         return "wrong", both
     return "refused", ""

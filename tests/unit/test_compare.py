@@ -27,6 +27,7 @@ from dormant.experiments.comparison import (
 from dormant.experiments.ranking import chosen, rows, table
 from dormant.lab.runs.costs import relative_times
 from dormant.lab.runs.description import digest
+from dormant.lab.runs.schema import Damaged
 
 SCALES = [(suite, scale) for suite, scales in GROUNDS.items() for scale in scales]
 
@@ -67,7 +68,7 @@ def test_a_method_without_a_tuning_run_is_refused():
 
 def test_rows_tell_returns_as_a_share_of_the_plain_agents():
     frame = curves({"DQN": [(8.0, 0.4), (12.0, 0.6)], "ReDo": [(15.0, 0.1), (25.0, 0.3)]})
-    record = Record("minatar", {PLAIN: "learning rate 1", "redo": "τ 0.1"}, {"redo": 1.5})
+    record = Record(suite="minatar", chosen={PLAIN: "learning rate 1", "redo": "τ 0.1"}, cost={"redo": 1.5})
     plain, redo = rows(record, frame)
     assert_allclose(plain.returns.estimate, 1.0)
     assert (plain.higher_return, plain.cost, plain.runs) == (None, None, 2)
@@ -153,18 +154,27 @@ def test_a_scale_that_a_suite_has_not_is_refused(tmp_path, capsys):
 
 def test_a_record_of_settings_that_are_no_more_is_left_out(tmp_path):
     (tmp_path / "smoke").mkdir()
-    record = Record("minatar", {PLAIN: "learning rate 1"}, {})
-    (tmp_path / "smoke" / "comparison.json").write_text(json.dumps(record._asdict()))
-    assert read_record(tmp_path, "smoke") is None
-    (tmp_path / "smoke" / "comparison.json").write_text('{"suite": "minatar", "chosen": 3, "cost": {}}')
+    record = Record(suite="minatar", chosen={PLAIN: "learning rate 1"})
+    write_record(tmp_path, "smoke", record)
     assert read_record(tmp_path, "smoke") is None
     write_record(tmp_path, "smoke", replace_setting(record))
     assert read_record(tmp_path, "smoke") is not None
 
 
+@pytest.mark.parametrize(("old", "new"), [("0.5", "0.6"), ('"cost": {', '"cost": 3, "old": {'), ("}", "")])
+def test_a_damaged_record_is_refused_and_not_left_out(tmp_path, old, new):
+    (tmp_path / "smoke").mkdir()
+    chosen = {PLAIN: next(iter(candidates(PLAIN, GROUNDS["minatar"]["smoke"].bench)))}
+    write_record(tmp_path, "smoke", Record(suite="minatar", chosen=chosen, cost={"redo": 0.5}))
+    file = tmp_path / "smoke" / "comparison.json"
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(Damaged, match=r"comparison\.json is damaged"):
+        read_record(tmp_path, "smoke")
+
+
 def replace_setting(record):
     setting = next(iter(candidates(PLAIN, GROUNDS["minatar"]["smoke"].bench)))
-    return record._replace(chosen={PLAIN: setting})
+    return record.model_copy(update={"chosen": {PLAIN: setting}})
 
 
 def test_a_record_with_older_names_of_methods_is_read(tmp_path):

@@ -134,7 +134,7 @@ class Wide(type(TWO_STEPS)):
     observation_shape = (3,)
 
 
-def test_what_a_run_of_ours_remembers_is_written_once_and_read_from_there(tmp_path):
+def test_the_replay_of_a_run_is_written_once_and_compared_afterwards(tmp_path):
     own = DeviceTraining(AGENT, TWO_STEPS, seeds=(0,), agent_steps=2_000, score_batch=4)
     source = OwnReplay(own)
     assert source.needs(PROBES[0], (5, 6)) == (replace(own, env=PROBES[0], seeds=(5, 6)),)
@@ -150,8 +150,10 @@ def test_what_a_run_of_ours_remembers_is_written_once_and_read_from_there(tmp_pa
     assert (data.steps, data.at(0).reward.tolist()) == (3, [[0, 0, 1]])
     written = transitions.read(tmp_path / "seed0.npz")
     assert written.action.tolist() == [0, 1, 0] and written.terminal.tolist() == [False, False, True]
+    assert source.open(AGENT, TWO_STEPS, (0,), tmp_path, ended).steps == 3
     transitions.write(tmp_path / "seed0.npz", CHAIN)
-    assert source.open(AGENT, TWO_STEPS, (0,), tmp_path, ended).steps == 4
+    with pytest.raises(ValueError, match=r"seed0\.npz holds the replay of another run"):
+        source.open(AGENT, TWO_STEPS, (0,), tmp_path, ended)
 
 
 def test_dopamines_parts_are_drawn_anew_every_so_many_gradient_steps(tmp_path):

@@ -41,7 +41,9 @@ def save(manager: ocp.CheckpointManager, agent_steps: int, state: PyTree, owner:
 
     Raises OSError for a full disk, which Orbax reports as a ValueError.
     """
-    arrays = _filled(state)
+    # Orbax asks a JAX array for its shards, which refer to the array: it would stay in memory until Python looks for
+    # cycles, which it rarely does.
+    arrays = {name: leaf if _is_key(leaf) else np.asarray(leaf) for name, leaf in _filled(state).items()}
     sums = {name: checksum(leaf) for name, leaf in arrays.items()}
     seal = Seal(owner=owner, agent_steps=agent_steps, leaves=sums, files=files)
     both = ocp.args.Composite(default=ocp.args.StandardSave(arrays), seal=ocp.args.JsonSave(seal.model_dump()))
@@ -109,10 +111,14 @@ def _differs(seal: Seal, saved: Arrays, name: str) -> bool:
 
 def checksum(leaf: Array | ndarray) -> int:
     """The checksum of an array: of its type, its shape and its bytes. It reads about 2 GB per second."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if _is_key(leaf):
         leaf = jax.random.key_data(leaf)
     array = np.ascontiguousarray(leaf)
     return zlib.crc32(array.view(np.uint8).data, zlib.crc32(f"{array.dtype}{leaf.shape}".encode()))
+
+
+def _is_key(leaf: Array | ndarray) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _filled(state: PyTree) -> Arrays:

@@ -64,7 +64,7 @@ class Fixed:
 class OwnReplay:
     """The final replay of one of our DQN runs, in the environment and with the seeds of the offline training.
 
-    It is written to one file per seed and read from there. `dormant.rl.data.transitions` describes the format.
+    It is also written to one file per seed, for other programs. `dormant.rl.data.transitions` describes the format.
     """
 
     training: DeviceTraining = field(default_factory=DeviceTraining)
@@ -74,15 +74,24 @@ class OwnReplay:
         return (replace(self.training, env=env, seeds=seeds),)
 
     def open(self, agent: DQN, env: Playable, seeds: tuple[int, ...], folder: Path, *earlier: FinishedRun) -> Fixed:
-        """The files in the folder. Writes them from the run's final state if they do not exist yet."""
-        files = [folder / f"seed{seed}.npz" for seed in seeds]
-        for lane, file in enumerate(files):
-            if not file.exists():
-                state = earlier[0].state
-                ring, added = jax.tree.map(lambda x, n=lane: x[n], (state.replay, state.agent_steps))
-                replay = replace(self.training, env=env).replay
-                transitions.write(file, transitions.of_ring(replay, ring, int(added)))
-        return _fixed(agent, env, [transitions.read(file) for file in files])
+        """The replay in the run's final state. Writes the files in the folder that do not exist yet.
+
+        Raises ValueError if an existing file is damaged or differs from the final replay.
+        """
+        state, replay, logged = earlier[0].state, replace(self.training, env=env).replay, []
+        for lane, seed in enumerate(seeds):
+            ring, added = jax.tree.map(lambda x, n=lane: x[n], (state.replay, state.agent_steps))
+            logged.append(transitions.of_ring(replay, ring, int(added)))
+            _keep(folder / f"seed{seed}.npz", logged[-1])
+        return _fixed(agent, env, logged)
+
+
+def _keep(file: Path, steps: transitions.Transitions) -> None:
+    """Writes the file if it does not exist. Raises ValueError if it exists with other steps."""
+    if not file.exists():
+        transitions.write(file, steps)
+    elif not all(map(np.array_equal, steps, transitions.read(file))):
+        raise ValueError(f"{file} holds the replay of another run; delete it, and it is written again.")
 
 
 @dataclass(frozen=True)
