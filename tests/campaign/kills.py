@@ -1,5 +1,9 @@
-"""Runs that are killed at random moments, resumed, and compared with a run that was left alone."""
+"""Runs that are killed at random moments, resumed, and compared with a run that was left alone.
 
+Trainings are forked from this process, which has imported everything and computed nothing. Figures start anew.
+"""
+
+import atexit
 import json
 import os
 import random
@@ -8,10 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
 
 from campaign.outcomes import Outcome, Tally
+from dormant import __main__ as command_line
 
 SECONDS = 240.0
 STEPS = 1_200
@@ -68,15 +77,70 @@ def campaign(tally: Tally, number: int, seed: int) -> None:
             one(tally, name, random.Random(f"{seed} {case}"), Path(folder) / f"killed-{case}", whole[name], case)
 
 
-def start(name: str, path: Path) -> subprocess.Popen[bytes]:
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(path.parent / "compiled"), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    path.parent.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "dormant", *CASES[name].arguments, "--run-dir", str(path)]
+@dataclass
+class Forked:
+    """A forked process, with the methods of `subprocess.Popen` that are used here."""
+
+    pid: int
+    code: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, None while the process runs."""
+        if self.code is None:
+            gone, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if gone else None
+        return self.code
+
+    def wait(self, seconds: float = SECONDS) -> int:
+        """The exit code. Raises TimeoutExpired if the process does not end in time."""
+        until = time.monotonic() + seconds
+        while self.poll() is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired("dormant", seconds)
+            time.sleep(0.005)
+        assert self.code is not None
+        return self.code
+
+
+Process = Forked | subprocess.Popen[bytes]
+
+
+def start(name: str, path: Path) -> Process:
+    """Starts a command in a session of its own. What it prints to stderr is kept beside its folder."""
+    arguments = [*CASES[name].arguments, "--run-dir", str(path)]
+    compiled = str(path.parent / "compiled")
     with path.with_name(f"{path.name}.said").open("ab") as said:
-        environment = os.environ | cache | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        return subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=said, env=environment, start_new_session=True
-        )
+        if name == "figure":
+            cache = {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+            command = [sys.executable, "-m", "dormant", *arguments]
+            streams: Any = {"stdout": subprocess.DEVNULL, "stderr": said}
+            return subprocess.Popen(command, env=os.environ | cache, start_new_session=True, **streams)
+        number = os.fork()
+        if number:
+            return Forked(number)
+        _become(arguments, said.fileno(), compiled)
+    raise AssertionError("the forked process has ended")
+
+
+def _become(arguments: list[str], said: int, compiled: str) -> None:
+    """Turns a forked process into the command, which ends it."""
+    code: Any = 1
+    try:
+        os.setsid()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(said, 2)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled  # so that the command keeps the folder
+        jax.config.update("jax_compilation_cache_dir", compiled)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        sys.argv = ["dormant", *arguments]
+        command_line.main()
+    except SystemExit as end:
+        code = end.code or 0
+        atexit._run_exitfuncs()  # as at the end of a process that was not forked
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(code)
 
 
 def said_by(path: Path) -> str:
@@ -143,7 +207,7 @@ def judged(code: int, whole: dict[str, bytes], path: Path) -> tuple[Outcome, str
 
 
 def stop(
-    process: subprocess.Popen[bytes],
+    process: Process,
     path: Path,
     number: signal.Signals,
     rows: int,

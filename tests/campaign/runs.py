@@ -43,6 +43,25 @@ TRAININGS = {
 }
 
 
+def without_folder(draw: random.Random, file: Path, other: Path | None) -> None:
+    """Deletes the folder of the file, unless it is that of the run."""
+    if (file.parent / "spec.json").exists():
+        file.unlink()
+    else:
+        shutil.rmtree(file.parent)
+
+
+def swapped(draw: random.Random, file: Path, other: Path | None) -> None:
+    """Gives two files each other's content."""
+    if other is not None and other.is_file():
+        content = file.read_bytes()
+        file.write_bytes(other.read_bytes())
+        other.write_bytes(content)
+
+
+ALL_DAMAGES = (*DAMAGES, without_folder, swapped)
+
+
 class Killed(BaseException):
     """Stands for a signal."""
 
@@ -130,9 +149,10 @@ def one(tally: Tally, ran: Example, name: str, state: str, draw: random.Random, 
         said = []
         for _ in range(draw.choice((1, 1, 1, 2, 3))):
             _, files = draw.choice(sorted(files_of(path).items()))
-            file, damage = draw.choice(files), draw.choice(DAMAGES)
+            file, damage = draw.choice(files), draw.choice(ALL_DAMAGES)
             twin = ran.other / file.relative_to(path)
-            damage(draw, file, draw.choice([twin, draw.choice(files)]))
+            other = draw.choice(files) if damage is swapped else draw.choice([twin, draw.choice(files)])
+            damage(draw, file, other)
             said.append(f"{damage.__name__} {file.relative_to(path)}")
             if not files_of(path):
                 break

@@ -1,10 +1,12 @@
 """The run folder, driven by a training small enough to follow by hand."""
 
 import errno
+import gc
 import json
 import os
 import shutil
 import subprocess
+import weakref
 from dataclasses import dataclass
 
 import jax
@@ -13,11 +15,13 @@ import numpy as np
 import pytest
 
 from dormant.cli import run as run_command
+from dormant.lab.crews import Job, run_job
 from dormant.lab.judging import at_end_of_run, mean_interval, summary
 from dormant.lab.runs import runner
 from dormant.lab.runs.checking import faults, run_folders
+from dormant.lab.runs.checkpoints import checkpoints, save
 from dormant.lab.runs.description import differences
-from dormant.lab.runs.folder import RunRefused, claimed, curve, layers, newest, rows
+from dormant.lab.runs.folder import RunFolder, RunRefused, claimed, curve, layers, newest, rows
 from dormant.lab.runs.rows import Journal, Newest
 
 
@@ -133,6 +137,20 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
     assert sorted(int(entry.name) for entry in folder.checkpoint.iterdir()) == [36, 40]
 
 
+def test_a_saved_state_is_freed_at_once(tmp_path):
+    array = jnp.ones(3)
+    seen, collecting = weakref.ref(array), gc.isenabled()
+    gc.disable()
+    try:
+        with checkpoints(RunFolder(tmp_path / "run")) as manager:
+            save(manager, 1, {"array": array}, 0, {})
+            del array
+            assert seen() is None
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def test_a_finished_run_is_left_alone(whole):
     before = files(whole)
     reached = []
@@ -236,6 +254,12 @@ def test_a_damaged_checkpoint_is_skipped_with_one_line(damage, whole, tmp_path, 
     assert files(runner.run(Walk(), tmp_path / "run")) == files(whole)
     (record,) = caplog.records
     assert "resumed from step 16" in record.message and "\n" not in record.message
+
+
+def test_a_job_tells_the_warnings_of_its_run(tmp_path):
+    unreadable(killed(tmp_path / "run", 20)[-1])
+    ended = run_job(Job("an arm", "a game", Walk(), tmp_path / "run"), 30.0)
+    assert ended.kind == "done" and "resumed from step 16" in ended.message
 
 
 def test_a_run_without_a_whole_checkpoint_is_refused_and_kept(tmp_path):

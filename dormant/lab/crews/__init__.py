@@ -1,5 +1,6 @@
 """Jobs: the runs that experiments still need, how one is run, and the scheduler that gives them to workers."""
 
+import logging
 import os
 import sys
 import textwrap
@@ -14,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 from dormant.lab import Cell, Experiment, Scale
 from dormant.lab.runs.description import kind, run_path
 from dormant.lab.runs.folder import RunInUse, RunRefused, runs_by_seed
-from dormant.lab.runs.runner import FULL, FollowingTraining, Progress, run
+from dormant.lab.runs.runner import FULL, LOG, FollowingTraining, Progress, run
 
 UNFINISHED = ("queued", "begun", "steps")
 
@@ -89,9 +90,9 @@ def _missing(cell: Cell, scale: Scale, root: Path, together: bool) -> Iterator[J
 
 
 def run_job(job: Job, checkpoint_seconds: float, progress: Progress = lambda agent_steps: None) -> Event:
-    """Runs a job and returns how it ended. Errors become events, so that other jobs continue."""
+    """Runs a job and returns how it ended, with the warnings of its run. Errors become events: other jobs continue."""
     try:
-        with _logged(job.path):
+        with _logged(job.path), _warnings() as warnings:
             run(job.training, job.path, progress, checkpoint_seconds)
     except RunInUse as error:
         return Event("in use", message=str(error))
@@ -102,7 +103,20 @@ def run_job(job: Job, checkpoint_seconds: float, progress: Progress = lambda age
         return Event(kind, message=f"{error.filename or job.path}: {error.strerror}")
     except Exception as error:
         return Event("crashed", message=" ".join(f"{type(error).__name__}: {error}".split()))
-    return Event("done", job.training.agent_steps)
+    return Event("done", job.training.agent_steps, " ".join(warnings))
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """The warnings that runs log inside the block: a damaged checkpoint, a network that diverged."""
+    found: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())
+    LOG.addHandler(handler)
+    try:
+        yield found
+    finally:
+        LOG.removeHandler(handler)
 
 
 def log_file(path: Path) -> Path:
@@ -205,7 +219,7 @@ class Standing:
                 self.begun_at = event.agent_steps if self.begun_at is None else self.begun_at
                 self.agent_steps = event.agent_steps
             case "done":
-                self.state, self.agent_steps, self.message = "done", event.agent_steps, ""
+                self.state, self.agent_steps, self.message = "done", event.agent_steps, event.message
             case "in use":
                 self.state, self.message = "in use", event.message
                 self.not_before = time.monotonic() + RETRY_SECONDS

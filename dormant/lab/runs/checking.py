@@ -9,13 +9,16 @@ import numpy as np
 
 from dormant.lab.runs.checkpoints import checkpoints, verify
 from dormant.lab.runs.folder import RunFolder, end_of, in_use, origin_of
-from dormant.lab.runs.rows import FILES, check_beginning, rows
+from dormant.lab.runs.rows import FILES, check_beginning, last_row, rows
 from dormant.lab.runs.schema import Damaged, RunRefused, Seal, Values
+from dormant.rl.atari import AtariTraining
+from dormant.rl.control import ControlTraining
 from dormant.rl.data import transitions
 from dormant.rl.host import open_rings
 from dormant.rl.replay.frames import FrameReplay
 from dormant.rl.replay.steps import StepReplay
 
+WITH_RINGS = (AtariTraining.__name__, ControlTraining.__name__)
 MARKS_OF_A_RUN = ("spec.json", "done", *FILES)
 
 
@@ -43,10 +46,11 @@ def _faults(folder: RunFolder) -> Iterator[str]:
     yield from _of(_check_end, folder)
     for file in (folder.metrics, folder.scores):
         yield from _of(lambda file: list(rows(file)), file)
-    seals = []
-    for step in _steps(folder):
+    steps, seals = _steps(folder), []
+    yield from _of(_check_last, folder, steps)
+    for step in steps:
         yield from _of(_check_checkpoint, folder, step, _owner(training), seals)
-    if seals and folder.replay.exists():
+    if seals:
         yield from _of(_check_replay, folder, training, seals[0])
 
 
@@ -64,6 +68,12 @@ def _owner(training: Values) -> int:
 def _check_end(folder: RunFolder) -> None:
     if folder.done.exists():
         end_of(folder)
+
+
+def _check_last(folder: RunFolder, steps: list[int]) -> None:
+    """Raises Damaged if a finished run lacks the checkpoint of its last row."""
+    if folder.done.exists() and last_row(folder.metrics).get("agent_steps") not in steps:
+        raise Damaged(f"{folder.checkpoint} lacks the checkpoint of the end of the run.")
 
 
 def _steps(folder: RunFolder) -> list[int]:
@@ -88,7 +98,7 @@ def _check_checkpoint(folder: RunFolder, step: int, owner: int, seals: list[Seal
 def _check_replay(folder: RunFolder, training: Values, newest: Seal) -> None:
     for file in folder.replay.glob("*.npz"):
         transitions.read(file)
-    if any(folder.replay.glob("seed*/owner.npy")):
+    if training.get("is") in WITH_RINGS:
         replay = _replay(folder.replay, training)
         open_rings(replay, tuple(training["seeds"]), folder.replay, newest.agent_steps, newest.owner)
 
@@ -97,7 +107,7 @@ def _replay(folder: Path, training: Values) -> FrameReplay | StepReplay:
     """The ring of a run, with the sizes of its files."""
     first, agent = folder / f"seed{training['seeds'][0]}", training["agent"]
     capacity = int(agent["replay_capacity"])
-    if (first / "steps.npy").exists():
+    if training["is"] == ControlTraining.__name__:
         slots, numbers = np.load(first / "steps.npy", mmap_mode="r").shape
         # Only the sum counts here: a row has two observations, an action, a reward and a discount.
         actions = 1 if numbers % 2 else 2

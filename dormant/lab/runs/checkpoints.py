@@ -21,6 +21,7 @@ from dormant.lab.runs.folder import RunFolder
 from dormant.lab.runs.schema import Damaged, Mark, Seal
 
 Arrays = dict[str, Any]  # by the names of their paths
+Leaf = Array | ndarray | np.generic | jax.ShapeDtypeStruct
 QUIET_SECONDS = 0.2
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, quota or file size limit
 
@@ -66,7 +67,13 @@ def restore(manager: ocp.CheckpointManager, agent_steps: int, like: PyTree, owne
     place = manager.directory / str(agent_steps)
     if seal.owner != owner:
         raise Damaged(f"the checkpoint {place} belongs to another run.")
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: saved.get(_name(path), leaf), like), seal
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _as(leaf, saved.get(_name(path), leaf)), like), seal
+
+
+def _as(like: Leaf, saved: Leaf) -> Leaf:
+    """The saved leaf as a JAX array, unless it was one of NumPy, which may have a type that JAX lacks."""
+    kept = saved is like or _is_key(saved) or isinstance(like, ndarray | np.generic)
+    return saved if kept else jnp.asarray(saved)
 
 
 def verify(manager: ocp.CheckpointManager, agent_steps: int) -> Seal:
@@ -117,7 +124,7 @@ def checksum(leaf: Array | ndarray) -> int:
     return zlib.crc32(array.view(np.uint8).data, zlib.crc32(f"{array.dtype}{leaf.shape}".encode()))
 
 
-def _is_key(leaf: Array | ndarray) -> bool:
+def _is_key(leaf: Leaf) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
