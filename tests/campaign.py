@@ -7,6 +7,7 @@ silently wrong, ended in a traceback or was left hanging. `--only N` repeats one
 """
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -26,20 +27,23 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=300, help="damaged files, of runs and of input")
     parser.add_argument("--commands", type=int, default=50, help="command lines with malformed flags")
     parser.add_argument("--kills", type=int, default=0, help="runs that are killed and resumed")
-    parser.add_argument("--families", nargs="+", default=["MinAtar", "SAC", "Atari"], help="whose runs are damaged")
+    known = ["MinAtar", "SAC", "Atari", "figure"]
+    parser.add_argument("--families", nargs="+", default=known, choices=known, help="whose runs are damaged and killed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, help="repeat this case of each kind that has one")
     flags = parser.parse_args()
     tally, began = Tally(), time.monotonic()
+    gc.freeze()  # a collection in a forked process would copy all memory
     # First, because these fork, which is safe only before JAX computes.
     commands.campaign(tally, flags.commands, flags.seed, flags.only)
     surroundings.campaign(tally, min(1.0, flags.commands / 500))
-    kills.campaign(tally, flags.kills, flags.seed)
+    kills.campaign(tally, flags.kills, flags.seed, flags.only, flags.families)
     inputs.campaign(tally, flags.files // 3, flags.seed, flags.only)
     if flags.files:
         from campaign import runs  # compiles the trainings
 
-        runs.campaign(tally, flags.files - flags.files // 3, flags.seed, flags.only, flags.families)
+        trained = [name for name in flags.families if name != "figure"]
+        runs.campaign(tally, flags.files - flags.files // 3, flags.seed, flags.only, trained)
     print(tally.table())
     print(f"{time.monotonic() - began:.0f} seconds")
     return 1 if tally.failed else 0

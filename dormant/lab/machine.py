@@ -1,5 +1,6 @@
 """This machine: its cores and devices, where compiled code is kept, and which code runs here."""
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -29,6 +30,13 @@ def pin(core: int) -> None:
         raise ValueError(f"--core {core} is not available; this process may use {', '.join(map(str, cores()))}.")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
+
+
+def release_memory() -> None:
+    """Returns freed memory to the system. The C library of Linux keeps it, separately for each thread."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other systems lack it
+    if trim is not None:
+        trim(0)
 
 
 def accelerated() -> bool:

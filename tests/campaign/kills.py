@@ -7,12 +7,14 @@ import atexit
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +26,8 @@ from dormant import __main__ as command_line
 
 SECONDS = 240.0
 STEPS = 1_200
-SMALL = ("--steps", str(STEPS), "--log-period", "100", "--eval-period", str(STEPS), "--checkpoint-seconds", "0")
+# Without evaluations, which take longer to compile than all the rest.
+SMALL = ("--steps", str(STEPS), "--log-period", "100", "--eval-period", "1000000", "--checkpoint-seconds", "0")
 DQN = ("--min-replay", "100", "--replay-capacity", "300", "--width", "8", "--period", "50", "--tau", "0.3")
 
 
@@ -38,9 +41,7 @@ class Case(NamedTuple):
 
 REDO = ("--intervention", "redo")
 CASES = {
-    "MinAtar": Case(
-        ("train", *REDO, "--seeds", "1", *SMALL, *DQN, "--filters", "2", "--eval-episodes", "1"), "", STEPS
-    ),
+    "MinAtar": Case(("train", *REDO, "--seeds", "1", *SMALL, *DQN, "--filters", "2"), "", STEPS),
     "SAC": Case(
         (
             *("train", "--env", "Hopper-v5", *REDO, "--steps", "200", "--log-period", "20", "--eval-period", "200"),
@@ -64,17 +65,23 @@ CASES = {
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
 
 
-def campaign(tally: Tally, number: int, seed: int) -> None:
-    """Kills each command in turn. Figures take long, so one case in fifteen is one."""
-    with tempfile.TemporaryDirectory() as folder:
+def campaign(tally: Tally, number: int, seed: int, only: int | None, names: Sequence[str]) -> None:
+    """Kills trainings of some kinds in turn, and figures, which take long, in one case of fifteen."""
+    trained = [name for name in names if name != "figure"]
+    folder = Path(tempfile.mkdtemp())  # a TemporaryDirectory would be deleted when a forked process ends
+    try:
         whole: dict[str, dict[str, bytes]] = {}
         for case in range(number):
-            name = "figure" if case % 15 == 14 else ("MinAtar", "SAC", "Atari")[case % 3]
+            if only not in (None, case):
+                continue
+            name = "figure" if case % 15 == 14 or not trained else trained[case % len(trained)]
             if name not in whole:
-                path = Path(folder) / f"{name}-whole"
+                path = folder / f"{name}-whole"
                 assert finished(name, path) == 0, f"{name} does not run: {said_by(path)}"
                 whole[name] = content(path)
-            one(tally, name, random.Random(f"{seed} {case}"), Path(folder) / f"killed-{case}", whole[name], case)
+            one(tally, name, random.Random(f"{seed} {case}"), folder / f"killed-{case}", whole[name], case)
+    finally:
+        shutil.rmtree(folder)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 from numpy import ndarray
 from pydantic import ValidationError
 
+from dormant.lab.machine import release_memory
 from dormant.lab.runs.folder import RunFolder
 from dormant.lab.runs.schema import Damaged, Mark, Seal
 
@@ -55,6 +56,7 @@ def save(manager: ocp.CheckpointManager, agent_steps: int, state: PyTree, owner:
             if os.strerror(number) in str(error):
                 raise OSError(number, os.strerror(number), str(manager.directory)) from error
         raise
+    release_memory()  # Orbax copies the arrays in many threads
 
 
 def restore(manager: ocp.CheckpointManager, agent_steps: int, like: PyTree, owner: int) -> tuple[PyTree, Seal]:
