@@ -32,8 +32,19 @@ def fresh_values(module: nn.Module, leaves: Mapping[str, Tensor], init: Init | N
     return fresh
 
 
+def check_init(init: object) -> None:
+    """Raises TypeError unless `init` is None or a function that can build a module."""
+    if isinstance(init, nn.Module) or not (init is None or callable(init)):
+        raise TypeError(
+            f"init must be a function that builds a fresh module at every call, got a {type(init).__name__}: "
+            "init=lambda: Network(...)."
+        )
+
+
 def _from_init(leaves: Mapping[str, Tensor], init: Init) -> dict[str, Tensor]:
     built = init()
+    if not isinstance(built, nn.Module):
+        raise TypeError(f"init() must build a torch.nn.Module, got a {type(built).__name__}.")
     fresh = named_leaves(plain(built))
     for name, leaf in leaves.items():
         if name not in fresh or fresh[name].shape != leaf.shape:

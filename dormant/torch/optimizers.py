@@ -24,11 +24,15 @@ def optimizer_list(optimizers: Optimizers) -> list[torch.optim.Optimizer]:
 
     Raises TypeError if one of them is none.
     """
-    found = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
-    for optimizer in found:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer or several, got a {type(optimizer).__name__}.")
-    return found
+    one = isinstance(optimizers, torch.optim.Optimizer)
+    found: list[object] = [*optimizers] if isinstance(optimizers, Iterable) and not one else [optimizers]
+    for each in found:
+        if not isinstance(each, torch.optim.Optimizer):
+            what = f"the class {each.__name__}" if isinstance(each, type) else f"a {type(each).__name__}"
+            raise TypeError(
+                f"optimizer must be a torch.optim.Optimizer or a list of them, as they train the module; got {what}."
+            )
+    return [each for each in found if isinstance(each, torch.optim.Optimizer)]
 
 
 def check_held(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Tensor]) -> None:

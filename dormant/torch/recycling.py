@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..reasons import table
-from .drawing import Init, fresh_values
+from .drawing import Init, check_init, fresh_values
 from .execution import Seed, named_leaves, plain
 from .optimizers import Optimizers, check_held, check_known, forget_, optimizer_list
 from .tracing import trace
@@ -83,10 +83,11 @@ def measure(module: nn.Module, wiring: Wiring, *inputs: Any, tau: float = 0.1) -
     >>> measure(net, trace(net, torch.zeros(1, 3)), torch.zeros(8, 3), tau=0.0).fraction
     1.0
 
-    Raises ValueError if `tau` is negative.
+    Raises ValueError if `tau` is negative, TypeError if the module or the wiring is none.
     Source: Sokar et al. 2023, definition 3.1.
     """
     checked_tau(tau)
+    _check_arguments(module, wiring)
     scores = wiring.scores(module, *inputs)
     left_out = tuple(layer.name for layer in wiring.layers if layer.name not in scores)
     return Report(tau, scores, {name: score <= tau for name, score in scores.items()}, left_out)
@@ -129,17 +130,20 @@ def recycle_(
     {'0': 4}
 
     Raises ValueError, before anything is changed, if fresh weights can't be drawn, if the optimizer does not hold a
-    parameter or keeps state that is not known, or if a parameter was frozen since the trace.
+    parameter or keeps state that is not known, or if a parameter was frozen since the trace; TypeError for an argument
+    of another kind.
     Source: Sokar et al. 2023, algorithm 1. timoklein/redo zeroes the step counts at every check, dormant neurons or
     not.
     """
     _check_options(step_count, coupled)
+    _check_arguments(module, wiring)
+    check_init(init)
     chosen = [layer for layer in _chosen(wiring, layers) if coupled == "recycle" or not layer.coupled_by]
     optimizers = optimizer_list(optimizer)
     leaves = named_leaves(plain(module))
     _check_writable(leaves, chosen, optimizers)
     report = measure(module, wiring, *inputs, tau=tau)
-    masks = {layer.name: report.masks[layer.name] for layer in chosen}
+    masks = {layer.name: report.masks[layer.name] for layer in chosen if layer.name in report.masks}
     masks = _dormant_elsewhere(module, wiring, inputs, masks, tau)
     _same_on_every_process(module, masks.values())
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
@@ -165,6 +169,16 @@ def _any(masks: Mapping[str, Tensor]) -> bool:
     return any(bool(mask.any()) for mask in masks.values())
 
 
+def _check_arguments(module: object, wiring: object) -> None:
+    for place, value, kind in (("first", module, nn.Module), ("second", wiring, Wiring)):
+        if not isinstance(value, kind):
+            raise TypeError(
+                f"expected a {kind.__name__} as the {place} argument, got a {type(value).__name__}: "
+                "wiring = trace(module, *inputs), and then measure(module, wiring, *inputs) or "
+                "recycle_(module, wiring, *inputs)."
+            )
+
+
 def _check_options(step_count: str, coupled: str) -> None:
     for name, value, known in (
         ("step_count", step_count, ("keep", "restart")),
@@ -177,6 +191,8 @@ def _check_options(step_count: str, coupled: str) -> None:
 def _chosen(wiring: Wiring, layers: Iterable[str] | None) -> list[NeuronLayer]:
     """The layers to recycle: all that can be, or those of these names that can be."""
     known = {layer.name for layer in wiring.layers}
+    if isinstance(layers, str):
+        raise TypeError(f"layers must be a list of names, got the text {layers!r}: layers=[{layers!r}].")
     wanted = known if layers is None else set(layers)
     if missing := wanted - known:
         raise ValueError(f"the wiring has no layers {sorted(missing)}; it has {sorted(known)}.")
@@ -258,7 +274,7 @@ class ReDo:
     >>> [redo.step(torch.zeros(8, 3)) for _ in range(2)]
     [None, {'0': 4}]
 
-    Raises ValueError if `period` is not positive.
+    Raises ValueError if `period` is not positive, TypeError for an argument of another kind.
     Source: Sokar et al. 2023, algorithm 1: tau = 0.1 and a period of 1,000 gradient steps for DQN, with 64 states to
     score on.
     """
@@ -277,6 +293,10 @@ class ReDo:
             raise ValueError(f"period must be at least 1 gradient step, got {period}.")
         checked_tau(tau)
         _check_options(step_count, coupled)
+        check_init(init)
+        optimizer_list(optimizer)
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"expected a torch.nn.Module as the first argument, got a {type(module).__name__}.")
         self.coupled: Literal["recycle", "skip"] = coupled
         self.module, self.optimizer, self.init, self.step_count = module, optimizer, init, step_count
         self.tau, self.period, self.gradient_steps = tau, period, 0

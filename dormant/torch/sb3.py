@@ -105,8 +105,9 @@ class ReDoCallback(BaseCallback):
 
 
 def _only(layers: list[str], report: Report) -> Report:
-    scores, masks = ({name: values[name] for name in layers} for values in (report.scores, report.masks))
-    return Report(report.tau, scores, masks)
+    here = [name for name in layers if name in report.scores]
+    scores, masks = ({name: values[name] for name in here} for values in (report.scores, report.masks))
+    return Report(report.tau, scores, masks, tuple(name for name in layers if name not in here))
 
 
 class Networks(nn.Module):

@@ -54,11 +54,13 @@ def trace(module: nn.Module, *example_inputs: Any) -> Wiring:
     0      4        0.weight, 0.bias    2.weight  yes
     output layers, not measured: 2
 
-    Raises TypeError if the module returns an object whose tensors can't be found, and ValueError if the module has no
-    parameters or lazy ones.
+    Raises TypeError without example inputs, or if the module returns an object whose tensors can't be found; ValueError
+    if the module has no parameters or lazy ones.
     """
     module = plain(module)
     _check(module)
+    if not example_inputs:
+        raise TypeError("trace needs example inputs: trace(module, x), with a batch x of one or two, as forward takes.")
     return _traced(module, example_inputs)
 
 

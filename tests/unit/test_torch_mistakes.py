@@ -1,0 +1,67 @@
+"""Mistakes that users of `dormant.torch` make: each is one clear error, before anything is changed."""
+
+import json
+import subprocess
+import sys
+
+PREPARED = """
+import json, sys
+import numpy as np
+import torch
+from torch import nn
+import dormant.torch as dt
+
+X = torch.ones(2, 3)
+
+def network(hidden=4):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+    nn.init.constant_(net[0].bias, -100.0)
+    return net
+
+def adam(module):
+    return torch.optim.Adam(module.parameters())
+
+for mistake in json.loads(sys.argv[1]):
+    net = network()
+    wiring = dt.trace(net, X)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    try:
+        eval(mistake)
+        said = "accepted"
+    except (TypeError, ValueError) as error:
+        said = str(error).replace("\\n", " ")
+    changed = not all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    print("changed" if changed else said)
+"""
+
+# What is written, and what the error has to tell.
+MISTAKES = {
+    "dt.trace(net)": "trace needs example inputs: trace(module, x)",
+    "dt.trace(nn.Linear, X)": "trace needs a torch.nn.Module, got a type",
+    "dt.measure(net, X)": "expected a Wiring as the second argument, got a Tensor: wiring = trace(module, *inputs)",
+    "dt.recycle_(wiring, net, X)": "expected a Module as the first argument, got a Wiring",
+    "dt.measure(net, wiring, X, tau=-0.1)": "tau must be at least 0, got -0.1",
+    "dt.measure(net, wiring, np.ones((2, 3)))": "must be Tensor, not numpy.ndarray",
+    "dt.measure(network(5), wiring, X)": "wired differently on these inputs",
+    "dt.recycle_(net, wiring, X, optimizer=torch.optim.Adam)": "as they train the module; got the class Adam.",
+    "dt.recycle_(net, wiring, X, optimizer=adam(network()))": "the optimizer holds none of the parameters",
+    "dt.recycle_(net, wiring, X, init=network())": "got a Sequential: init=lambda: Network(...).",
+    "dt.recycle_(net, wiring, X, init=lambda: None)": "init() must build a torch.nn.Module, got a NoneType.",
+    "dt.recycle_(net, wiring, X, init=lambda: net)": "it must build a fresh module at every call",
+    "dt.recycle_(net, wiring, X, init=lambda: network(5))": "expected (4, 3), as in the module",
+    "dt.recycle_(net, wiring, X, layers='0')": "layers must be a list of names, got the text '0': layers=['0'].",
+    "dt.recycle_(net, wiring, X, layers=['1'])": "the wiring has no layers ['1']; it has ['0'].",
+    "dt.recycle_(net, wiring, X, coupled='no')": "coupled must be 'recycle' or 'skip', got 'no'.",
+    "dt.ReDo(net, adam(net), period=0)": "period must be at least 1 gradient step, got 0.",
+    "dt.ReDo(net, 1e-3)": "must be a torch.optim.Optimizer or a list of them, as they train the module; got a float.",
+    "dt.ReDo(adam(net), net)": "optimizer must be a torch.optim.Optimizer",
+}
+
+
+def test_every_mistake_is_one_clear_error_and_changes_nothing():
+    # In a process of its own: here the test suite's type checker would speak first.
+    command = [sys.executable, "-c", PREPARED, json.dumps(list(MISTAKES))]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    told = dict(zip(MISTAKES, ran.stdout.splitlines(), strict=True))
+    assert not {mistake: told[mistake] for mistake, words in MISTAKES.items() if words not in told[mistake]}
