@@ -9,6 +9,7 @@ silently wrong, ended in a traceback or was left hanging. `--only N` repeats one
 import argparse
 import gc
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,18 @@ def main() -> int:
     parser.add_argument("--only", type=int, help="repeat this case of each kind that has one")
     flags = parser.parse_args()
     tally, began = Tally(), time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # print the table then too
+    try:
+        everything(tally, flags)
+    except KeyboardInterrupt:
+        print("stopped early")
+    print(tally.table())
+    print(f"{time.monotonic() - began:.0f} seconds")
+    return 1 if tally.failed else 0
+
+
+def everything(tally: Tally, flags: argparse.Namespace) -> None:
+    """All parts, one after another."""
     gc.freeze()  # a collection in a forked process would copy all memory
     # First, because these fork, which is safe only before JAX computes.
     commands.campaign(tally, flags.commands, flags.seed, flags.only)
@@ -44,9 +57,6 @@ def main() -> int:
 
         trained = [name for name in flags.families if name != "figure"]
         runs.campaign(tally, flags.files - flags.files // 3, flags.seed, flags.only, trained)
-    print(tally.table())
-    print(f"{time.monotonic() - began:.0f} seconds")
-    return 1 if tally.failed else 0
 
 
 if __name__ == "__main__":

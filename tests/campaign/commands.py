@@ -160,6 +160,7 @@ def stand_in(*arguments: Any, **named: Any) -> Any:
 
 def finish(line: Sequence[str], folder: Path, change: Callable[[], None], stubs: bool = True) -> None:
     """The command in this process, in a folder and in changed surroundings. The process then ends."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(folder)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

@@ -133,6 +133,7 @@ def _become(arguments: list[str], said: int, compiled: str) -> None:
     """Turns a forked process into the command, which ends it."""
     code: Any = 1
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(said, 2)
