@@ -1,8 +1,13 @@
-"""Makes JAX strict in every test here, and jaxtyping before anything of dormant is imported."""
+"""Makes JAX strict in every test here, compilation quick, and types checked in all of dormant."""
 
 import ctypes
 import ctypes.util
 import gc
+import os
+from pathlib import Path
+
+# Compiling is most of a test's time. Programs that tests start inherit this. `XLA_FLAGS= pytest` compiles as users do.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 import jax
 import psutil
@@ -10,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
-install_import_hook("dormant", "beartype.beartype")
+install_import_hook("dormant", "beartype.beartype")  # before anything of dormant is imported
 
 # Two devices, so that two seeds are shared out to them, and one or three are not.
 jax.config.update("jax_num_cpu_devices", 2)
@@ -20,11 +25,16 @@ settings.register_profile("dormant", deadline=None, derandomize=True, suppress_h
 settings.load_profile("dormant")
 
 
-@pytest.fixture(autouse=True)
-def strict_jax():
-    """Not for doctests, which stand outside this folder: their code is a user's, who may rely on broadcasting."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Makes JAX strict in a test and its fixtures: JAX compiles again for another strictness.
+
+    Not in doctests, which stand outside this folder: their code is a user's, who may rely on broadcasting.
+    """
+    if Path(__file__).parent not in item.path.parents:
+        return (yield)
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        yield
+        return (yield)
 
 
 LARGEST_RESIDENT_SET = 1 << 30  # bytes a worker may keep from one file of tests to the next

@@ -49,7 +49,7 @@ HOLDING = f"{CURES} -k pruned|clipped|bounds|injection"
 RECYCLE = f"{CURES} -k which|share|random|continual"
 RENEWAL = f"{CURES} -k option|scaled|outgoing|coupled"
 HOW_MANY = "tests/unit/test_cures.py dormant/interventions/how_many.py -k which|how_many"
-DQN = "tests/unit/test_dqn.py -k target|huber|exploration|greedy|truncated"
+DQN = "tests/unit/test_dqn.py -k target|huber|exploration|greedy|update"
 DRQ = "tests/unit/test_drq.py -k shift|offsets|factors|noise|chooses|dueling|without"
 SAC = "tests/unit/test_sac.py tests/unit/test_tanh_normal.py tests/golden/test_sac_parity.py"
 REPLAY, FRAMES, STEPS = "tests/unit/test_replay.py", "tests/unit/test_frames.py", "tests/unit/test_steps.py"
@@ -183,7 +183,7 @@ MUTANTS = [
     ),
     *of(
         "rl/device.py",
-        "tests/unit/test_dqn.py -k truncated",
+        "tests/unit/test_dqn.py -k cut_off",
         ("jnp.where(outcome.terminal, 0.0, agent.gamma)", "jnp.where(ended, 0.0, agent.gamma)"),
     ),
     *of(

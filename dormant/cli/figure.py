@@ -12,7 +12,7 @@ from rich.console import Console
 
 from dormant.cli.clusters import ClusterFlags, Site, crew, runs_at_once, site
 from dormant.cli.report import Report, report
-from dormant.cli.terminal import KNOWN_SPEEDS, check_folder, check_seconds, live_board, plan, refuse
+from dormant.cli.terminal import KNOWN_SPEEDS, check_folder, check_seconds, counted, live_board, plan, refuse
 from dormant.experiments import EXPERIMENTS
 from dormant.hints import canonical, suggestion
 from dormant.lab import Arm, Experiment, Scale, Trainable
@@ -121,7 +121,7 @@ def train(console: Console, run_dir: Path, todo: Sequence[Job], workers: Crew, k
     except OSError as error:
         refuse(f"{error.filename or run_dir}: {error.strerror}. Fix this, or choose another --run-dir.")
     failed = [each for each in board.standings if each.state == "failed"]
-    console.print(f"{board.count('done')} runs made, {len(failed)} failed.")
+    console.print(f"{counted(board.count('done'), 'run')} made, {len(failed)} failed.")
     for each in failed:
         print(f"dormant: {each.job.name} failed: {each.message} ({log_file(each.job.path)})", file=sys.stderr)
     return board

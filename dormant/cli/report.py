@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from dormant.cli.terminal import refuse
+from dormant.cli.terminal import counted, refuse
 from dormant.experiments import EXPERIMENTS
 from dormant.files import write_whole
 from dormant.lab import SCALES, Experiment, Scale
@@ -45,7 +45,8 @@ def report(flags: Report) -> int:
     except OSError as error:
         refuse(f"{error.filename or flags.out}: {error.strerror}. Choose another --out.")
     judged = sum(len(each.verdicts) for each in chapters)
-    print(f"{flags.out}: {len(chapters)} experiments, {judged} claims judged, {flags.out.stat().st_size / 1e6:.1f} MB.")
+    size = f"{flags.out.stat().st_size / 1e6:.1f} MB"
+    print(f"{flags.out}: {counted(len(chapters), 'experiment')}, {counted(judged, 'claim')} judged, {size}.")
     return 0
 
 

@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dormant.cli.terminal import diverged, refuse
+from dormant.cli.terminal import counted, diverged, refuse
 from dormant.hints import folded
 from dormant.lab import FAMILIES
 from dormant.lab.runs.description import differences, shown
@@ -99,7 +99,7 @@ def _check(flags: Runs) -> int:
         damaged += bool(found)
         for fault in found:
             print(f"{folder}: {fault}")
-    print(f"{len(folders)} run{'s' * (len(folders) != 1)} checked, {damaged} damaged.")
+    print(f"{counted(len(folders), 'run')} checked, {damaged} damaged.")
     return 1 if damaged else 0
 
 

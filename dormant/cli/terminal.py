@@ -230,11 +230,20 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3600:.1f} h"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun.
+
+    >>> counted(1, "run"), counted(0, "run")
+    ('1 run', '0 runs')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def plan(
     experiments: Sequence[Experiment], scale: Scale, todo: Sequence[Job], root: Path, known: Speeds, workers: int
 ) -> Group:
     """The table of a dry run: a row per experiment, and the total with shared runs counted once."""
-    title = f"{len(experiments)} experiments at scale {scale}, runs in {root}"
+    title = f"{counted(len(experiments), 'experiment')} at scale {scale}, runs in {root}"
     table = Table("", "arms", "environments", "seeds", "runs", "done", "missing", "time", title=title)
     for each in experiments:
         table.add_row(*_row(each, scale, root, known, workers))
@@ -254,11 +263,13 @@ def _row(experiment: Experiment, scale: Scale, root: Path, known: Speeds, worker
 
 
 def time_of(todo: Iterable[Job], known: Speeds, workers: int) -> str:
-    """The estimated duration of some jobs on a number of workers."""
-    costs = [known.cost(job.training) for job in todo]
-    unknown = costs.count(None)
-    seconds = sum(cost.seconds for cost in costs if cost) / workers
-    return (duration(seconds) if seconds or not unknown else "") + (f" + {unknown} of unknown speed" if unknown else "")
+    """The estimated duration of some jobs on a number of workers, and how many runs it leaves out."""
+    costs = [(known.cost(job.training), len(job.training.seeds)) for job in todo]
+    seconds = sum(cost.seconds for cost, _ in costs if cost) / workers
+    unknown = sum(runs for cost, runs in costs if cost is None)
+    if not unknown:
+        return duration(seconds)
+    return f"{duration(seconds)}, without {counted(unknown, 'run')}" if seconds else "unknown"
 
 
 def _notes(
@@ -267,10 +278,12 @@ def _notes(
     found: list[Cost] = [cost for job in todo if (cost := known.cost(job.training))]
     seconds = {source: sum(cost.seconds for cost in found if cost.source == source) for source in ("runs", "table")}
     yield (
-        f"Estimated time with {workers} worker{'s' * (workers > 1)}, without compiling: "
+        f"Estimated time with {counted(workers, 'worker')}, without compiling: "
         f"{duration(seconds['runs'] / workers)} from finished runs here, "
         f"{duration(seconds['table'] / workers)} from the speeds in {KNOWN_SPEEDS.name}."
     )
+    if any(known.cost(job.training) is None for job in todo):
+        yield "Runs without an estimate: the speed of their environment and network is known once one has run."
     for each in experiments:
         left_out = each.designs[scale].leaves_out
         if left_out:

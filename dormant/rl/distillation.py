@@ -26,7 +26,7 @@ from .host import open_rings
 from .learning import dormancy, network_of
 from .networks import Params
 from .offline import WithoutActor, check_length
-from .schedule import join_seeds, key_of, lanes, map_seeds, take_seed
+from .schedule import join_seeds, key_for, lanes, map_seeds, take_seed
 
 Played = DeviceTraining | AtariTraining
 
@@ -160,7 +160,7 @@ def remembered(played: Played, ended: FinishedRun, states: int) -> Shaped[Array,
 
 @partial(jax.jit, static_argnums=0)
 def _fresh(training: DistillationTraining, seeds: Int[Array, " seeds"]) -> Params:
-    return jax.vmap(lambda seed: training.network.init(key_of(seed, "init")))(seeds)
+    return jax.vmap(lambda seed: training.network.init(key_for(seed, "fresh")))(seeds)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -184,7 +184,7 @@ def _chunk_of(
 ) -> tuple[DistillationState, Float[Array, ""]]:
     """The gradient steps of one seed, and the mean of their losses."""
     agent = training.agent
-    key = key_of(seed, "batches", state.gradient_steps)
+    key = key_for(seed, "batches", state.gradient_steps)
     drawn = jax.random.randint(key, (training.log_period, agent.batch_size), 0, training.states)
 
     def step(learner: Learner, places: Array) -> tuple[Learner, Array]:
@@ -203,7 +203,7 @@ def _measure(
     training: DistillationTraining, seeds: Int[Array, " seeds"], lesson: Lesson, state: DistillationState
 ) -> dict[str, Array]:
     def one(seed: Array, lesson: Lesson, state: DistillationState) -> tuple[dict[str, Array], Array]:
-        key = key_of(seed, "score", state.gradient_steps)
+        key = key_for(seed, "score", state.gradient_steps)
         places = jax.random.randint(key, (training.score_batch,), 0, training.states)
         states, values = _taught(training, lesson, places)
         params = state.learner.params

@@ -20,7 +20,7 @@ from .envs.atari import Atari
 from .envs.minatar import MinAtar
 from .evaluation import episode_returns
 from .learning import dormancy, network_of, unmeasured
-from .schedule import check_at_least, check_evaluation, check_seeds, join_seeds, key_of, lanes, map_seeds, take_seed
+from .schedule import check_at_least, check_evaluation, check_seeds, join_seeds, key_for, lanes, map_seeds, take_seed
 
 Targets = Literal["moving", "frozen network", "fixed numbers"]
 
@@ -183,9 +183,9 @@ class OfflineRun(WithoutActor):
 @partial(jax.jit, static_argnums=0)
 def _init(training: OfflineTraining, seeds: Int[Array, " seeds"]) -> OfflineState:
     def one(seed: Array) -> OfflineState:
-        agent = training.agent.init(key_of(seed, "init"), training.env.observation_shape, training.env.actions)
+        agent = training.agent.init(key_for(seed, "fresh"), training.env.observation_shape, training.env.actions)
         if training.targets == "frozen network":
-            agent = agent._replace(target=training.network.init(key_of(seed, "target")))
+            agent = agent._replace(target=training.network.init(key_for(seed, "target")))
         return OfflineState(agent, jnp.zeros((), jnp.int32))
 
     return jax.vmap(one)(seeds)
@@ -210,7 +210,7 @@ def _chunk_of(
     """The gradient steps of one seed, and the means of their losses."""
     arrays = aimed(training.targets, seed, arrays)
     numbers = state.gradient_steps + jnp.arange(training.log_period)
-    key = key_of(seed, "batches", state.gradient_steps)
+    key = key_for(seed, "batches", state.gradient_steps)
     # Drawn all at once, because inside the scan it would cost much more.
     uniform = jax.random.uniform(key, (training.log_period, training.agent.batch_size))
 
@@ -229,7 +229,7 @@ def aimed(targets: Targets, seed: Array | int, arrays: Arrays) -> Arrays:
     """The arrays of one seed for a kind of targets. Fixed numbers replace rewards, and nothing is bootstrapped."""
     if targets != "fixed numbers":
         return arrays
-    numbers = jax.random.normal(key_of(seed, "numbers"), arrays.reward.shape)
+    numbers = jax.random.normal(key_for(seed, "numbers"), arrays.reward.shape)
     return arrays._replace(reward=numbers, discount=jnp.zeros_like(arrays.discount))
 
 
@@ -243,7 +243,7 @@ def _measure(
     state: OfflineState,
 ) -> dict[str, Array]:
     def one(seed: Array, arrays: Arrays, state: OfflineState) -> dict[str, Array]:
-        uniform = jax.random.uniform(key_of(seed, "score", state.gradient_steps), (training.score_batch,))
+        uniform = jax.random.uniform(key_for(seed, "score", state.gradient_steps), (training.score_batch,))
         states = memory.unpack(memory.states(arrays, jnp.array(steps), uniform))
         return training.network.wiring.scores(state.agent.learner.params, states)
 
@@ -261,7 +261,7 @@ def _evaluate(training: OfflineTraining, seeds: Int[Array, " seeds"], state: Off
             epsilon = jnp.float32(training.eval_epsilon)
             return training.agent.act(state.agent.learner.params, observation, epsilon, uniform)
 
-        key = key_of(seed, "evaluate", state.gradient_steps)
+        key = key_for(seed, "evaluate", state.gradient_steps)
         return episode_returns(env, policy, key, training.eval_episodes).mean()
 
     return jax.vmap(one)(seeds, state)

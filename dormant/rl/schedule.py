@@ -1,6 +1,5 @@
 """When a run acts, learns, logs and evaluates; its random numbers; and its seeds side by side."""
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,12 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from .agents.dqn import DQN, Noise
 
 Tree = TypeVar("Tree", bound=PyTree)
-PURPOSES = ("init", "reset", "round", "measure", "evaluate", "rank")
+# The position of a purpose is part of its keys: add new ones at the end.
+PURPOSES = (
+    *("init", "reset", "round", "measure", "evaluate", "rank"),
+    # Of training without an actor. A network that learns from another run must not begin with that run's weights.
+    *("fresh", "target", "batches", "numbers", "score", "order", "labels"),
+)
 
 
 def key_for(seed: Array | int, purpose: str, number: Array | int = 0) -> Key[Array, ""]:
@@ -25,15 +29,6 @@ def key_for(seed: Array | int, purpose: str, number: Array | int = 0) -> Key[Arr
     [True, False]
     """
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), PURPOSES.index(purpose)), number)
-
-
-def key_of(seed: Array | int, purpose: str, number: Array | int = 0) -> Key[Array, ""]:
-    """The same for any purpose, as offline and supervised training use it.
-
-    >>> bool((key_of(0, "init") == key_of(0, "init", 0)).all()), bool((key_of(0, "init") == key_of(0, "order")).all())
-    (True, False)
-    """
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode())), number)
 
 
 # On CPU, `vmap` turns small matrix products into batched ones, whose gradients XLA transposes in memory. That is slower

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dormant.rl.learning import TAUS, dormancy
 from dormant.rl.networks import Params
-from dormant.rl.schedule import join_seeds, key_of, lanes, map_seeds, take_seed
+from dormant.rl.schedule import join_seeds, key_for, lanes, map_seeds, take_seed
 from dormant.surgery import Learner
 from dormant.tracing import trace
 from dormant.wiring import Wiring
@@ -193,7 +193,7 @@ class SupervisedTraining:
 @partial(jax.jit, static_argnums=0)
 def _init(training: SupervisedTraining, seeds: Int[Array, " seeds"]) -> SupervisedState:
     def one(seed: Array) -> SupervisedState:
-        params = training.fresh(key_of(seed, "init"))
+        params = training.fresh(key_for(seed, "init"))
         learner = Learner(params, training.agent.optimizer().init(params))
         return SupervisedState(learner, jnp.zeros((), jnp.int32))
 
@@ -213,7 +213,7 @@ def _epoch_of(
 ) -> tuple[SupervisedState, Losses]:
     """An epoch of one seed, and the means of its losses."""
     labels = _labels(training, jnp.asarray(data.labels), seed, state.epochs)
-    order = jax.random.permutation(key_of(seed, "order", state.epochs), training.images)
+    order = jax.random.permutation(key_for(seed, "order", state.epochs), training.images)
     batches = order[: training.steps_per_epoch * training.agent.batch_size].reshape(training.steps_per_epoch, -1)
 
     def step(learner: Learner, batch: Int[Array, " images"]) -> tuple[Learner, Losses]:
@@ -230,7 +230,7 @@ def _labels(
     if training.labels == "fixed":
         return labels
     number = epoch // training.shuffle_epochs
-    shuffled = jax.random.permutation(key_of(seed, "labels", number), labels)
+    shuffled = jax.random.permutation(key_for(seed, "labels", number), labels)
     return jnp.where(number == 0, labels, shuffled)
 
 
@@ -247,5 +247,5 @@ def _scores(
 
 def _scored(training: SupervisedTraining, data: Images, seed: Array) -> Float[Array, "images height width channels"]:
     """The images on which a seed's neurons are scored."""
-    chosen = jax.random.permutation(key_of(seed, "score"), training.images)[: training.score_batch]
+    chosen = jax.random.permutation(key_for(seed, "score"), training.images)[: training.score_batch]
     return jnp.asarray(data.pixels)[chosen]

@@ -11,11 +11,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from dormant.lab.machine import cores
 from dormant.lab.runs.folder import RunFolder, rows
 
 
 def start(arguments: tuple[str, ...], path: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "dormant", *arguments, "--run-dir", str(path)]
+    """Starts a run on one core, because the number of threads changes sums. Workers of a session take turns."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    core = cores()[worker % len(cores())]
+    command = [sys.executable, "-m", "dormant", *arguments, "--core", str(core), "--run-dir", str(path)]
     # Compiling is most of so short a run: what the first one compiled, the others load.
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(path.parent / "compiled"),

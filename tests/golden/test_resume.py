@@ -7,13 +7,13 @@ from golden.kills import assert_same_run, finish, kill_after
 
 from dormant.lab.runs.folder import RunFolder, rows
 
-STEPS = 3_000
+STEPS = 1_500
 TRAIN = (
     *("train", "--env", "MinAtar/Breakout", "--intervention", "redo", "--period", "50", "--tau", "0.3"),
     *("--seeds", "2", "--steps", str(STEPS), "--log-period", "100", "--eval-period", "500", "--eval-episodes", "2"),
     *("--filters", "4", "--width", "16", "--min-replay", "200", "--replay-capacity", "1000", "--target-period", "150"),
     # A checkpoint after each log point: kills then also hit while one is written.
-    *("--checkpoint-seconds", "0", "--core", "0"),
+    *("--checkpoint-seconds", "0"),
 )
 
 

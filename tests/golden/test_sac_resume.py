@@ -15,7 +15,7 @@ TRAIN = (
     *("train", "--agent", "sac", "--env", "Ant-v5", "--intervention", "redo", "--period", "50", "--tau", "0.3"),
     *("--score-batch", "8", "--seeds", "1", "--steps", str(STEPS), "--log-period", "20", "--eval-period", "120"),
     *("--eval-episodes", "2", "--width", "0.05", "--time-limit", "30", "--min-replay", "40", "--batch-size", "8"),
-    *("--replay-capacity", str(CAPACITY), "--core", "0"),
+    *("--replay-capacity", str(CAPACITY)),
     # A checkpoint after each log point: kills then also hit while one is written.
     *("--checkpoint-seconds", "0"),
 )

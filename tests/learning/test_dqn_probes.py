@@ -32,13 +32,11 @@ def test_dqn_reaches_the_known_values(probe, intervention):
         env=probe,
         intervention=intervention,
         agent_steps=1_500,
-        log_period=500,
+        log_period=1_500,  # one chunk, since each is compiled
         seeds=(0, 1),
         eval_period=3_000,
     )
-    state = training.init()
-    for _ in range(3):
-        state, _ = training.advance(state)
+    state, _ = training.advance(training.init())
     places = jnp.array(probe.places)[:, None]
     q = jax.vmap(AGENT.network.apply, in_axes=(0, None))(state.agent.learner.params, places)
     assert_allclose(q, np.broadcast_to(probe.values, q.shape), atol=0.1)

@@ -35,11 +35,10 @@ def learned(request, tmp_path_factory):
     training = ControlTraining(
         AGENT, ControlProbes(), request.param, agent_steps=2_000, log_period=1_000, score_batch=64, eval_period=7_000
     )
-    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        state = training.init()
-        loop = training.open(tmp_path_factory.mktemp("run"), state)
-        for _ in range(2):
-            state, _ = loop.advance(state)
+    state = training.init()
+    loop = training.open(tmp_path_factory.mktemp("run"), state)
+    for _ in range(2):
+        state, _ = loop.advance(state)
     agent, inner = jax.tree.map(lambda leaf: leaf[0], (state.agent, state.intervention))
     assert all(recycled_counts(inner).values()), "ReDo must recycle for this to say anything about it"
     return agent

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dormant import Every, ReDo, Reset
-from dormant.cli import run, train
+from dormant.cli import train
 from dormant.cli.terminal import SHOWN, newest_values, progress_bar
 from dormant.experiments import alternatives
 from dormant.experiments.benches import MINATAR, RATIOS, atari_bench
@@ -20,38 +20,8 @@ from dormant.rl.envs import atari
 from dormant.rl.envs.atari import Atari
 from dormant.rl.networks.convolutional import ImpalaResNet, NatureCNN
 
+FLAGS = {"env": "ALE/DemonAttack"}
 SMALL = ("--replay-capacity", "100", "--min-replay", "20", "--width", "0.05")
-
-
-@pytest.fixture
-def built(monkeypatch, tmp_path):
-    """What a command line would train, without training it."""
-    trainings = []
-    monkeypatch.setattr(train, "run", lambda training, *rest: trainings.append(training))
-    monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
-    monkeypatch.setattr(train, "spread_seeds", lambda seeds: None)  # JAX has its devices already
-
-    def build(*arguments, env="ALE/DemonAttack"):
-        assert run(["train", "--run-dir", str(tmp_path / "run"), "--env", env, *arguments]) == 0
-        return trainings.pop()
-
-    return build
-
-
-@pytest.fixture
-def refused(built, capsys, tmp_path):
-    """The one line on stderr that a command line is refused with."""
-
-    def refusal(*arguments, env="ALE/DemonAttack"):
-        with pytest.raises(SystemExit) as exit:
-            built(*arguments, env=env)
-        assert exit.value.code == 2
-        assert not (tmp_path / "run").exists()
-        lines = capsys.readouterr().err.strip().splitlines()
-        assert len(lines) == 1
-        return lines[0]
-
-    return refusal
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from learning.control_probes import ControlProbes
 from numpy.testing import assert_allclose, assert_array_equal
+from runs_of_loops import played, trees_equal
 
 from dormant import Every, Prune, ReDo, Reset
 from dormant.rl import host
@@ -29,10 +30,6 @@ TRAINING = ControlTraining(
 ALONE = replace(TRAINING, seeds=(0,), eval_period=640)
 
 
-def trees_equal(first, second):
-    jax.tree.map(assert_array_equal, first, second)
-
-
 def test_an_episode_that_is_cut_off_is_bootstrapped_and_one_that_ends_is_not():
     flags = np.array([[True, False, True], [False, True, True]])
     seen, actions, after = np.zeros((3, 1)), np.ones((3, 1)), np.full((3, 1), 2.0)
@@ -42,21 +39,9 @@ def test_an_episode_that_is_cut_off_is_bootstrapped_and_one_that_ends_is_not():
     assert_array_equal(observation, after)
 
 
-def played(training, folder):
-    """Every state and metrics of a whole run, and its loop."""
-    states, metrics = [training.init()], []
-    loop = training.open(folder, states[0])
-    while training.agent_steps_done(states[-1]) < training.agent_steps:
-        state, row = loop.advance(states[-1])
-        states.append(state)
-        metrics.append(row)
-    return loop, states, metrics
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        return played(TRAINING, tmp_path_factory.mktemp("run"))
+    return played(TRAINING, tmp_path_factory.mktemp("run"))
 
 
 def test_metrics_have_a_value_for_each_seed(run):

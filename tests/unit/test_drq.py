@@ -211,9 +211,8 @@ def test_the_settings_are_the_papers():
 
 @pytest.fixture(scope="module")
 def run():
-    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        first = TRAINING.advance(TRAINING.init())
-        return first, TRAINING.advance(first[0])
+    first = TRAINING.advance(TRAINING.init())
+    return first, TRAINING.advance(first[0])
 
 
 def test_neurons_are_scored_on_observations_as_they_are(run):

@@ -3,46 +3,20 @@
 import pytest
 
 from dormant import Every, ReDo
-from dormant.cli import run, train
 from dormant.rl.agents import ATARI_100K_GAME, atari_dqn, atari_drq, minatar_drq
 from dormant.rl.agents.dqn import Augmentation
 from dormant.rl.atari import AtariTraining
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.minatar import MinAtar
 
+FLAGS = {"env": "ALE/Pong", "agent": "drq"}
 SMALL = ("--replay-capacity", "100", "--min-replay", "20", "--width", "0.05")
 
 
-@pytest.fixture
-def built(monkeypatch, tmp_path):
-    """What a command line would train, without training it."""
-    trainings = []
-    monkeypatch.setattr(train, "run", lambda training, *rest: trainings.append(training))
-    monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
-    monkeypatch.setattr(train, "spread_seeds", lambda seeds: None)  # JAX has its devices already
+@pytest.fixture(autouse=True)
+def roomy(monkeypatch):
+    """A machine on which the paper's replay fits."""
     monkeypatch.setattr(AtariTraining, "refuse_without_room", lambda *_: None)
-
-    def build(*arguments, env="ALE/Pong", agent="drq"):
-        assert run(["train", "--run-dir", str(tmp_path / "run"), "--agent", agent, "--env", env, *arguments]) == 0
-        return trainings.pop()
-
-    return build
-
-
-@pytest.fixture
-def refused(built, capsys, tmp_path):
-    """The one line on stderr that a command line is refused with."""
-
-    def refusal(*arguments, **named):
-        with pytest.raises(SystemExit) as exit:
-            built(*arguments, **named)
-        assert exit.value.code == 2
-        assert not (tmp_path / "run").exists()
-        lines = capsys.readouterr().err.strip().splitlines()
-        assert len(lines) == 1
-        return lines[0]
-
-    return refusal
 
 
 def test_the_defaults_on_atari_are_the_papers(built):

@@ -93,9 +93,10 @@ def test_a_dry_run_counts_and_costs_and_makes_nothing(laboratory, tmp_path, caps
     rows = {line.split("│")[1].strip(): line.split("│") for line in said.splitlines() if line.count("│") > 3}
     assert [cell.strip() for cell in rows["walks"][2:8]] == ["2", "1", "2", "4", "0", "4"]
     # Two seeds of 12 agent steps at 10 s and as many gradient steps at 20 s.
-    assert rows["walks"][8].strip() == rows["total, shared runs once"][8].strip() == "12 min + 2 of unknown speed"
+    assert rows["walks"][8].strip() == rows["total, shared runs once"][8].strip() == "12 min, without 2 runs"
     assert rows["total, shared runs once"][7].strip() == "4"
-    assert "walks leaves out: Everything else." in said
+    assert "2 experiments at scale pilot" in said and "with 1 worker," in said
+    assert "Runs without an estimate: " in said and "walks leaves out: Everything else." in said
     assert not (tmp_path / "runs").exists()
 
 

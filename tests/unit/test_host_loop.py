@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from runs_of_loops import played, trees_equal
 
 from dormant import Chain, Every, Prune, ReDo
 from dormant.interventions.schedule import may_change
@@ -37,25 +38,9 @@ TRAINING = AtariTraining(
 )
 
 
-def trees_equal(first, second):
-    jax.tree.map(assert_array_equal, first, second)
-
-
-def played(training, folder):
-    """Every state and metrics of a whole run, and its loop."""
-    states, metrics = [training.init()], []
-    loop = training.open(folder, states[0])
-    while training.agent_steps_done(states[-1]) < training.agent_steps:
-        state, row = loop.advance(states[-1])
-        states.append(state)
-        metrics.append(row)
-    return loop, states, metrics
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        return played(TRAINING, tmp_path_factory.mktemp("run"))
+    return played(TRAINING, tmp_path_factory.mktemp("run"))
 
 
 def test_metrics_have_a_value_for_each_seed(run):

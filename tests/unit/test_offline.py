@@ -17,13 +17,13 @@ from dormant.rl.data import transitions
 from dormant.rl.data.sources import DopamineReplay, FinishedRun, OwnReplay, Parts, TransitionFiles
 from dormant.rl.data.transitions import Transitions
 from dormant.rl.device import DeviceTraining
-from dormant.rl.distillation import DistillationRun, DistillationTraining, Lesson, regression_loss, remembered
+from dormant.rl.distillation import DistillationRun, DistillationTraining, Lesson, _fresh, regression_loss, remembered
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.networks import MLP
 from dormant.rl.offline import OfflineTraining, aimed
 from dormant.rl.replay.files import checksum, flush
-from dormant.rl.schedule import key_of
+from dormant.rl.schedule import key_for
 
 TWO_STEPS = PROBES[2]  # a step without reward, then one with: at observations 0 and 1, whatever the action
 AGENT = DQN(
@@ -87,7 +87,7 @@ def test_moving_targets_lead_to_the_right_values(offline, tmp_path):
 def test_a_frozen_network_gives_its_own_values_throughout(offline, tmp_path):
     training = replace(offline, targets="frozen network", eval_period=0, seeds=(0,))
     state, rows = trained(training, tmp_path)
-    frozen = training.network.init(key_of(0, "target"))
+    frozen = training.network.init(key_for(0, "target"))
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda leaf: leaf[0], state.agent.target), frozen)
     after = GAMMA * float(AGENT.network.apply(frozen, jnp.ones((1, 1))).max())
     np.testing.assert_allclose(values(state), [[after, after], [1, 1]], atol=0.1)
@@ -96,7 +96,7 @@ def test_a_frozen_network_gives_its_own_values_throughout(offline, tmp_path):
 
 def test_fixed_numbers_are_learnt_for_each_transition_in_place_of_rewards(offline, tmp_path):
     state, _ = trained(replace(offline, targets="fixed numbers", eval_period=0, seeds=(4,)), tmp_path)
-    numbers = np.asarray(jax.random.normal(key_of(4, "numbers"), (4,))).reshape(2, 2)
+    numbers = np.asarray(jax.random.normal(key_for(4, "numbers"), (4,))).reshape(2, 2)
     np.testing.assert_allclose(values(state), numbers, atol=0.15)
     assert np.abs(numbers - [[GAMMA, GAMMA], [1, 1]]).max() > 0.5
 
@@ -231,6 +231,15 @@ def test_teacher_and_student_are_of_its_environment_and_seeds():
     assert (student.env, student.seeds, student.replay_ratio) == (TWO_STEPS, (1,), 1.0)
     with pytest.raises(ValueError, match="the teacher must have the agent's network"):
         replace(DISTILLATION, teacher=DeviceTraining(replace(AGENT, network=MLP((8,)))))
+
+
+def test_what_learns_from_a_run_does_not_begin_with_that_runs_weights(offline, tmp_path):
+    seeds = jnp.arange(2)
+    first = jax.vmap(lambda seed: DISTILLATION.network.init(key_for(seed, "init")))(seeds)
+    student = _fresh(DISTILLATION, seeds)
+    learner = replace(offline, seeds=(0, 4)).after(tmp_path).init().agent.learner.params
+    for other in (student, learner):
+        assert not np.isclose(other["head"]["kernel"][0], first["head"]["kernel"][0]).any()
 
 
 def test_a_pretrained_student_begins_with_the_last_network_of_its_run():

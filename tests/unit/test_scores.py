@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,6 +22,12 @@ def test_integers_are_counted(dtype):
 def test_a_silent_layer_is_all_dormant():
     scores = neuron_scores(jnp.zeros((4, 3)))
     assert scores.tolist() == [0, 0, 0] and dormant_mask(scores, 0.0).all()
+
+
+def test_a_silent_layer_is_scored_without_nan_on_the_way():
+    """Users debug with `jax_debug_nans`, which stops at the first NaN."""
+    with jax.debug_nans(True):
+        assert neuron_scores(jnp.zeros((4, 3))).tolist() == [0, 0, 0]
 
 
 def test_one_neuron_scores_one_or_zero():
