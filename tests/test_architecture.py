@@ -37,7 +37,7 @@ FLOORS = {
     5: {"cli", "__main__"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
-MOST_FILES = 122  # 114 when the house was laid out; a new file that is a room of its own may raise this
+MOST_FILES = 118  # a new file that is a room of its own may raise this
 MEDIAN_LINES, MOST_LINES, FEWEST_LINES = 110, 400, 40
 MOST_ANY = 230  # lines with Any
 LONGEST_FUNCTION = 60  # lines, without its docstring

@@ -9,8 +9,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dormant.cli.clusters import ClusterFlags, Site, crew, runs_at_once, site
-from dormant.cli.figure import draw, train
+from dormant.cli.figure import ClusterFlags, Site, crew, draw, runs_at_once, site, train
 from dormant.cli.report import Report, report
 from dormant.cli.terminal import KNOWN_SPEEDS, check_folder, check_seconds, plan, refuse
 from dormant.experiments.comparison import (

@@ -9,11 +9,11 @@ from .how_many import Dormant as Dormant
 from .how_many import Gap as Gap
 from .how_many import PooledShare as PooledShare
 from .how_many import Share as Share
-from .published import ReDoAsPublished as ReDoAsPublished
-from .published import redo_as_published as redo_as_published
 from .recycle import ContinualBackprop as ContinualBackprop
 from .recycle import Recycle as Recycle
 from .recycle import ReDo as ReDo
+from .recycle import ReDoAsPublished as ReDoAsPublished
+from .recycle import redo_as_published as redo_as_published
 from .resets import HareTortoise as HareTortoise
 from .resets import Reset as Reset
 from .resets import ResetOptimizer as ResetOptimizer

@@ -18,8 +18,8 @@ from dormant.wiring import Network
 
 from .agents import atari_dqn
 from .agents.dqn import DQN, DQNState, random_action
+from .envs import RANDOM_PLAY, Film, host_episode_returns
 from .envs.atari import Atari, AtariGame, AtariGames, AtariOutcome
-from .evaluation import RANDOM_PLAY, Film, host_episode_returns
 from .host import OnHost, RoundDraws, drawn, slack
 from .learning import Learning, network_of
 from .networks import Params

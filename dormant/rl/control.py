@@ -16,9 +16,8 @@ from dormant.tracing import trace
 from dormant.wiring import Network
 
 from .agents.sac import SAC, SACParams, SACState
-from .envs import ControlEnvironment, ControlOutcome, Player
+from .envs import RANDOM_PLAY, ControlEnvironment, ControlOutcome, Player, host_episode_returns
 from .envs.mujoco import MuJoCo
-from .evaluation import RANDOM_PLAY, host_episode_returns
 from .host import OnHost, RoundDraws, drawn, slack
 from .learning import Learning
 from .replay.steps import StepReplay, StepRing, Steps

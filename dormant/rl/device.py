@@ -14,9 +14,8 @@ from dormant.interventions import Chain, Intervention
 from dormant.wiring import Network
 
 from .agents.dqn import DQN, DQNState, Losses
-from .envs import Environment, EnvState, step_or_restart
+from .envs import Environment, EnvState, episode_returns, step_or_restart
 from .envs.minatar import MinAtar
-from .evaluation import episode_returns
 from .learning import (
     Experience,
     Learning,

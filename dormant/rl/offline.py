@@ -15,10 +15,9 @@ from dormant.wiring import Network
 from .agents import minatar_dqn
 from .agents.dqn import DQN, DQNState, Losses
 from .data.sources import Arrays, Data, FinishedRun, Memory, Needs, OwnReplay, Source
-from .envs import Environment
+from .envs import Environment, episode_returns
 from .envs.atari import Atari
 from .envs.minatar import MinAtar
-from .evaluation import episode_returns
 from .learning import dormancy, network_of, unmeasured
 from .schedule import check_at_least, check_evaluation, check_seeds, join_seeds, key_for, lanes, map_seeds, take_seed
 

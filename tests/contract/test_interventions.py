@@ -31,7 +31,7 @@ from dormant.interventions import (
     WhenDormant,
     redo_as_published,
 )
-from dormant.interventions.published import ReDoAsPublished
+from dormant.interventions.recycle import ReDoAsPublished
 from dormant.rl.networks import MLP, Injectable
 
 NET = Architecture(hidden=(5, 4), side=True)

@@ -9,9 +9,17 @@ from pathlib import Path
 
 from dormant.lab import Experiment, Scale
 from dormant.lab.drawing.figure import command
-from dormant.lab.page.chapters import Chapter, plots_as_json, tau
+from dormant.lab.page.chapters import (
+    Chapter,
+    claims_table,
+    comparison_table,
+    plots_as_json,
+    runs_table,
+    settings_tables,
+    tau,
+    values_table,
+)
 from dormant.lab.page.chapters import chapter as chapter
-from dormant.lab.page.tables import claims_table, comparison_table, runs_table, settings_tables, values_table
 
 LARGEST = 6_000_000  # bytes
 # Points per line and environments with score maps. The first choice that makes the page small enough is used.

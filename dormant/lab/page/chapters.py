@@ -1,18 +1,22 @@
-"""The content of the page for one experiment, read from its run folders."""
+"""A chapter of the page: the runs, plots and maps of an experiment, and its tables in HTML."""
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import polars as pl
 
-from dormant.lab import Cell, Experiment, Scale
+from dormant.lab import Cell, Claim, Experiment, Quantity, Scale
 from dormant.lab.drawing import ScoreMap, score_maps
-from dormant.lab.drawing.curves import ALL, Line, Plot
-from dormant.lab.drawing.figure import grid
+from dormant.lab.drawing.curves import ALL, Line, Plot, is_fraction, quantity
+from dormant.lab.drawing.figure import MARKS, grid
 from dormant.lab.judging.claims import Verdict
 from dormant.lab.runs.description import describe
 from dormant.lab.runs.folder import RunFolder, origin_of, runs_of
@@ -159,3 +163,222 @@ def _rounded(values: np.ndarray) -> list[float | int | None]:
 def _short(value: float) -> float | int:
     rounded = float(f"{value:.4g}") if abs(value) < 1000 else round(value)
     return int(rounded) if rounded == int(rounded) else rounded
+
+
+def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experiment, str]]) -> str:
+    """A row per claim. A claim that was not judged has the reason instead of a verdict."""
+    rows = [_claim(each.experiment.name, verdict) for each in chapters for verdict in each.verdicts]
+    rows += [_no_verdict(experiment, claim, why) for experiment, why in unjudged for claim in experiment.claims]
+    heads = ("Claim", "Verdict", "Estimate and 95 % interval", "Pairs of runs", "Method")
+    caption = (
+        "All claims were declared before the runs. Reproduced: the whole interval lies on the claimed side of no "
+        "effect, and the estimate is large enough to matter. Contradicted: the whole interval falls short of that."
+    )
+    return _table("claims", caption, heads, rows)
+
+
+def _claim(figure: str, verdict: Verdict) -> str:
+    claim = verdict.claim
+    cells = (
+        _cell(f'<a href="#{figure}">{figure}</a> {escape(claim.statement)}{_small(_compared(claim))}', head=True),
+        _cell(f"{mark(verdict.verdict)}{_small(verdict.why)}"),
+        _cell(f"{escape(effect(verdict))}{interval(claim, verdict)}", "estimate", name="Estimate"),
+        _cell(f"{verdict.runs}", name="Pairs of runs"),
+        _cell(escape(verdict.interval) + _small(_scale(verdict)), "small", name="Method"),
+    )
+    return f'<tr role="row">{"".join(cells)}</tr>'
+
+
+def _no_verdict(experiment: Experiment, claim: Claim, why: str) -> str:
+    cells = (
+        _cell(f"{experiment.name} {escape(claim.statement)}{_small(_compared(claim))}", head=True),
+        _cell(f'<span class="verdict"><span aria-hidden="true">–</span>not judged</span>{_small(why)}'),
+        *(_cell("–", name=name) for name in ("Estimate", "Pairs of runs", "Method")),
+    )
+    return f'<tr role="row">{"".join(cells)}</tr>'
+
+
+def _scale(verdict: Verdict) -> str:
+    """The unit of the estimate, if the metric does not imply it."""
+    return "" if verdict.unit in ("ratio", verdict.claim.quantity.metric) else f"in {verdict.unit}"
+
+
+def mark(verdict: str) -> str:
+    """A verdict as a sign and a word."""
+    return f'<span class="verdict {verdict}"><span aria-hidden="true">{MARKS[verdict]}</span>{verdict}</span>'
+
+
+def _compared(claim: Claim) -> str:
+    sign = "÷" if claim.by == "ratio" else "−"
+    arms = f"{claim.arm} {sign} {claim.against or 'its own start'}"
+    return f"{quantity(claim.quantity.metric)}, {reduction(claim.quantity)}: {arms}; {_matters(claim)}."
+
+
+def reduction(what: Quantity) -> str:
+    """The reduction of a run's curve to one number, in words.
+
+    >>> reduction(Quantity("eval_return", "mean", after=0.5))
+    'mean of the last 50 % of the run'
+    """
+    over = f"the last {1 - what.after:.0%} of the run".replace("%", " %") if what.after else "the run"
+    text = {
+        "end": "at the end",
+        "mean": f"mean of {over}",
+        "start": "at the start",
+        "lowest": "lowest after the start",
+    }[what.reduce]
+    youngest, oldest = what.reset_age
+    if (youngest, oldest) == (0, math.inf):
+        return text
+    until = f"to {oldest:g}" if math.isfinite(oldest) else "or more"
+    return f"{text}, {youngest:g} {until} reset periods after a reset"
+
+
+def _matters(claim: Claim) -> str:
+    amount = f"{_amount(claim, claim.smallest)} {_unit(claim)}".strip()
+    higher, none = claim.direction == "higher", 1.0 if claim.by == "ratio" else 0.0
+    if (claim.smallest < none) == higher and claim.smallest != none:
+        return f"{'less' if higher else 'more'} than {amount} would be harm"
+    return f"{amount} or {'more' if higher else 'less'} would matter"
+
+
+def effect(verdict: Verdict) -> str:
+    """The estimate with its interval and unit."""
+    if not math.isfinite(verdict.estimate):
+        return "not measured"
+    middle, low, high = (_amount(verdict.claim, value) for value in (verdict.estimate, verdict.low, verdict.high))
+    bounds = f"[{low}, {high}]" if math.isfinite(verdict.low) else "(no interval)"
+    return f"{middle} {bounds} {_unit(verdict.claim)}".strip()
+
+
+def _amount(claim: Claim, value: float) -> str:
+    if claim.by == "ratio":
+        return f"{value:.3g}"
+    return f"{100 * value:+.1f}" if is_fraction(claim.quantity.metric) else f"{value:+.3g}"
+
+
+def _unit(claim: Claim) -> str:
+    if claim.by == "ratio":
+        return "×"
+    return "points" if is_fraction(claim.quantity.metric) else ""
+
+
+def interval(claim: Claim, verdict: Verdict, width: int = 132) -> str:
+    """A dot with whiskers as SVG. A dashed line marks no effect, a green line the smallest effect that matters."""
+    scaled = math.log if claim.by == "ratio" else float
+    values = (verdict.low, verdict.estimate, verdict.high)
+    if not all(math.isfinite(value) and (claim.by == "difference" or value > 0) for value in values):
+        return ""
+    zero, enough = (1.0 if claim.by == "ratio" else 0.0), claim.smallest
+    marks = [scaled(value) for value in (*values, zero, enough)]
+    reach = (max(marks) - min(marks)) or 1.0
+    low, dot, high, none, least = (6 + (value - min(marks)) / reach * (width - 12) for value in marks)
+    return (
+        f'<svg class="interval" width="{width}" height="14" viewBox="0 0 {width} 14" aria-hidden="true">'
+        f'<path class="zero" d="M{none:.1f} 0V14"/><path class="enough" d="M{least:.1f} 1V13"/>'
+        f'<path stroke-width="1.5" d="M{low:.1f} 7H{high:.1f}M{low:.1f} 4V10M{high:.1f} 4V10"/>'
+        f'<circle cx="{dot:.1f}" cy="7" r="3"/></svg>'
+    )
+
+
+def comparison_table(chapter: Chapter) -> str:
+    """The table of methods, best first, for a comparison; "" for other experiments."""
+    if not chapter.methods:
+        return ""
+    caption = (
+        "Return is the interquartile mean over runs in the second half of training, with bootstrap bounds, which are "
+        "too narrow for few seeds. The fraction of dormant neurons (τ = 0.1) is that of the second half, with a "
+        "t-interval. The claims above compare pairs of runs."
+    )
+    heads, *rows = chapter.methods
+    return _wide("Table of methods", _table("methods", caption, heads, [_row(cells) for cells in rows]))
+
+
+def values_table(chapter: Chapter) -> str:
+    """The last point of every line as numbers."""
+    rows = [_values(plot, line, at) for plot in chapter.plots for line in plot.lines for at in _points(plot, line)]
+    heads = ("Plot", "Place", "Arm", "At", "", "Middle and 95 % interval", "Seeds")
+    caption = (
+        "The last point of each line, and each point over replay ratios. The paper's values are read from its plots."
+    )
+    return _wide("Table of values", _table("values", caption, heads, rows))
+
+
+def _points(plot: Plot, line: Line) -> list[int]:
+    """The points of a line that are listed: all over replay ratios, otherwise the last one."""
+    measured = np.flatnonzero(np.isfinite(line.middle)).tolist()
+    return measured if plot.x_name == "replay_ratio" else measured[-1:]
+
+
+def _values(plot: Plot, line: Line, at: int) -> str:
+    middle, low, high = (_value(plot, float(bound[at])) for bound in (line.middle, line.low, line.high))
+    shown = f"{middle} [{low}, {high}]" if math.isfinite(line.low[at]) else middle
+    cells = [plot.title, plot.place, line.label, f"{line.x[at]:,g}", plot.x_name.replace("_", " "), shown]
+    return _row([*cells, str(int(np.isfinite(line.seeds[:, at]).sum())) if line.seeds.size else "–"])
+
+
+def _value(plot: Plot, value: float) -> str:
+    if not math.isfinite(value):
+        return "not measured"
+    return f"{100 * value:.1f} %" if plot.percent else f"{value:.3g}"
+
+
+def settings_tables(chapter: Chapter) -> str:
+    """The settings that differ between arms, then those that all arms share."""
+    shared, own = settings(chapter.experiment, chapter.scale)
+    names = list(next(iter(own.values()), {}))
+    arms = [_row([arm, *values.values()]) for arm, values in own.items()]
+    tables = _table("settings", "Settings that differ between arms", ("Arm", *names), arms) if names else ""
+    same = _table(
+        "settings", "Settings that all arms share", ("Setting", "Value"), [_row(each) for each in shared.items()]
+    )
+    return "".join(_wide("Table of settings", table) for table in (tables, same) if table)
+
+
+def runs_table(chapter: Chapter, page: Path) -> str:
+    """The runs of the figure, with links to their folders relative to the page."""
+    heads = ("Arm", "Environment", "Seeds", "State", "Revision", "Device", "Begun", "Folder")
+    table = _table("runs", "Links are relative to this page.", heads, [_run(run, page) for run in chapter.runs])
+    return _wide("Table of runs", table)
+
+
+def _run(run: Run, page: Path) -> str:
+    seeds = ", ".join(map(str, run.seeds))
+    if run.path is None:
+        return _row([run.arm, run.environment, seeds, "not run", "–", "–", "–", "–"])
+    state = "done" if run.done else f"{run.agent_steps:,} of {run.wanted:,} agent steps"
+    origin = [str(run.origin.get(name, "–")) for name in ("revision", "device", "time")]
+    address = quote(os.path.relpath(run.path, page.parent).replace(os.sep, "/"))
+    link = f'<a href="{address}/">{escape("/".join(run.path.parts[-3:]))}</a> <a href="{address}/spec.json">spec</a>'
+    return _row([run.arm, run.environment, seeds, state, *origin], last=link)
+
+
+def _wide(name: str, table: str) -> str:
+    """A table that scrolls sideways on narrow screens, also by keyboard."""
+    return f'<div class="wide" tabindex="0" role="group" aria-label="{name}">{table}</div>'
+
+
+def _row(cells: Iterable[str], last: str = "") -> str:
+    first, *rest = (escape(cell) for cell in cells)
+    rest += [last] if last else []
+    return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
+
+
+def _table(kind: str, caption: str, heads: Sequence[str], rows: Sequence[str]) -> str:
+    columns = "".join(f'<th scope="col" role="columnheader">{escape(head)}</th>' for head in heads)
+    body = "".join(rows)
+    # The roles keep the table's meaning on narrow screens, which show rows as blocks.
+    return (
+        f'<table class="{kind}" role="table"><caption>{caption}</caption>'
+        f'<thead role="rowgroup"><tr role="row">{columns}</tr></thead><tbody role="rowgroup">{body}</tbody></table>'
+    )
+
+
+def _cell(content: str, kind: str = "", name: str = "", head: bool = False) -> str:
+    tag, role = ("th", 'scope="row" role="rowheader"') if head else ("td", 'role="cell"')
+    extra = (f' class="{kind}"' if kind else "") + (f' data-name="{name}"' if name else "")
+    return f"<{tag} {role}{extra}>{content}</{tag}>"
+
+
+def _small(text: str) -> str:
+    return f'<span class="small note">{escape(text)}</span>' if text else ""
