@@ -56,6 +56,7 @@ REPLAY, FRAMES, STEPS = "tests/unit/test_replay.py", "tests/unit/test_frames.py"
 INTERVALS = "tests/unit/test_intervals.py dormant/lab/judging/__init__.py"
 CLAIMS = "tests/unit/test_claims.py"
 TABLE = "tests/unit/test_table.py tests/unit/test_overlap.py"
+TRACING = "tests/unit/test_tracing.py tests/unit/test_kinds_of_networks.py"
 
 MUTANTS = [
     *of(
@@ -250,6 +251,22 @@ MUTANTS = [
         ('if history == "union" else now', "if True else now"),
         ("pl.when(last >= reset.start)", "pl.when(last >= 0)"),
     ),
+    *of(
+        "tracing/ledger.py",
+        TRACING,
+        ("np.maximum.at(becomes, low, high)", "becomes[low] = high"),
+        ("(found[entries[inside]] == owners[inside]).all()", "(found[entries[inside]] == owners[inside]).any()"),
+    ),
+    *of(
+        "tracing/layers.py",
+        TRACING,
+        ("((feeds != feeds_here) | (reads != reads_here)) & use.covers", "(feeds != feeds_here) & use.covers"),
+    ),
+    *of(
+        "tracing/rules.py",
+        TRACING,
+        ("if value.parts or any(varies(ids, _window_axes", "if any(varies(ids, _window_axes"),
+    ),
 ]
 
 
@@ -276,7 +293,9 @@ def chosen(words: list[str]) -> list[Mutant]:
 
 def copied(folder: Path) -> Path:
     """A copy of the files that git tracks."""
-    listed = subprocess.run(["git", "ls-files", "dormant", "tests", "pyproject.toml"], cwd=ROOT, capture_output=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "dormant", "tests", "benchmarks", "pyproject.toml"], cwd=ROOT, capture_output=True
+    )
     for name in listed.stdout.decode().split():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
@@ -305,7 +324,6 @@ def noticed(copy: Path, tests: tuple[str, ...]) -> bool:
         "PYTHONDONTWRITEBYTECODE": "1",
         "JAX_COMPILATION_CACHE_DIR": str(copy / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     try:
         ended = subprocess.run(
