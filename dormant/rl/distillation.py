@@ -26,7 +26,7 @@ from .host import open_rings
 from .learning import dormancy, network_of
 from .networks import Params
 from .offline import WithoutActor, check_length
-from .schedule import join_seeds, key_for, lanes, map_seeds, take_seed
+from .schedule import by_seed, key_for
 
 Played = DeviceTraining | AtariTraining
 
@@ -175,8 +175,7 @@ def _init(training: DistillationTraining, begin: Params) -> DistillationState:
 def _chunk(
     training: DistillationTraining, seeds: Int[Array, " seeds"], lesson: Lesson, state: DistillationState
 ) -> tuple[DistillationState, Float[Array, " seeds"]]:
-    learn = map_seeds(partial(_chunk_of, training))
-    return join_seeds([learn(*take_seed((seeds, lesson, state), lane)) for lane in range(lanes(len(seeds)))])
+    return by_seed(partial(_chunk_of, training), seeds, lesson, state)
 
 
 def _chunk_of(
@@ -209,8 +208,7 @@ def _measure(
         params = state.learner.params
         return training.network.wiring.scores(params, states), regression_loss(training.agent, params, states, values)
 
-    parts = [take_seed((seeds, lesson, state), lane) for lane in range(lanes(len(seeds)))]
-    scores, loss = join_seeds([map_seeds(one)(*part) for part in parts])
+    scores, loss = by_seed(one, seeds, lesson, state)
     return dormancy(scores) | {"loss": loss}
 
 

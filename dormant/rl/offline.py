@@ -19,7 +19,7 @@ from .envs import Environment, episode_returns
 from .envs.atari import Atari
 from .envs.minatar import MinAtar
 from .learning import dormancy, network_of, unmeasured
-from .schedule import check_at_least, check_evaluation, check_seeds, join_seeds, key_for, lanes, map_seeds, take_seed
+from .schedule import by_seed, check_at_least, check_evaluation, check_seeds, key_for
 
 Targets = Literal["moving", "frozen network", "fixed numbers"]
 
@@ -199,8 +199,7 @@ def _chunk(
     arrays: Arrays,
     state: OfflineState,
 ) -> tuple[OfflineState, Losses]:
-    learn = map_seeds(partial(_chunk_of, training, memory, steps))
-    return join_seeds([learn(*take_seed((seeds, arrays, state), lane)) for lane in range(lanes(len(seeds)))])
+    return by_seed(partial(_chunk_of, training, memory, steps), seeds, arrays, state)
 
 
 def _chunk_of(
@@ -246,8 +245,7 @@ def _measure(
         states = memory.unpack(memory.states(arrays, jnp.array(steps), uniform))
         return training.network.wiring.scores(state.agent.learner.params, states)
 
-    parts = [take_seed((seeds, arrays, state), lane) for lane in range(lanes(len(seeds)))]
-    return dormancy(join_seeds([map_seeds(one)(*part) for part in parts]))
+    return dormancy(by_seed(one, seeds, arrays, state))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -56,6 +56,12 @@ def map_seeds(function: Callable[..., Tree]) -> Callable[..., Tree]:
     return function if _one_by_one() else jax.vmap(function)
 
 
+def by_seed(function: Callable[..., Tree], seeds: Int[Array, " seeds"], *trees: PyTree) -> Tree:
+    """The results of a function of one seed and that seed's part of the trees, with a leading axis of seeds."""
+    parts = [take_seed((seeds, *trees), lane) for lane in range(lanes(len(seeds)))]
+    return join_seeds([map_seeds(function)(*part) for part in parts])
+
+
 def _one_by_one() -> bool:
     return jax.default_backend() == "cpu"
 

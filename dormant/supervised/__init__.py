@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dormant.rl.learning import TAUS, dormancy
 from dormant.rl.networks import Params
-from dormant.rl.schedule import join_seeds, key_for, lanes, map_seeds, take_seed
+from dormant.rl.schedule import by_seed, key_for
 from dormant.surgery import Learner
 from dormant.tracing import trace
 from dormant.wiring import Wiring
@@ -204,8 +204,7 @@ def _init(training: SupervisedTraining, seeds: Int[Array, " seeds"]) -> Supervis
 def _epoch(
     training: SupervisedTraining, seeds: Int[Array, " seeds"], data: Images, state: SupervisedState
 ) -> tuple[SupervisedState, Losses]:
-    learn = map_seeds(partial(_epoch_of, training, data))
-    return join_seeds([learn(*take_seed((seeds, state), lane)) for lane in range(lanes(len(seeds)))])
+    return by_seed(partial(_epoch_of, training, data), seeds, state)
 
 
 def _epoch_of(
@@ -241,8 +240,7 @@ def _scores(
     def one(seed: Array, params: Params) -> dict[str, Array]:
         return training.wiring.scores(params, _scored(training, data, seed))
 
-    pairs = [take_seed((seeds, state.learner.params), lane) for lane in range(lanes(len(seeds)))]
-    return dormancy(join_seeds([map_seeds(one)(*pair) for pair in pairs]))
+    return dormancy(by_seed(one, seeds, state.learner.params))
 
 
 def _scored(training: SupervisedTraining, data: Images, seed: Array) -> Float[Array, "images height width channels"]:
