@@ -205,10 +205,17 @@ def test_every_claim_is_judged():
 
 
 @pytest.mark.parametrize(
-    ("reset_age", "quotient"), [((0.0, math.inf), 9.0), ((0.5, math.inf), 5 / 4), ((0.0, 0.5), 9.0), ((0.1, 0.9), 9.0)]
+    ("ages", "reset_age", "quotient"),
+    [
+        ((0.9, 0.1), (0.0, math.inf), 9.0),
+        ((0.9, 0.1), (0.5, math.inf), 5 / 4),
+        ((0.9, 0.1), (0.0, 0.5), 9.0),
+        ((0.9, 0.1), (0.1, 0.9), 9.0),
+        ((0.0, 0.1), (0.0, 0.1), 5 / 4),  # the lower bound belongs to the ages, the upper one does not
+    ],
 )
-def test_a_reset_network_is_compared_at_the_ages_asked_for_and_the_other_arm_at_the_same_times(reset_age, quotient):
-    reset = runs("Reset", [9.0, 9.0], "eval_return", start=5.0, ages=(0.9, 0.1))
+def test_a_reset_network_is_compared_at_these_ages_and_the_other_arm_at_the_same_times(ages, reset_age, quotient):
+    reset = runs("Reset", [9.0, 9.0], "eval_return", start=5.0, ages=ages)
     plain = runs("DQN", [1.0, 1.0], "eval_return", start=4.0)
     claim = Claim("", Quantity("eval_return", reset_age=reset_age), "Reset", "DQN", "higher", 1.1, "ratio")
     assert judge(claim, pl.concat([reset, plain])).estimate == pytest.approx(quotient)
