@@ -55,16 +55,12 @@ def demo(flags: Demo) -> int:
     except ValueError as error:
         refuse(error)
     console.print(f"[bold]{GAME}[/], replay ratio 1, {flags.steps:,} agent steps, {flags.seeds} seeds an arm.")
-    folders = {arm: RunFolder(flags.run_dir / _slug(arm)) for arm in ARMS}
+    folders = {arm: RunFolder(flags.run_dir / arm.lower().replace(" + ", "-")) for arm in ARMS}
     code = _train(console, flags, folders)
     if code == 0:
         console.print(_table(folders))
         console.print(f"Picture: {_picture(flags, folders)}")
     return code
-
-
-def _slug(arm: str) -> str:
-    return arm.lower().replace(" + ", "-")
 
 
 def _train(console: Console, flags: Demo, folders: Mapping[str, RunFolder]) -> int:
@@ -128,13 +124,9 @@ def _watch(
 
 def _update(bars: Progress, folders: Mapping[str, RunFolder], tasks: Mapping[str, TaskID]) -> None:
     for arm, task in tasks.items():
-        done = _last_step(folders[arm])
+        done = last_row(folders[arm].metrics).get("agent_steps", 0)
         if done > bars.tasks[task].completed:
             bars.update(task, completed=done)
-
-
-def _last_step(folder: RunFolder) -> int:
-    return last_row(folder.metrics).get("agent_steps", 0)
 
 
 def _verdict(folders: Mapping[str, RunFolder], codes: Mapping[str, int | None]) -> int:

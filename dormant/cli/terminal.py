@@ -180,18 +180,14 @@ def _running(board: Board) -> Table:
     table = Table("running", "agent steps", "of", "steps/s")
     for each in board.standings:
         if each.state == "running":
-            numbers = (f"{each.agent_steps:,}", f"{each.job.training.agent_steps:,}", f"{_pace(each):.0f}")
+            pace = _made(each) / max(time.monotonic() - each.since, 1e-9)
+            numbers = (f"{each.agent_steps:,}", f"{each.job.training.agent_steps:,}", f"{pace:.0f}")
             table.add_row(each.job.name, *numbers)
         elif each.message:
             table.add_row(
                 f"{WORDS.get(each.state, each.state)}: {each.job.name}: {each.message}", "", "", "", style="dim"
             )
     return table
-
-
-def _pace(standing: Standing) -> float:
-    """Agent steps per second since this process started or resumed the job."""
-    return _made(standing) / max(time.monotonic() - standing.since, 1e-9)
 
 
 def _made(standing: Standing) -> int:

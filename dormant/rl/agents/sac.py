@@ -127,7 +127,10 @@ class SAC:
 
     def _adam(self, learning_rate: float, weight_decay: float = 0.0) -> optax.GradientTransformation:
         adam = optax.adam(learning_rate, eps=self.adam_epsilon)
-        return optax.chain(optax.add_decayed_weights(weight_decay, _kernels), adam) if weight_decay else adam
+        if not weight_decay:
+            return adam
+        decay = optax.add_decayed_weights(weight_decay, lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params))
+        return optax.chain(decay, adam)
 
     def init(self, key: Key[Array, ""], observations: int, actions: int) -> SACState:
         """Fresh networks for observations and actions of these lengths, and copies of the critics as targets."""
@@ -250,10 +253,6 @@ class SAC:
         both = jnp.concatenate([observation, action], axis=-1)
         one, other = (self.network.apply(critics[name], both)[:, 0] for name in CRITICS)
         return one, other
-
-
-def _kernels(params: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def moments(head: Float[Array, "batch moments"]) -> tuple[Float[Array, "batch actions"], Float[Array, "batch actions"]]:

@@ -52,7 +52,7 @@ class Replay:
 
     def init(self) -> ReplayState:
         """An empty ring."""
-        packed = jax.eval_shape(self.pack, self._no_observation())
+        packed = jax.eval_shape(self.pack, jnp.zeros(self.observation_shape, self.observation_dtype))
         empty = jnp.zeros(self.capacity)
         return ReplayState(
             jnp.zeros((self.capacity, 2, *packed.shape), packed.dtype),
@@ -129,6 +129,3 @@ class Replay:
     @property
     def _as_bits(self) -> bool:
         return self.observation_dtype.kind == "b"
-
-    def _no_observation(self) -> Array:
-        return jnp.zeros(self.observation_shape, self.observation_dtype)
