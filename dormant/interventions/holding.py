@@ -14,7 +14,7 @@ from .schedule import checked_steps, when
 
 
 class Bounds(NamedTuple):
-    """The largest absolute value of each parameter's entries; infinite where there is no bound."""
+    """The largest allowed absolute value per parameter, or infinity for a parameter without a bound."""
 
     bounds: dict[str, Float[Array, ""]]
 
@@ -71,7 +71,7 @@ class ClipWeights:
 
 
 class Pruned(NamedTuple):
-    """The gradient steps seen so far, and the neurons that are gone."""
+    """The gradient steps seen so far, and a mask of the removed neurons per layer."""
 
     gradient_steps: Int[Array, ""]
     gone: dict[str, Bool[Array, " neurons"]]
@@ -79,10 +79,10 @@ class Pruned(NamedTuple):
 
 @dataclass(frozen=True)
 class Prune:
-    """Removes every neuron that a check finds tau-dormant, by holding its outgoing weights at zero from then on.
+    """Removes tau-dormant neurons: their outgoing weights are zero from then on.
 
-    The check happens every `period` gradient steps; the weights are held at every step, so call `update` at each of
-    them and do not wrap this in `Every`.
+    It looks for dormant neurons every `period` gradient steps, and sets the weights to zero at every step. Call
+    `update` at every gradient step, not within `Every`.
 
     >>> Prune(tau=0.0, period=1_000)
     Prune(tau=0.0, period=1000)
@@ -125,7 +125,7 @@ NEW, MINUS = "new_", "minus_"
 
 
 class Injection(NamedTuple):
-    """The gradient steps seen so far, and the weights that frozen layers are held at."""
+    """The gradient steps seen so far, and the weights of frozen layers."""
 
     gradient_steps: Int[Array, ""]
     held: PyTree[Array]
@@ -135,11 +135,10 @@ class Injection(NamedTuple):
 class PlasticityInjection:
     """Freezes the head after gradient step `at` and lets a new one learn, without changing what the network computes.
 
-    The network is of the form head(x) + new_head(x) - minus_head(x), such as `rl.injectable.Injectable` makes it:
-    beside a layer called `dense` there are `new_dense` and `minus_dense`, which begin equal. Until `at` both of these
-    are held where they are, so that they cancel; then the old layers are held instead of the new ones. Held weights are
-    put back and their optimizer's state starts afresh at every gradient step, so call it at each and not within
-    `Every`.
+    The network computes head(x) + new_head(x) - minus_head(x), as `dormant.rl.networks.Injectable` does: next to a
+    layer `dense` it has `new_dense` and `minus_dense`, which start equal. Up to step `at` both are frozen and cancel
+    out. After it the old layers are frozen in place of the new ones. Frozen weights are set back, and their optimizer
+    state is reset, at every gradient step. Call `update` at every gradient step, not within `Every`.
 
     >>> PlasticityInjection(at=50_000)
     PlasticityInjection(at=50000)
@@ -176,9 +175,9 @@ class PlasticityInjection:
 
 
 def _roles(params: PyTree[Array]) -> list[str]:
-    """Of each leaf, whether it belongs to the old head, the new one, the one that is subtracted, or to what they share.
+    """The role of each leaf: in the "old" head, the "new" one, the one to subtract ("minus"), or "shared" by all.
 
-    Raises ValueError where the three heads are not there, or the last two are not alike.
+    Raises ValueError if one of the three heads is missing, or if the new and the subtracted one have other layers.
     """
     tops = [path.removeprefix("params/").partition("/")[0] for path in paths(params)]
     new, minus = ({top.removeprefix(mark) for top in tops if top.startswith(mark)} for mark in (NEW, MINUS))

@@ -15,9 +15,9 @@ Counts = dict[str, Int[Array, ""]]
 
 @runtime_checkable
 class Number(Protocol):
-    """From the scores of the layers, and how often neurons were recycled before, to how many of each layer are now.
+    """The number of neurons to recycle in each layer, counted from the layers' scores and the recyclings so far.
 
-    A layer whose scores are NaN, because an activation was not finite, has none.
+    The number is 0 for a layer whose scores are NaN because an activation was not finite.
     """
 
     def count(self, scores: Scores, recyclings: Int[Array, ""]) -> Counts: ...
@@ -25,7 +25,7 @@ class Number(Protocol):
 
 @dataclass(frozen=True)
 class Dormant:
-    """As many as are tau-dormant: score <= tau.
+    """The number of tau-dormant neurons: those with score <= tau.
 
     >>> int(Dormant(0.1).count({"dense": jnp.array([0.0, 0.1, 2.9])}, jnp.array(0))["dense"])
     2
@@ -45,17 +45,17 @@ class Dormant:
 
 @dataclass(frozen=True)
 class Share:
-    """A share of each layer, at least one neuron. With `recyclings` it falls to zero as a quarter of a cosine does.
+    """A share of each layer, and at least one neuron. With `recyclings`, the share falls to zero along a cosine.
 
-    The n-th recycling takes share * cos(pi/2 * n / recyclings) of the layer, and none from the last one on.
+    The n-th recycling takes share * cos(pi/2 * n / recyclings) of the layer. The last recycling takes no neuron.
 
     >>> scores = {"dense": jnp.ones(20)}
     >>> [int(Share(0.5, recyclings=3).count(scores, jnp.array(n))["dense"]) for n in range(3)]
     [9, 5, 0]
 
     Raises ValueError for a share outside of (0, 1] and for recyclings below 1.
-    Source: Sokar et al. 2023, figure 15; dopamine/labs/redo/weight_recyclers.py, where equal scores at the threshold
-    are all recycled, and here as many as the share says.
+    Source: Sokar et al. 2023, figure 15; dopamine/labs/redo/weight_recyclers.py. The reference code recycles all
+    neurons with the score at the threshold; we recycle exactly the share.
     """
 
     share: float = 0.1
@@ -82,10 +82,10 @@ class Share:
 
 @dataclass(frozen=True)
 class PooledShare:
-    """As many as lie under a threshold that is chosen anew each time, so that a share of all neurons does.
+    """A share of the neurons of all layers together, those with the lowest scores.
 
-    The threshold is the score that `share` of the neurons of all layers together do not exceed, but never more than
-    `highest`: a layer that sleeps gives most of the neurons, and a network that does not sleep gives none.
+    The threshold is the `share` quantile of all scores, and at most `highest`. Most of the neurons therefore come from
+    the layers with the lowest scores, and none if all scores are higher.
 
     >>> scores = {"conv": jnp.array([0.9, 1.1]), "dense": jnp.array([0.0, 0.1, 0.2, 3.7])}
     >>> {name: int(count) for name, count in PooledShare(0.33).count(scores, jnp.array(0)).items()}
@@ -113,10 +113,10 @@ class PooledShare:
 
 @dataclass(frozen=True)
 class Gap:
-    """As many as lie under the widest gap in a layer's scores, if it is wide enough to tell two kinds of neurons apart.
+    """The number of neurons below the widest gap in a layer's sorted scores, or 0 if no gap is wide enough.
 
-    Between neighbours in the order of scores, a gap is the larger score divided by the smaller one, which counts as
-    `floor` at least. Only gaps above a score of at most `highest` count, and only if they are at least `least` wide.
+    A gap is the quotient of two neighbouring scores, the larger one divided by the smaller one. Scores below `floor`
+    count as `floor`. A gap must be at least `least`, and its smaller score at most `highest`.
 
     >>> scores = {"dense": jnp.array([0.01, 0.02, 0.4, 0.8, 3.77])}
     >>> int(Gap().count(scores, jnp.array(0))["dense"]), int(Gap(least=30.0).count(scores, jnp.array(0))["dense"])

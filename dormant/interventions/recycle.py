@@ -70,7 +70,7 @@ class ReDo:
 
     @property
     def renewal(self) -> Renewal:
-        """What becomes of the neurons that it finds."""
+        """How dormant neurons are renewed."""
         return Renewal(self.outgoing, self.incoming, self.moments, self.step_count)
 
     def init(self, learner: Learner, network: Network) -> Recycled:
@@ -92,7 +92,7 @@ Score = Literal["activation", "gradient", "contribution", "utility"]
 
 
 class Recycling(NamedTuple):
-    """How often neurons were recycled, and how many of each layer."""
+    """The number of recyclings so far, and of neurons recycled in each layer."""
 
     recyclings: Int[Array, ""]
     recycled: Recycled
@@ -172,7 +172,7 @@ def _scores(score: Score, learner: Learner, network: Network, inputs: PyTree) ->
 
 
 def _ranked(key: Array, scores: Float[Array, " neurons"], order: str) -> Float[Array, " neurons"]:
-    """Numbers whose lowest are to be taken first."""
+    """Values in whose order neurons are recycled, lowest first."""
     match order:
         case "highest":
             return -scores
@@ -183,7 +183,7 @@ def _ranked(key: Array, scores: Float[Array, " neurons"], order: str) -> Float[A
 
 
 def lowest(values: Float[Array, " neurons"], number: Int[Array, ""]) -> Bool[Array, " neurons"]:
-    """Which neurons have the lowest values, so many of them; of equal ones the first.
+    """A mask of the `number` neurons with the lowest values. Of equal values the first comes first.
 
     >>> lowest(jnp.array([3.0, 1.0, 1.0]), jnp.array(1)).tolist()
     [False, True, False]
@@ -192,15 +192,15 @@ def lowest(values: Float[Array, " neurons"], number: Int[Array, ""]) -> Bool[Arr
 
 
 class Usefulness(NamedTuple):
-    """Of one layer: running utilities that began at zero, updates since each neuron was new, and what is owed."""
+    """Running utilities of one layer, starting at zero, age of each neuron in updates, and neurons still to replace."""
 
     utility: Float[Array, " neurons"]
     age: Int[Array, " neurons"]
-    owed: Float[Array, ""]  # neurons to be replaced, of which only whole ones are
+    owed: Float[Array, ""]  # has a fraction; only whole neurons are replaced
 
 
 class Usefulnesses(NamedTuple):
-    """That of every layer, and how many neurons were replaced."""
+    """The usefulness of every layer, and the number of neurons replaced so far."""
 
     layers: dict[str, Usefulness]
     recycled: Recycled
@@ -208,12 +208,12 @@ class Usefulnesses(NamedTuple):
 
 @dataclass(frozen=True)
 class ContinualBackprop:
-    """Replaces, at every update, `replacement_rate` of those neurons of a layer that are older than `maturity` updates.
+    """Replaces a share `replacement_rate` of each layer's mature neurons per update, those with the lowest utility.
 
-    Those of the lowest utility go: a running average with weight `decay`, divided by 1 - decay^age since it starts at
-    zero. `utility` is "contribution", or "overall", which also counts how small a neuron's incoming weights are. Shares
-    of a neuron add up until a whole one is due. Call it at every gradient step, not within `Every`: each costs a
-    forward pass of the score batch.
+    A neuron is mature if it is older than `maturity` updates. Its utility is a running average with weight `decay`,
+    divided by 1 - decay^age because it starts at zero. `utility` is "contribution", or "overall", which also divides
+    by the size of the incoming weights. Fractions of a neuron add up until a whole neuron is due. Call it at every
+    gradient step, not within `Every`. Each call costs a forward pass of the score batch.
 
     >>> ContinualBackprop(maturity=1_000).replacement_rate
     0.0001
@@ -266,9 +266,9 @@ class ContinualBackprop:
     def choose(
         self, layer: Usefulness, utility: Float[Array, " neurons"]
     ) -> tuple[Usefulness, Bool[Array, " neurons"]]:
-        """A layer after an update in which its neurons had these utilities, and those that are to be replaced.
+        """The layer after an update with these utilities, and a mask of the neurons to replace.
 
-        Utilities that are NaN, because an activation was not finite, change nothing.
+        Utilities change nothing if they are NaN because an activation was not finite.
         """
         unknown = jnp.isnan(utility).any()
         age = layer.age + jnp.where(unknown, 0, 1)
@@ -286,7 +286,7 @@ class ContinualBackprop:
 
 @dataclass(frozen=True)
 class ReDoAsPublished:
-    """Recycles as dopamine/labs/redo does; see `redo_as_published`."""
+    """Recycles like dopamine/labs/redo; see `redo_as_published`."""
 
     tau: float
     misaligned_flatten: bool

@@ -152,10 +152,10 @@ class Tortoise(NamedTuple):
 
 @dataclass(frozen=True)
 class HareTortoise:
-    """Keeps a running average of the weights (the tortoise), and sets the weights (the hare) to it at every `period`.
+    """Sets the weights (the hare) to their running average (the tortoise) every `period` gradient steps.
 
-    The average counts every gradient step, w <- momentum * w + (1 - momentum) * the hare's, so call it at each and not
-    within `Every`. `moments` says whether the optimizer's state then starts afresh. It costs one pass over the weights.
+    The average is tortoise <- momentum * tortoise + (1 - momentum) * hare. Call `update` at every gradient step, not
+    within `Every`. It costs one pass over the weights. `moments` says whether the optimizer state is then reset.
 
     >>> HareTortoise(momentum=0.99, period=500).moments
     'keep'

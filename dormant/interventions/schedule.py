@@ -16,7 +16,7 @@ from ..wiring import Network
 
 @runtime_checkable
 class Intervention(Protocol):
-    """A value that looks at a learner now and then and changes its weights.
+    """A value that changes a learner's weights during training, outside of the gradient's path.
 
     `init` returns the intervention's state, a tree of arrays. `update` is called after every gradient step with a
     key and the inputs of a score batch; it returns the changed learner and state, with the same tree, shapes and
@@ -31,9 +31,9 @@ class Intervention(Protocol):
 
 
 def checked_intervention(what: Intervention) -> Intervention:
-    """`what` itself, if it is an intervention.
+    """Returns `what` if it is an intervention.
 
-    Raises TypeError for a class in place of a value, and for anything else that is not an intervention.
+    Raises TypeError for anything else, such as a class in place of a value.
     """
     if isinstance(what, type):
         raise TypeError(f"expected an intervention, got the class {what.__name__}; write {what.__name__}(...).")
@@ -45,12 +45,11 @@ def checked_intervention(what: Intervention) -> Intervention:
 
 
 def checked_occasional(what: Intervention, within: str) -> Intervention:
-    """`what` itself, if it is an intervention that can be called at some gradient steps only.
+    """Returns `what` if it is an intervention that may skip gradient steps.
 
-    An intervention that works only when it is called at every gradient step has a class attribute `every_step`, which
-    is True; one that holds others has it as a property.
+    An intervention that must be called at every gradient step has an attribute `every_step` that is True.
 
-    Raises TypeError for what is not an intervention, and ValueError for one that must be called at every step.
+    Raises TypeError for anything but an intervention, and ValueError for one that must be called at every step.
     """
     if getattr(checked_intervention(what), "every_step", False):
         raise ValueError(
@@ -61,7 +60,7 @@ def checked_occasional(what: Intervention, within: str) -> Intervention:
 
 
 def checked_steps(name: str, steps: int) -> int:
-    """`steps` itself, if it is a positive whole number of gradient steps.
+    """Returns `steps` if it is a positive whole number of gradient steps.
 
     Raises TypeError for another type, such as the float 1e3, and ValueError for a number that is too small.
     """
@@ -74,7 +73,7 @@ def checked_steps(name: str, steps: int) -> int:
 
 
 class Scheduled(NamedTuple):
-    """The gradient steps seen so far, and the state of what is scheduled."""
+    """The gradient steps seen so far, and the state of the scheduled intervention."""
 
     gradient_steps: Int[Array, ""]
     inner: PyTree

@@ -119,11 +119,11 @@ def test_bad_input_is_one_line_and_code_2(refused, arguments, message):
 @pytest.mark.parametrize(
     ("env", "agent", "message"),
     [
-        ("Hoper-v5", ("--agent", "sac"), "unknown MuJoCo task 'Hoper-v5'; did you mean Hopper-v5?"),
-        ("Hoper-v5", (), "did you mean Hopper-v5?"),
-        ("ALE/Pong", ("--agent", "sac"), "--agent sac plays HalfCheetah-v5,"),
-        ("MinAtar/Breakout", ("--agent", "sac"), "not MinAtar/Breakout; --agent dqn does"),
-        ("Hopper-v5", ("--agent", "dqn"), "dqn"),
+        ("Hoper-v5", "sac", "unknown MuJoCo task 'Hoper-v5'; did you mean Hopper-v5?"),
+        ("Hoper-v5", None, "did you mean Hopper-v5?"),
+        ("ALE/Pong", "sac", "--agent sac plays HalfCheetah-v5,"),
+        ("MinAtar/Breakout", "sac", "not MinAtar/Breakout; --agent dqn does"),
+        ("Hopper-v5", "dqn", "dqn"),
     ],
 )
 def test_an_agent_and_an_environment_that_do_not_fit_are_refused(refused, env, agent, message):
