@@ -43,7 +43,7 @@ class ChunkDraws(NamedTuple):
 class AtariTraining(OnHost):
     """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
 
-    The fields that `DeviceTraining` has too mean the same. An evaluation plays at least `eval_episodes` whole episodes
+    Fields shared with `DeviceTraining` mean the same. An evaluation plays at least `eval_episodes` whole episodes
     and at least `eval_agent_steps` agent steps; an `eval_period` longer than the run means none. With `video`, the
     first episode of each evaluation is filmed for the first seed. `init` returns the first state. `open` returns the
     loop that advances it and that keeps the frames of each seed in files of a folder.

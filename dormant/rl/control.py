@@ -30,7 +30,7 @@ LEARNING = 2**63 + 1  # the stream of training's random numbers, see `RANDOM_PLA
 class ControlTraining(OnHost):
     """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
 
-    The fields that `DeviceTraining` has too mean the same. An evaluation plays `eval_episodes` episodes with the
+    Fields shared with `DeviceTraining` mean the same. An evaluation plays `eval_episodes` episodes with the
     policy's mean action; an `eval_period` longer than the run means none. Gradient steps draw only from the steps
     before their round, so the device computes them while the host plays the round's last step. `init` returns the first
     state. `open` returns the loop that advances it and that keeps the steps of each seed in a file of a folder.

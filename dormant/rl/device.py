@@ -134,7 +134,7 @@ class DeviceTraining:
         return {name: np.asarray(value) for name, value in _measure(*self.program, state).items()}
 
     def agent_steps_done(self, state: TrainState) -> int:
-        """Agent steps behind a state, the same for every seed."""
+        """Agent steps done so far, the same for every seed."""
         return int(state.agent_steps[0])
 
 

@@ -94,7 +94,7 @@ class HostTraining(Scheduled, Protocol):
 
 
 def slack(capacity: int, log_period: int) -> int:
-    """Steps that a ring keeps beyond its capacity: at least a chunk, and else at most as many as its capacity."""
+    """Steps that a ring keeps beyond its capacity: 10,000 or its capacity, whichever is less, and at least one chunk."""
     return max(min(10_000, capacity), log_period)
 
 
@@ -108,7 +108,7 @@ class OnHost:
         return TrainState(agent, intervention, self.players().save(), (), zeros.astype(jnp.float32), zeros, zeros)
 
     def agent_steps_done(self, state: TrainState) -> int:
-        """Agent steps behind a state, the same for every seed."""
+        """Agent steps done so far, the same for every seed."""
         return int(state.agent_steps[0])
 
     def refuse_without_room(self: "HostTraining", folder: Path) -> None:
@@ -311,7 +311,7 @@ def _learn(
     inputs: Array,
     last: Array,
 ) -> tuple[list[LearningState], Losses]:
-    """The gradient steps of a round, compiled twice: with and without a look at the neurons.
+    """The gradient steps of a round, compiled twice: with and without neuron scores.
 
     They are not in a scan, because in a scan XLA computes the gradients of convolutions 13 times as slowly on a CPU.
     """

@@ -140,7 +140,7 @@ class WithoutActor:
         return self.training.seeds
 
     def agent_steps_done(self, state: PyTree) -> int:
-        """Gradient steps behind a state, the same for every seed."""
+        """Gradient steps done so far, the same for every seed."""
         return int(state.gradient_steps[0])
 
 

@@ -186,7 +186,7 @@ class SupervisedTraining:
         return metrics | {"epoch": np.asarray(state.epochs)}
 
     def agent_steps_done(self, state: SupervisedState) -> int:
-        """Gradient steps behind a state, the same for every seed."""
+        """Gradient steps done so far, the same for every seed."""
         return int(state.epochs[0]) * self.steps_per_epoch
 
 

@@ -39,7 +39,7 @@ class ReplayState(NamedTuple):
 
 @dataclass(frozen=True)
 class Replay:
-    """A ring of the last `capacity` agent steps. Its methods take the number of steps added so far, as seeds share it.
+    """A ring of the last `capacity` agent steps. Its methods take the number of steps added so far.
 
     Every step also stores the observation after it, so a truncated episode is bootstrapped from its true last
     observation. An n-step return stops at the end of its episode. Boolean observations are stored as bits.
