@@ -94,7 +94,7 @@ class HostTraining(Scheduled, Protocol):
 
 
 def slack(capacity: int, log_period: int) -> int:
-    """Steps that a ring keeps beyond its capacity: 10,000 or its capacity, whichever is less, and at least one chunk."""
+    """Steps that a ring keeps beyond its capacity: at most 10,000 and its capacity, but at least one chunk."""
     return max(min(10_000, capacity), log_period)
 
 

@@ -21,12 +21,10 @@ from dormant.lab.runs.folder import in_use
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """The address of a cluster whose nodes share what they compile with this process, which is most of such runs."""
+def cluster():
+    """The address of a cluster."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         with head() as address:
             yield address
 

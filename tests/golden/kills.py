@@ -20,16 +20,11 @@ def start(arguments: tuple[str, ...], path: Path) -> subprocess.Popen:
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     core = cores()[worker % len(cores())]
     command = [sys.executable, "-m", "dormant", *arguments, "--core", str(core), "--run-dir", str(path)]
-    # Compiling is most of so short a run: what the first one compiled, the others load.
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(path.parent / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    # JAX has set this variable for this process and what it starts; a user's shell has not.
+    # The tests set this variable; a user's shell does not.
     shell = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     # A file takes what nobody reads; a full pipe stops the run for good.
     with path.with_name(path.name + ".stderr").open("w") as said:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=shell | cache)
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=shell)
 
 
 def finish(arguments: tuple[str, ...], path: Path) -> None:
