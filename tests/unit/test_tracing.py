@@ -268,3 +268,24 @@ def test_sequences_may_be_longer_when_measured_than_when_traced():
         wiring.scores(AB, jnp.ones((2, 9_999, 4)))
     with pytest.raises(TraceError, match=r"a/w: computed with in 'scan'"):
         trace(apply, AB, jnp.ones((2, 9_999, 4)))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [lambda a, c, x: a[:, ::-1], lambda a, c, x: c, lambda a, c, x: jnp.tile(x, 2)],
+    ids=["in another order", "another layer", "the inputs"],
+)
+def test_a_weight_that_reads_something_else_besides_keeps_its_layer(other):
+    def apply(params, x):
+        a, c = (relu(dense(params[name], x)) for name in ("a", "c"))
+        return dense(params["b"], a), dense(params["b"], other(a, c, x))
+
+    assert table(apply, AB | {"c": kernel(4, 8)}, X)["a"] == "b/w has another use besides"
+
+
+def test_a_bias_summed_along_the_batch_is_not_followed():
+    def apply(params, x):
+        bias = jnp.broadcast_to(params["a"]["b"][None], (len(x), 8))
+        return dense(params["b"], relu(x @ params["a"]["w"] + jnp.cumsum(bias, axis=0)))
+
+    assert table(apply, AB, X) == {"a": "a/b (in 'cumsum') feeds it in a way that is not followed"}
