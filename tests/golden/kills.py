@@ -20,8 +20,9 @@ def start(arguments: tuple[str, ...], path: Path) -> subprocess.Popen:
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     core = cores()[worker % len(cores())]
     command = [sys.executable, "-m", "dormant", *arguments, "--core", str(core), "--run-dir", str(path)]
-    # The tests set this variable; a user's shell does not.
+    # The tests set the first variable; a user's shell does not. A killed run may leave half a file of compiled code.
     shell = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    shell["JAX_COMPILATION_CACHE_DIR"] = str(path.parent / "compiled")
     # A file takes what nobody reads; a full pipe stops the run for good.
     with path.with_name(path.name + ".stderr").open("w") as said:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=shell)
