@@ -1,4 +1,4 @@
-"""Makes JAX strict in every test here, compilation quick, and types checked in all of dormant."""
+"""Makes JAX strict in every test here, shares compiled code, and checks types in all of dormant."""
 
 import atexit
 import ctypes
@@ -9,8 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Compiling is most of a test's time. Programs that tests start inherit this. `XLA_FLAGS= pytest` compiles as users do.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Compiling is most of a test's time. Programs that tests start inherit these.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA reports a false error for code that it loads from a cache
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers of a session find it there
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
