@@ -99,7 +99,7 @@ def main() -> None:
     options = parser.parse_args()
     for name, training in trainings(*options.agent_steps).items():
         seconds(training)  # compiles
-        shares, ratios = [], []
+        shares, ratios, checked = [], [], 0.0
         for _ in range(options.repeats):
             checked, inside = measured(training)
             with replaced(without):
