@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from dormant.lab import Claim, Experiment, Quantity
+from dormant.lab.judging import at_end
 from dormant.lab.judging.claims import judge, judged, reduced
 
 T2 = 4.302653  # the quantile of Student's distribution with two degrees of freedom, for 95 %
@@ -277,3 +278,8 @@ def test_a_claim_about_every_time_is_one_about_the_lowest():
     verdict = judge(Claim("Each raises it", Quantity("rise", "lowest"), "DQN", None, "higher", 0.02), frame)
     np.testing.assert_allclose(bounds(verdict), t_bounds([0.05, 0.1, 0.06]), rtol=1e-6)
     assert verdict.verdict == "reproduced"
+
+
+def test_the_end_of_a_curve_is_its_last_tenth():
+    steps = np.array([0, 50, 89, 90, 100])
+    assert at_end(steps, np.ones(5, bool)).tolist() == [False, False, False, True, True]
