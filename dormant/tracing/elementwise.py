@@ -14,6 +14,7 @@ from .program import Step
 from .values import NONE, NOT_FOLLOWED, SETS, Ids, Met, Shapes, Value, Why, narrow, no_ids, union
 
 SUMS = "add", "sub", "complex"  # zero where all operands are zero
+SCALES = "mul", "div"  # zero where the first neuron is
 
 
 def linear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
@@ -135,27 +136,25 @@ def _joined(
     """Parameters that meet neurons become incoming entries; returns those that can't be redrawn with one neuron."""
     ids, places = np.broadcast_arrays(neurons, sites)
     before, after = (np.where(places < 0, ids, NONE), np.where(places < 0, NONE, ids))  # their activation
+    # Only scaled, an activated neuron is silent where it was. What is added feeds it if another activation follows.
+    fed = notes.producers_of(before if step.name in SCALES else ids)
     found: set[tuple[int, Reason]] = set()
     for operand in [*others, *carriers]:
         for part in operand.parts:
             shape = np.broadcast_shapes(neurons.shape, part.entries.shape)
             if not notes.note_use(part, neurons, None, shape):
                 what = Reason(f"several neurons share {notes.leaf_names[part.leaf]}, which feeds them", OWN)
-                found |= {(owner, what) for owner in notes.producers_of(before)}
+                found |= {(owner, what) for owner in fed}
                 notes.blame(operand.mixed & notes.producers_of(after), what)
         for leaf in operand.chosen:
             what = Reason(f"an index chooses which part of {notes.leaf_names[leaf]} feeds it", OWN)
-            found |= {(owner, what) for owner in notes.producers_of(before)}
+            found |= {(owner, what) for owner in fed}
     unfollowed = [*others, *carriers] if len(carriers) > 1 else others
     for what in sorted(frozenset().union(*(notes.hidden(operand) for operand in unfollowed))):
-        found |= {
-            (owner, Reason(f"{what} feeds it in a way that is not followed", DIRECT))
-            for owner in notes.producers_of(before)
-        }
-    owners = notes.producers_of(before)
+        found |= {(owner, Reason(f"{what} feeds it in a way that is not followed", DIRECT)) for owner in fed}
     for foreign in filter(None, (operand.mixed - notes.producers_of(neurons) for operand in unfollowed)):
         what = Reason(f"{notes.names(foreign)} feed it without weights of their own", APART)
-        found |= {(owner, what) for owner in owners}
+        found |= {(owner, what) for owner in fed}
     for other in others:
         _meet(notes, step, neurons, other, union(carriers, "met"))
     return frozenset(found)

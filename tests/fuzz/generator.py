@@ -11,6 +11,7 @@ from .source import Framework
 from .weights import bias_value, kernel_value
 
 WIDTHS = (3, 4, 6)
+BATCH_STATISTICS = {"batch_norm", "batch_center", "batch_norm_module"}
 ACTIVATIONS = {
     "relu": 10, "tanh": 3, "silu": 3, "gelu": 1, "leaky": 2, "elu": 1, "abs": 1, "square": 1, "cube": 0.5,
     "softsign": 1, "relu6": 0.7, "clip": 0.7, "where_zero": 0.7, "max_zero": 1, "sigmoid": 0.5, "softplus": 0.3,
@@ -69,9 +70,10 @@ def generate(framework: Framework, seed: int, number: int) -> Program:
     for _ in range(int(rng.integers(1, 4))):
         h = block(b, h)
     outputs, training = heads(b, h)
-    return without_dead_nodes(
-        Program(tuple(b.nodes), outputs, training, int(rng.integers(3, 6)), int(rng.integers(1 << 30)))
-    )
+    batch, seed = int(rng.integers(3, 6)), int(rng.integers(1 << 30))
+    if {node.op for node in b.nodes} & BATCH_STATISTICS:
+        batch = 4  # the mean of four equal numbers is that number, so that a constant neuron is exactly 0 afterwards
+    return without_dead_nodes(Program(tuple(b.nodes), outputs, training, batch, seed))
 
 
 def dense(b: Builder, h: int, width: int) -> int:

@@ -105,7 +105,8 @@ def judge_entries(
     if zero is not None:
         silent = silent_units(truths, zero)
         for each in truths:
-            found += _judge_readings(each, fresh, zeroed, silent, zero)
+            fixed = ~(each.columns & may_train).any(1)  # what a constant kernel makes counts as an input
+            found += _judge_readings(each, fresh, zeroed, silent | fixed, zero)
     recycled = np.flatnonzero((truth.columns & fresh).any(1))
     # An entry that was 0 already and reads a recycled unit may have been set to 0 again: from 0 to 0 shows no change.
     # So may one that reads a unit all of whose kernel is 0, whose recycling shows no change either.
