@@ -111,3 +111,25 @@ def test_an_old_weight_of_a_mix_would_feed_a_recycled_neuron():
 
     derivatives = np.abs(jax.jacobian(neurons)(params["k"])).max(0)
     assert (derivatives[0, 1:, 0] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("join", "recyclable"),
+    [
+        (lambda mix, hidden: jax.nn.relu(mix + hidden), False),
+        (lambda mix, hidden: jnp.maximum(mix, hidden), False),
+        (lambda mix, hidden: jax.nn.relu(mix * hidden), True),  # silent where the neuron is
+    ],
+    ids=["sum", "maximum", "product"],
+)
+def test_a_mix_that_meets_a_neuron_behind_its_activation_feeds_it_if_another_activation_follows(join, recyclable):
+    def apply(params, x):
+        first = x @ params["first"]
+        mix = first[:, 1:] - first[:, :-1]  # of neurons that can't be told apart
+        hidden = jax.nn.relu(x @ params["second"])
+        return join(mix, hidden) @ params["head"]
+
+    params = {"first": jnp.ones((3, 6)), "second": jnp.ones((3, 5)), "head": jnp.ones((5, 2))}
+    layers = {layer.name: layer for layer in dormant.trace(apply, params, jnp.ones((2, 3))).layers}
+    assert layers["second"].recyclable is recyclable
+    assert recyclable or "first feed it without weights of their own" in layers["second"].reasons
