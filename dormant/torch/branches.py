@@ -1,4 +1,4 @@
-"""Branches that Python takes on a value: what a trace finds if Python gets another number there."""
+"""Finds branches that Python takes on values: changes each value that Python reads, and traces again."""
 
 import linecache
 import re
@@ -15,21 +15,24 @@ from ..reasons import BRANCH, Reason
 from .execution import plain_name
 from .layers import Found, same_wiring
 
-MOST_TRACES = 40  # with another number than the one that Python got
-STEPS = 1, -1, 64, -64  # by which a whole number is changed
-JUMPS = 1.0, -1.0, 1000.0, -1000.0  # by which a fraction is changed
-LONGEST = 4  # times as many operations as were traced first are another wiring
+MOST_TRACES = 40  # at most, with changed values
+STEPS = 1, -1, 64, -64  # added to an integer
+JUMPS = 1.0, -1.0, 1000.0, -1000.0  # added to a float
+LONGEST = 4  # a pass with more than this many times the operations has another wiring
 
 
 class Got(NamedTuple):
-    """What Python got from a tensor that depends on inputs or neurons: a number, a list or an array, and where."""
+    """A number, list or array that Python reads from a tensor, and the name of the submodule that reads it.
+
+    The tensor depends on inputs, neurons or random numbers.
+    """
 
     value: object
     place: str
 
 
 class Change(NamedTuple):
-    """Another value for what Python gets: in which mode, the how-manieth, and the value."""
+    """A change of one value that Python reads: the mode, the index of the read, and the new value."""
 
     training: bool
     number: int
@@ -37,21 +40,21 @@ class Change(NamedTuple):
 
 
 class TooLong(Exception):
-    """A pass takes many more operations than the one without a change."""
+    """Raised if a pass with a change runs many more operations than the pass without it."""
 
 
 class Pass(NamedTuple):
-    """The layers of a trace, and what Python got in evaluation mode and in training mode."""
+    """The layers of a trace, and the values that Python reads in evaluation mode and in training mode."""
 
     found: Found
     got: tuple[Sequence[Got], Sequence[Got]]
 
 
 def branches(first: Pass, again: Callable[[Change], Pass]) -> list[Reason]:
-    """Why layers can't be recycled: the places where another number gives another wiring.
+    """Returns why layers can't be recycled: the places where another value gives another wiring.
 
-    `again` traces with a change. A change that ends in a `raise` or `assert` statement meets a check, which is no
-    branch. One that ends in any other exception says nothing.
+    `again` traces with a change. If the trace stops at a `raise` or `assert` statement, the module only checks the
+    value, which is no branch. If the trace raises any other exception, it is ignored.
     """
     reasons: dict[Reason, None] = {}
     left = MOST_TRACES
@@ -70,7 +73,7 @@ def branches(first: Pass, again: Callable[[Change], Pass]) -> list[Reason]:
 
 
 def _matters(first: Pass, again: Callable[[Change], Pass], changes: Sequence[Change]) -> bool:
-    """Whether one of these changes gives another wiring, or none of them says anything."""
+    """Whether one of these changes gives another wiring, or every trace raises an exception that is ignored."""
     told = False
     for change in changes:
         try:
@@ -88,7 +91,7 @@ def _matters(first: Pass, again: Callable[[Change], Pass], changes: Sequence[Cha
 
 
 def _is_check(error: Exception) -> bool:
-    """Whether a `raise` or `assert` statement raised this, and not a function that was called wrongly."""
+    """Whether a `raise` or `assert` statement raised this error, and not an operation with invalid arguments."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
@@ -96,13 +99,13 @@ def _is_check(error: Exception) -> bool:
         return False
     file, here = Path(last.tb_frame.f_code.co_filename), Path(__file__).parent
     if here in file.parents and file.name != "execution.py":
-        raise error  # an error of the tracer, and not of an operation that it runs
+        raise error  # an error of the tracer itself, not of an operation that it runs
     line = linecache.getline(last.tb_frame.f_code.co_filename, last.tb_lineno)
     return re.search(r"\b(raise|assert)\b", line) is not None
 
 
 def other_values(got: object) -> Sequence[object]:
-    """Values that Python might have got instead.
+    """Returns values that Python could have read instead.
 
     >>> other_values(True), other_values([3])
     ([False], [[4], [2], [67], [-61], [0]])
@@ -129,12 +132,12 @@ def _at(values: Sequence[object], place: int) -> object:
 
 
 def module_names(module: nn.Module) -> dict[int, str]:
-    """The name of each part of a module, by its identity."""
+    """Returns the names of all submodules, by the submodules' ids."""
     return {id(part): plain_name(name) for name, part in module.named_modules()}
 
 
 def running_part(names: Mapping[int, str]) -> str:
-    """The name of the part of a module whose method is running."""
+    """Returns the name of the submodule whose method is running; empty if there is none."""
     frame = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")

@@ -1,4 +1,4 @@
-"""One operation of a pass, and what becomes of neurons and parameters in an operation that has no rule."""
+"""Describes one operation of a pass, and defines how operations without a rule treat neurons and parameters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,10 +15,10 @@ from .values import NOTHING, Value, broken, together
 
 @dataclass(frozen=True)
 class Call:
-    """One operation of the pass; `value` looks up what is known of a tensor."""
+    """One operation of a pass; `value(tensor)` returns what is known of a tensor."""
 
     func: Any
-    name: str  # without the underscore of an operation in place
+    name: str  # without the trailing underscore of an in-place operation
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any
@@ -34,7 +34,7 @@ class Call:
 
     @property
     def shape(self) -> torch.Size:
-        """The shape of its (first) output."""
+        """The shape of the first output."""
         return self.outputs[0].shape
 
     @property
@@ -42,7 +42,7 @@ class Call:
         return [leaf for leaf in tree_leaves(self.output) if isinstance(leaf, Tensor)]
 
     def argument(self, name: str, default: Any = None) -> Any:
-        """The argument that the operation's schema calls so."""
+        """Returns the argument with this name in the operation's schema, or else `default`."""
         if name in self.kwargs:
             return self.kwargs[name]
         for index, argument in enumerate(self.func._schema.arguments):
@@ -57,9 +57,10 @@ Rule = Callable[[Ledger, Call], Result]
 
 
 def mix(notes: Ledger, call: Call, reason: Reason | None = None, statistic: str | None = None) -> Value:
-    """The operation keeps neither neurons nor parameter entries apart: whoever reads its result is told why.
+    """Returns the value of an operation that mixes neurons and parameter entries.
 
-    Later values record only which layers and parameters contributed.
+    A layer that contributes is not recycled if a weight reads the result; `reason` explains why. Later values record
+    only which layers and parameters contributed.
     """
     values = call.values
     whole = together(values)
@@ -71,7 +72,7 @@ def mix(notes: Ledger, call: Call, reason: Reason | None = None, statistic: str 
 
 
 def constant(call: Call) -> Value:
-    """The result of an operation that takes neither neurons nor parameters."""
+    """Returns the value of an operation that takes neither neurons nor parameters."""
     random = torch.Tag.nondeterministic_seeded in call.func.tags
     values = call.values
     fed = any(value.from_input for value in values)

@@ -1,4 +1,4 @@
-"""Runs a module once, shows every tensor operation of the pass, and leaves no trace of having run."""
+"""Runs a module once, passes every tensor operation to an observer, and restores all state afterwards."""
 
 import contextlib
 import random
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-# Torch adds these by itself, depending on who else holds a tensor; they change nothing.
+# Torch inserts these operations depending on other references to a tensor; they change no values.
 ALIASES = frozenset(("detach", "alias"))
 Extreme = Literal["lowest", "highest"]
 Seed = int | Extreme | None
-READS = frozenset(("_local_scalar_dense", "equal"))  # give a Python number
+READS = frozenset(("_local_scalar_dense", "equal"))  # operations that return a Python number
 OPAQUE = (int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, type(None))
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """The user's own module inside `torch.compile` and (distributed) data-parallel wrappers."""
+    """Returns the user's module inside `torch.compile` and (distributed) data-parallel wrappers."""
     while True:
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             module = module.module
@@ -31,17 +31,17 @@ def plain(module: nn.Module) -> nn.Module:
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without what `torch.compile` adds to it."""
+    """Returns a parameter's name without the prefix that `torch.compile` adds."""
     return name.replace("_orig_mod.", "")
 
 
 def named_leaves(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by their plain names."""
+    """Returns the parameters and buffers by their plain names."""
     return {plain_name(name): leaf for name, leaf in (*module.named_parameters(), *module.named_buffers())}
 
 
 def storage(tensor: Tensor) -> int | None:
-    """The address of the memory that a tensor lives in; None if it has none of its own (sparse, empty)."""
+    """Returns the address of a tensor's storage; None if the tensor has no storage (sparse, empty)."""
     try:
         return tensor.untyped_storage().data_ptr() or None
     except (NotImplementedError, RuntimeError):
@@ -49,7 +49,7 @@ def storage(tensor: Tensor) -> int | None:
 
 
 def tensors_in(value: Any) -> list[Tensor] | None:
-    """All tensors in a value: in tuples, lists and dicts, and in the attributes of objects; None if it hides some."""
+    """Returns all tensors in tuples, lists, dicts and attributes of objects; None if an object may hide some."""
     found: list[Tensor] = []
     seen: set[int] = set()
     waiting = list(tree_leaves(value))
@@ -68,28 +68,28 @@ def tensors_in(value: Any) -> list[Tensor] | None:
 
 
 class Operations(TorchDispatchMode):
-    """Sees every operation of a pass. Memory that the pass did not allocate itself is written back afterwards."""
+    """Observes every operation of a pass. `restore` undoes writes to memory that the pass did not allocate."""
 
     gradients = False  # whether the pass runs with gradients
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: list[str] = []  # each operation, with the parameters that it takes
+        self.names: list[str] = []  # one for each operation, with the parameters that it takes
         self.random = False
-        self.python_random = False  # whether Python's or NumPy's generator gave a number
+        self.python_random = False  # whether the pass used Python's or NumPy's generator
         self.leaves: dict[int, int] = {}
         self.allocated: set[int] = set()
         self.saved: dict[int, tuple[Tensor, Tensor, int | None]] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """True, torch's default, imports `torch._dynamo` (two seconds) to keep a compiler away that never gets here."""
+        """Returns False to save the import of `torch._dynamo` (two seconds); nothing is compiled in this mode."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if torch.is_inference_mode_enabled() and func._can_decompose():
-            with self:  # forward turned inference mode on, in which layers are not seen as their parts
+            with self:  # forward turned on inference mode, which hides the parts of layers
                 return func.decompose(*args, **kwargs)
         if func._schema.is_mutable or "batch_norm" in func.__name__:
             self._save(tensors_of(args, kwargs))
@@ -105,7 +105,7 @@ class Operations(TorchDispatchMode):
         return self.python_gets(list(args), outputs) if func.overloadpacket.__name__ in READS else outputs
 
     def start(self, leaves: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
-        """Look at the module's parameters and buffers, and at its inputs, before the pass."""
+        """Called before the pass with the module's parameters and buffers, and with its inputs."""
         self.leaves = {place: number for number, leaf in enumerate(leaves) if (place := storage(leaf))}
 
     def _name(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -116,20 +116,20 @@ class Operations(TorchDispatchMode):
         return f"{name} {taken} {[leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, int)]}"
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
-        """Look at one operation; its number is `len(self.names) - 1`."""
+        """Called after each operation, whose number is `len(self.names) - 1`."""
 
     def drew(self, name: str, args: Sequence[object], outputs: Sequence[Tensor]) -> None:
-        """Look at random numbers, which may be changed in place."""
+        """Called after an operation draws random numbers; may change `outputs` in place."""
 
     def python_reads(self, tensor: Tensor) -> None:
-        """Look at a tensor that leaves torch: as a list, or as a NumPy array."""
+        """Called when Python reads a tensor as a list or a NumPy array."""
 
     def python_gets(self, tensors: Sequence[Tensor], result: object) -> object:
-        """What Python gets from tensors: a number, a list or an array."""
+        """Returns the number, list or array that Python gets when it reads tensors; `result` unless overridden."""
         return result
 
     def finish(self, outputs: Sequence[Tensor]) -> None:
-        """Look at the tensors that the module returned."""
+        """Called after the pass with the tensors that the module returns."""
 
     def _save(self, tensors: list[Tensor]) -> None:
         for tensor in tensors:
@@ -140,7 +140,7 @@ class Operations(TorchDispatchMode):
                 self.saved[place] = tensor.detach() if version is None else tensor, memory.clone(), version
 
     def restore(self) -> None:
-        """Write back what the pass wrote over, so that not even autograd notices."""
+        """Restores the memory that the pass overwrote, and the version counters that autograd checks."""
         for tensor, copy, version in self.saved.values():
             copy.new_empty(0).set_(tensor.untyped_storage()).copy_(copy)
             if version is not None:
@@ -148,7 +148,7 @@ class Operations(TorchDispatchMode):
 
 
 def _has_no_values(tensor: Tensor) -> bool:
-    """Whether a tensor has no memory to read: `torch.func.jvp` makes such ones."""
+    """Whether a tensor has no memory to read, like some tensors of `torch.func.jvp`."""
     return tensor.is_meta or tensor._is_zerotensor()
 
 
@@ -157,9 +157,9 @@ def tensors_of(*values: Any) -> list[Tensor]:
 
 
 class Recorder(Operations):
-    """Keeps the outputs of the operations whose numbers are wanted, and notes which of those checked are not finite.
+    """Keeps the outputs of the `wanted` operations, and records which `checked` operations give non-finite outputs.
 
-    With an `extreme`, dropout keeps everything and uniform random numbers are the lowest or highest that they can be.
+    With `extreme`, dropout keeps every element, and uniform random numbers are the lowest or highest of their range.
     """
 
     def __init__(self, wanted: Sequence[int], checked: Sequence[int] = (), extreme: Extreme | None = None) -> None:
@@ -170,7 +170,7 @@ class Recorder(Operations):
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         step, tensors = len(self.names) - 1, tensors_of(outputs)
-        if not tensors:  # other operations than when it was traced
+        if not tensors:  # the operations differ from the traced ones
             return
         if step in self.wanted:
             # A clone, because a later operation may change it in place.
@@ -193,17 +193,17 @@ class Recorder(Operations):
 
 
 class Dataflow(Operations):
-    """Writes down each operation with what it takes: two passes with the same `steps` compute the same thing."""
+    """Records each operation with its arguments: two passes with equal `steps` compute the same."""
 
     def __init__(self) -> None:
         super().__init__()
         self.steps: list[Any] = []
         self.numbers: dict[int, int] = {}
-        self.alive: list[Any] = []  # so that no memory is used twice
+        self.alive: list[Any] = []  # keeps outputs alive, so that no address is used twice
 
     def start(self, leaves: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         super().start(leaves, inputs)
-        for leaf in (*leaves, *inputs):  # so that they have the same numbers in every pass
+        for leaf in (*leaves, *inputs):  # gives them the same numbers in every pass
             self._describe(leaf)
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
@@ -225,7 +225,7 @@ class Dataflow(Operations):
 
 
 class _Leaving(torch.overrides.TorchFunctionMode):
-    """Notices tensors that leave torch without an operation."""
+    """Reports tensors that Python reads without a torch operation, such as with `tolist`."""
 
     WAYS = frozenset(("numpy", "tolist", "__array__", "__dlpack__"))
 
@@ -244,14 +244,14 @@ class _Leaving(torch.overrides.TorchFunctionMode):
 def run(
     module: nn.Module, inputs: tuple[Any, ...], operations: Operations, training: bool = False, seed: Seed = None
 ) -> None:
-    """Run the module in one mode, and show each operation to `operations`.
+    """Runs the module in one mode, and passes each operation to `operations`.
 
-    Random numbers are drawn from `seed`, or from the state in which the generators are.
+    `seed` seeds all generators; with None, they continue from their current states.
 
-    Parameters, buffers, attributes, training flags, gradients, generators and autocast's cache stay as they were.
+    Parameters, buffers, attributes, training flags, gradients and generators are unchanged afterwards.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))  # in which layers would not be seen as their parts
+        stack.enter_context(torch.inference_mode(False))  # inference mode hides the parts of layers
         inputs = tree_map_only(Tensor, lambda x: x.clone() if x.is_inference() else x, inputs)
         for context in (_as_it_was(module, training), _same_generators(), _no_autocast_cache(), _parts(module)):
             stack.enter_context(context)
@@ -280,9 +280,9 @@ def _returned(outputs: Any, module: nn.Module) -> list[Tensor]:
 
 @contextlib.contextmanager
 def _as_it_was(module: nn.Module, training: bool) -> Iterator[None]:
-    """Set the mode, lend the module copies of its buffers, and put back every attribute afterwards.
+    """Sets the mode, replaces the module's buffers by copies, and restores every attribute afterwards.
 
-    `module.eval()` is not called: some libraries change weights in it.
+    `module.eval()` is not called, because some libraries override it to change weights.
     """
     parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
     scripted = [(part, part.training) for part in module.modules() if isinstance(part, torch.jit.ScriptModule)]
@@ -302,7 +302,7 @@ def _as_it_was(module: nn.Module, training: bool) -> Iterator[None]:
 
 
 def _remembered(part: nn.Module) -> Callable[[], None]:
-    """What puts back a module's attributes, and the contents of its lists, dicts and sets."""
+    """Returns a function that restores a module's attributes, and the contents of its lists, dicts and sets."""
     attributes = dict(vars(part))
     contents = [(value, value.copy()) for value in attributes.values() if type(value) in (list, dict, set)]
 
@@ -321,7 +321,7 @@ def _remembered(part: nn.Module) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def _same_generators() -> Iterator[None]:
-    """Put back the states of torch's, NumPy's and Python's generators."""
+    """Restores the states of torch's, NumPy's and Python's generators afterwards."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     python, numpy = random.getstate(), np.random.get_state()
     try:
@@ -339,26 +339,26 @@ def _seed(seed: int) -> None:
 
 
 def _python_states() -> tuple[object, ...]:
-    """The states of Python's and NumPy's generators, to be compared."""
+    """Returns the states of Python's and NumPy's generators, for comparison."""
     name, keys, *rest = np.random.get_state()
     return random.getstate(), name, np.asarray(keys).tobytes(), *rest
 
 
 @contextlib.contextmanager
 def _no_autocast_cache() -> Iterator[None]:
-    """Keep autocast from remembering weights that were cast without gradients."""
+    """Turns off autocast's cache, which would keep weights that were cast without gradients."""
     enabled = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
         yield
     finally:
         torch.set_autocast_cache_enabled(enabled)
-        torch.clear_autocast_cache()  # the module may have turned the cache on by itself
+        torch.clear_autocast_cache()  # the module may have turned on the cache itself
 
 
 @contextlib.contextmanager
 def _parts(module: nn.Module) -> Iterator[None]:
-    """Run transformer layers and compiled submodules as their parts, not as one fused operation."""
+    """Runs transformer layers and compiled submodules as separate operations, not as one fused operation."""
     fused = torch.backends.mha.get_fastpath_enabled()
     compiled = any(hasattr(part, "_orig_mod") for part in module.modules())
     torch.backends.mha.set_fastpath_enabled(False)

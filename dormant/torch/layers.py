@@ -1,4 +1,4 @@
-"""From the tracer's notes to the neuron layers of a wiring."""
+"""Builds the neuron layers of a wiring from the tracer's notes."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -17,9 +17,11 @@ ONLY_TRAINING = "only used in training mode"
 
 
 class Measuring(NamedTuple):
-    """The operations of a pass, and which of them give each layer's activations: their numbers, with the neurons.
+    """The operations of a pass, and where each layer is measured.
 
-    `made` are the operations that give its pre-activations: kernels. `random` says that some operation draws numbers.
+    `points` maps each layer to the operations (by number) that give its activations, with the neurons of their outputs.
+    `made` maps it to the kernel operations, which give its pre-activations. `random` is True if the pass draws random
+    numbers.
     """
 
     operations: list[str]
@@ -29,7 +31,7 @@ class Measuring(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The layers of a trace, its output layers, what is not followed, and where each layer is measured.
+    """The layers and output layers of a trace, the parameters that are not followed, and the measuring points.
 
     `trained` is None if training mode computes the same as evaluation mode.
     """
@@ -39,11 +41,11 @@ class Found(NamedTuple):
     not_followed: dict[str, str]
     evaluated: Measuring
     trained: Measuring | None
-    branches: bool = False  # forward takes a branch on a value, so that other inputs may have other layers
+    branches: bool = False  # whether forward branches on a value, so that other inputs may give other layers
 
 
 def collect(notes: Ledger, evaluated: Operations, trained: Operations | None) -> Found:
-    """The layers that a weight reads; those that none reads are output layers."""
+    """Returns the layers of a trace. A layer that no weight reads is an output layer."""
     _note_clashes(notes)
     groups: dict[int, list[Layer]] = {}
     for layer, group in zip(notes.layers, notes.groups, strict=True):
@@ -72,7 +74,7 @@ def collect(notes: Ledger, evaluated: Operations, trained: Operations | None) ->
 
 
 def _note_clashes(notes: Ledger) -> None:
-    """Entries that belong to two neurons, of which none was merged with the other."""
+    """Records a reason for the layers of two neurons that share an entry, unless the neurons were merged."""
     for pairs in notes.clashes:
         left, right = notes.current(pairs)
         for neurons in (left[left != right], right[left != right]):
@@ -80,7 +82,7 @@ def _note_clashes(notes: Ledger) -> None:
 
 
 class Group:
-    """Layers that share neurons, as one layer."""
+    """Layers that share neurons, combined into one layer."""
 
     def __init__(self, notes: Ledger, members: list[Layer]) -> None:
         self.notes, self.members = notes, members
@@ -91,8 +93,8 @@ class Group:
         self.incoming, self.outgoing = (self._entries(side) for side in SIDES)
 
     def local(self, neurons: Tensor) -> Tensor:
-        """Numbers within the layer, -1 for any other neuron."""
-        return self.numbers[self.notes.current(neurons).clamp(min=-1)]  # the last number is -1
+        """Returns the indices of the neurons within the combined layer; -1 for any other neuron."""
+        return self.numbers[self.notes.current(neurons).clamp(min=-1)]  # index -1 gives the last element, -1
 
     def layer(self, name: str) -> NeuronLayer:
         reasons = {reason: None for layer in self.members for reason in layer.reasons}
@@ -141,7 +143,7 @@ class Group:
 
 
 def same_wiring(first: Found, second: Found) -> str:
-    """What differs between two traces of a module; an empty text if nothing does."""
+    """Returns the first difference between two traces of a module; an empty string if there is none."""
     names = [[layer.name for layer in found.layers] for found in (first, second)]
     if names[0] != names[1]:
         return f"its layers were {names[0]} and are now {names[1]}"

@@ -1,4 +1,4 @@
-"""The tracer's notes: layers of neurons, the parameter entries that belong to each neuron, and reasons."""
+"""The tracer's notes: neuron layers, the parameter entries of each neuron, and reasons not to recycle a layer."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ SIDES = ("incoming", "outgoing")
 class Layer:
     """Neurons made by one kernel, numbered from `first`.
 
-    `points` are the operations that give their activations, in evaluation mode and in training mode.
+    `points` are the operations whose outputs are the activations, in evaluation mode and in training mode.
     """
 
     name: str
@@ -28,16 +28,18 @@ class Layer:
     reasons: dict[Reason, None] = field(default_factory=dict)
     coupled_by: dict[str, None] = field(default_factory=dict)
     parameters: set[str] = field(default_factory=set)
-    made: set[int] = field(default_factory=set)  # the operations whose outputs must be finite, in evaluation mode
-    read: list[bool] = field(default_factory=lambda: [False, False])  # in evaluation mode, in training mode
+    made: set[int] = field(default_factory=set)  # operations whose outputs must be finite, in evaluation mode
+    read: list[bool] = field(
+        default_factory=lambda: [False, False]
+    )  # by a weight, in evaluation mode and in training mode
     returned: bool = False
 
 
 class Ledger:
-    """Collects which neuron owns which parameter entry, over a pass in evaluation mode and one in training mode.
+    """Records which neuron owns which parameter entry, in a pass in evaluation mode and a pass in training mode.
 
     Neurons of different kernels that act as one neuron (gated pairs, summed pre-activations) share a number in
-    `canonical`. `frozen` maps parameters that must not be overwritten to what they are.
+    `canonical`. `frozen` maps parameters that must not be overwritten to the reason, such as "a buffer".
     """
 
     def __init__(self, shapes: Mapping[str, torch.Size], frozen: Mapping[str, str]) -> None:
@@ -46,10 +48,10 @@ class Ledger:
         self.detached: dict[str, str] = {}  # parameters that no gradient reaches
         sizes = [shape.numel() for shape in shapes.values()]
         self.starts = torch.tensor([0, *sizes]).cumsum(0)[:-1].tolist()
-        self.entries = torch.arange(sum(sizes))  # every entry's number
+        self.entries = torch.arange(sum(sizes))  # the index of every entry
         self.owners = {side: torch.full((sum(sizes),), UNCLAIMED) for side in SIDES}
         self.elsewhere = torch.zeros(sum(sizes), dtype=torch.bool)
-        self.compacted: dict[tuple[str, str], Tensor] = {}  # filled when the passes are over
+        self.compacted: dict[tuple[str, str], Tensor] = {}  # filled after the passes
         self.clashes: list[Tensor] = []
         self.layers: list[Layer] = []
         self.groups: list[int] = []  # layers that share neurons have the same number
@@ -57,7 +59,7 @@ class Ledger:
         self.known: dict[object, Tensor] = {}
         self.not_followed: dict[str, str] = {}
         self.used: set[str] = set()
-        self.statistics: set[str] = set()  # a BatchNorm's, which belong to the neuron
+        self.statistics: set[str] = set()  # of a BatchNorm; they belong to its neurons
         self.neurons_at: tuple[dict[int, Tensor], dict[int, Tensor]] = {}, {}
         self.training = False
         self.step = -1
@@ -65,9 +67,10 @@ class Ledger:
     # --- layers
 
     def produce(self, keys: Sequence[Tensor], name: str) -> Tensor:
-        """The neurons made by weights: [neurons]. Each key, [neurons, numbers], identifies weights that make them.
+        """Returns the neurons that a kernel makes, of shape [neurons].
 
-        Neurons that were made by some of these weights before are the same neurons.
+        Each key, of shape [neurons, numbers], identifies weights of the neurons. A kernel that shares a key with an
+        earlier kernel makes the same neurons.
         """
         telling = [key for key in keys if len(torch.unique(key, dim=0)) == len(key)]
         indices = [("kernel", tuple(key.shape), key.numpy().tobytes()) for key in telling]
@@ -86,7 +89,7 @@ class Ledger:
         return self.canonical[neurons]
 
     def stream(self, left: Tensor, right: Tensor, producers: Sequence[str]) -> Tensor:
-        """Neurons of their own for a sum of different neurons; -1 where there is none."""
+        """Returns the neurons of a residual stream: one for each pair of summed neurons."""
         span = int(max(left.max(), right.max())) + 3
         pairs = compact((left + 2) * span + (right + 2))
         index = ("stream", tuple(pairs.shape), pairs.numpy().tobytes())
@@ -107,7 +110,7 @@ class Ledger:
         return index + first
 
     def layers_of(self, neurons: Tensor) -> list[int]:
-        """The layers that some of these neurons belong to, with the layers that share neurons with them."""
+        """Returns the layers of these neurons, and all layers that share neurons with those layers."""
         neurons = lean(neurons)
         if not self.layers or not bool((real := neurons >= 0).any()):
             return []
@@ -120,14 +123,14 @@ class Ledger:
         return [self.layers[index].name for index in self.layers_of(neurons)]
 
     def current(self, neurons: Tensor) -> Tensor:
-        """The numbers under which these neurons are known now."""
+        """Returns the current numbers of these neurons; merged neurons have the same number."""
         if not len(self.canonical):
             return neurons
         small = lean(neurons)
         return torch.where(small >= 0, self.canonical[small.clamp(min=0)], small).expand(neurons.shape)
 
     def merge(self, pairs: Tensor) -> None:
-        """Make one neuron of each pair, and of pairs that have a neuron in common."""
+        """Merges each pair into one neuron; pairs with a common neuron become one neuron, too."""
         merged = {self.groups[index] for index in self.layers_of(pairs)}
         self.groups = [min(merged) if group in merged else group for group in self.groups]
         becomes = torch.arange(len(self.canonical))
@@ -137,7 +140,7 @@ class Ledger:
         self.canonical = becomes[self.canonical]
 
     def is_idle(self, name: str) -> bool:
-        """Whether a parameter only makes neurons that no weight reads and that never reach an output."""
+        """Whether a parameter only makes neurons that no weight reads and that the module does not return."""
         start = self.starts[self.names.index(name)]
         made = self.layers_of(self.owners["incoming"][start : start + self.shapes[name].numel()])
         return bool(made) and not any(any(self.layers[layer].read) or self.layers[layer].returned for layer in made)
@@ -145,12 +148,12 @@ class Ledger:
     # --- reasons
 
     def blame(self, layers: Iterable[int], reason: Reason) -> None:
-        """These layers are not to be recycled."""
+        """Records a reason not to recycle these layers."""
         for index in layers:
             self.layers[index].reasons[reason] = None
 
     def read(self, stages: Stages) -> None:
-        """A weight reads a value of these layers: they are neurons, to be measured where they were activated."""
+        """Records that a weight reads these layers, so that they are measured at their activations."""
         for index, stage in stages.items():
             layer = self.layers[index]
             layer.read[self.training] = True
@@ -169,7 +172,7 @@ class Ledger:
     # --- entries
 
     def claim(self, side: str, entries: Tensor, neurons: Tensor) -> None:
-        """Each of these parameter entries belongs to the neuron given, and may belong to no other on this side."""
+        """Assigns parameter entries to neurons on one side. Two different neurons for one entry are a clash."""
         entries, neurons = torch.broadcast_tensors(entries, neurons)
         entries, neurons = lean(entries, neurons), lean(neurons, entries)
         owners = self._in_place(self.owners[side], entries)
@@ -182,7 +185,7 @@ class Ledger:
         owners.copy_(neurons)
 
     def _in_place(self, owners: Tensor, entries: Tensor) -> Tensor | None:
-        """The owners of these entries as a view, if they are a view of a parameter."""
+        """Returns the owners as a view if the entries are a view of the parameters, else None."""
         same = entries.untyped_storage().data_ptr() == self.entries.untyped_storage().data_ptr()
         if not same or any(step == 0 and n > 1 for step, n in zip(entries.stride(), entries.shape, strict=True)):
             return None
@@ -194,7 +197,7 @@ class Ledger:
             self.layers[layer].parameters |= names
 
     def _claim(self, side: str, entries: Tensor, neurons: Tensor) -> None:
-        """As `claim`, for entries in any arrangement."""
+        """Does the same as `claim`, for entries in any arrangement."""
         real = (entries >= 0) & (neurons != ZERO)
         entries, neurons = entries[real], neurons[real]
         if not entries.numel():
@@ -209,7 +212,7 @@ class Ledger:
             self.clashes.append(torch.unique(torch.stack([owners[entries][clash], neurons[clash]]), dim=1))
 
     def feed(self, parts: Iterable[Part], unfollowed: Mapping[str, str], neurons: Tensor, stages: Stages) -> None:
-        """A bias or a scale: each entry belongs to the neuron that it meets, if it meets no other."""
+        """Assigns each entry of a bias or a scale to its neuron, if it is applied to only one neuron."""
         waiting = [layer for layer, stage in stages.items() if not stage.active and not stage.broken]
         for part in parts:
             entries, met = torch.broadcast_tensors(part.entries, neurons)
@@ -220,20 +223,20 @@ class Ledger:
                 continue
             owner = self._owner(entries, met)
             if bool((lost := (owner < 0) & (met >= 0)).any()):
-                # A slope after the pre-activation may be shared: it does not feed the neuron.
+                # After the activation, a parameter may be shared: it does not feed the neuron.
                 shared = set(self.layers_of(met[lost])) & set(waiting)
                 self.blame(
                     shared, Reason(f"fed by {self._list(entries[lost])}, which it shares with other values", OWN)
                 )
             self.claim("incoming", entries, owner)
-            # It is no reader of neurons, so it may not be zeroed as one.
+            # The entry reads no neuron, so it must not be zeroed as an outgoing weight.
             self.claim("outgoing", entries, torch.tensor(OTHER))
         for name, how in unfollowed.items():
             self.blame(set(self.layers_of(neurons)) & set(stages), Reason(f"fed by {name} through aten.{how}", DIRECT))
 
     @staticmethod
     def _owner(entries: Tensor, met: Tensor) -> Tensor:
-        """For each element, the neuron of its entry; -1 if that entry meets several."""
+        """Returns, for each element, the neuron of its entry; -1 if the entry is applied to several neurons."""
         first = int(entries.min())
         place = entries - first
         owner = torch.full((int(place.max()) + 1,), OTHER)
@@ -244,7 +247,7 @@ class Ledger:
         return owner[place]
 
     def not_known(self, parts: Iterable[Part], operation: str) -> dict[str, str]:
-        """An operation that is not followed took these entries; returns the parameters that they are of."""
+        """Records that an operation that is not followed takes these entries; returns their parameters."""
         taken: dict[str, str] = {}
         for part in parts:
             entries = lean(part.entries)
@@ -257,7 +260,7 @@ class Ledger:
         return taken
 
     def parameters(self, entries: Tensor) -> list[str]:
-        """The parameters that these entries are of."""
+        """Returns the names of the parameters that contain these entries."""
         first, last = (bisect_right(self.starts, int(entry)) for entry in (entries.min(), entries.max()))
         if last - first < 2:
             return self.names[first - 1 : last]
@@ -269,19 +272,19 @@ class Ledger:
         return ", ".join(self.parameters(entries))
 
     def owners_of(self, side: str, name: str) -> Tensor:
-        """The neuron of each entry of a parameter, with length 1 along axes on which that does not change."""
+        """Returns the neuron of each entry of a parameter, with size 1 along axes on which it is constant."""
         if (side, name) not in self.compacted:
             start, shape = self.starts[self.names.index(name)], self.shapes[name]
             self.compacted[side, name] = compact(self.owners[side][start : start + shape.numel()].reshape(shape))
         return self.compacted[side, name]
 
     def mark(self, neurons: Tensor | None, stages: Stages) -> None:
-        """Remember which neurons an operation gives, if a layer may be measured there."""
+        """Records the neurons of the current operation's output, if a layer may be measured there."""
         if neurons is not None and any(self.step in stage.points for stage in stages.values()):
             self.neurons_at[self.training][self.step] = neurons
 
     def fresh(self, neurons: Tensor) -> dict[int, Stage]:
-        """The stages of neurons that were made just now."""
+        """Returns the stages of neurons that the current operation makes."""
         point = frozenset([self.step])
         for layer in () if self.training else self.layers_of(neurons):
             self.layers[layer].made.add(self.step)

@@ -1,4 +1,4 @@
-"""Measure a module's dormant neurons, and recycle them in place."""
+"""Measures a module's dormant neurons, and recycles them in place."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from .optimizers import Optimizers, check_held, check_known, forget_, optimizer_
 from .tracing import trace
 from .wiring import NeuronLayer, Wiring
 
-# The random numbers with which a module that draws some is run to see whether a dormant neuron fires.
+# Seeds of the runs that check whether a dormant neuron fires with other random numbers.
 SEEDS: tuple[Seed, ...] = (0, 1, 2, 3, "lowest", "highest")
 
 
@@ -35,9 +35,10 @@ class Report:
 
     @property
     def fraction(self) -> float:
-        """Dormant neurons of all layers, divided by the neurons of all layers; layers that are left out do not count.
+        """The number of dormant neurons, divided by the number of neurons; layers that are left out do not count.
 
-        NaN if a layer is not finite, or if every layer is left out. Raises ValueError if the module has no neurons.
+        NaN if an activation is not finite, or if every layer is left out. Raises ValueError if the module has no
+        neurons.
         """
         fractions = self.fractions
         if not fractions and self.left_out:
@@ -66,24 +67,25 @@ class Report:
 
 
 def checked_tau(tau: float) -> float:
-    """`tau` itself, if it is a threshold."""
+    """Returns `tau`; raises ValueError if it is negative or NaN."""
     if not tau >= 0:
         raise ValueError(f"tau must be at least 0, got {tau}; 0 finds only exactly silent neurons, the paper uses 0.1.")
     return tau
 
 
 def measure(module: nn.Module, wiring: Wiring, *inputs: Any, tau: float = 0.1) -> Report:
-    """The scores and dormant masks of a module's neurons on a batch of inputs; the output layer is not counted.
+    """Returns the scores and dormant masks of a module's neurons on a batch of inputs, without output layers.
 
-    The module runs in evaluation mode and without gradients, and is left as it was. A layer with an activation that is
-    not finite has the score NaN everywhere, no dormant neurons, and the dormant fraction NaN; a warning names it once.
+    The module runs in evaluation mode without gradients; its state is restored afterwards. If an activation of a layer
+    is not finite, all its scores and its dormant fraction are NaN, and none of its neurons is dormant; a warning names
+    the layer once.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> _ = nn.init.constant_(net[0].bias, -100.0)
     >>> measure(net, trace(net, torch.zeros(1, 3)), torch.zeros(8, 3), tau=0.0).fraction
     1.0
 
-    Raises ValueError if `tau` is negative, TypeError if the module or the wiring is none.
+    Raises ValueError if `tau` is negative, TypeError if `module` or `wiring` has the wrong type.
     Source: Sokar et al. 2023, definition 3.1.
     """
     checked_tau(tau)
@@ -104,25 +106,25 @@ def recycle_(
     layers: Iterable[str] | None = None,
     coupled: Literal["recycle", "skip"] = "recycle",
 ) -> dict[str, int]:
-    """Recycle the module's dormant neurons in place; returns how many of each recyclable layer.
+    """Recycles the module's dormant neurons in place; returns the number of recycled neurons per recyclable layer.
 
-    Incoming weights are drawn afresh, outgoing weights become zero, and the optimizer's moments of both become those
-    of new weights (zero, but for Adagrad's initial accumulator), those of biases too. With tau = 0 the module's outputs
-    on these inputs stay the same to the last bit, unless a normalisation across neurons couples them (the wiring says
-    so). Call it between gradient steps.
+    Incoming weights and biases are drawn afresh, and outgoing weights become zero. The optimizer's moments of these
+    entries are reset to those of a new weight: zero, or Adagrad's initial accumulator. With tau = 0, the module's
+    outputs on these inputs stay bitwise the same, unless a normalisation couples the neurons (see
+    `NeuronLayer.coupled_by`). Call it between gradient steps.
 
-    Fresh weights come from a copy of each layer on which `reset_parameters()` was called, or from `init()`, which
-    builds a fresh module: pass it if your network does not start from torch's defaults. They are drawn from torch's
-    global generator, and only if there is something to recycle.
-    torch counts Adam's steps per tensor, not per entry: "keep" leaves the count, so the first update of a fresh weight
-    is larger than Adam's usual one; "restart" zeroes the count of every tensor in which something was recycled, for
-    the live weights too.
-    A neuron that is dormant in evaluation mode and fires in training mode (before a BatchNorm) or with other random
-    numbers (in a noisy network) is not recycled. Dropout silences no neuron: in evaluation mode it is off, and a mask
-    that a network also draws in evaluation mode is opened for one of the runs.
-    `coupled="skip"` leaves out layers whose neurons a normalisation couples.
-    `layers` limits recycling to the layers with these names. Buffers, frozen parameters and layers that are not finite
-    are never written to.
+    Fresh weights come from `reset_parameters()`, called on a copy of each layer, or from `init()`, which builds a fresh
+    module: pass `init` if your network does not start from torch's defaults. They are drawn from torch's global
+    generator, and only if there are neurons to recycle.
+    torch counts Adam's steps per tensor, not per entry. `step_count="keep"` leaves the count, so the first update of a
+    fresh weight is larger than Adam's usual one. `"restart"` zeroes the count of every tensor with a recycled entry,
+    also for its other entries.
+    A neuron that is dormant in evaluation mode but fires in training mode (before a BatchNorm) or with other random
+    numbers (in a noisy network) is not recycled. Dropout does not make a neuron dormant: it is off in evaluation mode,
+    and if a network draws masks there too, one of the runs keeps every neuron.
+    `coupled="skip"` skips layers whose neurons are coupled by a normalisation.
+    `layers` limits recycling to the layers with these names. Buffers, frozen parameters and layers with non-finite
+    activations are never changed.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> _ = nn.init.constant_(net[0].bias, -100.0)
@@ -130,10 +132,10 @@ def recycle_(
     {'0': 4}
 
     Raises ValueError, before anything is changed, if fresh weights can't be drawn, if the optimizer does not hold a
-    parameter or keeps state that is not known, or if a parameter was frozen since the trace; TypeError for an argument
-    of another kind.
-    Source: Sokar et al. 2023, algorithm 1. timoklein/redo zeroes the step counts at every check, dormant neurons or
-    not.
+    parameter or has unknown state, or if a parameter was frozen after the trace. Raises TypeError if an argument has
+    the wrong type.
+    Source: Sokar et al. 2023, algorithm 1. timoklein/redo zeroes the step counts at every check, even without dormant
+    neurons.
     """
     _check_options(step_count, coupled)
     _check_arguments(module, wiring)
@@ -155,7 +157,7 @@ def recycle_(
 def _dormant_elsewhere(
     module: nn.Module, wiring: Wiring, inputs: tuple[Any, ...], masks: dict[str, Tensor], tau: float
 ) -> dict[str, Tensor]:
-    """The masks without neurons that fire in training mode, or with other random numbers."""
+    """Returns the masks without neurons that fire in training mode or with other random numbers."""
     runs: list[tuple[bool, Seed]] = [(True, None), *((mode, seed) for seed in SEEDS for mode in (False, True))]
     for training, seed in runs:
         if not _any(masks):
@@ -189,7 +191,7 @@ def _check_options(step_count: str, coupled: str) -> None:
 
 
 def _chosen(wiring: Wiring, layers: Iterable[str] | None) -> list[NeuronLayer]:
-    """The layers to recycle: all that can be, or those of these names that can be."""
+    """Returns the layers to recycle: all recyclable layers, or the recyclable ones among `layers`."""
     known = {layer.name for layer in wiring.layers}
     if isinstance(layers, str):
         raise TypeError(f"layers must be a list of names, got the text {layers!r}: layers=[{layers!r}].")
@@ -202,7 +204,7 @@ def _chosen(wiring: Wiring, layers: Iterable[str] | None) -> list[NeuronLayer]:
 def _check_writable(
     leaves: Mapping[str, Tensor], layers: Iterable[NeuronLayer], optimizers: list[torch.optim.Optimizer]
 ) -> None:
-    """Check that every parameter of these layers is trained, now as when it was traced."""
+    """Checks that every parameter of these layers still requires gradients, and that an optimizer holds it."""
     touched = {name: leaves[name] for layer in layers for name in (*layer.incoming, *layer.outgoing) if name in leaves}
     touched = {name: leaf for name, leaf in touched.items() if isinstance(leaf, nn.Parameter)}
     for name, leaf in touched.items():
@@ -236,14 +238,14 @@ def _rewire_(
 
 
 def _hits(wiring: Wiring, masks: Mapping[str, Tensor], leaves: Mapping[str, Tensor], side: str) -> dict[str, Tensor]:
-    """For each parameter with a recycled neuron's entries on this side, which entries they are."""
+    """Returns, per parameter, a mask of the entries that belong to recycled neurons on this side."""
     hits: dict[str, Tensor] = {}
     for layer in wiring.layers:
         if layer.name not in masks or not masks[layer.name].any():
             continue
         entries: Mapping[str, Int[Tensor, ...]] = getattr(layer, side)
         for name, owner in entries.items():
-            # One more place at the end, for the entries that -1 says are no neuron's.
+            # Padded with False at the end, for entries that belong to no neuron (index -1).
             dormant = nn.functional.pad(masks[layer.name].to(leaves[name].device), (0, 1))
             hit = dormant[owner.to(leaves[name].device)]
             if bool(hit.any()):
@@ -252,7 +254,7 @@ def _hits(wiring: Wiring, masks: Mapping[str, Tensor], leaves: Mapping[str, Tens
 
 
 def _same_on_every_process(module: nn.Module, tensors: Iterable[Tensor]) -> None:
-    """Give every process of a distributed module what the first one has."""
+    """Broadcasts the tensors from rank 0 to all processes of a distributed module."""
     while not isinstance(module, nn.parallel.DistributedDataParallel):
         if not isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
             return
@@ -264,9 +266,9 @@ def _same_on_every_process(module: nn.Module, tensors: Iterable[Tensor]) -> None
 class ReDo:
     """Recycles a module's dormant neurons every `period` gradient steps of your own training loop.
 
-    Call `step` with a batch of the module's inputs after each `optimizer.step()`. It returns how many neurons of each
-    layer were recycled, or None when nothing was due. Keep `gradient_steps` in your checkpoint to resume the
-    schedule.
+    Call `step` with a batch of the module's inputs after each `optimizer.step()`. It returns the number of recycled
+    neurons per layer every `period` steps, and None on other steps. Save `gradient_steps` in your checkpoint to resume
+    the schedule.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> redo = ReDo(net, torch.optim.Adam(net.parameters()), tau=0.0, period=2)
@@ -274,9 +276,9 @@ class ReDo:
     >>> [redo.step(torch.zeros(8, 3)) for _ in range(2)]
     [None, {'0': 4}]
 
-    Raises ValueError if `period` is not positive, TypeError for an argument of another kind.
-    Source: Sokar et al. 2023, algorithm 1: tau = 0.1 and a period of 1,000 gradient steps for DQN, with 64 states to
-    score on.
+    Raises ValueError if `period` is not positive or `tau` is negative, TypeError if an argument has the wrong type.
+    Source: Sokar et al. 2023, algorithm 1: tau = 0.1 and a period of 1,000 gradient steps for DQN, scored on 64
+    states.
     """
 
     def __init__(
@@ -303,7 +305,7 @@ class ReDo:
         self.wiring: Wiring | None = None
 
     def step(self, *inputs: Any) -> dict[str, int] | None:
-        """Count one gradient step, and recycle if it is time."""
+        """Counts one gradient step; recycles every `period` steps."""
         self.gradient_steps += 1
         if self.gradient_steps % self.period:
             return None

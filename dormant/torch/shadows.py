@@ -1,4 +1,4 @@
-"""A shadow of torch's memory: what is known of every element, so that views and writes in place are right by design."""
+"""Records what is known of every element in memory, so that views and in-place writes are followed exactly."""
 
 from dataclasses import dataclass, replace
 
@@ -11,14 +11,14 @@ from .values import NOTHING, OTHER, Part, Value, broken, collapse, join
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What is known of the memory of one tensor, in that tensor's own shape."""
+    """What is known of the memory of one tensor, in the tensor's shape."""
 
     value: Value
     shape: torch.Size
     stride: tuple[int, ...]
     offset: int
     itemsize: int
-    length: int  # of the memory, in elements
+    length: int  # of the storage, in elements
 
     @classmethod
     def of(cls, tensor: Tensor, value: Value) -> "Record":
@@ -30,7 +30,7 @@ class Record:
         return mine == (tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.element_size())
 
     def flat(self) -> "Record":
-        """The same, element by element in the order of memory."""
+        """Returns the record of the whole storage in one dimension, in the order of memory."""
         if self.shape == (self.length,) and self.stride == (1,):
             return self
         parts = tuple(replace(part, entries=self._flat(part.entries)) for part in self.value.parts)
@@ -47,7 +47,7 @@ class Record:
 
 
 def _write(flat: Tensor, shape: torch.Size, stride: tuple[int, ...], offset: int, labels: Tensor) -> None:
-    view = flat.as_strided(shape, stride, offset)  # `flat` has memory of its own
+    view = flat.as_strided(shape, stride, offset)  # `flat` begins at the start of its storage
     labels = labels.expand(shape)
     for axis, step in enumerate(stride):
         if step == 0 and shape[axis] > 1:
@@ -56,9 +56,9 @@ def _write(flat: Tensor, shape: torch.Size, stride: tuple[int, ...], offset: int
 
 
 class Shadows:
-    """What is known of every tensor, kept by the memory that it lives in; tensors of no memory are kept by themselves.
+    """What is known of every tensor, by the address of its storage, or by its id if it has no storage.
 
-    Whoever writes here keeps the tensors alive, so that no address is used twice.
+    The caller keeps the tensors alive, so that no address is used twice.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Shadows:
         return _viewed(record, tensor)
 
     def write(self, tensor: Tensor, value: Value, whole: bool = False) -> None:
-        """Remember a value; what other tensors share of its memory is known too."""
+        """Records the value of a tensor, and of all views of its memory. `whole` replaces the storage's record."""
         place = _place(tensor)
         if place is None:
             self.loose[id(tensor)] = value
@@ -105,7 +105,7 @@ def _viewed(record: Record, tensor: Tensor) -> Value:
     value = record.value
 
     def view(labels: Tensor) -> Tensor:
-        # The labels may themselves be a view, whose offset counts from the start of its own memory.
+        # `labels` may be a view itself; its offset counts from the start of its own storage.
         return labels.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() + labels.storage_offset())
 
     parts = tuple(replace(part, entries=view(part.entries)) for part in value.parts)
@@ -115,7 +115,7 @@ def _viewed(record: Record, tensor: Tensor) -> Value:
 
 
 def _written(old: Record, new: Record) -> Record:
-    """Memory of which a part was written anew."""
+    """Returns the old record with the part of memory that `new` covers overwritten."""
     geometry = (new.shape, new.stride, new.offset)
 
     def over(labels: Tensor | None, written: Tensor | None) -> Tensor:
@@ -140,7 +140,7 @@ def _written(old: Record, new: Record) -> Record:
 
 
 def _grained(record: Record, itemsize: int) -> Record:
-    """The same memory in elements of another size: a complex number is two real ones."""
+    """Returns the record in elements of another size: a complex number is two real numbers."""
     if itemsize == record.itemsize:
         return record
     value, length = record.value, record.length * record.itemsize // itemsize

@@ -1,4 +1,4 @@
-"""From a module and example inputs to its wiring: run it, and follow every neuron to the weights that read it."""
+"""Traces a module: runs it on example inputs, and follows every neuron to the weights that read it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -33,7 +33,7 @@ from .values import NOTHING, Part, Value, broken, together
 from .wiring import Activation, Wiring
 
 Kind = TypeVar("Kind", bound=Operations)
-RANDOM_TRACES = 8  # with other random numbers, if Python draws some: a rare branch may still be missed
+RANDOM_TRACES = 8  # traces with other seeds if Python draws random numbers; a rare branch may still be missed
 RANDOM_BRANCH = Reason(
     "forward takes a branch on a random number of Python or NumPy, and only one way was followed", BRANCH
 )
@@ -41,12 +41,12 @@ BUFFER, FROZEN, DETACHED = "a buffer", "frozen (requires_grad=False)", "detached
 
 
 def trace(module: nn.Module, *example_inputs: Any) -> Wiring:
-    """The wiring of a module, found by running it on example inputs (a batch of one or two will do).
+    """Returns the wiring of a module, found by running it on example inputs (a batch of one or two is enough).
 
-    The module runs once in evaluation mode and once in training mode, without gradients, and is left as it was.
-    Layers may be modules or functions, in any order; flattening (in any axis order), concatenation, slicing, pooling
-    and several readers are right by construction. Output layers, which no weight reads, are left out. A layer that
-    can't be recycled safely says why; print the wiring to see.
+    The module runs in evaluation mode and in training mode; its state is restored afterwards. Layers may be modules or
+    functions, in any order. Flattening (in any axis order), concatenation, slicing, pooling and layers with several
+    readers are followed exactly. Output layers, which no weight reads, are not measured. `print(wiring)` shows which
+    layers can't be recycled safely, and why.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> print(trace(net, torch.zeros(1, 3)))
@@ -55,7 +55,7 @@ def trace(module: nn.Module, *example_inputs: Any) -> Wiring:
     output layers, not measured: 2
 
     Raises TypeError without example inputs, or if the module returns an object whose tensors can't be found; ValueError
-    if the module has no parameters or lazy ones.
+    if the module has no parameters, or lazy parameters.
     """
     module = plain(module)
     _check(module)
@@ -79,9 +79,9 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
     def measure(module: nn.Module, inputs: tuple[Any, ...], training: bool, seed: Seed) -> list[Activation]:
         module = plain(module)
         activations = _activations(module, inputs, latest[0], training, seed)
-        if activations is None and isinstance(seed, str):  # these random numbers take another branch
+        if activations is None and isinstance(seed, str):  # the extreme random numbers take another branch
             return []
-        if activations is None:  # other operations or shapes, as at another batch size
+        if activations is None:  # operations or shapes changed, for example with the batch size
             now = _found(module, inputs, again=True)._replace(branches=latest[0].branches)
             if not now.branches and (difference := same_wiring(latest[0], now)):
                 raise ValueError(f"the module is wired differently on these inputs ({difference}): trace it again.")
@@ -97,7 +97,7 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
 def _activations(
     module: nn.Module, inputs: tuple[Any, ...], found: Found, training: bool, seed: Seed
 ) -> list[Activation] | None:
-    """What the layers' neurons give on the inputs; None if the module ran other operations than when it was traced."""
+    """Returns the layers' activations on the inputs; None if the module's operations differ from the traced ones."""
     measuring = found.trained if training else found.evaluated
     if measuring is None or (seed is not None and not measuring.random):
         return []
@@ -130,12 +130,12 @@ def _activations(
 
 
 class Passes(NamedTuple):
-    """The notes on a pass in each mode, and the passes. `trained` is None if training mode does nothing else."""
+    """The ledger, and the tracers of both modes. `trained` is None if training mode raises or computes the same."""
 
     notes: Ledger
     evaluated: "Tracer"
     trained: "Tracer | None"
-    raised: bool  # in training mode
+    raised: bool  # whether the module raises in training mode
 
     @property
     def python_random(self) -> bool:
@@ -147,7 +147,7 @@ class Passes(NamedTuple):
 
 
 def _found(module: nn.Module, inputs: tuple[Any, ...], again: bool = False) -> Found:
-    """What one trace finds. `again` says that the module's branches are known."""
+    """Returns the layers that one trace finds. `again=True` skips the search for branches."""
     passes = _passes(module, inputs)
     first, notes = passes.collected(), passes.notes
     most = LONGEST * max(len(traced.names) for traced in (passes.evaluated, passes.trained) if traced)
@@ -174,7 +174,7 @@ def _passes(
     most: int | None = None,
     seed: Seed = None,
 ) -> Passes:
-    """Trace in each mode, with another value in place of one that Python gets, and at most so many operations."""
+    """Traces a module in both modes. `change` replaces a value that Python reads; `most` limits the operations."""
     leaves = named_leaves(module)
     frozen = {name: FROZEN for name, leaf in module.named_parameters() if not leaf.requires_grad}
     frozen |= {name: BUFFER for name, _ in module.named_buffers()}
@@ -202,7 +202,7 @@ def _passes(
 
 
 def _note_missed(notes: Ledger, module: nn.Module, inputs: tuple[Any, ...]) -> list[Reason]:
-    """Note the parameters that no gradient reaches in either mode; returns why that is not known, if it is not."""
+    """Records the parameters that no gradient reaches in either mode; returns a reason if they can't be found."""
     try:
         first = _in_training(module, inputs, lambda: Gradients(module))[0]
         if first.missed:
@@ -220,9 +220,9 @@ def _note_missed(notes: Ledger, module: nn.Module, inputs: tuple[Any, ...]) -> l
 def _in_training(
     module: nn.Module, inputs: tuple[Any, ...], make: Callable[[], Kind], seed: Seed = None
 ) -> tuple[Kind, tuple[Any, ...]]:
-    """Run in training mode; returns what saw the operations, and the inputs.
+    """Runs a module in training mode; returns the object that observed the operations, and the inputs.
 
-    BatchNorm refuses a batch of one, which is doubled then.
+    A batch of one is doubled if the module raises ValueError, as BatchNorm does.
     """
     try:
         run(module, inputs, operations := make(), training=True, seed=seed)
@@ -233,16 +233,16 @@ def _in_training(
 
 
 def _doubled(inputs: Any) -> Any:
-    """The inputs with every batch of one made two."""
+    """Returns the inputs with every batch of one repeated to a batch of two."""
     return tree_map_only(Tensor, lambda x: torch.cat([x, x]) if x.ndim and len(x) == 1 else x, inputs)
 
 
 class Tracer(Dataflow):
-    """Carries what is known beside every tensor of a pass."""
+    """Follows neurons and parameter entries through the operations of a pass."""
 
     def __init__(self, notes: Ledger, parts: Mapping[int, str], change: Change | None, most: int | None) -> None:
         super().__init__()
-        self.most = most  # operations
+        self.most = most  # operations allowed in the pass; None for no limit
         self.notes, self.shadows = notes, Shadows()
         self.parts, self.change, self.got = parts, change, list[Got]()
         self.places: dict[int, str] = {}
@@ -260,7 +260,7 @@ class Tracer(Dataflow):
                 self.places[place] = name
 
     def value(self, tensor: Any) -> Value:
-        """What is known of a tensor, with only the layers that are in it."""
+        """Returns what is known of a tensor, without the layers that have no neurons in it."""
         found = self.shadows.read(tensor) if isinstance(tensor, Tensor) else NOTHING
         if len(found.carried) > 1 and found.neurons is not None:
             present = set(self.notes.layers_of(self.notes.current(found.neurons)))
@@ -285,7 +285,7 @@ class Tracer(Dataflow):
             self._apply(func, args, kwargs, outputs, written)
 
     def _note_choices(self, name: str, args: Any) -> None:
-        """Python reads a number off an input, and picks a row of a parameter: that may be any of its rows."""
+        """Handles a parameter row that Python picks by a number from the inputs: it may be any row."""
         if name == "_local_scalar_dense" and not (args[0].is_floating_point() or args[0].dtype is torch.bool):
             value = self.value(args[0])
             self.python_chooses |= value.from_input or value.varies
@@ -309,7 +309,7 @@ class Tracer(Dataflow):
             self.notes.mark(value.neurons, value.stages)
 
     def _others(self, call: Call, first: Value) -> list[Value]:
-        """Further outputs, such as the places of maxima, depend on the same neurons."""
+        """Returns the values of all outputs but the first (such as indices of maxima), which mix the neurons."""
         if len(call.outputs) < 2:
             return []
         whole = together([first])
@@ -334,7 +334,7 @@ class Tracer(Dataflow):
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """The tensors that an operation writes to."""
+    """Returns the tensors that an operation writes to, except the running statistics of a BatchNorm."""
     if not func._schema.is_mutable or "batch_norm" in func.__name__:
         return []
     found = []

@@ -1,4 +1,4 @@
-"""What the tracer knows of a tensor: which neuron, and which parameter entries, each of its elements is."""
+"""What the tracer knows of a tensor: the neuron and the parameter entries of each element."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,19 +8,20 @@ from torch import Tensor
 
 from ..reasons import Reason
 
-OTHER = -1  # an element that belongs to no neuron: an input, or something computed from several neurons
+OTHER = -1  # an element that belongs to no single neuron: an input, or a mix of several neurons
 ZERO = -2  # an element that is always zero
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How far a layer's values have come on their way to a reader.
+    """Which operations a layer's neurons have passed through so far.
 
     - `points`: the operations whose outputs are the layer's activations.
     - `active`: a nonlinearity has been applied.
-    - `offset`: what has since made a silent neuron's value other than zero; a further nonlinearity heals it.
-    - `broken`: why the neurons can't be recycled if this value is read. No element says which neuron it is any more.
-    - `statistic`: the reduction over neurons that broke it, so that a normalisation by it is only a coupling.
+    - `offset`: why a silent neuron's value is no longer zero; the next nonlinearity clears it.
+    - `broken`: why the layer can't be recycled if a weight reads this value. Its neurons can't be told apart any more.
+    - `statistic`: the reduction over neurons that set `broken`. A normalisation with this statistic only couples them.
+    - `coupled_by`: the normalisations through which the neurons influence one another.
     """
 
     points: frozenset[int]
@@ -36,9 +37,9 @@ Stages = Mapping[int, Stage]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Parameter entries inside a value: for each element the number of an entry, or -1.
+    """Parameter entries in a value: for each element, the index of an entry, or -1.
 
-    An element is zero if all its entries that `silence` it are zero. `constant` says that they are a buffer's.
+    An element is zero if its entries in all parts with `silences` are zero. `constant` marks the entries of a buffer.
     """
 
     entries: Tensor
@@ -48,10 +49,11 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What is known of one tensor. All index tensors have its shape (stretched where they do not change).
+    """What is known of one tensor. All index tensors have the tensor's shape (expanded where they are constant).
 
-    `neurons` is None if no element is a neuron. `unfollowed` maps parameters that went into the value by a way that is
-    not followed to the operation that took them. `varies` says that it depends on the inputs or on random numbers.
+    `neurons` is None if no element belongs to a neuron. `unfollowed` maps each parameter that contributes through an
+    operation that is not followed to that operation. `varies` is True if the tensor depends on the inputs or on random
+    numbers.
     """
 
     neurons: Tensor | None = None
@@ -67,12 +69,12 @@ class Value:
 
     @property
     def carried(self) -> dict[int, Stage]:
-        """The layers whose neurons can still be told apart here."""
+        """The layers whose neurons can still be told apart in this value."""
         return {layer: stage for layer, stage in self.stages.items() if not stage.broken}
 
     @property
     def is_kernel(self) -> bool:
-        """Whether it is made of parameters alone, so that it may weigh neurons."""
+        """Whether the value depends on parameters only, so that it can be a kernel."""
         return self.has_parameters and not self.from_input and not self.stages
 
     @property
@@ -84,7 +86,7 @@ NOTHING = Value()
 
 
 def join(values: Iterable[Value], meets: bool = False) -> dict[int, Stage]:
-    """The stages of a value made from all of these; `meets` says that they meet element by element."""
+    """Returns the stages of a value made from these values; `meets` means that they are combined elementwise."""
     joined: dict[int, Stage] = {}
     for value in values:
         for layer, stage in value.stages.items():
@@ -109,7 +111,7 @@ def _both(a: Stage, b: Stage, meets: bool) -> Stage:
 
 
 def together(values: Iterable[Value]) -> Value:
-    """What is known of a value that depends on all of these, apart from its elements."""
+    """Returns a value that depends on all of these values, without the neurons and entries of its elements."""
     values = list(values)
     unfollowed = {name: how for value in values for name, how in value.unfollowed.items()}
     return Value(
@@ -123,7 +125,7 @@ def together(values: Iterable[Value]) -> Value:
 
 
 def after_nonlinearity(stages: Stages, step: int) -> dict[int, Stage]:
-    """The activation is what this operation gives."""
+    """Returns the stages after a nonlinearity, whose output is the activation."""
 
     def move(stage: Stage) -> Stage:
         if stage.broken:
@@ -134,7 +136,10 @@ def after_nonlinearity(stages: Stages, step: int) -> dict[int, Stage]:
 
 
 def after_affine(stages: Stages, step: int, offset: Reason | None = None) -> dict[int, Stage]:
-    """Scaled or (with `offset`) moved; before the nonlinearity this is part of the pre-activation."""
+    """Returns the stages after a scaling or, with `offset`, a shift.
+
+    Before the nonlinearity, both are part of the pre-activation.
+    """
 
     def move(stage: Stage) -> Stage:
         if stage.broken:
@@ -147,18 +152,18 @@ def after_affine(stages: Stages, step: int, offset: Reason | None = None) -> dic
 
 
 def after_extremum(stages: Stages, step: int) -> dict[int, Stage]:
-    """A maximum over positions keeps an activation, and is one itself if there was none."""
+    """Returns the stages after a maximum over positions, which is the activation if there is none yet."""
     waiting = {layer: stage for layer, stage in stages.items() if not stage.active}
     return {**stages, **after_nonlinearity(waiting, step)}
 
 
 def coupled(stages: Stages, by: str) -> dict[int, Stage]:
-    """The neurons influence one another through a normalisation."""
+    """Returns the stages after a normalisation through which the neurons influence one another."""
     return {layer: replace(stage, coupled_by=stage.coupled_by | {by}) for layer, stage in stages.items()}
 
 
 def broken(stages: Stages, reason: Reason, statistic: str | None = None) -> dict[int, Stage]:
-    """Not to be recycled if read from here on."""
+    """Returns the stages of layers that can't be recycled if a weight reads the value."""
 
     def lose(stage: Stage) -> Stage:
         return replace(stage, broken=stage.broken or reason, statistic=None if stage.broken else statistic)
@@ -167,7 +172,7 @@ def broken(stages: Stages, reason: Reason, statistic: str | None = None) -> dict
 
 
 def collapse(labels: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The one label along these axes (kept with size 1), and where there is more than one; zeros are ignored.
+    """Returns the only label along these axes (kept with size 1), and where there are several. Ignores `ZERO`.
 
     >>> collapse(torch.tensor([[3, 4], [3, ZERO]]), (0,))[0].tolist()
     [[3, 4]]
@@ -184,7 +189,7 @@ def collapse(labels: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def lean(labels: Tensor, *more: Tensor) -> Tensor:
-    """The labels with size 1 along every axis that they (and `more` of the same shape) are only stretched over."""
+    """Returns the labels with size 1 along each axis on which they (and `more`, of the same shape) are expanded."""
     for axis in range(labels.ndim):
         if labels.shape[axis] > 1 and not any(other.stride(axis) for other in (labels, *more)):
             labels = labels.narrow(axis, 0, 1)
@@ -192,7 +197,7 @@ def lean(labels: Tensor, *more: Tensor) -> Tensor:
 
 
 def compact(labels: Tensor) -> Tensor:
-    """The labels with size 1 along every axis on which they do not change."""
+    """Returns the labels with size 1 along each axis on which they are constant."""
     for axis, length in enumerate(labels.shape):
         if length > 1:
             first, second = labels.narrow(axis, 0, 1), labels.narrow(axis, 1, 1)

@@ -1,4 +1,4 @@
-"""Which parameters feed a neuron, which read it, and what it scores."""
+"""The wiring of a module (which parameters feed and read each neuron), and the scores of its neurons."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +15,12 @@ from .execution import Seed
 
 @dataclass(frozen=True, eq=False)
 class NeuronLayer:
-    """A layer of neurons: the entries of the parameters that feed each of them, and the entries that read it.
+    """A layer of neurons, with the parameter entries that feed each neuron and those that read it.
 
     `incoming` and `outgoing` map the name of a parameter (or of a BatchNorm buffer) to an integer tensor that
-    broadcasts to its shape: the number of the neuron to which each entry belongs, or -1. `reasons` say why the layer is
-    measured and not recycled; `coupled_by` names the normalisations through which its neurons influence one another.
+    broadcasts to its shape: the index of the neuron to which each entry belongs, or -1. `reasons` lists why the layer
+    is only measured and not recycled; it is empty if the layer can be recycled. `coupled_by` names the normalisations
+    through which the neurons influence one another.
     """
 
     name: str
@@ -36,7 +37,10 @@ class NeuronLayer:
 
 
 class Activation(NamedTuple):
-    """What a layer's neurons gave at one place; `neurons` has length 1 along axes that do not matter (-1 is none)."""
+    """A layer's activations in one operation's output.
+
+    `neurons` holds the neuron of each element (-1 for none), with size 1 along axes on which it is constant.
+    """
 
     layer: str
     neurons: Int[Tensor, "..."]
@@ -45,10 +49,10 @@ class Activation(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Wiring:
-    """The neuron layers of a module, in the order in which it computes them; `outputs` are its output layers.
+    """The neuron layers of a module, in the order in which it computes them; `outputs` names its output layers.
 
-    `not_followed` maps parameters that the tracer does not follow to why: an operation, "not used", or "only used in
-    training mode". `print(wiring)` is a table of 120 columns.
+    `not_followed` maps each parameter that the tracer does not follow to the reason: an operation, "not used", or
+    "only used in training mode". `print(wiring)` shows a table of 120 columns.
     """
 
     layers: tuple[NeuronLayer, ...]
@@ -66,22 +70,21 @@ class Wiring:
     def scores(
         self, module: nn.Module, *inputs: Any, training: bool = False, seed: Seed = None
     ) -> dict[str, Float[Tensor, " neurons"]]:
-        """Each layer's neuron scores on the inputs, in evaluation mode.
+        """Returns the scores of each layer's neurons on the inputs, in evaluation mode.
 
-        With `training=True`, those in training mode; empty if training mode computes the same. With a `seed`, those
-        with random numbers drawn from it; empty if the module draws none. With "lowest" or "highest" for a seed,
-        uniform random numbers are at that end of their range, and dropout keeps every neuron.
+        `training=True` scores in training mode; the result is empty if training mode computes the same. An integer
+        `seed` seeds the random numbers; the result is empty if the module draws none. With `seed="lowest"` or
+        `"highest"`, uniform random numbers are at that end of their range, and dropout keeps every neuron.
 
-        A neuron that is read at several places (a shared layer, CReLU's two halves) has the largest of its scores, so
-        that it is dormant only if it is dormant in all of them. A layer with a value that is not finite has the score
-        NaN everywhere; a RuntimeWarning names it once. A layer has no scores if the inputs take a branch that leaves it
-        out.
+        A neuron that is read at several places (a shared layer, CReLU's two halves) gets the largest of its scores, so
+        it is dormant only if it is dormant at all places. If an activation of a layer is not finite, all its scores are
+        NaN; a RuntimeWarning names the layer once. A layer has no scores if the inputs take a branch without it.
         Raises ValueError if the module is wired differently on these inputs than when it was traced.
         """
         widths = {layer.name: layer.width for layer in self.layers}
         found: dict[str, list[Tensor]] = {}
         for name, neurons, values in self.measure(module, inputs, training, seed):
-            if name not in widths or int(neurons.max()) >= widths[name]:  # on another branch than the traced one
+            if name not in widths or int(neurons.max()) >= widths[name]:  # these inputs take another branch
                 continue
             found.setdefault(name, []).append(neuron_scores(values, neurons, widths[name]))
         scores = {name: torch.stack(found[name]).amax(0) for name in widths if name in found}
@@ -100,11 +103,11 @@ class Wiring:
 
 
 def neuron_scores(activations: Tensor, neurons: Int[Tensor, "..."], width: int) -> Float[Tensor, " neurons"]:
-    """Mean absolute activation of each neuron, divided by the mean of that over its layer; all 0 in a silent layer.
+    """Returns each neuron's mean absolute activation, divided by the layer's mean; all 0 in a silent layer.
 
-    `neurons` says which neuron each activation belongs to, and has size 1 along axes that do not matter (-1 is none).
-    A neuron that is not silent never scores 0, however small it is beside the others. If any activation is not finite,
-    all scores are NaN.
+    `neurons` holds the neuron of each activation (-1 for none), with size 1 along the axes over which the mean is
+    taken. A neuron that is not silent never scores 0, however small its activations are. If any activation is not
+    finite, all scores are NaN.
 
     >>> neuron_scores(torch.tensor([[0.0, 1.0, 3.0], [0.0, -1.0, 1.0]]), torch.tensor([[0, 1, 2]]), 3).tolist()
     [0.0, 1.0, 2.0]
@@ -117,14 +120,14 @@ def neuron_scores(activations: Tensor, neurons: Int[Tensor, "..."], width: int) 
     mine = owner >= 0
     samples = [axis for axis in range(values.ndim) if neurons.shape[axis] == 1]
     largest = values.amax() if values.numel() else values.new_zeros(())
-    # Dividing by the largest first keeps the mean of very small or very large activations finite and normal.
+    # Dividing by the largest value first avoids overflow and underflow in the mean.
     means = _mean(values / _or_one(largest), samples).flatten()
     present = _mean((values != 0).to(values.dtype), samples).flatten()
     total = means.new_zeros(width).index_add(0, owner[mine], means[mine])
     nonzero = means.new_zeros(width).index_add(0, owner[mine], present[mine]) > 0
     elements = torch.bincount(owner[mine], minlength=width)
     magnitude = total / elements.clamp(min=1)
-    # Neurons that are not here (they were sliced away) do not count in the mean.
+    # Neurons without an activation in this tensor (sliced away) do not count in the mean.
     scores = magnitude / _or_one(magnitude[elements > 0].mean())
     scores = torch.where(nonzero, scores.clamp(min=torch.finfo(scores.dtype).tiny), scores)
     finite = _mean(values.isfinite().to(values.dtype), samples).flatten()[mine]
@@ -132,7 +135,7 @@ def neuron_scores(activations: Tensor, neurons: Int[Tensor, "..."], width: int) 
 
 
 def _magnitudes(activations: Tensor) -> Float[Tensor, "..."]:
-    """Absolute values, of at least single precision."""
+    """Returns absolute values in single precision or higher."""
     if activations.dtype is torch.complex32:
         activations = activations.to(torch.complex64)
     values = activations if activations.is_complex() or activations.is_floating_point() else activations.float()
