@@ -1,4 +1,4 @@
-"""Draws fresh weights for a module, from its layers' own initialisers or from a function that builds it anew."""
+"""Draws fresh weights for a module, with its layers' own initialisers or a function that builds a new module."""
 
 import copy
 import math
@@ -13,7 +13,7 @@ Init = Callable[[], nn.Module]
 
 
 def fresh_values(module: nn.Module, leaves: Mapping[str, Tensor], init: Init | None) -> dict[str, Tensor]:
-    """Newly drawn values of these parameters and buffers of a module, by name.
+    """Returns newly drawn values of the parameters and buffers in `leaves`, by name.
 
     >>> net = nn.Linear(3, 4)
     >>> fresh_values(net, {"weight": net.weight}, None)["weight"].shape
@@ -59,10 +59,10 @@ def _from_init(leaves: Mapping[str, Tensor], init: Init) -> dict[str, Tensor]:
 
 
 def _redrawn(name: str, part: nn.Module, wanted: list[str]) -> dict[str, Tensor]:
-    """Fresh values of a module's own parameters, from a copy of it."""
+    """Returns fresh values of the `wanted` parameters of a submodule, drawn in a copy of the submodule."""
     title = f"{name or 'the module'} ({type(part).__name__})"
     cure = "pass init=, a function that builds a freshly initialised module of the same kind."
-    # MultiheadAttention's has an underscore.
+    # nn.MultiheadAttention has a method `_reset_parameters`, with an underscore.
     reset = next((way for way in ("reset_parameters", "_reset_parameters") if callable(getattr(part, way, None))), None)
     if reset is None:
         raise ValueError(f"{title} has no reset_parameters(), so its weights cannot be drawn afresh; {cure}")

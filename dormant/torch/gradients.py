@@ -1,4 +1,4 @@
-"""Which parameters the gradients of a module's outputs reach."""
+"""Finds the parameters that the gradients of a module's outputs reach."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ from .execution import Operations, plain_name
 class Gradients(Operations):
     """Finds the parameters that no gradient of the outputs reaches, such as those that the module detaches.
 
-    The graph of the pass is only read. A backward pass would call the user's hooks; it runs only where a function of
-    the user's own may return no gradient.
+    It searches the autograd graph. A backward pass would call the user's hooks, so it runs only if the graph contains
+    a custom `torch.autograd.Function`, which may return no gradient.
     """
 
     gradients = True
@@ -47,7 +47,7 @@ class Gradients(Operations):
 
 
 def _leaves_of(outputs: Sequence[Tensor]) -> tuple[set[int], list[str]]:
-    """The identities of the leaves that gradients of these tensors reach, and the user's own functions on the way."""
+    """Returns the ids of the leaves in the graph of these tensors, and the names of its custom autograd functions."""
     leaves = {id(output) for output in outputs if output.grad_fn is None}
     own: dict[str, None] = {}
     waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]

@@ -1,4 +1,4 @@
-"""What an optimizer knows of each weight, and how it forgets what it knows of a recycled one."""
+"""Resets an optimizer's state for recycled weights."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,21 +8,21 @@ from torch import Tensor
 
 Optimizers = torch.optim.Optimizer | Iterable[torch.optim.Optimizer]
 
-# State with one number for each weight: Adam and its kin, Muon and SGD with momentum, RMSprop, Adagrad, Adadelta.
+# State with one number per weight: Adam and its variants, Muon and SGD with momentum, RMSprop, Adagrad, Adadelta.
 MOMENTS = frozenset(
     (
         *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg"),
         *("grad_avg", "exp_inf", "sum", "acc_delta"),
     )
 )
-# State with one number for a whole parameter: what a new parameter's is.
+# State with one number per parameter tensor, and the number that a new tensor starts with.
 COUNTS = {"step": 0.0, "mu_product": 1.0}
 
 
 def optimizer_list(optimizers: Optimizers) -> list[torch.optim.Optimizer]:
-    """One optimizer or several as a list.
+    """Returns a list of one optimizer or several.
 
-    Raises TypeError if one of them is none.
+    Raises TypeError if an element is not an optimizer.
     """
     one = isinstance(optimizers, torch.optim.Optimizer)
     found: list[object] = [*optimizers] if isinstance(optimizers, Iterable) and not one else [optimizers]
@@ -36,9 +36,9 @@ def optimizer_list(optimizers: Optimizers) -> list[torch.optim.Optimizer]:
 
 
 def check_held(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Tensor]) -> None:
-    """Check that the optimizers train all of these parameters, by name.
+    """Checks that the optimizers hold all of these parameters.
 
-    Raises ValueError if a parameter is in none of them: its weights would be overwritten, and its moments not.
+    Raises ValueError if no optimizer holds a parameter: its weights would be overwritten, but its moments kept.
     """
     held = {id(leaf) for optimizer in optimizers for group in optimizer.param_groups for leaf in group["params"]}
     missing = [name for name, leaf in leaves.items() if id(leaf) not in held]
@@ -52,9 +52,9 @@ def check_held(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Ten
 
 
 def check_known(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Tensor]) -> None:
-    """Check that all state of the optimizers that train these parameters can start afresh for some of the weights.
+    """Checks that all state of the optimizers that hold these parameters can be reset for single weights.
 
-    Raises ValueError, before anything is changed, for state of another shape or of a name that is not known.
+    Raises ValueError, before anything is changed, if a state has an unknown name or another shape than its parameter.
     """
     mine = {id(leaf) for leaf in leaves.values()}
     for optimizer in optimizers:
@@ -78,9 +78,9 @@ def _is_known(name: str, value: object, leaf: Tensor) -> bool:
 def forget_(
     optimizers: Iterable[torch.optim.Optimizer], leaf: Tensor, entries: Bool[Tensor, "..."], restart: bool
 ) -> None:
-    """Give these entries the moments of a new weight: zero, but for Adagrad's sum.
+    """Resets the moments of these entries to those of a new weight: zero, or Adagrad's initial accumulator.
 
-    `restart` also sets the parameter's step count to zero, in place: fused and capturable optimizers keep the tensor.
+    `restart` also zeroes the parameter's step count, in place, because fused and capturable optimizers keep the tensor.
     """
     for optimizer in optimizers:
         state = optimizer.state.get(leaf, {})

@@ -204,7 +204,7 @@ def _chosen(wiring: Wiring, layers: Iterable[str] | None) -> list[NeuronLayer]:
 def _check_writable(
     leaves: Mapping[str, Tensor], layers: Iterable[NeuronLayer], optimizers: list[torch.optim.Optimizer]
 ) -> None:
-    """Checks that every parameter of these layers still requires gradients, and that an optimizer holds it."""
+    """Checks that every parameter of these layers still requires gradients, and that the given optimizers hold it."""
     touched = {name: leaves[name] for layer in layers for name in (*layer.incoming, *layer.outgoing) if name in leaves}
     touched = {name: leaf for name, leaf in touched.items() if isinstance(leaf, nn.Parameter)}
     for name, leaf in touched.items():

@@ -21,18 +21,18 @@ class ReDoCallback(BaseCallback):
     """Measures and recycles the dormant neurons of a DQN's or an actor-critic's networks while it learns.
 
     `networks` names attributes of the model: ("q_net",) of a DQN, ("actor", "critic") of SAC or TD3. All of the
-    model's networks are traced together, so a feature extractor that they share is only recycled where no network
-    reads it. Gradient steps are counted by SB3 in `model._n_updates`, which it saves and restores, so a loaded
+    model's networks are traced together, so a neuron of a shared feature extractor is recycled only if it is dormant
+    in every network. SB3 counts gradient steps in `model._n_updates`, which it saves and restores, so a loaded
     model continues the schedule. SB3 calls a callback only between two calls of `train`. If a call takes several
     gradient steps, recycling happens at the first call that ends at or after a multiple of `period`. Target networks
     are not changed; they follow by their own updates. Scoring does not change the run, because the score batch is
     drawn with a separate random generator.
 
-    `recycled`, `report` and `wiring` say how many neurons were recycled, and what was seen last.
-    Logs `dormant/fraction` and `dormant/<network>` (before recycling) and `dormant/recycled` (so far, by this
-    callback).
+    `recycled` is the number of recycled neurons so far; `report` and `wiring` are the most recent ones. The callback
+    logs `dormant/fraction` and `dormant/<network>` (before recycling), and `dormant/recycled`.
 
-    Raises ValueError if `period` or `tau` makes no sense, and when learning starts, if the model has no such network.
+    Raises ValueError if `period` is not positive or `tau` is negative, and at the start of training if the model has
+    no such network.
     Source: Sokar et al. 2023, algorithm 1 (DQN: period 1,000, tau 0.1, 64 states; SAC: 200,000, 0, 256).
     """
 
@@ -55,13 +55,13 @@ class ReDoCallback(BaseCallback):
         self.score_batch, self.init_network, self.seed = score_batch, init, seed
         self.recycled = 0
         self.wiring: Wiring | None = None
-        self.report: Report | None = None  # of the last time it was due
+        self.report: Report | None = None  # of the most recent measurement
 
     def _on_training_start(self) -> None:
         known = _networks(self.model)
         if not self.networks or set(self.networks) - set(known):
             raise ValueError(f"networks must name some of {known} of {type(self.model).__name__}, got {self.networks}.")
-        self.wiring = None  # the model may be another one
+        self.wiring = None  # the model may have changed
         self.periods_done = self._gradient_steps() // self.period
 
     def _on_rollout_start(self) -> None:
@@ -111,7 +111,7 @@ def _only(layers: list[str], report: Report) -> Report:
 
 
 class Networks(nn.Module):
-    """The online networks of a model as one module, so that what they share is seen to be shared."""
+    """The online networks of a model in one module, so that the tracer sees which layers they share."""
 
     q_net: nn.Module
     actor: nn.Module
@@ -125,10 +125,10 @@ class Networks(nn.Module):
         self.optimizers = [owner.optimizer for owner in owners if getattr(owner, "optimizer", None) is not None]
 
     def forward(self, observations: Any, actions: Tensor | None = None) -> Any:
-        """Everything that the networks compute from their hidden layers."""
+        """Returns all outputs that the networks compute from their hidden layers."""
         if actions is None:
             return self.q_net(observations)
-        # SAC's actor reads its last hidden layer twice, for the mean and for the deviation, and then samples.
+        # SAC's actor computes a mean and a standard deviation, and then samples; this skips the sampling.
         actor = getattr(self.actor, "get_action_dist_params", self.actor)
         return actor(observations), self.critic(observations, actions)
 
@@ -139,7 +139,7 @@ def _networks(model: Any) -> list[str]:
 
 @contextmanager
 def _own_generator(seed: int) -> Iterator[None]:
-    """SB3's replay buffers draw from numpy's global generator; lend them another one."""
+    """Seeds NumPy's global generator, from which SB3's replay buffers draw, and restores its state afterwards."""
     state = np.random.get_state()
     np.random.seed(seed % 2**32)
     try:

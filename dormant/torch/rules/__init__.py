@@ -1,8 +1,8 @@
 """What each tensor operation does to neurons: a table from the operation's name in ATen to a rule.
 
-A rule takes the notes and the call, and returns what is known of the first output (or a list, one for each output).
-To teach the tracer an operation, add its name to a rule's, or write a rule. Elementwise operations need no name here;
-an operation without a rule mixes its inputs.
+A rule takes the ledger and the call, and returns the value of the first output, or a list of values, one per output.
+To support another operation, add its name to an existing rule, or write a new rule. Elementwise operations need no
+name in the table; any other operation without a rule mixes its inputs.
 """
 
 import torch
@@ -69,7 +69,7 @@ NAMES: tuple[tuple[Rule, str], ...] = (
 RULES: dict[str, Rule] = {name: rule for rule, names in NAMES for name in names.split()}
 
 
-# Only the shape of what they take matters.
+# Operations that use only the shape of their inputs, not the elements.
 SHAPES = frozenset(
     (
         *("empty_like", "rand_like", "randn_like", "randint_like", "ones_like", "new_empty", "new_empty_strided"),
@@ -79,7 +79,7 @@ SHAPES = frozenset(
 
 
 def known(notes: Ledger, call: Call) -> Result:
-    """What is known of the outputs of an operation."""
+    """Returns what is known of the outputs of an operation."""
     if call.name in SHAPES and len(call.tensors) < 2 and (call.name.endswith("like") or _fills(call)):
         return Value(varies=torch.Tag.nondeterministic_seeded in call.func.tags)
     rule = RULES.get(call.name)
@@ -92,5 +92,5 @@ def known(notes: Ledger, call: Call) -> Result:
 
 
 def _fills(call: Call) -> bool:
-    """Whether a random operation writes over its tensor, instead of taking it as a probability."""
+    """Whether a random operation overwrites or ignores its input, and does not read probabilities from it."""
     return call.func._schema.is_mutable or call.name.startswith("new_")

@@ -28,8 +28,8 @@ from ..values import (
 ADDITIVE = frozenset(("add", "sub", "rsub"))
 COPIES = frozenset(("clone", "_to_copy", "lift_fresh", "positive", "copy", "detach", "alias"))
 LINEAR = ADDITIVE | COPIES | {"mul", "div", "neg", "real", "conj", "_conj"}
-EPSILON = 1e-4  # a number that keeps a normalisation from dividing by zero
-# f(0) = 0, so that what is zero stays zero.
+EPSILON = 1e-4  # largest constant that is taken as a guard against division by zero
+# Functions with f(0) = 0, which keep zeros.
 THROUGH_ZERO = COPIES | frozenset(
     (
         *("neg", "tanh", "sin", "relu", "abs", "sign", "asinh", "atan", "sinh", "erf", "expm1", "log1p", "square"),
@@ -39,7 +39,7 @@ THROUGH_ZERO = COPIES | frozenset(
 
 
 def pointwise(notes: Ledger, call: Call) -> Value:
-    """Any function of elements: linear ones move or scale a neuron, all others give its activation."""
+    """Handles elementwise operations: linear ones shift or scale a neuron, all others give its activation."""
     values = [stretched(call.value(tensor), call.shape) for tensor in call.tensors]
     if call.name in ADDITIVE:
         return add(notes, call, values, _number(call))
@@ -65,7 +65,7 @@ def pointwise(notes: Ledger, call: Call) -> Value:
 
 
 def add(notes: Ledger, call: Call, values: Sequence[Value], number: Any = 0) -> Value:
-    """A sum or difference: of a neuron with a bias, of two neurons, of a neuron with anything else."""
+    """Handles sums and differences of a neuron with a bias, another neuron, or any other value."""
     values = [value for value in values if not value.is_zero] or [values[0]]
     if not any(value.carried for value in values):
         return _without_neurons(call, values)
@@ -73,7 +73,7 @@ def add(notes: Ledger, call: Call, values: Sequence[Value], number: Any = 0) -> 
     if not found.carried:
         return found
     if foreign := _foreign(notes, values, found):
-        # A residual stream, of which one part can't be told apart.
+        # A residual stream; the neurons of one summand can't be told apart.
         return replace(found, neurons=None, stages=broken(join(values), Reason(f"summed with {foreign}", APART)))
     if bends:
         return replace(found, stages=after_nonlinearity(found.stages, notes.step))
@@ -81,20 +81,20 @@ def add(notes: Ledger, call: Call, values: Sequence[Value], number: Any = 0) -> 
     if len(values) == 1 and number == 0:
         return found
     if alone and (call.name == "rsub" or 0 < abs(number) <= EPSILON):
-        # Part of the function that follows the pre-activation, such as 1 - sigmoid(x) or relu(x) + 1e-8.
+        # The constant is part of the nonlinearity, as in 1 - sigmoid(x) or relu(x) + 1e-8.
         return replace(found, neurons=no_zeros(found.neurons), stages=_moved(found.stages, notes.step))
     offset = None if alone and number == 0 else Reason(f"aten.{call.name} after the activation", SILENT)
     return replace(found, neurons=no_zeros(found.neurons), stages=after_affine(found.stages, notes.step, offset))
 
 
 def _foreign(notes: Ledger, values: Sequence[Value], found: Value) -> str:
-    """The names of other layers that went into a value and whose neurons can't be told apart any more."""
+    """Returns the names of contributing layers whose neurons can't be told apart, except the layers of `found`."""
     lost = {layer for value in values for layer, stage in value.stages.items() if stage.broken}
     return ", ".join(notes.layers[layer].name for layer in sorted(lost - set(found.carried)))
 
 
 def _strange(values: Sequence[Value]) -> list[Value]:
-    """The values without the layers that every value with neurons has: they belong to its residual stream."""
+    """Returns the values without the layers that are in all values with neurons (layers of a residual stream)."""
     carriers = [set(value.stages) for value in values if value.carried]
     known = set.intersection(*carriers) if carriers else set()
     return [
@@ -104,18 +104,18 @@ def _strange(values: Sequence[Value]) -> list[Value]:
 
 
 def _summands(call: Call, values: Sequence[Value]) -> Sequence[Value]:
-    """The values that may make a result other than zero where a neuron is silent: not gates, not conditions."""
+    """Returns the operands that can make the result nonzero where a neuron is silent; gates and conditions can't."""
     return {"mul": [], "div": values[:1], "where": values[1:]}.get(call.name, values)
 
 
 def _moved(stages: Stages, step: int) -> Stages:
-    """A constant is part of the activation if there is one, else of the pre-activation."""
+    """Returns the stages after a constant is added to the activation or, if there is none yet, the pre-activation."""
     active = {layer: stage for layer, stage in stages.items() if stage.active}
     return {**after_affine(stages, step), **after_nonlinearity(active, step)}
 
 
 def stretched(value: Value, shape: torch.Size) -> Value:
-    """The value with its index tensors expanded to a shape."""
+    """Returns the value with its index tensors expanded to a shape."""
     neurons = None if value.neurons is None else value.neurons.expand(shape)
     parts = tuple(replace(part, entries=part.entries.expand(shape)) for part in value.parts)
     return replace(value, neurons=neurons, parts=parts)
@@ -129,29 +129,29 @@ def no_zeros(ids: Tensor | None) -> Tensor | None:
 
 
 def _without_buffers(value: Value) -> Value:
-    """A buffer that multiplies (a mask, noise) is a constant."""
+    """Returns the value without buffers; a buffer that multiplies neurons (a mask, noise) acts as a constant."""
     return replace(value, parts=tuple(part for part in value.parts if not part.constant))
 
 
 def _number(call: Call) -> Any:
-    """The Python number that is added, if any; the factor `alpha` is none."""
+    """Returns the Python number that is added, or 0; the factor `alpha` does not count."""
     numbers = [value for value in call.args[:2] if isinstance(value, int | float | complex)]
     return numbers[0] if numbers else 0
 
 
 def _denominator(call: Call) -> bool:
-    """Whether a neuron is divided by, or the quotient is rounded."""
+    """Whether the operation divides by a neuron, or rounds the quotient."""
     return call.name == "div" and (bool(call.value(call.args[1]).carried) or bool(call.kwargs.get("rounding_mode")))
 
 
 def _floats(call: Call) -> bool:
-    """Whether a copy keeps fractions, so that it is the same neuron's value."""
+    """Whether the output's dtype keeps fractions and imaginary parts, so that no neuron's value changes."""
     output = call.outputs[0]
     return output.is_complex() or (output.is_floating_point() and not any(x.is_complex() for x in call.tensors))
 
 
 def _covers(value: Value, found: Value) -> bool:
-    """Whether every neuron of a sum is met by a neuron of this summand."""
+    """Whether this summand has a neuron at every element at which the sum has one."""
     if value.neurons is None or found.neurons is None:
         return False
     return not bool(((lean(found.neurons, value.neurons) >= 0) & (lean(value.neurons, found.neurons) == OTHER)).any())
@@ -175,16 +175,16 @@ def _without_neurons(call: Call, values: Sequence[Value]) -> Value:
 
 
 def silent(value: Value) -> bool:
-    """Whether zeros in a value's parameter entries make it zero."""
+    """Whether the value is zero if its parameter entries are zero."""
     return any(part.silences for part in value.parts) and not value.unfollowed
 
 
 def _silenced(call: Call, values: Sequence[Value]) -> list[bool]:
-    """For each operand, whether zeros in its entries still silence the result."""
+    """Returns, for each operand, whether the result is zero if the operand's parameter entries are zero."""
     if call.name in ADDITIVE:
         return [all(map(silent, values)) and _number(call) == 0] * len(values)
     if call.name == "mul":
-        # A kernel times constants or one number. Of two kernels, it is not clear which one to silence.
+        # True for a kernel times constants or one number. Of two kernels, it is not clear which one to zero.
         sizes = [max([lean(part.entries).numel() for part in value.parts] or [0]) for value in values]
         large = [size > 1 for size in sizes] if max(sizes) > 1 else [size > 0 for size in sizes]
         return [sum(large) == 1 and is_large for is_large in large]
@@ -194,11 +194,11 @@ def _silenced(call: Call, values: Sequence[Value]) -> list[bool]:
     return [call.name in THROUGH_ZERO] * len(values)
 
 
-# --- neurons that meet
+# --- values with neurons
 
 
 def _meeting(notes: Ledger, call: Call, values: Sequence[Value]) -> tuple[Value, bool]:
-    """The neurons of a result, and whether neurons met so that their activation is here."""
+    """Returns the combination of the operands' neurons, and whether this operation gives their activation."""
     carriers = [value for value in values if value.carried]
     others = [value for value in values if not value.carried]
     found, bends = carriers[0], False
@@ -221,7 +221,10 @@ def _meeting(notes: Ledger, call: Call, values: Sequence[Value]) -> tuple[Value,
 
 
 def _relate(notes: Ledger, call: Call, one: Value, two: Value) -> tuple[Value, bool]:
-    """Two values with neurons: the same neurons, different ones that act as one from here on, or a mixture."""
+    """Combines two values with neurons; returns the result, and whether this operation gives their activation.
+
+    The neurons are the same ones, different ones that are merged or make a residual stream, or they are mixed.
+    """
     left, right = (notes.current(value.neurons) for value in (one, two))  # type: ignore[arg-type]
     left, right, shape = lean(left, right), lean(right, left), left.shape
     stages = join([one, two], meets=True)
@@ -229,7 +232,7 @@ def _relate(notes: Ledger, call: Call, one: Value, two: Value) -> tuple[Value, b
     differ = both & (left != right)
     if not bool(differ.any()):
         neurons = torch.maximum(left, right).expand(shape)
-        # A neuron less its own mean is still the same activation; two activations of one neuron make a new one.
+        # A neuron minus its own mean is the same activation; the sum of two activations of a neuron is a new one.
         apart = call.name not in ADDITIVE or any(
             stage.active and stage.points != _points(two, layer) for layer, stage in one.carried.items()
         )
@@ -258,7 +261,7 @@ def _mixture(call: Call, pairs: Tensor) -> Reason:
 
 
 def _matched(pairs: Tensor) -> bool:
-    """Whether each neuron on the left meets one on the right, and none meets neurons of its own side."""
+    """Whether the pairs match neurons one to one, and no neuron is in both sides."""
     return all(len(torch.unique(side)) == pairs.shape[1] for side in pairs) and not _overlap(pairs)
 
 
@@ -267,12 +270,15 @@ def _overlap(pairs: Tensor) -> bool:
 
 
 def _before(notes: Ledger, stages: Stages) -> bool:
-    """Whether these are pre-activations that nothing else reads: together they are one pre-activation."""
+    """Whether these are pre-activations that no weight reads, so that their sum is one pre-activation."""
     return not any(stage.active or stage.broken for stage in stages.values()) and notes.unread(stages)
 
 
 def _kept(notes: Ledger, one: Value, two: Value, left: Tensor, right: Tensor, pairs: Tensor) -> Value | None:
-    """A product of neurons with a gate that several of them share: they are silent where they were."""
+    """Returns the product of neurons with a gate that several of them share; None if there is no such gate.
+
+    The gate does not change which neurons are silent.
+    """
     for mine, other, ids, side in ((one, two, left, 0), (two, one, right, 1)):
         if len(torch.unique(pairs[side])) == pairs.shape[1] and not _overlap(pairs):
             gate = Value(
@@ -283,7 +289,7 @@ def _kept(notes: Ledger, one: Value, two: Value, left: Tensor, right: Tensor, pa
 
 
 def _stream(notes: Ledger, left: Tensor, right: Tensor, shape: torch.Size, stages: Stages) -> Value:
-    """A residual stream: neurons of its own, made by several producers, and none of them to be recycled."""
+    """Returns a residual stream: new neurons, made by several layers. None of these layers is recycled."""
     producers = [notes.layers[i].name for i in sorted({*notes.layers_of(left), *notes.layers_of(right)})]
     left, right = (no_zeros(ids) for ids in (left, right))  # type: ignore[assignment]
     both = (left >= 0) | (right >= 0)
@@ -291,7 +297,7 @@ def _stream(notes: Ledger, left: Tensor, right: Tensor, shape: torch.Size, stage
     reason = Reason(f"summed: {' + '.join(producers)}", APART)
     new = notes.layers_of(ids)
     notes.blame(new, reason)
-    # A part that was not activated before the sum is measured in the sum.
+    # A summand without an activation is measured in the sum.
     parts = {
         index: Stage(stage.points if stage.active or stage.broken else frozenset(), broken=stage.broken or reason)
         for index, stage in stages.items()
@@ -300,7 +306,7 @@ def _stream(notes: Ledger, left: Tensor, right: Tensor, shape: torch.Size, stage
 
 
 def gated(notes: Ledger, call: Call) -> Value:
-    """GLU: the first half of an axis, multiplied by the sigmoid of the second half."""
+    """Handles GLU: the first half of an axis, multiplied by the sigmoid of the second half."""
     (value,) = call.values
     axis = call.argument("dim", -1)
     if value.neurons is None or not value.carried or value.parts:
@@ -314,7 +320,7 @@ def gated(notes: Ledger, call: Call) -> Value:
 
 
 def prelu(notes: Ledger, call: Call) -> Value:
-    """A nonlinearity with a slope, which belongs to the neuron if it has its own."""
+    """Handles PReLU, whose slope belongs to the neuron if no other neuron shares it."""
     value, slope = (call.value(tensor) for tensor in call.tensors)
     if not value.carried or value.neurons is None or slope.stages:
         return mix(notes, call)

@@ -1,4 +1,4 @@
-"""Operations that move elements, pool positions, or reduce axes."""
+"""Rules for operations that move elements, pool positions, or reduce axes."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,14 +13,14 @@ from ..ledger import Ledger
 from ..values import OTHER, ZERO, Part, Value, after_extremum, after_nonlinearity, broken, collapse, coupled, together
 from .arithmetic import no_zeros, silent, stretched
 
-MOST_CHOICES = 64  # rows of a parameter among which an input may choose
+MOST_CHOICES = 64  # at most, rows of a parameter from which an input may choose one
 OVERWRITING = frozenset(("index_put", "scatter", "slice_scatter", "select_scatter", "index_copy", "index_fill"))
 EXTREMA = frozenset(("amax", "amin", "max", "min", "median", "nanmedian"))
 KEEPS_ZERO = frozenset(("mean", "sum", "nansum", "cumsum", "cummax", "cummin", "sort", "topk"))
 
 
 def movement(notes: Ledger, call: Call) -> Result:
-    """Elements go elsewhere unchanged: do the same to their index tensors."""
+    """Handles operations that only move elements, by moving the index tensors in the same way."""
     values = [(tensor, call.value(tensor)) for tensor in call.tensors]
     neurons = _moved(call, {id(tensor): value.neurons for tensor, value in values})
     kept = all(silent(value) or value.is_zero for _, value in values)
@@ -38,7 +38,7 @@ def movement(notes: Ledger, call: Call) -> Result:
 
 
 def _moved(call: Call, labels: dict[int, Tensor | None]) -> list[Tensor] | None:
-    """The operation, done to index tensors in place of the tensors with these ids; None if there are none."""
+    """Applies the operation to index tensors in place of the tensors with these ids; None if there are none."""
     if all(label is None for label in labels.values()):
         return None
 
@@ -53,14 +53,14 @@ def _moved(call: Call, labels: dict[int, Tensor | None]) -> list[Tensor] | None:
 def _apply(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     try:
         moved = func(*args, **kwargs)
-    except (NotImplementedError, RuntimeError):  # some kernels move no integers
+    except (NotImplementedError, RuntimeError):  # some operations do not support integers
         args, kwargs = tree_map_only(Tensor, lambda t: t.double() if t.dtype is torch.long else t, (args, kwargs))
         moved = func(*args, **kwargs)
     return [label.long() for label in (moved if isinstance(moved, tuple | list) else [moved])]
 
 
 def padding(notes: Ledger, call: Call) -> Result:
-    """Zeros around; any other number makes its elements something that is no neuron's."""
+    """Handles padding: added elements are zeros, or belong to no neuron if the fill is another number."""
     (value,) = call.values
     number = call.argument("value", 0)
     edge = ZERO if number == 0 else OTHER
@@ -77,7 +77,7 @@ def padding(notes: Ledger, call: Call) -> Result:
 
 
 def indexing(notes: Ledger, call: Call) -> Result:
-    """Elements picked by known positions; where inputs pick them, each may be any along the indexed axes."""
+    """Handles indexing. If the indices depend on the inputs, any element along the indexed axes may be picked."""
     value, *picks = call.values
     if any(pick.stages or pick.has_parameters for pick in picks):
         return mix(notes, call, Reason(f"picked by other neurons (aten.{call.name})", APART))
@@ -94,7 +94,10 @@ def indexing(notes: Ledger, call: Call) -> Result:
 
 
 def _chosen(notes: Ledger, call: Call, value: Value) -> Result:
-    """Inputs choose: a neuron stays itself if the choice is between its own values, a parameter is all its rows."""
+    """Handles indices that depend on the inputs.
+
+    A neuron is kept if all elements to pick from belong to it. A picked row of a parameter may be any of its rows.
+    """
     axes = _indexed_axes(call)
     source = call.tensors[0]
     whole = any_row(value, axes[0]) if len(axes) == 1 and call.name in ("index", "index_select") else None
@@ -109,9 +112,9 @@ def _chosen(notes: Ledger, call: Call, value: Value) -> Result:
 
 
 def any_row(value: Value, axis: int) -> Value | None:
-    """A parameter of which every row along an axis may be any of its rows, as when Python chooses one by an input.
+    """Returns a parameter in which each row along an axis may be any of its rows, as if an input chooses the row.
 
-    None if that can't be said, because there are too many rows or none at all.
+    Returns None if the value has neurons, has no parameter rows, or has more than `MOST_CHOICES` rows.
     """
     rows = {part.entries.shape[axis] for part in value.parts}
     if value.stages or value.unfollowed or len(rows) != 1 or max(rows) > MOST_CHOICES:
@@ -135,7 +138,7 @@ def _indexed_axes(call: Call) -> tuple[int, ...]:
 
 
 def writing(notes: Ledger, call: Call) -> Result:
-    """Elements written into others at known positions."""
+    """Handles operations that write elements into a tensor at known positions."""
     target = call.tensors[0]
     written = next((found for name in ("values", "src", "source") if (found := call.argument(name)) is not None), None)
     values = [target, *([written] if isinstance(written, Tensor) else [])]
@@ -163,7 +166,7 @@ def writing(notes: Ledger, call: Call) -> Result:
 
 
 def accumulated(notes: Ledger, call: Call) -> Result:
-    """Values added up along an axis on which neurons do not change, as over the edges of a graph."""
+    """Handles scattered sums, means and maxima along an axis on which neurons are constant (edges of a graph)."""
     target, source = call.value(call.args[0]), call.argument("source", call.argument("src"))
     picks, how = call.value(call.argument("index")), call.argument("reduce", "sum")
     if not isinstance(source, Tensor) or not target.is_zero or picks.stages or picks.has_parameters:
@@ -182,14 +185,14 @@ def accumulated(notes: Ledger, call: Call) -> Result:
 
 
 def repeated(notes: Ledger, call: Call) -> Result:
-    """A value written over another one (`copy_`)."""
+    """Handles `copy_`, which overwrites one tensor with another."""
     value = call.value(call.args[1])
     same = call.args[0].dtype.is_floating_point or call.args[0].is_complex()
     return stretched(value, call.shape) if same else mix(notes, call)
 
 
 def pooling(axes: int) -> Rule:
-    """Windows over the last axes, inside one channel."""
+    """Returns a rule for pooling over windows of the last `axes` axes, within each channel."""
 
     def rule(notes: Ledger, call: Call) -> Result:
         value = call.values[0]
@@ -205,13 +208,13 @@ def pooling(axes: int) -> Rule:
 
 
 def reduction(notes: Ledger, call: Call) -> Result:
-    """A mean, maximum or norm: over positions it is pooling, over neurons it mixes them."""
+    """Handles means, maxima and norms. Over positions, they pool; over neurons, they mix."""
     value = call.values[0]
     axes = _axes(call, value)
     if axes is None or not value.stages or value.parts:
         return mix(notes, call, statistic=call.name)
     if value.neurons is None or not value.carried:
-        return replace(value, neurons=None)  # whatever mixed the neurons has said so
+        return replace(value, neurons=None)  # the operation that mixed the neurons recorded the reason
     ids, several = collapse(value.neurons, axes)
     if bool(several.any()):
         if bool(((ids >= 0) & ~several).any()):
@@ -234,7 +237,7 @@ def _axes(call: Call, value: Value) -> tuple[int, ...] | None:
 
 
 def along(notes: Ledger, call: Call) -> Result:
-    """Cumulative sums, sorting and softmax along an axis on which neurons do not change."""
+    """Handles cumulative sums, sorting and softmax along an axis on which neurons are constant."""
     value = call.values[0]
     axes = _axes(call, value)
     if axes is None or value.parts or not value.carried or value.neurons is None:
@@ -247,14 +250,14 @@ def along(notes: Ledger, call: Call) -> Result:
 
 
 def _normalised(notes: Ledger, call: Call, value: Value) -> Result:
-    """Softmax over neurons gives their activations, and couples them."""
+    """Handles softmax over neurons, which gives their activations and couples them."""
     stages = coupled(after_nonlinearity(value.stages, notes.step), "softmax")
     stages = {layer: stage if not stage.broken else value.stages[layer] for layer, stage in stages.items()}
     return replace(value, neurons=no_zeros(value.neurons), stages=stages)
 
 
 def zeros(notes: Ledger, call: Call) -> Result:
-    """A tensor of zeros."""
+    """Handles tensors filled with one number; elements filled with 0 are recorded as zeros."""
     fill = call.argument("value", call.argument("fill_value", 0))
     if isinstance(fill, Tensor):
         found = call.value(fill)
@@ -268,17 +271,20 @@ def zeros(notes: Ledger, call: Call) -> Result:
 
 
 def unfolded(notes: Ledger, call: Call) -> Result:
-    """Patches: every element is one of the image, or a zero of the padding."""
+    """Handles image patches: every element is an element of the image, or a zero of the padding."""
     (value,) = call.values
     if value.parts or value.neurons is None:
         return mix(notes, call)
-    moved = _moved(call, {id(call.tensors[0]): value.neurons + 3})  # padding gives 0, which no number is then
+    moved = _moved(call, {id(call.tensors[0]): value.neurons + 3})  # all labels are positive, so 0 marks padding
     assert moved is not None
     return replace(value, neurons=torch.where(moved[0] == 0, ZERO, moved[0] - 3))
 
 
 def lost(notes: Ledger, call: Call) -> Result:
-    """Python reads the value, and nothing says what it does with it. A truth value may only decide on a branch."""
+    """Handles a value that Python reads. Its use can't be traced, so its neurons and parameters are not recycled.
+
+    A truth value can only decide a branch, so its neurons may still be recycled.
+    """
     truth = call.name != "_local_scalar_dense" or call.args[0].dtype is torch.bool
     values = [replace(value, stages={}) for value in call.values] if truth else call.values
     read_by_python(notes, values, f"aten.{call.name}")
@@ -286,12 +292,12 @@ def lost(notes: Ledger, call: Call) -> Result:
 
 
 def read_by_python(notes: Ledger, values: list[Value], how: str) -> None:
-    """The neurons and parameters of these values can't be recycled: Python read them."""
+    """Records that the neurons and parameters of these values can't be recycled, because Python reads them."""
     for value in values:
         notes.blame(value.stages, Reason(f"read by Python ({how})", PYTHON))
         notes.not_known(value.parts, how)
 
 
 def dropped(notes: Ledger, call: Call) -> Result:
-    """Dropout scales a neuron by a random number."""
+    """Handles dropout, which scales a neuron by a random number."""
     return replace(call.values[0], varies=True)

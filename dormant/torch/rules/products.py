@@ -1,4 +1,4 @@
-"""Where parameters meet: a kernel reads one layer's neurons and makes the next one's."""
+"""Rules for products, convolutions and normalisations: a kernel reads one layer's neurons and makes the next layer."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,19 +27,22 @@ SHARED = Reason("a weight that reads it also reads other values", OWN)
 
 
 def matrix_product(notes: Ledger, call: Call) -> Result:
-    """`mm`, `bmm`, `mv`, `dot`: a value times a kernel, either way round, or a value times a value."""
+    """Handles `mm`, `bmm`, `mv` and `dot`: the product of a value and a kernel (in either order), or of two values."""
     return _product(notes, call, *call.args[:2])
 
 
 def matrix_product_plus(notes: Ledger, call: Call) -> Result:
-    """The same, plus a bias."""
+    """Handles a matrix product plus a bias."""
     product = _product(notes, call, *call.args[1:3])
     bias = stretched(call.value(call.args[0]), call.shape)
     return add(notes, replace(call, name="add"), [product, bias])
 
 
 def _product(notes: Ledger, call: Call, left: Tensor, right: Tensor) -> Value:
-    """A product of `[..., rows, inputs]` and `[..., inputs, columns]`; a vector is a row on the left, a column else."""
+    """Returns the product of `[..., rows, inputs]` and `[..., inputs, columns]`.
+
+    A vector on the left is a row, and a vector on the right is a column.
+    """
     lefts, rights = (left[None] if left.ndim == 1 else left).shape, (right[:, None] if right.ndim == 1 else right).shape
     a, b = _reshaped(call.value(left), lefts), _reshaped(call.value(right), rights)
     a, b = _as_data(a, b, -2), _as_data(b, a, -1)
@@ -56,14 +59,14 @@ def _product(notes: Ledger, call: Call, left: Tensor, right: Tensor) -> Value:
 
 
 def _is_fixed(value: Value) -> bool:
-    """Whether a value depends on parameters only."""
+    """Whether a value depends on parameters and not on inputs or neurons."""
     return value.has_parameters and not (value.stages or value.from_input)
 
 
 def _as_data(value: Value, other: Value, axis: int) -> Value:
-    """A buffer that only averages the positions of neurons (an adjacency matrix) is a constant, and no kernel.
+    """Returns the value without its entries if it is a buffer that only averages positions (an adjacency matrix).
 
-    A layer of one neuron has no axis that says what its positions are.
+    If `other` has only one neuron, its axis of positions is not known, and the value is returned unchanged.
     """
     fixed = bool(value.parts) and all(part.constant for part in value.parts) and not value.unfollowed
     if not fixed or not other.carried or other.neurons is None:
@@ -84,7 +87,7 @@ def _transposed(value: Value) -> Value:
 
 
 def _contraction(notes: Ledger, value: Value, kernel: Value, rows: Any, width: int) -> Value:
-    """The neurons of `value @ kernel`, for `[rows, inputs] @ [inputs, neurons]` or batches of them."""
+    """Returns the neurons of `value @ kernel`, for `[rows, inputs] @ [inputs, neurons]` or a batch of such products."""
     batched = len(rows) == 3
     ids = _ids(value, rows)
     ids = ids if batched else ids[None]
@@ -105,7 +108,7 @@ def _made(notes: Ledger, value: Value, neurons: Tensor) -> Value:
 
 
 def _members(notes: Ledger, kernel: Value, parts: list[Tensor], width: int) -> Tensor:
-    """One layer for all matrices of a batch if they are the same matrix, else one layer for each (an ensemble)."""
+    """Returns the neurons of a batch of kernels: one layer if all are the same, else one layer each (an ensemble)."""
     if not parts:
         return _not_followed(notes, kernel, width)[None]
     keys = [_key(part) for part in parts]  # each [batch, neurons, 3]
@@ -116,17 +119,17 @@ def _members(notes: Ledger, kernel: Value, parts: list[Tensor], width: int) -> T
 
 
 def _key(entries: Tensor) -> Tensor:
-    """Numbers that tell apart the neurons of `[batch, inputs, neurons]` entries: [batch, neurons, 3]."""
+    """Returns three numbers that identify each neuron of `[batch, inputs, neurons]` entries: [batch, neurons, 3]."""
     return torch.stack([entries[:, 0, :], entries.amin(1), entries.amax(1)], -1)
 
 
 def _not_followed(notes: Ledger, kernel: Value, width: int) -> Tensor:
-    """Neurons of a kernel that was computed from parameters by a way that is not followed."""
+    """Returns the neurons of a kernel that is computed from parameters by operations that are not followed."""
     return notes.produce([torch.arange(width)[:, None]], _short(min(kernel.unfollowed)))
 
 
 def layer_name(notes: Ledger, entries: Tensor) -> str:
-    """The module of the parameter that these entries are of."""
+    """Returns the name of the submodule whose parameter contains these entries."""
     entry = lean(entries).amax()
     return _short(notes.parameters(entry)[0]) if entry >= 0 else "?"
 
@@ -139,7 +142,7 @@ def _short(parameter: str) -> str:
 
 
 def _connect(notes: Ledger, value: Value, kernel: Value, parts: list[Tensor], inputs: Tensor, neurons: Tensor) -> None:
-    """Every entry feeds the neuron that it makes, and reads the one that it weighs."""
+    """Assigns each kernel entry to the neuron that it feeds and to the neuron that it reads."""
     made, seen = notes.layers_of(neurons), list(value.carried)
     for entries, part in zip(parts, kernel.parts, strict=True):
         notes.claim("incoming", entries, _alone(notes, entries, neurons, made))
@@ -158,11 +161,11 @@ def _connect(notes: Ledger, value: Value, kernel: Value, parts: list[Tensor], in
 
 
 def _alone(notes: Ledger, entries: Tensor, neurons: Tensor, made: list[int]) -> Tensor:
-    """The neurons that entries feed; a blame for the layer if several neurons share an entry."""
+    """Returns the neurons that the entries feed; -1, and a reason for the layer, if neurons share an entry."""
     small, owner = torch.broadcast_tensors(lean(entries), neurons)
     if lean(small).numel() == small.numel():
         return neurons
-    # An entry that is stretched over neurons feeds them all.
+    # An entry that is expanded over several neurons feeds all of them.
     stretched_axes = [axis for axis in range(small.ndim) if small.stride(axis) == 0 and small.shape[axis] > 1]
     if bool(collapse(owner, tuple(stretched_axes))[1].any()):
         notes.blame(made, Reason(f"fed by {layer_name(notes, entries)}, which its neurons share", OWN))
@@ -171,7 +174,10 @@ def _alone(notes: Ledger, entries: Tensor, neurons: Tensor, made: list[int]) -> 
 
 
 def read(notes: Ledger, value: Value, ids: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """What a weight reads that slides along these axes."""
+    """Records that a weight reads a value; returns the value's neurons with size 1 along these axes.
+
+    The weight slides along the axes. If the neurons are not constant there, the layers get a reason.
+    """
     inputs, several = collapse(notes.current(ids), axes)
     if bool(several.any()):
         notes.blame(notes.layers_of(ids[several.expand(ids.shape)]), SHARED)
@@ -180,7 +186,7 @@ def read(notes: Ledger, value: Value, ids: Tensor, axes: tuple[int, ...]) -> Ten
 
 
 def _of_data(notes: Ledger, call: Call, a: Value, b: Value, shape: Any) -> Value:
-    """A value times a value: neurons that are not summed over keep apart, all others are mixed."""
+    """Returns the product of two values: neurons that are not summed over are kept, all others are mixed."""
     for mine, other, axis in ((b, a, -2), (a, b, -1)):
         if not mine.carried or mine.neurons is None or mine.parts or other.parts:
             continue
@@ -193,7 +199,7 @@ def _of_data(notes: Ledger, call: Call, a: Value, b: Value, shape: Any) -> Value
 
 
 def attention(notes: Ledger, call: Call) -> Result:
-    """Attention's value neurons are averaged over positions; queries and keys only weigh them."""
+    """Handles attention: the values' neurons are averaged over positions, with weights from queries and keys."""
     value = call.value(call.args[2])
     weights = [call.value(tensor) for tensor in call.tensors if tensor is not call.args[2]]
     axis = (call.args[2].ndim - 2,)
@@ -211,7 +217,7 @@ def attention(notes: Ledger, call: Call) -> Result:
 
 
 def recurrent(notes: Ledger, call: Call) -> Result:
-    """A fused LSTM or GRU: its neurons are measured, and its weights not followed."""
+    """Handles a fused LSTM or GRU: its neurons are measured, but its weights are not followed."""
     whole, width = mix(notes, call), call.shape[-1]
     notes.read(whole.stages)
     parent = min(whole.unfollowed, default="").rpartition(".")[0]
@@ -224,7 +230,7 @@ def recurrent(notes: Ledger, call: Call) -> Result:
 
 
 def convolved(notes: Ledger, call: Call) -> Result:
-    """A convolution, transposed, grouped or neither."""
+    """Handles convolutions, including transposed and grouped ones."""
     value, kernel, bias = (call.value(tensor) for tensor in call.args[:3])
     transposed, groups = call.args[6], call.args[8]
     ids = _ids(value, call.args[0].shape)
@@ -241,7 +247,7 @@ def convolved(notes: Ledger, call: Call) -> Result:
 
 
 def _filtered(notes: Ledger, call: Call, value: Value, ids: Tensor) -> Value:
-    """A fixed filter of each channel by itself (a blur): pooling."""
+    """Handles a fixed filter that is applied to each channel separately (a blur), as pooling."""
     channel, several = collapse(ids, (0, *range(2, ids.ndim)))
     if bool(several.any()):
         return mix(notes, call)
@@ -252,7 +258,7 @@ def _filtered(notes: Ledger, call: Call, value: Value, ids: Tensor) -> Value:
 def _convolution(
     notes: Ledger, call: Call, value: Value, kernel: Value, ids: Tensor, transposed: bool, groups: int
 ) -> Value:
-    """The neurons of a convolution: its output channels."""
+    """Returns the neurons of a convolution: its output channels."""
     channels = call.shape[1]
     inputs = read(notes, value, ids, (0, *range(2, ids.ndim))).reshape(groups, 1, -1, 1)
     parts = []
@@ -261,7 +267,7 @@ def _convolution(
         entries = part.entries.reshape(groups, -1, *part.entries.shape[1:]).flatten(3)
         parts.append(entries.transpose(1, 2) if transposed else entries)
     if parts:
-        # Neurons [groups * out], each with [inputs * positions].
+        # Each key has the shape [groups * out, 3].
         keys = [_key(entries.flatten(2).transpose(1, 2)).flatten(0, 1) for entries in parts]
         neurons = notes.produce(keys, layer_name(notes, parts[0]))
     else:
@@ -275,7 +281,10 @@ def _convolution(
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation: of what, by which scale and offset, over which axes of its index tensor."""
+    """A normalisation: its name, its parameters and buffers, and the axes over which it takes statistics.
+
+    `centres` is True if it subtracts a mean or adds an offset.
+    """
 
     name: str
     leaves: tuple[Any, ...]
@@ -284,24 +293,24 @@ class Norm:
 
 
 def layer_norm(notes: Ledger, call: Call) -> Result:
-    """Normalisation over the last axes, with a scale and an offset for each of them."""
+    """Handles layer norm: normalisation over the last axes, with a scale and an offset for each element."""
     axes = tuple(range(-len(call.args[1]), 0))
     return _normalised(notes, call, Norm("layer_norm", (call.argument("weight"), call.argument("bias")), axes))
 
 
 def rms_norm(notes: Ledger, call: Call) -> Result:
-    """As layer norm, without an offset."""
+    """Handles RMS norm: like layer norm, but without mean and offset."""
     axes = tuple(range(-len(call.args[1]), 0))
     return _normalised(notes, call, Norm("rms_norm", (call.argument("weight"),), axes, centres=False))
 
 
 def group_norm(notes: Ledger, call: Call) -> Result:
-    """Normalisation over groups of channels and their positions."""
+    """Handles group norm: normalisation over groups of channels and their positions."""
     return _normalised(notes, call, Norm("group_norm", call.args[1:3], (2, 3)))
 
 
 def batch_norm(notes: Ledger, call: Call) -> Result:
-    """Normalisation of each channel by itself; its running statistics belong to the neuron too."""
+    """Handles batch norm: each channel is normalised separately, and its running statistics belong to its neuron."""
     for leaf in call.args[3:5]:
         notes.statistics |= {name for part in call.value(leaf).parts for name in notes.parameters(part.entries)}
     return _normalised(notes, call, Norm("batch_norm", call.args[1:5], ()))
@@ -328,7 +337,7 @@ def _normalised(notes: Ledger, call: Call, norm: Norm) -> Result:
 
 
 def _couples(call: Call, norm: Norm, ids: Tensor) -> bool:
-    """Whether several neurons share a mean or a deviation."""
+    """Whether several neurons share a mean or a variance."""
     if norm.name == "group_norm":
         ids = ids.reshape(ids.shape[0], call.argument("group"), -1, ids[0, 0].numel())
     return bool(norm.axes) and bool(collapse(ids, tuple(axis % ids.ndim for axis in norm.axes))[1].any())
