@@ -15,10 +15,10 @@ from ..reasons import BRANCH, Reason
 from .execution import plain_name
 from .layers import Found, same_wiring
 
-MOST_TRACES = 40  # at most, with changed values
+MOST_TRACES = 40  # maximum number of traces with a changed value
 STEPS = 1, -1, 64, -64  # added to an integer
 JUMPS = 1.0, -1.0, 1000.0, -1000.0  # added to a float
-LONGEST = 4  # a pass with more than this many times the operations has another wiring
+LONGEST = 4  # times the operations of the first pass: a longer pass has another wiring
 
 
 class Got(NamedTuple):
@@ -54,7 +54,8 @@ def branches(first: Pass, again: Callable[[Change], Pass]) -> list[Reason]:
     """Returns why layers can't be recycled: the places where another value gives another wiring.
 
     `again` traces with a change. If the trace stops at a `raise` or `assert` statement, the module only checks the
-    value, which is no branch. If the trace raises any other exception, it is ignored.
+    value, which is no branch. A trace that raises any other exception is ignored. If all changes of a value are
+    ignored, the value counts as a branch.
     """
     reasons: dict[Reason, None] = {}
     left = MOST_TRACES
@@ -73,7 +74,7 @@ def branches(first: Pass, again: Callable[[Change], Pass]) -> list[Reason]:
 
 
 def _matters(first: Pass, again: Callable[[Change], Pass], changes: Sequence[Change]) -> bool:
-    """Whether one of these changes gives another wiring, or every trace raises an exception that is ignored."""
+    """Whether one of these changes gives another wiring, or all of them are ignored (see `branches`)."""
     told = False
     for change in changes:
         try:

@@ -89,7 +89,7 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if torch.is_inference_mode_enabled() and func._can_decompose():
-            with self:  # forward turned on inference mode, which hides the parts of layers
+            with self:  # forward turned on inference mode, which hides the operations inside layers
                 return func.decompose(*args, **kwargs)
         if func._schema.is_mutable or "batch_norm" in func.__name__:
             self._save(tensors_of(args, kwargs))
@@ -140,7 +140,7 @@ class Operations(TorchDispatchMode):
                 self.saved[place] = tensor.detach() if version is None else tensor, memory.clone(), version
 
     def restore(self) -> None:
-        """Restores the memory that the pass overwrote, and the version counters that autograd checks."""
+        """Restores the memory that the pass overwrote, and the tensors' version counters, which autograd checks."""
         for tensor, copy, version in self.saved.values():
             copy.new_empty(0).set_(tensor.untyped_storage()).copy_(copy)
             if version is not None:
@@ -251,7 +251,7 @@ def run(
     Parameters, buffers, attributes, training flags, gradients and generators are unchanged afterwards.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))  # inference mode hides the parts of layers
+        stack.enter_context(torch.inference_mode(False))  # inference mode hides the operations inside layers
         inputs = tree_map_only(Tensor, lambda x: x.clone() if x.is_inference() else x, inputs)
         for context in (_as_it_was(module, training), _same_generators(), _no_autocast_cache(), _parts(module)):
             stack.enter_context(context)

@@ -29,9 +29,7 @@ class Layer:
     coupled_by: dict[str, None] = field(default_factory=dict)
     parameters: set[str] = field(default_factory=set)
     made: set[int] = field(default_factory=set)  # operations whose outputs must be finite, in evaluation mode
-    read: list[bool] = field(
-        default_factory=lambda: [False, False]
-    )  # by a weight, in evaluation mode and in training mode
+    read: list[bool] = field(default_factory=lambda: [False, False])  # in evaluation mode, in training mode
     returned: bool = False
 
 
@@ -59,7 +57,7 @@ class Ledger:
         self.known: dict[object, Tensor] = {}
         self.not_followed: dict[str, str] = {}
         self.used: set[str] = set()
-        self.statistics: set[str] = set()  # of a BatchNorm; they belong to its neurons
+        self.statistics: set[str] = set()  # running statistics of BatchNorms; they belong to the neurons
         self.neurons_at: tuple[dict[int, Tensor], dict[int, Tensor]] = {}, {}
         self.training = False
         self.step = -1
@@ -172,7 +170,7 @@ class Ledger:
     # --- entries
 
     def claim(self, side: str, entries: Tensor, neurons: Tensor) -> None:
-        """Assigns parameter entries to neurons on one side. Two different neurons for one entry are a clash."""
+        """Assigns parameter entries to neurons on one side; records a clash if an entry gets two neurons."""
         entries, neurons = torch.broadcast_tensors(entries, neurons)
         entries, neurons = lean(entries, neurons), lean(neurons, entries)
         owners = self._in_place(self.owners[side], entries)

@@ -123,8 +123,8 @@ def recycle_(
     numbers (in a noisy network) is not recycled. Dropout does not make a neuron dormant: it is off in evaluation mode,
     and if a network draws masks there too, one of the runs keeps every neuron.
     `coupled="skip"` skips layers whose neurons are coupled by a normalisation.
-    `layers` limits recycling to the layers with these names. Buffers, frozen parameters and layers with non-finite
-    activations are never changed.
+    `layers` limits recycling to the layers with these names. Frozen parameters, layers with non-finite activations and
+    buffers (except a BatchNorm's running statistics) are never changed.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> _ = nn.init.constant_(net[0].bias, -100.0)

@@ -1,4 +1,4 @@
-"""Elementwise operations: activations, biases and scales, sums and products of neurons."""
+"""Rules for elementwise operations: activations, biases and scales, sums and products of neurons."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -13,7 +13,7 @@ from ..ledger import Ledger
 from ..values import OTHER, ZERO, Part, Value, after_extremum, after_nonlinearity, broken, collapse, coupled, together
 from .arithmetic import no_zeros, silent, stretched
 
-MOST_CHOICES = 64  # at most, rows of a parameter from which an input may choose one
+MOST_CHOICES = 64  # maximum number of parameter rows from which an input may choose one
 OVERWRITING = frozenset(("index_put", "scatter", "slice_scatter", "select_scatter", "index_copy", "index_fill"))
 EXTREMA = frozenset(("amax", "amin", "max", "min", "median", "nanmedian"))
 KEEPS_ZERO = frozenset(("mean", "sum", "nansum", "cumsum", "cummax", "cummin", "sort", "topk"))

@@ -161,7 +161,7 @@ def _connect(notes: Ledger, value: Value, kernel: Value, parts: list[Tensor], in
 
 
 def _alone(notes: Ledger, entries: Tensor, neurons: Tensor, made: list[int]) -> Tensor:
-    """Returns the neurons that the entries feed; -1, and a reason for the layer, if neurons share an entry."""
+    """Returns the neurons that the entries feed. If several neurons share an entry, returns -1 and blames the layer."""
     small, owner = torch.broadcast_tensors(lean(entries), neurons)
     if lean(small).numel() == small.numel():
         return neurons
@@ -176,7 +176,7 @@ def _alone(notes: Ledger, entries: Tensor, neurons: Tensor, made: list[int]) -> 
 def read(notes: Ledger, value: Value, ids: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Records that a weight reads a value; returns the value's neurons with size 1 along these axes.
 
-    The weight slides along the axes. If the neurons are not constant there, the layers get a reason.
+    The weight slides along the axes. If the neurons differ along them, their layers are not recycled.
     """
     inputs, several = collapse(notes.current(ids), axes)
     if bool(several.any()):
