@@ -1,4 +1,4 @@
-"""Any JAX function to its wiring: `trace` walks the function's jaxpr and follows every neuron through it."""
+"""Traces JAX functions: `trace` walks the jaxpr of a function and follows every neuron through it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,15 +21,15 @@ from .program import TraceError as TraceError
 from .rules import RULES
 from .values import Constant, Ids, Part, Value, numbered, plain
 
-MOST_DEFERRED = 100  # steps on constants that wait for one another
-LARGEST_CONSTANT = 1 << 20  # elements; larger constants are never worked out while tracing
+MOST_DEFERRED = 100  # longest chain of steps on constants whose computation is deferred
+LARGEST_CONSTANT = 1 << 20  # elements; larger constants are never computed while tracing
 
 
 def trace(apply: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Wiring:
-    """The wiring of `apply(params, *inputs)`: its layers, what feeds and reads each, and where it is measured.
+    """The wiring of `apply(params, *inputs)`: its layers, and the parameters that feed and read each layer.
 
     The function is traced at the shapes of the example inputs and may be measured at other batch sizes. Output layers,
-    which no kernel reads, are left out. A layer that can't be recycled safely says why; print the wiring to see.
+    which no kernel reads, are left out. Print the wiring to see why a layer can't be recycled safely.
 
     >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}, "head": {"kernel": jnp.ones((3, 1))}}
     >>> def apply(params, x):
@@ -40,10 +40,10 @@ def trace(apply: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Wiring:
     dense  3        dense/bias, dense/kernel  head/kernel  yes
     output layers, not measured: head
 
-    An operation that the tracer does not know mixes its neurons: their layers are measured, if at all, and the wiring
-    lists the parameters inside it as not followed.
+    An operation that the tracer does not know mixes its neurons. Their layers are never recycled, and some are not
+    even measured. The wiring lists the parameters inside the operation as not followed.
 
-    Raises TraceError if it finds no layer at all.
+    Raises TraceError if the function has no layer.
     """
     hints.warn_once()
     cache: dict[Any, tuple[Program, Found]] = {}
@@ -68,7 +68,7 @@ def _traced(
     traced = flat_program(apply, params, *inputs)
     _check_scans([earlier for earlier, _ in cache.values()], traced)
     found = _analyse(traced, params)
-    # Constants of an enclosing jit belong to that one compilation, so a program that holds them is not kept.
+    # Tracers of an enclosing jit are valid in that compilation only, so a program that holds them is not cached.
     if not any(isinstance(constant, core.Tracer) for constant in traced.constants.values()):
         cache[key] = traced, found
     return traced, found
@@ -91,7 +91,7 @@ def _analyse(traced: Program, params: PyTree) -> Found:
         notes.returned |= notes.producers_of(value.neurons) | value.mixed
         notes.note_elsewhere(value.parts, "returned")
     trained = trained_inputs(traced)
-    if trained.intersection(traced.inputs[: len(leaves)]):  # else the function is only asked for actions
+    if trained.intersection(traced.inputs[: len(leaves)]):  # empty if the function only returns actions
         notes.untrained = {leaf for leaf in range(len(leaves)) if traced.inputs[leaf] not in trained}
     audit(notes, traced, values)
     found = collect(notes)
@@ -101,7 +101,7 @@ def _analyse(traced: Program, params: PyTree) -> Found:
 
 
 def _no_layer(traced: Program, params: PyTree, found: Found) -> str:
-    """Why no layer was found, in the words of the caller."""
+    """Returns the error message for a function without neuron layers."""
     inside = [np.shape(value) for value in traced.constants.values() if np.ndim(value) > 1]
     if len(traced.inputs) == len(jax.tree.leaves(params)) and len(traced.inputs) < 2:
         return (
@@ -150,7 +150,7 @@ def _current(notes: Ledger, value: Value) -> Value:
 
 
 def _known(step: Step, operands: Sequence[Constant], shapes: Sequence[tuple[int, ...]]) -> list[Value]:
-    """The results of a step on constants: indices of a gather, masks, positions."""
+    """Returns the results of a step on constants, such as gather indices and masks. They are computed when needed."""
 
     def compute() -> Sequence[Any]:
         with jax.ensure_compile_time_eval():
@@ -159,14 +159,14 @@ def _known(step: Step, operands: Sequence[Constant], shapes: Sequence[tuple[int,
 
     together = Constant(compute, depth=1 + max((operand.depth for operand in operands), default=0))
     if together.depth % MOST_DEFERRED == 0:
-        _ = together.value  # before the calls that wait for one another become too many
+        _ = together.value  # compute it now, because a longer chain would exceed the recursion limit
     numbers = range(len(shapes))
     values = [Constant(lambda number=number: together.value[number], together.depth) for number in numbers]
     return [plain(shape, constant=value) for shape, value in zip(shapes, values, strict=True)]
 
 
 def _activation(site: Site, value: Array) -> Activation:
-    """A site's value as [*samples, neurons]: axes along which neurons do not change come first."""
+    """Returns the activations at a site as [*samples, neurons]. Axes along which neurons do not vary hold samples."""
     same = [axis for axis, length in enumerate(site.neurons.shape) if length == 1]
     across = [axis for axis in range(value.ndim) if axis not in same]
     columns = jnp.transpose(value, (*same, *across)).reshape([value.shape[axis] for axis in same] + [-1])
@@ -178,9 +178,9 @@ def _activation(site: Site, value: Array) -> Activation:
 
 
 def _columns(site: Site) -> tuple[Ids, Ids]:
-    """The neurons that are measured at a site, and where each of them stands: [neurons, places].
+    """Returns the neurons that are measured at a site, and the columns of each neuron: [neurons, columns].
 
-    Where some stand more often than others, each place counts so often that the means stay those of each neuron.
+    If some neurons have fewer columns than others, their columns are repeated. The mean per neuron does not change.
     """
     owners = site.neurons.ravel()
     present, counts = np.unique(owners[owners >= 0], return_counts=True)
@@ -193,7 +193,7 @@ def _columns(site: Site) -> tuple[Ids, Ids]:
 
 
 def _check_scans(earlier: Sequence[Program], traced: Program) -> None:
-    """Raises TraceError if a scan has become too long to write out since the network was first traced."""
+    """Raises TraceError if a scan that was unrolled in the first trace is now too long to unroll."""
     scans = [[step for step in program.steps if step.name == "scan"] for program in (*earlier[:1], traced)]
     if len(scans[-1]) > len(scans[0]):
         step = scans[-1][-1]

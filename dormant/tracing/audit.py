@@ -1,7 +1,8 @@
-"""A second look at a trace, by another way: which parameters and kernels reach which values, element by element or not.
+"""Checks a trace independently: finds all parameters and producers of neurons that each value depends on.
 
-The tracer follows single neurons and entries, by a rule for each operation. The audit needs no rules: every result of a
-step depends on all of its operands. Where that finds a path that the tracer did not write down, the layer is measured.
+The tracer follows single neurons and parameter entries, with one rule per operation. The audit needs no rules: it
+assumes that every result of a step depends on all operands. If it finds a dependency that the tracer did not record,
+the layer is measured but not recycled.
 """
 
 from typing import NamedTuple
@@ -12,18 +13,18 @@ from .movement import MOVES
 from .program import Program
 from .values import Value
 
-MOVING = {*MOVES, "split", "unstack"}  # a piece of a value holds only the neurons that it holds
+MOVING = {*MOVES, "split", "unstack"}  # their results depend only on the neurons that they contain
 
 
 class Reached(NamedTuple):
-    """What a value depends on, as bits: parameters and producers of neurons, without passing through a kernel."""
+    """The parameters and producers that a value depends on, as bit sets. Paths through a kernel are excluded."""
 
     leaves: int = 0
     producers: int = 0
 
 
 def audit(notes: Ledger, traced: Program, values: dict[int, Value]) -> None:
-    """Blames the producers that feed on parameters, or reach kernels or outputs, by a path that was not followed."""
+    """Adds reasons to producers that depend on parameters, or reach kernels or outputs, by a path not followed."""
     reached = _reached(notes, traced, values)
     fed = notes.fed_by()
     for feed in notes.feeds:
@@ -41,7 +42,7 @@ def audit(notes: Ledger, traced: Program, values: dict[int, Value]) -> None:
 
 
 def _reached(notes: Ledger, traced: Program, values: dict[int, Value]) -> dict[int, Reached]:
-    """What every value depends on. The data of a kernel's product is read through the kernel and ends there."""
+    """Returns what every value depends on. A kernel's product depends on its new neurons, and not on its data."""
     feeds = {feed.result: feed for feed in notes.feeds}
     reached = dict.fromkeys(range(len(traced.shapes)), Reached())
     reached |= {number: Reached(1 << leaf) for leaf, number in enumerate(traced.inputs[: len(notes.leaf_names)])}
@@ -56,7 +57,7 @@ def _reached(notes: Ledger, traced: Program, values: dict[int, Value]) -> dict[i
             one = reached[operand]
             leaves, producers = leaves | one.leaves, producers | one.producers
         if begun:
-            leaves = 0  # they reach later values as the neuron's own entries
+            leaves = 0  # later values depend on the kernel only through the new neurons
         for result in step.results:
             held = producers
             if producers and step.name in MOVING:

@@ -1,4 +1,4 @@
-"""What happens to neurons and parameters when values meet element by element: sums, products, non-linearities."""
+"""Rules for element-wise steps: sums, products and non-linearities of neurons and parameters."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,30 +13,30 @@ from .ledger import Ledger, mix
 from .program import Step
 from .values import NONE, NOT_FOLLOWED, SETS, Ids, Met, Shapes, Value, Why, narrow, no_ids, union
 
-SUMS = "add", "sub", "complex"  # zero where all operands are zero
-SCALES = "mul", "div"  # zero where the first neuron is
+SUMS = "add", "sub", "complex"  # the result is zero where all operands are zero
+SCALES = "mul", "div"  # the result is zero where the neurons are zero
 
 
 def linear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Sums, products, quotients and other maps of zero to zero: linear in a neuron that meets no other of its like."""
+    """Sums, products and other linear steps. Products of neurons, and divisions by neurons, are non-linear."""
     carriers = [operand for operand in operands if operand.has_neurons]
     bends = (step.name == "mul" and len(carriers) > 1) or (step.name == "div" and operands[1].has_neurons)
     return [elementwise(notes, step, operands, shapes[0], bends)]
 
 
 def nonlinear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Every other function of each element: its result is the neuron's activation until a later one."""
+    """Every other element-wise function. Its result is the activation of the neurons until the next non-linearity."""
     return [elementwise(notes, step, operands, shape, bends=True) for shape in shapes]
 
 
 def convert(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """A new type: linear, unless it rounds to integers or Booleans."""
+    """A conversion of the dtype. It is linear unless it rounds to integers or Booleans."""
     inexact = jnp.issubdtype(step.settings["new_dtype"], jnp.inexact)
     return [elementwise(notes, step, operands, shapes[0], bends=not inexact)]
 
 
 def elementwise(notes: Ledger, step: Step, operands: Sequence[Value], shape: tuple[int, ...], bends: bool) -> Value:
-    """The result of a step that works on each element alone."""
+    """Returns the result of an element-wise step. `bends` is true if the step is non-linear in its neurons."""
     operands = [_aligned(operand, len(shape)) for operand in operands]
     numbers = [number for number, operand in zip(step.operands, operands, strict=True) if operand.has_neurons]
     carriers = [operand for operand in operands if operand.has_neurons]
@@ -58,7 +58,7 @@ def elementwise(notes: Ledger, step: Step, operands: Sequence[Value], shape: tup
         notes.dropped |= shared - kept
         shared = kept
         notes.note_site(step.results[0], neurons)
-    strays = (neurons == NONE).any()  # elements that are no neuron
+    strays = (neurons == NONE).any()  # whether some elements are not neurons
     mixed, hidden = (union(operands if strays else carriers, name) for name in ("mixed", "hidden"))
     if strays:
         hidden |= {(part.leaf, step.name) for operand in operands for part in operand.parts}
@@ -68,16 +68,16 @@ def elementwise(notes: Ledger, step: Step, operands: Sequence[Value], shape: tup
 
 
 def _outside(carriers: Sequence[Value], shared: Why) -> Why:
-    """What can't be redrawn and feeds every operand that has no activation yet.
+    """Returns the reasons in `shared` that hold for every operand without an activation.
 
-    The slope of a neuron's negative side (PReLU) is not in the other operand, so it belongs to the activation.
+    PReLU multiplies only one of its two operands by the learned slope, so the slope belongs to the activation.
     """
     raw = [carrier.shared for carrier in carriers if not carrier.is_activated]
     return shared.intersection(*raw) if raw and len(carriers) > 1 else shared
 
 
 def _aligned(operand: Value, rank: int) -> Value:
-    """A scalar operand as a value of the result's rank."""
+    """Returns the operand with the rank of the result. Only scalars differ in rank."""
     if len(operand.shape) == rank:
         return operand
     ones = (1,) * rank
@@ -95,7 +95,7 @@ def _without_neurons(step: Step, operands: Sequence[Value], shape: tuple[int, ..
 
 
 def _stays_a_kernel(step: Step, operands: Sequence[Value]) -> bool:
-    """Whether the result is zero where the entries of the kernels among its operands are."""
+    """Whether the result is zero wherever the entries of its kernel operands are zero."""
     if step.name in SUMS:
         return all(operand.is_kernel or operand.is_zero for operand in operands)
     if step.name == "div":
@@ -104,14 +104,14 @@ def _stays_a_kernel(step: Step, operands: Sequence[Value]) -> bool:
 
 
 def _is_masked_kernel(operands: Sequence[Value]) -> bool:
-    """Whether a choice between kernels and zeros depends on nothing that is learned."""
+    """Whether `select_n` chooses between kernels and zeros by a mask that is not learned."""
     which, *cases = operands
     learned = which.parts or which.mixed or which.hidden
     return not learned and all(case.is_kernel or case.is_zero for case in cases) and any(case.parts for case in cases)
 
 
 def _offsets(notes: Ledger, step: Step, neurons: Ids, sites: Ids, others: Sequence[Value]) -> Why:
-    """What makes activated neurons differ from zero when they are silent: anything added but zeros."""
+    """Returns the reasons why silent neurons are not zero: something is added after their activation."""
     if step.name not in SUMS or not (sites >= 0).any():
         return frozenset()
     ids, places = np.broadcast_arrays(neurons, sites)
@@ -133,10 +133,10 @@ def _describe(notes: Ledger, other: Value) -> str:
 def _joined(
     notes: Ledger, step: Step, neurons: Ids, sites: Ids, carriers: Sequence[Value], others: Sequence[Value]
 ) -> Why:
-    """Parameters that meet neurons become incoming entries; returns those that can't be redrawn with one neuron."""
+    """Records the operands' parameters as incoming entries. Returns why some can't be redrawn for a single neuron."""
     ids, places = np.broadcast_arrays(neurons, sites)
-    before, after = (np.where(places < 0, ids, NONE), np.where(places < 0, NONE, ids))  # their activation
-    # Only scaled, an activated neuron is silent where it was. What is added feeds it if another activation follows.
+    before, after = (np.where(places < 0, ids, NONE), np.where(places < 0, NONE, ids))  # the activation
+    # Scaling keeps a silent neuron silent after its activation. An added value feeds it if another activation follows.
     fed = notes.producers_of(before if step.name in SCALES else ids)
     found: set[tuple[int, Reason]] = set()
     for operand in [*others, *carriers]:
@@ -161,7 +161,7 @@ def _joined(
 
 
 def _met(notes: Ledger, neurons: Ids, operands: Sequence[Value]) -> frozenset[Met]:
-    """The parameters of these operands, as neurons remember them."""
+    """Returns the parameters in these operands, in the format of `Value.met`."""
     found = {(leaf, NOT_FOLLOWED) for operand in operands if not operand.has_neurons for leaf, _ in operand.hidden}
     for part in (part for operand in operands for part in operand.parts):
         shape = np.broadcast_shapes(neurons.shape, part.entries.shape)
@@ -171,9 +171,10 @@ def _met(notes: Ledger, neurons: Ids, operands: Sequence[Value]) -> frozenset[Me
 
 
 def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value, known: frozenset[Met]) -> None:
-    """Statistics of the neurons themselves couple them, if they hold only parameters that the neurons have met too.
+    """Records that neurons are combined with a value that mixes neurons, such as their mean.
 
-    Other producers, and other parameters, have no weights of their own here.
+    A mix of the same neurons couples them. If the mix also contains other producers, or parameters that are not in
+    `known`, the layers are not recycled: no kernel lies between these and the neurons.
     """
     if not other.mixed:
         return
@@ -193,9 +194,9 @@ def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value, known: frozense
 
 
 def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, Value]) -> bool:
-    """Two values with neurons meet: the same neurons, or different ones that become one neuron or are not recycled.
+    """Compares the neurons of two operands. Different neurons are merged in pairs, or are not recycled.
 
-    True if neurons of one kernel meet each other, so that the result is none of them.
+    Returns True if different neurons of the same kernel are combined. The result then contains no neurons.
     """
     (_, first), (_, second) = one, two
     a, b = np.broadcast_arrays(notes.current(first.neurons), notes.current(second.neurons))
@@ -218,9 +219,9 @@ def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, V
 
 
 def _are_one_neuron(notes: Ledger, step: Step, pairs: Ids, first: set[int], second: set[int]) -> bool:
-    """Gated pairs, and neurons of different kernels that are summed before anything reads them, act as one neuron.
+    """Whether each pair acts as one neuron: gated pairs, and neurons of two kernels summed before a kernel reads them.
 
-    Each neuron may be in one pair only: a layer that meets a shifted copy of itself has no neurons of its own.
+    A neuron may be in one pair only. Combining a layer with a shifted copy of itself, for example, mixes its neurons.
     """
     if len(np.unique(pairs)) != pairs.size or step.name not in (*SUMS, "mul"):
         return False

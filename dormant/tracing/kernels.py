@@ -1,4 +1,4 @@
-"""Where parameters meet: kernels end one layer's outgoing side and begin the next one's incoming side."""
+"""Rules for products and convolutions. A kernel reads the neurons of its data and feeds new neurons."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ class Axes(NamedTuple):
 
 
 def product(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """`dot_general`: of data with a kernel, of two parameters, or of two activations."""
+    """`dot_general`: a product of data and a kernel, of two parameters, or of two activations."""
     (left_summed, right_summed), (left_batch, right_batch) = step.settings["dimension_numbers"]
     axes = [
         _axes(len(operands[0].shape), left_batch, left_summed),
@@ -35,10 +35,10 @@ def product(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes
 
 
 def kernel_side(operands: Sequence[Value], outer: Sequence[Sequence[int]]) -> int | None:
-    """Which operand is the kernel: the one that holds parameters; of two, the one that no input enters.
+    """Returns which operand is the kernel, or None if it is ambiguous. The kernel holds parameters and no neurons.
 
-    If inputs enter both (a head chosen by the task, of an embedded observation), the kernel is the one whose entries
-    change along the `outer` axes, which become neurons. None if that leaves it open.
+    If both operands do, the kernel is the one that does not depend on the inputs. If both depend on them (the task
+    chooses a head and the observation an embedding), it is the one whose entries vary along the `outer` axes.
     """
     sides = [side for side, operand in enumerate(operands[:2]) if operand.parts and not operand.has_neurons]
     pure = [side for side in sides if not operands[side].from_input]
@@ -56,7 +56,7 @@ def _axes(rank: int, batch: Sequence[int], summed: Sequence[int]) -> Axes:
 
 
 def _product_entries(operands: Sequence[Value], axes: Sequence[Axes], side: int) -> tuple[Ids, Ids | None]:
-    """For each entry of the kernel: its output neuron's number, and the neuron that it reads (None if that varies)."""
+    """For each entry of the kernel, the neuron that it feeds (a number) and the one that it reads (None if several)."""
     kernel, data = operands[side], operands[1 - side]
     mine, theirs = axes[side], axes[1 - side]
     own = _columns(kernel, mine.batch + mine.free)
@@ -69,10 +69,10 @@ def _product_entries(operands: Sequence[Value], axes: Sequence[Axes], side: int)
 
 
 def _columns(kernel: Value, outer: Sequence[int]) -> Ids:
-    """The number of the neuron that each column of a kernel feeds; columns are numbered along the outer axes.
+    """The number of the neuron that each column of a kernel feeds. Columns are numbered along the outer axes.
 
-    Columns of the same entries feed the same neuron: kernels with noise per sample, or repeated ones. A column without
-    entries, which pads a kernel, feeds none.
+    Columns with the same entries feed the same neuron: repeated kernels, or kernels with noise per sample. A column of
+    padding has no entries and feeds no neuron.
     """
     changes = [axis for axis in outer if any(part.entries.shape[axis] > 1 for part in kernel.parts)]
     lengths = [kernel.shape[axis] for axis in changes]
@@ -88,21 +88,21 @@ def _columns(kernel: Value, outer: Sequence[int]) -> Ids:
 
 
 def _rows(entries: Ids, changes: Sequence[int], lengths: Sequence[int]) -> Ids:
-    """Entries as [columns, entries of a column]."""
+    """Returns the entries of a kernel as [columns, entries per column]."""
     ordered = entries.transpose(*changes, *(axis for axis in range(entries.ndim) if axis not in changes))
     wide = widen(ordered, (*lengths, *ordered.shape[len(changes) :]))
     return wide.reshape(int(np.prod(lengths, dtype=np.int64)), -1)
 
 
 def _placed(ids: Ids, axes: Sequence[int], rank: int) -> Ids:
-    """Ids whose axes go to the given axes of an array of this rank; the other axes have length 1."""
+    """Returns `ids` as an array of this rank, with its axes at the positions `axes`. The other axes have length 1."""
     ordered = ids.transpose(np.argsort(axes, kind="stable"))
     lengths = dict(zip(sorted(axes), ordered.shape, strict=True))
     return ordered.reshape([lengths.get(axis, 1) for axis in range(rank)])
 
 
 def _product_result(own: Ids, axes: Sequence[Axes], side: int) -> Ids:
-    """The neurons of a product, from those of its kernel's columns."""
+    """Returns the numbers of the neurons in the result of a product. `own` has those of the kernel's columns."""
     mine, theirs = axes[side], axes[1 - side]
     ordered = own.transpose(*mine.batch, *mine.free, *mine.summed)
     batch, free = ordered.shape[: len(mine.batch)], ordered.shape[len(mine.batch) :][: len(mine.free)]
@@ -111,7 +111,7 @@ def _product_result(own: Ids, axes: Sequence[Axes], side: int) -> Ids:
 
 
 def convolution(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """`conv_general_dilated`: a neuron is an output channel."""
+    """`conv_general_dilated`: each output channel is a neuron."""
     data, kernel = operands
     numbers, groups = step.settings["dimension_numbers"], step.settings["feature_group_count"]
     (batch, channel, *space), (out, *_) = numbers.lhs_spec, numbers.rhs_spec
@@ -128,7 +128,7 @@ def convolution(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Sh
 
 
 def _convolution_reads(shape: Sequence[int], spec: Sequence[int], data: Value, channel: int, groups: int) -> Ids:
-    """The input channel's neuron for each (output, input) pair of the kernel, groups respected."""
+    """For each output and input channel of the kernel, the neuron that it reads. Groups are taken into account."""
     channels = np.broadcast_to(data.neurons.ravel(), data.shape[channel])
     out, into = spec[0], spec[1]
     if groups == 1:
@@ -138,7 +138,7 @@ def _convolution_reads(shape: Sequence[int], spec: Sequence[int], data: Value, c
 
 
 def _constant_convolution(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """A convolution with fixed numbers keeps channels apart if it is depthwise (blurs, patches); else it mixes them."""
+    """A convolution with a constant kernel. It mixes channels unless it is depthwise, such as a blur."""
     data, kernel = operands
     numbers, groups = step.settings["dimension_numbers"], step.settings["feature_group_count"]
     channel = numbers.lhs_spec[1]
@@ -165,7 +165,7 @@ def feed(
     result: Ids,
     shape: tuple[int, ...],
 ) -> Value:
-    """New neurons from a kernel and data; the data's neurons are read by the kernel's entries."""
+    """Returns the product of a kernel and data, which holds new neurons. Records that the kernel reads the data."""
     kernel, data = operands[side], operands[1 - side]
     start, clash = _producer(notes, kernel, own)
     feeds, neurons = (np.where(ids < 0, NONE, ids + start) for ids in (own, result))
@@ -190,7 +190,7 @@ def feed(
 
 
 def _doubts(notes: Ledger, kernel: Value) -> list[Reason]:
-    """Why the neurons of a kernel can't be drawn anew."""
+    """Returns the reasons why the incoming weights of a kernel's neurons can't be redrawn."""
     found = [Reason(f"{what} feeds it in a way that is not followed", DIRECT) for what in sorted(notes.hidden(kernel))]
     return found + [
         Reason(f"an index chooses which part of {notes.leaf_names[leaf]} feeds it", OWN) for leaf in kernel.chosen
@@ -208,7 +208,7 @@ def _check_reading(notes: Ledger, kernel: Value, data: Value, reads: Ids | None,
 
 
 def _producer(notes: Ledger, kernel: Value, own: Ids) -> tuple[int, bool]:
-    """The first id of the kernel's neurons, the same one if the same kernel was used before."""
+    """Returns the first id of the kernel's neurons (reused kernels keep theirs), and whether neurons share an entry."""
     part = kernel.parts[0]
     width = int(own.max()) + 1
     in_leaf = notes.in_leaf(part, own, kernel.shape)
@@ -222,7 +222,7 @@ def _producer(notes: Ledger, kernel: Value, own: Ids) -> tuple[int, bool]:
 
 
 def _row(own: Ids | None) -> int | None:
-    """Where along a stack's first axis a kernel lies, if the parameter is a stack of kernels."""
+    """Returns the index of a kernel in a stack of kernels, or None if the parameter is not a stack."""
     if own is None or own.ndim < 3:
         return None
     rows = np.flatnonzero((own >= 0).reshape(len(own), -1).any(axis=1))
@@ -230,7 +230,7 @@ def _row(own: Ids | None) -> int | None:
 
 
 def _members(own: Ids) -> int:
-    """The size of an ensemble: its kernels are stacked along a first axis, and each holds the next neurons in a row."""
+    """Returns the size of an ensemble, else 1. Its kernels are stacked along the first axis and share no neurons."""
     if own.ndim < 3 or own.shape[0] == 1 or not varies(own, range(1, own.ndim)):
         return 1
     each = own.reshape(len(own), -1)
@@ -241,7 +241,7 @@ def _members(own: Ids) -> int:
 def _data_product(
     notes: Ledger, step: Step, operands: Sequence[Value], axes: Sequence[Axes], shapes: Shapes
 ) -> list[Value]:
-    """A product without a kernel: neurons stay apart on axes that are not summed, if the other operand has none."""
+    """A product without a kernel. It keeps neurons if one operand has them, and not along its summed axes."""
     carriers = [side for side in (0, 1) if operands[side].has_neurons]
     if len(carriers) == 1:
         side = carriers[0]
@@ -256,9 +256,9 @@ def _data_product(
 def _weighted(
     notes: Ledger, step: Step, operands: Sequence[Value], axes: Sequence[Axes], side: int, shape: tuple[int, ...]
 ) -> Value:
-    """Neurons summed over samples or positions with weights that are no kernel: an adjacency, an attention's weights.
+    """A weighted sum of neurons over samples or positions. The weights are no kernel: an adjacency or attention.
 
-    A neuron is measured before the sum if its weights are computed: a silent one adds zero whatever they are.
+    If the network computes the weights, neurons are measured before the sum. A silent neuron adds zero for any weights.
     """
     value, weights = operands[side], operands[1 - side]
     mine, theirs = axes[side], axes[1 - side]

@@ -1,4 +1,4 @@
-"""From the tracer's notes to the neuron layers of a wiring."""
+"""Builds the neuron layers of a wiring from the tracer's ledger."""
 
 import functools
 from collections import Counter
@@ -13,7 +13,7 @@ from .values import NONE, Ids
 
 
 class Site(NamedTuple):
-    """Where a layer is measured: the program's value and, for each of its elements, the layer's neuron."""
+    """Where a layer is measured: the number of a value, and the index of the neuron in each of its elements."""
 
     layer: str
     value: int
@@ -30,7 +30,7 @@ class Found(NamedTuple):
 
 
 def collect(notes: Ledger) -> Found:
-    """The layers that are read by a kernel; those that no kernel reads are output layers."""
+    """Returns the layers of a trace. Layers that no kernel reads are output layers."""
     notes.follow()
     groups = _groups(notes)
     names, used = _names(notes, groups), _used(notes)
@@ -42,7 +42,7 @@ def collect(notes: Ledger) -> Found:
 
 
 def _not_followed(notes: Ledger) -> dict[str, str]:
-    """The parameters that neither feed nor read a neuron, and what becomes of them."""
+    """Returns the paths of parameters that neither feed nor read a neuron, and how each is used instead."""
     followed = {use.leaf for use in notes.uses if any(_any(ids) for ids in (use.feeds, use.reads))}
     lost: dict[str, list[str]] = {notes.leaf_names[use.leaf]: [] for use in notes.uses if use.leaf not in followed}
     for use in notes.uses:
@@ -56,7 +56,7 @@ def _any(ids: Ids | None) -> bool:
 
 
 def _groups(notes: Ledger) -> list[set[int]]:
-    """Producers that have neurons in common, in order of their first kernel."""
+    """Returns groups of producers that share neurons, in the order of their first kernels."""
     groups: list[set[int]] = []
     for producer in range(len(notes.producers)):
         group = {producer} | notes.producers_of(_ids(notes, {producer}))
@@ -68,12 +68,12 @@ def _groups(notes: Ledger) -> list[set[int]]:
 
 
 def _ids(notes: Ledger, group: set[int]) -> Ids:
-    """The ids of a group's neurons, each once."""
+    """Returns the ids of a group's neurons without duplicates."""
     return np.unique(np.concatenate([notes.own(index) for index in sorted(group)]))
 
 
 def _names(notes: Ledger, groups: list[set[int]]) -> list[str]:
-    """A layer is called after its kernel's parent, or after the whole path where two would have the same name."""
+    """Returns the names of layers: the parent of the kernel, or its whole path if two layers would share a name."""
     short = ["+".join(dict.fromkeys(notes.name(producer) for producer in sorted(group))) for group in groups]
     often = Counter(short)
     kernels = [[notes.producers[producer].leaf for producer in sorted(group)] for group in groups]
@@ -84,7 +84,7 @@ def _names(notes: Ledger, groups: list[set[int]]) -> list[str]:
 
 
 def _numbers(notes: Ledger, group: set[int]) -> Ids:
-    """For each id its number within the group, NONE for any other; the last is for NONE itself."""
+    """For each id, the index of the neuron in the group, or NONE. The last entry is NONE, so index -1 returns NONE."""
     mine = _ids(notes, group)
     numbers = np.full(len(notes.canonical) + 1, NONE)
     numbers[mine] = np.arange(len(mine))
@@ -92,7 +92,7 @@ def _numbers(notes: Ledger, group: set[int]) -> Ids:
 
 
 def _local(numbers: Ids, ids: Ids | None) -> Ids:
-    """Ids as numbers within a group."""
+    """Returns ids as indices of neurons in a group."""
     return np.array(NONE) if ids is None else numbers[ids]
 
 
@@ -133,12 +133,12 @@ def _layer(notes: Ledger, name: str, group: set[int], used: dict[int, tuple[list
 
 
 def _together(maps: list[Ids]) -> Ids | None:
-    """The maps of several uses as one, if any of them names a neuron."""
+    """Combines the maps of several uses into one. Returns None if no map contains a neuron."""
     return functools.reduce(np.maximum, maps) if any((ids >= 0).any() for ids in maps) else None
 
 
 def _conflicts(path: str, uses: list[tuple[Use, Ids, Ids]], feeds: Ids | None, reads: Ids | None) -> list[Reason]:
-    """Why entries of a parameter that feed or read this layer can't be overwritten."""
+    """Returns the reasons why entries of a parameter that feed or read this layer can't be overwritten."""
     nowhere = np.array(NONE)
     feeds, reads = (nowhere if ids is None else ids for ids in (feeds, reads))
     touched = (feeds >= 0) | (reads >= 0)
@@ -157,7 +157,7 @@ def _conflicts(path: str, uses: list[tuple[Use, Ids, Ids]], feeds: Ids | None, r
 
 
 def _sites(notes: Ledger, name: str, group: set[int]) -> list[Site]:
-    """Where a layer is measured. Neurons that nothing reads are measured where they begin."""
+    """Returns where a layer is measured. Neurons that are not read are measured where a kernel creates them."""
     places = notes.sites if any(notes.sites[producer] for producer in group) else notes.resorts
     numbers = dict.fromkeys(site for producer in sorted(group) for site in places[producer])
     own = _numbers(notes, group)

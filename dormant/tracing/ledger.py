@@ -1,4 +1,4 @@
-"""What a trace has found so far: producers of neurons, uses of parameters, readings, and reasons."""
+"""The ledger of a trace: producers of neurons, uses of parameters, where neurons are read, and reasons."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,9 @@ from .values import NONE, Ids, Part, Shapes, Value, Why, narrow, plain, union, w
 
 
 class Producer(NamedTuple):
-    """A kernel's output neurons, with consecutive ids from `start`; an ensemble has several producers.
+    """A kernel's output neurons, with consecutive ids from `start`. Each kernel of an ensemble is a producer.
 
-    `member` is the kernel's place in a stack of them.
+    `member` is the index of the kernel in a stack of kernels, or None.
     """
 
     leaf: int
@@ -28,8 +28,8 @@ class Producer(NamedTuple):
 class Use(NamedTuple):
     """One use of a parameter: the neuron that each entry feeds and the neuron that it reads, in the parameter's shape.
 
-    `covers` says which entries it uses: a slice of a stack of kernels is a use of that slice alone. `elsewhere` says
-    what else is computed from them, if they neither feed nor read.
+    `covers` is a mask of the entries that are used, such as one slice of a stack of kernels. `elsewhere` describes the
+    use if the entries neither feed nor read neurons.
     """
 
     leaf: int
@@ -40,7 +40,7 @@ class Use(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """A product of a kernel and data, in which new neurons begin: the numbers of its values, and the producers."""
+    """A product of a kernel and data: the numbers of the three values, and the producers of the new neurons."""
 
     result: int
     kernel: int
@@ -50,12 +50,12 @@ class Feed(NamedTuple):
 
 @dataclass
 class Ledger:
-    """The tracer's notes.
+    """What the tracer has found.
 
-    Neurons that are one neuron (two kernels summed into it) share an id in `canonical`; `owners` are the
-    producers of all ids. A producer `follows` the producers that it was summed into: it is read where they are read.
-    `resorts` are the last places where a producer can be measured before its neurons are mixed, `born` the values in
-    which its neurons begin.
+    `canonical` maps the id of each neuron to one id for all neurons that were merged, such as those of two summed
+    kernels. `owners` maps each id to its producer. `follows` maps a producer to the producers that it was combined
+    with: it counts as read if they are read. `resorts` holds, per producer, the last values where it can be measured
+    before its neurons are mixed. `born` holds the values in which a kernel creates its neurons.
     """
 
     leaf_shapes: list[tuple[int, ...]]
@@ -73,13 +73,13 @@ class Ledger:
     follows: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     neurons_at: dict[int, Ids] = field(default_factory=dict)
     known_kernels: dict[tuple[int, int, bytes], int] = field(default_factory=dict)
-    dropped: set[tuple[int, str]] = field(default_factory=set)  # of what feeds neurons: parts of an activation
+    dropped: set[tuple[int, str]] = field(default_factory=set)  # reasons about parameters of an activation
     read: set[int] = field(default_factory=set)
     returned: set[int] = field(default_factory=set)
     untrained: set[int] = field(default_factory=set)  # parameters that no gradient reaches
 
     def new_producer(self, leaf: int, width: int, member: int | None = None) -> int:
-        """The first id of a new producer's neurons."""
+        """Adds a producer and returns the first id of its neurons."""
         start = len(self.canonical)
         self.owners = np.concatenate([self.owners, np.full(width, len(self.producers))])
         self.producers.append(Producer(leaf, start, width, member))
@@ -87,12 +87,12 @@ class Ledger:
         return start
 
     def own(self, producer: int) -> Ids:
-        """The ids of a producer's neurons, each under its one id."""
+        """Returns the canonical ids of a producer's neurons."""
         _, start, width, _ = self.producers[producer]
         return self.canonical[start : start + width]
 
     def name(self, producer: int) -> str:
-        """The path of a producer's kernel without its last step ("kernel"), Flax's "params" and NNX's "value"."""
+        """Returns the parent of a producer's kernel: its path without "params" (Flax), "value" (NNX) and "kernel"."""
         leaf, _, _, member = self.producers[producer]
         path = self.leaf_names[leaf].removeprefix("params/").removesuffix("/value")
         return (path.rpartition("/")[0] or path) + ("" if member is None else f"[{member}]")
@@ -101,13 +101,13 @@ class Ledger:
         return ", ".join(dict.fromkeys(self.name(producer) for producer in sorted(producers)))
 
     def current(self, ids: Ids) -> Ids:
-        """Ids with every merged neuron under its one id."""
+        """Returns the canonical ids of these neurons."""
         if not len(self.canonical):
             return ids
         return np.where(ids >= 0, self.canonical[np.maximum(ids, 0)], NONE)
 
     def producers_of(self, ids: Ids) -> set[int]:
-        """The producers of these neurons, those merged with them included."""
+        """Returns the producers of these neurons and of all neurons merged with them."""
         found = ids[ids >= 0]
         if not found.size:
             return set()
@@ -116,7 +116,7 @@ class Ledger:
         return set(np.flatnonzero(np.bincount(self.owners[present[self.canonical]])).tolist())
 
     def merge(self, pairs: Ids) -> None:
-        """Makes one neuron of each pair, and of pairs that have a neuron in common; the latest id stays."""
+        """Merges each pair into one neuron. Pairs that share a neuron are merged too. The largest id is kept."""
         while True:
             ends = self.canonical[pairs]
             low, high = ends.min(axis=1), ends.max(axis=1)
@@ -127,7 +127,7 @@ class Ledger:
             self.canonical = becomes[self.canonical]
 
     def blame(self, producers: Iterable[int], reason: Reason) -> None:
-        """Says why the neurons of these producers are not recycled."""
+        """Adds a reason why the neurons of these producers are not recycled."""
         for producer in producers:
             if reason not in self.reasons[producer]:
                 self.reasons[producer].append(reason)
@@ -138,27 +138,27 @@ class Ledger:
                 self.coupled[producer].append(by)
 
     def blame_why(self, why: Why, owners: set[int]) -> None:
-        """Gives each of these owners the reasons that a value carries for it."""
+        """Adds the reasons in `why` to their producers. Ignores producers that are not in `owners`."""
         for owner, reason in sorted(why):
             self.blame({owner} & owners, reason)
 
     def hidden(self, value: Value) -> frozenset[str]:
-        """The parameters inside a value whose entries are not followed, and where they were lost."""
+        """Returns the parameters in a value whose entries are not followed, and the step that lost each."""
         return frozenset(f"{self.leaf_names[leaf]} (in '{where}')" for leaf, where in value.hidden)
 
     def note_reading(self, number: int, value: Value) -> None:
-        """The neurons of a value are read here: they are measured where it says, or at the value itself."""
+        """Records that the neurons of `value` are read. They are measured at their sites, or at `value` without one."""
         owners = self.producers_of(value.neurons)
         self.read |= owners
         self._measure(self.sites, number, value)
         self.blame_why(value.offset | value.shared, owners)
 
     def note_resort(self, number: int, value: Value) -> None:
-        """Last place where these neurons can be measured before they are mixed."""
+        """Records `value` as the last place where its neurons can be measured before they are mixed."""
         self._measure(self.resorts, number, value)
 
     def note_feed(self, step: Step, side: int, producers: set[int], neurons: Ids) -> None:
-        """New neurons begin in the result of a step whose operand `side` is the kernel."""
+        """Records that a step creates new neurons. Its operand number `side` is the kernel."""
         (result,) = step.results
         self.feeds.append(Feed(result, step.operands[side], step.operands[1 - side], frozenset(producers)))
         self.note_site(result, neurons)
@@ -166,7 +166,7 @@ class Ledger:
             self.born[producer].append(result)
 
     def note_site(self, number: int, neurons: Ids) -> None:
-        """These neurons can be measured at this value."""
+        """Records that these neurons can be measured at value `number`."""
         self.neurons_at.setdefault(number, neurons)
 
     def _measure(self, places: dict[int, list[int]], number: int, value: Value) -> None:
@@ -179,14 +179,14 @@ class Ledger:
                     places[owner].append(site)
 
     def follow(self) -> None:
-        """A producer that was summed into others is read or returned where they are."""
+        """Marks producers as read or returned if a producer that they were combined with is."""
         for _ in self.follows:
             for producer, leaders in self.follows.items():
                 self.read |= {producer} if leaders & self.read else set()
                 self.returned |= {producer} if leaders & self.returned else set()
 
     def note_use(self, part: Part, feeds: Ids | None, reads: Ids | None, shape: tuple[int, ...]) -> bool:
-        """Writes a use down in the parameter's own shape; False if an entry would belong to two neurons."""
+        """Records a use of a parameter, in its shape. Returns False if an entry would belong to two neurons."""
         in_leaf = [None if ids is None else self.in_leaf(part, ids, shape) for ids in (feeds, reads)]
         clash = any(ids is not None and got is None for ids, got in zip((feeds, reads), in_leaf, strict=True))
         self.uses.append(
@@ -197,7 +197,7 @@ class Ledger:
         return not clash
 
     def fed_by(self) -> dict[int, set[int]]:
-        """For each producer, the parameters that feed a neuron of it."""
+        """For each producer, the parameters that feed its neurons."""
         found: dict[int, set[int]] = defaultdict(set)
         for use in self.uses:
             for producer in set() if use.feeds is None else self.producers_of(use.feeds):
@@ -208,7 +208,7 @@ class Ledger:
         self.uses += [Use(part.leaf, self.covered(part), None, None, what) for part in parts]
 
     def covered(self, part: Part) -> Bool[np.ndarray, "..."]:
-        """Which entries of its parameter a part holds."""
+        """Returns a mask of the parameter's entries that `part` holds."""
         shape = self.leaf_shapes[part.leaf]
         if is_whole(part.entries, shape):
             return np.ones((1,) * len(shape), bool)
@@ -217,7 +217,7 @@ class Ledger:
         return found.reshape(shape)
 
     def in_leaf(self, part: Part, ids: Ids, shape: tuple[int, ...]) -> Ids | None:
-        """Ids of a value's elements, carried back to the parameter's entries; None if one entry gets two ids."""
+        """Returns the ids of a value's elements as ids of the parameter's entries. None if one entry gets two ids."""
         leaf_shape = self.leaf_shapes[part.leaf]
         if shape == leaf_shape and is_whole(part.entries, shape):
             return ids
@@ -249,5 +249,5 @@ def mix(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) ->
 
 
 def is_whole(entries: Ids, shape: tuple[int, ...]) -> bool:
-    """Whether the entries are a whole parameter in its own order."""
+    """Whether `entries` holds all entries of a parameter in the original order."""
     return entries.shape == shape and bool((entries.ravel() == np.arange(entries.size)).all())

@@ -1,4 +1,4 @@
-"""Primitives that only move elements: what they do to an array of ids."""
+"""Primitives that only move elements, applied to arrays of ids."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,8 @@ import numpy as np
 from .program import Step
 from .values import NONE, Ids, narrow, widen
 
-# Moves the ids of the first operand (length 1 where they do not change); the other operands hold known indices.
+# Returns the moved ids. Takes the ids of the first operand (length 1 along axes on which they are constant), its shape,
+# and the known indices in the other operands.
 Move = Callable[[Step, Ids, tuple[int, ...], Sequence[Any]], Ids]
 
 
@@ -58,7 +59,7 @@ def _reverse(step: Step, ids: Ids, *_: object) -> Ids:
 
 
 def _pad(step: Step, ids: Ids, shape: tuple[int, ...], _: Sequence[object]) -> Ids:
-    """Padding along an axis on which ids do not change belongs to the same neurons."""
+    """Pads ids with NONE. Along an axis on which ids are constant, the padding belongs to the same neurons."""
     for axis, (low, high, inner) in enumerate(step.settings["padding_config"]):
         if ids.shape[axis] > 1:
             ids = _pad_axis(ids, axis, int(low), int(high), int(inner))
@@ -80,7 +81,7 @@ def _tile(step: Step, ids: Ids, *_: object) -> Ids:
 
 
 def _by_running_it(step: Step, ids: Ids, shape: tuple[int, ...], others: Sequence[Any]) -> Ids:
-    """Does another movement to the ids themselves; indices out of bounds give no neuron."""
+    """Runs the primitive on the ids themselves. Indices out of bounds of a gather give NONE."""
     if ids.size == 1 and step.name == "dynamic_slice":
         return ids
     settings = dict(step.settings)
@@ -107,7 +108,7 @@ MOVES: dict[str, Move] = {
 
 
 def indexed_axes(step: Step, shape: tuple[int, ...], known: Sequence[bool]) -> list[int]:
-    """The axes along which a slice or gather takes elements by an index that is not known."""
+    """Returns the axes along which a slice or gather takes elements by an index that is unknown while tracing."""
     sizes = step.settings["slice_sizes"]
     if step.name == "dynamic_slice":
         return [axis for axis, length in enumerate(shape) if sizes[axis] < length and not known[axis]]
@@ -117,7 +118,7 @@ def indexed_axes(step: Step, shape: tuple[int, ...], known: Sequence[bool]) -> l
 
 
 def concatenate(step: Step, ids: Sequence[Ids], shapes: Sequence[tuple[int, ...]]) -> Ids:
-    """The ids of a concatenation along the step's axis."""
+    """Concatenates ids along the axis of the step."""
     axis = int(step.settings["dimension"])
     lengths = np.broadcast_shapes(*(_without(one.shape, axis) for one in ids))
     wide = []

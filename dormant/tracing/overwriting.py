@@ -1,4 +1,4 @@
-"""Steps that write some elements of an array anew, or add to them: `x.at[i].set(y)`, segment sums, ring buffers."""
+"""Rules for steps that overwrite or add to elements of an array: `x.at[i].set(y)`, segment sums, ring buffers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,11 +15,12 @@ from .values import Ids, Part, Shapes, Value, narrow, no_ids, side_by_side, vari
 
 
 def overwrite(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """`scatter`: elements are the operand's or the update's."""
+    """`scatter`: each element comes from the target or from the update."""
     target, indices, update = operands
     raised = _raised(step, target, update)
     if raised is not None and indices.constant is not None and (target.is_zero or update.is_zero):
-        return [raised if target.is_zero else replace(target, constant=None)]  # zeros count as the neuron's own
+        # The zeros belong to the same neurons.
+        return [raised if target.is_zero else replace(target, constant=None)]
     if indices.constant is not None and _writes_once(step, operands, indices.constant.value):
         return [_replaced(step, target, update, [indices.constant.value])]
     if raised is None or indices.has_neurons or indices.mixed:
@@ -29,7 +30,7 @@ def overwrite(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shap
 
 
 def add_at(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """`scatter-add`: sums over samples, nodes or edges keep neurons apart; sums over neurons mix them."""
+    """`scatter-add`: sums over samples, nodes or edges keep neurons separate. Sums over neurons mix them."""
     target, indices, update = operands
     raised = _raised(step, target, update)
     if raised is None or indices.has_neurons or indices.mixed:
@@ -39,7 +40,7 @@ def add_at(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes)
 
 
 def overwrite_slice(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """`dynamic_update_slice`: one block of elements is the update's."""
+    """`dynamic_update_slice`: one block of elements comes from the update."""
     target, update, *starts = operands
     partial = [axis for axis, length in enumerate(update.shape) if length < target.shape[axis]]
     changes = any(varies(ids, partial) for value in (target, update) for ids in value.arrays)
@@ -56,7 +57,7 @@ def overwrite_slice(notes: Ledger, step: Step, operands: Sequence[Value], shapes
 
 
 def _replaced(step: Step, target: Value, update: Value, known: Sequence[Any]) -> Value:
-    """The target with elements of the update, at places that are known."""
+    """Returns the target with elements of the update written at known indices."""
 
     def written(old: Ids, new: Ids) -> Ids:
         full = (widen(old, target.shape).astype(np.int32), widen(new, update.shape).astype(np.int32))
@@ -75,7 +76,7 @@ def _replaced(step: Step, target: Value, update: Value, known: Sequence[Any]) ->
 
 
 def _writes_once(step: Step, operands: Sequence[Value], known: Any) -> bool:
-    """Whether no element is written twice, which leaves open what it becomes."""
+    """Whether every element is written at most once. The result of two writes is undefined."""
     target, _, update = operands
     with jax.ensure_compile_time_eval():
         times = lax.scatter_add(
@@ -89,7 +90,7 @@ def _writes_once(step: Step, operands: Sequence[Value], known: Any) -> bool:
 
 
 def _raised(step: Step, target: Value, update: Value) -> Value | None:
-    """An update with the axes of its target, of length 1 where it is scattered; None if ids change along those."""
+    """Returns the update with the axes of the target, of length 1 if scattered. None if ids vary along those axes."""
     numbers = step.settings["dimension_numbers"]
     scattered = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
     kept = [axis for axis in range(len(target.shape)) if axis not in scattered]

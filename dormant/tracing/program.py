@@ -1,4 +1,4 @@
-"""A traced function as one flat list of primitive steps, and its evaluation."""
+"""Programs: traced functions as flat lists of primitive steps, and their evaluation."""
 
 import functools
 import operator
@@ -13,7 +13,7 @@ from jax.core import ShapedArray, Tracer
 from jax.extend import core
 from jax.typing import DTypeLike
 
-# The parameter of each primitive that holds a function to be written out in its place.
+# The primitives that are inlined, each with the parameter that holds its inner jaxpr.
 INLINED = {
     "jit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -26,15 +26,16 @@ INLINED = {
 }
 
 
-LONGEST_UNROLLED = 10_000  # steps of a scan; each is compiled once more when the network is measured
+# Most steps of a scan that is unrolled. Each step is also compiled when the network is measured.
+LONGEST_UNROLLED = 10_000
 
 
 class TraceError(ValueError):
-    """The function has no layer that can be found, or other layers than when it was traced."""
+    """The tracer finds no layer in the function, or other layers than in the first trace."""
 
 
 class Step(NamedTuple):
-    """One primitive, with its operands and results as numbers of the program's values."""
+    """One call of a primitive. Operands and results are numbers of values in the program."""
 
     primitive: core.Primitive
     operands: tuple[int, ...]
@@ -48,7 +49,7 @@ class Step(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Steps over numbered values; `constants` are known before any input is."""
+    """Steps over numbered values. `constants` holds the values that are known without any input."""
 
     steps: list[Step]
     inputs: list[int]
@@ -58,7 +59,7 @@ class Program(NamedTuple):
 
 
 def flat_program(function: Callable[..., Any], *arguments: Any) -> Program:
-    """The flat program of a function, traced at the shapes and dtypes of its arguments."""
+    """Returns the flat program of a function, traced at the shapes and dtypes of its arguments."""
     closed = jax.make_jaxpr(function)(*arguments)
     writer = _Writer()
     inputs = [writer.number(_shaped(variable).shape) for variable in closed.jaxpr.invars]
@@ -67,7 +68,7 @@ def flat_program(function: Callable[..., Any], *arguments: Any) -> Program:
 
 
 def evaluate(traced: Program, arguments: Sequence[Any], wanted: Iterable[int]) -> dict[int, Any]:
-    """The wanted values of a program, run on the flattened arguments."""
+    """Runs a program on flattened arguments and returns the wanted values."""
     values = dict(traced.constants) | dict(zip(traced.inputs, arguments, strict=True))
     for step in needed(traced, wanted):
         results = step.primitive.bind(*(values[operand] for operand in step.operands), **step.settings)
@@ -77,7 +78,7 @@ def evaluate(traced: Program, arguments: Sequence[Any], wanted: Iterable[int]) -
 
 
 def trained_inputs(traced: Program) -> set[int]:
-    """The inputs that a gradient of the outputs can reach: not those behind `stop_gradient` alone."""
+    """Inputs that can get a gradient. Excludes inputs that reach the outputs only through `stop_gradient`."""
     reached = set(traced.outputs)
     for step in needed(traced, traced.outputs, stops="stop_gradient"):
         reached.update(step.operands)
@@ -85,7 +86,7 @@ def trained_inputs(traced: Program) -> set[int]:
 
 
 def needed(traced: Program, wanted: Iterable[int], stops: str = "") -> list[Step]:
-    """The steps that the wanted values depend on, in order; those before a primitive called `stops` are left out."""
+    """Returns the steps that the wanted values depend on, in order. Ignores paths through a primitive named `stops`."""
     open_values, kept = set(wanted), []
     for step in reversed(traced.steps):
         if step.name != stops and open_values.intersection(step.results):
@@ -95,17 +96,17 @@ def needed(traced: Program, wanted: Iterable[int], stops: str = "") -> list[Step
 
 
 def _typed(literal: core.Literal) -> np.ndarray:
-    """A literal with the type that its step gives it: to a Python number JAX would give its own default."""
+    """Returns a literal as an array of the dtype in the jaxpr. JAX would give a Python number the default dtype."""
     return np.asarray(literal.val, _shaped(literal).dtype)
 
 
 def _shaped(atom: core.Var | core.Literal) -> ShapedArray:
-    """The shape and dtype of a value. Programs in which neurons flow hold arrays alone."""
+    """Returns the shape and dtype of a value. All values of traced networks are arrays."""
     return cast(ShapedArray, atom.aval)
 
 
 class _Writer:
-    """Writes nested functions out into one list of steps, with a fresh number for every value."""
+    """Inlines nested functions into one list of steps. Gives every value a new number."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -150,13 +151,13 @@ class _Writer:
         return results
 
     def may_unroll(self, equation: core.JaxprEqn) -> bool:
-        """Whether a scan is short enough; a longer one is one step, which mixes what goes into it."""
+        """Whether a scan is short enough to unroll. A longer scan stays one step, which mixes its operands."""
         return equation.params["length"] * len(equation.params["jaxpr"].jaxpr.eqns) <= LONGEST_UNROLLED
 
     def choose(self, equation: core.JaxprEqn, operands: list[int], scope: str) -> list[int]:
-        """A choice between branches: all of them are written out, then one of their results is selected.
+        """Inlines all branches of a `cond`, then selects the results of one branch.
 
-        Where the choice is known while tracing, only its branch is written.
+        If the index of the branch is known while tracing, inlines only that branch.
         """
         index, *arguments = operands
         branches = equation.params["branches"]
@@ -175,7 +176,7 @@ class _Writer:
         return chosen
 
     def unroll(self, equation: core.JaxprEqn, operands: list[int], scope: str) -> list[int]:
-        """A scan's body, written out for every iteration, so that weights used at each of them are seen as shared."""
+        """Inlines the body of a scan once per iteration, so that the tracer sees that iterations share weights."""
         settings = equation.params
         body, length = settings["jaxpr"], settings["length"]
         constants, carry, sequences = _split(operands, settings["num_consts"], settings["num_carry"])
@@ -191,13 +192,13 @@ class _Writer:
     def call(
         self, function: Callable[..., Any], operands: list[int], scope: str, dtype: DTypeLike = np.float32
     ) -> list[int]:
-        """A function of the library itself, written out on numbered values."""
+        """Inlines a call of a Python function on numbered values and returns the numbers of its results."""
         closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(self.shapes[one], dtype) for one in operands))
         return self.inline(closed.jaxpr, closed.consts, operands, scope)
 
 
 def _clipped(index: Array, most: int) -> Array:
-    """The number of a branch, Boolean if there are two."""
+    """Returns the index of a branch, as a Boolean if there are two branches."""
     index = jnp.clip(index, 0, most)
     return index if most > 1 else index == 1
 

@@ -1,4 +1,4 @@
-"""What each kind of primitive does to the neurons and parameters inside its operands."""
+"""One rule per primitive: how it changes the neurons and parameters in its operands."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,11 +16,11 @@ from .values import Ids, Part, Shapes, Value, narrow, no_ids, plain, side_by_sid
 
 Rule = Callable[[Ledger, Step, Sequence[Value], Shapes], list[Value]]
 
-MOST_CHOICES = 64  # slices of a parameter of which an index that is not known may choose one
+MOST_CHOICES = 64  # largest number of slices of a parameter among which an unknown index may choose
 
 
 def move(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Reshape, transpose, slice, gather and so on: ids move with their elements."""
+    """Reshape, transpose, slice, gather and similar steps. Ids move with their elements."""
     value, *others = operands
     known = [other.constant for other in others] if step.name != "pad" else []
     if any(index is None for index in known):
@@ -35,7 +35,7 @@ def move(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -
 
 
 def _move_by_unknown(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """A slice or gather by an index that is not known: ids that do not change along the indexed axes are known."""
+    """A slice or gather by an unknown index. Ids stay known if they do not vary along the indexed axes."""
     value, *others = operands
     axes = indexed_axes(step, value.shape, [other.constant is not None for other in others])
     (reached,) = mix(notes, step._replace(operands=step.operands[1:]), others, shapes)
@@ -59,7 +59,7 @@ def _move_by_unknown(notes: Ledger, step: Step, operands: Sequence[Value], shape
 
 
 def _choices(step: Step, value: Value, known: Sequence[Any], axes: Sequence[int]) -> list[list[Any]]:
-    """Every index that may choose a slice of parameters along one axis, such as the task's head of several."""
+    """Returns every index that may choose a slice of a parameter along one axis, such as the head of a task."""
     if len(axes) != 1 or value.shape[axes[0]] > MOST_CHOICES:
         return []
     (axis,) = axes
@@ -72,7 +72,7 @@ def _choices(step: Step, value: Value, known: Sequence[Any], axes: Sequence[int]
 
 
 def join_ends(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Concatenation: every element keeps its neuron, its parameter entry and the place where it is measured."""
+    """Concatenation. Every element keeps its neuron, its parameter entry and its activation site."""
     extents = [value.shape for value in operands]
     operands = _zeros_of_neurons(int(step.settings["dimension"]), operands)
     parts = []
@@ -88,7 +88,7 @@ def join_ends(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shap
 
 
 def _zeros_of_neurons(axis: int, operands: Sequence[Value]) -> list[Value]:
-    """Zeros before or after neurons, along time for instance, are those neurons' zeros."""
+    """Assigns zeros that are concatenated with neurons, along time for instance, to the same neurons."""
     carriers = [value for value in operands if value.has_neurons]
     first = carriers[0] if carriers else None
     if first is None or any(varies(ids, [axis]) for value in carriers for ids in (value.neurons, value.sites)):
@@ -100,7 +100,7 @@ def _zeros_of_neurons(axis: int, operands: Sequence[Value]) -> list[Value]:
 
 
 def split(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Split and unstack: every piece keeps the ids of its elements."""
+    """Split and unstack. Every piece keeps the ids of its elements."""
     (value,) = operands
     axis, drop = step.settings["axis"], step.name == "unstack"
     sizes = [1] * len(shapes) if drop else [shape[axis] for shape in shapes]
@@ -127,7 +127,7 @@ def stack(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) 
 
 
 def reduce(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """A sum or maximum along axes on which neurons do not change keeps them; along others it mixes them."""
+    """Reductions. They keep neurons if these do not vary along the reduced axes, and mix them otherwise."""
     (value,) = operands
     axes = tuple(step.settings["axes"])
     if any(varies(ids, axes) for ids in value.arrays):
@@ -136,7 +136,7 @@ def reduce(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes)
 
 
 def slide(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Pooling windows and cumulative sums along axes on which neurons do not change keep them."""
+    """Pooling and cumulative sums. They keep neurons if these do not vary along the axes of the window."""
     value = operands[0]
     if value.parts or any(varies(ids, _window_axes(step, len(value.shape))) for ids in value.arrays):
         return mix(notes, step, operands, shapes)
@@ -152,7 +152,7 @@ def _window_axes(step: Step, rank: int) -> list[int]:
 
 
 def pass_on(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Barriers and annotations: every result is its operand."""
+    """Barriers and annotations. Every result equals its operand."""
     return [value.moved(value.shape, lambda ids: ids) for value in operands]
 
 

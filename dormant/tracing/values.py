@@ -1,4 +1,4 @@
-"""What the tracer knows of one intermediate value: which neuron, and which parameter entry, each element is."""
+"""What the tracer knows about an intermediate value: the neuron and the parameter entries of each element."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -12,15 +12,15 @@ from ..reasons import Reason
 
 Ids = Int[np.ndarray, "..."]
 Shapes = Sequence[tuple[int, ...]]
-Why = frozenset[tuple[int, Reason]]  # producers, each with a reason
-Met = tuple[int, bytes]  # a parameter and which of its entries; without entries, they are not followed
+Why = frozenset[tuple[int, Reason]]  # pairs of a producer and a reason
+Met = tuple[int, bytes]  # a parameter and the bytes of its entries, or NOT_FOLLOWED
 SETS = "mixed", "hidden", "chosen", "offset", "shared", "met"  # the fields of a value that are sets
-NOT_FOLLOWED = b""  # in place of a parameter's entries
-NONE = -1  # the id of an element that is no neuron, or no entry of a parameter
+NOT_FOLLOWED = b""  # replaces the bytes of entries that are not followed
+NONE = -1  # the id of an element that is not a neuron, or not an entry of a parameter
 
 
 class Part(NamedTuple):
-    """A parameter inside a value: for each element, which entry of the flattened parameter it is."""
+    """A parameter inside a value: for each element, its index in the flattened parameter."""
 
     leaf: int
     entries: Ids
@@ -30,27 +30,27 @@ class Part(NamedTuple):
 class Value:
     """One intermediate value of the traced function.
 
-    `neurons`, `sites` and every part's `entries` have the value's rank; an axis along which they do not change has
-    length 1. `sites` holds, for each element that is a neuron, the number of the value at which its activation is
-    measured, or NONE before any non-linearity: such an element is measured where it is read.
+    `neurons`, `sites` and the `entries` of every part have the rank of the value. An axis along which they are constant
+    has length 1. `sites` holds, for each element that is a neuron, the number of the value at which its activation is
+    measured. It is NONE before any non-linearity; the neuron is then measured at the value that a kernel reads.
     """
 
     shape: tuple[int, ...]
     neurons: Ids
     sites: Ids
     parts: tuple[Part, ...] = ()
-    is_kernel: bool = False  # zero where its parameters' entries are zero: may weigh neurons
+    is_kernel: bool = False  # zero where its parameters are zero, so it may be a kernel
     from_input: bool = False  # depends on the function's inputs
-    mixed: frozenset[int] = frozenset()  # producers that reach it without keeping their neurons apart
-    hidden: frozenset[tuple[int, str]] = frozenset()  # parameters whose entries are not followed, and where they went
-    chosen: frozenset[int] = frozenset()  # parameters of which an index that is not known chooses a part
-    offset: Why = frozenset()  # what made a neuron differ from zero where its activation is zero
-    shared: Why = frozenset()  # what feeds a neuron and can't be redrawn with it
-    met: frozenset[Met] = frozenset()  # the parameters that its neurons have met since they began
-    constant: "Constant | None" = field(default=None, repr=False)  # its elements, where they are known while tracing
+    mixed: frozenset[int] = frozenset()  # producers whose neurons are mixed in it
+    hidden: frozenset[tuple[int, str]] = frozenset()  # parameters whose entries are not followed, and by which step
+    chosen: frozenset[int] = frozenset()  # parameters from which an unknown index chooses a slice
+    offset: Why = frozenset()  # why neurons are not zero where their activation is zero
+    shared: Why = frozenset()  # why what feeds a neuron can't be redrawn
+    met: frozenset[Met] = frozenset()  # parameters combined with its neurons since a kernel created them
+    constant: "Constant | None" = field(default=None, repr=False)  # its elements, if known while tracing
 
     def moved(self, shape: tuple[int, ...], change: Callable[[Ids], Ids]) -> "Value":
-        """The value after a step that only moves elements: `change` moves an array of ids."""
+        """Returns the value after a step that only moves elements. `change` moves an array of ids."""
         parts = tuple(Part(leaf, change(entries)) for leaf, entries in self.parts)
         ids = {"neurons": change(self.neurons), "sites": change(self.sites)}
         return replace(self, shape=shape, parts=parts, constant=None, **ids)
@@ -70,12 +70,12 @@ class Value:
 
     @property
     def arrays(self) -> list[Ids]:
-        """All of its ids: neurons, sites and entries of parameters."""
+        """All arrays of ids: neurons, sites and entries of parameters."""
         return [self.neurons, self.sites, *(part.entries for part in self.parts)]
 
 
 class Constant:
-    """Elements that can be known while tracing, worked out when they are first asked for: noise never is."""
+    """Elements that are known while tracing. They are computed on first access, so that unused noise never is."""
 
     def __init__(self, compute: Callable[[], Any], depth: int = 0) -> None:
         self._compute, self.depth = compute, depth
@@ -92,12 +92,12 @@ def plain(shape: tuple[int, ...], **facts: Any) -> Value:
 
 
 def union(values: Iterable[Value], name: str) -> frozenset[Any]:
-    """One of the sets of several values, joined."""
+    """Returns the union of the sets called `name` of several values."""
     return frozenset().union(*(getattr(value, name) for value in values))
 
 
 def side_by_side(values: Sequence[Value]) -> dict[str, Any]:
-    """The sets of a value that is put together from others. What only some of its neurons have met is marked."""
+    """Returns the sets of a concatenation. Marks entries in `met` that not all of its neurons were combined with."""
     sets = {name: union(values, name) for name in SETS}
     met = [value.met for value in values if value.has_neurons] or [frozenset()]
     common = frozenset.intersection(*met)
@@ -110,12 +110,12 @@ def no_ids(shape: tuple[int, ...]) -> Ids:
 
 
 def numbered(shape: tuple[int, ...]) -> Ids:
-    """A different id for each element, in row-major order."""
+    """Returns a different id for each element, in row-major order."""
     return np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape)
 
 
 def narrow(ids: Ids) -> Ids:
-    """The same ids with length 1 along every axis on which they do not change."""
+    """Returns the ids with length 1 along every axis on which they are constant."""
     for axis, length in enumerate(ids.shape):
         first = ids.take([0], axis) if length > 1 else ids
         if length > 1 and (ids == first).all():
@@ -128,5 +128,5 @@ def widen(ids: Ids, shape: tuple[int, ...]) -> Ids:
 
 
 def varies(ids: Ids, axes: Iterable[SupportsIndex]) -> bool:
-    """Whether ids change along any of the axes."""
+    """Whether ids vary along any of the axes."""
     return any(ids.shape[axis] > 1 for axis in axes)
