@@ -1,7 +1,7 @@
 """`python -m dormant` and the `dormant` command.
 
-The exit code is 0 if all is done, 1 if some runs failed, 2 for bad input and 130 after Ctrl-C. An error is one line on
-stderr. A traceback is always a bug.
+The exit code is 0 on success, 1 if some runs failed, 2 for bad input and 130 after Ctrl-C. The command reports an error
+in one line on stderr. A traceback is always a bug.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ NARROWEST = 40  # columns of a terminal
 
 
 def main() -> None:
-    """Runs the command line. A missing optional package ends it with the command that installs it, Ctrl-C with 130."""
-    # XLA reports a false error of two kilobytes for all code that it loads from the compilation cache.
+    """Runs the command line. If an optional package is missing, exits with the command that installs it."""
+    # XLA logs a false error of two kilobytes whenever it loads code from the compilation cache.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        # While compiled modules load, an exception raised in a signal handler is lost or crashes the process.
+        # An exception in a signal handler is lost, or crashes the process, while compiled modules are imported.
         signal.signal(signal.SIGINT, _leave)
         from dormant.cli import run
 
@@ -48,17 +48,17 @@ def main() -> None:
 def _open_streams() -> None:
     """Makes both streams accept all text. Python sets a stream to None if its descriptor is closed."""
     if shutil.get_terminal_size().columns < NARROWEST:
-        os.environ["COLUMNS"] = str(NARROWEST)  # narrower help texts are never finished
+        os.environ["COLUMNS"] = str(NARROWEST)  # formatting a narrower help text never ends
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-        # A terminal that lacks a letter shows "?" in its place.
+        # Characters that the terminal can't encode become "?".
         getattr(sys, name).reconfigure(errors="replace")
 
 
 def _refuse_output(error: OSError) -> NoReturn:
-    """Ends the command because its output or a file cannot be written. A reader that went away needs no message."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still in the buffer
+    """Exits because the output or a file cannot be written. Prints no message if the reader closed the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discards what is still in the buffer
     if not isinstance(error, BrokenPipeError):
         with contextlib.suppress(OSError):  # errors may go to the same full disk
             os.write(2, f"dormant: {error.filename or 'standard output'}: {error.strerror or error}.\n".encode())

@@ -36,7 +36,7 @@ def replacing(file: Path) -> Iterator[Path]:
     try:
         yield part
         with part.open("rb") as stream:
-            os.fsync(stream.fileno())  # a file that is renamed first could be empty after a power cut
+            os.fsync(stream.fileno())  # without it, the renamed file could be empty after a power cut
         os.replace(part, file)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -48,31 +48,31 @@ def write_whole(file: Path, text: str) -> None:
 
     Raises OSError if the disk is full or the folder cannot be written to. The old content is kept.
     """
-    # "x" fails for a link that was planted after an old file was removed.
+    # Mode "x" fails if someone created a link after `replacing` removed the old file.
     with replacing(file) as part, part.open("x", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
 
 
 class UnreadableFile(ValueError):
-    """A file from elsewhere is damaged, is of another format, or is too large. The message names the file."""
+    """A file is damaged, has another format, or is too large. The message names the file."""
 
 
 def read_array(file: Path) -> np.ndarray:
-    """The array in an .npy file, or in a gzipped one (.gz).
+    """Returns the array in an .npy file, which may be gzipped (.gz).
 
     Raises UnreadableFile for a file that is damaged, holds Python objects or is larger than the memory.
     """
     with _readable(file), gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         found = _array(stream)
-        # Gzip compares its checksum at the end of the file.
+        # Reading to the end makes gzip compare its checksum.
         if stream.read(1):
             raise ValueError("there is more behind the array")
         return found
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays in an .npz file by name, in the order of the file.
+    """Returns the arrays in an .npz file by name, in the order of the file.
 
     Raises UnreadableFile for a file that is damaged or encrypted, holds Python objects or is larger than the memory.
     """
@@ -95,7 +95,7 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """Turns the many types of errors of NumPy, zipfile and gzip for damaged files into UnreadableFile."""
+    """Turns the errors that NumPy, zipfile and gzip raise for damaged files into UnreadableFile."""
     try:
         yield
     except FileNotFoundError:
@@ -108,7 +108,7 @@ def _readable(file: Path) -> Iterator[None]:
 
 
 def _array(stream: Any) -> np.ndarray:
-    """The array that a stream in NumPy's format begins with. No memory is taken before its size is known to fit."""
+    """Returns the first array of a stream in NumPy's format. Checks that it fits into memory before allocating any."""
     magic = stream.read(8)
     if len(magic) < 8 or not magic.startswith(np.lib.format.MAGIC_PREFIX) or magic[6] not in (1, 2, 3):
         raise ValueError("it is not a NumPy file")
@@ -130,7 +130,7 @@ def _array(stream: Any) -> np.ndarray:
 
 
 def available_memory() -> int:
-    """Bytes of memory that this process may use; the machine's total where the system does not report free memory.
+    """Returns the bytes of memory that this process may use. Without a report of free memory, returns the total.
 
     >>> available_memory() > 0
     True

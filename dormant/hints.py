@@ -1,4 +1,4 @@
-"""Hints in error messages: names that were meant, packages that are missing, and versions of jaxlib that are faulty."""
+"""Hints in error messages: similar names, missing packages, and faulty versions of jaxlib."""
 
 import functools
 import re
@@ -16,7 +16,7 @@ RIGHT = "0.10.1"  # has neither fault
 
 
 def fault_of(jaxlib: str) -> str | None:
-    """One line about the known fault of a version of jaxlib, or None if no fault is known.
+    """Returns one line about the known fault of a version of jaxlib, or None if no fault is known.
 
     >>> print(fault_of("0.10.1"))
     None
@@ -31,7 +31,7 @@ def fault_of(jaxlib: str) -> str | None:
 @functools.cache
 def warn_once() -> None:
     """Warns about the installed jaxlib if it has a known fault. Only the first call of a process does anything."""
-    # Name the caller of `trace`, not this file.
+    # The warning points to the caller of `trace`, not to this file.
     if fault := fault_of(version("jaxlib")):
         warnings.warn(fault, stacklevel=3)
 
@@ -58,7 +58,7 @@ def extras() -> dict[str, list[str]]:
 
 
 def extra_of(module: str) -> str | None:
-    """The extra that installs a module, None if no package of an extra starts with the module's name."""
+    """Returns the extra that installs a module, or None. A package matches if its name starts with the module's."""
     plain = module.casefold().replace("_", "-")
     for extra, packages in extras().items():
         if extra and any(re.fullmatch(rf"{re.escape(plain)}(-.*)?", package.casefold()) for package in packages):
@@ -85,7 +85,7 @@ def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
 
 
 def canonical(name: str, known: Iterable[str]) -> str:
-    """The known name that equals `name` up to capitals, underscores and hyphens, or `name` if there is none.
+    """Returns the known name that equals `name` up to capitals, underscores and hyphens, or `name` if none does.
 
     >>> canonical("shrink_perturb", ["reset", "shrink-perturb"])
     'shrink-perturb'

@@ -1,7 +1,7 @@
-"""What else is measured of a network and its neurons: what neurons are worth, ranks, norms, steps, and how it fits.
+"""Metrics of networks and neurons: utilities, ranks, norms, churn, and the error on random targets.
 
-Everything but `readings` can be compiled and mapped over seeds, where nothing can be raised: a NaN in the inputs gives
-a NaN. `readings` brings numbers to the host and raises for NaN.
+All functions except `readings` can be compiled and mapped over seeds. Compiled code can't raise errors, so a NaN in the
+inputs gives NaN. `readings` copies numbers to the host and raises ValueError for NaN.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,14 +19,14 @@ from .wiring import Entries, Network, NeuronLayer, Wiring, by_path, entry_sums
 
 Matrix = Num[AnyArray, "samples neurons"]
 Scalar = float | Float[Array, ""]
-FREQUENCY = 1e5  # of the sine that makes two states' targets unrelated
+FREQUENCY = 1e5  # of the sine that makes the targets of two states unrelated
 
 
 def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float[Array, " neurons"]]:
-    """For each layer, the mean absolute gradient of every neuron's incoming entries, divided by the layer's mean of it.
+    """The mean absolute gradient of each neuron's incoming entries, divided by the mean of its layer.
 
-    `gradients` has the tree of the parameters. Scores average 1 over a layer that gets any gradient, as those of
-    activations do; the cost is one pass over the gradients.
+    `gradients` has the tree of the parameters. Scores average 1 over a layer, like those of activations, unless all its
+    gradients are zero. The cost is one pass over the gradients.
 
     >>> from dormant import trace
     >>> params = {"hidden": {"w": jnp.ones((2, 3))}, "head": {"w": jnp.ones((3, 1))}}
@@ -36,7 +36,7 @@ def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float
     [0.0, 1.0, 2.0]
 
     Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL" (ReGraMa), as
-    its ports have it: the gradient of the batch's mean loss. We count biases among the incoming entries.
+    in its ports: the gradient of the mean loss of the batch. We count biases among the incoming entries.
     """
     ones = by_path(jax.tree.map(lambda leaf: jnp.ones(leaf.shape), gradients))
     gradient_sizes = by_path(jax.tree.map(magnitudes, gradients))
@@ -48,7 +48,7 @@ def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float
 
 
 def contributions(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
-    """For each neuron, its mean absolute activation times the sum of the absolute weights that read it.
+    """The mean absolute activation of each neuron, times the sum of its absolute outgoing weights.
 
     A neuron that is read through several non-linearities has the largest of its mean activations.
 
@@ -59,9 +59,9 @@ def contributions(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dic
 
 
 def utilities(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
-    """For each neuron, what its activation contributes beyond its mean, divided by its absolute incoming weights.
+    """The overall utility of each neuron: mean |h - mean h| * sum |outgoing| / sum |incoming|.
 
-    That is mean |h - mean h| * sum |outgoing| / sum |incoming|: small weights count for it, since they change quickly.
+    h is the neuron's activation. Small incoming weights raise the utility, because they adapt quickly.
     A layer with a NaN or infinite activation has NaN for all of its neurons.
 
     Source: Dohare et al. 2021, "Continual backprop", overall utility; dopamine/labs/redo/weight_recyclers.py calls it
@@ -76,7 +76,7 @@ def utilities(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[st
 
 
 def _activity(wiring: Wiring, params: PyTree[Array], inputs: PyTree, centred: bool) -> dict[str, Array]:
-    """Each neuron's mean absolute activation, or that of its distance from its mean; NaN as in `Wiring.scores`."""
+    """The mean absolute activation of each neuron, or of its deviation if `centred`. NaN as in `Wiring.scores`."""
     means = {layer.name: jnp.zeros(layer.width) for layer in wiring.layers}
     for layer, neurons, values in wiring.measure(params, *inputs):
         rows = values.reshape(-1, values.shape[-1])
@@ -99,8 +99,8 @@ def _sums(leaves: dict[str, Array], entries: Entries, width: int) -> Array:
 def effective_rank(matrix: Matrix) -> Float[Array, ""]:
     """The exponential of the entropy of the singular values: exp(-sum_i p_i log p_i), where p_i = s_i / sum_j s_j.
 
-    It lies between 1 and the rank, and need not be whole; a zero matrix has effective rank 0, which is our choice. It
-    costs the singular values of the matrix, samples * neurons * min(samples, neurons), as do the two below.
+    It lies between 1 and the rank, and need not be an integer. A zero matrix has effective rank 0, which is our choice.
+    The cost is that of the singular values, as in `srank` and `stable_rank`: samples * neurons * min(samples, neurons).
 
     >>> round(float(effective_rank(np.diag([1.0, 1.0, 0.0]))), 3)
     2.0
@@ -114,7 +114,7 @@ def effective_rank(matrix: Matrix) -> Float[Array, ""]:
 
 
 def srank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
-    """The smallest k such that the k largest singular values add up to at least 1 - delta of the sum of all.
+    """The smallest k such that the k largest singular values sum to at least 1 - delta times the sum of all.
 
     Kumar et al. call it the effective rank. It is not the stable rank. A zero matrix has srank 0.
 
@@ -135,7 +135,7 @@ def srank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
 def stable_rank(matrix: Matrix) -> Float[Array, ""]:
     """The squared Frobenius norm divided by the squared spectral norm: sum_i s_i^2 / max_i s_i^2.
 
-    It lies between 1 and the rank, and small singular values hardly change it; a zero matrix has stable rank 0.
+    It lies between 1 and the rank. Small singular values hardly change it. A zero matrix has stable rank 0.
 
     >>> round(float(stable_rank(np.diag([2.0, 1.0]))), 3)
     1.25
@@ -147,7 +147,7 @@ def stable_rank(matrix: Matrix) -> Float[Array, ""]:
 
 
 def weight_norms(params: PyTree) -> dict[str, Float[Array, ""]]:
-    """The Euclidean norm of each parameter, under its path.
+    """Returns the Euclidean norm of each parameter, by path.
 
     >>> {path: float(norm) for path, norm in weight_norms({"dense": {"kernel": jnp.array([[3.0, 4.0]])}}).items()}
     {'dense/kernel': 5.0}
@@ -156,35 +156,35 @@ def weight_norms(params: PyTree) -> dict[str, Float[Array, ""]]:
 
 
 def norm(values: Num[AnyArray, "..."]) -> Float[Array, ""]:
-    """The Euclidean norm of all entries, which neither overflows nor underflows on the way."""
+    """The Euclidean norm of all entries, computed without overflow or underflow."""
     sizes = magnitudes(values)
     largest = sizes.max(initial=0.0)
     return largest * jnp.sqrt(jnp.sum(jnp.square(_divided(sizes, largest))))
 
 
 def feature_norm(features: Matrix) -> Float[Array, ""]:
-    """The mean over samples of the Euclidean norm of a layer's activations; it costs one pass over them.
+    """The mean over samples of the Euclidean norm of a layer's activations. The cost is one pass over them.
 
     >>> float(feature_norm(np.array([[3.0, 4.0], [0.0, 1.0]])))
     3.0
 
-    Source: Lyle et al. 2022, "Understanding and preventing capacity loss in reinforcement learning", whose InFeR holds
-    it.
+    Source: Lyle et al. 2022, "Understanding and preventing capacity loss in reinforcement learning", whose InFeR
+    preserves it.
     """
     return jax.vmap(norm)(jnp.asarray(features)).mean()
 
 
 def effective_learning_rates(before: PyTree, after: PyTree) -> dict[str, Float[Array, ""]]:
-    """How far each parameter was moved, relative to its length: ||after - before|| / ||before||, under its path.
+    """The relative change of each parameter, by path: ||after - before|| / ||before||.
 
-    A parameter that was zero has rate 0 if it stayed so and infinity if it moved. It costs two passes over the weights.
+    A parameter that was zero has rate 0 if it did not change, else infinity. The cost is two passes over the weights.
 
     >>> before, after = {"w": jnp.array([3.0, 4.0])}, {"w": jnp.array([3.0, 4.5])}
     >>> {path: round(float(rate), 3) for path, rate in effective_learning_rates(before, after).items()}
     {'w': 0.1}
 
-    Source: Lyle et al. 2024, "Normalization and effective learning rates in reinforcement learning": as weights grow,
-    steps of the same length change what a normalised network computes by less.
+    Source: Lyle et al. 2024, "Normalization and effective learning rates in reinforcement learning". In a network
+    with normalisation, a step of the same length changes the outputs less if the weights are larger.
     """
     moved = jax.tree.map(lambda old, new: _inexact(new) - _inexact(old), before, after)
     steps, lengths = weight_norms(moved), weight_norms(before)
@@ -192,7 +192,7 @@ def effective_learning_rates(before: PyTree, after: PyTree) -> dict[str, Float[A
 
 
 def value_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
-    """The mean absolute change of a network's outputs on states that it did not just learn from; two forward passes.
+    """The mean absolute change of a network's outputs after a step, on states outside of the training batch.
 
     >>> float(value_churn(np.array([[1.0, 2.0]]), np.array([[1.5, 2.0]])))
     0.25
@@ -204,7 +204,7 @@ def value_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
 
 
 def policy_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
-    """The share of states in which another action has become the one of highest value.
+    """The share of states in which the action with the highest value has changed.
 
     >>> float(policy_churn(np.array([[1.0, 2.0], [0.0, 1.0]]), np.array([[3.0, 2.0], [0.0, 9.0]])))
     0.5
@@ -225,9 +225,9 @@ class Interval(NamedTuple):
 
 
 def gradient_dormancy(wiring: Wiring, gradients: PyTree[Array], tau: float = 0.01) -> Float[Array, ""]:
-    """The share of neurons whose incoming weights get at most tau times the gradient that is usual in their layer.
+    """The share of neurons whose gradient score is at most tau; see `gradient_scores`.
 
-    `gradients` has the tree of the parameters; it costs one pass over it.
+    `gradients` has the tree of the parameters. The cost is one pass over it.
 
     Raises ValueError for a negative tau.
     Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL".
@@ -238,15 +238,15 @@ def gradient_dormancy(wiring: Wiring, gradients: PyTree[Array], tau: float = 0.0
 def dormant_interval(activations: Mapping[str, Num[AnyArray, "samples ..."]], tau: float = 0.1) -> Interval:
     """The dormant fraction of all layers pooled, with a sampling interval, from activations [samples, ..., neurons].
 
-    The low end counts the neurons that are certainly dormant, and the high end those that may be, given the bounds of
-    `score_bounds`. Samples must not influence each other. The cost is three passes over the activations and a sort of
-    each layer's neurons.
+    The low end counts the neurons that are certainly dormant, the high end those that may be dormant, given the bounds
+    of `score_bounds`. Samples must not influence each other. The cost is three passes over the activations and a sort
+    of each layer's neurons.
 
     >>> maps = {"dense": jnp.array([[1.0, 2.0, 0.0]] * 25 + [[2.0, 1.0, 0.0]] * 25)}
     >>> [round(float(value), 2) for value in dormant_interval(maps, tau=0.01)]
     [0.33, 0.0, 0.33]
 
-    Raises ValueError for a negative tau, and if there is no neuron.
+    Raises ValueError for a negative tau or if there is no neuron.
     Source: ours; ratio estimates, Cochran 1977, "Sampling techniques", section 6.3.
     """
     bounds = {name: score_bounds(values) for name, values in activations.items()}
@@ -258,10 +258,10 @@ def dormant_interval(activations: Mapping[str, Num[AnyArray, "samples ..."]], ta
 def score_bounds(activations: Num[AnyArray, "samples ..."]) -> Float[Array, "3 neurons"]:
     """The lowest credible score, the score, and the highest credible score of each neuron [samples, ..., neurons].
 
-    The bounds lie 1.96 standard errors of a ratio of means to each side. The high end also adds one sample on which the
-    neuron is as active as on the samples where it is active (for a silent neuron: as the layer's median). A small batch
-    shows neither the activity nor the variance of a silent neuron, and without the added sample the interval of a
-    dormant fraction misses the truth most of the time.
+    The bounds lie 1.96 standard errors of a ratio of means below and above the score. The upper bound also assumes one
+    more sample, on which the neuron is as active as on its active samples (or as the layer's median if it is silent).
+    A small batch shows neither the activity nor the variance of a silent neuron. Without the added sample, the interval
+    of a dormant fraction misses the true value most of the time.
 
     >>> activations = np.array([[1.0, 2.0, 0.0]] * 25 + [[2.0, 1.0, 0.0]] * 25, np.float32)
     >>> np.round(score_bounds(activations), 2).tolist()[0]
@@ -286,12 +286,12 @@ def score_bounds(activations: Num[AnyArray, "samples ..."]) -> Float[Array, "3 n
 
 
 def readings(metrics: Mapping[str, PyTree]) -> dict[str, float]:
-    """Metrics as numbers of the host.
+    """Copies metrics to the host and returns them as floats.
 
     >>> readings({"srank": srank(np.eye(3))})
     {'srank': 3.0}
 
-    Raises ValueError for a metric that is NaN, and names it.
+    Raises ValueError if a metric is NaN. The message names the metric.
     """
     numbers = {name: float(np.asarray(value)) for name, value in metrics.items()}
     wrong = sorted(name for name, number in numbers.items() if np.isnan(number))
@@ -309,13 +309,13 @@ def _shares(matrix: Matrix) -> Float[Array, " values"]:
 
 
 def _singular_values(matrix: Matrix) -> Float[Array, " values"]:
-    """Singular values in descending order, of the matrix divided by its largest entry: no rank depends on scale."""
+    """The singular values of the matrix divided by its largest entry, in descending order. Ranks ignore the scale."""
     values = _inexact(matrix)
     return jnp.linalg.svd(_divided(values, magnitudes(values).max(initial=0.0)), compute_uv=False)
 
 
 def _inexact(values: Num[AnyArray, "..."]) -> Num[Array, "..."]:
-    """Values in single precision, or in double if they come so; complex ones stay complex."""
+    """Converts values to single precision. Double precision and complex values are kept."""
     values = jnp.asarray(values)
     if jnp.issubdtype(values.dtype, jnp.complexfloating):
         return values
@@ -334,11 +334,11 @@ def target_fitting_error(
     *inputs: PyTree,
     gradient_steps: int = 1_000,
 ) -> Float[Array, ""]:
-    """The mean squared error after `gradient_steps` from `params` towards random targets, by a fresh optimizer.
+    """The mean squared error on random targets after `gradient_steps` from `params` with a new optimizer state.
 
-    Targets are sin(1e5 * y), with y the outputs of a network drawn by `network.init(key)`. A network that lost its
-    plasticity has a larger error than a fresh one, `params=network.init(another_key)`; so compare both. The parameters,
-    those of a checkpoint for instance, are not changed. It costs as much as so many gradient steps on all of `inputs`.
+    Targets are sin(1e5 * y), where y are the outputs of a network drawn by `network.init(key)`. A network that lost its
+    plasticity has a larger error than a fresh one. Compare the error with that of `params=network.init(another_key)`.
+    `params`, for example from a checkpoint, are not changed. The cost is that of the gradient steps on all `inputs`.
 
     >>> from dormant import Network, trace
     >>> apply = lambda params, x: jax.nn.relu(x @ params["hidden"]["w"]) @ params["head"]["w"]
@@ -354,8 +354,8 @@ def target_fitting_error(
     (True, True)
 
     Raises ValueError for less than one gradient step.
-    Source: Lyle et al. 2022, "Understanding and preventing capacity loss in reinforcement learning", who average
-    over several sets of targets: map this over keys.
+    Source: Lyle et al. 2022, "Understanding and preventing capacity loss in reinforcement learning". They average over
+    several sets of targets; to do the same, map this function over keys.
     """
     if gradient_steps < 1:
         raise ValueError(f"gradient_steps must be at least 1, got {gradient_steps}.")
@@ -371,14 +371,14 @@ def target_fitting_error(
 def random_targets(
     key: Array, apply: Callable[..., Array], network: Network, *inputs: PyTree
 ) -> Float[Array, "samples outputs"]:
-    """Targets that have nothing to do with one another, made of the outputs of a network drawn with the key."""
+    """Unrelated targets, computed from the outputs of a network drawn with the key."""
     return jnp.sin(FREQUENCY * apply(network.init(key), *inputs))
 
 
 def fitting_loss(
     params: PyTree[Array], apply: Callable[..., Array], targets: Float[Array, "samples outputs"], *inputs: PyTree
 ) -> Float[Array, ""]:
-    """The mean squared error of a network's outputs."""
+    """The mean squared error between the outputs of a network and the targets."""
     return jnp.square(apply(params, *inputs) - targets).mean()
 
 
@@ -389,7 +389,7 @@ def fitting_step(
     targets: Float[Array, "samples outputs"],
     *inputs: PyTree,
 ) -> Learner:
-    """The learner one gradient step closer to the targets."""
+    """Returns the learner after one gradient step towards the targets."""
     params, opt_state = learner
     gradient = jax.grad(fitting_loss)(params, apply, targets, *inputs)
     with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count

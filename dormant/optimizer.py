@@ -1,4 +1,4 @@
-"""The two lines for your own training loop in JAX: an optax optimizer that carries an intervention with it."""
+"""Wraps an optax optimizer so that it carries an intervention, for training loops in JAX."""
 
 import dataclasses
 import inspect
@@ -23,10 +23,10 @@ Apply = Callable[..., PyTree]
 
 
 class Model(NamedTuple):
-    """The network of a user as functions.
+    """The user's network as functions.
 
-    `split` takes the parameters out of what the user trains, and `joined` puts changed ones back: a model of NNX or
-    Equinox holds more than parameters.
+    `split` returns the parameters of the object that the user trains. `joined` returns that object with new parameters.
+    They differ for NNX and Equinox, whose models hold more than parameters.
     """
 
     apply: Apply
@@ -36,7 +36,7 @@ class Model(NamedTuple):
 
 
 class InterventionState(NamedTuple):
-    """The state of the wrapped optimizer and of the intervention, the calls of `intervene` so far, and a key's data."""
+    """The states of the wrapped optimizer and the intervention, the number of calls of `intervene`, and key data."""
 
     inner: PyTree
     intervention: PyTree
@@ -52,17 +52,17 @@ def with_intervention(
     *inputs: PyTree,
     key: Array | None = None,
 ) -> "InterveningOptimizer":
-    """The optimizer `tx` with two more methods: `intervene` changes what is trained, `measure` says what is dormant.
+    """Returns the optimizer `tx` with two more methods: `intervene`, and `measure` for the share of dormant neurons.
 
-    Use it wherever you used `tx`. After each gradient step, call `intervene` with what you train and a batch of inputs.
+    Use it in place of `tx`. After each gradient step, call `intervene` with what you train and a batch of inputs.
 
-    - `apply`: `apply(params, *inputs)` runs the network, such as `model.apply` in Flax Linen; a model of Flax NNX or
-      Equinox may stand here itself.
-    - `init`: `init(key)` or `init(key, *inputs)` returns fresh parameters, such as `model.init`; with a model of NNX
-      or Equinox, what makes such a model from `nnx.Rngs` or from a key.
-    - `inputs`: example inputs, a batch. An Equinox model is mapped over the batch.
-    - `key`: where fresh weights come from, `jax.random.key(0)` if left out. Networks that start from different
-      parameters get different ones.
+    - `apply`: `apply(params, *inputs)` runs the network, such as `model.apply` in Flax Linen. You can also pass a model
+      of Flax NNX or Equinox itself.
+    - `init`: `init(key)` or `init(key, *inputs)` returns fresh parameters, such as `model.init`. For NNX, a function
+      from `nnx.Rngs` to a fresh model; for Equinox, from a key to a fresh model.
+    - `inputs`: a batch of example inputs. An Equinox model is mapped over the batch.
+    - `key`: the source of fresh weights, `jax.random.key(0)` by default. Networks with different initial parameters
+      get different fresh weights.
 
     >>> from dormant import Every, ReDo
     >>> def init(key):
@@ -77,7 +77,7 @@ def with_intervention(
     ['dormant/0.1/all', 'dormant/0.1/hidden', 'recycled/hidden']
 
     Raises TypeError for a wrong argument, ValueError if no example input is given, and TraceError if `apply` has no
-    layer of neurons. `tx.init` raises ValueError for parameters that are not such as `init` makes.
+    layer of neurons. `tx.init` raises ValueError for parameters of another structure than those that `init` returns.
     """
     _check_optimizer(tx)
     checked_intervention(intervention)
@@ -95,7 +95,7 @@ def with_intervention(
 
 @dataclass(frozen=True, eq=False)
 class InterveningOptimizer:
-    """An optax optimizer with an intervention; `with_intervention` makes it."""
+    """An optax optimizer with an intervention; `with_intervention` returns it."""
 
     tx: optax.GradientTransformation
     intervention: Intervention
@@ -105,34 +105,34 @@ class InterveningOptimizer:
     networks: dict[Any, Network] = field(default_factory=dict, init=False, repr=False)
 
     def init(self, params: PyTree[Array]) -> InterventionState:
-        """The state before the first gradient step."""
+        """Returns the state before the first gradient step."""
         params = self.model.split(params)
         inner = self.tx.init(params)
         state = self.intervention.init(Learner(params, inner), self.network(params))
-        own = jax.random.fold_in(self.key, _bits(params))  # seeds side by side share the key
+        own = jax.random.fold_in(self.key, _bits(params))  # mapped seeds share `self.key`
         return InterventionState(inner, state, jnp.zeros((), jnp.int32), jax.random.key_data(own))
 
     def update(
         self, updates: PyTree[Array], state: InterventionState, params: PyTree[Array] | None = None, **extra: Any
     ) -> tuple[PyTree[Array], InterventionState]:
-        """What the wrapped optimizer returns. The intervention acts in `intervene`."""
+        """Updates the wrapped optimizer only. The intervention runs in `intervene`."""
         tx = optax.with_extra_args_support(self.tx)
         updates, inner = tx.update(updates, _checked(state).inner, params, **extra)
         return updates, state._replace(inner=inner)
 
     def intervene(self, trained: Trained, *inputs: PyTree) -> Trained:
-        """What is trained, after the intervention. Call it after each gradient step; it can be compiled.
+        """Returns `trained` after the intervention. Call it after each gradient step; it can be compiled.
 
-        `trained` is a Flax TrainState, or anything else with `params` and `opt_state`; a pair (params, opt_state);
-        with Equinox a pair (model, opt_state); or with NNX a pair (model, optimizer), which is changed in place.
+        `trained` is a Flax TrainState or another object with `params` and `opt_state`, or a pair (params, opt_state).
+        For Equinox it is a pair (model, opt_state). For NNX it is a pair (model, optimizer), which changes in place.
 
-        Raises TypeError for anything else, and ValueError for a state that another optimizer made, or for inputs that
-        the network does not take.
+        Raises TypeError for any other type. Raises ValueError for the state of another optimizer, or for inputs that do
+        not fit the network.
         """
         self._check_inputs(inputs)
         old, opt_state = _parts(trained)
         params, state = self.model.split(old), _checked(opt_state)
-        # Another key for each step. Folding the step in would cost 50 us at steps on which nothing is drawn.
+        # Each step gets its own key. `fold_in` would cost 50 us, also on steps that need no random numbers.
         data = state.key.at[-1].add(state.gradient_steps.astype(jnp.uint32))
         key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(self.key))
         learner, inner = self.intervention.update(
@@ -142,7 +142,7 @@ class InterveningOptimizer:
         return _rejoined(trained, self.model.joined(old, learner.params), after)
 
     def measure(self, trained: Any, *inputs: PyTree, tau: float = 0.1) -> dict[str, Array]:
-        """The share of tau-dormant neurons, in all and by layer, and how many neurons of each layer were recycled."""
+        """Returns the share of tau-dormant neurons, in total and per layer, and the recycled neurons per layer."""
         self._check_inputs(inputs)
         old, opt_state = _parts(trained)
         params = self.model.split(old)
@@ -156,7 +156,7 @@ class InterveningOptimizer:
         }
 
     def network(self, params: PyTree[Array]) -> Network:
-        """How the network is wired. It is traced once, for parameters of this structure."""
+        """Returns the network for parameters of this structure. Each structure is traced once."""
         structure = jax.tree.structure(params)
         if structure not in self.networks:
             apply, make = self._for(structure)
@@ -167,13 +167,16 @@ class InterveningOptimizer:
 
     @property
     def wiring(self) -> Wiring:
-        """How the network is wired; print it to see what is recycled."""
+        """The wiring of the network. Print it to see which layers are recycled."""
         if not self.networks:
             raise ValueError("the wiring is known after `init`, which is called with the parameters.")
         return next(iter(self.networks.values())).wiring
 
     def _for(self, structure: PyTree) -> tuple[Apply, Callable[[Array], PyTree[Array]]]:
-        """`apply` and `make` for parameters of a structure: all that `init` makes, or Flax's "params" of it."""
+        """Returns `apply` and `make` for parameters of this structure.
+
+        The structure must be that of the whole tree that `init` returns, or of its "params" entry (Flax).
+        """
         made = jax.eval_shape(self.model.make, self.key)
         if jax.tree.structure(made) == structure:
             return self.model.apply, self.model.make
@@ -220,7 +223,7 @@ def _checked(state: object) -> InterventionState:
 
 
 def _parts(trained: Any) -> tuple[Any, Any]:
-    """The parameters or model, and the optimizer's state as arrays."""
+    """Returns the parameters or model, and the optimizer state as arrays."""
     if hasattr(trained, "params") and hasattr(trained, "opt_state"):
         return trained.params, trained.opt_state
     if isinstance(trained, tuple) and len(trained) == 2:
@@ -246,7 +249,7 @@ def _rejoined(trained: Any, model: Any, state: InterventionState) -> Any:
 
 
 def _functions(apply: Any, init: Callable[..., PyTree], shapes: tuple[PyTree, ...]) -> Model:
-    """A network of two functions."""
+    """Returns the model of a network given as two functions."""
     if not callable(apply):
         raise TypeError(f"apply must be a function of parameters and inputs, got {type(apply).__name__}.")
 
@@ -262,25 +265,25 @@ def _takes_only_a_key(init: Callable[..., PyTree]) -> bool:
         inspect.signature(init).bind(None)
     except TypeError:
         return False
-    except ValueError:  # no signature to be had
+    except ValueError:  # for functions without a signature, such as some built-in ones
         return True
     # Flax's Module.init takes (key, *args, **kwargs) and needs the inputs.
     return not any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(init).parameters.values())
 
 
 def _bits(params: PyTree[Array]) -> UInt32[Array, ""]:
-    """A number that differs between networks that start from different parameters."""
+    """Returns a number computed from all parameters, so that different initial parameters give different numbers."""
     leaves = [jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32) for leaf in jax.tree.leaves(params)]
     return jnp.asarray(sum(leaf.sum(dtype=jnp.uint32) for leaf in leaves), jnp.uint32)
 
 
 def _loaded_nnx() -> Any:
-    """Flax NNX, if the program uses it."""
+    """Returns the module `flax.nnx` if it has been imported, else None."""
     return sys.modules.get("flax.nnx")
 
 
 def _nnx_model(model: Any, init: Callable[..., PyTree]) -> Model | None:
-    """The functions of a model of Flax NNX, whose parameters become a tree of arrays."""
+    """Returns the functions of a Flax NNX model, whose parameters become a tree of arrays. None for other models."""
     nnx = _loaded_nnx()
     if nnx is None or not isinstance(model, nnx.Module):
         return None
@@ -302,7 +305,7 @@ def _nnx_model(model: Any, init: Callable[..., PyTree]) -> Model | None:
 
 
 def _equinox_model(model: Any, init: Callable[..., PyTree]) -> Model | None:
-    """The functions of a model of Equinox, whose parameters are its arrays of floats."""
+    """Returns the functions of an Equinox model, whose parameters are its float arrays. None for other models."""
     eqx = sys.modules.get("equinox")
     if eqx is None or not isinstance(model, eqx.Module):
         return None
@@ -320,7 +323,7 @@ def _equinox_model(model: Any, init: Callable[..., PyTree]) -> Model | None:
 
 
 def _made(init: Callable[..., PyTree], key: Array) -> PyTree:
-    """A fresh model; Equinox's own classes take the key by name."""
+    """Returns a fresh model. Equinox's own classes take the key as a keyword argument."""
     try:
         inspect.signature(init).bind(key)
     except TypeError:

@@ -1,17 +1,15 @@
-"""Why a layer is measured and not recycled, what its author can do about it, and how wirings are printed."""
+"""Reasons why a layer is measured but not recycled, their cures, and the printed form of a wiring."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 WIDTH = 120  # columns
-NARROWEST = 8  # columns of a wrapped cell
+NARROWEST = 8  # fewest columns of a wrapped cell
 
 
 class Reason(str):
-    """One line that says why a layer is not recycled; `cure` says what to change so that it is.
-
-    It is a string in every other respect.
+    """A string with the reason why a layer is not recycled. `cure` tells the user what to change.
 
     >>> reason = Reason("the function also returns it", RETURN)
     >>> reason, reason.cure
@@ -38,7 +36,7 @@ RUNS = "make forward run on the example inputs in training mode, with gradients 
 
 
 def cures(reasons: Mapping[str, Sequence[str]]) -> list[str]:
-    """For each cure one line, with the layers that it helps; `reasons` maps names of layers to their reasons.
+    """Returns one line per cure with the layers that it helps. `reasons` maps names of layers to their reasons.
 
     >>> cures({"conv": [Reason("its kernel is frozen", TRAIN)], "dense": []})
     ['to recycle conv: let a gradient reach that parameter, or leave the layer as it is']
@@ -53,7 +51,7 @@ def cures(reasons: Mapping[str, Sequence[str]]) -> list[str]:
 
 @runtime_checkable
 class Told(Protocol):
-    """What a layer says of itself."""
+    """An object that has the reasons and couplings of a layer."""
 
     @property
     def reasons(self) -> Sequence[str]: ...
@@ -76,7 +74,7 @@ class Layer(Told, Protocol):
 
 
 def printed_wiring(layers: Sequence[Layer], outputs: Sequence[str], not_followed: Mapping[str, str]) -> str:
-    """A table of the layers; below it the output layers, the parameters that are not followed, and what to change."""
+    """Returns a table of the layers, followed by the output layers, the parameters not followed, and the cures."""
     rows = [("layer", "neurons", "fed by", "read by", "recycled")]
     rows += [
         (layer.name, str(layer.width), _paths(layer.incoming), _paths(layer.outgoing), status(layer))
@@ -91,7 +89,7 @@ def printed_wiring(layers: Sequence[Layer], outputs: Sequence[str], not_followed
 
 
 def status(layer: Told) -> str:
-    """Whether a layer is recycled, and if not, why."""
+    """Returns the table cell that tells whether a layer is recycled, and if not, why."""
     if layer.reasons:
         return "no: " + "; ".join(layer.reasons)
     return "yes" + (f", but its neurons are coupled by {', '.join(layer.coupled_by)}" if layer.coupled_by else "")
@@ -102,12 +100,12 @@ def _paths(entries: Mapping[str, object]) -> str:
 
 
 def _short(path: str) -> str:
-    """A parameter's path without the root that Flax adds to it."""
+    """Returns the path of a parameter without Flax's root, "params"."""
     return path.removeprefix("params/")
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of aligned columns. Long cells are wrapped, so that no line is longer than `WIDTH`.
+    """Returns lines with aligned columns. Long cells are wrapped so that no line is longer than `WIDTH`.
 
     >>> table([("layer", "neurons"), ("conv1", "32")])
     ['layer  neurons', 'conv1  32']
@@ -116,7 +114,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     gaps = 2 * (len(widths) - 1)
     while (over := sum(widths) + gaps - WIDTH) > 0 and max(widths) > NARROWEST:
         widest = widths.index(max(widths))
-        # The widest column shrinks to the next widest, or to what fits.
+        # The widest column shrinks to the width of the next widest, or to the width that fits.
         next_widest = max((size for size in widths if size < widths[widest]), default=0)
         widths[widest] = max(next_widest, widths[widest] - over, NARROWEST)
     lines = []

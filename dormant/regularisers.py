@@ -1,4 +1,4 @@
-"""Regularisers: penalties on the weights, whose gradient joins the loss's before the optimizer sees it."""
+"""Regularisers: penalties on the weights, whose gradient is added to that of the loss before the optimizer."""
 
 import math
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from jaxtyping import Array, Float, PyTree
 from .wiring import by_path
 
 Params = PyTree[Array]
-POWER_STEPS = 8  # of the power iteration that finds a largest singular value, anew each time
+POWER_STEPS = 8  # steps of the power iteration for the largest singular value
 
 
 @runtime_checkable
 class Penalty(Protocol):
-    """From the weights, and those that the network began with, to what is added to the loss."""
+    """A function of the weights and the initial weights that returns a term of the loss."""
 
     def __call__(self, params: Params, initial: Params) -> Float[Array, ""]: ...
 
 
 class Initial(NamedTuple):
-    """The weights that the network began with; `graft` replaces those of a recycled neuron by its new ones."""
+    """The initial weights. `graft` replaces those of a recycled neuron by its fresh weights."""
 
     params: Params
 
 
 def penalised(penalty: Penalty | None, tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimizer with the penalty's gradient added to each gradient that it is given; unchanged for no penalty.
+    """Returns the optimizer with the penalty's gradient added to each gradient; without a penalty, `tx` itself.
 
-    It adds one gradient of the penalty to a step, and a copy of the weights to the optimizer's state.
+    Each step also computes the gradient of the penalty. The optimizer's state also holds a copy of the weights.
 
     >>> tx = penalised(L2Init(0.5), optax.sgd(1.0)); params = {"w": jnp.array([1.0])}
     >>> state = tx.init(params)
@@ -43,7 +43,7 @@ def penalised(penalty: Penalty | None, tx: optax.GradientTransformation) -> opta
 
 
 def add_gradient_of(penalty: Penalty) -> optax.GradientTransformation:
-    """The transformation that adds the penalty's gradient to the gradient; ValueError if it gets no parameters."""
+    """Returns a transformation that adds the penalty's gradient. Its `update` raises ValueError without parameters."""
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         if params is None:
@@ -56,7 +56,7 @@ def add_gradient_of(penalty: Penalty) -> optax.GradientTransformation:
 
 @dataclass(frozen=True)
 class L2Init:
-    """strength * ||w - w0||^2: weights are drawn to where they began, rather than to zero.
+    """strength * ||w - w0||^2: weights are pulled towards their initial values instead of zero.
 
     >>> float(L2Init(0.5)({"w": jnp.array([3.0])}, {"w": jnp.array([1.0])}))
     2.0
@@ -77,11 +77,10 @@ class L2Init:
 
 @dataclass(frozen=True)
 class Parseval:
-    """strength * sum_l ||G_l - scale * I||^2, with G_l the products of the incoming vectors of a layer's neurons.
+    """strength * sum_l ||G_l - scale * I||^2, where G_l is the Gram matrix of the incoming vectors of a layer.
 
-    Incoming vectors of one layer are drawn to be orthogonal and of squared length `scale`. Kernels of the layers named
-    in `free`, the output layers, are left alone. Each layer costs products of its kernel with itself, inputs *
-    neurons^2.
+    The penalty pulls the incoming vectors of a layer towards being orthogonal, with squared length `scale`. It ignores
+    the layers named in `free`, the output layers. The cost per layer is that of the Gram matrix: inputs * neurons^2.
 
     >>> float(Parseval(1.0)({"hidden": jnp.array([[1.0, 1.0], [0.0, 2.0]])}, {}))  # products 1, 1, 1, 5
     18.0
@@ -112,15 +111,15 @@ class Parseval:
 class Spectral:
     """strength * (sum_l (s_l^power - 1)^2 + sum_l ||b_l||^(2 * power)), with s_l a kernel's largest singular value.
 
-    Singular values are found by power iteration, eight steps from the same vector each time: 16 products of a kernel
-    and a vector, little beside a batch's.
+    The singular value comes from eight steps of power iteration from a fixed vector. They cost 16 products of the
+    kernel and a vector, much less than a batch.
 
     >>> round(float(Spectral(1.0, power=1)({"w": jnp.diag(jnp.array([3.0, 1.0])), "b": jnp.array([2.0])}, {})), 3)
     8.0
 
     Raises ValueError for a negative strength or a power below 1.
-    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They keep the iteration's vector
-    from step to step; scales of a normalisation are left alone here.
+    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They keep the vector of
+    the iteration between gradient steps. We do not penalise the scales of a normalisation.
     """
 
     strength: float = 1e-4
@@ -142,20 +141,20 @@ class Spectral:
 
 
 def kernels(params: Params, free: tuple[str, ...] = ()) -> list[Float[Array, "inputs neurons"]]:
-    """Every kernel outside of the layers named, as a matrix with the incoming vector of each neuron as a column."""
+    """Returns the kernels outside of the layers `free`, as matrices whose columns are the neurons' incoming vectors."""
     inside = [leaf for path, leaf in by_path(params).items() if leaf.ndim > 1 and not set(path.split("/")) & set(free)]
     return [leaf.reshape(math.prod(leaf.shape[:-1]), leaf.shape[-1]) for leaf in inside]
 
 
 def largest_singular_value(kernel: Float[Array, "inputs neurons"]) -> Float[Array, ""]:
-    """A kernel's largest singular value, from below, by power iteration; its gradient is that of the value found.
+    """Returns a lower bound of a kernel's largest singular value, from power iteration with fixed vectors.
 
     >>> round(float(largest_singular_value(jnp.diag(jnp.array([3.0, 1.0])))), 3)
     3.0
     """
-    # Sums of entries and not products, in which a tracer would see layers of neurons where there are none.
+    # Uses sums in place of matrix products, which the tracer would take for layers of neurons.
     still = jax.lax.stop_gradient(kernel)
-    right = jax.random.normal(jax.random.key(0), (kernel.shape[1],), kernel.dtype)  # any vector but a special one
+    right = jax.random.normal(jax.random.key(0), (kernel.shape[1],), kernel.dtype)  # an arbitrary vector
     left = _unit((still * right[None]).sum(axis=1))
     for _ in range(POWER_STEPS):
         right = _unit((still * left[:, None]).sum(axis=0))

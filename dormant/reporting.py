@@ -1,4 +1,4 @@
-"""One network on one batch: dormancy by layer, with what another batch of this size might have shown."""
+"""Reports of a network on one batch: the dormant neurons of each layer, with sampling intervals."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +18,10 @@ from .wiring import Activation, NeuronLayer, Wiring, by_path
 
 @dataclass(frozen=True, eq=False)
 class LayerReport:
-    """What one layer of neurons looked like on the batch, or all layers pooled, which have no rank and norm (NaN).
+    """Dormancy, effective rank and weight norm of one layer on the batch, or of all layers pooled.
 
-    A layer with NaN or infinite activations has NaN for its scores, its share, its interval and its effective rank.
+    The pooled report has NaN for the rank and the norm. A layer with NaN or infinite activations has NaN for the
+    scores, the share, the interval and the effective rank.
     """
 
     name: str
@@ -35,13 +36,13 @@ class LayerReport:
 
     @property
     def share(self) -> float:
-        """Dormant neurons divided by neurons; NaN if a score is NaN."""
+        """The number of dormant neurons divided by the number of neurons; NaN if a score is NaN."""
         return float(self.interval.estimate)
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The layers of a network in the order in which it computes them, and all of them pooled. Print it for a table."""
+    """Reports of all layers of a network, in the order of computation, and of their pool. Print it for a table."""
 
     layers: tuple[LayerReport, ...]
     all: LayerReport
@@ -61,7 +62,7 @@ class Report:
 
     @property
     def conditions(self) -> str:
-        """The threshold and the batch to which the numbers belong."""
+        """The threshold and the size of the batch as text."""
         told = f"tau = {self.tau:g}, a batch of {self.samples} samples"
         finite = [layer for layer in self.layers if not np.isnan(layer.share)]
         unknown = any(np.isnan(layer.interval.low) for layer in finite)
@@ -69,13 +70,13 @@ class Report:
 
 
 def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: float = 0.1) -> Report:
-    """Dormant neurons of every layer of `apply(params, *inputs)`, with sampling intervals, ranks and weight norms.
+    """Reports the dormant neurons of every layer of `apply(params, *inputs)`, with intervals, ranks and weight norms.
 
     Every array of `inputs` has the samples of the batch along its first axis. A small batch makes too many neurons look
-    dormant, because some are active on few samples; the interval says how far that may go. Its low end counts the
-    neurons that are dormant for certain, its high end those that may be, given the standard error of each neuron's
-    score over samples. The effective rank is that of the activations, with a row for each sample and position; the
-    weight norm is that of all incoming entries. A layer measured in several places has the largest rank.
+    dormant, because some are active on few samples only. The low end of the interval counts the neurons that are
+    certainly dormant, the high end those that may be dormant, given the standard error of each neuron's score over
+    samples. The effective rank is that of the activations, with one row per sample and position; it is the largest one
+    if a layer is measured in several places. The weight norm is that of all incoming entries.
 
     >>> params = {"dense": {"kernel": jnp.diag(jnp.array([1.0, 1.0, 0.0]))}, "head": {"kernel": jnp.ones((3, 1))}}
     >>> def apply(params, x):
@@ -86,12 +87,12 @@ def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: f
     all          3        1  33.3 %  33.3 - 33.3 %
     tau = 0.1, a batch of 60 samples
 
-    A layer with NaN or infinite activations has NaN in the table, and so has the pooled row; a RuntimeWarning names
-    the layers.
+    A layer with NaN or infinite activations has NaN in the table, and so has the row of all layers. A RuntimeWarning
+    names the layers.
 
-    Raises ValueError for a negative tau, and if the inputs do not share their first axis or have no samples;
-    TraceError as `trace` does.
-    Source: the scores, Sokar et al. 2023; the interval is ours (see `score_bounds`).
+    Raises ValueError for a negative tau, and if the inputs do not share their first axis or have no samples. Raises
+    TraceError like `trace`.
+    Source: Sokar et al. 2023 for the scores. The interval is ours (see `score_bounds`).
     """
     checked_tau(tau)
     samples = batch_size(inputs)
@@ -108,7 +109,7 @@ def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: f
 
 
 def batch_size(inputs: Sequence[PyTree]) -> int:
-    """The length of the first axis of all input arrays. Raises ValueError if the lengths differ."""
+    """Returns the length of the first axis of all input arrays. Raises ValueError if the lengths differ."""
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(inputs)]
     lengths = {shape[0] if shape else None for shape in shapes}
     if lengths == {0}:
@@ -130,7 +131,7 @@ def _warn_of(diverged: Sequence[str]) -> None:
 
 
 def _by_sample(wiring: Wiring, params: PyTree, inputs: Sequence[PyTree]) -> list[Activation]:
-    """Activations [samples, ..., neurons]: samples first, wherever the network itself puts them."""
+    """Returns activations as [samples, ..., neurons]. The network runs per sample, so that samples come first."""
     found: list[Activation] = []
 
     def measure(sample: Sequence[PyTree]) -> list[Array]:
@@ -149,9 +150,9 @@ def _magnitudes(place: Activation) -> Float[np.ndarray, "samples neurons"]:
 def _layer_bounds(
     wiring: Wiring, places: Sequence[Activation], scores: dict[str, Float[np.ndarray, " neurons"]]
 ) -> dict[str, Float[np.ndarray, "2 neurons"]]:
-    """Score bounds of each layer, the largest over its places as scores are.
+    """Returns the score bounds of each layer. If a neuron is measured in several places, the largest bounds count.
 
-    NaN unless samples are independent, and in layers with NaN or infinite activations.
+    Bounds are NaN if samples influence each other, and in layers with NaN or infinite activations.
     """
     bounds = {layer.name: np.zeros((2, layer.width)) for layer in wiring.layers}
     alone = {layer.name: np.zeros(layer.width) for layer in wiring.layers}

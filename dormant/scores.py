@@ -1,4 +1,4 @@
-"""From activations to neuron scores, dormant masks, dormant fractions and their overlap."""
+"""Neuron scores of activations, masks and fractions of dormant neurons, and the overlap of masks."""
 
 from collections.abc import Mapping
 
@@ -11,35 +11,35 @@ AnyArray = jax.Array | np.ndarray
 
 
 def neuron_scores(activations: Num[AnyArray, "*samples neurons"]) -> Float[Array, " neurons"]:
-    """Mean absolute activation of each neuron, divided by the mean of that over its layer.
+    """The mean absolute activation of each neuron, divided by the mean of its layer.
 
-    Every axis but the last is averaged: batch, time, the positions of a convolution. Scores average 1 over a
-    layer that is not silent, so a threshold means the same at any width; a silent layer scores 0 everywhere.
-    A complex activation counts with its modulus. A layer with a NaN or infinite activation scores NaN everywhere.
+    Activations are averaged over all axes but the last: batch, time, the positions of a convolution. Scores average 1
+    over a layer, so a threshold means the same at any width. In a silent layer all scores are 0. In a layer with a NaN
+    or infinite activation all scores are NaN. The absolute value of a complex activation is its modulus.
 
     >>> neuron_scores(np.array([[0.0, 1.0, 3.0], [0.0, -1.0, 1.0]])).tolist()
     [0.0, 1.0, 2.0]
 
     Source: Sokar et al. 2023, equation 1; the reference code (dopamine/labs/redo/weight_recyclers.py) adds 1e-9 to
-    the layer mean. We divide by the mean only where it is not zero, so that the score of a layer does not
-    depend on its scale. The paper's "scores sum to 1" is a slip: they average 1 (google/dopamine issue 209).
+    the layer mean. We divide by the mean itself unless it is zero, so that scores do not depend on the scale of the
+    layer. The paper's "scores sum to 1" is a slip: they average 1 (google/dopamine issue 209).
     """
     values = magnitudes(activations)
     samples = tuple(range(values.ndim - 1))
     largest = jnp.max(values, initial=0.0)
-    # Dividing by the largest first keeps the mean of very small or very large activations finite and normal. XLA
-    # multiplies by the reciprocal, which is normal up to 2**126.
+    # Dividing by the largest value first keeps the mean of very small or large activations finite and normal. XLA
+    # multiplies by the reciprocal, which is a normal number for divisors up to 2**126.
     safe = jnp.where(largest > 0, jnp.minimum(largest, 2.0**126), jnp.ones_like(largest))
     magnitude = (values / safe).mean(axis=samples)
     mean = magnitude.mean()
     scores = magnitude / jnp.where(mean > 0, mean, jnp.ones_like(mean))
-    # A neuron that is not silent never scores 0, however small it is beside the others.
+    # The score of a neuron that is not silent is never 0, even if the others are much more active.
     scores = jnp.where((values != 0).any(axis=samples), jnp.maximum(scores, jnp.finfo(scores.dtype).tiny), 0.0)
     return jnp.where(jnp.isfinite(values).all(), scores, jnp.nan)
 
 
 def magnitudes(values: Num[AnyArray, "*shape"]) -> Float[Array, "*shape"]:
-    """Absolute values in single precision, or in double for doubles; the modulus of a complex number.
+    """Returns absolute values in single precision, or in double for doubles; the modulus of complex numbers.
 
     >>> magnitudes(np.array([3 + 4j, -1], np.complex64)).tolist()
     [5.0, 1.0]
@@ -47,19 +47,19 @@ def magnitudes(values: Num[AnyArray, "*shape"]) -> Float[Array, "*shape"]:
     values = jnp.asarray(values)
     if values.dtype == bool:
         return values.astype(jnp.float32)
-    # Integers are converted first: the smallest one has no absolute value of its own type.
+    # Integers are converted first, because the absolute value of the smallest integer overflows.
     exact = jnp.issubdtype(values.dtype, jnp.inexact)
     values = jnp.abs(values) if exact else jnp.abs(values.astype(jnp.float32))
     return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
 
 
 def dormant_mask(scores: Float[AnyArray, "*batch neurons"], tau: float) -> Bool[Array, "*batch neurons"]:
-    """Which neurons are tau-dormant: those whose score is at most `tau`.
+    """Returns a mask of the tau-dormant neurons, whose score is at most `tau`.
 
     >>> dormant_mask(np.array([0.0, 0.1, 2.9], np.float32), tau=0.1).tolist()
     [True, True, False]
 
-    A score that is NaN is not dormant here; `dormant_fraction` returns NaN for it.
+    The mask is False for a score that is NaN; `dormant_fraction` returns NaN for it.
 
     Raises ValueError if `tau` is negative.
     Source: Sokar et al. 2023, definition 3.1. The comparison is not strict, so tau = 0 finds silent neurons.
@@ -68,14 +68,14 @@ def dormant_mask(scores: Float[AnyArray, "*batch neurons"], tau: float) -> Bool[
 
 
 def checked_tau(tau: float) -> float:
-    """`tau` itself, if it is a threshold."""
+    """Returns `tau`. Raises ValueError unless it is at least 0."""
     if not tau >= 0:
         raise ValueError(f"tau must be at least 0, got {tau}; 0 finds only exactly silent neurons, the paper uses 0.1.")
     return tau
 
 
 def dormant_fraction(scores: Mapping[str, Shaped[AnyArray, " neurons"]], tau: float = 0.1) -> Float[Array, ""]:
-    """Dormant neurons of all layers, divided by the neurons of all layers; NaN if a score is NaN.
+    """The number of dormant neurons divided by the number of neurons, over all layers; NaN if a score is NaN.
 
     A wide layer counts for more than a narrow one: 512 of Nature CNN's 672 neurons belong to its dense layer. At
     `tau=0` it is the fraction of dead neurons, which are zero on every sample of the batch.
@@ -100,7 +100,7 @@ def dormant_fraction(scores: Mapping[str, Shaped[AnyArray, " neurons"]], tau: fl
 
 
 def overlap_coefficient(first: Bool[AnyArray, " neurons"], second: Bool[AnyArray, " neurons"]) -> Float[Array, ""]:
-    """Neurons in both sets, divided by the size of the smaller set; 0 where a set is empty.
+    """The number of neurons in both sets, divided by the size of the smaller set; 0 if a set is empty.
 
     >>> float(overlap_coefficient(np.array([True, True, False]), np.array([True, False, False])))
     1.0

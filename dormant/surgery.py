@@ -1,4 +1,4 @@
-"""Surgery on a learner: overwrite masked weights, renew chosen neurons, and forget their optimizer state."""
+"""Changes to a learner: overwrite masked weights, renew chosen neurons, and reset their optimizer state."""
 
 import functools
 import warnings
@@ -36,14 +36,13 @@ def graft(
     tx: optax.GradientTransformation,
     forget: PyTree[Bool[Array, "..."]] | None = None,
 ) -> Learner:
-    """The learner with masked weights taken from `donor`, and their optimizer state that of new weights.
+    """Returns the learner with masked weights taken from `donor`, and the optimizer state of these weights reset.
 
-    `mask` has the tree of the parameters; each leaf is a Boolean array that broadcasts to its parameter. Masked entries
-    of state that has a parameter's shape become those of `tx.init` of the grafted parameters: zero for Adam's moments,
-    the initial accumulator for Adagrad's, the weight itself where an optimizer keeps a copy of it (schedule-free's z).
-    `optax.tree_utils.tree_map_params` finds that state, so any optax chain works, weight decay and `inject_hyperparams`
-    included; all other state (step counts, schedules) is left alone. `forget` names other entries whose state starts
-    afresh instead of the mask's.
+    `mask` has the tree of the parameters; each leaf is a Boolean array that broadcasts to its parameter. Reset state
+    has the values of `tx.init` for the new parameters: zero for Adam's moments, the initial accumulator for Adagrad,
+    the weight itself if an optimizer keeps a copy of it (schedule-free's z). `optax.tree_utils.tree_map_params` finds
+    the state of each parameter, so any optax chain works, including weight decay and `inject_hyperparams`. All other
+    state (step counts, schedules) does not change. If `forget` is given, it is the mask of the state to reset.
 
     >>> tx = optax.sgd(0.1, momentum=0.9); params = {"w": jnp.ones(3)}
     >>> learner = Learner(params, tx.init(params))
@@ -51,8 +50,8 @@ def graft(
     [0.0, 1.0, 1.0]
 
     Raises ValueError if the optimizer keeps state of another shape for a parameter of which only some entries change.
-    Source: Sokar et al. 2023, algorithm 1. The reference finds moments as `opt_state[0]`, sets them to zero, and keeps
-    those of biases.
+    Source: Sokar et al. 2023, algorithm 1. The reference takes `opt_state[0]` for the moments, sets them to zero, and
+    keeps those of biases.
     """
     params = jax.tree.map(_replace, learner.params, mask, donor)
     hits = _state_mask(tx, learner, mask if forget is None else forget)
@@ -69,7 +68,7 @@ def _replace(old: Array, hit: Array, new: Array) -> Array:
 
 
 def _state_mask(tx: optax.GradientTransformation, learner: Learner, mask: PyTree[Bool[Array, "..."]]) -> PyTree:
-    """The optimizer's state with each parameter-shaped leaf replaced by that parameter's mask, and others by None."""
+    """Returns the optimizer state with the state of each parameter replaced by its mask, and other leaves by None."""
     misfits: list[str] = []
 
     def note(state: PyTree, hit: PyTree, param: PyTree) -> PyTree:
@@ -97,11 +96,11 @@ def _state_mask(tx: optax.GradientTransformation, learner: Learner, mask: PyTree
 
 
 def untrained(tx: optax.GradientTransformation, params: Params) -> frozenset[str]:
-    """The paths of the parameters that an optimizer leaves as they are, such as those of `optax.set_to_zero`.
+    """Returns the paths of the parameters that an optimizer does not train, such as those of `optax.set_to_zero`.
 
-    A parameter is trained if its update depends on its gradient or on itself, and is not the bare gradient, which is
-    what `optax.masked` leaves for parameters outside its mask. If that holds for no parameter, or the optimizer can't
-    be traced, nothing is known and none is returned.
+    A parameter is trained if its update depends on its gradient or on itself. An update that equals the gradient does
+    not count: `optax.masked` returns it for parameters outside of its mask. The result is empty if this finds no
+    trained parameter, or if the optimizer can't be traced.
 
     >>> tx = optax.multi_transform({"train": optax.adam(1e-3), "fix": optax.set_to_zero()}, {"w": "train", "b": "fix"})
     >>> sorted(untrained(tx, {"w": jnp.ones(2), "b": jnp.ones(2)}))
@@ -115,12 +114,12 @@ def untrained(tx: optax.GradientTransformation, params: Params) -> frozenset[str
 
 @functools.lru_cache(maxsize=64)
 def _untrained(tx: optax.GradientTransformation, structure: Any, kinds: tuple[tuple, ...]) -> tuple[bool, ...]:
-    """For each parameter, whether it is untrained."""
+    """Whether each parameter is untrained."""
     params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
     try:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             traced = flat_program(lambda *one: tx.update(*one)[0], params, jax.eval_shape(tx.init, params), params)
-    except Exception:  # an optimizer that needs more than the gradient, or looks at numbers
+    except Exception:  # an optimizer that takes more arguments, or uses concrete values
         return (False,) * len(kinds)
     own = [*range(len(kinds)), *[-1] * (len(traced.inputs) - 2 * len(kinds)), *range(len(kinds))]
     seen = {number: {leaf} - {-1} for number, leaf in zip(traced.inputs, own, strict=True)}
@@ -135,16 +134,16 @@ def _untrained(tx: optax.GradientTransformation, structure: Any, kinds: tuple[tu
 
 
 def restart_step_count(learner: Learner, due: Bool[Array, ""]) -> Learner:
-    """The learner with the step counts that correct the bias of moments at zero where `due`.
+    """Returns the learner with the step counts of bias correction set to zero where `due`.
 
-    Such a count stands beside moments `mu` or `nu` in one state of the chain, as in Adam's; a schedule's count stays.
+    These are the counts in a state with `mu` or `nu`, such as Adam's. The counts of schedules do not change.
 
     >>> tx = optax.adam(1e-3); params = {"w": jnp.ones(1)}
     >>> _, state = tx.update(params, tx.init(params))
     >>> int(restart_step_count(Learner(params, state), jnp.array(True)).opt_state[0].count)
     0
 
-    Source: timoklein/redo zeroes the count of each tensor at every check, which we do only when a neuron was recycled.
+    Source: timoklein/redo sets the count of each tensor to zero at every check. We do it only if a neuron is recycled.
     """
 
     def counts(state: object) -> bool:
@@ -160,16 +159,16 @@ def restart_step_count(learner: Learner, due: Bool[Array, ""]) -> Learner:
 
 
 def first_moments(learner: Learner) -> Params:
-    """The running average of each parameter's gradient, as the optimizer that trains it keeps it: `mu`, or `trace`.
+    """Returns the running average of each parameter's gradient from the optimizer state: `mu` or `trace`.
 
-    With weight decay ahead of the optimizer it is that of the gradient with the decay.
+    If weight decay comes first in the chain, the average includes the decay.
 
     >>> tx = optax.adam(1e-3, b1=0.9); params = {"w": jnp.ones(1)}
     >>> _, state = tx.update({"w": jnp.array([2.0])}, tx.init(params))
     >>> round(float(first_moments(Learner(params, state))["w"][0]), 3)  # not corrected for starting at zero
     0.2
 
-    Raises ValueError if some parameter has none.
+    Raises ValueError if the state has no running average for some parameter.
     """
     structure = jax.tree.structure(learner.params)
     found: list[Array | None] = [None] * structure.num_leaves
@@ -185,7 +184,7 @@ def first_moments(learner: Learner) -> Params:
 
 
 def _leaves(tree: PyTree, params: Params) -> list[Array | None]:
-    """The leaves of a tree like the parameters', None where another part of the optimizer trains them."""
+    """Returns one leaf of `tree` per parameter, or None if another part of the optimizer trains the parameter."""
     leaves: list[Array | None] = []
 
     def note(node: PyTree, part: PyTree) -> None:
@@ -194,26 +193,26 @@ def _leaves(tree: PyTree, params: Params) -> list[Array | None]:
 
     try:
         jax.tree.map(note, tree, params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
-    except ValueError:  # something else of that name, such as a parameter called mu
+    except ValueError:  # `tree` is no running average, for example a parameter called mu
         return [None] * len(jax.tree.leaves(params))
     return leaves
 
 
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless a named option has one of its values."""
+    """Raises ValueError unless `value` is one of the choices of the option `name`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
 class Recycled(NamedTuple):
-    """How many neurons of each layer have been recycled so far."""
+    """The number of neurons recycled so far in each layer."""
 
     counts: dict[str, Int[Array, ""]]
 
 
 @dataclass(frozen=True)
 class Renewal:
-    """What becomes of a chosen neuron's weights and of their optimizer's state; `ReDo` explains the four choices.
+    """How the weights of a chosen neuron and their optimizer state change; `ReDo` explains the four options.
 
     >>> Renewal(incoming="scaled").outgoing
     'zero'
@@ -234,7 +233,7 @@ class Renewal:
 
 
 def renewed(key: Array, learner: Learner, network: Network, masks: Masks, renewal: Renewal) -> Learner:
-    """The learner with the masked neurons renewed."""
+    """Returns the learner with the masked neurons renewed."""
     layers = [network.wiring[name] for name in masks]
     fed = entry_mask(learner.params, {layer.name: layer.incoming for layer in layers}, masks)
     read = entry_mask(learner.params, {layer.name: layer.outgoing for layer in layers}, masks)
@@ -251,12 +250,12 @@ def renewed(key: Array, learner: Learner, network: Network, masks: Masks, renewa
 
 
 def _scaled(donor: PyTree[Array], params: PyTree[Array], layers: Sequence[NeuronLayer], masks: Masks) -> PyTree[Array]:
-    """The donor with every kernel's incoming vectors as long as those of the layer's other neurons are on average."""
+    """Returns the donor with incoming kernel vectors scaled to the mean length of those of the kept neurons."""
     new, old = (by_path(tree) for tree in (donor, params))
     for layer in layers:
         kept = ~masks[layer.name]
         for path, neurons in layer.incoming.items():
-            if old[path].ndim < 2:  # a bias, or the scale of a normalisation
+            if old[path].ndim < 2:  # skips biases and the scales of normalisations
                 continue
             before, after = (
                 jnp.sqrt(entry_sums(jnp.square(leaves[path]), neurons, layer.width)) for leaves in (old, new)
@@ -270,10 +269,10 @@ def _scaled(donor: PyTree[Array], params: PyTree[Array], layers: Sequence[Neuron
 def recyclable(
     network: Network, params: PyTree, names: tuple[str, ...] | None, coupled: Literal["recycle", "skip"]
 ) -> list[NeuronLayer]:
-    """The layers of those names, or within networks of those names, that can be recycled; all that can for None.
+    """Returns the layers that can be recycled. If `names` is given, only layers, or networks, with these names.
 
-    A layer that is fed or read by a parameter that the optimizer does not train can't be: its neurons would never learn
-    again. Warns of such layers if `names` is None.
+    A layer can't be recycled if the optimizer does not train a parameter that feeds or reads it: its new neurons would
+    not learn. Warns of such layers if `names` is None.
     """
     wiring, fixed = network.wiring, untrained(network.tx, params)
     reasons = {layer.name: layer.reasons or _untrained_reasons(layer, fixed) for layer in wiring.layers}
@@ -299,22 +298,22 @@ def _untrained_reasons(layer: NeuronLayer, fixed: Collection[str]) -> tuple[str,
 
 
 def _within(wiring: Wiring, network: str) -> list[str]:
-    """Names of the layers of one network, if the wiring has several: those that start with its name and a slash."""
+    """Returns the names of the layers of one network: those that start with the network's name and a slash."""
     return [layer.name for layer in wiring.layers if layer.name.startswith(f"{network}/")]
 
 
 def uncounted(layers: Sequence[NeuronLayer]) -> Recycled:
-    """That no neuron of these layers has been recycled yet."""
+    """Returns a count of zero recycled neurons for each layer."""
     return Recycled({layer.name: jnp.zeros((), jnp.int32) for layer in layers})
 
 
 def count(state: Recycled, masks: Mapping[str, Bool[Array, " neurons"]]) -> Recycled:
-    """The counts with the neurons of these masks added."""
+    """Returns the counts plus the number of neurons in each mask."""
     return Recycled({name: total + masks[name].sum(dtype=jnp.int32) for name, total in state.counts.items()})
 
 
 def fresh(network: Network, key: Array, learner: Learner) -> PyTree[Array]:
-    """Newly initialised parameters, with the tree and shapes of the learner's."""
+    """Returns newly initialised parameters. Checks that they have the tree and shapes of the learner's."""
     donor = network.init(key)
     expected, got = (
         (jax.tree.structure(params), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)])
@@ -326,17 +325,17 @@ def fresh(network: Network, key: Array, learner: Learner) -> PyTree[Array]:
 
 
 def nothing(mask: PyTree[Bool[Array, "..."]]) -> PyTree[Bool[Array, "..."]]:
-    """A mask of the same tree that holds no entry."""
+    """Returns a mask with the same tree that selects no entry."""
     return jax.tree.map(lambda _: jnp.zeros((), bool), mask)
 
 
 def everything(params: PyTree[Array]) -> PyTree[Bool[Array, "..."]]:
-    """A mask of the same tree that holds every entry."""
+    """Returns a mask with the tree of `params` that selects every entry."""
     return jax.tree.map(lambda _: jnp.ones((), bool), params)
 
 
 def recycled_counts(state: PyTree) -> dict[str, Int[Array, ""]]:
-    """Neurons recycled so far in each layer, from any intervention's state; empty if it recycles none.
+    """Returns the number of recycled neurons per layer from the state of any intervention; empty if it recycles none.
 
     >>> int(recycled_counts((Recycled({"dense": jnp.array(3)}), ()))["dense"])
     3

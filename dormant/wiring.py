@@ -1,4 +1,4 @@
-"""Which parameters feed a neuron and which read it, for every layer of a network."""
+"""Wirings: the parameters that feed and read each neuron, for every layer of a network."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,11 +19,11 @@ Masks = Mapping[str, Bool[Array, " neurons"]]
 
 @dataclass(frozen=True, eq=False)
 class NeuronLayer:
-    """A layer of neurons: the entries of the parameters that feed each of them, and the entries that read it.
+    """A layer of neurons, with the parameter entries that feed and read each neuron.
 
-    `incoming` and `outgoing` map the path of a parameter to an integer array that broadcasts to its shape: the number
-    of the neuron to which each entry belongs, or -1. `reasons` say why the layer is measured and not recycled;
-    `coupled_by` names the normalisations through which its neurons influence one another.
+    `incoming` and `outgoing` map the path of a parameter to an integer array that broadcasts to its shape: the index of
+    the neuron to which each entry belongs, or -1. If the layer can't be recycled, `reasons` explains why. `coupled_by`
+    names the normalisations through which its neurons influence each other.
     """
 
     name: str
@@ -40,7 +40,7 @@ class NeuronLayer:
 
 
 class Activation(NamedTuple):
-    """One place where neurons are measured: the layer, the numbers of its neurons there, and their activations."""
+    """Activations at one place of the network: the layer, the indices of the measured neurons, and their values."""
 
     layer: str
     neurons: Int[np.ndarray, " present"]
@@ -49,10 +49,10 @@ class Activation(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Wiring:
-    """The neuron layers of a traced function, in the order in which it computes them; `outputs` are its output layers.
+    """The neuron layers of a traced function, in the order of computation. `outputs` names the output layers.
 
-    `not_followed` maps the path of each parameter that neither feeds nor reads a neuron to what becomes of it. Layers
-    inside an operation that the tracer does not know are not among the layers; their parameters are listed there.
+    `not_followed` maps the path of each parameter that neither feeds nor reads a neuron to a description of its use.
+    These include the parameters inside operations that the tracer does not know; `layers` omits such layers.
 
     >>> from dormant import trace
     >>> def apply(params, x):
@@ -77,7 +77,7 @@ class Wiring:
         return found[name]
 
     def activations(self, params: PyTree, *inputs: PyTree) -> dict[str, Array]:
-        """The activations of every layer, each [*samples, neurons], from a run of the traced function itself.
+        """Runs the traced function and returns the activations of every layer, each [*samples, neurons].
 
         A layer that is read through several non-linearities has one entry for each: `name`, `name@2` and so on.
         """
@@ -90,9 +90,9 @@ class Wiring:
     def scores(self, params: PyTree, *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
         """The score of every neuron of every layer.
 
-        A neuron that is read through several non-linearities (CReLU, shared weights) has the largest of its scores, so
-        that it counts as dormant only if it is dormant in all of them. A layer with a NaN or infinite activation has
-        NaN for all of its neurons.
+        If a neuron is read through several non-linearities (CReLU, shared weights), its score is the largest of theirs:
+        it counts as dormant only if it is dormant in all of them. A layer with a NaN or infinite activation has NaN for
+        all of its neurons.
         """
         scores = {layer.name: jnp.zeros(layer.width) for layer in self.layers}
         for layer, neurons, values in self.measure(params, *inputs):
@@ -114,9 +114,9 @@ class Wiring:
 
 
 class Network(NamedTuple):
-    """What an intervention has to know: how the network is wired, how it is initialised, and what trains it.
+    """A network as interventions need it: its wiring, its initialiser and its optimizer.
 
-    `init(key)` returns fresh parameters of the same tree, so that every layer keeps its own initialiser.
+    `init(key)` returns fresh parameters with the same tree, so that every layer keeps its own initialiser.
     """
 
     wiring: Wiring
@@ -125,7 +125,7 @@ class Network(NamedTuple):
 
 
 def paths(params: PyTree) -> list[str]:
-    """The path of each leaf, as wirings name it.
+    """Returns the path of each leaf in the notation of wirings.
 
     >>> paths({"dense": {"bias": 0, "kernel": 1}})
     ['dense/bias', 'dense/kernel']
@@ -137,7 +137,7 @@ def paths(params: PyTree) -> list[str]:
 
 
 def by_path(params: PyTree) -> dict[str, Any]:
-    """The leaves of a tree by their paths.
+    """Returns a dictionary from paths to the leaves of a tree.
 
     >>> by_path({"dense": {"bias": 0, "kernel": 1}})
     {'dense/bias': 0, 'dense/kernel': 1}
@@ -146,7 +146,7 @@ def by_path(params: PyTree) -> dict[str, Any]:
 
 
 def entry_mask(params: PyTree, entries: Mapping[str, Entries], masks: Masks) -> PyTree[Bool[Array, "..."]]:
-    """For each parameter, which entries belong to a masked neuron; leaves broadcast to the parameters.
+    """For each parameter, a mask of the entries that belong to masked neurons; it broadcasts to the parameter.
 
     `entries` maps a layer's name to its incoming or outgoing entries.
 
@@ -164,7 +164,7 @@ def entry_mask(params: PyTree, entries: Mapping[str, Entries], masks: Masks) -> 
 
 
 def entry_sums(values: Array, neurons: Int[np.ndarray, "..."], width: int) -> Float[Array, " neurons"]:
-    """For each of `width` neurons, the sum of those entries of one parameter, or of an array like it, that are its own.
+    """Returns, for each of `width` neurons, the sum of the entries of `values` that belong to the neuron.
 
     >>> entry_sums(jnp.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0, -1]]), width=2).tolist()
     [4.0, 0.0]
@@ -172,5 +172,5 @@ def entry_sums(values: Array, neurons: Int[np.ndarray, "..."], width: int) -> Fl
     owners = neurons.reshape((1,) * (values.ndim - neurons.ndim) + neurons.shape)
     same = tuple(axis for axis, length in enumerate(owners.shape) if length == 1)
     sums = values.sum(axis=same, keepdims=True).ravel()
-    last = np.where(owners.ravel() < 0, width, owners.ravel())  # nobody's entries are added up behind the last neuron
+    last = np.where(owners.ravel() < 0, width, owners.ravel())  # entries without a neuron go to an extra slot
     return jnp.zeros(width + 1, values.dtype).at[last].add(sums)[:width]

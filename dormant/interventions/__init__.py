@@ -1,4 +1,4 @@
-"""Interventions overwrite weights outside the gradient's path: each is a frozen value with `init` and `update`."""
+"""Interventions: frozen dataclasses whose `init` and `update` change weights outside of the gradient step."""
 
 from ..surgery import Renewal as Renewal
 from ..surgery import recycled_counts as recycled_counts

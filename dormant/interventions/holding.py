@@ -1,4 +1,4 @@
-"""Interventions that hold weights at every gradient step: `ClipWeights`, `Prune` and `PlasticityInjection`."""
+"""Interventions that constrain weights at every gradient step: `ClipWeights`, `Prune`, `PlasticityInjection`."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -21,18 +21,18 @@ class Bounds(NamedTuple):
 
 @dataclass(frozen=True)
 class ClipWeights:
-    """Clips every kernel and bias to `factor` times the largest absolute weight that its layer's kernels began with.
+    """Clips kernels and biases to `factor` times the largest absolute initial weight in the kernels of their layer.
 
-    Call it at every gradient step, not within `Every`; it costs one pass over the weights and leaves the optimizer's
-    state alone. Parameters beside no kernel, and those of a normalisation (which begin at one), are not clipped.
+    Call it at every gradient step, not within `Every`. The cost is one pass over the weights. The optimizer's state
+    does not change. Parameters of normalisations, and of layers without a kernel, are not clipped.
 
     >>> ClipWeights(factor=2.0)
     ClipWeights(factor=2.0)
 
     Raises ValueError for a factor that is not positive.
-    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning". Their
-    bound is that of the uniform distribution which draws a layer; we take the largest weight drawn, which is nearly
-    that, and is there for any initialiser.
+    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning". They use
+    the bound of the uniform distribution of the initial weights. We use the largest initial weight, which is close to
+    that bound and is known for any initialiser.
     """
 
     every_step: ClassVar[bool] = True
@@ -52,7 +52,7 @@ class ClipWeights:
         bounds = {}
         for path, leaf in leaves.items():
             beside = drawn.get(path.rpartition("/")[0], [])
-            # At the start a bias is zero, or lies in its kernel's range.
+            # Initial biases are zero or lie in the range of their kernel.
             free = not beside or (leaf.ndim < 2 and path.rpartition("/")[2] in ("scale", "offset"))
             bounds[path] = jnp.full((), jnp.inf) if free else self.factor * jnp.array(beside).max()
         return Bounds(bounds)
@@ -79,17 +79,17 @@ class Pruned(NamedTuple):
 
 @dataclass(frozen=True)
 class Prune:
-    """Removes tau-dormant neurons: their outgoing weights are zero from then on.
+    """Removes tau-dormant neurons by setting their outgoing weights to zero for the rest of training.
 
-    It looks for dormant neurons every `period` gradient steps, and sets the weights to zero at every step. Call
-    `update` at every gradient step, not within `Every`.
+    It looks for dormant neurons every `period` gradient steps, and sets the weights of all removed neurons to zero at
+    every step. Call `update` at every gradient step, not within `Every`.
 
     >>> Prune(tau=0.0, period=1_000)
     Prune(tau=0.0, period=1000)
 
     Raises ValueError for a negative tau or a period below 1.
-    Source: Sokar et al. 2023, figure 6. The paper does not say how often it checks or how it removes; the period is
-    ours.
+    Source: Sokar et al. 2023, figure 6. The paper does not state how often it checks, or how it removes neurons; the
+    period is ours.
     """
 
     every_step: ClassVar[bool] = True
@@ -125,7 +125,7 @@ NEW, MINUS = "new_", "minus_"
 
 
 class Injection(NamedTuple):
-    """The gradient steps seen so far, and the weights of frozen layers."""
+    """The gradient steps seen so far, and parameters with the values of the frozen weights."""
 
     gradient_steps: Int[Array, ""]
     held: PyTree[Array]
@@ -133,12 +133,12 @@ class Injection(NamedTuple):
 
 @dataclass(frozen=True)
 class PlasticityInjection:
-    """Freezes the head after gradient step `at` and lets a new one learn, without changing what the network computes.
+    """Freezes the head after gradient step `at` and trains a new head. The switch does not change the outputs.
 
-    The network computes head(x) + new_head(x) - minus_head(x), as `dormant.rl.networks.Injectable` does: next to a
-    layer `dense` it has `new_dense` and `minus_dense`, which start equal. Up to step `at` both are frozen and cancel
-    out. After it the old layers are frozen in place of the new ones. Frozen weights are set back, and their optimizer
-    state is reset, at every gradient step. Call `update` at every gradient step, not within `Every`.
+    The network computes head(x) + new_head(x) - minus_head(x), as `dormant.rl.networks.Injectable` does. For each layer
+    `dense` of the head it has `new_dense` and `minus_dense`, which start equal. Up to step `at` both are frozen and
+    cancel out. After that step `dense` is frozen and `new_dense` is trained. Frozen weights, and their optimizer state,
+    are reset at every gradient step. Call `update` at every gradient step, not within `Every`.
 
     >>> PlasticityInjection(at=50_000)
     PlasticityInjection(at=50000)
@@ -175,9 +175,9 @@ class PlasticityInjection:
 
 
 def _roles(params: PyTree[Array]) -> list[str]:
-    """The role of each leaf: in the "old" head, the "new" one, the one to subtract ("minus"), or "shared" by all.
+    """Returns the role of each leaf: part of the "old", "new" or subtracted ("minus") head, or "shared" by all heads.
 
-    Raises ValueError if one of the three heads is missing, or if the new and the subtracted one have other layers.
+    Raises ValueError if a head is missing, or if the new and the subtracted head have different layers.
     """
     tops = [path.removeprefix("params/").partition("/")[0] for path in paths(params)]
     new, minus = ({top.removeprefix(mark) for top in tops if top.startswith(mark)} for mark in (NEW, MINUS))

@@ -1,4 +1,4 @@
-"""How many neurons of each layer are recycled at a time: by threshold, by share, or by what the scores look like."""
+"""Rules for how many neurons of each layer to recycle: by threshold, by share, or by gaps between scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ Counts = dict[str, Int[Array, ""]]
 
 @runtime_checkable
 class Number(Protocol):
-    """The number of neurons to recycle in each layer, counted from the layers' scores and the recyclings so far.
+    """A rule for the number of neurons to recycle, given the scores of each layer and the recyclings so far.
 
-    The number is 0 for a layer whose scores are NaN because an activation was not finite.
+    The number is 0 for a layer with NaN scores, which result from NaN or infinite activations.
     """
 
     def count(self, scores: Scores, recyclings: Int[Array, ""]) -> Counts: ...
@@ -25,7 +25,7 @@ class Number(Protocol):
 
 @dataclass(frozen=True)
 class Dormant:
-    """The number of tau-dormant neurons: those with score <= tau.
+    """Recycles the tau-dormant neurons, whose score is at most tau.
 
     >>> int(Dormant(0.1).count({"dense": jnp.array([0.0, 0.1, 2.9])}, jnp.array(0))["dense"])
     2
@@ -45,7 +45,7 @@ class Dormant:
 
 @dataclass(frozen=True)
 class Share:
-    """A share of each layer, and at least one neuron. With `recyclings`, the share falls to zero along a cosine.
+    """Recycles a share of each layer, and at least one neuron. With `recyclings`, the share decays to zero.
 
     The n-th recycling takes share * cos(pi/2 * n / recyclings) of the layer. The last recycling takes no neuron.
 
@@ -55,7 +55,7 @@ class Share:
 
     Raises ValueError for a share outside of (0, 1] and for recyclings below 1.
     Source: Sokar et al. 2023, figure 15; dopamine/labs/redo/weight_recyclers.py. The reference code recycles all
-    neurons with the score at the threshold; we recycle exactly the share.
+    neurons whose score equals the threshold. We recycle exactly the share.
     """
 
     share: float = 0.1
@@ -82,10 +82,10 @@ class Share:
 
 @dataclass(frozen=True)
 class PooledShare:
-    """A share of the neurons of all layers together, those with the lowest scores.
+    """Recycles a share of the neurons of all layers together, those with the lowest scores.
 
-    The threshold is the `share` quantile of all scores, and at most `highest`. Most of the neurons therefore come from
-    the layers with the lowest scores, and none if all scores are higher.
+    The threshold is the `share` quantile of all scores, but at most `highest`. Most chosen neurons are in the layers
+    with the lowest scores. No neuron is chosen if every score is above `highest`.
 
     >>> scores = {"conv": jnp.array([0.9, 1.1]), "dense": jnp.array([0.0, 0.1, 0.2, 3.7])}
     >>> {name: int(count) for name, count in PooledShare(0.33).count(scores, jnp.array(0)).items()}
@@ -113,10 +113,10 @@ class PooledShare:
 
 @dataclass(frozen=True)
 class Gap:
-    """The number of neurons below the widest gap in a layer's sorted scores, or 0 if no gap is wide enough.
+    """Recycles the neurons below the widest gap in the sorted scores of a layer, or none if no gap is wide enough.
 
-    A gap is the quotient of two neighbouring scores, the larger one divided by the smaller one. Scores below `floor`
-    count as `floor`. A gap must be at least `least`, and its smaller score at most `highest`.
+    A gap is the ratio of two neighbouring scores, the larger one divided by the smaller one. Scores below `floor` count
+    as `floor`. The gap must be at least `least`, and its smaller score at most `highest`.
 
     >>> scores = {"dense": jnp.array([0.01, 0.02, 0.4, 0.8, 3.77])}
     >>> int(Gap().count(scores, jnp.array(0))["dense"]), int(Gap(least=30.0).count(scores, jnp.array(0))["dense"])
@@ -151,7 +151,7 @@ class Gap:
 
 
 def _known(scores: Float[Array, " neurons"]) -> Bool[Array, ""]:
-    """Whether the scores of a layer are numbers."""
+    """Whether no score of a layer is NaN."""
     return ~jnp.isnan(scores).any()
 
 

@@ -1,4 +1,4 @@
-"""Recycling neurons: `ReDo`, `Recycle`, `ContinualBackprop`, and ReDo with the quirks of its released code."""
+"""Interventions that recycle neurons: `ReDo`, `Recycle`, `ContinualBackprop`, and ReDo as released by its authors."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -30,29 +30,29 @@ from .schedule import when
 
 @dataclass(frozen=True)
 class ReDo:
-    """Recycles the tau-dormant neurons of every layer where that is safe.
+    """Recycles the tau-dormant neurons of every layer that can be recycled safely.
 
     Incoming weights come from the network's own initialiser. With `tau=0` and `outgoing="zero"` the network's
     outputs on the score batch stay the same to the last bit, unless a normalisation couples the neurons.
 
-    - `outgoing`: "zero", or "fresh" to draw outgoing weights anew as well (the paper's figure 22).
-    - `moments`: "fresh" gives recycled entries the optimizer state of a new weight (zero moments, for Adam); "keep"
-      leaves theirs.
-    - `step_count`: "keep" leaves Adam's step count, as the paper does: the first step on a recycled weight is then
-      (1 - b1) / sqrt(1 - b2) = 3.2 learning rates long. "restart" sets it to zero whenever a neuron is recycled,
-      which lengthens the steps of all other weights' estimates instead.
-    - `coupled`: "recycle" or "skip" layers whose neurons a normalisation couples.
-    - `layers`: names of the layers to recycle, or of what stands before a slash in them; None for all that can be.
-    - `incoming`: "fresh", or "scaled" to make each fresh kernel vector as long as those of the layer's other neurons
-      are on average (the paper's figure 23).
+    - `outgoing`: "zero", or "fresh" to draw outgoing weights from the initialiser as well (the paper's figure 22).
+    - `moments`: "fresh" gives recycled entries the optimizer state of a new weight (zero moments for Adam). "keep" does
+      not change their state.
+    - `step_count`: "keep" does not change Adam's step count, as in the paper. The first step of a recycled weight is
+      then (1 - b1) / sqrt(1 - b2) = 3.2 learning rates long. "restart" sets the count to zero whenever a neuron is
+      recycled, which distorts the bias correction of all other weights.
+    - `coupled`: "recycle" or "skip" layers whose neurons are coupled by a normalisation.
+    - `layers`: names of the layers to recycle, or networks (the part before a slash); None for all that can be recycled.
+    - `incoming`: "fresh", or "scaled" to give each fresh kernel vector the mean length of those of the layer's other
+      neurons (the paper's figure 23).
 
     >>> ReDo(tau=0.025).tau
     0.025
 
     Raises ValueError for a negative tau or an unknown option, and at `init` for a layer that does not exist or is
     not safe.
-    Source: Sokar et al. 2023, algorithm 1. We reset the moments of biases too, draw each layer from its own
-    initialiser, and find outgoing weights by tracing; docs/differences.md lists what the reference does.
+    Source: Sokar et al. 2023, algorithm 1. We also reset the moments of biases, draw each layer from its own
+    initialiser, and find outgoing weights by tracing. docs/differences.md lists the differences from the reference.
     """
 
     tau: float = 0.1
@@ -92,7 +92,7 @@ Score = Literal["activation", "gradient", "contribution", "utility"]
 
 
 class Recycling(NamedTuple):
-    """The number of recyclings so far, and of neurons recycled in each layer."""
+    """The number of recyclings so far, and the number of neurons recycled in each layer."""
 
     recyclings: Int[Array, ""]
     recycled: Recycled
@@ -100,24 +100,24 @@ class Recycling(NamedTuple):
 
 @dataclass(frozen=True)
 class Recycle:
-    """Recycles `number` neurons of every layer where that is safe, those of the lowest score first.
+    """Recycles a number of neurons of every layer that can be recycled safely, by default those with the lowest scores.
 
-    - `score`: "activation", as ReDo has it; "gradient", the first moments of the neuron's incoming weights in the
-      optimizer's state (ReGraMa); "contribution" and "utility", as continual backprop ranks neurons. All average 1 over
-      a layer.
-    - `number`: `Dormant(tau)`, `Share(share)`, with or without a cosine schedule, `PooledShare` or `Gap`.
-    - `order`: "lowest"; "highest" and "random" are controls that recycle as many.
-    - `at_most`: a budget, in neurons of a layer at a time.
-    - `renewal`: what becomes of the neurons; `coupled` and `layers` as in `ReDo`.
+    - `score`: "activation", the score of ReDo; "gradient", the mean first moment of the incoming weights in the
+      optimizer's state (ReGraMa); "contribution" or "utility", the utilities of continual backprop. All scores average
+      1 over a layer.
+    - `number`: how many neurons to recycle: `Dormant`, `Share`, `PooledShare` or `Gap`.
+    - `order`: "lowest" scores first. "highest" and "random" are controls that recycle as many neurons.
+    - `at_most`: the largest number of neurons to recycle per layer and call.
+    - `renewal`: how chosen neurons are renewed. `coupled` and `layers` are those of `ReDo`.
 
     >>> regrama = Recycle("gradient", Dormant(tau=0.01))
     >>> Recycle(number=Dormant(0.1), order="random").at_most is None
     True
 
-    Raises ValueError for an unknown option or a budget below 1, and at `init` for a layer that does not exist or is not
-    safe, and for "gradient" with an optimizer that keeps no first moments.
-    Source: Sokar et al. 2023, figures 15 and 25; "gradient", Liu et al. 2025 (ReGraMa), who take the gradient of
-    the last batch where we take its running average, which any training loop has at hand.
+    Raises ValueError for an unknown option or `at_most` below 1. `init` raises ValueError for a layer that does not
+    exist or can't be recycled, and for "gradient" with an optimizer that keeps no first moments.
+    Source: Sokar et al. 2023, figures 15 and 25; for "gradient", Liu et al. 2025 (ReGraMa). They use the gradient of
+    the last batch. We use its running average, which is available in any training loop.
     """
 
     score: Score = "activation"
@@ -172,7 +172,7 @@ def _scores(score: Score, learner: Learner, network: Network, inputs: PyTree) ->
 
 
 def _ranked(key: Array, scores: Float[Array, " neurons"], order: str) -> Float[Array, " neurons"]:
-    """Values in whose order neurons are recycled, lowest first."""
+    """Returns one value per neuron. Neurons with the lowest values are recycled first."""
     match order:
         case "highest":
             return -scores
@@ -183,7 +183,7 @@ def _ranked(key: Array, scores: Float[Array, " neurons"], order: str) -> Float[A
 
 
 def lowest(values: Float[Array, " neurons"], number: Int[Array, ""]) -> Bool[Array, " neurons"]:
-    """A mask of the `number` neurons with the lowest values. Of equal values the first comes first.
+    """Returns a mask of the `number` neurons with the lowest values. Among equal values the first is chosen.
 
     >>> lowest(jnp.array([3.0, 1.0, 1.0]), jnp.array(1)).tolist()
     [False, True, False]
@@ -192,11 +192,11 @@ def lowest(values: Float[Array, " neurons"], number: Int[Array, ""]) -> Bool[Arr
 
 
 class Usefulness(NamedTuple):
-    """Running utilities of one layer, starting at zero, age of each neuron in updates, and neurons still to replace."""
+    """The running utility of each neuron of a layer, its age in updates, and the number of neurons still to replace."""
 
     utility: Float[Array, " neurons"]
     age: Int[Array, " neurons"]
-    owed: Float[Array, ""]  # has a fraction; only whole neurons are replaced
+    owed: Float[Array, ""]  # a fractional number; only whole neurons are replaced
 
 
 class Usefulnesses(NamedTuple):
@@ -208,7 +208,7 @@ class Usefulnesses(NamedTuple):
 
 @dataclass(frozen=True)
 class ContinualBackprop:
-    """Replaces a share `replacement_rate` of each layer's mature neurons per update, those with the lowest utility.
+    """Replaces the share `replacement_rate` of the mature neurons per layer and update, those of the lowest utility.
 
     A neuron is mature if it is older than `maturity` updates. Its utility is a running average with weight `decay`,
     divided by 1 - decay^age because it starts at zero. `utility` is "contribution", or "overall", which also divides
@@ -221,8 +221,8 @@ class ContinualBackprop:
     Raises ValueError for a rate, decay or maturity outside its range or an unknown option, and at `init` for a layer
     that does not exist or is not safe.
     Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning". Its released code also
-    moves what an old neuron contributed on average into the next layer's bias; we do not. Utilities are of the score
-    batch.
+    adds the mean contribution of a replaced neuron to the next layer's bias; we do not. We compute utilities on the
+    score batch.
     """
 
     every_step: ClassVar[bool] = True
@@ -266,9 +266,9 @@ class ContinualBackprop:
     def choose(
         self, layer: Usefulness, utility: Float[Array, " neurons"]
     ) -> tuple[Usefulness, Bool[Array, " neurons"]]:
-        """The layer after an update with these utilities, and a mask of the neurons to replace.
+        """Returns the layer after an update with these utilities, and a mask of the neurons to replace.
 
-        Utilities change nothing if they are NaN because an activation was not finite.
+        If a utility is NaN, because of a NaN or infinite activation, the layer does not change.
         """
         unknown = jnp.isnan(utility).any()
         age = layer.age + jnp.where(unknown, 0, 1)
@@ -286,7 +286,7 @@ class ContinualBackprop:
 
 @dataclass(frozen=True)
 class ReDoAsPublished:
-    """Recycles like dopamine/labs/redo; see `redo_as_published`."""
+    """Recycles neurons like dopamine/labs/redo; see `redo_as_published`."""
 
     tau: float
     misaligned_flatten: bool
@@ -304,11 +304,11 @@ class ReDoAsPublished:
         return Recycled({layer.name: jnp.zeros((), jnp.int32) for layer in layers})
 
     def recorded(self, wiring: Wiring) -> list[NeuronLayer]:
-        """The layers whose activations the reference records."""
+        """Returns the layers whose activations the reference code records."""
         return [layer for layer in wiring.layers if layer.name.rpartition("/")[2] not in self.unrecorded]
 
     def outgoing(self, wiring: Wiring, shapes: dict[str, tuple[int, ...]]) -> dict[str, Entries]:
-        """The entries that the reference zeroes for each recycled layer."""
+        """Returns the entries that the reference code sets to zero for each recycled layer."""
         recorded = self.recorded(wiring)
         entries = {}
         for layer, successor in zip(recorded, [*recorded[1:], None], strict=True):
@@ -345,7 +345,7 @@ class ReDoAsPublished:
 
 
 def _xavier(key: Array, params: PyTree[Array]) -> PyTree[Array]:
-    """Xavier-uniform kernels and zero biases, whatever the network's own initialisers are."""
+    """Returns Xavier-uniform kernels and zero biases. Ignores the network's own initialisers."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     draw = jax.nn.initializers.xavier_uniform()
@@ -365,14 +365,15 @@ def redo_as_published(
     keep_bias_moments: bool = True,
     unrecorded: tuple[str, ...] = ("Conv_4",),
 ) -> ReDoAsPublished:
-    """ReDo with four quirks of the released code, each of which can be switched off.
+    """Returns ReDo with four quirks of the released code. Each of them can be switched off.
 
-    - `misaligned_flatten`: each channel's flag is repeated over neighbouring rows of the dense kernel, though a
-      flattened channels-last map has the channel vary fastest, so mostly other channels' rows are zeroed.
-    - `next_recorded_layer`: a layer is silenced in whatever layer was recorded next; `unrecorded` names those that
-      never are (the last convolution of an IMPALA stack), so a residual block's last hidden layer cuts into the stream.
-    - `xavier`: fresh weights are Xavier uniform, biases zero, whatever the layer's own initialiser.
-    - `keep_bias_moments`: Adam's moments of biases stay.
+    - `misaligned_flatten`: the flag of each channel is repeated over neighbouring rows of the dense kernel. But in a
+      flattened channels-last map the channel varies fastest, so most of the zeroed rows belong to other channels.
+    - `next_recorded_layer`: the outgoing weights of a layer are those in the next recorded layer. Layers in
+      `unrecorded` are not recorded (the last convolution of an IMPALA stack). For the last hidden layer of a residual
+      block, weights that read the residual stream are zeroed instead.
+    - `xavier`: fresh weights are Xavier uniform and biases zero. The layer's own initialiser is ignored.
+    - `keep_bias_moments`: Adam's moments of biases are not reset.
 
     >>> redo_as_published(0.1).misaligned_flatten
     True

@@ -1,4 +1,4 @@
-"""Interventions that start over: `Reset`, `ShrinkPerturb`, `ResetOptimizer` and `HareTortoise`."""
+"""Interventions that reset weights or optimizer state: `Reset`, `ShrinkPerturb`, `ResetOptimizer`, `HareTortoise`."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -14,17 +14,17 @@ from .schedule import checked_steps, when
 
 @dataclass(frozen=True)
 class Reset:
-    """Draws the parameters of whole layers anew from the network's initialiser.
+    """Replaces all parameters of some layers by fresh ones from the network's initialiser.
 
-    `layers` are names as a wiring shows them, output layers included; None resets every parameter. `moments` and
-    `step_count` say what becomes of the optimizer's state, as in `ReDo`.
+    `layers` are names from the wiring, including output layers. None resets every parameter. `moments` and
+    `step_count` control the optimizer's state as in `ReDo`.
 
     >>> Reset(layers=("dense",))
     Reset(layers=('dense',), moments='fresh', step_count='keep')
 
     Raises ValueError for an unknown option, and at `init` for a layer that does not exist.
-    Source: Nikishin et al. 2022. Sokar et al. reset the penultimate layer; their code can only reset from a layer to
-    the end.
+    Source: Nikishin et al. 2022. Sokar et al. reset the penultimate layer; their code can only reset all layers
+    from a given one to the end.
     """
 
     layers: tuple[str, ...] | None = None
@@ -59,7 +59,7 @@ class Reset:
 
 
 def owner(path: str, layers: tuple[str, ...]) -> set[str]:
-    """Which of the layers a parameter's path lies in.
+    """Returns those of the layers that contain the parameter at `path`.
 
     >>> owner("params/dense/kernel", ("dense", "head"))
     {'dense'}
@@ -70,15 +70,15 @@ def owner(path: str, layers: tuple[str, ...]) -> set[str]:
 
 @dataclass(frozen=True)
 class ShrinkPerturb:
-    """Replaces every weight w by keep * w + (1 - keep) * a newly initialised one.
+    """Replaces every weight w by keep * w + (1 - keep) * w', where w' is newly initialised.
 
-    `moments` says whether the optimizer's state starts afresh ("fresh") or stays ("keep").
+    `moments` is "fresh" to reset the optimizer's state of every weight, or "keep".
 
     >>> ShrinkPerturb(keep=0.8)
     ShrinkPerturb(keep=0.8, moments='keep')
 
     Raises ValueError if `keep` is not between 0 and 1.
-    Source: Ash and Adams 2020; the blend with an initialisation as in D'Oro et al. 2023.
+    Source: Ash and Adams 2020. The blend with an initialisation follows D'Oro et al. 2023.
     """
 
     keep: float = 0.8
@@ -106,18 +106,18 @@ class ShrinkPerturb:
 
 @dataclass(frozen=True)
 class ResetOptimizer:
-    """Starts the optimizer's state of every weight afresh, as if training began now from these weights.
+    """Resets the optimizer's state of every weight, as if training started from the current weights.
 
-    `moments` is the state of each weight (Adam's two moments); `step_count`, "restart" here, is the count with which
-    Adam corrects moments that began at zero. With "keep", steps right after are (1 - b1) / sqrt(1 - b2) = 3.2 learning
-    rates long.
+    `moments` controls the state of each weight (Adam's two moments). `step_count` controls the count for Adam's bias
+    correction. If the count is kept, the first step after the reset is (1 - b1) / sqrt(1 - b2) = 3.2 learning rates
+    long.
 
     >>> ResetOptimizer(step_count="keep")
     ResetOptimizer(moments='fresh', step_count='keep')
 
-    Raises ValueError for an unknown option, and for two "keep", which would do nothing.
-    Source: Asadi et al. 2023, "Resetting the optimizer in deep RL: an empirical study", who do both at every copy of
-    the target network.
+    Raises ValueError for an unknown option, and if both options are "keep", which would do nothing.
+    Source: Asadi et al. 2023, "Resetting the optimizer in deep RL: an empirical study". They reset both at every
+    update of the target network.
     """
 
     moments: Literal["fresh", "keep"] = "fresh"
@@ -155,14 +155,14 @@ class HareTortoise:
     """Sets the weights (the hare) to their running average (the tortoise) every `period` gradient steps.
 
     The average is tortoise <- momentum * tortoise + (1 - momentum) * hare. Call `update` at every gradient step, not
-    within `Every`. It costs one pass over the weights. `moments` says whether the optimizer state is then reset.
+    within `Every`. The cost is one pass over the weights. With `moments="fresh"`, the optimizer state is then reset.
 
     >>> HareTortoise(momentum=0.99, period=500).moments
     'keep'
 
     Raises ValueError for a momentum outside of [0, 1), a period below 1 or an unknown option.
     Source: Lee et al. 2024, "Slow and steady wins the race: maintaining plasticity with hare and tortoise networks".
-    As we remember it the tortoise is what they evaluate; here the agent acts with the hare.
+    To our knowledge they evaluate the tortoise. Here the agent acts with the hare.
     """
 
     every_step: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""What every intervention offers, and when it acts: `Every`, `Chain` and `WhenDormant`."""
+"""The protocol of interventions, and wrappers that schedule or combine them: `Every`, `Chain`, `WhenDormant`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ..wiring import Network
 
 @runtime_checkable
 class Intervention(Protocol):
-    """A value that changes a learner's weights during training, outside of the gradient's path.
+    """An object that changes a learner's weights during training, outside of the gradient step.
 
     `init` returns the intervention's state, a tree of arrays. `update` is called after every gradient step with a
     key and the inputs of a score batch; it returns the changed learner and state, with the same tree, shapes and
@@ -33,7 +33,7 @@ class Intervention(Protocol):
 def checked_intervention(what: Intervention) -> Intervention:
     """Returns `what` if it is an intervention.
 
-    Raises TypeError for anything else, such as a class in place of a value.
+    Raises TypeError for anything else, such as a class in place of an instance.
     """
     if isinstance(what, type):
         raise TypeError(f"expected an intervention, got the class {what.__name__}; write {what.__name__}(...).")
@@ -47,9 +47,9 @@ def checked_intervention(what: Intervention) -> Intervention:
 def checked_occasional(what: Intervention, within: str) -> Intervention:
     """Returns `what` if it is an intervention that may skip gradient steps.
 
-    An intervention that must be called at every gradient step has an attribute `every_step` that is True.
+    An intervention that must be called at every gradient step has a true attribute `every_step`.
 
-    Raises TypeError for anything but an intervention, and ValueError for one that must be called at every step.
+    Raises TypeError for any other object, and ValueError for an intervention that must be called at every step.
     """
     if getattr(checked_intervention(what), "every_step", False):
         raise ValueError(
@@ -83,8 +83,8 @@ class Scheduled(NamedTuple):
 class Every:
     """Applies `what` at every `period`-th gradient step, from `start` on and before `stop`.
 
-    On other steps only a comparison runs: the work is in one branch of a `lax.cond`, which stays a branch when
-    `update` is mapped over seeds.
+    On other steps only a comparison runs, also if `update` is mapped over seeds: `what` runs in one branch of a
+    `lax.cond`.
 
     >>> from dormant import ReDo
     >>> Every(1_000, ReDo(tau=0.1), stop=2_500_000).period
@@ -93,7 +93,7 @@ class Every:
     Raises TypeError if the period is not a whole number or `what` is not an intervention. Raises ValueError for a
     period below 1, a negative start, a stop that is not after it, and for an intervention that must be called at every
     gradient step, such as ClipWeights.
-    Source: the reference counts gradient steps from the first possible one, before learning starts; we count updates.
+    Source: the reference code also counts the steps before learning starts. We count calls of `update`.
     """
 
     period: int
@@ -124,7 +124,7 @@ class Every:
         return learner, Scheduled(step, inner)
 
     def due(self, step: int | Int[Array, ""]) -> bool | Bool[Array, ""]:
-        """Whether it acts at that gradient step, a number or an array.
+        """Whether `what` is applied at a gradient step, which may be an int or an array.
 
         >>> Every(10, Chain(), stop=30).due(20), Every(10, Chain(), stop=30).due(30)
         (True, False)
@@ -141,7 +141,7 @@ class Chain:
     >>> Chain(Every(1_000, ReDo()), Every(50_000, ShrinkPerturb(keep=0.8))).links[1].period
     50000
 
-    Raises TypeError for a list of interventions in place of several arguments, and for what is not an intervention.
+    Raises TypeError for a list of interventions in place of several arguments, and for any other object.
     """
 
     links: tuple[Intervention, ...]
@@ -153,7 +153,7 @@ class Chain:
 
     @property
     def every_step(self) -> bool:
-        """Whether one of its links must be called at every gradient step."""
+        """Whether an intervention in the chain must be called at every gradient step."""
         return any(getattr(link, "every_step", False) for link in self.links)
 
     def __repr__(self) -> str:
@@ -173,7 +173,7 @@ class Chain:
 
 
 def may_change(intervention: Intervention, step: int) -> bool:
-    """Whether an intervention may change a learner at that gradient step; where it may not, it looks at no inputs.
+    """Whether an intervention may change a learner at a gradient step. If not, it does not use its inputs.
 
     >>> from dormant import Prune, ReDo
     >>> redo = Every(1_000, ReDo())
@@ -190,7 +190,7 @@ def may_change(intervention: Intervention, step: int) -> bool:
 
 
 def when(due: Bool[Array, ""], change: Callable[[], PyTree[Array]], unchanged: PyTree[Array]) -> PyTree[Array]:
-    """The changed values where `due`, else the unchanged ones; computes the change only if some seed needs it.
+    """Returns the changed values where `due`, else the unchanged ones. Calls `change` only if a seed needs it.
 
     >>> when(jnp.array(False), lambda: jnp.ones(2), jnp.zeros(2)).tolist()
     [0.0, 0.0]
@@ -204,10 +204,10 @@ def when(due: Bool[Array, ""], change: Callable[[], PyTree[Array]], unchanged: P
 
 @jax.custom_batching.custom_vmap
 def _any_seed(due: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether it is due for any seed of an enclosing `vmap`.
+    """Whether `due` is true for any seed of an enclosing `vmap`.
 
-    Under `vmap`, a `cond` on a value that differs between seeds becomes a `select` that computes both branches every
-    time; a value shared by all seeds keeps it a `cond`.
+    Under `vmap`, a `cond` whose predicate differs between seeds becomes a `select`, which always computes both
+    branches. With one predicate for all seeds it remains a `cond`.
     """
     return due
 
@@ -222,8 +222,8 @@ def _over_seeds(axis_size: int, in_batched: object, due: Bool[Array, " seeds"]) 
 class WhenDormant:
     """Applies `what` if at least `share` of all neurons are tau-dormant on the score batch.
 
-    Use it to reset only when the network needs it. Put it within `Every`, which sets how often it checks: each check
-    costs a forward pass of the score batch.
+    Use it to reset only when the network needs it. Put it within `Every` to set how often it checks: each check costs a
+    forward pass of the score batch.
 
     >>> from dormant import Every, ShrinkPerturb
     >>> Every(1_000, WhenDormant(0.25, ShrinkPerturb(0.5))).what.share
