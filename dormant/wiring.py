@@ -52,7 +52,7 @@ class Wiring:
     """The neuron layers of a traced function, in the order of computation. `outputs` names the output layers.
 
     `not_followed` maps the path of each parameter that neither feeds nor reads a neuron to a description of its use.
-    These include the parameters inside operations that the tracer does not know; `layers` omits such layers.
+    These include the parameters inside operations that the tracer does not know. `layers` omits layers inside these.
 
     >>> from dormant import trace
     >>> def apply(params, x):

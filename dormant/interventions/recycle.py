@@ -42,7 +42,7 @@ class ReDo:
       then (1 - b1) / sqrt(1 - b2) = 3.2 learning rates long. "restart" sets the count to zero whenever a neuron is
       recycled, which distorts the bias correction of all other weights.
     - `coupled`: "recycle" or "skip" layers whose neurons are coupled by a normalisation.
-    - `layers`: names of the layers to recycle, or networks (the part before a slash); None for all that can be recycled.
+    - `layers`: names of layers to recycle, or of networks (the part before a slash); None for all safe layers.
     - `incoming`: "fresh", or "scaled" to give each fresh kernel vector the mean length of those of the layer's other
       neurons (the paper's figure 23).
 
@@ -230,7 +230,7 @@ class ContinualBackprop:
     maturity: int = 100
     decay: float = 0.99
     utility: Literal["contribution", "overall"] = "contribution"
-    renewal: Renewal = Renewal()  # noqa: RUF009 (a frozen value)
+    renewal: Renewal = Renewal()  # noqa: RUF009 (immutable)
     coupled: Literal["recycle", "skip"] = "recycle"
     layers: tuple[str, ...] | None = None
 

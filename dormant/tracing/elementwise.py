@@ -135,7 +135,8 @@ def _joined(
 ) -> Why:
     """Records the operands' parameters as incoming entries. Returns why some can't be redrawn for a single neuron."""
     ids, places = np.broadcast_arrays(neurons, sites)
-    before, after = (np.where(places < 0, ids, NONE), np.where(places < 0, NONE, ids))  # the activation
+    # Neurons before and after their activation.
+    before, after = (np.where(places < 0, ids, NONE), np.where(places < 0, NONE, ids))
     # Scaling keeps a silent neuron silent after its activation. An added value feeds it if another activation follows.
     fed = notes.producers_of(before if step.name in SCALES else ids)
     found: set[tuple[int, Reason]] = set()

@@ -241,7 +241,7 @@ def _members(own: Ids) -> int:
 def _data_product(
     notes: Ledger, step: Step, operands: Sequence[Value], axes: Sequence[Axes], shapes: Shapes
 ) -> list[Value]:
-    """A product without a kernel. It keeps neurons if one operand has them, and not along its summed axes."""
+    """A product without a kernel. Mixes neurons if both operands hold some, or if they vary along summed axes."""
     carriers = [side for side in (0, 1) if operands[side].has_neurons]
     if len(carriers) == 1:
         side = carriers[0]
@@ -256,7 +256,7 @@ def _data_product(
 def _weighted(
     notes: Ledger, step: Step, operands: Sequence[Value], axes: Sequence[Axes], side: int, shape: tuple[int, ...]
 ) -> Value:
-    """A weighted sum of neurons over samples or positions. The weights are no kernel: an adjacency or attention.
+    """A weighted sum of neurons over samples or positions. The weights are no kernel, but for example attention.
 
     If the network computes the weights, neurons are measured before the sum. A silent neuron adds zero for any weights.
     """

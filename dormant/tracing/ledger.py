@@ -147,7 +147,7 @@ class Ledger:
         return frozenset(f"{self.leaf_names[leaf]} (in '{where}')" for leaf, where in value.hidden)
 
     def note_reading(self, number: int, value: Value) -> None:
-        """Records that the neurons of `value` are read. They are measured at their sites, or at `value` without one."""
+        """Records that the neurons of `value` are read. They are measured at their sites, or else at this value."""
         owners = self.producers_of(value.neurons)
         self.read |= owners
         self._measure(self.sites, number, value)

@@ -45,7 +45,7 @@ class Value:
     hidden: frozenset[tuple[int, str]] = frozenset()  # parameters whose entries are not followed, and by which step
     chosen: frozenset[int] = frozenset()  # parameters from which an unknown index chooses a slice
     offset: Why = frozenset()  # why neurons are not zero where their activation is zero
-    shared: Why = frozenset()  # why what feeds a neuron can't be redrawn
+    shared: Why = frozenset()  # why incoming weights of its neurons can't be redrawn
     met: frozenset[Met] = frozenset()  # parameters combined with its neurons since a kernel created them
     constant: "Constant | None" = field(default=None, repr=False)  # its elements, if known while tracing
 
