@@ -1,4 +1,4 @@
-"""DQN and DrQ on Atari: what the host loop draws, plays, stores and learns from."""
+"""Training of DQN and DrQ on Atari, for the host loop."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,11 +27,11 @@ from .replay.device import Batch
 from .replay.frames import FrameReplay, FrameRing
 from .schedule import Schedule, check_evaluation, draws_of, join_seeds, key_for, map_seeds, schedule_of, take_seed
 
-EVALUATION_BLOCK = 1_024  # agent steps of an evaluation whose random numbers are drawn at once
+EVALUATION_BLOCK = 1_024  # evaluations draw the random numbers of this many agent steps at once
 
 
 class ChunkDraws(NamedTuple):
-    """Everything random in the rounds of a chunk, drawn on the device at once and copied to the host."""
+    """The random numbers of a chunk, drawn at once on the device and copied to the host."""
 
     explores: Bool[Array, "rounds agent_steps seeds"]
     action: Int[Array, "rounds agent_steps seeds"]
@@ -41,12 +41,12 @@ class ChunkDraws(NamedTuple):
 
 @dataclass(frozen=True)
 class AtariTraining(OnHost):
-    """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
+    """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
 
     Fields shared with `DeviceTraining` mean the same. An evaluation plays at least `eval_episodes` whole episodes
-    and at least `eval_agent_steps` agent steps; an `eval_period` longer than the run means none. With `video`, the
-    first episode of each evaluation is filmed for the first seed. `init` returns the first state. `open` returns the
-    loop that advances it and that keeps the frames of each seed in files of a folder.
+    and at least `eval_agent_steps` agent steps; an `eval_period` longer than the run disables evaluation. With `video`,
+    the first episode of each evaluation is filmed for the first seed. `init` returns the first state. `open` returns
+    the loop that advances the state and stores the frames of each seed in files.
 
     >>> AtariTraining(replay_ratio=0.25).schedule.agent_steps_per_round
     4
@@ -67,7 +67,7 @@ class AtariTraining(OnHost):
     eval_epsilon: float = 0.001
     eval_episodes: int = 1
     rank_batch: int = 0
-    video: bool = field(default=False, compare=False)  # does not change results, so a resumed run may differ in it
+    video: bool = field(default=False, compare=False)  # does not change results, so a resumed run may change it
 
     learns_from_round = True
 
@@ -92,12 +92,12 @@ class AtariTraining(OnHost):
 
     @property
     def learning(self) -> Learning[DQNState, Batch]:
-        """The parts of a gradient step."""
+        """The agent, intervention and network of a gradient step."""
         return Learning(self.agent, self.intervention, self.network)
 
     @cached_property
     def network(self) -> Network:
-        """The agent's network as interventions see it."""
+        """The agent's network, traced for interventions."""
 
         return network_of(self.agent, self.env, self.score_batch)
 
@@ -114,7 +114,7 @@ class AtariTraining(OnHost):
         return jnp.zeros((self.score_batch, *self.env.observation_shape), jnp.uint8)
 
     def draws(self, starts: range) -> Iterator[RoundDraws]:
-        """The draws of each round of a chunk."""
+        """Yields the random numbers of each round of a chunk."""
         chunk = jax.tree.map(np.asarray, _chunk_draws(self, jnp.asarray(starts)))
         return (RoundDraws(*round) for round in zip(*chunk, strict=True))
 
@@ -125,20 +125,20 @@ class AtariTraining(OnHost):
         explores: Bool[ndarray, " seeds"],
         action: Integer[ndarray, " seeds"],
     ) -> Integer[ndarray, " seeds"]:
-        """The given action where a seed explores, else the greedy one."""
+        """The given action for seeds that explore, the greedy action for the others."""
         return np.where(explores, action, np.asarray(_greedy(self, params, seen)))
 
     def columns(
         self, seen: UInt8[ndarray, "seeds height width stack"], actions: ndarray, outcome: AtariOutcome
     ) -> tuple[ndarray, ...]:
-        """What the ring stores of one agent step. A truncated episode is bootstrapped, so its discount is gamma."""
+        """The columns of one agent step in the ring. A truncated episode is bootstrapped, so its discount is gamma."""
         reward = np.clip(outcome.reward, -1, 1) if self.agent.clip_rewards else outcome.reward
         discount = np.where(outcome.terminal, 0.0, self.agent.gamma)
         last = outcome.terminal | outcome.truncated
         return seen[..., -1], actions, reward, discount, last, outcome.frame
 
     def batch(self, rings: tuple[FrameRing, ...], added: int, draws: RoundDraws) -> Batch:
-        """The batches of a round, with axes gradient steps, seeds."""
+        """The batches of a round, with axes [gradient steps, seeds]."""
         return drawn(self.replay.sample, rings, added, draws.batch)
 
     def inputs(
@@ -156,7 +156,7 @@ class AtariTraining(OnHost):
     def measured_inputs(
         self, rings: tuple[FrameRing, ...], added: int, purpose: str, number: int
     ) -> UInt8[ndarray, "seeds states height width stack"]:
-        """Stored observations for a measurement between chunks; those of random play if too few are stored."""
+        """Stored observations for a measurement between chunks, or those of random play if too few are stored."""
         if added < self.agent.n_step:
             return np.stack([_random_play(self.env, seed, number) for seed in self.seeds])
         keys = [key_for(jnp.asarray(seed), purpose, added) for seed in self.seeds]
@@ -164,7 +164,7 @@ class AtariTraining(OnHost):
         return self.inputs(rings, added, uniform[None])[0]
 
     def evaluate(self, params: list[Params], agent_steps: int, videos: Path) -> list[Float32[ndarray, " episodes"]]:
-        """The returns of an evaluation's episodes, for each seed, after so many agent steps of training.
+        """Plays an evaluation after `agent_steps` agent steps of training. Returns the episode returns of each seed.
 
         Source: the paper's evaluation phase; dopamine/discrete_domains/run_experiment.py.
         """
@@ -194,7 +194,7 @@ def _greedy(training: AtariTraining, params: list[Params], seen: Array) -> Int[A
 
 
 def _evaluation_draws(training: AtariTraining, agent_steps: int) -> Iterator[tuple[ndarray, ndarray]]:
-    """For each agent step, without end: which seeds explore, and the random action of each seed."""
+    """Yields, for each agent step and without end, which seeds explore and the random action of each seed."""
     for block in count():
         yield from zip(
             *map(np.asarray, _evaluation_block(training, np.int32(agent_steps), np.int32(block))), strict=True
@@ -212,7 +212,7 @@ def _evaluation_block(training: AtariTraining, agent_steps: Array, block: Array)
 
 
 def _random_play(env: Atari, seed: int, states: int) -> UInt8[ndarray, "states height width stack"]:
-    """Observations of random play, every eighth step, because neighbouring states look alike."""
+    """Plays randomly. Returns every eighth observation, because neighbouring states look alike."""
     game, draw = AtariGame(env, seed, RANDOM_PLAY), np.random.default_rng((RANDOM_PLAY, seed))
     seen = []
     for action in draw.integers(env.actions, size=8 * states):

@@ -1,4 +1,4 @@
-"""SAC on continuous control: what the host loop draws, plays, stores and learns from."""
+"""Training of SAC on continuous control, for the host loop."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -23,17 +23,17 @@ from .learning import Learning
 from .replay.steps import StepReplay, StepRing, Steps
 from .schedule import Schedule, join_seeds, key_for, map_seeds, schedule_of, take_seed
 
-LEARNING = 2**63 + 1  # the stream of training's random numbers, see `RANDOM_PLAY`
+LEARNING = 2**63 + 1  # the stream of the random numbers of training; see `RANDOM_PLAY`
 
 
 @dataclass(frozen=True)
 class ControlTraining(OnHost):
-    """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
+    """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
 
     Fields shared with `DeviceTraining` mean the same. An evaluation plays `eval_episodes` episodes with the
-    policy's mean action; an `eval_period` longer than the run means none. Gradient steps draw only from the steps
-    before their round, so the device computes them while the host plays the round's last step. `init` returns the first
-    state. `open` returns the loop that advances it and that keeps the steps of each seed in a file of a folder.
+    policy's mean action; an `eval_period` longer than the run disables evaluation. Gradient steps draw only from
+    the steps before their round, so the device computes them while the host plays the round's last step. `init`
+    returns the first state. `open` returns the loop that advances the state and stores the steps of each seed in files.
 
     >>> ControlTraining(replay_ratio=2.0).schedule.gradient_steps_per_round
     2
@@ -75,12 +75,12 @@ class ControlTraining(OnHost):
 
     @property
     def learning(self) -> Learning[SACState, Steps]:
-        """The parts of a gradient step."""
+        """The agent, intervention and network of a gradient step."""
         return Learning(self.agent, self.intervention, self.network)
 
     @cached_property
     def network(self) -> Network:
-        """All networks of the agent as interventions see them. Their inputs are rows of the replay."""
+        """All networks of the agent, traced for interventions. Their inputs are rows of the replay."""
 
         def init(key: Array) -> SACParams:
             return self.agent.init_params(key, self.env.observations, self.env.actions)
@@ -105,7 +105,7 @@ class ControlTraining(OnHost):
         return jnp.zeros((self.score_batch, self.replay.numbers))
 
     def draws(self, starts: range) -> Iterator[RoundDraws]:
-        """The draws of each round of a chunk, made when they are needed."""
+        """Yields the random numbers of each round of a chunk."""
         return (self._round_draws(start) for start in starts)
 
     def _round_draws(self, start: int) -> RoundDraws:
@@ -131,17 +131,17 @@ class ControlTraining(OnHost):
         explores: Bool[ndarray, " seeds"],
         action: Float32[ndarray, "seeds actions"],
     ) -> Float32[ndarray, "seeds actions"]:
-        """The policy's actions, drawn with the given noise. Seeds explore all together, or none does."""
+        """The policy's actions, drawn with the given noise. Ignores `explores`, because all seeds explore together."""
         del explores
         return np.asarray(_act(self, params, seen, action))
 
     def columns(self, seen: ndarray, actions: ndarray, outcome: ControlOutcome) -> tuple[ndarray, ...]:
-        """What the ring stores of one agent step. A truncated episode is bootstrapped, so its discount is gamma."""
+        """The columns of one agent step in the ring. A truncated episode is bootstrapped, so its discount is gamma."""
         discount = np.where(outcome.terminal, np.float32(0), np.float32(self.agent.gamma))
         return seen, actions, outcome.reward, discount, outcome.observation
 
     def batch(self, rings: tuple[StepRing, ...], added: int, draws: RoundDraws) -> tuple[ndarray, ndarray]:
-        """The rows and the noise of a round's batches, with axes gradient steps, seeds."""
+        """The rows and the noise of a round's batches, with axes [gradient steps, seeds]."""
         return drawn(self.replay.rows, rings, added, draws.batch), draws.noise
 
     def inputs(
@@ -159,15 +159,15 @@ class ControlTraining(OnHost):
     def measured_inputs(
         self, rings: tuple[StepRing, ...], added: int, purpose: str, number: int
     ) -> Float32[ndarray, "seeds states numbers"]:
-        """Stored rows for a measurement between chunks; those of random play if none are stored."""
-        del purpose  # there is only one
+        """Stored rows for a measurement between chunks; rows of random play if none are stored."""
+        del purpose  # there is only one purpose
         if added == 0:
             return np.stack([_random_play(self, seed) for seed in self.seeds])
         uniform = np.stack([_generator(seed, added, 1).random(number) for seed in self.seeds])
         return self.inputs(rings, added, uniform[None])[0]
 
     def evaluate(self, params: list[SACParams], agent_steps: int, videos: Path) -> list[Float32[ndarray, " episodes"]]:
-        """The returns of an evaluation's episodes, for each seed, after so many agent steps of training.
+        """Plays an evaluation after `agent_steps` agent steps of training. Returns the episode returns of each seed.
 
         Source: dopamine/labs/redo/tfagents/sac_train_eval.py, 30 episodes every 10,000 steps.
         """
@@ -190,12 +190,12 @@ def _act(
 
 
 def _generator(seed: int, agent_steps: int, purpose: int = 0) -> np.random.Generator:
-    """Random numbers that depend only on the arguments."""
+    """A generator whose numbers depend only on the arguments."""
     return np.random.Generator(np.random.Philox(key=(seed, LEARNING), counter=[0, agent_steps, purpose, 0]))
 
 
 def _random_play(training: ControlTraining, seed: int) -> Float32[ndarray, "states numbers"]:
-    """Rows of random play, every eighth step, because neighbouring states look alike."""
+    """Plays randomly. Returns the row of every eighth step, because neighbouring states look alike."""
     bodies, draw = training.env.begin([seed], RANDOM_PLAY), np.random.default_rng((RANDOM_PLAY, seed))
     ring = replace(training.replay, capacity=training.score_batch, slack=1).init()
     for step in range(8 * training.score_batch):

@@ -1,4 +1,4 @@
-"""The device loop: act, store, learn and intervene in one compiled scan, several seeds side by side."""
+"""The device loop: act, store, learn and intervene in one compiled scan, for several seeds at once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -52,11 +52,11 @@ from .schedule import (
 
 @dataclass(frozen=True)
 class DeviceTraining:
-    """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
+    """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
 
-    The numbers of the schedule are explained in `Schedule`. A chunk is `log_period` agent steps, after which `advance`
+    `Schedule` explains the numbers of the schedule. A chunk is `log_period` agent steps, after which `advance`
     returns; chunks do not change results. An evaluation plays `eval_episodes` episodes. The rank of the last layer's
-    features is measured at each evaluation on `rank_batch` states, or not at all if that is 0.
+    features is measured at each evaluation on `rank_batch` states, or never if `rank_batch` is 0.
 
     Raises ValueError for numbers that do not fit together.
     """
@@ -92,18 +92,18 @@ class DeviceTraining:
 
     @cached_property
     def learning(self) -> Learning[DQNState, Batch]:
-        """The parts of a gradient step."""
+        """The agent, intervention and network of a gradient step."""
         return Learning(self.agent, self.intervention, self.network)
 
     @cached_property
     def network(self) -> Network:
-        """The agent's network as interventions see it. Its inputs are packed observations, which are cheap to draw."""
+        """The agent's network, traced for interventions. Its inputs are packed observations: they are cheap to draw."""
 
         return network_of(self.agent, self.env, self.score_batch, self.env.observation_dtype, self.replay)
 
     @cached_property
     def program(self) -> tuple["DeviceTraining", Int[Array, " seeds"]]:
-        """The training to compile, and its seeds as an array: trainings with equally many seeds share compiled code."""
+        """The training to compile, and the seeds as an array. Trainings with equally many seeds share compiled code."""
         with jax.ensure_compile_time_eval():  # the array is cached, so it must not belong to a trace
             return replace(self, seeds=tuple(range(len(self.seeds)))), jnp.array(self.seeds)
 
@@ -112,11 +112,11 @@ class DeviceTraining:
         return _init(*self.program)
 
     def advance(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
-        """The state `log_period` agent steps later, and the metrics of that chunk: arrays [seeds] or [seeds, neurons].
+        """Runs `log_period` agent steps. Returns the new state and its metrics: arrays [seeds] or [seeds, neurons].
 
         A metric without a value is masked, for example if no episode ended or no evaluation was due.
         """
-        state = share_out(state, len(self.seeds))  # a restored state lies on one device
+        state = share_out(state, len(self.seeds))  # a restored state is on one device
         done, size = self.agent_steps_done(state), self.schedule.agent_steps_per_round
         warm_rounds, rounds = -(-(self.agent.min_replay - done) // size), self.log_period // size
         state, metrics = chunk(*self.program, state, min(max(warm_rounds, 0), rounds))
@@ -130,7 +130,7 @@ class DeviceTraining:
         return state, found
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Dormant fractions and neuron scores of a state, on stored states, or on random play if none are stored."""
+        """Dormant fractions and neuron scores, measured on stored states, or on random play if none are stored."""
         return {name: np.asarray(value) for name, value in _measure(*self.program, state).items()}
 
     def agent_steps_done(self, state: TrainState) -> int:
@@ -139,7 +139,7 @@ class DeviceTraining:
 
 
 class World(NamedTuple):
-    """What agent steps change: the environments, the rings, and the returns of the current episodes."""
+    """The state that agent steps change: the environments, the rings, and the returns of the current episodes."""
 
     env: EnvState
     replay: ReplayState
@@ -162,14 +162,14 @@ def _init(training: DeviceTraining, seeds: Int[Array, " seeds"]) -> TrainState:
 def chunk(
     training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState, warm_rounds: int
 ) -> tuple[TrainState, dict[str, Array]]:
-    """The state after a chunk whose first rounds only fill the replay, and its metrics. `training.seeds` is ignored."""
+    """Runs a chunk whose first `warm_rounds` rounds only fill the replay. Ignores `training.seeds`."""
     return over_seeds(seeds, partial(_chunk, training, warm_rounds))(state)
 
 
 def _chunk(
     training: DeviceTraining, warm_rounds: int, seeds: Array, state: TrainState
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Two scans, one for each kind of round: a `cond` would copy the ring at every step."""
+    """Scans the warm rounds, then the learning rounds. In one scan, a `cond` would copy the ring at every step."""
     schedule = training.schedule
     rounds = training.log_period // schedule.agent_steps_per_round
     starts = state.agent_steps[0] + schedule.agent_steps_per_round * jnp.arange(rounds)
@@ -203,7 +203,7 @@ def _split(tree: PyTree, first: int) -> tuple[PyTree, PyTree]:
 def _collect(
     training: DeviceTraining, states: list[LearningState], world: World, xs: tuple[Array, Draws]
 ) -> tuple[World, Experience]:
-    """The agent steps of a round."""
+    """Takes the agent steps of a round."""
     start, draws = xs
     agent_steps = start + jnp.arange(training.schedule.agent_steps_per_round)
     params = [state.agent.learner.params for state in states]
@@ -233,11 +233,11 @@ def _agent_step(
 def _round(
     training: DeviceTraining, final: Array, carry: tuple[World, list[LearningState]], xs: tuple[Array, Draws]
 ) -> tuple[tuple[World, list[LearningState]], tuple[Experience, Losses]]:
-    """Agent steps, then gradient steps, then the target network."""
+    """Takes the agent steps and then the gradient steps of a round. Then copies the target network if that is due."""
     (world, states), (start, draws) = carry, xs
     world, experience = _collect(training, states, world, xs)
     added, updates = start + training.schedule.agent_steps_per_round, training.schedule.gradient_steps_per_round
-    # Everything is drawn from the ring before the inner scan, which then does not carry the ring.
+    # All batches are drawn before the inner scan, so that the scan does not carry the ring.
     drawn = _from_replay(training, world.replay, added, draws)
     last = (start == final) & (jnp.arange(updates) == updates - 1)
     states, losses = jax.lax.scan(partial(gradient_step, training.learning), states, (drawn, draws.intervention, last))
@@ -246,7 +246,7 @@ def _round(
 
 
 def _from_replay(training: DeviceTraining, ring: ReplayState, added: Array, draws: Draws) -> tuple[Batch, Array]:
-    """Training batches and inputs to score neurons on, with axes gradient steps, seeds."""
+    """Draws training batches and inputs to score neurons on, with axes [gradient steps, seeds]."""
 
     def drawn(function: Callable[..., PyTree], uniform: Array) -> PyTree:
         seeds = jax.vmap(function, in_axes=(0, None, 0))
@@ -266,14 +266,14 @@ def _measure(training: DeviceTraining, seeds: Int[Array, " seeds"], state: Train
         return training.network.wiring.scores(state.agent.learner.params, states)
 
     def several(seeds: Array, state: TrainState) -> Scores:
-        # All seeds share `added`, which keeps the `cond` a branch under `vmap`.
+        # All seeds share `added`, so that the `cond` stays a branch under `vmap`.
         return jax.vmap(partial(one, state.agent_steps[0]))(seeds, state)
 
     return dormancy(over_seeds(seeds, several)(state))
 
 
 def _random_play(training: DeviceTraining, key: Array) -> Num[Array, "states packed"]:
-    """Packed observations of random play, every eighth step, because neighbouring states look alike."""
+    """Plays randomly. Returns every eighth packed observation, because neighbouring states look alike."""
     env = training.env
 
     def step(state: EnvState, key: Array) -> tuple[EnvState, Array]:

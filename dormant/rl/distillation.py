@@ -1,4 +1,4 @@
-"""Distillation: a network, fresh or trained before, regresses to the values of a trained DQN."""
+"""Distillation: trains a network, fresh or pretrained, to predict the Q values of a trained DQN."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -32,14 +32,14 @@ Played = DeviceTraining | AtariTraining
 
 
 class DistillationState(NamedTuple):
-    """Everything that a run continues from, with a leading axis of seeds."""
+    """The complete state of a run, from which it resumes. Arrays have a leading axis of seeds."""
 
     learner: Learner
     gradient_steps: Int[Array, " seeds"]
 
 
 class Lesson(NamedTuple):
-    """What a seed learns from: the teacher's parameters, states that it saw, and the student's first parameters."""
+    """The teacher's parameters, states from the teacher's replay, and the student's initial parameters."""
 
     teacher: Params
     states: Shaped[Array, "states *shape"]
@@ -48,18 +48,19 @@ class Lesson(NamedTuple):
 
 @dataclass(frozen=True)
 class DistillationTraining:
-    """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
+    """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
 
-    The student minimises the squared error between all its values and those of the teacher's final network, on `states`
-    states of the teacher's replay. `student` is the training whose final network it starts from, or None for a fresh
-    network. Its optimizer is the agent's, with a fresh state. `teacher` and `student` are run with `env` and `seeds`.
+    The student minimises the squared error between its Q values and those of the teacher's final network, over all
+    actions and over `states` states from the teacher's replay. The student starts from the final network of the
+    training `student`, or from a fresh network if that is None. The optimizer is the agent's, with a fresh state. The
+    trainings `teacher` and `student` run with `env` and `seeds`.
 
     >>> DistillationTraining(student=DeviceTraining()).kind, len(DistillationTraining().needs)
     ('distillation-pretrained', 1)
 
     Raises ValueError for numbers that do not fit together.
     Source: Sokar et al. 2023, figure 8, for the regression and its 50,000 gradient steps. Loss, optimizer and states
-    are our choice, because it does not state them.
+    are our choice, because the paper does not state them.
     """
 
     agent: DQN = field(default_factory=lambda: minatar_dqn(200_000))
@@ -85,22 +86,22 @@ class DistillationTraining:
 
     @property
     def kind(self) -> str:
-        """The beginning of the names of its run folders."""
+        """The prefix of the names of the run folders."""
         return "distillation-fresh" if self.student is None else "distillation-pretrained"
 
     @property
     def agent_steps(self) -> int:
-        """The length of a run in gradient steps. Nothing acts here, but all runs are measured by this name."""
+        """The length of a run in gradient steps. It has this name because every training has `agent_steps`."""
         return self.gradient_steps
 
     @property
     def needs(self) -> tuple[Played, ...]:
-        """The runs of the teacher and, if it has one, of the student."""
+        """The trainings of the teacher and, if there is one, of the student. They must be finished first."""
         others = (self.teacher,) if self.student is None else (self.teacher, self.student)
         return tuple(replace(other, env=self.env, seeds=self.seeds) for other in others)
 
     def after(self, folder: Path, *earlier: FinishedRun) -> "DistillationRun":
-        """The training with the final states of those runs. Nothing is written to the folder."""
+        """Returns the run, which uses the final states of the earlier runs. Writes nothing to the folder."""
         del folder
         teacher, *student = earlier
         begin = student[0].state.agent.learner.params if student else _fresh(self, jnp.array(self.seeds))
@@ -109,13 +110,13 @@ class DistillationTraining:
 
     @cached_property
     def network(self) -> Network:
-        """Its network."""
+        """The agent's network, traced to score its neurons."""
         return network_of(self.agent, self.env, 1)
 
 
 @dataclass(frozen=True, eq=False)
 class DistillationRun(WithoutActor):
-    """A training with its teacher. `lesson` has a leading axis of seeds."""
+    """A training with its teacher, ready to run. `lesson` has a leading axis of seeds."""
 
     training: DistillationTraining
     lesson: Lesson
@@ -125,7 +126,7 @@ class DistillationRun(WithoutActor):
         return _init(self.training, self.lesson.begin)
 
     def advance(self, state: DistillationState) -> tuple[DistillationState, dict[str, np.ndarray]]:
-        """The state `log_period` gradient steps later, and its metrics: arrays [seeds] or [seeds, neurons].
+        """Takes `log_period` gradient steps. Returns the new state and its metrics: arrays [seeds] or [seeds, neurons].
 
         The loss is the mean over those gradient steps.
         """
@@ -134,7 +135,7 @@ class DistillationRun(WithoutActor):
         return state, {"agent_steps": done, "gradient_steps": done, **self.measure(state), "loss": np.asarray(loss)}
 
     def measure(self, state: DistillationState) -> dict[str, np.ndarray]:
-        """Dormant fractions, neuron scores and loss of a state, on states of the teacher."""
+        """Dormant fractions, neuron scores and loss of a state, measured on states from the teacher's replay."""
         measured = _measure(self.training, jnp.array(self.seeds), self.lesson, state)
         return {name: np.asarray(value) for name, value in measured.items()}
 
@@ -147,7 +148,7 @@ def regression_loss(
 
 
 def remembered(played: Played, ended: FinishedRun, states: int) -> Shaped[Array, "seeds states *shape"]:
-    """States of a run's replay, drawn with replacement from its final state or from its files of frames."""
+    """States drawn with replacement from a finished run's replay, which is in its final state or in files of frames."""
     added = int(ended.state.agent_steps[0])
     uniform = [np.random.default_rng(seed).random(states, np.float32) for seed in played.seeds]
     if isinstance(played, AtariTraining):
@@ -181,7 +182,7 @@ def _chunk(
 def _chunk_of(
     training: DistillationTraining, seed: Array, lesson: Lesson, state: DistillationState
 ) -> tuple[DistillationState, Float[Array, ""]]:
-    """The gradient steps of one seed, and the mean of their losses."""
+    """Takes the gradient steps of one seed. Returns the new state and the mean loss."""
     agent = training.agent
     key = key_for(seed, "batches", state.gradient_steps)
     drawn = jax.random.randint(key, (training.log_period, agent.batch_size), 0, training.states)
@@ -215,6 +216,6 @@ def _measure(
 def _taught(
     training: DistillationTraining, lesson: Lesson, places: Int[Array, " batch"]
 ) -> tuple[Array, Float[Array, "batch actions"]]:
-    """Some of the teacher's states, and the teacher's values of them."""
+    """The states at the given places, and the teacher's Q values of these states."""
     states = lesson.states[places]
     return states, training.agent.network.apply(lesson.teacher, states)

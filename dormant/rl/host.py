@@ -1,4 +1,4 @@
-"""The host loop: the host plays and stores what it saw, the device acts and learns."""
+"""The host loop: environments and replay run on the host, the networks on the device."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,24 +46,24 @@ from .schedule import Schedule, Scheduled, join_seeds, key_for
 
 
 class RoundDraws(NamedTuple):
-    """Everything random in one round on the host.
+    """The random numbers of one round on the host.
 
-    `action` is what an exploring seed does; for the others it is the noise of their actions, if they need any.
+    `action` holds the random actions of exploring seeds. If SAC does not explore, `action` holds its action noise.
     """
 
     explores: Bool[ndarray, "agent_steps seeds"]
     action: Shaped[ndarray, "agent_steps seeds *action"]
     batch: Float[ndarray, "gradient_steps seeds batch"]
     score: Float[ndarray, "gradient_steps seeds states"]
-    noise: PyTree = ()  # of the gradient steps, if the host draws it
+    noise: PyTree = ()  # for the gradient steps, if the host draws it
 
 
 @runtime_checkable
 class HostTraining(Scheduled, Protocol):
-    """What the host loop needs of a training. `AtariTraining` and `ControlTraining` are the two.
+    """A training that the host loop can run: `AtariTraining` or `ControlTraining`.
 
-    `learns_from_round`: gradient steps draw from the steps of their own round too, and follow it. Otherwise they draw
-    only from steps before their round, and the device computes them while the host plays the round's last step.
+    `learns_from_round`: the gradient steps of a round follow its agent steps and can draw them. Otherwise they draw
+    only agent steps of earlier rounds, and the device computes them while the host plays the last step of the round.
     """
 
     @property
@@ -88,18 +88,18 @@ class HostTraining(Scheduled, Protocol):
     def columns(self, seen: ndarray, actions: ndarray, outcome: Any) -> Sequence[ndarray]: ...  # what a ring stores
     def batch(self, rings: tuple[PyTree[ndarray], ...], added: int, draws: RoundDraws) -> PyTree: ...
     def inputs(self, rings: tuple[PyTree[ndarray], ...], added: int, uniform: ndarray) -> ndarray: ...
-    def prepared(self, start: Array, batch: PyTree) -> tuple[Array, PyTree]: ...  # in compiled code
+    def prepared(self, start: Array, batch: PyTree) -> tuple[Array, PyTree]: ...  # called in compiled code
     def measured_inputs(self, rings: tuple[PyTree[ndarray], ...], added: int, purpose: str, number: int) -> ndarray: ...
     def evaluate(self, params: list[PyTree[Array]], agent_steps: int, videos: Path) -> list[ndarray]: ...
 
 
 def slack(capacity: int, log_period: int) -> int:
-    """Steps that a ring keeps beyond its capacity: at most 10,000 and its capacity, but at least one chunk."""
+    """Extra steps that a ring stores: 10,000 or its capacity, whichever is less, but at least one chunk."""
     return max(min(10_000, capacity), log_period)
 
 
 class OnHost:
-    """What every training of the host loop has: its first state, and the loop that continues from a state."""
+    """Base class of the host loop's trainings: creates the first state, and opens the loop that starts from a state."""
 
     def init(self: "HostTraining") -> TrainState:
         """The state before the first agent step."""
@@ -112,16 +112,16 @@ class OnHost:
         return int(state.agent_steps[0])
 
     def refuse_without_room(self: "HostTraining", folder: Path) -> None:
-        """Raises ValueError, with the sum, unless the rings fit into memory and on the disk."""
+        """Raises ValueError, which states the sizes, unless the rings fit into memory and on the disk."""
         refuse_without_room(self.replay, len(self.seeds), folder)
 
     def open(self: "HostTraining", folder: Path, state: TrainState, owner: int = 0) -> "HostLoop":
-        """The loop that continues from a state with the rings in a folder. They are new before the first agent step.
+        """Opens the rings in a folder, or creates them before the first agent step. Returns the loop.
 
-        `owner` is a number that stands for the run. The rings of another run are refused.
+        The loop continues from `state`. `owner` is a number that identifies the run.
 
-        Raises ValueError if the rings do not fit on this machine or are not those of the state, OSError if a file is
-        missing or the disk is full.
+        Raises ValueError if the rings do not fit on this machine or belong to another run or state, OSError if a
+        file is missing or the disk is full.
         """
         refuse_without_room(self.replay, len(self.seeds), folder)
         added = int(state.agent_steps[0])
@@ -141,16 +141,16 @@ def _fresh(training: HostTraining) -> tuple[AgentState, PyTree[Array]]:
 def open_rings(
     replay: FrameReplay | StepReplay, seeds: tuple[int, ...], folder: Path, added: int, owner: int
 ) -> tuple[Any, ...]:
-    """The rings of a run in its folder of replay files, one per seed. Raises what the replay's `open` raises."""
+    """Opens the rings of a run, one per seed, in its replay folder. Raises the errors of the replay's `open`."""
     return tuple(replay.open(folder / f"seed{seed}", added, checksum(owner, seed)) for seed in seeds)
 
 
 @dataclass(frozen=True)
 class HostLoop:
-    """A training with its players and rings, which it changes in place.
+    """A training with its players and rings, which `advance` changes in place.
 
-    `advance` may be given any earlier state again: it first restores the players from it, and then overwrites the ring
-    steps that came after it.
+    `advance` also accepts an earlier state: it restores the players from that state and overwrites the later steps in
+    the rings.
     """
 
     training: HostTraining
@@ -159,7 +159,7 @@ class HostLoop:
     videos: Path
 
     def advance(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
-        """The state `log_period` agent steps later, and the metrics of that chunk: arrays [seeds] or [seeds, neurons].
+        """Runs `log_period` agent steps. Returns the new state and its metrics: arrays [seeds] or [seeds, neurons].
 
         A metric without a value is masked, for example if no episode ended or no evaluation was due.
         """
@@ -177,7 +177,7 @@ class HostLoop:
         return state, measured
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Dormant fractions and neuron scores of a state, on stored states, or on random play if none are stored."""
+        """Dormant fractions and neuron scores, measured on stored states, or on random play if none are stored."""
         inputs = self._inputs(state, "measure", self.training.schedule.score_batch)
         metrics = _dormancy(_scores(self.training, params_of(state), inputs))
         return {name: np.asarray(value) for name, value in metrics.items()}
@@ -187,14 +187,14 @@ class HostLoop:
         return _ranks(self.training, params_of(state), self._inputs(state, "rank", self.training.rank_batch))
 
     def evaluate(self, state: TrainState) -> list[ndarray]:
-        """The returns of the evaluation episodes of each seed."""
+        """Plays the evaluation episodes. Returns their returns for each seed."""
         return self.training.evaluate(params_of(state), int(state.agent_steps[0]), self.videos)
 
     def _inputs(self, state: TrainState, purpose: str, number: int) -> ndarray:
         return self.training.measured_inputs(self.rings, int(state.agent_steps[0]), purpose, number)
 
     def save_due(self, done: int, saved: int) -> bool:
-        """Whether a checkpoint is needed now, because the next chunk would overwrite steps that the last one needs."""
+        """Whether a checkpoint is due: the next chunk would overwrite steps that the last checkpoint needs."""
         return self.training.replay.save_due(done, saved, self.training.schedule.log_period)
 
     def flush(self) -> None:
@@ -203,23 +203,23 @@ class HostLoop:
 
 
 class _Chunk:
-    """A chunk while it is played."""
+    """One chunk of a run, with the states and totals that change while `play` runs."""
 
     def __init__(self, loop: HostLoop, state: TrainState) -> None:
         self.training, self.player, self.rings, self.before = loop.training, loop.player, loop.rings, state
         self.schedule, self.replay = loop.training.schedule, loop.training.replay
         self.player.restore(state.env)
-        # Copies, because each gradient step reuses the memory of the state that it changes.
+        # Copies the state, because each gradient step donates the memory of its state.
         self.states = jax.tree.map(jnp.copy, lanes_of(self.training.learning, state))
         self.totals = np.array(state.episode_return)
-        # An argument of compiled code and not a constant, which XLA could fold together with the network.
+        # Passed to compiled code as an argument, because XLA could fold a constant into the network.
         self.blank = self.training.blank()
         self.gradient_steps = int(state.gradient_steps[0])
         self.experience: list[Experience] = []
         self.losses: list[Losses] = []
 
     def play(self) -> tuple[TrainState, dict[str, Array]]:
-        """The state after all rounds, and the chunk's metrics."""
+        """Plays all rounds. Returns the state after them and the chunk's metrics."""
         starts = self.schedule.starts(int(self.before.agent_steps[0]))
         upcoming = self.training.draws(starts)
         draws, batch = next(upcoming), None
@@ -232,7 +232,7 @@ class _Chunk:
         return self._end()
 
     def _round(self, start: int, draws: RoundDraws, batch: PyTree, last: bool) -> None:
-        """Agent steps, and gradient steps once the replay is filled."""
+        """Takes the agent steps of a round, and its gradient steps once the replay is filled."""
         training, size = self.training, self.schedule.agent_steps_per_round
         learns = start >= training.agent.min_replay
         for step in range(size):
@@ -260,7 +260,7 @@ class _Chunk:
         self.totals = np.where(outcome.restarted, np.float32(0), total)
 
     def _learn(self, start: int, draws: RoundDraws, batch: PyTree, last: bool) -> None:
-        """The gradient steps of a round, then its target network. Does not wait for the device."""
+        """Starts a round's gradient steps and the copy of its target network. Does not wait for the device."""
         training, schedule, added = self.training, self.schedule, self._drawn_from(start)
         updates = range(self.gradient_steps + 1, self.gradient_steps + 1 + schedule.gradient_steps_per_round)
         looks = last or any(may_change(training.intervention, step) for step in updates)
@@ -274,11 +274,11 @@ class _Chunk:
         self.gradient_steps = updates[-1]
 
     def _drawn_from(self, start: int) -> int:
-        """The number of steps in the ring that the gradient steps of a round draw from."""
+        """The number of added agent steps from which a round's gradient steps draw."""
         return start + self.schedule.agent_steps_per_round * self.training.learns_from_round
 
     def _early_batch(self, start: int, draws: RoundDraws) -> PyTree | None:
-        """The batch of the next round, drawn while the device computes, unless it needs steps still to be played."""
+        """Draws the next round's batch while the device computes. Returns None if that is not possible or needed."""
         training, added = self.training, self._drawn_from(start)
         if start >= training.agent.min_replay and self.replay.drawn_before(added, draws.batch, start):
             return training.batch(self.rings, added, draws)
@@ -311,9 +311,9 @@ def _learn(
     inputs: Array,
     last: Array,
 ) -> tuple[list[LearningState], Losses]:
-    """The gradient steps of a round, compiled twice: with and without neuron scores.
+    """Takes the gradient steps of a round. Compiled twice: with and without neuron scores.
 
-    They are not in a scan, because in a scan XLA computes the gradients of convolutions 13 times as slowly on a CPU.
+    The steps are unrolled. In a scan, XLA would compute the gradients of convolutions 13 times slower on a CPU.
     """
     keys, batches = training.prepared(start, batch)
     losses = []
@@ -353,12 +353,12 @@ def drawn(
     added: int,
     uniform: Float[ndarray, "steps seeds draws"],
 ) -> PyTree:
-    """What a replay's method draws from the ring of each seed, with axes gradient steps, seeds."""
+    """Calls a replay's `method` on the ring of each seed. Returns the results with axes [gradient steps, seeds]."""
     return stacked([method(ring, added, uniform[:, seed]) for seed, ring in enumerate(rings)], axis=1)
 
 
 def stacked(trees: list[PyTree], axis: int) -> PyTree:
-    """One tree of NumPy arrays with the given axis for these trees."""
+    """Stacks trees along a new axis. Returns one tree of NumPy arrays."""
 
     def stack(*leaves: Array | ndarray) -> ndarray:
         # A batch of frames is too large to be copied just to add an axis.

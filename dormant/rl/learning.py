@@ -1,4 +1,4 @@
-"""One gradient step, and what is logged of it: the agent's update, then the intervention, for several seeds."""
+"""One gradient step for several seeds (the agent's update, then the intervention), and its metrics."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ Batch = TypeVar("Batch", contravariant=True)
 
 @runtime_checkable
 class Agent(Protocol[State, Batch]):
-    """What a gradient step needs of an agent."""
+    """An agent that takes gradient steps."""
 
     def update(self, state: State, batch: Batch) -> tuple[State, Losses]: ...
     def intervened(self, state: State, learner: Learner) -> State: ...
@@ -51,24 +51,24 @@ class Agent(Protocol[State, Batch]):
 
 
 def no_losses(losses: type[dqn.Losses] | type[sac.Losses], shape: tuple[int, ...]) -> Losses:
-    """Losses of NaN, for a chunk in which nothing was learned."""
+    """Losses of NaN, for a chunk without gradient steps."""
     return losses._make([np.full(shape, np.nan, np.float32)] * len(losses._fields))
 
 
 class TrainState(NamedTuple):
-    """Everything that a run continues from, with a leading axis of seeds: plain arrays, and no random keys."""
+    """The complete state of a run, from which it resumes: arrays with a leading axis of seeds, without random keys."""
 
     agent: AgentState
     intervention: PyTree[Array]
     env: PyTree
-    replay: PyTree  # a `ReplayState`; empty if the ring lies in files
+    replay: PyTree  # a `ReplayState`; empty if the ring is in files
     episode_return: Float[Array, "..."]
     agent_steps: Int[Array, "..."]
     gradient_steps: Int[Array, "..."]
 
 
 class LearningState(NamedTuple):
-    """What one gradient step changes: the agent, the intervention's state, and the scores measured last."""
+    """The state that a gradient step changes: the agent, the intervention's state, and the latest scores."""
 
     agent: PyTree  # an `AgentState`
     intervention: PyTree[Array]
@@ -76,7 +76,7 @@ class LearningState(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """Per agent step: whether an episode ended with it, and that episode's return so far."""
+    """Per agent step: whether it ended an episode, and that episode's return so far."""
 
     ended: Bool[Array, "..."]
     episode_return: Float[Array, "..."]
@@ -84,7 +84,7 @@ class Experience(NamedTuple):
 
 @dataclass(frozen=True)
 class Learning(Generic[State, Batch]):
-    """The parts of a gradient step: the agent that learns, the intervention after it, and the network of both."""
+    """The parts of a gradient step: the agent, the intervention that follows its update, and the agent's network."""
 
     agent: Agent[State, Batch]
     intervention: Intervention
@@ -98,7 +98,7 @@ def network_of(
     dtype: np.dtype | type[np.uint8] = np.uint8,
     replay: Replay | None = None,
 ) -> Network:
-    """The network of a DQN as interventions see it, traced on so many states. With a replay, its inputs are packed."""
+    """Traces the network of a DQN on `states` states, for interventions. With a replay, its inputs are packed."""
 
     def init(key: Key[Array, ""]) -> Params:
         return agent.network.init(key, env.observation_shape, env.actions)
@@ -113,7 +113,7 @@ def network_of(
 
 
 def lanes_of(learning: Learning[State, Batch], state: TrainState) -> list[LearningState]:
-    """The learning state of each lane, without scores yet."""
+    """The learning state of each lane, with scores of zero."""
     count = len(state.agent_steps)
     scores = {layer.name: jnp.zeros((count, layer.width)) for layer in learning.network.wiring.layers}
     return [LearningState(*take_seed((state.agent, state.intervention, scores), lane)) for lane in range(lanes(count))]
@@ -127,9 +127,9 @@ def params_of(state: TrainState) -> list[PyTree[Array]]:
 def gradient_step(
     learning: Learning[State, Batch], states: list[LearningState], xs: tuple[tuple[Batch, Array], Array, Array]
 ) -> tuple[list[LearningState], Losses]:
-    """One gradient step of each lane, then its intervention.
+    """Takes one gradient step and then the intervention in each lane.
 
-    `xs` holds the batch and the inputs to score neurons on, the key of the intervention, and whether to measure scores.
+    `xs` holds the batch with the inputs to score neurons on, the intervention's key, and whether to measure scores.
     """
     drawn, keys, measure = xs
     return _each_lane(partial(_step, learning, measure), states, (drawn, keys))
@@ -138,7 +138,7 @@ def gradient_step(
 def unseen_step(
     learning: Learning[State, Batch], blank: Array, states: list[LearningState], xs: tuple[Batch, Array]
 ) -> tuple[list[LearningState], Losses]:
-    """One gradient step of each lane, after which the intervention may not change a weight. It looks at no inputs."""
+    """Takes a gradient step at which no intervention is due, in each lane. `blank` replaces the inputs for scores."""
     return _each_lane(partial(_unseen_step, learning, blank), states, xs)
 
 
@@ -157,7 +157,7 @@ def _step(
     drawn: tuple[Batch, Array],
     key: Array,
 ) -> tuple[LearningState, Losses]:
-    """One gradient step of one seed, then its intervention."""
+    """Takes one gradient step of one seed, then its intervention."""
     batch, inputs = drawn
     agent, losses = learning.agent.update(state.agent, batch)
     # Scores are measured after the update and before the intervention, as the paper logs them.
@@ -170,7 +170,10 @@ def _step(
 def _unseen_step(
     learning: Learning[State, Batch], blank: Array, state: LearningState, batch: Batch, key: Array
 ) -> tuple[LearningState, Losses]:
-    """A gradient step where the intervention only counts: its `cond` would copy the learner at every step."""
+    """Takes a gradient step at which no intervention is due. Only the intervention's state is updated.
+
+    Its returned learner is discarded, because the `cond` would copy the learner at every step.
+    """
     agent, losses = learning.agent.update(state.agent, batch)
     _, inner = learning.intervention.update(key, agent.learner, state.intervention, learning.network, blank)
     return LearningState(agent, inner, state.scores), losses
@@ -179,7 +182,7 @@ def _unseen_step(
 def synchronised(
     agent: Agent[State, Batch], states: list[LearningState], before: Array, after: Array
 ) -> list[LearningState]:
-    """The lanes with their target networks copied if that is due between two numbers of agent steps."""
+    """Copies the target networks of the lanes if a copy is due between `before` and `after` agent steps."""
     synchronise = map_seeds(partial(agent.synchronise, before=before, after=after))
     return [state._replace(agent=synchronise(state.agent)) for state in states]
 
@@ -209,7 +212,7 @@ def feature_rank(wiring: Wiring, params: PyTree[Array], inputs: Array) -> Float[
 def dormancy(scores: Scores) -> dict[str, Array]:
     """Dormant fractions of each layer, of each network and of all neurons, and the scores themselves.
 
-    The name of a layer in one of several networks begins with its network and a slash.
+    If there are several networks, a layer's name begins with the name of its network and a slash.
     """
     metrics = {f"scores/{name}": values for name, values in scores.items()}
     networks = sorted({name.partition("/")[0] for name in scores if "/" in name})
@@ -223,14 +226,14 @@ def dormancy(scores: Scores) -> dict[str, Array]:
 
 
 def unmeasured(seeds: int) -> np.ma.MaskedArray:
-    """A metric that was not measured in a chunk: masked for each seed. NaN instead means that a network diverged."""
+    """A metric that was not measured in a chunk: masked for each seed. NaN would mean that a network diverged."""
     return np.ma.masked_all(seeds)
 
 
 def on_host(metrics: Mapping[str, Array | np.ndarray], learned: bool) -> dict[str, np.ndarray]:
-    """The metrics of a chunk as NumPy arrays, in which what was not measured is masked.
+    """Converts the metrics of a chunk to NumPy arrays and masks those that have no value.
 
-    These are the losses of a chunk without a gradient step, and the return of a seed for which no episode ended.
+    Masks the losses of a chunk without gradient steps, and the return of a seed for which no episode ended.
     """
     found = {name: np.asarray(value) for name, value in metrics.items()}
     if not learned:
@@ -241,7 +244,7 @@ def on_host(metrics: Mapping[str, Array | np.ndarray], learned: bool) -> dict[st
 
 
 def progress(state: TrainState, experience: Experience, losses: Losses) -> dict[str, Array]:
-    """Counters, and averages over the axes before that of the seeds: rounds, and agent steps of a round."""
+    """The metrics of a chunk: counters, and averages over its rounds and steps for each seed."""
     ended = experience.ended.sum((0, 1))
     returned = jnp.where(experience.ended, experience.episode_return, 0.0).sum((0, 1))
     counts = jax.vmap(recycled_counts, axis_size=len(state.agent_steps))(state.intervention)

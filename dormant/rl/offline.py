@@ -1,4 +1,4 @@
-"""Offline DQN: gradient steps on logged transitions, with moving targets or with fixed random ones."""
+"""Offline DQN: gradient steps on logged transitions, with moving targets or with fixed random targets."""
 
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -25,7 +25,7 @@ Targets = Literal["moving", "frozen network", "fixed numbers"]
 
 
 class OfflineState(NamedTuple):
-    """Everything that a run continues from, with a leading axis of seeds."""
+    """The complete state of a run, from which it resumes. Arrays have a leading axis of seeds."""
 
     agent: DQNState
     gradient_steps: Int[Array, " seeds"]
@@ -33,15 +33,15 @@ class OfflineState(NamedTuple):
 
 @dataclass(frozen=True)
 class OfflineTraining:
-    """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
+    """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
 
     There are three kinds of targets:
 
-    - "moving": those of DQN. The target network is copied every `agent.target_period` gradient steps.
-    - "frozen network": those of DQN, with a random target network that never changes.
+    - "moving": the targets of DQN. The target network is copied every `agent.target_period` gradient steps.
+    - "frozen network": the targets of DQN, with a random target network that never changes.
     - "fixed numbers": one standard normal number per transition, in place of reward and bootstrapped value.
 
-    Evaluations play in `env`; an `eval_period` of 0 means none.
+    Evaluations play in `env`; an `eval_period` of 0 disables them.
 
     >>> OfflineTraining(targets="frozen network").kind
     'offline-dqn-frozen-network'
@@ -74,21 +74,21 @@ class OfflineTraining:
 
     @property
     def kind(self) -> str:
-        """The beginning of the names of its run folders."""
+        """The prefix of the names of the run folders."""
         return f"offline-dqn-{self.targets.replace(' ', '-')}"
 
     @property
     def agent_steps(self) -> int:
-        """The length of a run in gradient steps. Nothing acts here, but all runs are measured by this name."""
+        """The length of a run in gradient steps. It has this name because every training has `agent_steps`."""
         return self.gradient_steps
 
     @property
     def needs(self) -> Needs:
-        """The runs that `after` continues from."""
+        """The trainings that must be finished first. `after` takes their runs."""
         return self.data.needs(self.env, self.seeds)
 
     def after(self, folder: Path, *earlier: FinishedRun) -> "OfflineRun":
-        """The training with its data, which is written to files of the folder if it comes from one of our runs.
+        """Opens the data and returns the run. Data of one of our runs is also written to files in the folder.
 
         Raises ValueError if the data is missing, damaged, or from a different environment.
         """
@@ -96,12 +96,12 @@ class OfflineTraining:
 
     @cached_property
     def network(self) -> Network:
-        """Its network."""
+        """The agent's network, traced to score its neurons."""
         return network_of(self.agent, self.env, self.score_batch)
 
 
 def check_length(gradient_steps: int, log_period: int, score_batch: int, seeds: tuple[int, ...]) -> None:
-    """Raises ValueError for numbers that do not fit together, in a training without an actor."""
+    """Raises ValueError if the numbers of a training without an actor do not fit together."""
     check_at_least(1, gradient_steps=gradient_steps, log_period=log_period, score_batch=score_batch)
     if gradient_steps % log_period:
         raise ValueError(f"gradient_steps must be a multiple of log_period, got {gradient_steps} and {log_period}.")
@@ -120,14 +120,14 @@ class Actorless(Protocol):
 
 @runtime_checkable
 class ActorlessRun(Protocol):
-    """A training without an actor, with what it needs."""
+    """A run of a training without an actor."""
 
     @property
     def training(self) -> Actorless: ...
 
 
 class WithoutActor:
-    """The length, the seeds and the progress of a run, which are those of its training."""
+    """Base class of runs without an actor. The training determines the length and the seeds."""
 
     @property
     def agent_steps(self: ActorlessRun) -> int:
@@ -146,7 +146,7 @@ class WithoutActor:
 
 @dataclass(frozen=True, eq=False)
 class OfflineRun(WithoutActor):
-    """A training with its data."""
+    """A training with its opened data, ready to run."""
 
     training: OfflineTraining
     data: Data
@@ -156,7 +156,7 @@ class OfflineRun(WithoutActor):
         return _init(self.training, jnp.array(self.seeds))
 
     def advance(self, state: OfflineState) -> tuple[OfflineState, dict[str, np.ndarray]]:
-        """The state `log_period` gradient steps later, and its metrics: arrays [seeds] or [seeds, neurons].
+        """Takes `log_period` gradient steps. Returns the new state and its metrics: arrays [seeds] or [seeds, neurons].
 
         The return of an evaluation is masked if none was due.
         """
@@ -170,7 +170,7 @@ class OfflineRun(WithoutActor):
         return state, metrics
 
     def measure(self, state: OfflineState) -> dict[str, np.ndarray]:
-        """Dormant fractions and neuron scores of a state, on states of the data."""
+        """Dormant fractions and neuron scores of a state, measured on states from the data."""
         arguments = (jnp.array(self.seeds), self.data.steps, self._arrays(state), state)
         scores = _measure(self.training, self.data.memory, *arguments)
         return {name: np.asarray(value) for name, value in scores.items()}
@@ -205,11 +205,11 @@ def _chunk(
 def _chunk_of(
     training: OfflineTraining, memory: Memory, steps: int, seed: Array, arrays: Arrays, state: OfflineState
 ) -> tuple[OfflineState, Losses]:
-    """The gradient steps of one seed, and the means of their losses."""
+    """Takes the gradient steps of one seed. Returns the new state and the mean losses."""
     arrays = aimed(training.targets, seed, arrays)
     numbers = state.gradient_steps + jnp.arange(training.log_period)
     key = key_for(seed, "batches", state.gradient_steps)
-    # Drawn all at once, because inside the scan it would cost much more.
+    # Draws all numbers at once, because drawing inside the scan costs much more.
     uniform = jax.random.uniform(key, (training.log_period, training.agent.batch_size))
 
     def step(agent: DQNState, xs: tuple[Array, Array]) -> tuple[DQNState, Losses]:
@@ -224,7 +224,7 @@ def _chunk_of(
 
 
 def aimed(targets: Targets, seed: Array | int, arrays: Arrays) -> Arrays:
-    """The arrays of one seed for a kind of targets. Fixed numbers replace rewards, and nothing is bootstrapped."""
+    """The arrays of one seed. For fixed numbers, random numbers replace rewards and nothing is bootstrapped."""
     if targets != "fixed numbers":
         return arrays
     numbers = jax.random.normal(key_for(seed, "numbers"), arrays.reward.shape)

@@ -1,4 +1,4 @@
-"""When a run acts, learns, logs and evaluates; its random numbers; and its seeds side by side."""
+"""The schedule of a run, its random numbers, and functions that compute its seeds in parallel."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from .agents.dqn import DQN, Noise
 
 Tree = TypeVar("Tree", bound=PyTree)
-# The position of a purpose is part of its keys: add new ones at the end.
+# The position of a purpose is part of its keys, so new purposes must be added at the end.
 PURPOSES = (
     *("init", "reset", "round", "measure", "evaluate", "rank"),
-    # Of training without an actor. A network that learns from another run must not begin with that run's weights.
+    # For training without an actor. "fresh" is not "init": a network must not start with the weights of its teacher.
     *("fresh", "target", "batches", "numbers", "score", "order", "labels"),
 )
 
 
 def key_for(seed: Array | int, purpose: str, number: Array | int = 0) -> Key[Array, ""]:
-    """A key that depends only on its arguments, so that states hold no keys and no use of a key affects another.
+    """A key that depends only on the arguments. So states hold no keys, and no use of a key affects another one.
 
     >>> [bool(key_for(0, "init") == key_for(0, purpose)) for purpose in ("init", "rank")]
     [True, False]
@@ -31,13 +31,13 @@ def key_for(seed: Array | int, purpose: str, number: Array | int = 0) -> Key[Arr
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), PURPOSES.index(purpose)), number)
 
 
-# On CPU, `vmap` turns small matrix products into batched ones, whose gradients XLA transposes in memory. That is slower
-# than computing one seed after another. On a CPU each seed is therefore a lane of its own; on an accelerator all seeds
-# are one lane, which is vmapped.
+# A lane is a group of seeds that one call computes. On an accelerator all seeds form one lane, which is vmapped. On a
+# CPU each seed is one lane: there, `vmap` turns small matrix products into batched ones, whose gradients XLA transposes
+# in memory, and that is slower than computing one seed after another.
 
 
 def lanes(seeds: int) -> int:
-    """The number of lanes in which `seeds` seeds are computed."""
+    """The number of lanes of `seeds` seeds."""
     return seeds if _one_by_one() else 1
 
 
@@ -47,17 +47,17 @@ def take_seed(tree: Tree, lane: int) -> Tree:
 
 
 def join_seeds(trees: list[Tree]) -> Tree:
-    """The tree with a leading axis of seeds that consists of these lanes."""
+    """Joins all lanes to one tree with a leading axis of seeds."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if _one_by_one() else trees[0]
 
 
 def map_seeds(function: Callable[..., Tree]) -> Callable[..., Tree]:
-    """A function of one seed as a function of one lane."""
+    """Turns a function of one seed into a function of one lane."""
     return function if _one_by_one() else jax.vmap(function)
 
 
 def by_seed(function: Callable[..., Tree], seeds: Int[Array, " seeds"], *trees: PyTree) -> Tree:
-    """The results of a function of one seed and that seed's part of the trees, with a leading axis of seeds."""
+    """Calls the function with each seed and its part of the trees. Returns the results with a leading axis of seeds."""
     parts = [take_seed((seeds, *trees), lane) for lane in range(lanes(len(seeds)))]
     return join_seeds([map_seeds(function)(*part) for part in parts])
 
@@ -67,12 +67,12 @@ def _one_by_one() -> bool:
 
 
 def over_seeds(seeds: Int[Array, " seeds"], function: Callable[..., Tree]) -> Callable[..., Tree]:
-    """A function of seeds and trees as a function of trees, of which each device computes an equal share."""
+    """Binds `seeds` to a function of seeds and trees. Each device then computes an equal share of the seeds."""
     return partial(over_devices(function, len(seeds)), seeds)
 
 
 def over_devices(function: Callable[..., Tree], seeds: int) -> Callable[..., Tree]:
-    """A function of trees with a leading axis of seeds, of which each device computes an equal share."""
+    """The function, such that each device computes an equal share of the leading axis of seeds."""
     axis = PartitionSpec("seeds")
     if devices(seeds) == 1:
         return function
@@ -81,7 +81,7 @@ def over_devices(function: Callable[..., Tree], seeds: int) -> Callable[..., Tre
 
 
 def share_out(tree: Tree, seeds: int) -> Tree:
-    """The tree with each seed on the device where `over_devices` computes it."""
+    """Moves each seed of the tree to the device on which `over_devices` computes it."""
     return tree if devices(seeds) == 1 else jax.device_put(tree, NamedSharding(_mesh(seeds), PartitionSpec("seeds")))
 
 
@@ -120,9 +120,9 @@ class Scheduled(Protocol):
 class Schedule:
     """The length of a run, of its rounds and of the chunks between two rows of metrics.
 
-    Lengths and periods count agent steps per seed. A round is the smallest whole number of agent steps that comes with
-    a whole number of gradient steps. `replay_ratio` is the number of gradient steps per agent step, a whole number or
-    one over it. Neurons are scored on `score_batch` states.
+    Lengths and periods count agent steps per seed. `replay_ratio` is the number of gradient
+    steps per agent step, either n or 1/n for a whole number n. A round is the smallest whole number of agent steps with
+    a whole number of gradient steps. Neurons are scored on `score_batch` states.
 
     >>> schedule = Schedule(0.25, 1_000, 100, 500, (0,), 64)
     >>> schedule.agent_steps_per_round, schedule.gradient_steps_per_round, schedule.evaluates(1_000)
@@ -171,7 +171,7 @@ class Schedule:
 
 
 def schedule_of(training: Scheduled, **at_least_one: int) -> Schedule:
-    """The schedule of a training. Raises ValueError if its numbers, or those given by name, do not fit together."""
+    """The schedule of a training. Raises ValueError if its numbers do not fit together or a keyword is below 1."""
     check_at_least(1, **at_least_one)
     return Schedule(
         training.replay_ratio,
@@ -192,7 +192,7 @@ def check_evaluation(eval_epsilon: float, rank_batch: int = 0) -> None:
 
 
 def check_at_least(least: int, **numbers: int) -> None:
-    """Raises ValueError, with the name, for a number below `least`."""
+    """Raises ValueError, which names the argument, if a number is below `least`."""
     for name, number in numbers.items():
         if number < least:
             raise ValueError(f"{name} must be at least {least}, got {number}.")
@@ -216,18 +216,18 @@ def _check_ratio(ratio: float) -> None:
 
 
 class Draws(NamedTuple):
-    """Everything random in one round of a DQN, drawn for a whole chunk at once: inside a scan it would cost more."""
+    """The random numbers of one round of a DQN. Drawing a whole chunk at once costs less than drawing inside a scan."""
 
     act: Float[Array, "... agent_steps 2"]
     env: Key[Array, "... agent_steps"]
     batch: Float[Array, "... gradient_steps batch"]
     score: Float[Array, "... gradient_steps states"]
     intervention: Key[Array, "... gradient_steps"]
-    noise: Noise | tuple[()]  # for the agent's augmentation, with axes gradient steps, batch
+    noise: Noise | tuple[()]  # for the agent's augmentation, with axes [gradient steps, batch]
 
 
 def draws_of(schedule: Schedule, agent: DQN, seeds: Int[Array, " seeds"], starts: Int[Array, " rounds"]) -> Draws:
-    """The draws of the rounds that start at some agent steps, with axes rounds, steps of a round, seeds."""
+    """The random numbers of the rounds that start at `starts`, with axes [rounds, steps of a round, seeds]."""
 
     def of_seed(seed: Array, start: Array) -> Draws:
         return draw(schedule, agent, key_for(seed, "round", start))
@@ -237,7 +237,7 @@ def draws_of(schedule: Schedule, agent: DQN, seeds: Int[Array, " seeds"], starts
 
 
 def draw(schedule: Schedule, agent: DQN, key: Key[Array, ""]) -> Draws:
-    """The draws of one round of one seed."""
+    """The random numbers of one round of one seed."""
     acts, updates = schedule.agent_steps_per_round, schedule.gradient_steps_per_round
     act, env, batch, score, intervention = jax.random.split(key, 5)
     return Draws(

@@ -41,8 +41,9 @@ class Classifier:
     """A network that is trained on cross-entropy by stochastic gradient descent with momentum.
 
     Raises ValueError for a hyper-parameter outside its range.
-    Source: the paper's figure 3 uses SGD. Learning rate and momentum are second-hand. So is a batch of 256, but only
-    with 32 does a network recover from shuffled labels within 20 epochs, as the paper's does.
+    Source: the paper's figure 3 uses SGD. Learning rate and momentum are as others report them. They also
+    report a batch of 256, but only with 32 does a network recover from shuffled labels within 20 epochs, as in the
+    paper.
     """
 
     network: ImageCNN = field(default_factory=ImageCNN)
@@ -59,11 +60,11 @@ class Classifier:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Gradient descent."""
+        """Stochastic gradient descent with momentum."""
         return optax.sgd(self.learning_rate, self.momentum)
 
     def update(self, learner: Learner, batch: Batch) -> tuple[Learner, Losses]:
-        """One gradient step."""
+        """Takes one gradient step. Returns the new learner and the losses of the batch."""
         gradient, losses = jax.grad(self.loss, has_aux=True)(learner.params, batch)
         change, opt_state = self.optimizer().update(gradient, learner.opt_state, learner.params)
         return Learner(optax.apply_updates(learner.params, change), opt_state), losses
@@ -77,7 +78,7 @@ class Classifier:
 
 
 class SupervisedState(NamedTuple):
-    """Everything that a run continues from, with a leading axis of seeds."""
+    """The complete state of a run, from which it resumes. Arrays have a leading axis of seeds."""
 
     learner: Learner
     epochs: Int[Array, " seeds"]
@@ -85,11 +86,11 @@ class SupervisedState(NamedTuple):
 
 @dataclass(frozen=True)
 class SupervisedTraining:
-    """Everything that decides the result of a run. On one machine, equal trainings give equal results, bit for bit.
+    """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
 
-    Shuffled labels are the true ones for the first `shuffle_epochs` epochs. Then a new permutation over all images is
-    drawn every `shuffle_epochs` epochs. Each epoch has its own order of the images and leaves out those that do not
-    fill a batch. Neurons are scored on the same `score_batch` images throughout.
+    With shuffled labels, the first `shuffle_epochs` epochs use the true labels. After that, a new permutation of the
+    labels over all images is drawn every `shuffle_epochs` epochs. Each epoch draws its own order of the images and
+    drops the last incomplete batch. Neurons are always scored on the same `score_batch` images.
 
     >>> SupervisedTraining(epochs=100).agent_steps
     31200
@@ -120,7 +121,7 @@ class SupervisedTraining:
 
     @property
     def kind(self) -> str:
-        """The beginning of the names of its run folders."""
+        """The prefix of the names of the run folders."""
         return f"classifier-{self.labels}"
 
     @property
@@ -130,12 +131,12 @@ class SupervisedTraining:
 
     @property
     def agent_steps(self) -> int:
-        """The length of a run in gradient steps. Nothing acts here, but all runs are measured by this name."""
+        """The length of a run in gradient steps. It has this name because every training has `agent_steps`."""
         return self.epochs * self.steps_per_epoch
 
     @cached_property
     def wiring(self) -> Wiring:
-        """The wiring of its network."""
+        """The wiring of the network, which is traced to score its neurons."""
         with jax.ensure_compile_time_eval():
             blank = jnp.zeros((1, *self.env.image_shape))
             return trace(self.agent.network.apply, self.fresh(jax.random.key(0)), blank)
@@ -146,7 +147,7 @@ class SupervisedTraining:
 
     @cached_property
     def data(self) -> Images:
-        """The images. Raises ValueError if they are missing."""
+        """The images, which are loaded at the first use. Raises ValueError if they are missing."""
         return self.env.load(self.images)
 
     def init(self) -> SupervisedState:
@@ -154,7 +155,7 @@ class SupervisedTraining:
         return _init(self, jnp.array(self.seeds))
 
     def advance(self, state: SupervisedState) -> tuple[SupervisedState, dict[str, np.ndarray]]:
-        """The state one epoch later, and its metrics: arrays [seeds] or [seeds, neurons].
+        """Trains for one epoch. Returns the new state and its metrics: arrays [seeds] or [seeds, neurons].
 
         After an epoch that started with a shuffle of the labels, `rise/TAU/all` is the growth of the dormant fraction
         in that epoch.
@@ -178,7 +179,7 @@ class SupervisedTraining:
         return self.labels != "fixed" and epoch > 0 and epoch % self.shuffle_epochs == 0
 
     def measure(self, state: SupervisedState) -> dict[str, np.ndarray]:
-        """Epochs done, dormant fractions and neuron scores of a state; before the first step also rises of 0."""
+        """Epochs done, dormant fractions and neuron scores of a state. Before the first step, adds rises of 0."""
         scores = _scores(self, jnp.array(self.seeds), self.data, state)
         metrics = {name: np.asarray(value) for name, value in scores.items()}
         if int(state.epochs[0]) == 0 and self.labels != "fixed":
@@ -210,7 +211,7 @@ def _epoch(
 def _epoch_of(
     training: SupervisedTraining, data: Images, seed: Array, state: SupervisedState
 ) -> tuple[SupervisedState, Losses]:
-    """An epoch of one seed, and the means of its losses."""
+    """Trains one seed for an epoch. Returns the new state and the mean losses."""
     labels = _labels(training, jnp.asarray(data.labels), seed, state.epochs)
     order = jax.random.permutation(key_for(seed, "order", state.epochs), training.images)
     batches = order[: training.steps_per_epoch * training.agent.batch_size].reshape(training.steps_per_epoch, -1)

@@ -24,7 +24,7 @@ class Images(NamedTuple):
 
 @runtime_checkable
 class ImageSet(Protocol):
-    """A source of images. `load` returns the first ones."""
+    """A source of images. `load` returns the first `images` images."""
 
     @property
     def name(self) -> str: ...
@@ -33,7 +33,7 @@ class ImageSet(Protocol):
     @property
     def image_shape(self) -> tuple[int, int, int]: ...
     def load(self, images: int) -> Images: ...
-    def refuse_unless_there(self) -> None: ...  # raises ValueError with the way to get it
+    def refuse_unless_there(self) -> None: ...  # raises ValueError, which explains how to get the images
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Digits:
     image_shape = (8, 8, 1)
 
     def load(self, images: int) -> Images:
-        """The first images. Raises ValueError if there are too few or scikit-learn is not installed."""
+        """Loads the first images. Raises ValueError if there are too few or scikit-learn is not installed."""
         self.refuse_unless_there()
         from sklearn.datasets import load_digits
 
@@ -71,16 +71,16 @@ class FashionMNIST:
     >>> FashionMNIST().image_shape
     (28, 28, 1)
 
-    Source: Xiao, Rasul and Vollgraf 2017. The MD5 is of the unpacked content, because others pack it differently.
+    Source: Xiao, Rasul and Vollgraf 2017. The MD5 is of the unpacked content, because copies differ in compression.
     """
 
-    path: Path | None = field(default=None, compare=False)  # its content is checked, so it does not change results
+    path: Path | None = field(default=None, compare=False)  # does not change results, because the content is checked
     name = "Fashion-MNIST"
     classes = 10
     image_shape = (28, 28, 1)
 
     def load(self, images: int) -> Images:
-        """The first training images. Raises ValueError if a file is missing or damaged."""
+        """Loads the first training images. Raises ValueError if a file is missing or damaged."""
         self.refuse_unless_there()
         pixels, labels = (_idx(self._folder / file, md5) for file, md5 in FASHION_FILES.items())
         return _first(images, pixels[..., None] / np.float32(255), labels, self.name)
@@ -115,7 +115,7 @@ class CIFAR10:
     image_shape = (32, 32, 3)
 
     def load(self, images: int) -> Images:
-        """The first training images. Raises ValueError if the archive is missing or differs."""
+        """Loads the first training images. Raises ValueError if the archive is missing or its MD5 differs."""
         self.refuse_unless_there()
         assert self.path is not None
         content = self.path.read_bytes()
@@ -136,7 +136,7 @@ class CIFAR10:
 
 CIFAR_MD5 = "c58f30108f718f92721af3b95e74349a"
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
-FASHION_FILES = {  # and the MD5 of their content
+FASHION_FILES = {  # file -> MD5 of its unpacked content
     "train-images-idx3-ubyte.gz": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
     "train-labels-idx1-ubyte.gz": "9018921c3c673c538a1fc5bad174d6f9",
 }
@@ -156,7 +156,7 @@ def _check(file: Path, content: bytes, md5: str) -> None:
 
 
 def _idx(file: Path, md5: str) -> UInt8[ndarray, "..."]:
-    """The array in an IDX file: two zeros, a type, the number of axes, their lengths, the bytes."""
+    """Reads the array in an IDX file: two zeros, a type, the number of axes, the lengths of the axes, the bytes."""
     try:
         content = gzip.decompress(file.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
@@ -168,10 +168,10 @@ def _idx(file: Path, md5: str) -> UInt8[ndarray, "..."]:
 
 
 def _batch(archive: bytes, number: int) -> Images:
-    """One of the archive's files: a pickled dictionary with one row per image, first red, then green, then blue."""
+    """Reads a batch of the archive: a pickled dictionary with a row of red, green and blue values per image."""
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as files:
         file = files.extractfile(f"cifar-10-batches-py/data_batch_{number}")
         assert file is not None
-        batch = pickle.load(file, encoding="bytes")  # unpickling runs code, so the checksum was checked before
+        batch = pickle.load(file, encoding="bytes")  # unpickling can run code, so `load` has checked the MD5
     pixels = batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) / np.float32(255)
     return Images(pixels, np.asarray(batch[b"labels"], np.int32))

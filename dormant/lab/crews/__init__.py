@@ -1,4 +1,4 @@
-"""Jobs: the runs that experiments still need, how one is run, and the scheduler that gives them to workers."""
+"""Jobs (the missing runs of experiments), a function that runs a job, and the scheduler that gives jobs to workers."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ UNFINISHED = ("queued", "begun", "steps")
 
 
 class Job(NamedTuple):
-    """A training with the seeds that are missing, and its run folder."""
+    """A training with its missing seeds, and its run folder."""
 
     arm: str
     environment: str
@@ -36,7 +36,7 @@ class Job(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A change of a job: it waits for a machine, it has begun, it has done more agent steps, or it has ended."""
+    """A change of a job: it is queued, has begun, has done more agent steps, or has ended."""
 
     kind: Literal["queued", "begun", "steps", "done", "in use", "refused", "full", "crashed", "lost"]
     agent_steps: int = 0
@@ -52,7 +52,7 @@ def jobs(experiments: Iterable[Experiment], scale: Scale, root: Path, together: 
     """The missing runs of some experiments.
 
     A job has all missing seeds of an arm in one environment if `together` is true, otherwise a single seed. A run that
-    several experiments share is listed once. A seed is missing if no finished run contains it. An unfinished run is
+    several experiments share is included once. A seed is missing if no finished run contains it. An unfinished run is
     resumed if it has the same seeds as the job.
     """
     found = {job.path: job for cell in cells(experiments, scale) for job in _missing(cell, scale, root, together)}
@@ -62,7 +62,7 @@ def jobs(experiments: Iterable[Experiment], scale: Scale, root: Path, together: 
 def cells(experiments: Iterable[Experiment], scale: Scale) -> Iterator[Cell]:
     """Every arm in every environment of the experiments that have a design at that scale, without repetitions.
 
-    The trainings that an arm needs come before the arm.
+    The trainings that an arm's training needs come before the arm.
     """
     seen = set()
     for experiment in experiments:
@@ -75,7 +75,7 @@ def cells(experiments: Iterable[Experiment], scale: Scale) -> Iterator[Cell]:
 
 
 def _needed(cell: Cell) -> Iterator[Cell]:
-    """The trainings whose last states an arm's training starts from."""
+    """Yields the trainings that must be finished before the cell's training starts."""
     if isinstance(cell.training, FollowingTraining):
         for training in cell.training.needs:
             yield Cell(f"{kind(training)} for {cell.arm}", cell.environment, training)
@@ -90,7 +90,7 @@ def _missing(cell: Cell, scale: Scale, root: Path, together: bool) -> Iterator[J
 
 
 def run_job(job: Job, checkpoint_seconds: float, progress: Progress = lambda agent_steps: None) -> Event:
-    """Runs a job and returns how it ended, with the warnings of its run. Errors become events: other jobs continue."""
+    """Runs a job. Returns its last event, which holds the run's warnings or its error. Raises no error."""
     try:
         with _logged(job.path), _warnings() as warnings:
             run(job.training, job.path, progress, checkpoint_seconds)
@@ -108,7 +108,7 @@ def run_job(job: Job, checkpoint_seconds: float, progress: Progress = lambda age
 
 @contextmanager
 def _warnings() -> Iterator[list[str]]:
-    """The warnings that runs log inside the block: a damaged checkpoint, a network that diverged."""
+    """Collects the warnings that runs log inside the block, for example about a diverged network."""
     found: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: found.append(record.getMessage())
@@ -120,12 +120,12 @@ def _warnings() -> Iterator[list[str]]:
 
 
 def log_file(path: Path) -> Path:
-    """The file with the output of the job in a run folder. It is kept if the job fails."""
+    """The log of the job in a run folder, which holds the job's output. It is kept if the job fails."""
     return path.with_name(path.name + ".log")
 
 
 def last_line(file: Path) -> str:
-    """The last line of a file that is not empty, "" if there is none."""
+    """The last non-empty line of a file, "" if there is none."""
     lines = file.read_text(errors="replace").split("\n") if file.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
@@ -140,7 +140,7 @@ def last_log_line(job: Job | None) -> str:
 def _logged(path: Path) -> Iterator[None]:
     """Sends all output, including that of compiled code, to the job's log. Removes the log if no error is raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes that want the same folder share this log, so neither may empty it.
+    # Two processes that claim the same folder share this log, so neither may empty it.
     with log_file(path).open("a") as stream:
         kept = [os.dup(number) for number in (1, 2)]
         try:
@@ -161,13 +161,13 @@ def _logged(path: Path) -> Iterator[None]:
 
 
 TRIES = 2
-RETRY_SECONDS = 2.0  # until a folder that another process uses is tried again
+RETRY_SECONDS = 2.0  # pause before the next attempt if another process uses the folder
 State = Literal["waiting", "queued", "running", "in use", "done", "failed"]
 
 
 @runtime_checkable
 class Worker(Protocol):
-    """Runs one job after another and reports events. `last` is the folder of the newest job."""
+    """Runs one job after another and reports events. `last` is the run folder of the newest job."""
 
     job: Job | None
     last: Path | None
@@ -178,15 +178,15 @@ class Worker(Protocol):
 
 @runtime_checkable
 class Crew(Protocol):
-    """A set of workers whose number can change. `workers` returns those that may be used now."""
+    """A set of workers whose number can change. `workers` returns the usable workers."""
 
     def workers(self, wanted: int) -> Sequence[Worker]: ...
-    def wait(self, seconds: float) -> None: ...  # until a worker has an event, but no longer than this
+    def wait(self, seconds: float) -> None: ...  # returns when a worker has an event, or after `seconds`
     def end(self) -> None: ...
 
 
 class DiskFull(Exception):
-    """A job could not write because a disk is full. The message names the place."""
+    """A job could not write because a disk is full. The message names the file."""
 
 
 @dataclass
@@ -198,7 +198,7 @@ class Standing:
     agent_steps: int = 0
     begun_at: int | None = None
     tries: int = 0
-    furthest: int = 0  # agent steps when its machine was last lost
+    furthest: int = 0  # agent steps at the last loss of a machine
     message: str = ""
     not_before: float = 0.0
     since: float = 0.0
@@ -244,18 +244,18 @@ class Board:
     started: float = field(default_factory=time.monotonic)
 
     def count(self, *states: State) -> int:
-        """How many jobs are in one of these states."""
+        """The number of jobs in the given states."""
         return sum(each.state in states for each in self.standings)
 
     def left(self) -> int:
-        """How many jobs have not ended."""
+        """The number of jobs that have not ended."""
         return self.count("waiting", "queued", "running", "in use")
 
     def next(self, last: Path | None = None) -> Standing | None:
-        """The job to start now, or None. Jobs whose folders are in use come last, once they may be tried again.
+        """The job to start now, or None. Jobs whose folders were in use come last, after RETRY_SECONDS.
 
-        A worker whose last job was in the folder `last` preferably gets another seed of the same training, whose
-        compiled code it has, and otherwise a training that no other worker is running.
+        `last` is the folder of the worker's last job. The worker preferably gets another seed of the same training,
+        because it has the compiled code, and otherwise a training that no other worker is running.
         """
         now = time.monotonic()
         running = {each.job.path.parent for each in self.standings if each.state in ("queued", "running")}
@@ -280,10 +280,10 @@ Watch = Callable[[Board], None]
 
 
 def run_all(jobs: Sequence[Job], crew: Crew, watch: Watch = lambda board: None) -> Board:
-    """Runs all jobs and returns the board when each is done or has failed.
+    """Runs all jobs. Returns the board when each job is done or has failed.
 
-    `watch` is called about twice a second. An exception (Ctrl-C, DiskFull) ends the crew. Every run can then be resumed
-    from its last checkpoint.
+    `watch` is called about twice a second. An exception (Ctrl-C, DiskFull) ends the crew; every run can then be
+    resumed from its last checkpoint.
     """
     board = Board([Standing(job) for job in jobs])
     try:

@@ -1,4 +1,4 @@
-"""Runs on other machines: the resources of a run, and its progress as seen in the shared run folder."""
+"""Runs on other machines: the resources of a run, and its progress, which is read from the shared run folder."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ from dormant.lab.machine import keep_compiled_code
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.lab.runs.rows import last_row
 
-POLL_SECONDS = 2.0  # between two reads of a run's file; a shared disk may have hundreds of runs
+POLL_SECONDS = 2.0  # time between two reads of a run's file; a shared disk may have hundreds of runs
 
 
 class NoCluster(ValueError):
@@ -41,9 +41,9 @@ class Resources:
             raise ValueError(f"a run's memory must be above 0 GB, got {self.memory_gb:g}.")
 
     def environment(self) -> dict[str, str]:
-        """The environment variables of a run: a thread per core, no GPU unless requested, and this process's code."""
+        """The environment variables of a run: a thread per core, no GPU unless requested, and the import paths."""
         # XLA reads its number of threads from NPROC (xla/pjrt/utils.cc). Without preallocation runs can share a GPU.
-        # XLA also reports a false error of two kilobytes for all code that it loads from the compilation cache.
+        # The log level hides a false error that XLA reports for all code from the compilation cache.
         variables = {"NPROC": str(self.cpus), "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"}
         if not self.gpus:
             variables["JAX_PLATFORMS"] = "cpu"
@@ -51,20 +51,20 @@ class Resources:
 
 
 def own_paths() -> list[str]:
-    """The import paths of this process outside its installation. Other machines may share these folders."""
+    """The import paths of this process outside its Python installation. Other machines may share these folders."""
     installed = (sys.prefix, sys.base_prefix)
     return [os.path.abspath(path) for path in sys.path if not os.path.abspath(path).startswith(installed)]
 
 
 def with_absolute_path(job: Job) -> Job:
-    """The job for a machine with another working directory."""
+    """The job with an absolute path, for a machine with another working directory."""
     return job._replace(path=job.path.absolute())
 
 
 def run_job_here(job: Job, checkpoint_seconds: float, resources: Resources, token: Path) -> Event:
-    """Runs a job on the machine of a cluster and returns how it ended.
+    """Runs a job on this machine of a cluster. Returns the job's last event.
 
-    The job is refused if this machine does not see the file `token` in the shared folder, or lacks a requested GPU.
+    Refuses the job if this machine does not see the file `token` in the shared folder, or lacks a requested GPU.
     """
     if not token.exists():
         folder = token.parent
@@ -88,7 +88,7 @@ class RemoteProgress:
     not_before: float = field(init=False, default=0.0)
 
     def events(self, at_once: bool = False) -> Iterator[Event]:
-        """An event with the agent steps if they have changed. Reads the folder at most every POLL_SECONDS."""
+        """Yields an event if the agent steps have changed. Unless `at_once`, reads at most once per POLL_SECONDS."""
         if time.monotonic() < self.not_before and not at_once:
             return
         self.not_before = time.monotonic() + POLL_SECONDS

@@ -30,7 +30,7 @@ class Worker:
     process: BaseProcess = field(init=False)
     pipe: Connection = field(init=False)
     job: Job | None = field(init=False, default=None)
-    last: Path | None = field(init=False, default=None)  # the folder of the newest job
+    last: Path | None = field(init=False, default=None)  # the run folder of the newest job
 
     def __post_init__(self) -> None:
         self._start()
@@ -45,13 +45,13 @@ class Worker:
         other.close()
 
     def give(self, job: Job) -> None:
-        """Sends it a job. A dead process is noticed by `events`."""
+        """Sends a job to the process. If the process is dead, `events` reports that."""
         self.job, self.last = job, job.path
         with suppress(OSError):
             self.pipe.send(job)
 
     def events(self) -> Iterator[Event]:
-        """The new events. If the process died, the last event is a crash and a new process is started."""
+        """Yields the new events. If the process died, the last event is a crash, and a new process starts."""
         try:
             while self.pipe.poll():
                 yield self.pipe.recv()
@@ -75,9 +75,9 @@ class Worker:
 
 @dataclass
 class Processes:
-    """A crew of worker processes on this machine, one per core. The core None stands for a process on any core.
+    """A crew of worker processes on this machine, one per core. None in `cores` is a process on any core.
 
-    `short` makes compiling faster and the code slower, for runs that last seconds.
+    `short` compiles faster to slower code, for runs that last seconds.
     """
 
     cores: Sequence[int | None]
@@ -86,13 +86,13 @@ class Processes:
     started: list[Worker] = field(init=False, default_factory=list)
 
     def workers(self, wanted: int) -> list[Worker]:
-        """The workers: at most one per core, and no more than were ever wanted."""
+        """Starts missing workers, up to `wanted` and one per core. Returns all workers."""
         for core in self.cores[len(self.started) : wanted]:
             self.started.append(Worker(core, self.checkpoint_seconds, self.short))
         return self.started
 
     def wait(self, seconds: float) -> None:
-        """Waits until a worker has an event, but no longer than `seconds`."""
+        """Waits until a worker has an event, at most `seconds`."""
         wait([worker.pipe for worker in self.started if worker.job], timeout=seconds)
 
     def end(self) -> None:
@@ -110,7 +110,7 @@ def interrupts_held() -> Iterator[None]:
     caught: list[tuple[int, FrameType | None]] = []
     # Blocking affects only this thread, and XLA's threads receive signals too.
     handler = signal.signal(signal.SIGINT, lambda *signal_and_frame: caught.append(signal_and_frame))
-    resource_tracker.ensure_running()  # it unblocks the signal when it starts
+    resource_tracker.ensure_running()  # starting the tracker would unblock the signal
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -122,8 +122,8 @@ def interrupts_held() -> Iterator[None]:
 
 
 def _work(pipe: Connection, core: int | None, checkpoint_seconds: float, short: bool) -> None:
-    # Ctrl-C reaches every process of the terminal. The process that started the workers handles it. The block from
-    # `interrupts_held` is lifted so that new threads do not inherit it.
+    # Ctrl-C reaches every process of the terminal. Only the process that started the workers handles it. The signal is
+    # unblocked so that new threads do not inherit the block of `interrupts_held`.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if core is not None:
@@ -136,9 +136,9 @@ def _work(pipe: Connection, core: int | None, checkpoint_seconds: float, short: 
         while True:
             job = pipe.recv()
             if last not in (None, job.path.parent):
-                jax.clear_caches()  # LLVM runs out of memory for code after some dozens of trainings
+                jax.clear_caches()  # otherwise LLVM runs out of memory for code after some dozens of trainings
             last = job.path.parent
             ended = run_job(job, checkpoint_seconds, lambda agent_steps: pipe.send(Event("steps", agent_steps)))
             pipe.send(ended)
     except (EOFError, OSError):
-        pass  # the process that started this one is gone
+        pass  # the parent process is gone

@@ -23,7 +23,7 @@ CENSUS_SECONDS = 2.0
 
 @dataclass
 class Slot:
-    """Room for one run on the cluster, and the run that uses it."""
+    """A slot for one run on the cluster, and its current job."""
 
     send: Callable[[Job], Any]  # returns Ray's stream of events
     job: Job | None = field(init=False, default=None)
@@ -33,12 +33,12 @@ class Slot:
     news: list[Event] = field(init=False, default_factory=list)
 
     def give(self, job: Job) -> None:
-        """Sends the job to Ray, which starts it when a node has room."""
+        """Sends the job to Ray, which starts the job when a node has room."""
         self.stream, self.news = self.send(with_absolute_path(job)), [Event("queued")]
         self.job, self.last, self.progress = job, job.path, None
 
     def events(self) -> Iterator[Event]:
-        """The new events of the job."""
+        """Yields the new events of the job."""
         news, self.news = self.news, []
         yield from news
         for event in self._received() if self.job else ():
@@ -65,10 +65,10 @@ class Slot:
 
 @dataclass
 class RayCluster:
-    """A crew with as many runs as the nodes have room for. The room is counted again every CENSUS_SECONDS.
+    """A crew with as many runs as the nodes have room for, counted again every CENSUS_SECONDS.
 
     Raises NoCluster if no cluster answers or no node has the resources of a run. Raises ValueError for another kind of
-    address, such as that of Ray's client, whose machine may not see the folder of the runs.
+    address, such as one of Ray's client: the machine of such a client may not see the folder of the runs.
     """
 
     address: str
@@ -95,7 +95,7 @@ class RayCluster:
             raise
 
     def workers(self, wanted: int) -> list[Slot]:
-        """The busy slots, and as many free slots as there is room for."""
+        """The busy slots, and free slots as far as the cluster has room."""
         self._count()
         busy = [slot for slot in self.slots if slot.job]
         free = [slot for slot in self.slots if not slot.job]
@@ -110,7 +110,7 @@ class RayCluster:
             self.room = min(room, self.at_once or room)
 
     def _sender(self) -> Callable[[Job], Any]:
-        # The scheduler retries jobs, because it knows their progress.
+        # Ray must not retry jobs: the scheduler does, because it knows their progress.
         arguments = (self.checkpoint_seconds, self.resources, self.token)
         env = {"env_vars": self.resources.environment()}
         options = {"num_returns": "streaming", "max_retries": 0, "runtime_env": env, **declared(self.resources)}
@@ -118,7 +118,7 @@ class RayCluster:
         return lambda job: serve.options(**options).remote(job, *arguments)
 
     def wait(self, seconds: float) -> None:
-        """Waits until a run has an event, but no longer than `seconds`."""
+        """Waits until a run has an event, at most `seconds`."""
         streams = [slot.stream for slot in self.slots if slot.job]
         if streams:
             ray.wait(streams, timeout=seconds)
@@ -136,7 +136,7 @@ class RayCluster:
             ray.shutdown()  # also ends the tasks
 
 
-@no_type_check  # a type checker's wrapper would hide from Ray that this is a generator
+@no_type_check  # a type checker's wrapper would hide the generator from Ray
 def _serve(job: Job, checkpoint_seconds: float, resources: Resources, token: Path) -> Iterator[Event]:
     yield Event("begun")
     yield run_job_here(job, checkpoint_seconds, resources, token)
@@ -153,7 +153,7 @@ def connect(address: str) -> None:
     try:
         if host:
             _ask(address)
-        # Ray's other messages are about its own processes. They are in its logs.
+        # Other messages concern Ray's own processes and are in Ray's logs.
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except grpc.RpcError as error:
         raise _nobody(address, str(error.details())) from None
@@ -162,7 +162,7 @@ def connect(address: str) -> None:
 
 
 def _ask(address: str) -> None:
-    """Raises RpcError if no cluster answers at the address. Ray itself would try for minutes."""
+    """Raises RpcError if no cluster answers at the address. Without this check Ray would try for minutes."""
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
         return  # this check has no access to Ray's TLS certificates
     try:

@@ -1,4 +1,4 @@
-"""Jobs as a SLURM array, submitted with submitit. They wait in SLURM's queue and continue when this command ends."""
+"""Jobs as a SLURM array, submitted with submitit. The jobs continue after this command ends."""
 
 import getpass
 import os
@@ -13,23 +13,23 @@ from typing import Any
 from dormant.lab.crews import Event, Job, last_line, last_log_line
 from dormant.lab.crews.cluster import NoCluster, RemoteProgress, Resources, run_job_here, with_absolute_path
 
-# Otherwise submitit configures logging for the whole process and closes other handlers. Jobs get theirs in the script.
+# Otherwise submitit configures logging for the whole process and closes other handlers. The script resets this in jobs.
 os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 ARRAY_SIZE = 1_000  # SLURM's default MaxArraySize is 1,001
-CENSUS_SECONDS = 15.0  # between two queries of the controller, which all users share
-GRACE_SECONDS = 30.0  # until a new job appears in the queue, and a result on a shared disk
-TIMEOUTS = 1_000  # how often a job is queued again when its time is up
+CENSUS_SECONDS = 15.0  # time between two queries of the controller, which all users share
+GRACE_SECONDS = 30.0  # time until a new job appears in the queue, and a result on a shared disk
+TIMEOUTS = 1_000  # number of times that a job is queued again when its time is up
 WAITS = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
 RUNS = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
-FAULTS = {"FAILED", "OUT_OF_MEMORY", "COMPLETED"}  # other ends, such as NODE_FAIL and TIMEOUT, do not count as a try
+FAULTS = {"FAILED", "OUT_OF_MEMORY", "COMPLETED"}  # other ends, such as NODE_FAIL and TIMEOUT, mean a lost machine
 
 
 @dataclass(frozen=True)
 class Terms:
-    """SLURM's settings besides the resources of a run. Raises ValueError for less than a minute."""
+    """SLURM settings other than the resources of a run. Raises ValueError for less than a minute."""
 
     hours: float = 24.0
     partition: str | None = None
@@ -44,7 +44,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Errand:
-    """The function that a node runs for a job. submitit queues it again when its time is nearly up, and it resumes."""
+    """The function that a node runs for a job. When its time is nearly up, submitit queues it again to resume."""
 
     checkpoint_seconds: float
     resources: Resources
@@ -59,7 +59,7 @@ class Errand:
 
 @dataclass
 class Entry:
-    """A job in SLURM's queue, or room for one."""
+    """A job in SLURM's queue, or an empty entry."""
 
     state_of: Callable[[str], str | None]
     job: Job | None = field(init=False, default=None)
@@ -70,7 +70,7 @@ class Entry:
     news: list[Event] = field(init=False, default_factory=list)
 
     def give(self, job: Job) -> None:
-        """Adds the job to the next array."""
+        """Sets the job, which the next array then submits."""
         self.job, self.last, self.queued, self.progress, self.ended_at = job, job.path, None, None, None
         self.news = [Event("queued")]
 
@@ -118,10 +118,10 @@ class Entry:
 
 @dataclass
 class SlurmArray:
-    """A crew with an entry per job. SLURM decides how many run at once, at most `at_once`.
+    """A crew with one entry per job. SLURM decides how many jobs run at once, at most `at_once`.
 
-    A job that an earlier command submitted and that is still in the queue is followed, not submitted again.
-    Raises NoCluster if there is no SLURM or it refuses the jobs, ValueError for a fraction of a GPU.
+    If a job of an earlier command is still in the queue, it is followed and not submitted again.
+    Raises NoCluster if there is no SLURM or SLURM refuses the jobs, ValueError for a fraction of a GPU.
     """
 
     root: Path
@@ -142,7 +142,7 @@ class SlurmArray:
             raise NoCluster(f"there is no SLURM here ({error}); run the command on a machine with sbatch.") from error
 
     def workers(self, wanted: int) -> list[Entry]:
-        """An entry per job."""
+        """Returns one entry per job."""
         self.entries += [Entry(self.state_of) for _ in range(wanted - len(self.entries))]
         return self.entries
 
@@ -167,7 +167,7 @@ class SlurmArray:
         return None if self.states is None else self.states.get(number, "")
 
     def _earlier(self, job: Job | None) -> Any:
-        """submitit's job of an earlier command for this job, if it is still in the queue."""
+        """submitit's job that an earlier command submitted for `job`, if it is still in the queue, otherwise None."""
         if job and record(job).exists():
             number = record(job).read_text().strip()
             queued = submitit.SlurmJob(self.executor.folder, number)
@@ -191,12 +191,12 @@ class SlurmArray:
 
 
 def record(job: Job) -> Path:
-    """The file next to a run folder with the number of its last SLURM job."""
+    """The file next to a run folder that holds the number of the run's last SLURM job."""
     return job.path.with_name(job.path.name + ".slurm")
 
 
 def parameters(resources: Resources, terms: Terms, at_once: int | None) -> dict[str, object]:
-    """The parameters of an array script for submitit. Raises ValueError for a fraction of a GPU.
+    """submitit's parameters for the array script. Raises ValueError for a fraction of a GPU.
 
     >>> parameters(Resources(cpus=2, memory_gb=1.5), Terms(hours=2.0), None)["mem"]
     '1536M'

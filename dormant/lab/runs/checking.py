@@ -1,4 +1,4 @@
-"""Verifies run folders: every file that a run wrote is read and compared with the checksums that were kept of it."""
+"""Verifies run folders: reads every file of a run and compares it with its recorded checksum."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,12 +23,12 @@ MARKS_OF_A_RUN = ("spec.json", "done", *FILES)
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The folders under a folder, itself included, that hold a file of a run, even if other files are gone."""
+    """The folders in or under `root` that hold any file of a run, even if other files are gone."""
     return sorted({file.parent for name in MARKS_OF_A_RUN for file in root.rglob(name) if file.is_file()})
 
 
 def faults(path: Path) -> list[str]:
-    """What is damaged in a run folder, in one line each. A folder in which a process is running is not checked."""
+    """Checks a run folder. Returns one line per fault. Skips a folder in which a process is running."""
     if in_use(path):
         return []
     return [" ".join(fault.split()) for fault in _faults(RunFolder(path))]
@@ -71,7 +71,7 @@ def _check_end(folder: RunFolder) -> None:
 
 
 def _check_last(folder: RunFolder, steps: list[int]) -> None:
-    """Raises Damaged if a finished run lacks the checkpoint of its last row."""
+    """Raises Damaged if a finished run has no checkpoint at the step of its last row."""
     if folder.done.exists() and last_row(folder.metrics).get("agent_steps") not in steps:
         raise Damaged(f"{folder.checkpoint} lacks the checkpoint of the end of the run.")
 
@@ -85,7 +85,7 @@ def _steps(folder: RunFolder) -> list[int]:
 
 
 def _check_checkpoint(folder: RunFolder, step: int, owner: int, seals: list[Seal]) -> None:
-    """Adds the seal of a whole checkpoint to `seals`."""
+    """Adds the seal of a checkpoint to `seals`. Raises Damaged if the checkpoint is damaged."""
     with checkpoints(folder, read_only=True) as manager:
         seal = verify(manager, step)
     if seal.owner != owner:
@@ -104,12 +104,12 @@ def _check_replay(folder: RunFolder, training: Values, newest: Seal) -> None:
 
 
 def _replay(folder: Path, training: Values) -> FrameReplay | StepReplay:
-    """The ring of a run, with the sizes of its files."""
+    """The replay of a run. Its sizes are those of the run's files."""
     first, agent = folder / f"seed{training['seeds'][0]}", training["agent"]
     capacity = int(agent["replay_capacity"])
     if training["is"] == ControlTraining.__name__:
         slots, numbers = np.load(first / "steps.npy", mmap_mode="r").shape
-        # Only the sum counts here: a row has two observations, an action, a reward and a discount.
+        # A row has two observations, an action, a reward and a discount. Only the sum of their lengths matters.
         actions = 1 if numbers % 2 else 2
         return StepReplay(capacity, (numbers - 2 - actions) // 2, actions, slots - capacity)
     (slots,) = np.load(first / "reward.npy", mmap_mode="r").shape

@@ -21,14 +21,14 @@ from dormant.lab.machine import release_memory
 from dormant.lab.runs.folder import RunFolder
 from dormant.lab.runs.schema import Damaged, Mark, Seal
 
-Arrays = dict[str, Any]  # by the names of their paths
+Arrays = dict[str, Any]  # name of the path in the state -> array
 Leaf = Array | ndarray | np.generic | jax.ShapeDtypeStruct
 QUIET_SECONDS = 0.2
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, quota or file size limit
 
 
 def checkpoints(folder: RunFolder, read_only: bool = False) -> ocp.CheckpointManager:
-    """The checkpoints of a run. Each is written under another name and then renamed. The last two are kept."""
+    """Opens the checkpoints of a run. Each is written under another name and then renamed. The last two are kept."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=None if read_only else 2,
         enable_async_checkpointing=False,
@@ -43,8 +43,8 @@ def save(manager: ocp.CheckpointManager, agent_steps: int, state: PyTree, owner:
 
     Raises OSError for a full disk, which Orbax reports as a ValueError.
     """
-    # Orbax asks a JAX array for its shards, which refer to the array: it would stay in memory until Python looks for
-    # cycles, which it rarely does.
+    # Saves NumPy arrays. A JAX array would stay in memory: Orbax asks for its shards, which refer to the array, and
+    # Python rarely collects such cycles.
     arrays = {name: leaf if _is_key(leaf) else np.asarray(leaf) for name, leaf in _filled(state).items()}
     sums = {name: checksum(leaf) for name, leaf in arrays.items()}
     seal = Seal(owner=owner, agent_steps=agent_steps, leaves=sums, files=files)
@@ -60,7 +60,7 @@ def save(manager: ocp.CheckpointManager, agent_steps: int, state: PyTree, owner:
 
 
 def restore(manager: ocp.CheckpointManager, agent_steps: int, like: PyTree, owner: int) -> tuple[PyTree, Seal]:
-    """A state, with the structure, shapes and dtypes of `like`, and its seal.
+    """Reads a checkpoint. Returns its state, with the structure, shapes and dtypes of `like`, and its seal.
 
     Raises Damaged if the checkpoint cannot be read, belongs to another run, or has changed.
     """
@@ -73,13 +73,13 @@ def restore(manager: ocp.CheckpointManager, agent_steps: int, like: PyTree, owne
 
 
 def _as(like: Leaf, saved: Leaf) -> Leaf:
-    """The saved leaf as a JAX array, unless it was one of NumPy, which may have a type that JAX lacks."""
+    """Converts the saved leaf to a JAX array. NumPy arrays stay, because they may have a type that JAX lacks."""
     kept = saved is like or _is_key(saved) or isinstance(like, ndarray | np.generic)
     return saved if kept else jnp.asarray(saved)
 
 
 def verify(manager: ocp.CheckpointManager, agent_steps: int) -> Seal:
-    """The seal of a checkpoint of any training. Raises Damaged if the checkpoint cannot be read or has changed."""
+    """Reads and verifies a checkpoint. Returns its seal. Raises Damaged if it cannot be read or has changed."""
     return _read(manager, agent_steps, ocp.args.StandardRestore())[1]
 
 
@@ -105,7 +105,7 @@ def _read(manager: ocp.CheckpointManager, agent_steps: int, args: ocp.args.Check
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Drops what Orbax's concurrent reads write to stderr, each with a stack trace, after one of them has failed."""
+    """Drops the stack traces that Orbax's concurrent reads write to stderr after one of them has failed."""
     with contextlib.redirect_stderr(io.StringIO()):
         try:
             yield
@@ -119,7 +119,7 @@ def _differs(seal: Seal, saved: Arrays, name: str) -> bool:
 
 
 def checksum(leaf: Array | ndarray) -> int:
-    """The checksum of an array: of its type, its shape and its bytes. It reads about 2 GB per second."""
+    """The checksum of an array's type, shape and bytes. Reads about 2 GB per second."""
     if _is_key(leaf):
         leaf = jax.random.key_data(leaf)
     array = np.ascontiguousarray(leaf)

@@ -1,4 +1,4 @@
-"""The time that runs will take, estimated from finished runs or from a table of speeds, and measured relative times."""
+"""Estimates the time of runs from finished runs or from a table of speeds, and measures relative times."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ class Speed(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """The seconds of all seeds of a training in turn, and the source of the estimate."""
+    """The estimated seconds of a training, with its seeds one after another, and the source of the estimate."""
 
     seconds: float
     source: Literal["runs", "table"]
@@ -86,20 +86,20 @@ def kind_of(training: Any, backend: str) -> Kind:
 
 def _kind(training: Mapping[str, Any], backend: str) -> Kind:
     agent = training["agent"]
-    # An agent of several networks has no `network`, but it has their size.
+    # An agent with several networks has no field `network`; its fields give the size of its networks.
     size = {"is": agent["is"], **{name: agent[name] for name in ("hidden", "width") if name in agent}}
     return Kind(training["env"]["is"], shown(agent.get("network", size)), backend)
 
 
 def speeds(root: Path, table: Path, backend: str) -> Speeds:
-    """The speeds of the finished runs under a folder, and those in a table that a benchmark wrote."""
+    """Reads the speeds of the finished runs under a folder, and those in a benchmark's table."""
     return Speeds(paces(sorted(root.rglob("done")) if root.exists() else ()), read_table(table), backend)
 
 
 def paces(finished: Iterable[Path]) -> dict[tuple[Kind, float | None], float]:
-    """The mean seconds per agent step and seed of the finished runs of a kind at a replay ratio.
+    """The mean seconds per agent step and seed of finished runs, by kind and replay ratio.
 
-    Runs that were not timed or have damaged files are left out.
+    Skips runs without timing or with damaged files.
     """
     agent_steps, seconds = defaultdict(float), defaultdict(float)
     for done in finished:
@@ -116,7 +116,7 @@ def paces(finished: Iterable[Path]) -> dict[tuple[Kind, float | None], float]:
 
 
 def read_table(table: Path) -> dict[Kind, Speed]:
-    """The rows of a table of speeds by kind."""
+    """Reads a table of speeds. Returns the speed of each kind."""
     with table.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     return {
@@ -133,11 +133,11 @@ REPEATS = 5
 def relative_times(
     trainings: Mapping[str, Any], of: str, progress: Callable[[str], None], repeats: int = REPEATS
 ) -> dict[str, float]:
-    """The time of each training divided by that of the training named `of`, with one seed each.
+    """Measures each training with one seed. Returns its time divided by that of the training named `of`.
 
     The time is the median of `repeats` intervals between two log points after learning has started, without compiling
-    and evaluation. The trainings are measured in turn, so that a disturbance affects all of them. `progress` is called
-    with the name of each training before it is compiled.
+    and evaluation. The trainings are measured alternately, so that a disturbance affects all of them. `progress` is
+    called with the name of each training before it is compiled.
     """
     with tempfile.TemporaryDirectory() as folder:
         steps = {}
@@ -154,10 +154,10 @@ def relative_times(
 
 def _warm(training: Any, folder: Path) -> Callable[[], None]:
     """Starts a training until it learns and is compiled. Returns a function that advances it to its next log point."""
-    # So large that no measurement reaches the end or an evaluation.
+    # A length that no measurement reaches, so that no run ends or is evaluated.
     endless = 10_000_000 * training.log_period
     begins = training.agent.min_replay + training.log_period
-    # Room for the steps made here: a full ring of Atari frames would take 7 GB per training.
+    # The ring holds only the steps of the measurement. A full ring of Atari frames would take 7 GB per training.
     room = min(training.agent.replay_capacity, begins + (REPEATS + 2) * training.log_period)
     agent = replace(training.agent, replay_capacity=room)
     training = replace(training, agent=agent, seeds=training.seeds[:1], agent_steps=endless, eval_period=endless)
@@ -175,5 +175,5 @@ def _warm(training: Any, folder: Path) -> Callable[[], None]:
 
 def _seconds(step: Callable[[], None]) -> float:
     start = time.perf_counter()
-    step()  # returns metrics on the host, so it waits for the device
+    step()  # the metrics are on the host, so this waits for the device
     return time.perf_counter() - start

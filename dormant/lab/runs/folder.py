@@ -4,9 +4,9 @@ spec.json       the full configuration, and the code and machine of the first st
 metrics.jsonl   one row per log point and seed, appended and flushed
 scores.jsonl    the neuron scores of every layer at the same log points
 checkpoint/     the last two states, each complete or absent, with the checksum of each array and of the rows so far
-replay/         the frames of a run whose replay lies in files
+replay/         the replay of a run that keeps its replay in files
 timing.json     timing only; nothing else depends on it
-lease-<number>  the machine that runs in the folder, removed when the run is done
+lease-<number>  names the machine that runs in the folder; removed when the run is done
 done            written last, with the checksums of the final files
 """
 
@@ -33,7 +33,7 @@ from dormant.lab.runs.lease import Lease, Taken, held_by_another_machine, is_lea
 from dormant.lab.runs.rows import Newest, rows
 from dormant.lab.runs.schema import Done, Mark, RunRefused, Spec, Timing, read, sealed
 
-LOCK_TRIES = 3  # `in_use` holds the lock for an instant
+LOCK_TRIES = 3  # a lock may be busy for an instant, because `in_use` takes it
 UNLOCKABLE = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without locks, or without locks on folders
 
 
@@ -57,7 +57,7 @@ class RunFolder:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds in the folder's name; none if the name is not that of a run.
+        """The seeds in the folder's name; empty if the name is not that of a run.
 
         >>> RunFolder(Path("seed0-2")).seeds, RunFolder(Path("seed0-copy")).seeds
         ((0, 2), ())
@@ -103,13 +103,13 @@ class RunFolder:
         write_whole(self.path / "timing.json", timing.model_dump_json() + "\n")
 
     def finish(self, files: Mapping[str, Mark]) -> None:
-        """Marks the run as complete, with the marks of its rows."""
+        """Writes `done`, with the marks of the rows: the run is complete."""
         self.check()
         marks = {name: mark.model_dump() for name, mark in files.items()}
         write_whole(self.done, sealed(origin() | {"files": marks}))
 
     def check(self) -> None:
-        """Raises RunInUse if another machine has taken over the run, which happens after this one was cut off."""
+        """Raises RunInUse if another machine has taken over the run, as can happen after a lost connection."""
         try:
             if self.lease:
                 self.lease.check()
@@ -118,7 +118,7 @@ class RunFolder:
 
 
 def newest(folder: RunFolder, names: Iterable[str]) -> Newest:
-    """The last measured values of some metrics, after reading all rows. Raises Damaged for a damaged row."""
+    """Reads all rows. Returns the last measured values of some metrics. Raises Damaged for a damaged row."""
     found = Newest(folder.metrics, names)
     for row in rows(folder.metrics):
         found.take(row)
@@ -141,7 +141,7 @@ def end_of(folder: RunFolder) -> Done:
 def curve(folder: RunFolder, name: str) -> Curve:
     """One metric of a run.
 
-    Raises KeyError, with the known names, for a metric that was never measured, RunRefused for a damaged row.
+    Raises KeyError, which lists the known names, for an unmeasured metric, RunRefused for a damaged row.
     """
     table = list(rows(folder.scores if name.startswith("scores/") else folder.metrics))
     if not any(name in row for row in table):
@@ -162,13 +162,13 @@ def layers(folder: RunFolder) -> tuple[str, ...]:
 
 
 def runs_of(root: Path, scale: Scale, training: Any) -> list[RunFolder]:
-    """The folders of a training's runs, finished or not, whichever seeds they have."""
+    """The folders of a training's runs with any seeds, finished or not."""
     folder = run_path(root, scale, training).parent
     return [run for path in sorted(folder.glob("seed*")) if (run := RunFolder(path)).seeds]
 
 
 def runs_by_seed(root: Path, scale: Scale, training: Any, unfinished: bool = False) -> dict[int, RunFolder]:
-    """Per seed of a training, a finished run that contains it, or an unfinished one if `unfinished` is true."""
+    """Maps each seed of a training to a finished run that contains it, or, with `unfinished`, to an unfinished one."""
     runs = runs_of(root, scale, training)
     finished = [run for run in runs if run.done.exists()]
     others = [run for run in runs if run not in finished and run.metrics.exists()] if unfinished else []
@@ -178,9 +178,9 @@ def runs_by_seed(root: Path, scale: Scale, training: Any, unfinished: bool = Fal
 
 @contextlib.contextmanager
 def claimed(path: Path, training: Any) -> Iterator[RunFolder]:
-    """The folder of a training, new or to be resumed. No other process on any machine can use it inside the block.
+    """Claims the folder of a training, new or not. No other process on any machine can use it inside the block.
 
-    A folder that a process of this machine left is free at once. A folder that a lost machine left is free after
+    After a process of this machine has ended, its folder is free at once. The folder of a lost machine is free after
     LAPSE_SECONDS without a renewal of its lease.
 
     Raises RunInUse if another process is running in the folder. Raises RunRefused if the folder belongs to another
@@ -216,7 +216,7 @@ def _lock(handle: int, path: Path) -> bool:
 
 @contextlib.contextmanager
 def _leased(path: Path, alone: bool) -> Iterator[RunFolder]:
-    """The folder with a lease on it. A finished run needs no lease because nothing is written there."""
+    """Takes a lease on the folder. A finished run needs no lease, because nothing is written to its folder."""
     folder = RunFolder(path)
     if folder.done.exists():
         yield folder

@@ -4,8 +4,8 @@ Processes of one machine exclude each other with a lock of the operating system,
 machines may not see that lock (Linux locks an NFS folder only for its own machine), and a lost machine cannot release
 anything. Therefore a run folder has a file lease-<number> with a counter. The holder increases the counter. A machine
 that sees no increase for LAPSE_SECONDS creates the file with the next number. Only one machine can succeed because the
-file must be new. Clocks of two machines are never compared. A holder that was stopped for so long writes nothing until
-it has itself created the next file.
+file must be new. Clocks of two machines are never compared. A holder that was paused for that long writes nothing
+until it has itself created the next file.
 """
 
 import json
@@ -20,17 +20,17 @@ from pathlib import Path
 from dormant.lab.runs.schema import Damaged, Holder, read
 
 RENEW_SECONDS = 5.0
-TRUST_SECONDS = 20.0  # after a renewal, the holder may write for so long without reading the folder again
-LAPSE_SECONDS = 45.0  # without renewal until another machine may take over: TRUST_SECONDS and a very slow write
-TEXT_BYTES = 256  # fixed length: the file is overwritten in place, which other machines see at once
+TRUST_SECONDS = 20.0  # how long the holder may write after a renewal without reading the folder again
+LAPSE_SECONDS = 45.0  # time without renewal until another machine may take over: TRUST_SECONDS and a slow write
+TEXT_BYTES = 256  # fixed length, because the file is overwritten in place: other machines see that at once
 
 
 class Taken(Exception):
-    """Another process has the folder. The message names it."""
+    """Another process has the folder. The message names the process."""
 
 
 def machine() -> str:
-    """A name for this machine that is new after each start of the machine."""
+    """A name for this machine that changes at each boot."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return boot.read_text().strip() if boot.exists() else socket.gethostname()
 
@@ -41,7 +41,7 @@ MACHINE = machine()
 class Lease:
     """The right to write in a folder, renewed by a thread until `end`. Raises Taken if another process has it.
 
-    `alone` means that no other process of this machine uses the folder. A lease of this machine is then free.
+    `alone` means that no other process of this machine uses the folder. An old lease of this machine is then free.
     """
 
     def __init__(self, folder: Path, alone: bool) -> None:
@@ -64,12 +64,12 @@ class Lease:
 
     def renew(self) -> None:
         """Renews the lease. If it has lapsed, competes for a new one."""
-        # The disk may not answer now. `check` compares with the time of the last renewal.
+        # Ignores a disk that does not answer, because `check` uses the time of the last renewal.
         with self.lock, suppress(OSError):
             self._renew()
 
     def end(self, keep: bool) -> None:
-        """Releases the lease. An unfinished run keeps the file, so that its number is not used again."""
+        """Releases the lease. `keep` keeps the file of an unfinished run, so that its number is not used again."""
         self.over.set()
         self.thread.join()
         file = _file(self.folder, self.number)
@@ -105,7 +105,7 @@ class Lease:
         except FileExistsError:
             self.taken = True
             return
-        if newest(self.folder) != self.number + 1:  # this process was stopped while others took and released the lease
+        if newest(self.folder) != self.number + 1:  # others took and released the lease while this process was paused
             file.unlink()
             self.taken = True
             return
@@ -130,7 +130,7 @@ def held_by_another_machine(folder: Path) -> bool:
 def is_lease(file: Path) -> bool:
     """Whether a file in a run folder is a lease.
 
-    A name with other digits, such as lease-², is that of another file, and so is a folder.
+    A folder is not a lease, and neither is a file whose name has other digits, such as lease-².
     """
     return re.fullmatch("lease-[1-9][0-9]{0,17}", file.name, re.ASCII) is not None and file.is_file()
 
@@ -156,7 +156,7 @@ def _free(file: Path, alone: bool) -> bool:
 
 
 def _lapsed(file: Path) -> bool:
-    """Whether the lease is not renewed for LAPSE_SECONDS. Returns False at the first renewal."""
+    """Waits for LAPSE_SECONDS. Returns True if the lease was not renewed, and False at its first renewal."""
     first, until = _content(file), _now() + LAPSE_SECONDS
     while _now() < until:
         time.sleep(RENEW_SECONDS / 5)
@@ -191,5 +191,5 @@ def _overwrite(file: Path, text: bytes) -> None:
 
 
 def _now() -> float:
-    # If possible, a clock that continues while the machine sleeps.
+    # Uses a clock that continues while the machine sleeps, if there is one.
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

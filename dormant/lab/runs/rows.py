@@ -1,8 +1,8 @@
 """The rows of a run: metrics.jsonl and scores.jsonl, one line per log point and seed.
 
-While a run is written, a `Journal` knows the length and the checksum of both files. Every checkpoint records them, so
-that a resumed run continues from rows that are complete and unchanged. The file `done` records them at the end, so
-that a reader notices a changed file. Both are updated with the new rows only.
+While a run is written, a `Journal` tracks the length and the checksum of both files, and updates them from new rows
+only. Every checkpoint records both numbers, so that a resumed run continues from complete and unchanged rows. The file
+`done` records them at the end, so that a reader notices a changed file.
 """
 
 import json
@@ -19,7 +19,7 @@ from dormant.lab.runs.schema import Done, Mark, Row, ScoresRow, Values, damaged,
 
 Metrics = Mapping[str, Any]  # by name, with a leading axis of seeds
 FILES = ("metrics.jsonl", "scores.jsonl")
-TAIL_BYTES = 65_536  # longer than a row of metrics
+TAIL_BYTES = 65_536  # more than the length of a row of metrics
 BLOCK_BYTES = 2**20
 
 
@@ -27,9 +27,9 @@ class Journal:
     """The rows of a run folder while one process appends to them."""
 
     def __init__(self, path: Path, marks: Mapping[str, Mark] | None = None) -> None:
-        """Continues from the rows at some marks, without them from the start. Writes nothing yet.
+        """Continues from the rows that the marks describe, or from no rows without marks. Writes nothing yet.
 
-        Raises Damaged if a file does not begin with what its mark says.
+        Raises Damaged if the beginning of a file does not match its mark.
         """
         self.path, self.marks = path, dict(marks or dict.fromkeys(FILES, Mark()))
         for name in FILES:
@@ -45,7 +45,7 @@ class Journal:
                 os.truncate(file, mark.bytes)
 
     def append(self, metrics: Metrics, seeds: tuple[int, ...]) -> None:
-        """Appends the rows of one log point, one per seed. Scores go to a file of their own because they are long.
+        """Appends the rows of one log point, one per seed. Scores are long, so they go to a separate file.
 
         Each value of `metrics` has a leading axis of seeds. A masked value was not measured and is written as null.
         """
@@ -64,7 +64,7 @@ class Journal:
         self.marks[name] = Mark(bytes=mark.bytes + len(text), checksum=zlib.crc32(text, mark.checksum))
 
     def synced(self) -> dict[str, Mark]:
-        """The marks of the rows so far, after these rows have reached the disk."""
+        """Writes the rows to the disk. Returns their marks."""
         for name in FILES:
             with (self.path / name).open("rb") as stream:
                 os.fsync(stream.fileno())
@@ -72,7 +72,7 @@ class Journal:
 
 
 def check_beginning(file: Path, mark: Mark) -> None:
-    """Raises Damaged unless a file begins with the content that a mark stands for."""
+    """Raises Damaged unless the beginning of a file matches the mark."""
     length, total = 0, 0
     if mark.bytes:
         try:
@@ -89,16 +89,16 @@ def check_beginning(file: Path, mark: Mark) -> None:
 
 
 def check_whole(file: Path, mark: Mark) -> None:
-    """Raises Damaged unless a file has exactly the content that a mark stands for."""
+    """Raises Damaged unless the whole file matches the mark."""
     check_beginning(file, mark)
     if file.exists() and file.stat().st_size != mark.bytes:
         raise damaged(str(file), f"it has {file.stat().st_size:,} bytes instead of {mark.bytes:,}")
 
 
 def lines(file: Path) -> list[bytes]:
-    """The complete lines of a file of rows. An incomplete last line (after a kill or on a full disk) is left out.
+    """The complete lines of a file of rows. An incomplete last line (after a kill or on a full disk) is ignored.
 
-    Raises Damaged if the run is done and its file `done` says that the file was longer, shorter or different.
+    Raises Damaged if the run is done and the file does not match its mark in `done`.
     """
     done = file.with_name("done")
     if done.exists():
@@ -112,7 +112,7 @@ def lines(file: Path) -> list[bytes]:
 def rows(file: Path) -> Iterator[Values]:
     """The complete rows of a file. An incomplete last line (after a kill or on a full disk) is ignored.
 
-    Raises Damaged, with the line and the field, for any other line that is not a row, and as `lines` does.
+    Raises Damaged, which names the line and the field, for any other line that is not a row. Also raises as `lines`.
     """
     model = ScoresRow if file.name == FILES[1] else Row
     for number, line in enumerate(lines(file), start=1):
@@ -134,9 +134,9 @@ def last_row(file: Path) -> Values:
 
 
 class Newest:
-    """The last measured value of some metrics of a run, per seed. Each `update` reads only the rows added since.
+    """The last measured value of some metrics of a run, per seed. Each `update` reads only new rows.
 
-    `diverged` has the agent steps of the first row with a number that is not finite, for each seed that has one.
+    `diverged` maps a seed to the agent steps of its first row with a number that is not finite.
     """
 
     def __init__(self, file: Path, names: Iterable[str]) -> None:
@@ -145,19 +145,19 @@ class Newest:
         self.diverged: dict[int, int] = {}
 
     def update(self) -> dict[str, float]:
-        """Per metric, the mean over seeds. Metrics that were never measured are left out.
+        """Reads the new rows. Returns the mean over seeds of each measured metric.
 
         Raises Damaged for a damaged row.
         """
         if not self.file.exists() or self.file.stat().st_size < self.read:
-            self.__init__(self.file, self.values)  # the rows were cut: start again
+            self.__init__(self.file, self.values)  # the file has become shorter, so read it again
         for line in self._new_lines():
             self.number += 1
             self.take(parsed(Row, line, f"line {self.number} of {self.file}").model_dump())
         return self.means()
 
     def means(self) -> dict[str, float]:
-        """Per metric, the mean over seeds of the rows read so far."""
+        """The mean over seeds of each metric that was measured in the rows read so far."""
         return {name: sum(each.values()) / len(each) for name, each in self.values.items() if each}
 
     def _new_lines(self) -> list[bytes]:
@@ -171,7 +171,7 @@ class Newest:
         return whole.split(b"\n")[:-1]
 
     def take(self, row: Values) -> None:
-        """Reads one row."""
+        """Updates the values from one row."""
         if not_finite(row):
             self.diverged.setdefault(row["seed"], row["agent_steps"])
         for name, of_seeds in self.values.items():
@@ -180,7 +180,7 @@ class Newest:
 
 
 def not_finite(row: Values) -> list[str]:
-    """The metrics of a row that are NaN or infinite: the network has diverged.
+    """The metrics of a row that are NaN or infinite. If there are any, the network has diverged.
 
     >>> not_finite({"seed": 0, "loss": math.nan, "eval_return": None})
     ['loss']

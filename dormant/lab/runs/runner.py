@@ -1,4 +1,4 @@
-"""Runs a training in a run folder. The same call starts the run, resumes it, or finds it done."""
+"""Runs a training in a run folder. The same call starts a run, resumes it, or returns at once if it is done."""
 
 import json
 import logging
@@ -50,13 +50,13 @@ class FilingTraining(Protocol):
     def seeds(self) -> tuple[int, ...]: ...
     def init(self) -> Any: ...
     def agent_steps_done(self, state: Any) -> int: ...
-    # `owner` stands for the run. Raises ValueError if the files do not fit or are not those of the run.
+    # `owner` identifies the run. Raises ValueError if the files do not fit or belong to another run.
     def open(self, folder: Path, state: Any, owner: int = 0) -> "FilingLoop": ...
 
 
 @runtime_checkable
 class FilingLoop(Protocol):
-    """An opened training. `save_due` is true before the files overwrite what the last checkpoint needs.
+    """An opened training. `save_due` returns whether the next chunk would overwrite what the last checkpoint needs.
 
     `flush` is called before each checkpoint.
     """
@@ -69,7 +69,7 @@ class FilingLoop(Protocol):
 
 @runtime_checkable
 class FollowingTraining(Protocol):
-    """A training that starts from the last states of others. `after` gets one state per training in `needs`."""
+    """A training that starts from finished runs. `after` takes one finished run per training in `needs`."""
 
     @property
     def agent_steps(self) -> int: ...
@@ -92,11 +92,11 @@ def run(
 ) -> RunFolder:
     """Runs a training and returns its folder. A run that was killed resumes from its last checkpoint.
 
-    `progress` is called with the agent steps done so far. Rows of metrics after the last checkpoint are dropped and
-    written again, so an interrupted run ends with the same files as an uninterrupted one. Trainings that this one needs
-    are run first, in folders next to this one.
+    `progress` is called with the agent steps done so far. A resumed run drops the rows of metrics after its last
+    checkpoint and writes them again, so it ends with the same files as an uninterrupted run. Trainings that this one
+    needs are run first, in sibling folders.
 
-    The network of a seed has diverged when a metric is NaN or infinite. A line on the log says so. The run continues
+    A seed has diverged when one of its metrics is NaN or infinite. The log then gets a warning. The run continues
     unless `stop_when_diverged` is true.
 
     Raises RunRefused if the folder cannot be used, OSError if it cannot be written to, Diverged if the run was stopped.
@@ -113,7 +113,10 @@ def run(
 
 
 def _ready(training: AnyTraining, folder: RunFolder, checkpoint_seconds: float) -> Training | FilingTraining:
-    """The training, started from the last states of those that it needs."""
+    """Returns the training, ready to run.
+
+    If it needs other trainings, runs them first and starts from their last states.
+    """
     if not isinstance(training, FollowingTraining):
         return training
     finished = [
@@ -131,7 +134,7 @@ def _ready(training: AnyTraining, folder: RunFolder, checkpoint_seconds: float) 
 
 
 def last_state(training: Training | FilingTraining, folder: RunFolder) -> Any:
-    """The last state of a finished run. Raises RunRefused if its checkpoint is gone or damaged."""
+    """Reads the last state of a finished run. Raises RunRefused if its checkpoint is gone or damaged."""
     with checkpoints(folder) as manager:
         try:
             if training.agent_steps not in manager.all_steps():
@@ -143,24 +146,24 @@ def last_state(training: Training | FilingTraining, folder: RunFolder) -> Any:
 
 
 def owner_of(training: AnyTraining) -> int:
-    """A number that stands for a configuration with its seeds, for checkpoints and rings to say whose they are."""
+    """A number that identifies a configuration with its seeds. Checkpoints and rings store it as their owner."""
     return zlib.crc32(json.dumps(describe(training), sort_keys=True).encode())
 
 
 class Diverged(Exception):
-    """A run was stopped because a network diverged. The message says when."""
+    """A run was stopped because a network diverged. The message names the agent step."""
 
 
 @dataclass
 class Watched:
-    """Who is told of a run's progress, and whether the run ends when a network diverges."""
+    """Reports the progress of a run and watches for divergence."""
 
     progress: Progress
     stop_when_diverged: bool
-    said: set[int] = field(default_factory=set)  # the seeds that have diverged
+    said: set[int] = field(default_factory=set)  # the seeds whose divergence was logged
 
     def look(self, folder: RunFolder, done: int, metrics: Metrics, seeds: tuple[int, ...]) -> None:
-        """Says which networks have diverged at a log point, once each. Raises Diverged if the run is to end."""
+        """Logs each seed that has newly diverged. Raises Diverged if the run must stop."""
         new = {seed: name for seed, name in diverged(metrics, seeds).items() if seed not in self.said}
         self.said |= new.keys()
         for seed, name in new.items():
@@ -170,7 +173,7 @@ class Watched:
 
 
 def diverged(metrics: Metrics, seeds: tuple[int, ...]) -> dict[int, str]:
-    """The seeds with a metric that is NaN or infinite, and the first such metric. Masked values were not measured.
+    """The seeds with a NaN or infinite metric, and the name of that metric. Masked values are ignored.
 
     >>> diverged({"loss": np.array([1.0, np.nan]), "return": np.ma.masked_all(2)}, (0, 1))
     {1: 'loss'}
@@ -184,7 +187,7 @@ def diverged(metrics: Metrics, seeds: tuple[int, ...]) -> dict[int, str]:
 
 
 class Start(NamedTuple):
-    """Where a run starts or resumes: its state, the loop that advances it, and its rows."""
+    """The point at which a run starts or resumes: its state, the loop that advances the state, and its rows."""
 
     state: Any
     loop: Training | FilingLoop
@@ -200,14 +203,14 @@ def _train(
     watched: "Watched",
     period: float,
 ) -> dict[str, Mark]:
-    """Runs to the end. Returns the marks of the final rows."""
+    """Runs a training to its end. Returns the marks of the final rows."""
     state, loop, journal, fresh = _start(training, folder, manager, owner)
     begun, started, earlier = training.agent_steps_done(state), time.monotonic(), folder.timing
     done, saved, saved_at = begun, begun, started
     folder.check()
     journal.cut()
     if fresh:
-        # The dormant fraction does not start at zero, so the curves start before the first step.
+        # Measures the initial state too, because the dormant fraction does not start at zero.
         start = np.zeros(len(training.seeds), int)
         metrics = {"agent_steps": start, "gradient_steps": start, **loop.measure(state)}
         folder.check()
@@ -234,10 +237,10 @@ def _train(
 
 
 def _start(training: Training | FilingTraining, folder: RunFolder, manager: ocp.CheckpointManager, owner: int) -> Start:
-    """The newest checkpoint that is whole, with its rows and files, or the beginning if there is no checkpoint.
+    """Opens the newest undamaged checkpoint with its rows and files, or a fresh state if there is no checkpoint.
 
-    Newer checkpoints, which are damaged, are deleted, and a line on the log says so. Raises RunRefused if there are
-    checkpoints but none is whole.
+    Deletes newer checkpoints, which are damaged, and logs a warning. Raises RunRefused if all checkpoints are
+    damaged.
     """
     fresh, faults = training.init(), []
     steps = sorted(manager.all_steps(), reverse=True)

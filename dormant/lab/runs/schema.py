@@ -1,4 +1,4 @@
-"""The files of a run as pydantic models, and how they are read: an error names the file, the line and the field."""
+"""Pydantic models of a run's files, and functions that read them. Errors name the file, the line and the field."""
 
 import json
 import zlib
@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-LARGEST_FILE = 16 * 2**20  # bytes of a file with one JSON object; ours have a few thousand
+LARGEST_FILE = 16 * 2**20  # limit in bytes for a file with one JSON object; a normal one has a few thousand
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Checksum = Annotated[int, Field(ge=0, lt=2**32)]
@@ -20,17 +20,17 @@ class RunRefused(Exception):
 
 
 class Damaged(RunRefused):
-    """A file of a run is not as it was written."""
+    """A file of a run is missing or has changed since it was written."""
 
 
 class Model(BaseModel):
-    """A frozen model whose numbers are numbers: no text and no Boolean is converted."""
+    """A frozen model with strict types: text and Booleans are not converted to numbers."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
 
 class Row(Model):
-    """A row of metrics.jsonl. Its other fields are numbers, NaN included, or null for what was not measured."""
+    """A row of metrics.jsonl. Its other fields are numbers, including NaN, or null if not measured."""
 
     __pydantic_extra__: dict[str, int | float | None]  # pyright: ignore[reportIncompatibleVariableOverride]
     seed: Count
@@ -57,7 +57,7 @@ class Origin(Model):
 
 
 class Spec(Model):
-    """The content of spec.json: the training. Other fields are those of `Origin`, of the first start."""
+    """The content of spec.json: the training, and the fields of `Origin` at the first start."""
 
     training: Described
     checksum: Checksum | None = None
@@ -71,14 +71,14 @@ class Mark(Model):
 
 
 class Done(Origin):
-    """The content of `done`: the code and machine of the end, and the final files. Runs of older versions list none."""
+    """The content of `done`: the code and machine at the end, and the marks of the final files. Old runs lack marks."""
 
     files: dict[str, Mark] = Field(default_factory=dict)
     checksum: Checksum | None = None
 
 
 class Seal(Model):
-    """What a checkpoint must match: its run, its step, the checksum of each array, and the rows behind it."""
+    """The seal of a checkpoint: its run, its step, the checksum of each array, and the marks of the rows before it."""
 
     owner: Checksum
     agent_steps: Count
@@ -94,7 +94,7 @@ class Timing(Model):
 
 
 class Holder(Model):
-    """The content of a lease: who holds it, and a counter that each renewal increases."""
+    """The content of a lease: its holder, and a counter that each renewal increases."""
 
     held: bool
     count: Count
@@ -107,7 +107,7 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 def parsed(model: type[AnyModel], text: bytes | str, place: str) -> AnyModel:
-    """The model in a JSON text. Raises Damaged, with the place and the first wrong field, if it is not one."""
+    """Parses a JSON text. Raises Damaged, which names the place and the first wrong field, if the text does not fit."""
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
@@ -117,7 +117,7 @@ def parsed(model: type[AnyModel], text: bytes | str, place: str) -> AnyModel:
 
 
 def read(model: type[AnyModel], file: Path) -> AnyModel:
-    """The model in a file. Raises Damaged if the file is not one, is too large or fails its own checksum.
+    """Reads a file. Raises Damaged if the file does not fit the model, is too large or fails its own checksum.
 
     Raises OSError if the file cannot be read.
     """

@@ -8,9 +8,9 @@ from .dqn import DQN, Augmentation
 
 TARGET_GRADIENT_STEPS = 2_000
 INTENSITY = 0.05
-# Atari 100k: the settings of its games, fields of `Atari`, and of its runs, fields of `AtariTraining`.
+# Atari 100k: settings of its games (fields of `Atari`) and of its runs (fields of `AtariTraining`).
 # Source: DrQ_eps.gin and eval_run_experiment.py of dopamine/labs/atari_100k. The paper's runs are four times as long as
-# those of the released configuration, according to its figure and to others who quote its appendix.
+# those of the released configuration, according to the paper's figure and to others who quote its appendix.
 ATARI_100K_GAME: dict[str, Any] = {"sticky": 0.0, "noops": 29, "life_loss": True}
 ATARI_100K_RUN: dict[str, Any] = {
     "agent_steps": 400_000,
@@ -22,6 +22,8 @@ ATARI_100K_RUN: dict[str, Any] = {
 
 def minatar_dqn(agent_steps: int, replay_ratio: float = 1.0) -> DQN:
     """DQN for a run of `agent_steps` on MinAtar. Its target network is copied every 1,000 gradient steps.
+
+    `target_period` counts agent steps, so it is 4,000 at replay ratio 0.25.
 
     >>> minatar_dqn(200_000).epsilon_steps, minatar_dqn(200_000, replay_ratio=0.25).target_period
     (20000, 4000)
@@ -42,6 +44,8 @@ def minatar_dqn(agent_steps: int, replay_ratio: float = 1.0) -> DQN:
 def atari_dqn(replay_ratio: float = 1.0, network: NatureCNN | ImpalaResNet | None = None) -> DQN:
     """The paper's DQN on Atari. Its target network is copied every 2,000 gradient steps at any replay ratio.
 
+    `target_period` counts agent steps, so it is 8,000 at replay ratio 0.25.
+
     >>> atari_dqn(0.25).target_period, atari_dqn(1.0).target_period, atari_dqn().network
     (8000, 2000, NatureCNN(width=1, padding='SAME', activation='relu', layer_norm=False, dueling=False))
 
@@ -59,7 +63,7 @@ def atari_drq(network: NatureCNN | ImpalaResNet | None = None) -> DQN:
     >>> atari_drq().n_step, atari_drq().network.dueling, atari_drq().augmentation
     (10, True, Augmentation(pad=4, intensity=0.05))
 
-    The target network is copied after every agent step, and does not change during the gradient steps of one.
+    The target network is copied once per agent step, after the gradient steps of that agent step.
     Source: dopamine/labs/atari_100k/configs/DrQ_eps.gin and dopamine/labs/redo/configs/DrQ_eps_dense.gin.
     """
     return DQN(
@@ -82,7 +86,7 @@ def minatar_drq(agent_steps: int) -> DQN:
 
     Images are not shifted. In Atari a shift is at most 4 of 84 pixels, which would be half of one of MinAtar's ten
     cells. A shift by a whole cell is as far as objects move in a step, and it doubles or removes objects at the edge.
-    Noise of the intensity is the same at any size.
+    The noise of the intensity does not depend on the image size.
     """
     return replace(
         minatar_dqn(agent_steps),

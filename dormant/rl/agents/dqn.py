@@ -1,4 +1,4 @@
-"""DQN as the paper trains it, and DrQ(eps): DQN with other settings, which augments its training batches."""
+"""The paper's DQN. DrQ(eps) is the same agent with other settings and augmented training batches."""
 
 import math
 from dataclasses import dataclass, field
@@ -90,7 +90,7 @@ NO_AUGMENTATION = Augmentation()
 def shifted(
     images: Shaped[Array, "batch height width channels"], offset: Int[Array, "batch 2"], pad: int
 ) -> Shaped[Array, "batch height width channels"]:
-    """Each image cropped from a copy with its edges repeated `pad` times. The offset (pad, pad) changes nothing.
+    """Pads each image by repeating its edges `pad` times, then crops it at its offset. (pad, pad) changes nothing.
 
     >>> row = jnp.arange(4).reshape(1, 1, 4, 1)
     >>> [shifted(row, jnp.array([[1, column]]), 1).ravel().tolist() for column in range(3)]
@@ -106,7 +106,7 @@ def shifted(
 
 
 def scaled(observations: Shaped[Array, "batch *shape"], factor: Float[Array, " batch"]) -> Float[Array, "batch *shape"]:
-    """Each observation as floats, times its factor.
+    """The observations as floats, each multiplied by its factor.
 
     >>> scaled(jnp.array([[2], [4]]), jnp.array([1.0, 0.5])).tolist()
     [[2.0], [2.0]]
@@ -116,7 +116,7 @@ def scaled(observations: Shaped[Array, "batch *shape"], factor: Float[Array, " b
 
 
 class DQNState(NamedTuple):
-    """The network that learns with its optimizer state, and the parameters of the target network."""
+    """The online network with its optimizer state, and the parameters of the target network."""
 
     learner: Learner
     target: Params
@@ -182,7 +182,7 @@ class DQN:
             )
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam. Weight decay and a regulariser's gradient come before it, as in the paper, not after it as in AdamW."""
+        """Adam. Weight decay and the regulariser's gradient are added before Adam, as in the paper, unlike in AdamW."""
         adam = penalised(self.regulariser, optax.adam(self.learning_rate, eps=self.adam_epsilon))
         return optax.chain(optax.add_decayed_weights(self.weight_decay), adam) if self.weight_decay else adam
 
@@ -228,11 +228,11 @@ class DQN:
         return loss, Losses(loss, taken.mean())
 
     def intervened(self, state: DQNState, learner: Learner) -> DQNState:
-        """The state after an intervention changed its learner. The target network does not change."""
+        """The state with the learner that an intervention returned. The target network does not change."""
         return DQNState(learner, state.target)
 
     def synchronise(self, state: DQNState, before: Int[Array, ""], after: Int[Array, ""]) -> DQNState:
-        """The state with the target network copied if that is due between two numbers of agent steps.
+        """Copies the learner's parameters to the target network if `target_due`. Returns the new state.
 
         Between two copies the target keeps its old neurons even if the learner's were recycled, as in the paper.
         """
@@ -241,12 +241,12 @@ class DQN:
         return DQNState(state.learner, target)
 
     def target_due(self, before: int | Array, after: int | Array) -> bool | Bool[Array, ""]:
-        """Whether a multiple of `target_period` lies between two numbers of agent steps, the second included."""
+        """Whether a copy is due: whether a multiple of `target_period` lies in (before, after]."""
         return after // self.target_period > before // self.target_period
 
 
 def random_action(uniform: Float[Array, "*shape"], actions: int) -> Int[Array, "*shape"]:
-    """The action for a uniform number in [0, 1).
+    """Maps uniform numbers in [0, 1) to actions.
 
     >>> random_action(jnp.array([0.0, 0.99]), 3).tolist()
     [0, 2]

@@ -1,4 +1,4 @@
-"""SAC as the paper trains it: an actor, two critics and a temperature."""
+"""The paper's SAC: an actor, two critics and a temperature."""
 
 import math
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ CRITICS = ("critic1", "critic2")
 NETWORKS = ("actor", *CRITICS)
 SACParams = dict[str, Params]  # the parameters of each network, by its name
 GAP: PyTree = optax.MaskedNode()
-# Bounds of the policy's log standard deviation: outside them it is useless, and so are its gradients. Source: the code
-# of Haarnoja et al. 2018.
+# Bounds of the policy's log standard deviation. Outside them neither the policy nor its gradients are useful. Source:
+# the code of Haarnoja et al. 2018.
 LOG_STD = (-20.0, 2.0)
 
 
 class SACState(NamedTuple):
-    """The networks that learn, the target critics, and the temperature.
+    """The actor and the critics, the target critics, and the temperature.
 
-    The learner holds the parameters of all networks, by name, and so does its optimizer's state. Layers are called
+    The learner holds the parameters and the optimizer state of each network, by name. Layers are called
     `actor/dense_0`, `critic1/dense_0` and so on. Interventions treat the layers of each network separately.
     """
 
@@ -113,7 +113,7 @@ class SAC:
         return MLP(tuple(math.ceil(neurons * self.width) for neurons in self.hidden))
 
     def optimizer(self) -> optax.GradientTransformation:
-        """One optimizer per network. Weight decay and a penalty's gradient come before Adam."""
+        """One optimizer per network. Weight decay and the regulariser's gradient are added before Adam."""
         optimizers: PyTree = {name: self._optimizer(name) for name in NETWORKS}
         return optax.partition(optimizers, {name: name for name in NETWORKS})
 
@@ -169,7 +169,7 @@ class SAC:
         return self._draw(params["actor"], observation, noise)[0]
 
     def update(self, state: SACState, batch: Steps) -> tuple[SACState, Losses]:
-        """One gradient step of the critics, the actor and the temperature, in this order, then one of the targets."""
+        """Takes a gradient step of the critics, then the actor, then the temperature. Then averages the targets."""
         alpha = jnp.exp(state.temperature.params)
         gradient, (loss, q_mean) = jax.grad(self.critic_loss, has_aux=True)(
             {name: state.learner.params[name] for name in CRITICS}, state, batch, alpha
@@ -199,13 +199,13 @@ class SAC:
     def actor_loss(
         self, actor: Params, critics: SACParams, batch: Steps, alpha: Float[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, " batch"]]]:
-        """The policy's negative entropy times the temperature, minus the value of its actions."""
+        """The temperature times the policy's negative entropy, minus the value of the policy's actions."""
         action, log_density = self._draw(actor, batch.observation_tm1, batch.noise_tm1)
         loss = (alpha * log_density - jnp.minimum(*self._values(critics, batch.observation_tm1, action))).mean()
         return loss, (loss, log_density)
 
     def intervened(self, state: SACState, learner: Learner) -> SACState:
-        """The state after an intervention changed its learner."""
+        """The state with the learner that an intervention returned. With `reset_targets`, updates the targets too."""
         if not self.reset_targets:
             return state._replace(learner=learner)
 
@@ -216,7 +216,7 @@ class SAC:
         return SACState(learner, jax.tree.map(follow, before, after, state.target), state.temperature)
 
     def synchronise(self, state: SACState, before: Array, after: Array) -> SACState:
-        """The state itself: `update` has already averaged the target networks."""
+        """The unchanged state, because `update` has already averaged the target networks."""
         del before, after
         return state
 
@@ -226,10 +226,10 @@ class SAC:
         return False
 
     def _step(self, learner: Learner, gradient: SACParams) -> Learner:
-        """The learner after a step of the networks that the gradient names."""
+        """The learner after an optimizer step of each network in `gradient`."""
         params, parts = dict(learner.params), dict(learner.opt_state.inner_states)
         for name in gradient:
-            # `optimizer` keeps the state of each network with gaps in place of the other networks.
+            # `optax.partition` keeps one state per network, with a gap in place of each other network.
             alone = [{each: tree[each] if each == name else GAP for each in NETWORKS} for tree in (gradient, params)]
             change: PyTree
             with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
@@ -240,7 +240,7 @@ class SAC:
 
     def _step_temperature(self, learner: Learner, log_density: Float[Array, " batch"], actions: int) -> Learner:
         """Raises the temperature if the policy's entropy is below its target, and lowers it otherwise."""
-        # TF-Agents multiplies the surplus by the logarithm of the temperature, whose gradient this is.
+        # The gradient of TF-Agents' loss, which multiplies the entropy's surplus by the logarithm of the temperature.
         gradient = -(log_density.mean() + self.target_entropy * actions)
         with jax.numpy_dtype_promotion("standard"):
             change, state = self._adam(self.temperature_learning_rate).update(gradient, learner.opt_state)

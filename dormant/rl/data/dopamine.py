@@ -1,11 +1,11 @@
-"""Dopamine's logged replay: the published DQN-replay files, and the frames that transitions are drawn from.
+"""Dopamine's logged replay: reads the published DQN-replay files and draws transitions from their frames.
 
 Each part N of a run's log has the files `$store$_observation_ckpt.N.gz`, `$store$_action_ckpt.N.gz`,
 `$store$_reward_ckpt.N.gz`, `$store$_terminal_ckpt.N.gz` and `add_count_ckpt.N.gz`: gzipped NumPy arrays.
 
 Source: google/dopamine, dopamine/replay_memory/circular_replay_buffer.py, and google-research/batch_rl, logged_replay_
-buffer.py, which writes them. It writes a part when all slots but one are filled, so a part ends before its cursor.
-The rows after the cursor belong to the part before.
+buffer.py, which writes the files. It writes a part when all slots but one are filled, so a part ends before its cursor.
+The rows after the cursor belong to the previous part.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ PREFIX = "$store$_"
 
 
 class FrameLog(NamedTuple):
-    """One part of a log: a row per step and per blank before an episode, and the rows that may be drawn.
+    """One part of a log, with one row per step and per blank frame before an episode.
 
     `discount` is 0 at a termination. The first `number` entries of `steps` are the rows that may be drawn. Logs of
     several seeds have a leading axis of seeds.
@@ -41,7 +41,7 @@ class FrameLog(NamedTuple):
 
 @dataclass(frozen=True)
 class FrameMemory:
-    """How batches are drawn from a log: an observation stacks `stack` frames, newest last, as in the logged run."""
+    """Draws batches from a log. An observation stacks `stack` frames, newest last, as in the logged run."""
 
     stack: int = 4
 
@@ -63,7 +63,7 @@ class FrameMemory:
         return self._stacked(log, self._rows(log, uniform))
 
     def unpack(self, packed: UInt8[Array, "*more"]) -> UInt8[Array, "*more"]:
-        """The observation, which is not packed."""
+        """Returns the argument, because a log's observations are not packed."""
         return packed
 
     def _rows(self, log: FrameLog, uniform: Array) -> Int[Array, " rows"]:
@@ -75,11 +75,11 @@ class FrameMemory:
 
 
 def read(folder: Path, part: int, gamma: float, stack: int = 4, rows: int | None = None) -> FrameLog:
-    """One part of a log, or its first `rows` rows.
+    """Reads one part of a log, or its first `rows` rows.
 
     Blank frames precede each episode, so a stack never crosses the start of an episode. A step may be drawn if none of
     the `stack - 1` rows before it is terminal and its successor was logged. These files do not mark truncations, so a
-    step across one is drawn like any other.
+    step across a truncation is drawn like any other.
 
     Raises ValueError for a file that is missing or damaged, or that does not fit the others.
     """

@@ -24,7 +24,7 @@ Playable = Environment | Atari
 
 
 class FinishedRun(NamedTuple):
-    """A finished run that another run continues from: its last state, its folder of replay files, and its number."""
+    """A finished run that another run uses: its last state, its folder of replay files, and its owner number."""
 
     state: Any
     replay: Path
@@ -33,7 +33,7 @@ class FinishedRun(NamedTuple):
 
 @runtime_checkable
 class Data(Protocol):
-    """Opened data: how batches are drawn from arrays, and the arrays at a gradient step, with an axis of seeds."""
+    """Opened data. `memory` draws batches from the arrays that `at` returns, which have an axis of seeds."""
 
     @property
     def memory(self) -> Memory: ...
@@ -55,7 +55,7 @@ class Fixed:
         return self.memory.capacity
 
     def at(self, gradient_steps: int) -> ReplayState:
-        """The arrays."""
+        """Returns the arrays."""
         del gradient_steps
         return self.arrays
 
@@ -64,17 +64,17 @@ class Fixed:
 class OwnReplay:
     """The final replay of one of our DQN runs, in the environment and with the seeds of the offline training.
 
-    It is also written to one file per seed, for other programs. `dormant.rl.data.transitions` describes the format.
+    `open` also writes one file per seed for other programs. `dormant.rl.data.transitions` describes the format.
     """
 
     training: DeviceTraining = field(default_factory=DeviceTraining)
 
     def needs(self, env: Playable, seeds: tuple[int, ...]) -> Needs:
-        """The run that must exist."""
+        """The training that must be finished first."""
         return (replace(self.training, env=env, seeds=seeds),)
 
     def open(self, agent: DQN, env: Playable, seeds: tuple[int, ...], folder: Path, *earlier: FinishedRun) -> Fixed:
-        """The replay in the run's final state. Writes the files in the folder that do not exist yet.
+        """Returns the replay of the run's final state. Writes its files to the folder unless they exist.
 
         Raises ValueError if an existing file is damaged or differs from the final replay.
         """
@@ -101,12 +101,12 @@ class TransitionFiles:
     path: Path | None = field(default=None, compare=False)
 
     def needs(self, env: Playable, seeds: tuple[int, ...]) -> Needs:
-        """No run."""
+        """Returns no training, because these data need no earlier run."""
         del env, seeds
         return ()
 
     def open(self, agent: DQN, env: Playable, seeds: tuple[int, ...], folder: Path, *earlier: FinishedRun) -> Fixed:
-        """The files. Raises ValueError if one is missing, damaged, or from a different environment."""
+        """Reads the files. Raises ValueError if one is missing, damaged, or from a different environment."""
         del folder, earlier
         return _fixed(agent, env, [transitions.read(given(self.path) / f"seed{seed}.npz") for seed in seeds])
 
@@ -118,12 +118,12 @@ class Minari:
     name: str
 
     def needs(self, env: Playable, seeds: tuple[int, ...]) -> Needs:
-        """No run."""
+        """Returns no training, because these data need no earlier run."""
         del env, seeds
         return ()
 
     def open(self, agent: DQN, env: Playable, seeds: tuple[int, ...], folder: Path, *earlier: FinishedRun) -> Fixed:
-        """The data set. Raises ValueError if it is missing or from a different environment."""
+        """Reads the data set. Raises ValueError if it is missing or from a different environment."""
         del folder, earlier
         return _fixed(agent, env, [transitions.read_minari(self.name)] * len(seeds))
 
@@ -133,9 +133,9 @@ Part = tuple[int, ...]  # the number of the file of each seed
 
 @dataclass(frozen=True)
 class DopamineReplay:
-    """The published replay of DQN on a game. One of its `parts` is in memory; another is drawn every `every` steps.
+    """The published replay of DQN on a game. One of its `parts` is in memory; every `every` steps, another is drawn.
 
-    `path` is a folder with one folder per game, in which run k + 1 stands for seed k. `every` counts gradient steps.
+    `path` is a folder with one folder per game, in which seed k reads run k + 1. `every` counts gradient steps.
     `rows` keeps only the first rows of each part; a whole part takes 7 GB.
 
     Source: Agarwal, Schuurmans and Norouzi 2020; batch_rl/fixed_replay loads one of 50 parts at each iteration of
@@ -148,12 +148,12 @@ class DopamineReplay:
     rows: int | None = None
 
     def needs(self, env: Playable, seeds: tuple[int, ...]) -> Needs:
-        """No run."""
+        """Returns no training, because these data need no earlier run."""
         del env, seeds
         return ()
 
     def open(self, agent: DQN, env: Playable, seeds: tuple[int, ...], folder: Path, *earlier: FinishedRun) -> "Parts":
-        """The parts. Raises ValueError if the folder is missing."""
+        """Returns the parts, which are read when needed. Raises ValueError if the folder is missing."""
         del folder, earlier
         if not isinstance(env, Atari):
             raise ValueError(f"DQN-replay holds Atari games only, got the environment {env}.")
@@ -165,17 +165,17 @@ class DopamineReplay:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Files of which one per seed is in memory at a time."""
+    """The parts of a game's log. One part per seed is in memory at a time."""
 
     source: DopamineReplay
     game: Path
     gamma: float
     seeds: tuple[int, ...]
-    steps: int = 0  # each part has its own
+    steps: int = 0  # not used, because each part has its own number
     memory: dopamine.FrameMemory = field(default_factory=dopamine.FrameMemory)
 
     def at(self, gradient_steps: int) -> dopamine.FrameLog:
-        """The parts used at a gradient step, by a random choice that depends only on the seed and the step."""
+        """Reads the parts of a gradient step. Their random choice depends only on the seed and the step."""
         visit = gradient_steps // self.source.every
         part = tuple(int(np.random.default_rng([seed, visit]).integers(self.source.parts)) for seed in self.seeds)
         if part not in self._read:
@@ -209,7 +209,7 @@ def _fixed(agent: DQN, env: Playable, logged: list[transitions.Transitions]) -> 
 
 
 def given(path: Path | None) -> Path:
-    """The user's folder. Raises ValueError if none was named or it does not exist."""
+    """Returns the user's folder. Raises ValueError if the user named none or it does not exist."""
     if path is None:
         raise ValueError("no folder of the data set was named; name it with --data.")
     if not path.is_dir():

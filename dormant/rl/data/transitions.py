@@ -1,4 +1,4 @@
-"""Logged transitions: our file format, Minari's data sets, and the ring that transitions are drawn from.
+"""Logged transitions: our file format, Minari's data sets, and conversions from and to a replay ring.
 
 A file is an .npz archive, which `numpy.load` opens. Its arrays have one entry per agent step, oldest first. Each seed
 has its own file.
@@ -45,7 +45,7 @@ def write(file: Path, transitions: Transitions) -> None:
 
 
 def read(file: Path) -> Transitions:
-    """The transitions in a file. Raises ValueError if it cannot be read or its arrays are missing or do not fit."""
+    """Reads a file. Raises ValueError if that fails, or if the file's arrays are missing or do not fit."""
     try:
         found = read_arrays(file)
     except (OSError, UnreadableFile) as error:
@@ -126,10 +126,10 @@ def joined(rings: list[ReplayState]) -> ReplayState:
 
 
 def read_minari(name: str) -> Transitions:
-    """All steps of a data set in Minari's folder (MINARI_DATASETS_PATH). Nothing is downloaded.
+    """Reads all steps of a data set in Minari's folder (MINARI_DATASETS_PATH). Downloads nothing.
 
     An episode has one observation more than steps, so a truncated episode keeps its last observation. An episode that
-    ends without a mark counts as truncated. Raises ValueError if minari or the data set is missing, or if its
+    ends without a termination counts as truncated. Raises ValueError if minari or the data set is missing, or if its
     observations are not arrays or its actions are not numbers of a finite set.
     """
     episodes = list(_loaded(name).iterate_episodes())
@@ -161,7 +161,7 @@ def _loaded(name: str) -> Any:
 
 
 def _check(name: str, episode: Any) -> None:
-    """Raises ValueError, with the number of the episode, for what cannot be read as transitions."""
+    """Raises ValueError, which names the episode, if the episode cannot be read as transitions."""
     place = f"episode {episode.id} of the Minari data set {name!r}"
     observations, actions = episode.observations, np.asarray(episode.actions)
     if not isinstance(observations, np.ndarray) or actions.ndim != 1 or actions.dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""The interfaces of environments, and evaluation: whole episodes apart from training, and videos of them."""
+"""The interfaces of environments, evaluation on whole episodes, and videos of evaluation episodes."""
 
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Integer, Key, PyTree, Shaped, UInt8
 from numpy import ndarray
 
-EnvState = PyTree[Array]  # whose structure only the environment knows
+EnvState = PyTree[Array]  # its structure is private to the environment
 
 
 class Outcome(NamedTuple):
-    """What one agent step led to. `observation` is the one after the action, before any reset."""
+    """The outcome of one agent step. `observation` follows the action, before any reset."""
 
     observation: Shaped[Array, " *shape"]
     reward: Float[Array, ""]
@@ -27,8 +27,8 @@ class Outcome(NamedTuple):
 class Environment(Protocol):
     """A pure environment: all its state is in `EnvState`, and all its randomness comes from keys.
 
-    `terminal`: the return ends, so nothing is bootstrapped. `truncated`: only the episode ends, so the last observation
-    is bootstrapped.
+    `terminal`: the return ends, so nothing is bootstrapped. `truncated`: the episode ends but the return does not, so
+    the value of the last observation is bootstrapped.
     """
 
     @property
@@ -45,7 +45,7 @@ class Environment(Protocol):
 def step_or_restart(
     env: Environment, key: Key[Array, ""], state: EnvState, action: Integer[Array, ""]
 ) -> tuple[EnvState, Outcome]:
-    """The next state, which starts a new episode if this one ended, and what the action led to."""
+    """Takes one agent step, and resets the environment if the episode ended. Returns the state and the outcome."""
     key_step, key_reset = jax.random.split(key)
     stepped, outcome = env.step(key_step, state, action)
     over = outcome.terminal | outcome.truncated
@@ -54,7 +54,7 @@ def step_or_restart(
 
 @runtime_checkable
 class HostOutcome(Protocol):
-    """What one agent step led to in each environment on the host.
+    """The outcome of one agent step in each environment on the host.
 
     `terminal`: the return ends, so nothing is bootstrapped. `restarted`: a new episode has begun.
     """
@@ -69,9 +69,9 @@ class HostOutcome(Protocol):
 
 @runtime_checkable
 class Player(Protocol):
-    """Several copies of an environment on the host, one per seed, none of which affects another.
+    """Independent copies of an environment on the host, one per seed.
 
-    `step` restarts the episodes that ended. `save` returns a tree of arrays, from which `restore` continues exactly.
+    `step` restarts the episodes that ended. `save` returns a tree of arrays. `restore` resumes exactly from this tree.
     """
 
     @property
@@ -82,7 +82,7 @@ class Player(Protocol):
 
 
 class ControlOutcome(NamedTuple):
-    """What one agent step led to in each body. `observation` is the one after the action, before any restart."""
+    """The outcome of one agent step in each body. `observation` follows the action, before any restart."""
 
     observation: Float32[ndarray, "bodies observation"]
     reward: Float32[ndarray, " bodies"]
@@ -97,9 +97,10 @@ class ControlOutcome(NamedTuple):
 
 @runtime_checkable
 class ControlEnvironment(Protocol):
-    """An environment on the host with `observations` numbers per observation and `actions` numbers in [-1, 1].
+    """A continuous environment on the host. An action has `actions` numbers in [-1, 1].
 
-    `begin` starts one body per seed; its steps return a `ControlOutcome`. `stream` separates evaluation from training.
+    An observation has `observations` numbers. `begin` starts one body per seed; each step of the bodies returns a
+    `ControlOutcome`. Different values of `stream` give independent random numbers, for training and evaluation.
     """
 
     @property
@@ -109,16 +110,16 @@ class ControlEnvironment(Protocol):
     def begin(self, seeds: Sequence[int], stream: int = 0) -> Player: ...
 
 
-RANDOM_PLAY = 2**63  # the stream of random play; the streams of evaluations are numbers of agent steps
+RANDOM_PLAY = 2**63  # stream of random play; the stream of an evaluation is its number of agent steps
 FRAMES_PER_SECOND = 15  # agent steps, at 60 emulator frames per second
-SCALE = 2  # of the Atari's screen in a video
+SCALE = 2  # factor by which videos enlarge the Atari screen
 
 Policy = Callable[[Shaped[Array, " *shape"], Float[Array, "2"]], Int[Array, ""]]
-HostPolicy = Callable[[ndarray], ndarray]  # from the observations of all players to their actions
+HostPolicy = Callable[[ndarray], ndarray]  # maps the observations of all seeds to their actions
 
 
 def episode_returns(env: Environment, policy: Policy, key: Key[Array, ""], episodes: int) -> Float[Array, " episodes"]:
-    """The undiscounted, unclipped returns of `episodes` episodes on the device, each played to its end.
+    """Plays `episodes` whole episodes on the device. Returns their undiscounted, unclipped returns.
 
     Source: the paper's evaluation phase, which plays with epsilon 0.001; dopamine/discrete_domains/run_experiment.py.
     """
@@ -138,7 +139,7 @@ def _episode_return(env: Environment, policy: Policy, key: Array) -> Array:
 
 
 class Film:
-    """An MP4 video, which appears under its name once it is complete. Raises OSError if it cannot be written."""
+    """Writes an MP4 video. `close` gives the file its final name. Raises OSError if it cannot be written."""
 
     def __init__(self, path: Path, screen: Callable[[], UInt8[ndarray, "rows columns 3"]]) -> None:
         self._path, self._part, self._screen = path, path.with_suffix(".part.mp4"), screen
@@ -156,7 +157,7 @@ class Film:
         self._writer.write(cv2.resize(screen[..., ::-1], size, interpolation=cv2.INTER_NEAREST))
 
     def close(self) -> None:
-        """Completes the file."""
+        """Completes the file and gives it its final name."""
         if self._writer:
             self._writer.release()
             self._part.replace(self._path)
@@ -173,10 +174,10 @@ class Film:
 def host_episode_returns(
     player: Player, policy: HostPolicy, episodes: int, agent_steps: int = 1, film: Film | None = None
 ) -> list[Float32[ndarray, " episodes"]]:
-    """The undiscounted, unclipped returns of whole episodes on the host, for each seed.
+    """Plays whole episodes on the host. Returns their undiscounted, unclipped returns for each seed.
 
-    Every seed plays until `agent_steps` steps have passed and `episodes` episodes have ended. A lost life does not end
-    an episode. The film, if there is one, shows the first episode of the first seed.
+    Every seed plays at least `agent_steps` agent steps and at least `episodes` episodes. A lost life does not end an
+    episode. The film, if there is one, shows the first episode of the first seed.
     """
     seeds = len(player.observations)
     totals, playing = np.zeros(seeds, np.float32), np.ones(seeds, bool)

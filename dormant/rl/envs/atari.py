@@ -66,7 +66,7 @@ _NOT_OF_100K = {
     "YarsRevenge",
     "Zaxxon",
 }
-# The 26 games of the Atari 100k benchmark, on which it trains DrQ.
+# The 26 games of the Atari 100k benchmark, on which the paper trains DrQ.
 ATARI_100K_GAMES = tuple(game for game in SCORES if game not in _NOT_OF_100K)
 
 
@@ -76,7 +76,7 @@ def human_normalised(game: str, score: float | Float[ndarray, "*shape"]) -> floa
     >>> human_normalised("Pong", -20.7), human_normalised("Pong", 14.6)
     (0.0, 1.0)
 
-    Raises ValueError for an unknown game, with near names.
+    Raises ValueError for an unknown game, with similar names.
     """
     random, human = SCORES[known_game(game)]
     return (score - random) / (human - random)
@@ -107,18 +107,18 @@ EMULATOR_BYTES = 16_384
 class Atari:
     """One Atari game under the protocol of DQN, with its minimal action set.
 
-    An agent step is four frames of the emulator. Its frame is the maximum of the last two, in grey, resized to
-    84 x 84. An observation stacks the last four such frames, newest last; frames from before the episode are zeros.
+    An agent step is four frames of the emulator. The agent's frame is the maximum of the last two, in grey, resized to
+    84 x 84. An observation stacks the agent's last four frames, newest last; frames from before the episode are zeros.
 
     - `sticky`: probability, per emulator frame, that the last action is repeated instead of the chosen one.
     - `time_limit`: agent steps after which an episode is truncated.
-    - `noops`: largest number of frames without action before an episode. The number is drawn.
+    - `noops`: largest number of frames without action before an episode. The number is drawn uniformly.
     - `life_loss`: whether losing a life ends the return. The game continues.
 
     >>> Atari("Pong").observation_shape
     (84, 84, 4)
 
-    Raises ValueError for an unknown game, ImportError (when it is first played) if ale-py or OpenCV is not installed.
+    Raises ValueError for an unknown game, ImportError at its first use if ale-py or OpenCV is not installed.
     Source: Dopamine's AtariPreprocessing, Bellemare et al. 2013, Machado et al. 2018. DrQ is trained and evaluated with
     `sticky=0.0, noops=29, life_loss=True`.
     """
@@ -152,7 +152,7 @@ class Atari:
 
 
 class AtariOutcome(NamedTuple):
-    """What one agent step led to in each game.
+    """The outcome of one agent step in each game.
 
     - `frame`: the frame after the action, before any restart.
     - `terminal`: the return ends, so nothing is bootstrapped.
@@ -168,7 +168,7 @@ class AtariOutcome(NamedTuple):
 
 
 class AtariState(NamedTuple):
-    """Everything that decides how a game continues, with a leading axis of games if there are several."""
+    """The complete state of a game, with a leading axis of games if there are several."""
 
     emulator: UInt8[ndarray, "*games bytes"]
     emulator_length: Int32[ndarray, "*games"]
@@ -181,7 +181,7 @@ class AtariState(NamedTuple):
 
 
 class AtariGames:
-    """Several games of one kind, none of which affects another.
+    """Independent copies of one game, one per seed.
 
     The same seeds and actions give exactly the same steps. `stream` separates evaluation from training.
 
@@ -191,7 +191,7 @@ class AtariGames:
     ((2, 84, 84, 4), array([0., 0.], dtype=float32))
 
     The games are stepped one after another, because ale-py holds the interpreter's lock while it emulates. Stepping
-    does overlap with the computations of a device.
+    overlaps with computations on the device.
     """
 
     def __init__(self, spec: Atari, seeds: Sequence[int], stream: int = 0) -> None:
@@ -204,7 +204,7 @@ class AtariGames:
         return np.stack([game.observation for game in self._games])
 
     def step(self, actions: Integer[ndarray, " games"]) -> AtariOutcome:
-        """The outcome of the actions. Games that ended are restarted."""
+        """Takes one agent step in each game and restarts ended games. Returns the outcome before any restart."""
         outcomes = [game.step(int(action)) for game, action in zip(self._games, actions, strict=True)]
         return AtariOutcome(*map(np.stack, zip(*outcomes, strict=True)))
 
@@ -213,7 +213,7 @@ class AtariGames:
         return AtariState(*map(np.stack, zip(*[game.save() for game in self._games], strict=True)))
 
     def restore(self, state: AtariState) -> None:
-        """Continues exactly from a saved state."""
+        """Restores a saved state. The next steps are exactly those that followed it."""
         for index, game in enumerate(self._games):
             game.restore(AtariState(*[np.asarray(leaf)[index] for leaf in state]))
 
@@ -223,7 +223,7 @@ class AtariGames:
 
 
 class AtariGame:
-    """One game and its emulator, see `AtariGames`."""
+    """One of the `AtariGames`, with its emulator."""
 
     def __init__(self, spec: Atari, seed: int, stream: int = 0) -> None:
         self.spec, self._key = spec, (seed, stream)
@@ -234,7 +234,7 @@ class AtariGame:
         self._restart()
 
     def step(self, action: int) -> AtariOutcome:
-        """The outcome of the action. A game that ended is restarted."""
+        """Takes one agent step and restarts an ended game. Returns the outcome before any restart."""
         if not 0 <= action < len(self._actions):
             raise ValueError(f"{self.spec.game} has actions 0 to {len(self._actions) - 1}, got {action}.")
         reward, terminal = self._play(action)
@@ -262,7 +262,7 @@ class AtariGame:
         )
 
     def restore(self, state: AtariState) -> None:
-        """Continues exactly from a saved state."""
+        """Restores a saved state. The next steps are exactly those that followed it."""
         emulator = state.emulator[: int(state.emulator_length)].tobytes()
         self._emulator.restoreState(_ale().ALEState(emulator))
         self._screens[:], self.observation = state.screens, np.array(state.observation)
@@ -274,10 +274,10 @@ class AtariGame:
         return self._emulator.getScreenRGB()
 
     def _play(self, action: int) -> tuple[float, bool]:
-        """The reward of up to four frames, and whether the return ended. No frame is played after its end."""
+        """Plays four frames, or fewer if the return ends. Returns the reward and whether the return ended."""
         reward = 0.0
         for frame, uniform in enumerate(self._uniforms()):
-            # The emulator's own sticky actions would differ after a restore.
+            # Sticky actions are drawn by this class, because the emulator's own would differ after a restore.
             if uniform >= self.spec.sticky:
                 self._last_action = action
             reward += self._emulator.act(self._actions[self._last_action])
@@ -292,7 +292,7 @@ class AtariGame:
         return self._emulator.game_over() or (self.spec.life_loss and self._lives < before)
 
     def _look(self) -> UInt8[ndarray, "height width"]:
-        """The frame that an agent sees. After a step that ended early it holds older screens, as in Dopamine."""
+        """The agent's frame. After a step that ended early it is made of older screens, as in Dopamine."""
         # Many games draw some objects only in every second frame.
         np.maximum(*self._screens, out=self._screens[0])
         cv2 = _cv2()
@@ -314,7 +314,7 @@ class AtariGame:
         self._show(self._look(), first=True)
 
     def _uniforms(self) -> Float[ndarray, " frames"]:
-        """Random numbers that depend only on the key and on the number of earlier draws."""
+        """Draws random numbers that depend only on the key and on the number of earlier draws."""
         self._draws += 1
         return np.random.Generator(np.random.Philox(key=self._key, counter=[0, self._draws, 0, 0])).random(FRAME_SKIP)
 

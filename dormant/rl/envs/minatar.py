@@ -1,4 +1,4 @@
-"""MinAtar's five games, through pgx: the only file that imports it (GPL-3.0, the extra `minatar`)."""
+"""MinAtar's five games from pgx. Only this file imports pgx (GPL-3.0, the extra `minatar`)."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -40,9 +40,9 @@ class MinAtar:
     >>> MinAtar("Breakout").observation_shape
     (10, 10, 4)
 
-    Raises ValueError for an unknown game, ImportError (when it is first played) if pgx is not installed.
-    Source: Young & Tian 2019 (MinAtar 1.0.15). The games are equal step for step, except that an episode begins with no
-    action to repeat, and that MinAtar has no time limit. `_as_minatar` corrects Seaquest of pgx 2.6.
+    Raises ValueError for an unknown game, ImportError at its first use if pgx is not installed.
+    Source: Young & Tian 2019 (MinAtar 1.0.15). The games equal MinAtar's step for step, with two exceptions: an episode
+    begins with no action to repeat, and MinAtar has no time limit. `_as_minatar` corrects Seaquest of pgx 2.6.
     """
 
     game: str = "Asterix"
@@ -82,7 +82,7 @@ class MinAtar:
     def step(
         self, key: Key[Array, ""], state: MinAtarState, action: Integer[Array, ""]
     ) -> tuple[MinAtarState, Outcome]:
-        """The state after the action, and what the action led to."""
+        """The state after the action, and the outcome of the agent step."""
         pgx = _pgx(self.game, self.sticky)
         with _lenient():
             game = _as_minatar(self.game, pgx, state.game, pgx.step(state.game, action, key))
@@ -94,7 +94,7 @@ class MinAtar:
 @cache
 def _pgx(game: str, sticky: float) -> Any:
     module, name, _, _ = GAMES[game]
-    # pgx creates arrays when imported; without this they would belong to the function that is being traced.
+    # pgx creates arrays when imported. Without `ensure_compile_time_eval` they would be tracers.
     with _lenient(), jax.ensure_compile_time_eval():
         try:
             source = import_module(f"pgx.minatar.{module}")
@@ -112,16 +112,16 @@ def _lenient() -> ExitStack:
 
 
 def _first(name: str, game: PyTree) -> PyTree:
-    # pgx increments Seaquest's ramp index before it uses the parity, MinAtar after it: pgx starts one lower.
+    # pgx increments Seaquest's ramp index before it uses its parity, MinAtar afterwards. So pgx must start one lower.
     return game.replace(_ramp_index=game._ramp_index - 1) if name == "Seaquest" else game
 
 
 def _as_minatar(name: str, pgx: PyTree, before: PyTree, after: PyTree) -> PyTree:
-    """The game after a step as MinAtar plays it. It differs from pgx on Seaquest.
+    """Corrects pgx's game after a step to MinAtar's rules. Only Seaquest differs.
 
-    pgx ends an episode one step late, when the oxygen is below zero and not at zero. It also keeps enemy bullets that
-    have left the screen, which then block others. One difference remains: in MinAtar, a submarine that is shot in the
-    step in which it fires still fires.
+    pgx ends an episode one step late: when the oxygen is below zero, instead of at zero. It also keeps enemy bullets
+    that have left the screen, and these block other bullets. One difference remains: in MinAtar, a submarine
+    that is shot in the step in which it fires still fires.
     """
     if name != "Seaquest":
         return after

@@ -1,4 +1,4 @@
-"""MuJoCo's locomotion tasks from Gymnasium. Only this file imports it (the extra `mujoco`)."""
+"""MuJoCo's locomotion tasks from Gymnasium. Only this file imports Gymnasium (the extra `mujoco`)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,8 +28,7 @@ class MuJoCo:
     >>> MuJoCo("Hopper-v5").observations, MuJoCo("Hopper-v5").actions
     (11, 3)
 
-    Raises ValueError for an unknown task, ImportError (when it is first played) if Gymnasium or MuJoCo is not
-    installed.
+    Raises ValueError for an unknown task, ImportError at its first use if Gymnasium or MuJoCo is not installed.
     Source: the paper uses the `-v2` tasks of OpenAI Gym; docs/differences.md lists how `-v5` differs.
     """
 
@@ -67,9 +66,9 @@ def known_task(task: str) -> str:
 
 
 class MuJoCoState(NamedTuple):
-    """Everything that decides how a task continues, with a leading axis of bodies if there are several.
+    """The complete state of a body, with a leading axis of bodies if there are several.
 
-    `physics` holds the bytes of MuJoCo's integration state and of the body positions that rewards compare with.
+    `physics` holds the bytes of MuJoCo's integration state and of the body positions, which rewards depend on.
     """
 
     physics: UInt8[ndarray, "*bodies bytes"]
@@ -79,7 +78,7 @@ class MuJoCoState(NamedTuple):
 
 
 class MuJoCoBodies:
-    """Several bodies with one task, none of which affects another.
+    """Independent bodies with the same task, one per seed.
 
     The same seeds and actions give exactly the same steps.
 
@@ -98,7 +97,7 @@ class MuJoCoBodies:
         return np.stack([body.observation for body in self._bodies])
 
     def step(self, actions: Float[ndarray, "bodies actions"]) -> ControlOutcome:
-        """The outcome of the actions. Episodes that ended are restarted."""
+        """Takes one agent step with each body and restarts ended episodes. Returns the outcome before any restart."""
         outcomes = [body.step(action) for body, action in zip(self._bodies, actions, strict=True)]
         observation, *others = zip(*outcomes, strict=True)
         return ControlOutcome(np.stack(observation), *map(np.array, others))
@@ -108,23 +107,23 @@ class MuJoCoBodies:
         return MuJoCoState(*map(np.stack, zip(*[body.save() for body in self._bodies], strict=True)))
 
     def restore(self, state: MuJoCoState) -> None:
-        """Continues exactly from a saved state."""
+        """Restores a saved state. The next steps are exactly those that followed it."""
         for index, body in enumerate(self._bodies):
             body.restore(MuJoCoState(*[np.asarray(leaf)[index] for leaf in state]))
 
 
 class MuJoCoBody:
-    """One body, see `MuJoCoBodies`."""
+    """One of the `MuJoCoBodies`."""
 
     def __init__(self, spec: MuJoCo, seed: int, stream: int = 0) -> None:
         self.spec, self._key, self._episodes = spec, (seed, stream), 0
         self._task, self._mujoco = _task(spec.task), _packages()[1]
-        self._strongest = self._task.action_space.high  # every task here has the same bound in both directions
+        self._strongest = self._task.action_space.high  # the action bounds of all tasks are symmetric
         self._kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
         self._restart()
 
     def step(self, action: Float[ndarray, " actions"]) -> tuple[Float32[ndarray, " observation"], np.float32, Any, Any]:
-        """The outcome of the action, as the fields of `ControlOutcome`. An episode that ended is restarted."""
+        """Takes one agent step and restarts an ended episode. Returns the fields of `ControlOutcome`."""
         observation, reward, terminal, _, _ = self._task.step(np.asarray(action, np.float32) * self._strongest)
         self._elapsed += 1
         late = self._elapsed >= self.spec.time_limit
@@ -139,12 +138,12 @@ class MuJoCoBody:
         return MuJoCoState(self._physics().view(np.uint8), self.observation.copy(), *counters)
 
     def restore(self, state: MuJoCoState) -> None:
-        """Continues exactly from a saved state."""
+        """Restores a saved state. The next steps are exactly those that followed it."""
         data, physics = self._task.data, np.frombuffer(state.physics.tobytes())
         ends = np.cumsum([self._size, data.xpos.size])
         integrated, places, centres = np.split(physics, ends)
         self._mujoco.mj_setState(self._task.model, data, integrated, self._kind)
-        # The rewards of Ant and Humanoid compare these with their values after the step. A step computes them.
+        # The rewards of Ant and Humanoid compare these positions with those after the step. Only a step computes them.
         data.xpos[:], data.xipos[:] = places.reshape(data.xpos.shape), centres.reshape(data.xipos.shape)
         self.observation = np.array(state.observation)
         self._elapsed, self._episodes = int(state.elapsed), int(state.episodes)
@@ -159,7 +158,7 @@ class MuJoCoBody:
         return np.concatenate([state, data.xpos.ravel(), data.xipos.ravel()])
 
     def _restart(self) -> None:
-        # The draws depend only on the key and on the number of episodes so far.
+        # The random numbers depend only on the key and on the number of episodes so far.
         self._task.np_random = np.random.Generator(np.random.Philox(key=self._key, counter=[0, self._episodes, 0, 0]))
         observation, _ = self._task.reset()
         self.observation = observation.astype(np.float32)
@@ -169,13 +168,13 @@ class MuJoCoBody:
 def _task(name: str) -> Any:
     gymnasium, mujoco = _packages()
     with _quiet(mujoco):
-        # Unwrapped, because we save the time limit ourselves and a known environment needs no checks.
+        # Unwrapped, because this file counts the time limit itself and a known environment needs no checks.
         return gymnasium.make(name, disable_env_checker=True).unwrapped
 
 
 @contextmanager
 def _quiet(mujoco: ModuleType) -> Iterator[None]:
-    """Silences MuJoCo's warning about HalfCheetah's old model, on the screen and in the working directory."""
+    """Silences MuJoCo's warning about HalfCheetah's old model, which is printed and written to a log file."""
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda _: None)
     try:
@@ -193,7 +192,7 @@ def _sizes(name: str) -> tuple[int, int]:
 @cache
 def _packages() -> tuple[ModuleType, ModuleType]:
     try:
-        # In this order, because Gymnasium raises a different error if MuJoCo is missing.
+        # MuJoCo comes first, because Gymnasium raises a different error if MuJoCo is missing.
         mujoco, gymnasium = map(import_module, ("mujoco", "gymnasium"))
         import_module("gymnasium.envs.mujoco")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The parts of Q-networks, a multi-layer perceptron, and a network with three heads for plasticity injection."""
+"""Building blocks of Q-networks, a multi-layer perceptron, and a network with three heads for plasticity injection."""
 
 import math
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ Shape = tuple[int, ...]
 # The paper's networks (dopamine/labs/redo/networks.py). MinAtar's own DQN draws kernels and biases uniformly within
 # 1/sqrt(fan in), PyTorch's default.
 KERNEL = jax.nn.initializers.xavier_uniform()
-EPSILON = 1e-6  # of the LayerNorm, Flax's default
+EPSILON = 1e-6  # of LayerNorm; Flax's default
 
 
 @runtime_checkable
 class QNetwork(Protocol):
-    """A network from observations to one Q value per action. `init` receives the shapes of both."""
+    """A network that maps observations to one Q value per action."""
 
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params: ...
     def apply(self, params: Params, observations: Shaped[Array, "batch *shape"]) -> Float[Array, "batch actions"]: ...
@@ -37,14 +37,14 @@ def fresh_layer(
     layer_norm: bool = False,
     kernel: jax.nn.initializers.Initializer = KERNEL,
 ) -> Layer:
-    """A kernel of that shape and a zero bias; with `layer_norm` also a scale of one and an offset of zero."""
+    """A random kernel of the given shape and a zero bias. `layer_norm` adds a scale of one and an offset of zero."""
     plain = {"kernel": kernel(key, shape, jnp.float32), "bias": jnp.zeros(shape[-1])}
     norm = {"scale": jnp.ones(shape[-1]), "offset": jnp.zeros(shape[-1])}
     return plain | (norm if layer_norm else {})
 
 
 def outputs_of(neurons: int, activation: Activation) -> int:
-    """The number of activations of `neurons` neurons.
+    """The number of activations that `neurons` neurons give: CReLU gives two per neuron.
 
     >>> outputs_of(16, "relu"), outputs_of(16, "crelu")
     (16, 32)
@@ -53,7 +53,7 @@ def outputs_of(neurons: int, activation: Activation) -> int:
 
 
 def active(values: Float[Array, "batch *places n"], layer: Layer, activation: Activation) -> Float[Array, "..."]:
-    """The activations of a layer, which is first normalised if it has a scale."""
+    """The activations of a layer. If the layer has a scale, LayerNorm is applied before the activation."""
     return activated(normalised(values, layer) if "scale" in layer else values, activation)
 
 
@@ -76,7 +76,7 @@ def activated(values: Float[Array, "batch *places n"], activation: Activation) -
 
 
 def normalised(values: Float[Array, "batch *places n"], layer: Layer) -> Float[Array, "batch *places n"]:
-    """Values with mean 0 and variance 1 over the neurons at each place, then scaled and shifted.
+    """LayerNorm: normalises the values over the neurons at each place, then scales and shifts them.
 
     Source: Ba et al. 2016, "Layer normalization"; Lyle et al. 2023, "Understanding plasticity in neural networks".
     """
@@ -88,15 +88,15 @@ def normalised(values: Float[Array, "batch *places n"], layer: Layer) -> Float[A
 
 
 def spectrally_normalised(layer: Layer) -> Layer:
-    """A dense layer with its kernel divided by its largest singular value. The gradient flows through that value.
+    """A dense layer with its kernel divided by its largest singular value. The gradient flows through that divisor.
 
     >>> kernel = spectrally_normalised({"kernel": jnp.diag(jnp.array([4.0, 1.0]))})["kernel"]
     >>> jnp.round(kernel, 3).tolist()
     [[1.0, 0.0], [0.0, 0.25]]
 
     Source: Miyato et al. 2018, "Spectral normalization for generative adversarial networks"; Gogianu et al. 2021,
-    "Spectral normalisation for deep reinforcement learning", for one layer of a Q-network. They keep the power
-    iteration's vector between steps; ours starts anew at every step.
+    "Spectral normalisation for deep reinforcement learning", for one layer of a Q-network. Both papers
+    keep the power iteration's vector between steps; this function restarts it at every step.
     """
     value = largest_singular_value(layer["kernel"])
     return layer | {"kernel": layer["kernel"] / jnp.where(value > 0, value, 1.0)}
@@ -108,7 +108,7 @@ def linear(values: Float[Array, "batch inputs"], layer: dict[str, Array]) -> Flo
 
 
 def output_layers(key: Key[Array, ""], inputs: int, actions: int, dueling: bool) -> Params:
-    """A fresh linear head, or the two layers of a dueling head: the actions' advantages and the state's value."""
+    """Fresh output layers: a linear head, or the two layers of a dueling head, for advantages and the state's value."""
     if not dueling:
         return {"head": fresh_layer(key, (inputs, actions))}
     advantage, value = jax.random.split(key)
@@ -201,7 +201,7 @@ class Injectable:
 
 
 def injectable(network: QNetwork) -> Injectable:
-    """The network with every layer below its last hidden layer shared, as plasticity injection needs it.
+    """Wraps a network for plasticity injection. All layers below its last hidden layer are shared.
 
     >>> from dormant.rl.networks.convolutional import NatureCNN
     >>> injectable(NatureCNN()).shared

@@ -24,7 +24,7 @@ from . import (
 )
 
 Padding = Literal["SAME", "VALID"]
-INNER_KERNEL = jax.nn.initializers.lecun_normal()  # Flax's default, which the reference leaves in residual blocks
+INNER_KERNEL = jax.nn.initializers.lecun_normal()  # Flax's default; the reference code uses it in residual blocks
 NATURE = ((8, 4, 32), (4, 2, 64), (3, 1, 64))  # side, stride and filters of each convolution
 STACKS = (32, 64, 64)  # filters of each stack
 DENSE = 512
@@ -91,8 +91,9 @@ class ImageCNN:
 
     Raises ValueError for a layer without neurons.
     Source: the paper's network for figure 3 has "three convolutions and a dense layer". The 32, 64 and 64 filters of
-    3 x 3 are second-hand, because the paper's appendix was not available. Strides in place of pooling are our choice:
-    with pooling to the same sizes, a step takes five times as long on a CPU. Initialised like the paper's agents.
+    3 x 3 are as others report them, because the paper's appendix was not available. Strides in place of pooling are our
+    choice: with pooling to the same sizes, a step takes five times as long on a CPU. The network is initialised like
+    the paper's agents.
     """
 
     filters: tuple[int, int, int] = (32, 64, 64)
@@ -254,16 +255,16 @@ def pooled(maps: Float[Array, "batch height width channels"]) -> Float[Array, "b
 
 
 def _convolved(maps: Array, layer: Layer, stride: int = 1, padding: Padding = "SAME") -> Array:
-    # XLA's convolution on every backend: no product of patches was faster in a whole gradient step (LOG.md).
+    # Uses XLA's convolution on every backend. A matrix product of patches never made a gradient step faster (LOG.md).
     return xla_convolution(maps, layer["kernel"], stride, padding) + layer["bias"][None, None, None]
 
 
 def _by_patches(images: Array, layer: Layer, stride: int, padding: Padding) -> Array:
-    """A convolution with few channels, plus the bias.
+    """A convolution of images with few channels, plus the bias.
 
-    On CPU it is a matrix product of patches, because XLA's convolution of so few channels is several times as slow, and
-    its gradient many times as slow in a loop (LOG.md). Elsewhere it is XLA's convolution. Both agree to float32
-    rounding.
+    On a CPU it computes a matrix product of patches. There, XLA's convolution of so few channels is several times
+    slower, and its gradient in a loop is many times slower (LOG.md). Other backends use XLA's convolution. Both agree
+    to float32 rounding.
     """
     multiply = patches_times_kernel if jax.default_backend() == "cpu" else xla_convolution
     return multiply(images, layer["kernel"], stride, padding) + layer["bias"][None, None, None]
@@ -286,7 +287,7 @@ def patches_times_kernel(
     stride: int,
     padding: Padding,
 ) -> Float[Array, "batch rows columns filters"]:
-    """The same convolution as one matrix product."""
+    """The convolution of `xla_convolution`, computed as one matrix product."""
     high, wide, channels, filters = kernel.shape
     rows = _length(images.shape[1], high, stride, padding)
     columns = _length(images.shape[2], wide, stride, padding)
@@ -299,7 +300,7 @@ def patches_times_kernel(
 
 
 def _margins(length: int, side: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after for padding SAME: one more after than before if their number is odd."""
+    """Numbers of zeros before and after for padding SAME. If their sum is odd, one more zero is added after."""
     total = max(stride * (-(-length // stride) - 1) + side - length, 0)
     return total // 2, total - total // 2
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Num, Shaped, UInt8
 class Batch(NamedTuple):
     """n-step transitions. `discount_t` multiplies the value of `observation_t`; it is 0 after a termination.
 
-    `noise` belongs to the agent's augmentation; it is empty without one.
+    `noise` holds the random numbers of the agent's augmentation; it is empty without augmentation.
     """
 
     observation_tm1: Shaped[Array, "batch *shape"]
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 
 class ReplayState(NamedTuple):
-    """The arrays of a ring: per agent step, the packed observations before and after it, and what came in between.
+    """The arrays of a ring, with one entry per agent step. `observations` are those before and after it, packed.
 
     Several rings have a leading axis of seeds. `discount` is 0 at a termination and gamma elsewhere. `last` is True at
     the end of an episode, whether terminated or truncated.
@@ -84,9 +84,9 @@ class Replay:
         last_t: Bool[Array, "*seeds"],
         observation_t: Shaped[Array, "*seeds_and_shape"],
     ) -> ReplayState:
-        """The ring with one more agent step, which replaces the oldest if the ring is full. `added` steps came before.
+        """Adds one agent step, over the oldest step if the ring is full. `added` counts earlier steps.
 
-        Rings of several seeds are filled together, by one write in place. Under `vmap` it would be a scatter.
+        Rings of several seeds are written together by one update in place. Under `vmap` it would be a scatter.
         """
         seeds = action_tm1.ndim
         pair = self.pack(jnp.stack([observation_tm1, observation_t], axis=seeds))
@@ -119,7 +119,7 @@ class Replay:
         return ring.observations[self._starts(added, uniform), 0]
 
     def _starts(self, added: Array, uniform: Array) -> Array:
-        """Slots of the first steps of the drawn transitions."""
+        """The slots of the steps at which the drawn transitions start."""
         held = jnp.minimum(added, self.capacity)
         number = held - self.n_step + 1
         # A float32 has 24 bits, so every step of a ring of up to 16 million can be drawn.

@@ -1,8 +1,8 @@
 """Rings in memory-mapped files: opening them, flushing them, checking their content and that they fit on this machine.
 
-Each stored step has a checksum that starts from the ring's owner: a number that stands for one seed of one run. A step
-of another run, of another time or with a flipped bit therefore has a wrong checksum. A checksum takes 3 microseconds
-per Atari frame, and opening a ring reads its steps once, at about 1.5 GB per second.
+The checksum of a stored step covers its bytes, its number, and the ring's owner, a number that identifies one seed of
+one run. So a step of another run, a step from another time, and a flipped bit all give a wrong checksum. A checksum
+takes 3 microseconds per Atari frame, and opening a ring reads its steps once, at about 1.5 GB per second.
 """
 
 import os
@@ -18,12 +18,12 @@ from numpy import ndarray
 
 from dormant.files import available_memory
 
-# Memory that a training needs besides its rings: the program, XLA's compiler, networks and batches.
+# Memory that a training needs in addition to its rings: the program, XLA's compiler, networks and batches.
 OTHER_BYTES = 2 * 10**9
 
 
 class DamagedRing(ValueError):
-    """The files of a ring are damaged, or are those of another ring, run or seed."""
+    """The files of a ring are damaged, or belong to another ring, run or seed."""
 
 
 @runtime_checkable
@@ -48,14 +48,14 @@ def save_due(ring: Ring, added: int, saved: int, steps: int) -> bool:
 
 
 def opener(added: int) -> Callable[[Path, tuple[int, ...], type], ndarray]:
-    """How to open the files of a ring: `created` before the first agent step, `opened` after it."""
+    """The function that opens a ring's file: `created` before the first agent step, `opened` after it."""
     return created if added == 0 else opened
 
 
 def created(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
-    """A new file of zeros, mapped into memory. Raises OSError if the disk is full."""
+    """Creates a file of zeros and maps it into memory. Raises OSError if the disk is full."""
     array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
-    # Without this, a disk that fills up later would kill the process at a write to the mapped memory.
+    # Reserves the disk space. Otherwise a full disk would kill the process at a write to the mapped memory.
     if hasattr(os, "posix_fallocate"):
         with file.open("r+b") as stream:
             os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
@@ -63,9 +63,9 @@ def created(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
 
 
 def opened(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
-    """An existing file, mapped into memory. Raises DamagedRing if it does not fit, OSError if it is missing."""
+    """Maps an existing file into memory. Raises DamagedRing if it does not fit, OSError if it is missing."""
     try:
-        array = np.lib.format.open_memmap(file, mode="r")  # to write, NumPy would extend a file that was cut
+        array = np.lib.format.open_memmap(file, mode="r")  # for writing, NumPy would extend a truncated file
     except OSError:
         raise
     except Exception as error:  # NumPy raises many types of errors for a damaged header
@@ -89,7 +89,7 @@ def claim_ring(mark: ndarray, owner: int | None, added: int, folder: Path) -> No
 
 
 def checksum(owner: int, number: int, *parts: Any) -> int:
-    """A checksum of the bytes of some arrays or numbers, which are part `number` of a ring.
+    """A checksum of a ring's owner, the number of a step or frame, and the bytes of its parts.
 
     >>> checksum(1, 0, b"abc") == checksum(2, 0, b"abc"), checksum(1, 0, b"abc") == checksum(1, 1, b"abc")
     (False, False)
@@ -101,7 +101,7 @@ def checksum(owner: int, number: int, *parts: Any) -> int:
 
 
 def refuse_changed(kept: ndarray, numbers: Iterable[int], sums: Iterable[int], what: str, folder: Path) -> None:
-    """Raises DamagedRing, with the first number, if a checksum differs from the one kept for its number."""
+    """Raises DamagedRing, which names the first mismatch, if a checksum differs from the stored one."""
     for number, found in zip(numbers, sums, strict=True):
         if kept[number % len(kept)] != found:
             raise DamagedRing(f"{folder} is damaged, or no longer holds all steps: {what} {number} has changed.")
@@ -115,7 +115,7 @@ def flush(ring: Any) -> None:
 
 
 def refuse_without_room(ring: Ring, rings: int, folder: Path) -> None:
-    """Raises ValueError unless `rings` rings fit into memory and on the folder's disk. Existing files count as free."""
+    """Raises ValueError unless `rings` rings fit into memory and on the disk. Existing files count as free space."""
     kept = sum(file.stat().st_blocks * 512 for file in folder.rglob("*.npy")) if folder.exists() else 0
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     message = shortage(ring, rings, available_memory(), shutil.disk_usage(existing).free + kept)
@@ -124,7 +124,7 @@ def refuse_without_room(ring: Ring, rings: int, folder: Path) -> None:
 
 
 def shortage(ring: Ring, rings: int, memory: int, disk: int) -> str:
-    """What is missing for so many rings, with the sum; an empty string if they fit.
+    """A message with the sizes if `rings` rings do not fit; an empty string if they fit.
 
     >>> from dormant.rl.replay.frames import FrameReplay
     >>> print(shortage(FrameReplay(1_000_000), 2, memory=10 * 10**9, disk=100 * 10**9))

@@ -17,10 +17,10 @@ from .files import checksum, claim_ring, opener, refuse_changed, save_due
 class FrameRing(NamedTuple):
     """The arrays of a ring, in memory or in mapped files, with one entry per agent step and one place per frame.
 
-    `place` is the number of frames stored before the frame that the step was taken from. `age` is the number of those
-    frames that belong to its observation. `discount` is 0 at a termination and gamma elsewhere. `last` is True at the
-    end of an episode, whether terminated or truncated. Every frame and every step has a checksum, and `owner` stands
-    for the run and seed of the ring.
+    The frame seen before a step is stored at `place`. The observation before the step also includes the `age` frames
+    before that frame. `discount` is 0 at a termination and gamma elsewhere. `last` is True at the
+    end of an episode, whether terminated or truncated. Every frame and every step has a checksum. `owner`
+    identifies the run and seed of the ring.
     """
 
     frames: UInt8[ndarray, "places height width"]
@@ -46,7 +46,7 @@ class FrameReplay:
     return stops at the end of its episode. A truncated episode also stores its last frame and is bootstrapped from it.
     After a termination nothing is bootstrapped, and `observation_t` is the last observation that was acted on.
 
-    `slack` extra agent steps are kept, so that steps added after a checkpoint do not overwrite steps that the
+    The ring stores `slack` extra agent steps, so that steps added after a checkpoint do not overwrite steps that the
     checkpoint needs. A checkpoint then stores only the number of steps added. At most one episode per `time_limit`
     agent steps may be truncated.
 
@@ -54,7 +54,7 @@ class FrameReplay:
     >>> replay.bytes / replay.capacity
     7154.13...
 
-    Raises ValueError for a size below 1. `Replay` is the same ring on the device.
+    Raises ValueError for a size below 1. `Replay` is the corresponding ring on the device.
     """
 
     capacity: int
@@ -88,7 +88,7 @@ class FrameReplay:
 
     @property
     def layout(self) -> str:
-        """How the size is made up.
+        """Text that explains the size of a ring.
 
         >>> FrameReplay(1_000).layout
         '11,006 frames x 7,060 bytes + 11,000 steps x 23 bytes'
@@ -103,12 +103,12 @@ class FrameReplay:
         return FrameRing(*(np.zeros(shape, dtype) for shape, dtype in self._fields()))
 
     def open(self, folder: Path, added: int, owner: int | None = None) -> FrameRing:
-        """The ring in a folder's files, as it was after `added` steps; a new ring if `added` is 0.
+        """Opens the ring in a folder's files, as it was after `added` steps. Creates a new ring if `added` is 0.
 
-        `owner` stands for the run and seed that the ring belongs to; None accepts any.
+        `owner` identifies the run and seed of the ring; None accepts any.
 
-        Raises DamagedRing if the files hold another ring or are damaged, or if later steps have overwritten some of
-        these, OSError if a file is missing or the disk is full.
+        Raises DamagedRing if the files are damaged, hold another ring, or no longer hold all steps because later steps
+        have overwritten them, OSError if a file is missing or the disk is full.
         """
         folder.mkdir(parents=True, exist_ok=True)
         arrange = opener(added)
@@ -129,7 +129,7 @@ class FrameReplay:
         last_t: bool | np.bool_,
         frame_t: UInt8[ndarray, "height width"],
     ) -> None:
-        """Writes one agent step in place, over the oldest step if the ring is full. `added` steps came before it.
+        """Writes one agent step in place, over the oldest step if the ring is full. `added` counts earlier steps.
 
         Raises ValueError if episodes are truncated more often than once per `time_limit` steps.
         """
@@ -163,7 +163,7 @@ class FrameReplay:
             final = np.where(alive, first + step, final)
             alive &= ~ring.last[slot]
         action = ring.action[first % self.slots].astype(np.int32)
-        # Elsewhere the fields of `Batch` are JAX arrays, and pyright takes a PyTree for either.
+        # `Batch` annotates JAX arrays, but these are NumPy arrays. Pyright accepts a PyTree as either.
         before: PyTree = self._observations(ring, first, 0)
         after: PyTree = self._observations(ring, final, ring.discount[final % self.slots] > 0)
         leaves: PyTree = (before, action, return_t, discount_t, after)
@@ -176,7 +176,7 @@ class FrameReplay:
         return self._observations(ring, self._starts(added, uniform), 0)
 
     def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
-        """Whether every transition drawn once `added` steps are in the ring lies within the first `there` steps.
+        """Whether every transition drawn after `added` steps lies within the first `there` steps.
 
         >>> FrameReplay(capacity=100).drawn_before(50, np.array([0.1, 0.9]), there=49)
         True
@@ -204,7 +204,7 @@ class FrameReplay:
         )
 
     def _next(self, ring: FrameRing, added: int) -> tuple[int, int]:
-        """Place and age of the next step."""
+        """The place and age of the next step."""
         if added == 0:
             return 0, 0
         slot = (added - 1) % self.slots
@@ -213,7 +213,7 @@ class FrameReplay:
         return place + 1 + kept_one_more, 0 if last else min(age + 1, self.stack - 1)
 
     def _starts(self, added: int, uniform: Float[ndarray, "*draws"]) -> Int64[ndarray, "*draws"]:
-        """Numbers of the first steps of the drawn transitions."""
+        """The numbers of the steps at which the drawn transitions start."""
         held = min(added, self.capacity)
         number = held - self.n_step + 1
         if number < 1:
@@ -224,7 +224,7 @@ class FrameReplay:
     def _observations(
         self, ring: FrameRing, step: Int64[ndarray, "*draws"], ahead: int | Bool[ndarray, "*draws"]
     ) -> UInt8[ndarray, "*draws_height_width_stack"]:
-        """The observations at some steps, or after them where `ahead` is 1."""
+        """The observations before the given steps, or after them where `ahead` is 1."""
         place, age = ring.place[step % self.slots] + ahead, ring.age[step % self.slots] + ahead
         stacked = np.empty((*step.shape, *self.frame_shape, self.stack), np.uint8)
         # One array for all frames, because allocating fresh pages costs more than copying the frames.
@@ -245,7 +245,7 @@ class FrameReplay:
             )
 
     def _check_whole(self, ring: FrameRing, added: int, folder: Path) -> None:
-        """Raises DamagedRing unless the steps and frames that can be drawn are those that were added last."""
+        """Raises DamagedRing unless all steps and frames that can be drawn match their checksums."""
         owner, kept = int(ring.owner[0]), range(max(added - self.capacity, 0), added)
         found = (checksum(owner, step, COLUMNS.pack(*self._step(ring, step))) for step in kept)
         refuse_changed(ring.step_checksums, kept, found, "step", folder)
@@ -258,7 +258,7 @@ class FrameReplay:
         return (column[step % self.slots].item() for column in ring[1:7])
 
     def _places(self, ring: FrameRing, kept: range) -> range:
-        """The places of the frames of some steps, from the oldest that is stacked to the newest."""
+        """The places of all frames of the given steps, from the oldest stacked frame to the newest."""
         first, last = kept[0] % self.slots, kept[-1] % self.slots
         # The frame after the newest step is stored unless nothing is bootstrapped from it.
         after = int(ring.place[last]) + 1 + bool(ring.discount[last] > 0)

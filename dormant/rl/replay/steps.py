@@ -1,4 +1,4 @@
-"""A ring of agent steps on the host, one row of numbers each, from which steps are drawn uniformly."""
+"""A ring of agent steps on the host, one row of numbers per step. Steps are drawn from it uniformly."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ NUMBER_BYTES = np.dtype(np.float32).itemsize
 
 
 class StepRing(NamedTuple):
-    """The arrays of a ring: a row of numbers per agent step, its checksum, and the number that stands for the owner."""
+    """The arrays of a ring: a row of numbers per agent step, its checksum, and the number of the owner."""
 
     steps: Float32[ndarray, "slots numbers"]
     checksums: UInt32[ndarray, " slots"]
@@ -39,8 +39,8 @@ class StepReplay:
 
     A row holds the observation before the step, its action, its reward, its discount (0 at a termination, gamma
     elsewhere) and the observation after it. A truncated episode is therefore bootstrapped from its true last
-    observation. `observations` and `actions` are the lengths of one observation and of one action. `slack` extra steps
-    are kept, so that steps added after a checkpoint do not overwrite steps that the checkpoint needs.
+    observation. `observations` and `actions` are the lengths of one observation and of one action. The ring stores
+    `slack` extra steps, so that steps added after a checkpoint do not overwrite steps that the checkpoint needs.
 
     >>> StepReplay(1_000, observations=11, actions=3).layout
     '11,000 steps x 112 bytes'
@@ -75,7 +75,7 @@ class StepReplay:
 
     @property
     def layout(self) -> str:
-        """How the size is made up."""
+        """Text that explains the size of a ring."""
         return f"{self.slots:,} steps x {self._row_bytes:,} bytes"
 
     @property
@@ -83,12 +83,12 @@ class StepReplay:
         return (self.numbers + 1) * NUMBER_BYTES  # a row and its checksum
 
     def open(self, folder: Path, added: int, owner: int | None = None) -> StepRing:
-        """The ring in a folder's files, as it was after `added` steps; a new ring if `added` is 0.
+        """Opens the ring in a folder's files, as it was after `added` steps. Creates a new ring if `added` is 0.
 
-        `owner` stands for the run and seed that the ring belongs to; None accepts any.
+        `owner` identifies the run and seed of the ring; None accepts any.
 
-        Raises DamagedRing if the files hold another ring or are damaged, or if later steps have overwritten some of
-        these, OSError if a file is missing or the disk is full.
+        Raises DamagedRing if the files are damaged, hold another ring, or no longer hold all steps because later steps
+        have overwritten them, OSError if a file is missing or the disk is full.
         """
         folder.mkdir(parents=True, exist_ok=True)
         arrange = opener(added)
@@ -107,9 +107,9 @@ class StepReplay:
         return StepRing(row, np.zeros(self.slots, np.uint32), owner)
 
     def add(self, ring: StepRing, added: int, *columns: Any) -> None:
-        """Writes one agent step in place, over the oldest step if the ring is full. `added` steps came before it.
+        """Writes one agent step in place, over the oldest step if the ring is full. `added` counts earlier steps.
 
-        The columns are observation, action, reward, discount and the observation after.
+        The columns are the observation before the step, action, reward, discount, and the observation after it.
         """
         row = ring.steps[added % self.slots]
         np.concatenate([np.atleast_1d(column) for column in columns], out=row, casting="same_kind")
@@ -123,7 +123,7 @@ class StepReplay:
         return np.take(ring.steps, self._drawn(added, uniform) % self.slots, axis=0)
 
     def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
-        """Whether every step drawn once `added` steps are in the ring is already among the first `there` steps.
+        """Whether every step drawn after `added` steps is among the first `there` steps.
 
         >>> StepReplay(100, 1, 1).drawn_before(50, np.array([0.1, 0.9]), there=49)
         True
@@ -150,7 +150,7 @@ class StepReplay:
         return save_due(self, added, saved, steps)
 
     def _drawn(self, added: int, uniform: Float[ndarray, "*draws"]) -> Int64[ndarray, "*draws"]:
-        """Numbers of the drawn steps."""
+        """The numbers of the drawn steps."""
         held = min(added, self.capacity)
         if held < 1:
             raise ValueError("nothing can be drawn yet: no step was added.")
