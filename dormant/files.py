@@ -16,7 +16,7 @@ BLOCK_BYTES = 2**24
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """The path of a new file beside `file`. It replaces `file` when the block ends without an error.
+    """Yields the path of a new file, which replaces `file` when the block ends without an error.
 
     A process that is killed leaves either the old content or the new content. An existing file or link at the new
     path is removed first, so nothing is ever written through a link.

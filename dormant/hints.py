@@ -37,7 +37,7 @@ def warn_once() -> None:
 
 
 def extras() -> dict[str, list[str]]:
-    """The packages of each extra, from dormant's own metadata. The key "" has the packages that are always installed.
+    """Returns the packages of each extra from dormant's metadata. The key "" has those that are always installed.
 
     The result is empty if dormant runs without being installed.
     """
@@ -67,9 +67,9 @@ def extra_of(module: str) -> str | None:
 
 
 def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """The end of an error message about an unknown name: the nearest known names, or all of them if none is near.
+    """Returns the end of an error message about an unknown name: the nearest known names, or all if none is near.
 
-    Capitals, underscores and hyphens do not count. `otherwise` replaces the list of all names.
+    Capitals, underscores and hyphens are ignored. `otherwise` replaces the list of all names.
 
     >>> suggestion("demon_attck", ["DemonAttack", "Pong"])
     'did you mean DemonAttack?'
@@ -94,7 +94,7 @@ def canonical(name: str, known: Iterable[str]) -> str:
 
 
 def folded(name: str) -> str:
-    """A name in lower case, without underscores and hyphens.
+    """Returns a name in lower case, without underscores and hyphens.
 
     >>> folded("Shrink_Perturb")
     'shrinkperturb'

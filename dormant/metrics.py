@@ -19,7 +19,7 @@ from .wiring import Entries, Network, NeuronLayer, Wiring, by_path, entry_sums
 
 Matrix = Num[AnyArray, "samples neurons"]
 Scalar = float | Float[Array, ""]
-FREQUENCY = 1e5  # of the sine that makes the targets of two states unrelated
+FREQUENCY = 1e5  # frequency of the sine that makes the targets of two states unrelated
 
 
 def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float[Array, " neurons"]]:

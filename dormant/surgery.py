@@ -269,7 +269,7 @@ def _scaled(donor: PyTree[Array], params: PyTree[Array], layers: Sequence[Neuron
 def recyclable(
     network: Network, params: PyTree, names: tuple[str, ...] | None, coupled: Literal["recycle", "skip"]
 ) -> list[NeuronLayer]:
-    """Returns the layers that can be recycled. If `names` is given, only layers, or networks, with these names.
+    """Returns the layers that can be recycled, or those of them in `names`: names of layers or networks.
 
     A layer can't be recycled if the optimizer does not train a parameter that feeds or reads it: its new neurons would
     not learn. Warns of such layers if `names` is None.

@@ -91,7 +91,7 @@ class Every:
     1000
 
     Raises TypeError if the period is not a whole number or `what` is not an intervention. Raises ValueError for a
-    period below 1, a negative start, a stop that is not after it, and for an intervention that must be called at every
+    period below 1, a negative start, a stop not after the start, and an intervention that must be called at every
     gradient step, such as ClipWeights.
     Source: the reference code also counts the steps before learning starts. We count calls of `update`.
     """
@@ -141,7 +141,7 @@ class Chain:
     >>> Chain(Every(1_000, ReDo()), Every(50_000, ShrinkPerturb(keep=0.8))).links[1].period
     50000
 
-    Raises TypeError for a list of interventions in place of several arguments, and for any other object.
+    Raises TypeError for a list of interventions in place of several arguments, and for arguments of another type.
     """
 
     links: tuple[Intervention, ...]

@@ -24,7 +24,7 @@ class Reached(NamedTuple):
 
 
 def audit(notes: Ledger, traced: Program, values: dict[int, Value]) -> None:
-    """Adds reasons to producers that depend on parameters, or reach kernels or outputs, by a path not followed."""
+    """Adds a reason to producers with a path from a parameter, or to a kernel or output, that was not followed."""
     reached = _reached(notes, traced, values)
     fed = notes.fed_by()
     for feed in notes.feeds:

@@ -68,7 +68,7 @@ def elementwise(notes: Ledger, step: Step, operands: Sequence[Value], shape: tup
 
 
 def _outside(carriers: Sequence[Value], shared: Why) -> Why:
-    """Returns the reasons in `shared` that hold for every operand without an activation.
+    """Returns the reasons in `shared` that apply to every operand whose neurons have no activation yet.
 
     PReLU multiplies only one of its two operands by the learned slope, so the slope belongs to the activation.
     """
@@ -195,7 +195,7 @@ def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value, known: frozense
 
 
 def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, Value]) -> bool:
-    """Compares the neurons of two operands. Different neurons are merged in pairs, or are not recycled.
+    """Compares the neurons of two operands. Merges different neurons in pairs, or marks them as not recyclable.
 
     Returns True if different neurons of the same kernel are combined. The result then contains no neurons.
     """
@@ -220,7 +220,7 @@ def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, V
 
 
 def _are_one_neuron(notes: Ledger, step: Step, pairs: Ids, first: set[int], second: set[int]) -> bool:
-    """Whether each pair acts as one neuron: gated pairs, and neurons of two kernels summed before a kernel reads them.
+    """Whether each pair acts as one neuron: products of two, or sums over two kernels before a kernel reads them.
 
     A neuron may be in one pair only. Combining a layer with a shifted copy of itself, for example, mixes its neurons.
     """

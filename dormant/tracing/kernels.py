@@ -37,8 +37,8 @@ def product(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes
 def kernel_side(operands: Sequence[Value], outer: Sequence[Sequence[int]]) -> int | None:
     """Returns which operand is the kernel, or None if it is ambiguous. The kernel holds parameters and no neurons.
 
-    If both operands do, the kernel is the one that does not depend on the inputs. If both depend on them (the task
-    chooses a head and the observation an embedding), it is the one whose entries vary along the `outer` axes.
+    If both operands hold parameters, the kernel is the one that does not depend on the inputs. If both depend on them,
+    such as the head of a task and an embedding, the kernel is the one whose entries vary along the `outer` axes.
     """
     sides = [side for side, operand in enumerate(operands[:2]) if operand.parts and not operand.has_neurons]
     pure = [side for side in sides if not operands[side].from_input]

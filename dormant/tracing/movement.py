@@ -9,8 +9,8 @@ import numpy as np
 from .program import Step
 from .values import NONE, Ids, narrow, widen
 
-# Returns the moved ids. Takes the ids of the first operand (length 1 along axes on which they are constant), its shape,
-# and the known indices in the other operands.
+# A function that moves ids. It takes the step, the ids of the first operand (length 1 along axes on which they are
+# constant), the operand's shape, and the known indices in the other operands.
 Move = Callable[[Step, Ids, tuple[int, ...], Sequence[Any]], Ids]
 
 

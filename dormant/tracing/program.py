@@ -26,7 +26,7 @@ INLINED = {
 }
 
 
-# Most steps of a scan that is unrolled. Each step is also compiled when the network is measured.
+# Largest number of steps in an unrolled scan. Each step is compiled again when the network is measured.
 LONGEST_UNROLLED = 10_000
 
 

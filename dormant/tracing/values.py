@@ -75,7 +75,7 @@ class Value:
 
 
 class Constant:
-    """Elements that are known while tracing. They are computed on first access, so that unused noise never is."""
+    """Elements that are known while tracing. They are computed on first access, if at all."""
 
     def __init__(self, compute: Callable[[], Any], depth: int = 0) -> None:
         self._compute, self.depth = compute, depth
