@@ -24,9 +24,9 @@ class Reason(str):
         return reason
 
 
-APART = "put a layer with weights of its own between it and what it meets"
+APART = "insert a layer with its own weights between it and the values it is combined with"
 OWN = "give each of its neurons weights of its own"
-DIRECT = "use those parameters as they are, or compute with them only behind a layer of weights"
+DIRECT = "use those parameters directly as weights, without computing with them first"
 SILENT = "add before the activation, or use an activation that maps 0 to 0"
 TRAIN = "let a gradient reach that parameter, or leave the layer as it is"
 RETURN = "trace a function that does not return it"

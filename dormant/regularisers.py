@@ -47,7 +47,7 @@ def add_gradient_of(penalty: Penalty) -> optax.GradientTransformation:
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         if params is None:
-            raise ValueError("a penalty is one on the parameters: call tx.update(gradient, state, params).")
+            raise ValueError("the penalty needs the parameters: call tx.update(gradient, state, params).")
         gradient = jax.grad(penalty)(params, state.params)
         return jax.tree.map(jnp.add, updates, gradient), state
 

@@ -296,7 +296,7 @@ def training_of(flags: Flags) -> Training:
 def _task(env: str) -> str:
     """The task, unless it is a game."""
     if env.startswith((ATARI, MINATAR)):
-        raise ValueError(f"--agent sac plays {', '.join(TASKS)}, not {env}; --agent dqn does.")
+        raise ValueError(f"--agent sac trains on {', '.join(TASKS)}, not on {env}; use --agent dqn.")
     return env
 
 

@@ -37,7 +37,10 @@ def shifted(params, x):
 @pytest.mark.parametrize(
     ("apply", "cure"),
     [
-        (residual, "to recycle first, second: put a layer with weights of its own between it and what it meets"),
+        (
+            residual,
+            "to recycle first, second: insert a layer with its own weights between it and the values it is combined with",
+        ),
         (frozen, "to recycle first: let a gradient reach that parameter, or leave the layer as it is"),
         (shifted, "to recycle first: add before the activation, or use an activation that maps 0 to 0"),
     ],

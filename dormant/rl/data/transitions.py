@@ -173,7 +173,7 @@ def _check(name: str, episode: Any) -> None:
     if len(observations) != steps + 1:
         raise ValueError(
             f"{place} has {steps} steps and {len(observations)} observations; expected one more observation than "
-            "steps. Its collector left one out, so no observation can be told to belong to which step."
+            "steps. Its collector left one out, so observations cannot be matched to steps."
         )
     lengths = {len(each) for each in (actions, episode.terminations, episode.truncations)}
     if lengths != {steps}:
