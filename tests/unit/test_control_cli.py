@@ -122,7 +122,7 @@ def test_bad_input_is_one_line_and_code_2(refused, arguments, message):
         ("Hoper-v5", "sac", "unknown MuJoCo task 'Hoper-v5'; did you mean Hopper-v5?"),
         ("Hoper-v5", None, "did you mean Hopper-v5?"),
         ("ALE/Pong", "sac", "--agent sac trains on HalfCheetah-v5,"),
-        ("MinAtar/Breakout", "sac", "not MinAtar/Breakout; --agent dqn does"),
+        ("MinAtar/Breakout", "sac", "not on MinAtar/Breakout; use --agent dqn"),
         ("Hopper-v5", "dqn", "dqn"),
     ],
 )

@@ -13,7 +13,7 @@ from torch_nets import L, Net
 
 import dormant
 import dormant.torch as dt
-from dormant.reasons import Reason
+from dormant.reasons import APART, Reason
 
 PARAMS = {name: {"w": jnp.ones((4, 4))} for name in ("first", "second", "head")}
 X = torch.linspace(-1.0, 1.5, 12).reshape(4, 3)
@@ -37,10 +37,7 @@ def shifted(params, x):
 @pytest.mark.parametrize(
     ("apply", "cure"),
     [
-        (
-            residual,
-            "to recycle first, second: insert a layer with its own weights between it and the values it is combined with",
-        ),
+        (residual, f"to recycle first, second: {APART}"),
         (frozen, "to recycle first: let a gradient reach that parameter, or leave the layer as it is"),
         (shifted, "to recycle first: add before the activation, or use an activation that maps 0 to 0"),
     ],
