@@ -36,15 +36,15 @@ COMMANDS = {
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The exit code of the command that the arguments name: 0 done, 2 refused, 130 interrupted."""
-    # Warnings name the package instead of the level, as errors do.
+    """Runs the command that the arguments name. Returns its exit code: 0 done, 1 failed, 2 refused, 130 interrupted."""
+    # Warnings start with the name of the package instead of the level, like errors.
     logging.basicConfig(format="%(name)s: %(message)s")
-    # Orbax and asyncio log the stack traces of failed writes, which the command line reports in one line.
+    # Hides stack traces of failed writes from Orbax and asyncio, because commands report such errors in one line.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     description = "Measure and cure dormant neurons in deep reinforcement learning."
     with parsing():
-        # The flags of `train` depend on its agent and environment.
+        # The flags of `train` depend on the chosen agent and environment.
         command = (
             train.parse(arguments[1:])
             if list(arguments[:1]) == ["train"]
@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def doctor() -> int:
-    """Prints the report. Returns 0 if training can run here, 1 if not."""
+    """Prints packages and machine. Returns 0 if training can run on this machine, 1 if not."""
     console = Console()
     console.print(_packages())
     console.print(_machine())

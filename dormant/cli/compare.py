@@ -56,7 +56,7 @@ class Compare:
 
 
 def compare(flags: Compare) -> int:
-    """Returns 0 if every run is done and the table is printed, 1 if some failed, 2 for bad input, 130 after Ctrl-C."""
+    """Runs the comparison. Returns 0, or 1 if some runs failed. Exits with 2 for bad input, 130 on Ctrl-C."""
     console = Console()
     try:
         check_seconds(flags.checkpoint_seconds)
@@ -76,7 +76,7 @@ def compare(flags: Compare) -> int:
 
 
 def methods(text: str) -> list[str]:
-    """The methods that a flag names. Raises ValueError for no method, a repeated one, or an unknown one."""
+    """Parses the names of methods. Raises ValueError for no method, a repeated one, or an unknown one."""
     if text == "all":
         return list(METHODS)
     names = [canonical(name.strip(), METHODS) for name in text.split(",") if name.strip()]
@@ -96,7 +96,7 @@ def _check_scale(flags: Compare) -> None:
 
 
 def _plan(console: Console, flags: Compare, names: Sequence[str], where: Site) -> int:
-    """Prints the missing runs and the time of both stages, which does not depend on the chosen settings."""
+    """Prints the missing runs and the estimated time of both stages. Settings do not change the time. Returns 0."""
     bench = GROUNDS[flags.suite][flags.scale].bench
     first = {name: next(iter(candidates(name, bench))) for name in (PLAIN, *names)}
     both = [tuning(flags.suite, flags.scale, names), comparison(flags.suite, flags.scale, first)]
@@ -107,7 +107,7 @@ def _plan(console: Console, flags: Compare, names: Sequence[str], where: Site) -
 
 
 def _train(console: Console, flags: Compare, experiment: Experiment, where: Site) -> int:
-    """Makes the missing runs of an experiment. Returns how many failed."""
+    """Runs the missing runs of an experiment. Returns the number of failed runs."""
     todo = jobs([experiment], flags.scale, flags.run_dir, together=where.together)
     try:
         workers = crew(flags.cluster, flags.run_dir, flags.checkpoint_seconds, len(todo), flags.scale)
@@ -118,7 +118,7 @@ def _train(console: Console, flags: Compare, experiment: Experiment, where: Site
 
 
 def _tuned(console: Console, flags: Compare, names: Sequence[str]) -> Record:
-    from dormant.experiments.ranking import chosen  # needs polars, which other commands do not
+    from dormant.experiments.ranking import chosen  # imported late, because it needs polars
     from dormant.lab.judging.table import read
 
     frame = read(flags.run_dir, flags.scale, tuning(flags.suite, flags.scale, names))
@@ -130,7 +130,7 @@ def _tuned(console: Console, flags: Compare, names: Sequence[str]) -> Record:
     for name, setting in settings.items():
         console.print(f"{title(name)}: {setting}", highlight=False)
     same = before is not None and before.suite == flags.suite
-    # The time of a method hardly depends on its setting, but it is measured again if a setting changes.
+    # Measures times again if a setting has changed, although they hardly depend on settings.
     cost = before.cost if before is not None and same and before.chosen == settings else {}
     record = Record(suite=flags.suite, chosen=settings, cost=cost)
     write_record(flags.run_dir, flags.scale, record)
@@ -138,7 +138,7 @@ def _tuned(console: Console, flags: Compare, names: Sequence[str]) -> Record:
 
 
 def _timed(console: Console, flags: Compare, record: Record) -> Record:
-    """The record with the relative time of each method, measured now if it is missing."""
+    """Measures the relative time of each method unless the record has it. Returns the record with the times."""
     if record.cost:
         return record
     design = record.experiment(flags.scale).designs[flags.scale]

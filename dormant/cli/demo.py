@@ -22,7 +22,7 @@ from dormant.lab.runs.rows import last_row
 from dormant.metrics import Interval
 
 GAME = "MinAtar/Asterix"
-# About ten minutes, because neurons become dormant slowly. A higher learning rate is no way out: recycled neurons then
+# About ten minutes, because neurons become dormant slowly. A higher learning rate does not help: recycled neurons then
 # become dormant again before the next check (LOG.md).
 AGENT_STEPS = 150_000
 TAU = 0.1
@@ -46,7 +46,7 @@ class Demo:
 
 
 def demo(flags: Demo) -> int:
-    """Runs the demo. Returns 0 when the picture is drawn, 130 after an interruption, else the failed arm's code."""
+    """Runs the demo. Returns 0 if the picture is drawn, 130 on Ctrl-C, and otherwise the failed arm's exit code."""
     console = Console()
     try:
         check_folder(flags.run_dir)
@@ -65,7 +65,7 @@ def demo(flags: Demo) -> int:
 
 def _train(console: Console, flags: Demo, folders: Mapping[str, RunFolder]) -> int:
     flags.run_dir.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the `finally` below, which ends the arms
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the `finally` below ends the arms
     available = cores()
     arms = {}
     for number, arm in enumerate(ARMS):
@@ -85,7 +85,7 @@ def _train(console: Console, flags: Demo, folders: Mapping[str, RunFolder]) -> i
 
 
 def _arguments(arm: str, flags: Demo, folder: RunFolder) -> list[str]:
-    # Exploration ends after a tenth of the run.
+    # Sets --epsilon-steps so that exploration ends after a tenth of the run.
     scale = (
         "--steps",
         str(flags.steps),
@@ -102,7 +102,7 @@ def _log(folder: RunFolder) -> Path:
 
 
 def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    # Two processes share a GPU only if neither takes all of its memory at the start.
+    # Two processes can share a GPU only if neither preallocates all of its memory.
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     with log.open("w") as stream:
         command = [sys.executable, "-m", "dormant", *arguments]
@@ -151,7 +151,7 @@ def _table(folders: Mapping[str, RunFolder]) -> Table:
 def _cell(interval: Interval, percent: bool) -> str:
     form = "{:.1%}" if percent else "{:.2f}"
     mean, low, high = (form.format(bound) for bound in interval)
-    return mean if "nan" in low else f"{mean}  \\[{low}, {high}]"  # one seed has no interval
+    return mean if "nan" in low else f"{mean}  \\[{low}, {high}]"  # a single seed has no interval
 
 
 def _picture(flags: Demo, folders: Mapping[str, RunFolder]) -> Path:

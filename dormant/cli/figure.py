@@ -1,4 +1,4 @@
-"""`dormant figure`: makes the missing runs of experiments, judges and draws them. Its flags say where runs are made."""
+"""`dormant figure`: runs the missing runs of experiments, on this machine or a cluster, and judges and draws them."""
 
 import signal
 import sys
@@ -58,17 +58,17 @@ class ClusterFlags:
 
 
 class Site(NamedTuple):
-    """Properties of the place where runs are made."""
+    """Properties of the machine or cluster on which the runs are made."""
 
     backend: str
-    together: bool  # whether all seeds of an arm are one run
+    together: bool  # whether one run has all seeds of an arm
     stopped: str  # the message when the command is interrupted
 
 
 def site(flags: ClusterFlags) -> Site:
-    """The place that the flags describe. Raises ValueError for flags that contradict each other.
+    """The site that the flags describe. Raises ValueError for contradictory flags.
 
-    On a cluster, this machine's JAX does not matter.
+    On a cluster, the backend follows from the flags and not from this machine's JAX.
     """
     if flags.ray is not None and not flags.ray.strip():
         raise ValueError("--ray expects HOST:PORT or auto, got an empty text; is a variable of the shell unset?")
@@ -90,7 +90,7 @@ def site(flags: ClusterFlags) -> Site:
 
 
 def runs_at_once(flags: ClusterFlags, wanted: int) -> int:
-    """The number of runs at the same time, as far as it is known before a cluster is asked.
+    """The number of concurrent runs, as far as it is known without asking the cluster.
 
     Raises ValueError for an impossible number.
     """
@@ -102,8 +102,8 @@ def runs_at_once(flags: ClusterFlags, wanted: int) -> int:
 
 
 def crew(flags: ClusterFlags, root: Path, checkpoint_seconds: float, wanted: int, scale: Scale) -> Crew:
-    """The crew that makes the runs. Raises ValueError for impossible resources, NoCluster if no cluster answers."""
-    if not wanted or not (flags.ray or flags.slurm):  # without missing runs there is no need for a cluster
+    """Starts the crew for the runs. Raises ValueError for impossible resources, NoCluster if no cluster answers."""
+    if not wanted or not (flags.ray or flags.slurm):  # no cluster is needed if no run is missing
         return Processes(cores_of(flags.workers) if wanted else (), checkpoint_seconds, scale == "smoke")
     chosen = {name: getattr(flags, name) for name in OF_A_RUN if getattr(flags, name) is not None}
     resources = Resources(**chosen)
@@ -118,7 +118,7 @@ def crew(flags: ClusterFlags, root: Path, checkpoint_seconds: float, wanted: int
 
 
 def cores_of(number: int | None) -> tuple[int | None, ...]:
-    """A core per worker, None for any core. Raises ValueError for an impossible number of workers."""
+    """One core per worker, or None for any core. Raises ValueError for an impossible number of workers."""
     usable: tuple[int | None, ...] = (None,) if accelerated() else cores()
     if number is not None and not 1 <= number <= len(usable):
         raise ValueError(f"--workers must be between 1 and {len(usable)} here, got {number}.")
@@ -146,7 +146,7 @@ class Figure:
 
 
 def figure(flags: Figure) -> int:
-    """Returns 0 if every run is done and drawn, 1 if some failed, 2 for bad input, 130 after Ctrl-C."""
+    """Runs and draws experiments. Returns 0, or 1 if some runs failed. Exits with 2 for bad input, 130 on Ctrl-C."""
     console = Console()
     try:
         check_seconds(flags.checkpoint_seconds)
@@ -180,7 +180,7 @@ def figure(flags: Figure) -> int:
 def chosen(names: Sequence[str], scale: Scale) -> list[Experiment]:
     """The named experiments that have a design at a scale, in the paper's order.
 
-    Raises ValueError for no name, for an unknown name (with similar ones), and if no experiment has such a design.
+    Raises ValueError for no name, for an unknown name (suggests similar ones), and if no experiment has a design.
     """
     known = [*(each.name for each in EXPERIMENTS), "all"]
     names = [canonical(name, known) for name in names]
@@ -201,13 +201,13 @@ def _no_design(experiment: Experiment, scale: Scale) -> str:
 
 
 def train(console: Console, run_dir: Path, todo: Sequence[Job], workers: Crew, known: Speeds, where: Site) -> Board:
-    """Runs the jobs, shows their progress, and prints which failed."""
+    """Runs the jobs and shows their progress. Then prints the failed jobs. Returns the board."""
 
     def weight(job: Job) -> float:
         cost = known.cost(job.training)
         return cost.seconds if cost else job.training.agent_steps * len(job.training.seeds)
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers are ended too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers end too
     try:
         with live_board(console, weight) as watch:
             board = run_all(todo, workers, watch)
@@ -228,8 +228,8 @@ def train(console: Console, run_dir: Path, todo: Sequence[Job], workers: Crew, k
 
 
 def draw(console: Console, root: Path, scale: Scale, experiment: Experiment) -> bool:
-    """Judges and draws the finished runs of an experiment. Returns whether there were any."""
-    # Drawing loads slowly, so only when there is something to draw.
+    """Judges and draws the finished runs of an experiment. Returns False if there are none."""
+    # Imported only when needed, because the modules for drawing load slowly.
     from dormant.lab.drawing.figure import experiment_figure, save
     from dormant.lab.judging.claims import judged
     from dormant.lab.judging.table import read
@@ -257,7 +257,7 @@ def _revisions(experiment: Experiment, root: Path, scale: Scale) -> list[str]:
 def with_data(experiment: Experiment, scale: Scale, path: Path | None) -> Experiment:
     """The experiment with the user's data set at `path`, or unchanged if `path` is None.
 
-    Raises ValueError if the experiment reads no data set of the user.
+    Raises ValueError if the experiment does not read a data set of the user.
     """
     if path is None:
         return experiment
@@ -290,7 +290,7 @@ def _reads_files(value: object) -> bool:
 
 
 def _with_data_present(console: Console, flags: Figure, wanted: Sequence[Experiment]) -> Iterator[Experiment]:
-    """Yields the experiments whose data sets are present. Raises ValueError if one is missing that the user named."""
+    """Yields the experiments whose data sets are present. Raises ValueError if one that the user named is absent."""
     for each in wanted:
         try:
             for job in jobs([each], flags.scale, flags.run_dir, together=False):
@@ -304,7 +304,7 @@ def _with_data_present(console: Console, flags: Figure, wanted: Sequence[Experim
 
 
 def refuse_without_data(training: Trainable) -> None:
-    """Raises ValueError, with where to get it, if the data set of a training is missing."""
+    """Raises ValueError, which explains how to get it, if the data set of a training is missing."""
     if isinstance(training.env, ImageSet):
         training.env.refuse_unless_there()
     if isinstance(training, OfflineTraining) and isinstance(training.data, DopamineReplay | TransitionFiles):

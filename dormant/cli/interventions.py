@@ -1,4 +1,4 @@
-"""The flags of `dormant train` that say what is done to the network: every flag is used or refused."""
+"""The intervention flags of `dormant train`. A flag that the chosen intervention does not use is an error."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ from dormant.rl.agents.dqn import DQN
 from dormant.rl.agents.sac import NETWORKS, SAC
 from dormant.rl.networks import injectable
 
-PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN, as others quote its appendix
+PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN, as others quote the paper's appendix
 PAPER_SAC_PERIOD = 200_000  # gradient steps, as others quote the paper's appendix
 
-Given = dict[str, Any]  # the flags that were given -> their values
+Given = dict[str, Any]  # given flag -> its value
 Name = Literal[
     "none",
     "redo",
@@ -188,7 +188,7 @@ def intervention(settings: Settings) -> Intervention:
 
 
 def _scheduled(name: Name, given: Given) -> Intervention:
-    # The paper's periods; for resets its best one, as others quote its appendix.
+    # The paper's periods. For resets, its best period, as others quote its appendix.
     schedule = {"period": 100_000 if name == "reset" else 1_000}
     schedule |= {setting: given.pop(setting) for setting in SCHEDULE if setting in given}
     share = given.pop("when_dormant", None)
@@ -203,7 +203,7 @@ def _scheduled(name: Name, given: Given) -> Intervention:
             number = Dormant(given.pop("tau", 0.01))
             what = Recycle("gradient", number, renewal=_renewal(given), **given)
         case "reset":
-            what = Reset(**{"layers": ("dense",), **given})  # the paper's, its penultimate layer
+            what = Reset(**{"layers": ("dense",), **given})  # the penultimate layer, as in the paper
         case "shrink-perturb":
             what = ShrinkPerturb(**given)
         case "reset-optimizer":
@@ -214,12 +214,12 @@ def _scheduled(name: Name, given: Given) -> Intervention:
 
 
 def _renewal(given: Given) -> Renewal:
-    """The renewal that the given settings describe. Removes them from `given`."""
+    """Removes the settings of a renewal from `given`. Returns the renewal that they describe."""
     return Renewal(**{name: given.pop(name) for name in RENEWAL if name in given})
 
 
 def _number(given: Given) -> Number:
-    """How many neurons the given settings recycle. Removes them from `given`."""
+    """Removes the settings of `number` from `given`. Returns the number of neurons that they describe."""
     name = given.pop("number", "dormant")
     kind, uses = NUMBERS[name]
     for setting in ("tau", "share", "recyclings"):
@@ -242,7 +242,7 @@ def _flag(setting: str) -> str:
 
 
 def for_sac(settings: Settings) -> Settings:
-    """The settings with the paper's defaults for SAC: it recycles at tau 0 and resets all networks.
+    """The settings with the paper's defaults for SAC: recycling at tau 0, and resets of all networks.
 
     >>> for_sac(Settings("redo", period=10))
     Settings(intervention='redo', period=10, ..., tau=0.0, ...)

@@ -28,8 +28,8 @@ class Report:
 
 
 def report(flags: Report) -> int:
-    """Writes the page and returns 0. Bad input ends the command with one line and code 2."""
-    from dormant.lab.page import page  # loads slowly, so after the checks of the input
+    """Writes the page and returns 0. Ends the command with a message in one line and code 2 for bad input."""
+    from dormant.lab.page import page  # imported after the checks of the input, because it loads slowly
 
     scale = _scale(flags)
     _check_writable(flags.out)
@@ -51,7 +51,7 @@ def report(flags: Report) -> int:
 
 
 def _scale(flags: Report) -> Scale:
-    """The requested scale, or the only one in the folder."""
+    """The requested scale, or the only scale in the folder. Ends the command if there is no such scale."""
     if not flags.runs.is_dir():
         refuse(f"{flags.runs} is not a folder; name the folder of the runs that `dormant figure` made.")
     present: list[Scale] = [scale for scale in SCALES if (flags.runs / scale).is_dir()]
@@ -65,7 +65,7 @@ def _scale(flags: Report) -> Scale:
 
 
 def _check_writable(file: Path) -> None:
-    """Refuses an output file that cannot be written, before minutes of reading."""
+    """Ends the command if the output file cannot be written, before minutes of reading."""
     if file.is_dir():
         refuse(f"--out {file} is a folder; name a file.")
     if not file.parent.is_dir():
@@ -75,7 +75,7 @@ def _check_writable(file: Path) -> None:
 
 
 def _read(root: Path, scale: Scale, experiments: Sequence[Experiment]):
-    """The chapters of experiments with finished runs, and the other experiments."""
+    """Reads the runs. Returns the chapters of experiments with finished runs, and the other experiments."""
     from dormant.lab.judging.claims import judged
     from dormant.lab.judging.table import read
     from dormant.lab.page import chapter
@@ -91,7 +91,7 @@ def _read(root: Path, scale: Scale, experiments: Sequence[Experiment]):
 
 
 def _compared(root: Path, scale: Scale):
-    """The chapter of the newest comparison, if there is one."""
+    """Yields the chapter of the newest comparison, if it has a finished run."""
     from dormant.experiments.comparison import read_record
     from dormant.experiments.ranking import table
     from dormant.lab.judging.claims import judged

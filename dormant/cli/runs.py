@@ -25,7 +25,7 @@ LAST_VALUES = {
     "eval_return": "{:.2f}",
     "dormant/0.1/all": "{:.1%}",
 }
-EVENTS_SUFFIX = ".dormant"  # of the event files that a later call replaces
+EVENTS_SUFFIX = ".dormant"  # suffix of event files, which a later call replaces
 KEYS = ("seed", "agent_steps")
 
 
@@ -51,7 +51,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Entry:
-    """A run folder in short. A number that is missing is None."""
+    """A summary of a run folder. A missing number is None."""
 
     path: Path
     status: Status
@@ -61,12 +61,12 @@ class Entry:
     wanted: int = 0
     returned: float | None = None
     dormant: float | None = None
-    unit: str = ""  # of the steps, if they are not agent steps
-    diverged: str = ""  # when, in words
+    unit: str = ""  # unit of the steps, if they are not agent steps
+    diverged: str = ""  # the agent step of the divergence, as text
 
 
 def runs(flags: Runs) -> int:
-    """Prints the list, the comparison or the check: 0, 1 if a run is damaged, or 2 if there is nothing to show."""
+    """Prints the list, the comparison or the check. Returns 0, or 1 if a run is damaged. Exits with 2 for bad input."""
     console = Console()
     try:
         if flags.compare and flags.tensorboard:
@@ -85,7 +85,7 @@ def runs(flags: Runs) -> int:
 
 
 def _check(flags: Runs) -> int:
-    """Prints what is damaged in each run folder. Returns 1 if anything is. Raises ValueError for other flags."""
+    """Prints the faults of each run folder. Returns 1 if there are any, else 0. Raises ValueError for other flags."""
     from dormant.lab.runs.checking import faults, run_folders
 
     if flags != Runs(flags.root, check=True):
@@ -104,7 +104,7 @@ def _check(flags: Runs) -> int:
 
 
 def matching(flags: Runs) -> list[Entry]:
-    """The runs that the flags select, in order. Raises ValueError if there are none."""
+    """Reads the run folders. Returns the selected runs, sorted. Raises ValueError if there are none."""
     if not flags.root.is_dir():
         raise ValueError(f"{flags.root} is not a folder; name a folder that contains runs.")
     entries = [entry(file.parent) for file in sorted(flags.root.rglob("spec.json"))]
@@ -156,7 +156,7 @@ def _rank(each: Entry, sort: str) -> Any:
 
 
 def entry(path: Path) -> Entry:
-    """A run folder in short, with the status "damaged" if its files cannot be read."""
+    """Reads the summary of a run folder. The status is "damaged" if the files cannot be read."""
     folder = RunFolder(path)
     try:
         training = origin_of(folder)["training"]
@@ -186,7 +186,7 @@ def _short(training: dict[str, Any]) -> str:
 
 
 def brief(description: Any) -> str:
-    """A description with its first two settings only, which identify it.
+    """A description in short, with only its first two settings.
 
     >>> brief({"is": "Every", "period": 1000, "what": {"is": "ReDo", "tau": 0.1, "outgoing": "zero"}, "start": 0})
     'ReDo(0.1, zero) every 1000'
@@ -224,7 +224,7 @@ def _training(path: Path) -> dict[str, Any]:
 def write_events(folder: RunFolder, to: Path) -> None:
     """Writes every metric of a run over agent steps, and its spec.json as text, to one folder `seed<k>` per seed.
 
-    Replaces the event files of an earlier call. Values that were not measured are left out.
+    Replaces the event files of an earlier call. Skips values that were not measured.
 
     Raises RunRefused if the run is damaged, ModuleNotFoundError without tensorboardX.
     """

@@ -1,4 +1,4 @@
-"""`dormant scan`: measures the dormant neurons of a saved network, and whether it can still learn."""
+"""`dormant scan`: measures the dormant neurons of a saved network, and tests whether it can still learn."""
 
 import importlib
 import os
@@ -55,7 +55,7 @@ class Scan:
 
 
 def scan(flags: Scan) -> int:
-    """Prints the report, draws it on request, and returns 0. Bad input ends the command with code 2."""
+    """Prints the report, draws it if requested, and returns 0. Ends the command with code 2 for bad input."""
     try:
         if flags.picture is not None:
             _drawable(flags.picture)
@@ -85,7 +85,7 @@ def _check_probe(flags: Scan) -> None:
 
 
 def function(name: str, flag: str) -> Callable[..., PyTree]:
-    """The function that a flag names as `module:function`. Raises ValueError if there is none."""
+    """Imports the function that a flag names as `module:function`. Raises ValueError if that fails."""
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
         raise ValueError(f"{flag} must be module:function, such as my_agent:q_values; got {name!r}.")
@@ -102,7 +102,7 @@ def function(name: str, flag: str) -> Callable[..., PyTree]:
 
 
 def saved(path: Path) -> PyTree:
-    """The tree of arrays in a checkpoint. Raises ValueError, with what the path is instead, for anything else."""
+    """Reads the tree of arrays in a checkpoint. Raises ValueError, with a hint, if the path is not a checkpoint."""
     if not path.exists():
         raise ValueError(f"{path} does not exist; name a checkpoint.")
     if path.is_file():
@@ -117,7 +117,7 @@ def saved(path: Path) -> PyTree:
 
 
 def _hint(path: Path) -> str:
-    """The end of an error message: the checkpoints in a folder, newest last."""
+    """The end of an error message: suggests checkpoints in the folder, newest last."""
     found = [folder for depth in ("*/", "*/*/", "*/*/*/") for folder in path.glob(depth) if _is_orbax(folder)]
     near = sorted(found, key=lambda folder: [(len(part), part) for part in folder.parts])
     if not near:
@@ -128,7 +128,7 @@ def _hint(path: Path) -> str:
 
 
 def nested(leaves: dict[str, PyTree]) -> dict[str, PyTree]:
-    """The tree with these paths of leaves.
+    """Builds a tree from leaves and their paths.
 
     >>> nested({"dense/kernel": 1, "dense/bias": 2})
     {'dense': {'kernel': 1, 'bias': 2}}
@@ -150,7 +150,7 @@ def nested(leaves: dict[str, PyTree]) -> dict[str, PyTree]:
 
 
 def inside(tree: PyTree, path: str) -> PyTree:
-    """The part of a tree at a path. Raises ValueError, with the existing names, if there is none."""
+    """The part of a tree at a path. Raises ValueError, which lists the existing names, if there is none."""
     for step in path.split("/") if path else ():
         children = _children(tree)
         if step not in children:
@@ -167,7 +167,7 @@ def _children(tree: PyTree) -> dict[str, PyTree]:
 
 
 def arrays(path: Path) -> list[np.ndarray]:
-    """The inputs in a batch file. Raises ValueError if there are none, or if they are not numbers or contain NaN."""
+    """Reads the inputs in a batch file. Raises ValueError for a missing file, NaN, or values that are not numbers."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist; name a batch of inputs.")
     whole = path.suffix == ".npy"
@@ -182,7 +182,7 @@ def arrays(path: Path) -> list[np.ndarray]:
 
 
 def _archive(path: Path, expected: str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name, in the order of the file."""
+    """Reads the arrays of an .npz file, by name and in the order of the file."""
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} cannot be read: {expected}.")
     return read_arrays(path)
@@ -193,7 +193,7 @@ def _is_orbax(folder: Path) -> bool:
 
 
 def _as_numpy(path: Path) -> PyTree:
-    """Arguments that restore every array as a NumPy array, whatever device it was saved on."""
+    """Orbax arguments that restore every array as a NumPy array, on whatever device it was saved."""
     metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path.absolute())).tree
     return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
 
@@ -207,9 +207,9 @@ def _report(flags: Scan, apply: Callable[..., PyTree], params: PyTree, inputs: l
         raise _does_not_run(flags.apply, params, inputs, error) from error
     try:
         return dormant.report(apply, params, *inputs, tau=flags.tau)
-    except ValueError:  # raised by dormant, because the function itself has just run
+    except ValueError:  # from dormant and not from the user's function, which has just run
         raise
-    except (Exception, SystemExit) as error:  # the function may run on the whole batch but not on a single sample
+    except (Exception, SystemExit) as error:  # the function may fail on a single sample even if it runs on the batch
         raise _does_not_run(flags.apply, params, inputs, error) from error
 
 
@@ -224,7 +224,7 @@ def _does_not_run(name: str, params: PyTree, inputs: list[np.ndarray], error: Ba
 
 
 def _drawable(picture: Path) -> None:
-    """Raises ValueError, before any work is done, if the picture cannot be written."""
+    """Raises ValueError if the picture cannot be written. Call it before the work starts."""
     if picture.suffix.lower() not in PICTURES:
         raise ValueError(f"--picture must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}; got {picture}.")
     if picture.is_dir():
@@ -242,28 +242,28 @@ def _draw(found: dormant.Report, flags: Scan) -> None:
 
 
 def _message(error: BaseException) -> str:
-    """The message of an error, at most its first 300 characters."""
+    """The message of an error, cut to 300 characters."""
     words = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, SystemExit):
         words = f"it ends the program (sys.exit({words if error.args else ''}))"
     return words if len(words) <= 300 else f"{words[:300]} ..."
 
 
-TARGETS = 3  # sets of random targets
+TARGETS = 3  # number of sets of random targets
 LEARNING_RATE = 1e-3
 
 
 def probed(
     apply: Callable[..., PyTree], init: Callable[..., PyTree], params: PyTree, inputs: Sequence[PyTree], steps: int
 ) -> str:
-    """One line: the error after fitting random targets, and that of a fresh network, averaged over sets of targets.
+    """Fits random targets from the saved and from fresh parameters. Returns one line with both mean errors.
 
     Raises ValueError if `init` does not run on a key or draws parameters of another structure.
     """
     params, fresh = jax.tree.map(jax.numpy.asarray, params), _fresh(init, params)
     network = Network(trace(apply, params, *inputs), init, optax.adam(LEARNING_RATE))
 
-    # Not in a loop of XLA's, in which its CPU backend computes convolutions slowly.
+    # A Python loop calls this step, because XLA computes convolutions slowly in its own loops on a CPU.
     step = jax.jit(lambda learner, targets: fitting_step(learner, apply, network, targets, *inputs), donate_argnums=0)
 
     def error(params: PyTree, key: jax.Array) -> float:

@@ -1,4 +1,4 @@
-"""What a command prints: errors in one line, the plan of its runs, the board of many runs, and the bar of one."""
+"""Output of the commands: errors in one line, the plan of runs, the board of many runs, and the progress bar of one."""
 
 import contextlib
 import dataclasses
@@ -28,19 +28,19 @@ from dormant.rl.envs.atari import FRAME_SKIP
 
 
 def refuse(message: object) -> NoReturn:
-    """Ends the command with a message in one line. Raises SystemExit with code 2."""
+    """Prints a message in one line and raises SystemExit with code 2."""
     print(f"dormant: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def check_seconds(seconds: float) -> None:
-    """Raises ValueError unless `seconds` can lie between two checkpoints."""
+    """Raises ValueError unless `seconds` is a valid time between two checkpoints."""
     if not seconds >= 0:  # false for NaN too
         raise ValueError(f"--checkpoint-seconds must be at least 0, got {seconds}.")
 
 
 def check_numbers(flags: Any, prefix: str = "--") -> None:
-    """Raises ValueError, with the flag, for an integer beyond 32 bits.
+    """Raises ValueError, which names the flag, for an integer beyond 32 bits.
 
     >>> Size = dataclasses.make_dataclass("Size", ["steps"])
     >>> check_numbers(Size(steps=3))
@@ -58,7 +58,7 @@ def check_numbers(flags: Any, prefix: str = "--") -> None:
 
 
 def check_finite(flags: Any) -> None:
-    """Raises ValueError, with the flag, for a number that is NaN or infinite."""
+    """Raises ValueError, which names the flag, for a number that is NaN or infinite."""
     for each in dataclasses.fields(flags):
         value = getattr(flags, each.name)
         if dataclasses.is_dataclass(value):
@@ -73,20 +73,20 @@ def _short(number: int) -> str:
 
 
 def check_folder(path: Path) -> None:
-    """Raises ValueError if a folder of runs cannot be made because a file has its name or the name of a parent."""
+    """Raises ValueError if a folder of runs cannot be created because it or a parent is a file."""
     existing = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
     if not existing.is_dir():
         raise ValueError(f"--run-dir {path}: {existing} is not a folder; choose another --run-dir.")
 
 
 def not_written(error: OSError, path: object, advice: str) -> NoReturn:
-    """Ends the command because a file could not be read or written: names the file, or `path` if it is not known."""
+    """Ends the command after a failed read or write. The message names the file, or `path` if the file is unknown."""
     refuse(f"{error.filename or path}: {error.strerror or error}. {advice}")
 
 
 @contextlib.contextmanager
 def parsing() -> Iterator[None]:
-    """Turns tyro's errors, and ValueErrors of the values that tyro builds, into one line."""
+    """Ends the command with one line for tyro's errors and for ValueErrors raised while tyro builds values."""
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
@@ -101,7 +101,7 @@ def parsing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Delays the stderr output of libraries to the end of the block. Drops it if a one-line error replaces it."""
+    """Delays the stderr output of libraries until the end of the block. Drops it after OSError and RunRefused."""
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output), _outlasting_orbax():
@@ -119,7 +119,7 @@ def _outlasting_orbax() -> Iterator[None]:
         yield
     except (OSError, RunRefused) as error:
         if error.__cause__ is not None:
-            # Orbax's concurrent reads or writes end a little later, each with a stack trace.
+            # Waits for Orbax's other reads or writes, which end a little later and print stack traces.
             time.sleep(0.5)
         raise
 
@@ -134,12 +134,12 @@ def unboxed(box: str) -> str:
     """
     text = re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯]", "", box)
     _, *sections = (" ".join(section.split()) for section in re.split("[─-]{4,}", text))
-    # For a flag of several types, the errors of each type mean nothing to a user.
+    # Drops the errors of each type of a flag with several types, which do not help a user.
     texts = (re.sub(r"Error parsing __tyro\S*: ", "", section.split(" Got errors:")[0]) for section in sections)
     return " ".join(section.rstrip(".") + "." for section in texts if section)
 
 
-Weight = Callable[[Job], float]  # the relative duration of a job, in any unit
+Weight = Callable[[Job], float]  # returns the relative duration of a job, in any unit
 KNOWN_SPEEDS = Path(__file__).parents[1] / "experiments" / "speeds.csv"
 WORDS = {"waiting": "tried again", "in use": "waits"}
 SHOWN = {"train_return": "return {:.1f}", "dormant/0.1/all": "dormant {:.0%}"}
@@ -147,7 +147,7 @@ SHOWN = {"train_return": "return {:.1f}", "dormant/0.1/all": "dormant {:.0%}"}
 
 @contextmanager
 def live_board(console: Console, weight: Weight) -> Iterator[Watch]:
-    """A function that shows a board of jobs: a live table on a terminal, otherwise a line per change."""
+    """Yields a function that shows a board of jobs: as a live table on a terminal, otherwise as a line per change."""
     if not console.is_terminal:
         yield Lines(console)
         return
@@ -191,7 +191,7 @@ def _running(board: Board) -> Table:
 
 
 def _made(standing: Standing) -> int:
-    # A resumed run first goes back to its last checkpoint.
+    # Not below 0, because a resumed run first returns to its last checkpoint.
     return max(0, standing.agent_steps - (standing.begun_at or 0))
 
 
@@ -238,7 +238,7 @@ def counted(number: int, noun: str) -> str:
 def plan(
     experiments: Sequence[Experiment], scale: Scale, todo: Sequence[Job], root: Path, known: Speeds, workers: int
 ) -> Group:
-    """The table of a dry run: a row per experiment, and the total with shared runs counted once."""
+    """The table of a dry run: one row per experiment, and the total, which counts shared runs once."""
     title = f"{counted(len(experiments), 'experiment')} at scale {scale}, runs in {root}"
     table = Table("", "arms", "environments", "seeds", "runs", "done", "missing", "time", title=title)
     for each in experiments:
@@ -259,7 +259,7 @@ def _row(experiment: Experiment, scale: Scale, root: Path, known: Speeds, worker
 
 
 def time_of(todo: Iterable[Job], known: Speeds, workers: int) -> str:
-    """The estimated duration of some jobs on a number of workers, and how many runs it leaves out."""
+    """The estimated duration of jobs on `workers` workers as text, with the number of runs without an estimate."""
     costs = [(known.cost(job.training), len(job.training.seeds)) for job in todo]
     seconds = sum(cost.seconds for cost, _ in costs if cost) / workers
     unknown = sum(runs for cost, runs in costs if cost is None)
@@ -309,18 +309,18 @@ def progress_bar(folder: RunFolder, steps: int, frames: bool) -> Iterator[Callab
 
 
 def _speed(begun: list[tuple[float, int]], frames: bool) -> list[str]:
-    """The frames so far, and the agent steps per second of this process."""
+    """The number of frames and the agent steps per second of this process, as text."""
     (first, before), (now, done) = begun[0], begun[-1]
     played = [f"{FRAME_SKIP * done:,} frames"] if frames else []
     return [*played, f"{(done - before) / (now - first):.1f} steps/s"] if done > before else played
 
 
 def newest_values(newest: Newest) -> list[str]:
-    """The newest return and dormant fraction as text, averaged over seeds, and when a seed diverged."""
+    """Reads new rows. Returns the latest return and dormant fraction, averaged over seeds, and divergence, as text."""
     values = [SHOWN[name].format(value) for name, value in newest.update().items()]
     return [*values, *diverged(newest)]
 
 
 def diverged(newest: Newest) -> list[str]:
-    """When the first seed of a run diverged, in words; empty if none did."""
+    """The agent step at which the first seed of a run diverged, as text; empty if no seed did."""
     return [f"diverged at {min(newest.diverged.values()):,}"] if newest.diverged else []

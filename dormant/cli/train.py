@@ -1,4 +1,4 @@
-"""`dormant train`: one agent, one environment, one intervention, several seeds."""
+"""`dormant train`: trains one agent with one intervention in one environment, with several seeds."""
 
 import math
 import sys
@@ -166,7 +166,7 @@ Training = DeviceTraining | AtariTraining | ControlTraining
 
 
 def parse(arguments: Sequence[str]) -> Flags:
-    """The flags of a command line, of the kind and with the defaults that its agent and environment have.
+    """Parses the flags of `dormant train`. The agent and environment decide which flags exist and their defaults.
 
     >>> parse(["--run-dir", "run", "--env", "ALE/Pong", "--replay-ratio", "0.25"]).agent.target_period
     8000
@@ -178,7 +178,7 @@ def parse(arguments: Sequence[str]) -> Flags:
 
 
 def _refuse_idle(flags: Flags, arguments: Sequence[str]) -> None:
-    """Raises ValueError if weight decay is asked for and set to zero, which would be the same as leaving it unset."""
+    """Raises ValueError if the user requests weight decay and sets its strength to zero."""
     given = [name for name in ("weight-decay", "actor-weight-decay", "critic-weight-decay") if _given(name, arguments)]
     decays = [getattr(flags.agent, name.replace("-", "_")) for name in given]
     if flags.settings.intervention == "weight-decay" and given and not any(decays):
@@ -190,7 +190,7 @@ def _given(name: str, arguments: Sequence[str]) -> bool:
 
 
 def flags_of(choice: Choice) -> type[Flags]:
-    """The flags of an agent in an environment.
+    """The flags class for an agent in an environment, with their defaults.
 
     >>> flags_of(Choice(agent="drq"))(Path("run")).agent.n_step, flags_of(Choice(env="Hopper-v5")).__name__
     (10, 'TrainControl')
@@ -199,7 +199,7 @@ def flags_of(choice: Choice) -> type[Flags]:
         return _with_defaults(TrainControl, length=_length(ControlTraining, 60.0))
     if choice.env.startswith(ATARI):
         return _with_defaults(TrainAtari, **_atari_defaults(choice))
-    # The numbers of MinAtar's agents follow the length of the run, as in `dormant figure`.
+    # The defaults of MinAtar's agents depend on the length of the run, as in `dormant figure`.
     steps = max(choice.steps, 1)
     if choice.agent == "drq":
         return _with_defaults(TrainMinAtar, agent=minatar_drq(steps))
@@ -207,19 +207,19 @@ def flags_of(choice: Choice) -> type[Flags]:
 
 
 def _ratio(choice: Choice) -> float:
-    # A replay ratio out of range is refused by the training.
+    # For a ratio out of range, the training later raises an error.
     return choice.replay_ratio if 1e-6 <= choice.replay_ratio <= 1e6 else 1.0
 
 
 def _with_defaults(kind: type[Flags], **defaults: object) -> type[Flags]:
-    """The same flags with other defaults."""
+    """The same class of flags with other defaults."""
     types = {each.name: each.type for each in fields(kind)}
     changed = [(name, types[name], field(default=value)) for name, value in defaults.items()]
     return make_dataclass(kind.__name__, changed, bases=(kind,), frozen=True, namespace={"__doc__": kind.__doc__})
 
 
 def _atari_defaults(choice: Choice) -> dict[str, object]:
-    # A network that does not exist is refused by its flag.
+    # For an unknown network, tyro later reports an error.
     network = NETWORKS.get(choice.network, NatureCNN())
     if choice.agent == "drq":
         run = ATARI_100K_RUN
@@ -249,7 +249,7 @@ def _length(
 
 
 def training_of(flags: Flags) -> Training:
-    """The training that the flags describe. Raises ValueError for a value that it does not accept."""
+    """The training that the flags describe. Raises ValueError for an invalid value."""
     length = flags.length
     if length.seeds < 1 or length.seeds > MOST_SEEDS:
         bound = "at least 1" if length.seeds < 1 else f"at most {MOST_SEEDS:,}"
@@ -294,14 +294,14 @@ def training_of(flags: Flags) -> Training:
 
 
 def _task(env: str) -> str:
-    """The task, unless it is a game."""
+    """Returns the task. Raises ValueError for a game."""
     if env.startswith((ATARI, MINATAR)):
         raise ValueError(f"--agent sac trains on {', '.join(TASKS)}, not on {env}; use --agent dqn.")
     return env
 
 
 def _minatar_game(env: str) -> str:
-    """The game of a MinAtar environment. Raises ValueError, with near names, for any other environment.
+    """The game of a MinAtar environment. Raises ValueError, with similar names, for any other environment.
 
     >>> _minatar_game("MinAtar/Breakout")
     'Breakout'
@@ -317,7 +317,7 @@ def _minatar_game(env: str) -> str:
 
 
 def train(flags: Flags) -> int:
-    """Runs the training to its end. Returns 0 when it is done, 1 when it diverged, 130 when it was interrupted."""
+    """Runs the training to its end. Returns 0 if it is done, 1 if it diverged, 130 on Ctrl-C."""
     folder = RunFolder(flags.run_dir)
     try:
         training = _prepared(flags, folder)
@@ -352,7 +352,7 @@ def _run(training: Training, flags: Flags, progress: Progress) -> None:
 
 
 def _prepared(flags: Flags, folder: RunFolder) -> Training:
-    """The training, checked as far as possible before it starts."""
+    """Sets up JAX and the cores. Returns the training, checked as far as possible before it starts."""
     check_seconds(flags.length.checkpoint_seconds)
     check_folder(flags.run_dir)
     if flags.length.core is not None:
@@ -364,7 +364,7 @@ def _prepared(flags: Flags, folder: RunFolder) -> Training:
     for part in (flags.settings, flags.agent):
         check_finite(part)
     _refuse_large_batches(training)
-    # Raises if the intervention does not fit the network; this computes nothing.
+    # Raises an error if the intervention does not fit the network. Computes nothing.
     jax.eval_shape(training.init)
     if not isinstance(training, DeviceTraining) and not folder.done.exists():
         training.refuse_without_room(folder.replay)
@@ -372,7 +372,7 @@ def _prepared(flags: Flags, folder: RunFolder) -> Training:
 
 
 def _refuse_large_batches(training: Training) -> None:
-    """Raises ValueError for a batch of states that is larger than the memory."""
+    """Raises ValueError for a batch of states that does not fit into memory."""
     env = training.env
     shape = getattr(env, "observation_shape", None) or (getattr(env, "observations", 1),)
     most = available_memory() // (4 * math.prod(shape))

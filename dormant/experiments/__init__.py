@@ -1,4 +1,4 @@
-"""The experiments of the paper, in its order, and the file of each."""
+"""All experiments, in the order of the paper's figures."""
 
 from dormant.experiments import alternatives, causes, choices, phenomenon, redo
 from dormant.lab import Experiment

@@ -38,7 +38,7 @@ from dormant.rl.envs.mujoco import MuJoCo
 
 
 def learning_rates(bench: Bench) -> tuple[Arm, ...]:
-    """DQN, DQN at a quarter of its learning rate, and ReDo."""
+    """Three arms: DQN, DQN at a quarter of its learning rate, and ReDo."""
     plain = bench.dqn()
     return (
         Arm("DQN", plain),
@@ -57,7 +57,7 @@ FIG11 = Experiment(
     },
     panels=(RETURN, DORMANT),
     claims=(
-        # In the paper about 40 % of the neurons against 47 %, and 10 % with ReDo.
+        # In the paper about 40 % of the neurons are dormant; with DQN 47 %, and with ReDo 10 %.
         Claim(
             "A quarter of the learning rate makes fewer neurons dormant (τ = 0.1)",
             dormant_at_end(),
@@ -91,7 +91,7 @@ WIDTHS = (1, 2, 4)
 
 
 def _narrow(ratio: float, intervention: Intervention, width: int, agent: Changes) -> DeviceTraining | AtariTraining:
-    # Four times the usual width would take sixteen times as long, an hour per run on one core.
+    # Half of each width: four times the usual width would take sixteen times as long, an hour per run on one core.
     return MINATAR.train(ratio, intervention, width / 2, agent)
 
 
@@ -99,7 +99,7 @@ NARROW = replace(MINATAR, train=_narrow)
 
 
 def widths(bench: Bench) -> tuple[Arm, ...]:
-    """DQN and ReDo at three widths."""
+    """Six arms: DQN and ReDo at three widths."""
     plain = [Arm(f"DQN, width {width}", bench.dqn(width=width)) for width in WIDTHS]
     redo = [Arm(f"ReDo, width {width}", bench.dqn(intervention=bench.redo(), width=width)) for width in WIDTHS]
     return (*plain, *redo)
@@ -121,7 +121,7 @@ FIG12 = Experiment(
     },
     panels=(RETURN, DORMANT),
     claims=(
-        # In the paper 0.62 against 0.33 of human-normalised return.
+        # In the paper the human-normalised returns are 0.62 and 0.33.
         returns(
             "ReDo at the default width has a higher return than DQN at four times the width",
             "ReDo, width 1",
@@ -129,7 +129,7 @@ FIG12 = Experiment(
             "higher",
             HIGHER_RETURN,
         ),
-        # In the paper 0.71 against 0.62.
+        # In the paper the human-normalised returns are 0.71 and 0.62.
         returns(
             "ReDo's return is higher at four times the width than at the default one",
             "ReDo, width 4",
@@ -137,7 +137,7 @@ FIG12 = Experiment(
             "higher",
             HIGHER_RETURN,
         ),
-        # In the paper 54 % against 47 %: similar, and rather more.
+        # In the paper 54 % and 47 % are dormant: similar, and slightly more at the larger width.
         Claim(
             "DQN at four times the width has no smaller share of dormant neurons (τ = 0.1)",
             dormant_at_end(),
@@ -151,11 +151,11 @@ FIG12 = Experiment(
 )
 
 
-LONG_AFTER = (0.5, math.inf)  # reset periods; evaluations sooner after a reset are not compared
+LONG_AFTER = (0.5, math.inf)  # in reset periods; earlier evaluations after a reset are not compared
 
 
 def methods(bench: Bench) -> tuple[Arm, ...]:
-    """DQN, and DQN with three interventions."""
+    """Four arms: DQN, and DQN with three interventions."""
     return (
         Arm("DQN", bench.dqn()),
         Arm("ReDo", bench.dqn(intervention=bench.redo())),
@@ -182,7 +182,7 @@ FIG13 = Experiment(
     },
     panels=(RETURN, DORMANT),
     claims=(
-        # At 10 million frames the paper's are 0.626, 0.302, 0.326 and 0.417, the order of the four here.
+        # The paper's returns at 10 million frames: ReDo 0.626, DQN 0.302, Reset 0.326, weight decay 0.417.
         *(better("ReDo", other) for other in ("DQN", "Reset", "Weight decay")),
         better("Weight decay", "DQN"),
         Claim(
@@ -220,7 +220,7 @@ PAPER_SAC = ControlTraining()
 
 
 def sac_methods(plain: ControlTraining) -> tuple[Arm, ...]:
-    """SAC, and SAC with three interventions, which act four times in a run as in the paper."""
+    """Four arms: SAC, and SAC with three interventions. ReDo and resets act four times per run, as in the paper."""
     period = plain.agent_steps // 5
 
     def treated(intervention: Intervention, **agent: float | bool) -> ControlTraining:
@@ -236,7 +236,7 @@ def sac_methods(plain: ControlTraining) -> tuple[Arm, ...]:
 
 
 def on_mujoco(plain: ControlTraining, tasks: tuple[str, ...], seeds: int, leaves_out: str = "") -> Design:
-    """The arms on some tasks with a number of seeds."""
+    """A design with all SAC arms on the given tasks."""
     return Design(sac_methods(plain), tuple(map(MuJoCo, tasks)), tuple(range(seeds)), leaves_out)
 
 
@@ -262,7 +262,7 @@ FIG14 = Experiment(
         Panel("Dormant neurons of all networks (τ = 0.1)", "dormant/0.1/all"),
     ),
     claims=(
-        # In the paper ReDo's return is SAC's within noise, 11,250 against 11,500 and about 5,000 for both.
+        # In the paper ReDo's return equals SAC's within noise: 11,250 and 11,500 on one task, about 5,000 on the other.
         no_worse_than_sac("ReDo"),
         no_worse_than_sac("Weight decay"),
         # In the paper resets lose a fifth in Ant and a tenth in HalfCheetah.
@@ -286,7 +286,7 @@ FIG14 = Experiment(
 
 
 def activations(bench: Bench) -> tuple[Arm, ...]:
-    """DQN with either activation."""
+    """Two arms: DQN with ReLU and with leaky ReLU."""
     plain = bench.dqn()
     network = replace(plain.agent.network, activation="leaky_relu")
     leaky = replace(plain, agent=replace(plain.agent, network=network))

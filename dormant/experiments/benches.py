@@ -1,4 +1,4 @@
-"""The benches of the experiments: agents, run lengths, games, seeds, periods, and the smallest effects of claims."""
+"""Benches of the experiments: agents, run lengths, games, seeds, periods, and the smallest effects of claims."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,15 +15,15 @@ from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.networks.convolutional import ImpalaResNet, MinAtarCNN, NatureCNN
 
 RATIOS = (0.25, 0.5, 1.0, 2.0)  # the paper's replay ratios for DQN
-Changes = dict[str, Any]  # fields of an agent -> other values
-WEIGHT_DECAY = 1e-5  # the best of the paper's grid, as others quote its appendix
+Changes = dict[str, Any]  # field of an agent -> new value
+WEIGHT_DECAY = 1e-5  # the best of the paper's grid, as others quote the paper's appendix
 ONE, TWO, THREE = ("Asterix",), ("Asterix", "SpaceInvaders"), ("Asterix", "SpaceInvaders", "Breakout")
 NOTHING = Chain()
 
 
 @dataclass(frozen=True)
 class Bench:
-    """An agent (DQN or DrQ) and the periods of its interventions at one scale. Arms are made from a bench."""
+    """An agent (DQN or DrQ) and the periods of its interventions at one scale. Functions build arms from a bench."""
 
     train: Callable[..., DeviceTraining | AtariTraining]
     redo_period: int  # gradient steps
@@ -52,7 +52,7 @@ Arms = Callable[[Bench], tuple[Arm, ...]]
 
 
 def _small(ratio: float, intervention: Intervention, width: int, agent: Changes) -> DeviceTraining:
-    # Long enough for learning, several actions of every intervention, and two evaluations.
+    # Long enough for learning, for every intervention to act several times, and for two evaluations.
     plain = DQN(MinAtarCNN(filters=4 * width, width=16 * width), learning_rate=2.5e-4, target_period=round(100 / ratio))
     plain = replace(plain, **{"replay_capacity": 400, "min_replay": 100, "epsilon_steps": 200, **agent})
     return DeviceTraining(
@@ -89,16 +89,15 @@ def _small_resnet(ratio: float, intervention: Intervention, width: int, agent: C
 
 SMOKE_RESNET = Bench(_small_resnet, redo_period=10, reset_period=20)
 SMOKE = Bench(_small, redo_period=50, reset_period=200)
-# At replay ratio 1 there is a reset after every twentieth of a run; the paper has one after every twenty-fifth. An
-# evaluation comes every 20,000 agent steps. The first 2,000 have no gradient step, so each evaluation comes 8,000
-# gradient steps after a reset.
+# At replay ratio 1 a run has 20 reset periods; the paper's has 25. Evaluations come every 20,000 agent steps. The first
+# 2,000 agent steps have no gradient step, so each evaluation comes 8,000 gradient steps after a reset.
 MINATAR = Bench(_minatar, redo_period=1_000, reset_period=10_000)
 
 
 def atari_bench(million_frames: int, network: type[NatureCNN | ImpalaResNet] = NatureCNN) -> Bench:
     """The paper's Atari settings, for runs of `million_frames` million frames.
 
-    Source: see `atari_dqn`. ReDo's period is second-hand. ReDo acts to the end of a run here. The released
+    Source: see `atari_dqn`. ReDo's period is as others report it. Here ReDo acts until the end of a run. The released
     configurations stop it after 2.5 million gradient steps, which is before the end only at replay ratio 2.
     """
 
@@ -118,28 +117,28 @@ NOTHING_LEARNT = "Everything: this scale only shows that the experiment runs."
 
 
 def smoke(arms: Arms, bench: Bench = SMOKE) -> Design:
-    """Tiny networks and runs on MinAtar."""
-    environment = MinAtar("Asterix", time_limit=100)  # evaluations wait for the longest episode
+    """A design with tiny networks and runs on MinAtar."""
+    environment = MinAtar("Asterix", time_limit=100)  # an evaluation lasts as long as its longest episode
     return Design(arms(bench), (environment,), (0, 1), NOTHING_LEARNT)
 
 
 def smoke_on_atari(arms: Arms) -> Design:
-    """Tiny networks and runs on Atari."""
+    """A design with tiny networks and runs on Atari."""
     return Design(arms(SMOKE_RESNET), (Atari("Pong", time_limit=50),), (0,), NOTHING_LEARNT)
 
 
 def minatar(arms: Arms, games: tuple[str, ...], seeds: int, leaves_out: str, bench: Bench = MINATAR) -> Design:
-    """Runs on MinAtar, of 200,000 agent steps unless the bench has another length."""
+    """A design with runs on MinAtar, of 200,000 agent steps unless the bench has another length."""
     return Design(arms(bench), tuple(MinAtar(game) for game in games), tuple(range(seeds)), leaves_out)
 
 
 def atari(arms: Arms, bench: Bench, games: tuple[str, ...], leaves_out: str = "") -> Design:
-    """Runs on Atari with the paper's five seeds."""
+    """A design with runs on Atari with the paper's five seeds."""
     return Design(arms(bench), tuple(Atari(game) for game in games), tuple(range(5)), leaves_out)
 
 
 def pilot(arms: Arms) -> Design:
-    """One MinAtar game and three seeds."""
+    """A design with one MinAtar game and three seeds."""
     return minatar(arms, ONE, 3, "All games but MinAtar's Asterix, and two of the five seeds.")
 
 
@@ -157,8 +156,8 @@ def five_games(arms: Arms) -> Mapping[Scale, Design]:
     }
 
 
-# The smallest effects that claims call an effect. They were chosen before any run was judged.
-# Fractions of all neurons. With a score batch of 64 states, a neuron near the threshold changes sides at random. In a
+# The smallest effects that matter to claims. They were chosen before any run was judged.
+# Fractions of all neurons. With a score batch of 64 states, a neuron near the threshold crosses it at random. In a
 # network of 144 neurons that is about two points (3 neurons). Five points (7 neurons) are clearly more.
 SOME_NEURONS = 0.02
 MANY_NEURONS = 0.05

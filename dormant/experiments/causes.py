@@ -41,19 +41,19 @@ def labelled(training: SupervisedTraining, images: ImageSet, seeds: int, leaves_
 
 
 def falls_with_fixed_labels(tau: str) -> Claim:
-    """The share falls if labels are fixed. In the paper it falls from 9 % to 0.7 %."""
+    """The claim that the share falls if labels are fixed. In the paper it falls from 9 % to 0.7 %."""
     statement = f"With fixed labels fewer neurons are dormant (τ = {tau}) at the end than at the start"
     return Claim(statement, dormant_at_end(tau), FIXED, None, "lower", -MANY_NEURONS)
 
 
 def more_if_shuffled(tau: str) -> Claim:
-    """Shuffled labels end with the larger share. In the paper it is 32 %, and 0.7 % with fixed labels."""
+    """The claim that shuffled labels end with the larger share. In the paper: 32 %, and 0.7 % with fixed labels."""
     statement = f"With shuffled labels more neurons end dormant (τ = {tau}) than with fixed ones"
     return Claim(statement, dormant_at_end(tau), SHUFFLED, FIXED, "higher", MANY_NEURONS)
 
 
 def every_shuffle_raises(tau: str) -> Claim:
-    """Every shuffle raises the share. In the paper each does by 12 to 24 points, from one epoch to the next."""
+    """The claim that every shuffle raises the share. In the paper: by 12 to 24 points, from one epoch to the next."""
     statement = f"Each shuffle raises the share of dormant neurons (τ = {tau})"
     return Claim(statement, Quantity(f"rise/{tau}/all", "lowest"), SHUFFLED, None, "higher", SOME_NEURONS)
 
@@ -87,12 +87,12 @@ FIG03 = Experiment(
 )
 
 
-LOGGED_AT = 0.25  # replay ratio of the agent that made the data, as in the published data
+LOGGED_AT = 0.25  # replay ratio of the agent that collects the data, as for the published data
 MOVING, NETWORK, NUMBERS = "Offline", "Offline, frozen random network", "Offline, fixed random numbers"
 
 
 def by_targets(training: OfflineTraining) -> tuple[Arm, ...]:
-    """The same training with three kinds of targets."""
+    """Three arms: the same training with three kinds of targets."""
     return (
         Arm(MOVING, training),
         Arm(NETWORK, replace(training, targets="frozen network")),
@@ -101,14 +101,14 @@ def by_targets(training: OfflineTraining) -> tuple[Arm, ...]:
 
 
 def own_replay(bench: Bench) -> OwnReplay:
-    """The replay of an agent on MinAtar at the end of its run."""
+    """The final replay of a DQN run on MinAtar."""
     logged = bench.dqn(LOGGED_AT)
     assert isinstance(logged, DeviceTraining)
     return OwnReplay(logged)
 
 
 def small_offline() -> OfflineTraining:
-    """A few hundred gradient steps on the replay of a small run."""
+    """A training of a few hundred gradient steps on the replay of a small run."""
     data = own_replay(SMOKE)
     return OfflineTraining(
         replace(data.training.agent, target_period=100), data=data, gradient_steps=600, log_period=100,
@@ -117,14 +117,14 @@ def small_offline() -> OfflineTraining:
 
 
 def offline_on_minatar(games: tuple[str, ...], seeds: int, leaves_out: str) -> Design:
-    """200,000 gradient steps on the last 100,000 transitions of a run of 200,000 agent steps."""
+    """A design with 200,000 gradient steps on the last 100,000 transitions of a run of 200,000 agent steps."""
     training = OfflineTraining(minatar_dqn(200_000), data=own_replay(MINATAR))
     return Design(by_targets(training), tuple(MinAtar(game) for game in games), tuple(range(seeds)), leaves_out)
 
 
 def offline_on_atari() -> Design:
-    """Training on the published replay, with the authors' number of gradient steps per part."""
-    agent = replace(atari_dqn(LOGGED_AT), target_period=2_000)  # gradient steps here
+    """A design with the published replay. Each part is used for as many gradient steps as by its authors."""
+    agent = replace(atari_dqn(LOGGED_AT), target_period=2_000)  # offline, this counts gradient steps
     training = OfflineTraining(
         agent, Atari("DemonAttack"), DopamineReplay(), gradient_steps=6_250_000, log_period=12_500, eval_period=0
     )
@@ -132,13 +132,13 @@ def offline_on_atari() -> Design:
 
 
 def still_grows(tau: str, smallest: float) -> Claim:
-    """The share grows on fixed data too. In the paper it grows by 20 to 38 points."""
+    """The claim that the share grows on fixed data too. In the paper it grows by 20 to 38 points."""
     statement = f"Without new data, more neurons end dormant (τ = {tau}) than there were at the start"
     return Claim(statement, dormant_at_end(tau), MOVING, None, "higher", smallest)
 
 
 def fewer_than_moving(arm: str, tau: str, smallest: float) -> Claim:
-    """Targets that do not move leave fewer neurons dormant. In the paper the difference is 8 and 35 points."""
+    """The claim that fixed targets leave fewer neurons dormant. In the paper the difference is 8 and 35 points."""
     targets = "the targets of a frozen random network" if arm == NETWORK else "fixed random numbers as targets"
     statement = f"With {targets}, fewer neurons end dormant (τ = {tau}) than with moving ones"
     return Claim(statement, dormant_at_end(tau), arm, MOVING, "lower", -smallest)
@@ -173,13 +173,13 @@ FIG04 = Experiment(
 )
 
 
-TEACHER_AT, STUDENT_AT = 0.25, 1.0  # replay ratios: the best one on MinAtar, and the paper's
+TEACHER_AT, STUDENT_AT = 0.25, 1.0  # replay ratios: the best one on MinAtar, and the paper's for the student
 FRESH, PRETRAINED = "Random init", "Pretrained"
 HALF = 0.5
 
 
 def students(bench: Bench, gradient_steps: int, log_period: int) -> tuple[Arm, ...]:
-    """A fresh network and a network trained at replay ratio 1, both taught by an agent of replay ratio 0.25."""
+    """Two arms: a fresh network and one trained at replay ratio 1. Both have a teacher trained at replay ratio 0.25."""
     used = bench.dqn(STUDENT_AT)
     fresh = DistillationTraining(
         used.agent, teacher=bench.dqn(TEACHER_AT), gradient_steps=gradient_steps, log_period=log_period
@@ -188,7 +188,7 @@ def students(bench: Bench, gradient_steps: int, log_period: int) -> tuple[Arm, .
 
 
 def distilled_on_minatar(games: tuple[str, ...], seeds: int, leaves_out: str) -> Design:
-    """The paper's 50,000 gradient steps."""
+    """A design with the paper's 50,000 gradient steps on MinAtar games."""
     environments = tuple(MinAtar(game) for game in games)
     return Design(students(MINATAR, 50_000, 500), environments, tuple(range(seeds)), leaves_out)
 
@@ -201,7 +201,7 @@ FIG08 = Experiment(
         "smoke": Design(students(SMOKE, 600, 100), (MinAtar("Asterix", time_limit=100),), (0, 1), NOTHING_LEARNT),
         "pilot": distilled_on_minatar(ONE, 3, "Atari, and networks that are trained for long."),
         "laptop": distilled_on_minatar(ONE, 5, "Atari, and networks that are trained for long."),
-        # The length of the paper's teacher and student runs is unknown; 40 million frames are those of its figure 7.
+        # The length of the paper's teacher and student runs is unknown. Runs of its figure 7 have 40 million frames.
         "paper": Design(students(atari_bench(40), 50_000, 500), (Atari("DemonAttack"),), tuple(range(5))),
     },
     panels=(
@@ -210,9 +210,9 @@ FIG08 = Experiment(
         Panel("Dormant neurons (τ = 0.1)", "dormant/0.1/all", "gradient_steps"),
     ),
     claims=(
-        # In the paper from 7 to 0.1.
+        # In the paper the loss falls from 7 to 0.1.
         Claim("A new network at least halves its loss", Quantity("loss"), FRESH, None, "lower", HALF, "ratio"),
-        # In the paper 0.7 against 0.1, although it starts at a thirtieth of the new one's loss.
+        # In the paper 0.7 against 0.1, although the pretrained network starts at a thirtieth of the new one's loss.
         Claim(
             "A pretrained network ends with a higher loss than a new one",
             Quantity("loss"),
@@ -222,7 +222,7 @@ FIG08 = Experiment(
             HIGHER_RETURN,
             "ratio",
         ),
-        # In the paper 98 % against 48 %.
+        # In the paper the shares are 98 % and 48 %.
         Claim(
             "A pretrained network ends with more dormant neurons (τ = 0.1) than a new one",
             SHARE,
@@ -231,7 +231,7 @@ FIG08 = Experiment(
             "higher",
             MANY_NEURONS,
         ),
-        # In the paper from 61 % to 98 %.
+        # In the paper the share grows from 61 % to 98 %.
         Claim(
             "More of a pretrained network's neurons fall dormant (τ = 0.1) while it learns",
             SHARE,

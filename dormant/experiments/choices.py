@@ -1,4 +1,4 @@
-"""Figures 15 and 22 to 25, and table 7: which neurons ReDo recycles, how, and what that does to the rank."""
+"""Figures 15 and 22 to 25, and table 7: which neurons ReDo recycles, how it recycles them, and how the rank changes."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -25,11 +25,11 @@ from dormant.experiments.benches import (
 from dormant.interventions import Recycle, Share
 from dormant.lab import Arm, Claim, Experiment, Panel, Quantity
 
-SHARE = 0.1  # of each layer at the start; it falls to zero over the run
+SHARE = 0.1  # share of each layer at the start; the share falls to zero over the run
 
 
 def selections(bench: Bench) -> tuple[Arm, ...]:
-    """The same number of recycled neurons, chosen in four ways."""
+    """Four arms that recycle the same number of neurons, chosen in four ways."""
     plain = bench.dqn()
     number = Share(SHARE, recyclings=plain.agent_steps // bench.redo_period)
 
@@ -61,10 +61,10 @@ FIG15 = Experiment(
     },
     panels=(RETURN, DORMANT),
     claims=(
-        # At about 9 million frames the paper's are 3,500, 500 and 0 on DemonAttack, and 2,200, 500 and 500 on Asterix.
+        # The paper's returns at about 9 million frames: 3,500, 500, 0 on DemonAttack, and 2,200, 500, 500 on Asterix.
         better_than("Random", "as many at random"),
         better_than("Highest score", "as many of highest score"),
-        # Figure 25: similar on Asterix, worse on DemonAttack; our sources have no numbers.
+        # In figure 25 utility is similar on Asterix and worse on DemonAttack; our sources have no numbers.
         returns(
             "Recycling by score does not give a tenth less return than by continual backprop's utility",
             "Lowest score",
@@ -86,7 +86,7 @@ RANKED_STATES = 2_048  # four times the neurons of the paper's layer
 
 
 def outgoing(bench: Bench) -> tuple[Arm, ...]:
-    """ReDo with either kind of outgoing weights."""
+    """Two arms: ReDo with zero and with random outgoing weights."""
     return (
         Arm("ReDo, zero outgoing", bench.dqn(intervention=bench.redo())),
         Arm("ReDo, random outgoing", bench.dqn(intervention=bench.redo(outgoing="fresh"))),
@@ -99,7 +99,7 @@ FIG22 = Experiment(
     designs=five_games(outgoing),
     panels=(RETURN, DORMANT),
     claims=(
-        # The paper's curves are clearly apart on three of five games; our sources have no numbers.
+        # The paper's curves differ clearly on three of five games; our sources have no numbers.
         Claim(
             "ReDo's return is higher with zero outgoing weights than with random ones",
             Quantity("eval_return"),
@@ -110,7 +110,7 @@ FIG22 = Experiment(
 
 
 def incoming(bench: Bench) -> tuple[Arm, ...]:
-    """ReDo with either kind of incoming weights."""
+    """Two arms: ReDo with fresh and with scaled incoming weights."""
     return (
         Arm(FRESH, bench.dqn(intervention=bench.redo())),
         Arm(SCALED, bench.dqn(intervention=bench.redo(incoming="scaled"))),
@@ -118,7 +118,7 @@ def incoming(bench: Bench) -> tuple[Arm, ...]:
 
 
 def no_worse(arm: str, against: str) -> Claim:
-    """One half of the claim that two returns are alike."""
+    """The claim that one return is not a tenth lower than the other: half of the claim that both are alike."""
     statement = f"The return of {arm} is not a tenth lower than that of {against}"
     return returns(statement, arm, against, "higher", LOWER_RETURN)
 
@@ -134,13 +134,13 @@ FIG23 = Experiment(
 
 
 def score_batches(bench: Bench) -> tuple[Arm, ...]:
-    """ReDo with score batches of four sizes."""
+    """Four arms: ReDo with score batches of four sizes."""
     redo = bench.dqn(intervention=bench.redo())
     return tuple(Arm(f"ReDo, {states} states", replace(redo, score_batch=states)) for states in SCORED_STATES)
 
 
 def no_different(direction: Literal["higher", "lower"], smallest: float) -> Claim:
-    """One half of the claim that two fractions are alike."""
+    """The claim that one fraction is not 5 points above or below the other: half of the claim that both are alike."""
     statement = f"1,024 states find a share of dormant neurons (τ = 0.1) not 5 points {direction} than 32 states do"
     opposite = "higher" if direction == "lower" else "lower"
     quantity = dormant_in_second_half()
@@ -158,7 +158,7 @@ FIG24 = Experiment(
 
 
 def ranked(bench: Bench) -> tuple[Arm, ...]:
-    """DQN and ReDo, with the rank of their features measured."""
+    """Two arms, DQN and ReDo, that also measure the rank of their features."""
     plain, redo = bench.dqn(), bench.dqn(intervention=bench.redo())
     return Arm("DQN", replace(plain, rank_batch=RANKED_STATES)), Arm("ReDo", replace(redo, rank_batch=RANKED_STATES))
 
@@ -174,7 +174,7 @@ TABLE7 = Experiment(
     },
     panels=(Panel("Effective rank of the penultimate layer", "srank"), RETURN),
     claims=(
-        # In the paper 470.8 and 449.2 of 512.
+        # In the paper the ranks are 470.8 and 449.2 of 512.
         Claim(
             "The penultimate layer's effective rank is higher with ReDo than without",
             Quantity("srank"),

@@ -1,4 +1,4 @@
-"""A fair comparison: methods are tuned with equal budgets on a seed that is not judged, then judged against DQN."""
+"""A fair comparison: tunes methods with equal budgets on a separate seed, then judges them against DQN."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -49,14 +49,14 @@ PLAIN = "DQN"
 LEARNING_RATES = (0.5, 1.0, 2.0)  # relative to the bench's learning rate
 STRENGTHS = (1e-5, 1e-4, 1e-3)
 DECAYS = (WEIGHT_DECAY / 10, WEIGHT_DECAY, 10 * WEIGHT_DECAY)
-Candidates = dict[str, Trainable]  # by the name of a setting
+Candidates = dict[str, Trainable]  # name of a setting -> training
 Maker = Callable[[Bench], Candidates]
-Change = Callable[..., Changes]  # of an agent's fields, from a value or from its network
+Change = Callable[..., Changes]  # returns changed fields of an agent, given a value or the agent's network
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its name in tables, and a function that returns its candidates on a bench."""
+    """A method: its name in tables, and a function that builds its candidates from a bench."""
 
     title: str
     candidates: Maker
@@ -65,17 +65,17 @@ class Method:
 def _by_intervention(
     setting: str, values: Sequence[float], intervention: Callable[[Bench, float], Intervention]
 ) -> Maker:
-    """Candidates that differ in one setting of the intervention."""
+    """Returns the maker of candidates that differ in one setting of the intervention."""
     return lambda bench: {f"{setting} {each:g}": bench.dqn(intervention=intervention(bench, each)) for each in values}
 
 
 def _by_agent(setting: str, values: Sequence[float], change: Change) -> Maker:
-    """Candidates that differ in one setting of the agent."""
+    """Returns the maker of candidates that differ in one setting of the agent."""
     return lambda bench: {f"{setting} {each:g}": bench.dqn(**change(each)) for each in values}
 
 
 def _by_learning_rate(change: Change) -> Maker:
-    """Candidates with other learning rates, for a method without a setting of its own."""
+    """Returns the maker of candidates that differ in learning rate, for a method without settings."""
 
     def candidates(bench: Bench) -> Candidates:
         plain = bench.dqn().agent
@@ -86,7 +86,7 @@ def _by_learning_rate(change: Change) -> Maker:
 
 
 def _by_period(of: str, times: Sequence[float], intervention: Callable[[int], Intervention]) -> Maker:
-    """Candidates with other periods: multiples of the bench's period named `of`."""
+    """Returns the maker of candidates with several periods: multiples of the bench's period named `of`."""
 
     def candidates(bench: Bench) -> Candidates:
         periods = [max(1, round(each * getattr(bench, of))) for each in times]
@@ -150,7 +150,7 @@ def title(name: str) -> str:
 
 
 Suite = Literal["minatar", "atari"]
-TUNING_SEED = 100  # not a seed of any design
+TUNING_SEED = 100  # no design has this seed
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ GROUNDS: Mapping[Suite, Mapping[Scale, Ground]] = {
 
 
 def tuning(suite: Suite, scale: Scale, names: Sequence[str]) -> Experiment:
-    """The tuning runs: every candidate of the methods and the plain agent, with the tuning seed."""
+    """The experiment of the tuning runs: all candidates of the methods and the plain agent, with the tuning seed."""
     ground = GROUNDS[suite][scale]
     arms = tuple(
         Arm(f"{title(name)}, {setting}", training)
@@ -193,7 +193,7 @@ def tuning(suite: Suite, scale: Scale, names: Sequence[str]) -> Experiment:
 
 
 def comparison(suite: Suite, scale: Scale, chosen: Mapping[str, str]) -> Experiment:
-    """The methods and the plain agent, each with its chosen setting."""
+    """The experiment that compares the methods and the plain agent, each with its chosen setting."""
     ground = GROUNDS[suite][scale]
     arms = tuple(Arm(title(name), candidates(name, ground.bench)[setting]) for name, setting in chosen.items())
     settings = "; ".join(f"{title(name)}: {setting}" for name, setting in chosen.items())
@@ -228,20 +228,20 @@ def fewer_dormant(arm: str) -> Claim:
 
 
 class Record(Model):
-    """The state of a comparison: each method's setting, and its training time relative to plain DQN."""
+    """The state of a comparison: each method's chosen setting, and its training time relative to plain DQN."""
 
     suite: Suite
     chosen: dict[str, str]
     cost: dict[str, float] = Field(default_factory=dict)
-    checksum: Checksum | None = None  # only in files, and not in those of older versions
+    checksum: Checksum | None = None  # only in files of newer versions
 
     def experiment(self, scale: Scale) -> Experiment:
-        """The runs that are compared."""
+        """The experiment that compares the chosen settings."""
         return comparison(self.suite, scale, self.chosen)
 
 
 def record_file(root: Path, scale: Scale) -> Path:
-    """The file with the record of the newest comparison."""
+    """The path of the newest comparison's record."""
     return root / scale / "comparison.json"
 
 
@@ -251,7 +251,7 @@ def write_record(root: Path, scale: Scale, record: Record) -> None:
 
 
 def read_record(root: Path, scale: Scale) -> Record | None:
-    """The record of the newest comparison under a folder. None if there is none or this version lacks its settings.
+    """Reads the newest comparison's record. Returns None if there is none or this version lacks its settings.
 
     Raises Damaged if the file is damaged, OSError if it cannot be read.
     """
@@ -268,6 +268,6 @@ def read_record(root: Path, scale: Scale) -> Record | None:
 
 
 def _with_known_names(record: dict[str, Value]) -> dict[str, Value]:
-    """The record with today's names of methods. Older records have underscores, and cbp for continual backprop."""
+    """Replaces old names of methods by current ones. Older records have underscores, and cbp for continual backprop."""
     names = {name: canonical({"cbp": "continual-backprop"}.get(name, name), METHODS) for name in record}
     return {names[name]: value for name, value in record.items()}

@@ -26,7 +26,7 @@ from dormant.lab import Arm, Claim, Experiment, Panel, Quantity
 
 
 def plain(ratio: float) -> Arms:
-    """DQN, the only arm."""
+    """Returns the function that builds one arm: DQN at this replay ratio."""
 
     def arms(bench: Bench) -> tuple[Arm, ...]:
         return (Arm("DQN", bench.dqn(ratio)),)
@@ -35,7 +35,7 @@ def plain(ratio: float) -> Arms:
 
 
 def trained_has_more(tau: str) -> Claim:
-    """The share grows during training. In the paper it rises by 13 points on both games after the first log point."""
+    """The claim that the share grows. In the paper: by 13 points on both games after the first log point."""
     statement = f"A trained DQN has more dormant neurons (τ = {tau}) than a new one"
     return Claim(statement, dormant_at_end(tau), "DQN", None, "higher", MANY_NEURONS)
 
@@ -66,12 +66,12 @@ HISTORIES = {"union": "those ever dormant before", "previous": "those of the log
 
 
 def overlap(history: str, tau: str) -> str:
-    """The overlap metric of the penultimate layer."""
+    """The name of the overlap metric of the penultimate layer."""
     return f"overlap/{history}/{tau}/dense"
 
 
 def overlap_grows(history: str, tau: str) -> Claim:
-    """The overlap grows. In the paper it grows by 23 and 31 points."""
+    """The claim that the overlap grows. In the paper it grows by 23 and 31 points."""
     statement = f"The overlap of dormant neurons (τ = {tau}) with {HISTORIES[history]} grows"
     return Claim(statement, Quantity(overlap(history, tau)), "DQN", None, "higher", MANY_NEURONS)
 
@@ -106,7 +106,7 @@ FIG05 = Experiment(
 
 
 def pruned(ratio: float) -> Arms:
-    """DQN, and DQN whose silent neurons are pruned."""
+    """Returns the function that builds two arms: DQN, and DQN whose silent neurons are pruned."""
 
     def arms(bench: Bench) -> tuple[Arm, ...]:
         return Arm("DQN", bench.dqn(ratio)), Arm("Pruned", bench.dqn(ratio, bench.prune()))
@@ -139,12 +139,12 @@ FIG06 = Experiment(
 
 
 def replay_ratios(bench: Bench) -> tuple[Arm, ...]:
-    """DQN at four replay ratios."""
+    """Four arms: DQN at four replay ratios."""
     return tuple(Arm(named(ratio), bench.dqn(ratio)) for ratio in RATIOS)
 
 
 def named(ratio: float) -> str:
-    """The name of an arm."""
+    """The name of the arm with this replay ratio."""
     return f"DQN, RR {ratio:g}"
 
 

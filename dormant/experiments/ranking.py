@@ -1,7 +1,7 @@
 """The results of a comparison: the setting that each method chose, and the table of methods.
 
-`dormant.experiments.comparison` makes the runs. This file is apart because reading runs needs polars, which other
-commands work without.
+`dormant.experiments.comparison` defines the runs. This file is separate because reading runs needs polars, which other
+commands do not import.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,12 +29,12 @@ HEADS = ("Method", "Setting", "Return / plain DQN", "Dormant neurons", "Time / p
 
 
 class Row(NamedTuple):
-    """One method beside the plain agent.
+    """One method compared with the plain agent.
 
     `returns` is the interquartile mean of the runs' returns in the second half of training, each divided by the plain
     agent's mean return in that environment, with bootstrap bounds. `dormant` is the fraction of dormant neurons
     (τ = 0.1) in the second half, with a t-interval. `cost` is the training time divided by the plain agent's. The
-    verdicts compare pairs of runs; the plain agent has none.
+    verdicts compare pairs of runs; they are None for the plain agent.
     """
 
     method: str
@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 
 def chosen(suite: Suite, scale: Scale, names: Sequence[str], frame: pl.DataFrame) -> dict[str, str]:
-    """Per method, and for the plain agent, the setting with the highest return in the tuning runs.
+    """The setting with the highest return in the tuning runs, for each method and the plain agent.
 
     Raises ValueError for a method without a measured return.
     """
@@ -85,7 +85,7 @@ def _row(arm: str, setting: str, cost: float | None, frame: pl.DataFrame) -> Row
 
 
 def table(record: Record, frame: pl.DataFrame) -> list[tuple[str, ...]]:
-    """The table of methods as text: the column heads, then the rows, highest return first."""
+    """The table of methods as text: the heads of the columns, then the rows, highest return first."""
     return [HEADS, *_cells(rows(record, frame))]
 
 

@@ -35,7 +35,7 @@ from dormant.rl.networks.convolutional import ImpalaResNet, MinAtarCNN, NatureCN
 
 
 def with_tau(tau: float, ratio: float) -> Arms:
-    """DQN, and DQN whose tau-dormant neurons are recycled."""
+    """Returns the function that builds two arms: DQN, and DQN whose tau-dormant neurons are recycled."""
 
     def arms(bench: Bench) -> tuple[Arm, ...]:
         return Arm("DQN", bench.dqn(ratio)), Arm("ReDo", bench.dqn(ratio, bench.redo(tau)))
@@ -59,7 +59,7 @@ FIG09 = Experiment(
         RETURN,
     ),
     claims=(
-        # The paper's fraction falls from 28 % to 2 %. Recycling makes it a saw, so the second half is averaged.
+        # The paper's fraction falls from 28 % to 2 %. Recycling makes the curve jump, so the second half is averaged.
         *(
             Claim(
                 f"ReDo at least halves the share of dormant neurons (τ = {tau})",
@@ -100,7 +100,7 @@ SWEEP_PANELS = (
 def swept(
     taus: dict[float, float] | None = None, ratios: tuple[float, ...] = RATIOS, name: str = "DQN", **agent: Any
 ) -> Arms:
-    """The bench's agent with and without ReDo at each replay ratio. `taus` has thresholds other than 0.1, by ratio."""
+    """Returns the function that builds arms with and without ReDo. `taus` maps ratios to thresholds other than 0.1."""
     return partial(_arms, taus or {}, ratios, name, agent)
 
 
@@ -133,7 +133,7 @@ FIG10A = Experiment(
     panels=SWEEP_PANELS,
     claims=(
         *SWEEP_CLAIMS,
-        # In the paper 1.35 times; the other panels do not show it.
+        # In the paper the return is 1.35 times as high; the other panels do not show this effect.
         returns(
             "With ReDo, replay ratio 2 gives a higher return than 0.25",
             "ReDo, RR 2",
@@ -175,7 +175,7 @@ FIG10C = Experiment(
 
 
 def _small_drq(ratio: float, intervention: Intervention, width: int, agent: Changes) -> DeviceTraining:
-    # At replay ratio 1, learning starts and ReDo acts several times.
+    # Long enough at replay ratio 1 for learning to start and for ReDo to act several times.
     network = MinAtarCNN(filters=4 * width, width=16 * width, dueling=True)
     small = replace(minatar_drq(400), network=network, replay_capacity=400, min_replay=100, **agent)
     return DeviceTraining(
@@ -190,7 +190,7 @@ def _small_drq(ratio: float, intervention: Intervention, width: int, agent: Chan
 
 
 def _minatar_drq(ratio: float, intervention: Intervention, width: int, agent: Changes) -> DeviceTraining:
-    # A quarter of the length of DQN's runs, because Atari 100k is about learning from few steps.
+    # A quarter as long as DQN's runs, because Atari 100k tests learning from few steps.
     network = MinAtarCNN(filters=16 * width, width=128 * width, dueling=True)
     plain = replace(minatar_drq(50_000), network=network, **agent)
     return DeviceTraining(
@@ -199,7 +199,7 @@ def _minatar_drq(ratio: float, intervention: Intervention, width: int, agent: Ch
 
 
 def _atari_drq(ratio: float, intervention: Intervention, width: int, agent: Changes) -> AtariTraining:
-    # The paper's replay has room for a million steps. A run fills only as many as it takes.
+    # The paper's replay holds a million steps. A run takes fewer, so a replay of the run's length is enough.
     plain = replace(atari_drq(NatureCNN(width)), replay_capacity=ATARI_100K_RUN["agent_steps"], **agent)
     return AtariTraining(plain, intervention=intervention, replay_ratio=ratio, log_period=10_000, **ATARI_100K_RUN)
 
@@ -207,8 +207,8 @@ def _atari_drq(ratio: float, intervention: Intervention, width: int, agent: Chan
 DRQ_SWEEP = swept(ratios=(1.0, 2.0, 4.0, 8.0), name="DrQ")
 SMOKE_DRQ = Bench(_small_drq, redo_period=50, reset_period=200)
 MINATAR_DRQ = Bench(_minatar_drq, redo_period=1_000, reset_period=10_000)
-# ReDo's period is second-hand. ReDo acts to the end of a run here, while the released configuration stops it after
-# 400,000 gradient steps, which is the end at replay ratio 1 only.
+# ReDo's period is as others report it. Here ReDo acts until the end of a run. The released configuration stops it
+# after 400,000 gradient steps, which is the end only at replay ratio 1.
 ATARI_DRQ = Bench(_atari_drq, redo_period=1_000, reset_period=100_000)
 
 FIG10D = Experiment(

@@ -1,4 +1,4 @@
-"""An experiment as a value: its arms, its size at each scale, its claims and its plots."""
+"""Data classes that describe an experiment: its arms, its size at each scale, its claims and its plots."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -9,13 +9,13 @@ from dormant.rl.envs.mujoco import MuJoCo
 from dormant.supervised.images import ImageSet
 
 Scale = Literal["smoke", "pilot", "laptop", "paper"]
-FAMILIES = {"Atari": "ALE"}  # the class of a game's environment -> its name, if they differ
+FAMILIES = {"Atari": "ALE"}  # class name of an environment -> name of its family of games, if they differ
 SCALES: tuple[Scale, ...] = ("smoke", "pilot", "laptop", "paper")
 
 
 @runtime_checkable
 class Game(Protocol):
-    """An environment that is one of a family of games."""
+    """An environment that is one game of a family."""
 
     @property
     def game(self) -> str: ...
@@ -50,7 +50,7 @@ class Design:
     arms: tuple[Arm, ...]
     environments: tuple[object, ...]
     seeds: tuple[int, ...]
-    leaves_out: str = ""  # a sentence about the parts of the paper's figure that this design lacks
+    leaves_out: str = ""  # a sentence that names parts of the paper's figure that this design lacks
 
     def cells(self) -> Iterator["Cell"]:
         """Yields each arm in each environment, with all seeds."""
@@ -71,10 +71,10 @@ class Cell(NamedTuple):
 class Quantity:
     """One number per seed: a metric of the run, reduced to its end, its mean, its start or its lowest value.
 
-    Only measured values count; `judging.claims.reduced` defines the reductions. The mean ignores log points before
-    the share `after` of the run. `reset_age` keeps only log points at which the networks of both arms are that many
-    reset periods old, from the first bound to just below the second. Shortly after a reset an agent plays like a new
-    one, and the number of evaluations at that time is an accident of the periods. Arms without resets fit any age.
+    Only measured values count; `judging.claims.reduced` defines the reductions. The mean ignores the first
+    share `after` of the run. `reset_age` keeps only log points at which the networks of both arms are that many
+    reset periods old, from the first bound to just below the second. Shortly after a reset an agent plays like a
+    new one, and the number of evaluations at that time depends only on the periods. Arms without resets fit any age.
 
     >>> Quantity("eval_return", "mean", after=0.5, reset_age=(0.5, math.inf)).metric
     'eval_return'
@@ -102,8 +102,8 @@ class Claim:
 
     `against=None` compares the arm with its own start. `by="ratio"` compares quotients: no effect is 1, and `smallest`
     is for example 1.5, or 0.67 for "lower". `by="difference"` compares differences: no effect is 0, and `smallest` is
-    for example 0.1, or -0.1 for "lower". If `smallest` lies on the other side of no effect, it claims that no harm is
-    done: "higher" with a ratio of 0.9 claims that less than a tenth is lost.
+    for example 0.1, or -0.1 for "lower". If `smallest` lies on the other side of no effect, the claim is that no
+    harm is done: "higher" with a ratio of 0.9 claims that less than a tenth is lost.
 
     Raises ValueError for a smallest ratio that is not positive.
     """
@@ -144,7 +144,7 @@ class Experiment:
     claims: tuple[Claim, ...] = ()
     published: tuple[str, ...] = ()
     settings: str = ""  # a sentence about the differences from the paper
-    command: str = ""  # the command that makes it, if that is not `dormant figure`
+    command: str = ""  # the command that runs the experiment, if it is not `dormant figure`
 
 
 def name_of(environment: object) -> str:

@@ -1,4 +1,4 @@
-"""This machine: its cores and devices, where compiled code is kept, and which code runs here."""
+"""This machine: its cores and devices, the cache of compiled code, and the code version."""
 
 import ctypes
 import importlib.metadata
@@ -17,7 +17,7 @@ PACKAGES = ("dormant", "jax", "jaxlib", "numpy", "optax", "pgx", "orbax-checkpoi
 
 def cores() -> tuple[int, ...]:
     """The CPU cores that this process may use, in order."""
-    affinity = getattr(os, "sched_getaffinity", None)  # macOS has no such call
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS lacks this call
     return tuple(sorted(affinity(0))) if affinity else tuple(range(os.cpu_count() or 1))
 
 
@@ -33,14 +33,14 @@ def pin(core: int) -> None:
 
 
 def release_memory() -> None:
-    """Returns freed memory to the system. The C library of Linux keeps it, separately for each thread."""
+    """Returns freed memory to the system. Linux's C library would keep it, separately for each thread."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other systems lack it
     if trim is not None:
         trim(0)
 
 
 def accelerated() -> bool:
-    """Whether JAX uses an accelerator. Turns off preallocation, which would take the memory of other processes."""
+    """Returns whether JAX uses an accelerator. Turns off preallocation, so that processes can share its memory."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     return jax.default_backend() != "cpu"
 
@@ -56,17 +56,17 @@ def spread_seeds(seeds: int) -> None:
 
 
 def keep_compiled_code() -> None:
-    """Caches compiled code on disk for later runs, unless the user has chosen a folder for it."""
+    """Makes JAX cache compiled code on disk, unless the user has chosen a folder for the cache."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         try:
             caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        except RuntimeError:  # a user without a home
+        except RuntimeError:  # the user has no home folder
             return
         jax.config.update("jax_compilation_cache_dir", str(caches / "dormant"))
 
 
 def compile_quickly() -> None:
-    """Halves XLA's compile time and makes the code several times slower. For code that runs for seconds.
+    """Halves XLA's compile time. The code is then several times slower, so use this only for runs of seconds.
 
     XLA reads its flags once, so the process must not have computed anything yet.
     """

@@ -1,4 +1,4 @@
-"""Pictures: their colours, the picture of the demo and of a report, and small pictures of neuron scores over time."""
+"""Pictures: the colours, the pictures of the demo and of a report, and small pictures of neuron scores over time."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ from PIL import Image
 from dormant import Report
 from dormant.lab.runs.folder import RunFolder, curve, layers, rows
 
-# Okabe and Ito's palette, which all common kinds of colour blindness can tell apart. Its yellow is too pale on white.
+# Okabe and Ito's palette, which suits all common kinds of colour blindness, without its yellow: too pale on white.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 DORMANT = "#AA3377"
 LINES = ("-", "--", ":", "-.")
@@ -36,7 +36,7 @@ STYLE: dict[Any, Any] = {
 
 
 def demo_picture(arms: Mapping[str, RunFolder], tau: float, title: str, caption: str) -> Figure:
-    """Four panels that compare arms: return, dormant fraction, dormant fraction per layer, and neuron scores.
+    """Draws four panels that compare arms: return, dormant fraction, dormant fraction per layer, and neuron scores.
 
     Thin lines are seeds and thick lines their means. The neuron scores are those of the last layer in the first seed.
     """
@@ -79,7 +79,7 @@ def _lines(
     axes: Axes, folder: RunFolder, name: str, colour: str, label: str, line: str = "-", seeds: bool = True
 ) -> None:
     steps, values = curve(folder, name)
-    # Not every log point has an evaluation.
+    # Skips log points without a value, because not every log point has an evaluation.
     measured = ~np.isnan(values).all(axis=0)
     for seed in values[:, measured] if seeds else ():
         axes.plot(steps[measured], seed, color=colour, linewidth=0.8, alpha=0.4)
@@ -128,7 +128,7 @@ def _score_map(axes: Axes, folder: RunFolder, layer: str, shades: Colormap, scal
 
 
 def report_picture(report: Report, title: str) -> Figure:
-    """Two panels: the dormant fraction per layer with its interval, and each layer's scores in ascending order."""
+    """Draws the dormant fraction per layer with its interval, and each layer's scores in ascending order."""
     with mpl.rc_context(STYLE):
         figure = _titled((11.0, 1.8 + 0.35 * max(6, len(report.layers))), title, report.conditions)
         shares, scores = figure.subplots(1, 2)
@@ -168,7 +168,7 @@ def _scores_by_rank(axes: Axes, report: Report) -> None:
 
 COLUMNS, ROWS = 80, 256
 NOT_A_NUMBER = 15
-HIGHEST = 3.0  # higher scores have the same shade; the mean score of a layer is 1
+HIGHEST = 3.0  # all higher scores have the same shade; the mean score of a layer is 1
 # Dormant neurons are purple, others grey (darker for higher scores), and NaN is yellow.
 PALETTE = [
     tuple(bytes.fromhex(DORMANT[1:])),
@@ -178,7 +178,7 @@ PALETTE = [
 
 
 class ScoreMap(NamedTuple):
-    """The scores of one layer in one seed of a run, with a PNG file as a data URL."""
+    """The scores of one layer for one seed of a run. `image` is a PNG file as a data URL."""
 
     layer: str
     seed: int
@@ -189,7 +189,7 @@ class ScoreMap(NamedTuple):
 
 
 def score_maps(run: RunFolder, tau: float) -> Iterator[ScoreMap]:
-    """Yields a map per layer of the run's first seed, from input to output. A run without scores has none.
+    """Yields a map per layer of the run's first seed, from input to output. Yields nothing for a run without scores.
 
     Raises RunRefused for a damaged line.
     """
@@ -216,7 +216,7 @@ def by_dormancy(scores: Float[np.ndarray, "neurons points"], tau: float) -> Int[
 def levels(scores: Float[np.ndarray, "neurons points"], tau: float) -> UInt8[np.ndarray, "rows columns"]:
     """Sorted scores as sixteen levels: 0 for dormant, 1 to 14 increasing with the score, 15 for NaN.
 
-    Of wide layers and long runs, only evenly spaced neurons and log points are shown.
+    Wide layers and long runs are thinned to evenly spaced neurons and log points.
 
     >>> levels(np.array([[0.0, 1.0], [3.0, 9.0], [1.0, np.nan]]), tau=0.1).tolist()
     [[0, 5], [5, 15], [14, 14]]
@@ -229,7 +229,7 @@ def levels(scores: Float[np.ndarray, "neurons points"], tau: float) -> UInt8[np.
 
 
 def address(picture: UInt8[np.ndarray, "rows columns"]) -> str:
-    """A picture of sixteen levels as a data URL with a PNG file."""
+    """Encodes a picture of sixteen levels as a PNG file in a data URL."""
     image = Image.fromarray(picture, mode="P")
     image.putpalette([part for colour in PALETTE for part in colour])
     file = io.BytesIO()

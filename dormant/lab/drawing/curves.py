@@ -1,4 +1,4 @@
-"""The plots of an experiment as numbers: per arm a line over time or replay ratio, with its seeds and an interval."""
+"""The plots of an experiment as numbers: one line per arm over time or replay ratio, with seeds and an interval."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,9 @@ ALL = "all environments"
 
 @dataclass(frozen=True)
 class Line:
-    """One arm in one plot: the values per seed, their middle, and the bounds of its interval (NaN if missing).
+    """One arm in one plot: the values per seed, their middle, and the bounds of an interval (NaN if missing).
 
-    The paper's lines have no seeds. `colour` and `dash` are the numbers of a colour and a dash pattern.
+    The paper's lines have no seeds. `colour` and `dash` are indices of a colour and a dash pattern.
     """
 
     label: str
@@ -52,7 +52,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Pen:
-    """The colour and dash pattern of an arm, by number."""
+    """The indices of an arm's colour and dash pattern."""
 
     colour: int
     dash: int
@@ -64,7 +64,7 @@ Pens = dict[str, Pen]
 def plots(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> tuple[Plot, ...]:
     """The plots of each panel: one per environment, and one of all environments if they have a common unit.
 
-    Arms and environments that are not in the table are left out, and so are empty plots.
+    Skips arms and environments that are not in the table, and empty plots.
     """
     design = experiment.designs[scale]
     environments = [name for each in design.environments if (name := name_of(each)) in set(frame["environment"])]
@@ -146,7 +146,7 @@ def family(arm: str) -> str:
 
 
 def pens(arms: Sequence[str]) -> Pens:
-    """A pen per arm and per family. If there are several families with several arms, a family shares a colour.
+    """Assigns a pen to each arm and each family. If several families have several arms, each family shares a colour.
 
     >>> pens(["DQN, RR 1", "DQN, RR 2", "Reset"])["DQN, RR 2"]
     Pen(colour=0, dash=1)
@@ -213,7 +213,7 @@ def quantity(metric: str) -> str:
 def measured(rows: pl.DataFrame, environments: Sequence[str], x_name: str, metric: str) -> tuple[Points, Measured]:
     """The x values at which an arm was measured in all environments, and the values per seed (NaN if missing).
 
-    Log points at which some environment has no value are left out, because their mean would be over fewer environments.
+    Skips log points at which some environment has no value, because their mean would be over fewer environments.
     """
     value = pl.col(metric).cast(pl.Float64) if metric in rows.columns else pl.lit(None, pl.Float64).alias(metric)
     rows = rows.filter(pl.col("environment").is_in(environments)).select("environment", "seed", x_name, value)
@@ -229,13 +229,13 @@ def measured(rows: pl.DataFrame, environments: Sequence[str], x_name: str, metri
 
 
 def normalised(values: Measured, environments: Sequence[str]) -> Measured:
-    """Atari returns on the scale where random play is 0 and a human is 1."""
+    """Human-normalised Atari returns: random play is 0, and a human is 1."""
     games = [name.removeprefix(ATARI) for name in environments]
     return np.stack([np.asarray(human_normalised(game, values[:, i])) for i, game in enumerate(games)], axis=1)
 
 
 def ends(x: Points, values: Measured) -> Float[np.ndarray, "seeds environments"]:
-    """Per seed and environment, the mean over the last tenth of the run. NaN if there is no value.
+    """The mean over the last tenth of the run, per seed and environment. NaN if there is no value.
 
     >>> ends(np.array([0.0, 50, 95, 100]), np.array([[[9.0, 9, 1, 3]], [[9, 9, 1, math.nan]]])).tolist()
     [[2.0], [1.0]]
@@ -246,7 +246,7 @@ def ends(x: Points, values: Measured) -> Float[np.ndarray, "seeds environments"]
 
 
 def stratified_band(values: Measured) -> tuple[Points, Points, Points]:
-    """At every point, the mean over environments of their means, with the stratified t-interval.
+    """The mean over environments of their means at every point, with the stratified t-interval.
 
     >>> [round(float(bound[0]), 2) for bound in stratified_band(np.array([[[1.0]], [[2.0]], [[3.0]]]))]
     [2.0, -0.48, 4.48]
@@ -256,6 +256,6 @@ def stratified_band(values: Measured) -> tuple[Points, Points, Points]:
 
 
 def iqm_band(values: Measured) -> tuple[Points, Points, Points]:
-    """At every point, the interquartile mean with bounds from the bootstrap, as the paper draws returns."""
+    """The interquartile mean at every point with bootstrap bounds, as in the paper's plots of returns."""
     bounds = np.array([bootstrap_interval(iqm, values[:, :, point]) for point in range(values.shape[2])])
     return bounds[:, 0], bounds[:, 1], bounds[:, 2]

@@ -1,4 +1,4 @@
-"""The figure of an experiment: a row per panel, a column per environment, and the paper's curves at the end."""
+"""Draws the figure of an experiment: a row per panel, a column per environment, and the paper's curves at the end."""
 
 import csv
 import math
@@ -23,7 +23,7 @@ from dormant.lab.drawing import COLOURS, STYLE
 from dormant.lab.drawing.curves import Line, Pen, Plot, pens, plots, spread
 from dormant.lab.judging.claims import Verdict
 
-Row = dict[str, Any]  # of published.csv
+Row = dict[str, Any]  # a row of published.csv
 DOMAINS = {"fig03": "CIFAR-10", "fig14": "MuJoCo"}  # all others are Atari
 QUANTITIES = {
     "dormant_percent": "dormant neurons",
@@ -34,7 +34,7 @@ METRICS = {"dormant_percent": "dormant/", "overlap_percent": "overlap"}  # prefi
 
 
 def published(experiment: Experiment, scale: Scale) -> tuple[Plot, ...]:
-    """The paper's plots of the panels that the experiment names. A line has the pen of our matching arm.
+    """The paper's plots that the experiment names. A line has the pen of our matching arm.
 
     Raises KeyError for a panel that is not in published.csv.
     """
@@ -110,7 +110,7 @@ def _column(rows: list[Row], name: str) -> np.ndarray:
 
 
 def _counterpart(words: Sequence[str], labels: Sequence[str]) -> str | None:
-    """The one of our labels with most of the paper's words and no other words, None if there is none.
+    """The label of ours that contains most of the paper's words and no other words. None if there is none.
 
     >>> _counterpart(["redo", "DemonAttack", "replay_ratio=1"], ["DQN, RR 1", "ReDo, RR 1", "ReDo, RR 2"])
     'ReDo, RR 1'
@@ -139,9 +139,9 @@ def experiment_figure(
     verdicts: Sequence[Verdict] = (),
     revisions: Sequence[str] = (),
 ) -> Figure:
-    """The figure of an experiment's runs: means over seeds with 95 % intervals, and thin lines for a few seeds.
+    """Draws an experiment's runs: means over seeds with 95 % intervals, and thin lines for a few seeds.
 
-    The verdicts are printed below it with their claims. Raises ValueError if there is nothing to draw.
+    The verdicts and claims are printed below the plots. Raises ValueError if there is nothing to draw.
     """
     rows = grid(experiment, scale, frame)
     if not rows:
@@ -160,7 +160,7 @@ def experiment_figure(
 
 
 def grid(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> list[list[Plot]]:
-    """The plots of each panel. The paper's plots of a quantity follow in the row of the first panel with it."""
+    """The rows of plots, one per panel. The paper's plots of a quantity follow in the first row with this quantity."""
     ours, theirs = plots(experiment, scale, frame), list(published(experiment, scale))
     titles = dict.fromkeys((plot.title, plot.metric, plot.x_name) for plot in ours)
     rows = [[plot for plot in ours if (plot.title, plot.metric, plot.x_name) == title] for title in titles]
@@ -169,12 +169,12 @@ def grid(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> list[list
         sweeps = [plot for plot in fitting if (plot.x_name == "replay_ratio") == (row[0].x_name == "replay_ratio")]
         row.extend(sweeps)
         theirs = [plot for plot in theirs if not any(plot is taken for taken in sweeps)]
-    # The paper's plots without a matching panel form a row of their own.
+    # The paper's plots without a matching panel form the last row.
     return [*rows, *([theirs] if rows and theirs else [])]
 
 
 def caption(experiment: Experiment, scale: Scale, frame: pl.DataFrame, revisions: Sequence[str] = ()) -> Iterator[str]:
-    """Lines of text: how the figure was made, what its lines are, and what it leaves out."""
+    """Yields lines of text: how the figure was made, what its lines are, and what it leaves out."""
     seeds = ", ".join(map(str, sorted(set(frame["seed"]))))
     revision = f"; revision {', '.join(revisions)}" if revisions else ""
     yield from textwrap.wrap(f"{command(experiment, scale)}; seeds {seeds}{revision}.", CAPTION, break_on_hyphens=False)
@@ -254,7 +254,7 @@ def _line(axes: Axes, plot: Plot, line: Line) -> None:
     style = (0, (5, 2)) if plot.published else DASHES[dash % len(DASHES)]
     if plot.x_name == "replay_ratio":
         whiskers = np.nan_to_num(np.abs(np.stack([line.low, line.high]) - line.middle))
-        x = line.x * 1.03**line.colour  # shifted so that intervals do not hide each other
+        x = line.x * 1.03**line.colour  # shifted so that intervals do not overlap
         axes.errorbar(x, line.middle, whiskers, color=colour, linestyle=style, marker="o", markersize=4, elinewidth=1.2)
         return
     for seed in line.seeds if 1 < len(line.seeds) <= FEW_SEEDS else ():
@@ -280,7 +280,7 @@ def _formats(axes: Axes, plot: Plot) -> None:
 
 
 def label(axes: Axes, plot: Plot) -> None:
-    """Writes each line's name next to its end, moved apart if names would overlap."""
+    """Writes the name of each line next to the line's end. Names that would overlap are moved apart."""
     ends = [(line, *_end(line)) for line in plot.lines]
     low, high = axes.get_ylim()
     heights = [(y - low) / (high - low) for _, _, y in ends]

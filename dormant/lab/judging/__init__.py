@@ -1,8 +1,8 @@
-"""Numbers of runs: means, interquartile means and their 95 % intervals over seeds, and the end of a run.
+"""Statistics of runs: means, interquartile means and their 95 % intervals over seeds, and values at the end of a run.
 
 A table has the axes [seeds, environments]. A missing value is NaN and is ignored. `iqm`, `mean` and `half_width` map
 over any leading axes. `benchmarks/coverage.py` measures how often each interval contains the true value. The demo uses
-this file, so it must not need polars.
+this file, so it must not import polars.
 """
 
 import math
@@ -22,7 +22,7 @@ QUANTILES = (0.025, 0.975)  # of a 95 % interval
 
 
 def iqm(table: Float[np.ndarray, "*more seeds environments"]) -> Float[np.ndarray, "*more"]:
-    """The interquartile mean: the mean of all values without the lowest and the highest quarter.
+    """The interquartile mean: the mean without the lowest and the highest quarter of all values.
 
     The size of a quarter is rounded down, so nothing is dropped from three values or fewer.
 
@@ -63,7 +63,7 @@ def stratified_interval(table: Table, degrees: Degrees = "welch") -> Interval:
     """The mean over environments of each environment's mean, with a t-interval over seeds.
 
     The environments are fixed, not a sample. Each environment has its own variance. The degrees of freedom are
-    Satterthwaite's ("welch") or those of the environment with the fewest seeds ("fewest"). The second choice gives
+    Satterthwaite's ("welch") or those of the environment with the fewest seeds ("fewest"). "fewest" gives
     wider intervals, which still hold for skewed values. The bounds are NaN if an environment has fewer than two values.
 
     >>> [round(bound, 2) for bound in stratified_interval(np.array([[1.0, 5.0], [2.0, 6.0], [3.0, 7.0]]))]
@@ -91,7 +91,7 @@ def half_width(
     variances = np.nanvar(table, axis=-2, ddof=1) / count
     freedom = count.min(axis=-1) - 1.0
     if degrees == "welch":
-        # Variances are divided by the largest one: the square of a small variance would underflow.
+        # Divides by the largest variance, because the square of a small variance would underflow.
         largest = variances.max(axis=-1, keepdims=True)
         weights = variances / np.where(largest > 0, largest, 1.0)
         spread = (weights**2 / (count - 1)).sum(axis=-1)
@@ -105,8 +105,8 @@ def bootstrap_interval(
 ) -> Interval:
     """A statistic of a table, with bounds from the percentile bootstrap.
 
-    These bounds are too narrow for few seeds (`benchmarks/coverage.py`). They are drawn next to the paper's bounds,
-    which are made the same way. No verdict uses them.
+    These bounds are too narrow for few seeds (`benchmarks/coverage.py`). Plots show them next to the paper's bounds,
+    which are computed in the same way. No verdict uses them.
 
     >>> interval = bootstrap_interval(iqm, np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 9.0]]))
     >>> interval.estimate, interval.low < 2 < interval.high
@@ -121,9 +121,9 @@ def bootstrap_interval(
 def bootstrap(
     statistic: Callable[..., np.ndarray], table: Table, resamples: int, seed: int
 ) -> Float[np.ndarray, " resamples"]:
-    """A statistic of tables whose seeds are drawn again, with replacement, within each environment.
+    """The statistic of resampled tables. Seeds are drawn with replacement within each environment.
 
-    `statistic` gets one array [resamples, seeds, environments]. Missing values are never drawn.
+    `statistic` takes one array [resamples, seeds, environments]. Missing values are never drawn.
     """
     rng = np.random.default_rng(seed)
     ordered = np.sort(table, axis=0)  # NaN comes last; the order of seeds does not matter
@@ -142,7 +142,7 @@ def _mean(values: Float[np.ndarray, "*shape"], counted: Bool[np.ndarray, "..."],
 
 
 def at_end(steps: Int[np.ndarray, " points"], measured: Bool[np.ndarray, " points"]) -> Bool[np.ndarray, " points"]:
-    """The measured log points in the last tenth of a run, or the last measured one if there are none.
+    """Marks the measured log points in the last tenth of a run, or the last measured log point if there are none.
 
     >>> at_end(np.array([0, 50, 95, 100]), np.array([True, True, False, False])).tolist()
     [False, True, False, False]
@@ -154,7 +154,7 @@ def at_end(steps: Int[np.ndarray, " points"], measured: Bool[np.ndarray, " point
 
 
 def at_end_of_run(folder: RunFolder, metric: str) -> Float[np.ndarray, " seeds"]:
-    """Per seed, the mean of a metric over the last tenth of a run.
+    """The mean of a metric over the last tenth of a run, per seed.
 
     Raises KeyError if the metric was never measured, RunRefused for a damaged row.
     """
@@ -164,7 +164,7 @@ def at_end_of_run(folder: RunFolder, metric: str) -> Float[np.ndarray, " seeds"]
 
 
 def summary(folder: RunFolder, tau: float) -> Iterator[tuple[str, Interval]]:
-    """Names and intervals over seeds: the evaluation return, then the dormant fraction per layer and of all layers.
+    """Yields names and intervals over seeds: evaluation return, then dormant fraction per layer and of all layers.
 
     Raises KeyError and RunRefused as `at_end_of_run` does.
     """

@@ -1,4 +1,4 @@
-"""Judges the claims of an experiment by one number per run: reproduced, contradicted or inconclusive."""
+"""Judges each claim of an experiment from one number per run: reproduced, contradicted or inconclusive."""
 
 import math
 from typing import Literal, NamedTuple
@@ -21,10 +21,10 @@ class Pairs(NamedTuple):
     environments: tuple[str, ...]
     arm: Float[np.ndarray, "seeds environments"]
     against: Float[np.ndarray, "seeds environments"]
-    diverged: int = 0  # runs that are left out because their network diverged
+    diverged: int = 0  # number of runs that are ignored because their network diverged
 
     def complete(self) -> Bool[np.ndarray, "seeds environments"]:
-        """Where both values of a pair were measured."""
+        """Whether both values of each pair were measured."""
         return ~(np.isnan(self.arm) | np.isnan(self.against))
 
     def of(self, environments: Bool[np.ndarray, " environments"]) -> "Pairs":
@@ -36,7 +36,7 @@ class Pairs(NamedTuple):
 def pairs(claim: Claim, frame: pl.DataFrame) -> Pairs:
     """The pairs of runs that a claim compares, from a table of `judging.table.read`.
 
-    A claim without `against` pairs the end of each run with its own start. Runs whose network diverged are left out.
+    A claim without `against` pairs each run with its own start. Ignores runs whose network diverged.
     """
     points, lost = _log_points(claim, frame), 0
     if "diverged" in frame.columns:
@@ -60,10 +60,10 @@ def pairs(claim: Claim, frame: pl.DataFrame) -> Pairs:
 def reduced(
     reduce: str, after: float, steps: Int[np.ndarray, " points"], values: Float[np.ndarray, " points"]
 ) -> float:
-    """One number for a curve: its "start", "end", "mean" or "lowest" value. NaN if nothing was measured.
+    """Reduces a curve to one number: its "start", "end", "mean" or "lowest" value. NaN if nothing was measured.
 
-    The end is the mean of the last tenth of the run. The mean is the area under the curve divided by its length,
-    without the first share `after` of the run. The lowest value is taken after the first measured point.
+    The end is the mean of the last tenth of the run. The mean is the area under the curve divided by its length;
+    it ignores the first share `after` of the run. The lowest value is taken after the first measured point.
 
     >>> reduced("mean", 0.5, np.array([0, 50, 75, 100]), np.array([9.0, 1.0, 2.0, 1.0]))
     1.5
@@ -92,7 +92,7 @@ def _log_points(claim: Claim, frame: pl.DataFrame) -> pl.DataFrame:
         value=value.cast(pl.Float64),
         ignored=_wrong_age(claim.quantity),
     )
-    # Both arms ignore a log point that one of them ignores: they are compared at the same agent steps.
+    # If one arm ignores a log point, both do, so that the arms are compared at the same agent steps.
     ignored = pl.col("ignored").any().over("environment", "agent_steps")
     return points.with_columns(value=pl.when(~ignored).then("value")).sort("agent_steps")
 
@@ -116,11 +116,11 @@ Effects = Float[np.ndarray, "seeds environments"]
 
 
 class Verdict(NamedTuple):
-    """The ruling on a claim, with the estimate and the interval that it rests on.
+    """The ruling on a claim, with the estimate and the interval behind it.
 
-    The estimate is the arm's quantity minus that of the other arm (or of its own start), or divided by it if the claim
-    is a ratio. The claim's direction does not change its sign. `runs` is the number of pairs of runs, one per seed and
-    environment. `interval` names the method, and `unit` is the unit of the estimate.
+    The estimate is the difference between the quantities of the arm and of `against` (or of the arm's own start), or
+    their quotient if the claim is a ratio. The claim's direction does not change its sign. `runs` is the number of
+    pairs of runs, one per seed and environment. `interval` names the method, and `unit` is the unit of the estimate.
     """
 
     claim: Claim
@@ -135,15 +135,15 @@ class Verdict(NamedTuple):
 
 
 def judged(experiment: Experiment, frame: pl.DataFrame) -> list[Verdict]:
-    """The verdict on each claim of an experiment, given a table of `judging.table.read`."""
+    """Judges each claim of an experiment from a table of `judging.table.read`."""
     return [judge(claim, frame) for claim in experiment.claims]
 
 
 def judge(claim: Claim, frame: pl.DataFrame) -> Verdict:
-    """The verdict on a claim, given a table of `judging.table.read`.
+    """Judges a claim from a table of `judging.table.read`.
 
     Runs are paired by seed and environment. The effect is the mean over environments of the mean difference of the
-    pairs, or of the logarithm of their quotients. Environments with fewer than two pairs are left out. The verdict is
+    pairs, or of the logarithm of their quotients. Environments with fewer than two pairs are ignored. The verdict is
 
     - *reproduced* if the estimate is at least the smallest effect that matters, and the whole interval lies on the
       claimed side of no effect. If the smallest effect lies on the other side of no effect (a claim of doing no harm),
@@ -151,17 +151,17 @@ def judge(claim: Claim, frame: pl.DataFrame) -> Verdict:
     - *contradicted* if the whole interval falls short of the smallest effect.
     - *inconclusive* otherwise.
 
-    Returns of different games are put on one scale. On Atari they are human-normalised, and a quotient counts returns
-    below random play as zero. In other environments a difference is divided by the mean return of the other arm.
+    Returns of different games are converted to one scale. On Atari they are human-normalised, and a quotient counts
+    returns below random play as zero. In other environments a difference is divided by the other arm's mean return.
     """
     return verdict(claim, pairs(claim, frame))
 
 
 def verdict(claim: Claim, found: Pairs) -> Verdict:
-    """The verdict on a claim, given its pairs of runs; see `judge`."""
+    """Judges a claim from its pairs of runs; see `judge`."""
     found = _comparable(claim, found)
     count = found.complete().sum(axis=0)
-    # If no environment has two pairs, there is an estimate without an interval.
+    # If no environment has two pairs, keeps those with one: they give an estimate without an interval.
     kept = count >= max(1, min(2, count.max(initial=0)))
     used = found.of(kept)
     effects = _effects(claim, used)
@@ -175,7 +175,7 @@ def verdict(claim: Claim, found: Pairs) -> Verdict:
 
 
 def _comparable(claim: Claim, found: Pairs) -> Pairs:
-    """The pairs with Atari returns human-normalised."""
+    """The pairs, with human-normalised Atari returns."""
     if not _of_returns(claim):
         return found
     arm, against = found.arm.copy(), found.against.copy()
@@ -196,7 +196,7 @@ def _atari_games(found: Pairs) -> list[tuple[int, str]]:
 
 
 def _effects(claim: Claim, found: Pairs) -> Effects:
-    """The effect per pair: NaN if a run is missing, infinite if the effect is undefined."""
+    """The effect of each pair: NaN if a run is missing, infinite if the effect is undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
         if claim.by == "ratio":
             effects = _log_quotients(found.arm, found.against)
@@ -220,7 +220,7 @@ def _divisors(claim: Claim, found: Pairs) -> Float[np.ndarray, " environments"]:
 
 
 def _interval(claim: Claim, effects: Effects) -> Interval:
-    # The skews of two arms cancel in differences, so Welch's interval holds. For one arm's change it is too narrow.
+    # The skews of two arms cancel in differences, so Welch's interval holds. It is too narrow for one arm's change.
     if not effects.size or np.isinf(effects).any():
         return Interval(math.nan, math.nan, math.nan)
     return stratified_interval(effects, "fewest" if claim.against is None else "welch")
@@ -244,7 +244,7 @@ def _unit(claim: Claim, found: Pairs) -> str:
 
 
 def _unjudged(claim: Claim, found: Pairs, effects: Effects) -> tuple[Ruling, str] | None:
-    """Inconclusive with the reason if there is no interval, otherwise None."""
+    """Returns "inconclusive" with the reason if there is no interval, otherwise None."""
     sides = (claim.arm, found.arm), (claim.against or claim.arm, found.against)
     absent = [arm for arm, table in sides if np.isnan(table).all()]
     if absent:

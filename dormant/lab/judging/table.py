@@ -25,7 +25,7 @@ FIRST_COLUMNS = {
     "diverged": pl.Int64,
 }
 LAST_COLUMNS = {"replay_ratio": pl.Float64, "reset_age": pl.Float64}
-# The sets that the dormant neurons of a log point are compared with, as labels of a plot's axis.
+# History (the set with which the dormant neurons of a log point are compared) -> label of a plot's axis.
 HISTORIES = {
     "union": "overlap with all before",
     "previous": "overlap with the point before",
@@ -36,19 +36,23 @@ RunOfSeed = Mapping[int, RunFolder]
 
 
 def read(root: Path, scale: Scale, experiment: Experiment, unfinished: bool = False) -> pl.DataFrame:
-    """One row per arm, environment, seed and log point, with all logged metrics. A metric that was not logged is null.
+    """Reads one row per arm, environment, seed and log point, with all logged metrics, null if not logged.
 
-    Further columns are the `replay_ratio` of the cell (null if nothing acts), `reset_age`, the number of reset periods
-    since the network was last reset or created (null for an arm without resets), `diverged`, the agent steps at which
-    the run's first number that is not finite was logged (null if all are finite), and the overlaps of dormant neurons
-    that the experiment names. Unfinished runs are read only if `unfinished` is true. If several runs contain a seed, a
-    finished one is used. An incomplete last line of a file is ignored.
+    Further columns:
+
+    - `replay_ratio`: that of the training, null if it has no actor.
+    - `reset_age`: reset periods since the network was last reset or created, null for an arm without resets.
+    - `diverged`: agent steps of the run's first row with a number that is not finite, null if all are finite.
+    - the overlaps of dormant neurons that the experiment names.
+
+    Unfinished runs are read only if `unfinished` is true. If several runs contain a seed, a finished one is used. An
+    incomplete last line of a file is ignored.
 
     Raises RunRefused for any other damaged line.
     """
     cells = list(experiment.designs[scale].cells()) if scale in experiment.designs else []
     found = [(cell, runs_by_seed(root, scale, cell.training, unfinished)) for cell in cells]
-    # Arms can share a training, and a run can contain several seeds: each run is read once.
+    # Reads each run once, because arms can share a training and a run can contain several seeds.
     runs, overlaps_wanted = (
         dict.fromkeys(run for _, held in found for run in held.values()),
         overlap_metrics(experiment),
@@ -70,7 +74,7 @@ def _metrics(run: RunFolder) -> pl.DataFrame:
         return pl.DataFrame(schema=FIRST_COLUMNS)
     table = _parsed(b"\n".join(content))
     if len(table) != len(content) or not _numeric(table):
-        # Slow, but it names the damaged line and field, and it accepts NaN and infinite numbers, which are not JSON.
+        # This slow reader names the damaged line and field. It accepts NaN and infinite numbers, which are not JSON.
         table = pl.DataFrame(list(rows(run.metrics)), infer_schema_length=None)
     metrics = [pl.col(name).cast(FIRST_COLUMNS.get(name, pl.Float64)) for name in table.columns]
     table = table.select(metrics).unique(["seed", "agent_steps"], keep="last", maintain_order=True)
@@ -84,14 +88,14 @@ def _numeric(table: pl.DataFrame) -> bool:
 
 
 def _diverged(table: pl.DataFrame) -> pl.Expr:
-    """Per seed, the agent steps of the first row with a number that is not finite."""
+    """The agent steps of each seed's first row with a number that is not finite."""
     numbers = [pl.col(name) for name, kind in table.schema.items() if kind == pl.Float64]
     bad = pl.any_horizontal([(~number.is_finite()).fill_null(False) for number in numbers] or [pl.lit(False)])
     return pl.when(bad).then(pl.col("agent_steps")).min().over("seed").cast(pl.Int64)
 
 
 def _parsed(content: bytes) -> pl.DataFrame:
-    """The rows of a file, or an empty table if a line is not JSON."""
+    """Parses the rows of a file. Returns an empty table if a line is not JSON."""
     try:
         return pl.read_ndjson(content, infer_schema_length=None)
     except pl.exceptions.PolarsError:
@@ -112,7 +116,7 @@ def _of_cell(cell: Cell, held: RunOfSeed, tables: Mapping[RunFolder, pl.DataFram
 
 
 def _reset_age(training: Trainable) -> pl.Expr:
-    """Reset periods since any reset of a training last acted, or since the run began."""
+    """The reset periods since the last reset, or since the run began if there was none."""
     ages = []
     for reset in _resets(training):
         steps = pl.col("gradient_steps")
@@ -123,7 +127,7 @@ def _reset_age(training: Trainable) -> pl.Expr:
 
 
 def _resets(value: object) -> Iterator[Every]:
-    """The scheduled resets anywhere in a training."""
+    """Yields the scheduled resets anywhere in a training."""
     if isinstance(value, Every) and isinstance(value.what, Reset):
         yield value
     elif dataclasses.is_dataclass(value):
@@ -148,8 +152,8 @@ def overlaps(
     >>> overlaps(np.array([[[0.0, 0.0, 2.0], [0.0, 1.0, 2.0], [1.0, 0.0, 0.0]]]), 0.0, "union").tolist()
     [[nan, 1.0, 0.5]]
 
-    Source: Sokar et al. 2023, figure 5. The paper does not define its historical set. It cannot be the union including
-    the present set, because all coefficients would then be 1. The published log points lie further apart than ours.
+    Source: Sokar et al. 2023, figure 5. The paper does not define its historical set. A union that
+    includes the present set would make all coefficients 1. The published log points lie further apart than ours.
     """
     now = scores <= tau
     before = _before(now, history.removesuffix("-by-chance"))
@@ -174,9 +178,9 @@ def overlap_metrics(experiment: Experiment) -> list[str]:
 
 
 def with_overlaps(table: pl.DataFrame, run: RunFolder, metrics: Iterable[str]) -> pl.DataFrame:
-    """The rows of a run with a column per overlap metric. An empty table is returned unchanged.
+    """Adds a column per overlap metric to the rows of a run. Returns an empty table unchanged.
 
-    Raises RunRefused for a layer that the run has no scores of, or for a damaged row.
+    Raises RunRefused for a layer without scores or for a damaged row.
     """
     for metric in metrics if len(table) else ():
         _, history, tau, layer = metric.split("/")

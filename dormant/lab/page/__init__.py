@@ -1,4 +1,4 @@
-"""The report: one HTML file with experiments, verdicts, plots and neuron scores. The browser loads nothing else."""
+"""The report: one self-contained HTML file with experiments, verdicts, plots and neuron scores."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from dormant.lab.page.chapters import (
 from dormant.lab.page.chapters import chapter as chapter
 
 LARGEST = 6_000_000  # bytes
-# Points per line and environments with score maps. The first choice that makes the page small enough is used.
+# Choices of (points per line, environments with score maps). The first one that keeps the page small is used.
 SIZES = ((120, 99), (60, 99), (60, 3), (40, 1), (20, 0))
-# The browser enforces that the page loads nothing.
+# Makes the browser refuse to load anything else.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
@@ -34,9 +34,9 @@ def page(
     others: Sequence[Experiment],
     file: Path,
 ) -> str:
-    """The HTML of the page that will be written to `file`. `others` are experiments without a finished run.
+    """Builds the HTML of the page for `file`. `others` are experiments without a finished run.
 
-    The page stays below 6 MB. If necessary it has fewer points per curve and fewer score maps, and it says so.
+    The page stays below 6 MB. If necessary it has fewer points per curve and fewer score maps, and a note about this.
     Raises ValueError if even the smallest version is too large.
     """
     for points, environments in SIZES:

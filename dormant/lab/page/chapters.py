@@ -1,4 +1,4 @@
-"""A chapter of the page: the runs, plots and maps of an experiment, and its tables in HTML."""
+"""A chapter of the page: an experiment's runs, plots, score maps and HTML tables."""
 
 import json
 import math
@@ -22,11 +22,11 @@ from dormant.lab.runs.description import describe
 from dormant.lab.runs.folder import RunFolder, origin_of, runs_of
 from dormant.lab.runs.rows import last_row
 
-TAU = 0.1  # of score maps, if no panel names a threshold
+TAU = 0.1  # threshold of score maps, if no panel names one
 
 
 class Run(NamedTuple):
-    """A run folder of an arm in an environment. `path` is None if the arm was not run there."""
+    """A run folder of an arm in an environment. `path` is None if there is no run."""
 
     arm: str
     environment: str
@@ -48,16 +48,16 @@ class Chapter:
     verdicts: Sequence[Verdict]
     runs: tuple[Run, ...]
     maps: tuple[tuple[str, str, ScoreMap], ...]
-    methods: tuple[tuple[str, ...], ...] = ()  # the heads and rows of the table of methods, for a comparison
+    methods: tuple[tuple[str, ...], ...] = ()  # a comparison's table of methods: the heads, then the rows
 
     @property
     def plots(self) -> list[Plot]:
-        """Our plots and the paper's, in their order on the page."""
+        """The plots of our runs and of the paper, in their order on the page."""
         return [plot for row in grid(self.experiment, self.scale, self.frame) for plot in row]
 
     @property
     def revisions(self) -> list[str]:
-        """The revisions of dormant that made the runs."""
+        """The revisions of dormant with which the runs were made."""
         return revisions(self.runs)
 
 
@@ -69,7 +69,7 @@ def chapter(
     verdicts: Sequence[Verdict],
     methods: Sequence[tuple[str, ...]] = (),
 ) -> Chapter:
-    """The experiment's chapter. Raises RunRefused for a damaged run folder."""
+    """Reads the runs and builds the experiment's chapter. Raises RunRefused for a damaged run folder."""
     runs = all_runs(root, scale, experiment)
     cells = experiment.designs[scale].cells()
     maps = tuple(found for cell in cells for found in _maps(runs, cell, tau(experiment)))
@@ -77,23 +77,23 @@ def chapter(
 
 
 def all_runs(root: Path, scale: Scale, experiment: Experiment) -> tuple[Run, ...]:
-    """The run folders of each arm in each environment, finished or not. Raises RunRefused for a damaged folder."""
+    """Reads the runs of each arm in each environment, finished or not. Raises RunRefused for a damaged folder."""
     return tuple(run for cell in experiment.designs[scale].cells() for run in _runs(root, scale, cell))
 
 
 def revisions(runs: Sequence[Run]) -> list[str]:
-    """The revisions of dormant that made the runs."""
+    """The revisions of dormant with which the runs were made."""
     return sorted({str(run.origin.get("revision", "unknown")) for run in runs if run.path})
 
 
 def tau(experiment: Experiment) -> float:
-    """The threshold of the experiment's first panel of dormant neurons."""
+    """The threshold in the experiment's first panel of dormant neurons, or TAU."""
     named = [panel.metric.split("/")[1] for panel in experiment.panels if panel.metric.startswith("dormant/")]
     return float(named[0]) if named else TAU
 
 
 def settings(experiment: Experiment, scale: Scale) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """The settings that all arms share, and those of each arm, as dotted names and values, without seeds and game."""
+    """The shared settings of all arms, and the others per arm, as dotted names and values, without seeds and game."""
     described = {arm.name: dict(_flat(describe(arm.training))) for arm in experiment.designs[scale].arms}
     names = dict.fromkeys(name for settings in described.values() for name in settings)
     skipped = ("env.game", "seeds")
@@ -132,7 +132,7 @@ def _maps(runs: Sequence[Run], cell: Cell, threshold: float) -> Iterator[tuple[s
         yield cell.arm, cell.environment, found
 
 
-MOST_SEEDS = 5  # the script draws single seeds up to this number
+MOST_SEEDS = 5  # with more seeds, the script draws no lines of single seeds
 
 
 def plots_as_json(chapters: Sequence[Chapter], points: int) -> str:
@@ -166,7 +166,7 @@ def _short(value: float) -> float | int:
 
 
 def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experiment, str]]) -> str:
-    """A row per claim. A claim that was not judged has the reason instead of a verdict."""
+    """The table of claims, one row per claim. A claim that was not judged has the reason instead of a verdict."""
     rows = [_claim(each.experiment.name, verdict) for each in chapters for verdict in each.verdicts]
     rows += [_no_verdict(experiment, claim, why) for experiment, why in unjudged for claim in experiment.claims]
     heads = ("Claim", "Verdict", "Estimate and 95 % interval", "Pairs of runs", "Method")
@@ -204,7 +204,7 @@ def _scale(verdict: Verdict) -> str:
 
 
 def mark(verdict: str) -> str:
-    """A verdict as a sign and a word."""
+    """The HTML of a verdict: a sign and a word."""
     return f'<span class="verdict {verdict}"><span aria-hidden="true">{MARKS[verdict]}</span>{verdict}</span>'
 
 
@@ -264,7 +264,7 @@ def _unit(claim: Claim) -> str:
 
 
 def interval(claim: Claim, verdict: Verdict, width: int = 132) -> str:
-    """A dot with whiskers as SVG. A dashed line marks no effect, a green line the smallest effect that matters."""
+    """The interval as SVG: a dot with whiskers, a dashed line at no effect, a green line at the smallest effect."""
     scaled = math.log if claim.by == "ratio" else float
     values = (verdict.low, verdict.estimate, verdict.high)
     if not all(math.isfinite(value) and (claim.by == "difference" or value > 0) for value in values):
@@ -282,7 +282,7 @@ def interval(claim: Claim, verdict: Verdict, width: int = 132) -> str:
 
 
 def comparison_table(chapter: Chapter) -> str:
-    """The table of methods, best first, for a comparison; "" for other experiments."""
+    """A comparison's table of methods, best first; "" for other experiments."""
     if not chapter.methods:
         return ""
     caption = (
@@ -295,7 +295,7 @@ def comparison_table(chapter: Chapter) -> str:
 
 
 def values_table(chapter: Chapter) -> str:
-    """The last point of every line as numbers."""
+    """The table of values: the last point of every line."""
     rows = [_values(plot, line, at) for plot in chapter.plots for line in plot.lines for at in _points(plot, line)]
     heads = ("Plot", "Place", "Arm", "At", "", "Middle and 95 % interval", "Seeds")
     caption = (
@@ -305,7 +305,7 @@ def values_table(chapter: Chapter) -> str:
 
 
 def _points(plot: Plot, line: Line) -> list[int]:
-    """The points of a line that are listed: all over replay ratios, otherwise the last one."""
+    """The points of a line that `values_table` lists: over replay ratios all, otherwise the last one."""
     measured = np.flatnonzero(np.isfinite(line.middle)).tolist()
     return measured if plot.x_name == "replay_ratio" else measured[-1:]
 
@@ -324,7 +324,7 @@ def _value(plot: Plot, value: float) -> str:
 
 
 def settings_tables(chapter: Chapter) -> str:
-    """The settings that differ between arms, then those that all arms share."""
+    """The tables of settings: those that differ between arms, then those that all arms share."""
     shared, own = settings(chapter.experiment, chapter.scale)
     names = list(next(iter(own.values()), {}))
     arms = [_row([arm, *values.values()]) for arm, values in own.items()]
@@ -336,7 +336,7 @@ def settings_tables(chapter: Chapter) -> str:
 
 
 def runs_table(chapter: Chapter, page: Path) -> str:
-    """The runs of the figure, with links to their folders relative to the page."""
+    """The table of runs, with links to run folders, relative to the page."""
     heads = ("Arm", "Environment", "Seeds", "State", "Revision", "Device", "Begun", "Folder")
     table = _table("runs", "Links are relative to this page.", heads, [_run(run, page) for run in chapter.runs])
     return _wide("Table of runs", table)
@@ -354,7 +354,7 @@ def _run(run: Run, page: Path) -> str:
 
 
 def _wide(name: str, table: str) -> str:
-    """A table that scrolls sideways on narrow screens, also by keyboard."""
+    """Wraps a table so that it scrolls sideways on narrow screens, also by keyboard."""
     return f'<div class="wide" tabindex="0" role="group" aria-label="{name}">{table}</div>'
 
 
