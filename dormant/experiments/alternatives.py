@@ -57,7 +57,7 @@ FIG11 = Experiment(
     },
     panels=(RETURN, DORMANT),
     claims=(
-        # In the paper about 40 % of the neurons are dormant; with DQN 47 %, and with ReDo 10 %.
+        # In the paper about 40 % are dormant at a quarter of the learning rate, 47 % with DQN, and 10 % with ReDo.
         Claim(
             "A quarter of the learning rate makes fewer neurons dormant (τ = 0.1)",
             dormant_at_end(),

@@ -35,7 +35,7 @@ WIDE_CLASSIFIER = SupervisedTraining()
 
 
 def labelled(training: SupervisedTraining, images: ImageSet, seeds: int, leaves_out: str = "") -> Design:
-    """A design with fixed and with shuffled labels."""
+    """A design with two arms: fixed and shuffled labels."""
     arms = (Arm(FIXED, training), Arm(SHUFFLED, replace(training, labels="shuffled")))
     return Design(arms, (images,), tuple(range(seeds)), leaves_out)
 
@@ -123,7 +123,7 @@ def offline_on_minatar(games: tuple[str, ...], seeds: int, leaves_out: str) -> D
 
 
 def offline_on_atari() -> Design:
-    """A design with the published replay. Each part is used for as many gradient steps as by its authors."""
+    """A design with the published replay and its authors' number of gradient steps per part."""
     agent = replace(atari_dqn(LOGGED_AT), target_period=2_000)  # offline, this counts gradient steps
     training = OfflineTraining(
         agent, Atari("DemonAttack"), DopamineReplay(), gradient_steps=6_250_000, log_period=12_500, eval_period=0

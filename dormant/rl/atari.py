@@ -102,7 +102,7 @@ class AtariTraining(OnHost):
         return network_of(self.agent, self.env, self.score_batch)
 
     def fresh_agent(self, key: Key[Array, ""]) -> DQNState:
-        """A fresh agent."""
+        """A freshly initialised agent."""
         return self.agent.init(key, self.env.observation_shape, self.env.actions)
 
     def players(self, stream: int = 0) -> AtariGames:

@@ -93,7 +93,7 @@ class ControlTraining(OnHost):
         return Network(wiring, init, self.agent.optimizer())
 
     def fresh_agent(self, key: Key[Array, ""]) -> SACState:
-        """A fresh agent."""
+        """A freshly initialised agent."""
         return self.agent.init(key, self.env.observations, self.env.actions)
 
     def players(self, stream: int = 0) -> Player:
@@ -131,7 +131,7 @@ class ControlTraining(OnHost):
         explores: Bool[ndarray, " seeds"],
         action: Float32[ndarray, "seeds actions"],
     ) -> Float32[ndarray, "seeds actions"]:
-        """The policy's actions, drawn with the given noise. Ignores `explores`, because all seeds explore together."""
+        """The policy's actions, drawn with the given noise. Not called while seeds explore: `explores` is ignored."""
         del explores
         return np.asarray(_act(self, params, seen, action))
 

@@ -190,7 +190,7 @@ def _chunk_of(
     def step(learner: Learner, places: Array) -> tuple[Learner, Array]:
         states, values = _taught(training, lesson, places)
         loss, gradient = jax.value_and_grad(partial(regression_loss, agent))(learner.params, states, values)
-        with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
+        with jax.numpy_dtype_promotion("standard"):  # strict promotion forbids Adam's float ** int
             change, opt_state = agent.optimizer().update(gradient, learner.opt_state, learner.params)
         return Learner(optax.apply_updates(learner.params, change), opt_state), loss
 

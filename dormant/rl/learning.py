@@ -172,7 +172,7 @@ def _unseen_step(
 ) -> tuple[LearningState, Losses]:
     """Takes a gradient step at which no intervention is due. Only the intervention's state is updated.
 
-    Its returned learner is discarded, because the `cond` would copy the learner at every step.
+    The intervention's returned learner is discarded, because the `cond` would copy the learner at every step.
     """
     agent, losses = learning.agent.update(state.agent, batch)
     _, inner = learning.intervention.update(key, agent.learner, state.intervention, learning.network, blank)

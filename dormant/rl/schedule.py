@@ -72,7 +72,7 @@ def over_seeds(seeds: Int[Array, " seeds"], function: Callable[..., Tree]) -> Ca
 
 
 def over_devices(function: Callable[..., Tree], seeds: int) -> Callable[..., Tree]:
-    """The function, such that each device computes an equal share of the leading axis of seeds."""
+    """Splits the leading axis of seeds equally among devices. Returns the function that runs on all of them."""
     axis = PartitionSpec("seeds")
     if devices(seeds) == 1:
         return function

@@ -142,7 +142,7 @@ class SupervisedTraining:
             return trace(self.agent.network.apply, self.fresh(jax.random.key(0)), blank)
 
     def fresh(self, key: Key[Array, ""]) -> Params:
-        """Fresh parameters."""
+        """Freshly initialised parameters."""
         return self.agent.network.init(key, self.env.image_shape, self.env.classes)
 
     @cached_property
@@ -179,7 +179,7 @@ class SupervisedTraining:
         return self.labels != "fixed" and epoch > 0 and epoch % self.shuffle_epochs == 0
 
     def measure(self, state: SupervisedState) -> dict[str, np.ndarray]:
-        """Epochs done, dormant fractions and neuron scores of a state. Before the first step, adds rises of 0."""
+        """Epochs done, dormant fractions and neuron scores of a state. Before the first step also rises of 0."""
         scores = _scores(self, jnp.array(self.seeds), self.data, state)
         metrics = {name: np.asarray(value) for name, value in scores.items()}
         if int(state.epochs[0]) == 0 and self.labels != "fixed":

@@ -90,7 +90,7 @@ def _missing(cell: Cell, scale: Scale, root: Path, together: bool) -> Iterator[J
 
 
 def run_job(job: Job, checkpoint_seconds: float, progress: Progress = lambda agent_steps: None) -> Event:
-    """Runs a job. Returns its last event, which holds the run's warnings or its error. Raises no error."""
+    """Runs a job. Returns its last event, with the run's warnings. Errors become events, so other jobs continue."""
     try:
         with _logged(job.path), _warnings() as warnings:
             run(job.training, job.path, progress, checkpoint_seconds)

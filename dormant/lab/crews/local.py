@@ -77,7 +77,7 @@ class Worker:
 class Processes:
     """A crew of worker processes on this machine, one per core. None in `cores` is a process on any core.
 
-    `short` compiles faster to slower code, for runs that last seconds.
+    `short` compiles faster but to slower code, for runs that last seconds.
     """
 
     cores: Sequence[int | None]

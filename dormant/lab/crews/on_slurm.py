@@ -24,7 +24,7 @@ GRACE_SECONDS = 30.0  # time until a new job appears in the queue, and a result 
 TIMEOUTS = 1_000  # number of times that a job is queued again when its time is up
 WAITS = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
 RUNS = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
-FAULTS = {"FAILED", "OUT_OF_MEMORY", "COMPLETED"}  # other ends, such as NODE_FAIL and TIMEOUT, mean a lost machine
+FAULTS = {"FAILED", "OUT_OF_MEMORY", "COMPLETED"}  # other ends, such as NODE_FAIL and TIMEOUT, are not failed tries
 
 
 @dataclass(frozen=True)

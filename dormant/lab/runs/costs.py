@@ -22,7 +22,7 @@ TABLE_COLUMNS = (
 
 
 class Kind(NamedTuple):
-    """What determines the speed of a training: the class of its environment, its network, and JAX's backend."""
+    """The kind of a training, which determines its speed: class of environment, network, and JAX's backend."""
 
     environment: str
     network: str
@@ -47,7 +47,7 @@ class Cost(NamedTuple):
 class Speeds:
     """The seconds per agent step of finished runs, by kind and replay ratio, and a table for other kinds.
 
-    A training without acting has no replay ratio. Its steps are gradient steps.
+    A training without an actor has no replay ratio. Its steps are gradient steps.
     """
 
     runs: Mapping[tuple[Kind, float | None], float]

@@ -213,7 +213,7 @@ class DQN:
         params, opt_state = state.learner
         batch = self.augmentation.augmented(batch)
         gradient, losses = jax.grad(self.loss, has_aux=True)(params, state.target, batch)
-        with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
+        with jax.numpy_dtype_promotion("standard"):  # strict promotion forbids Adam's float ** int
             change, opt_state = self.optimizer().update(gradient, opt_state, params)
         return DQNState(Learner(optax.apply_updates(params, change), opt_state), state.target), losses
 
@@ -241,7 +241,7 @@ class DQN:
         return DQNState(state.learner, target)
 
     def target_due(self, before: int | Array, after: int | Array) -> bool | Bool[Array, ""]:
-        """Whether a copy is due: whether a multiple of `target_period` lies in (before, after]."""
+        """Whether a copy is due, because (before, after] contains a multiple of `target_period`."""
         return after // self.target_period > before // self.target_period
 
 

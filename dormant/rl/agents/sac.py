@@ -232,7 +232,7 @@ class SAC:
             # `optax.partition` keeps one state per network, with a gap in place of each other network.
             alone = [{each: tree[each] if each == name else GAP for each in NETWORKS} for tree in (gradient, params)]
             change: PyTree
-            with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
+            with jax.numpy_dtype_promotion("standard"):  # strict promotion forbids Adam's float ** int
                 change, inner = self._optimizer(name).update(alone[0], parts[name].inner_state, alone[1])
             params[name] = optax.apply_updates(params[name], change[name])
             parts[name] = parts[name]._replace(inner_state=inner)

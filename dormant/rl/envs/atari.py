@@ -213,7 +213,7 @@ class AtariGames:
         return AtariState(*map(np.stack, zip(*[game.save() for game in self._games], strict=True)))
 
     def restore(self, state: AtariState) -> None:
-        """Restores a saved state. The next steps are exactly those that followed it."""
+        """Restores a saved state, from which play resumes exactly."""
         for index, game in enumerate(self._games):
             game.restore(AtariState(*[np.asarray(leaf)[index] for leaf in state]))
 
@@ -262,7 +262,7 @@ class AtariGame:
         )
 
     def restore(self, state: AtariState) -> None:
-        """Restores a saved state. The next steps are exactly those that followed it."""
+        """Restores a saved state, from which play resumes exactly."""
         emulator = state.emulator[: int(state.emulator_length)].tobytes()
         self._emulator.restoreState(_ale().ALEState(emulator))
         self._screens[:], self.observation = state.screens, np.array(state.observation)

@@ -107,7 +107,7 @@ class MuJoCoBodies:
         return MuJoCoState(*map(np.stack, zip(*[body.save() for body in self._bodies], strict=True)))
 
     def restore(self, state: MuJoCoState) -> None:
-        """Restores a saved state. The next steps are exactly those that followed it."""
+        """Restores a saved state, from which play resumes exactly."""
         for index, body in enumerate(self._bodies):
             body.restore(MuJoCoState(*[np.asarray(leaf)[index] for leaf in state]))
 
@@ -138,7 +138,7 @@ class MuJoCoBody:
         return MuJoCoState(self._physics().view(np.uint8), self.observation.copy(), *counters)
 
     def restore(self, state: MuJoCoState) -> None:
-        """Restores a saved state. The next steps are exactly those that followed it."""
+        """Restores a saved state, from which play resumes exactly."""
         data, physics = self._task.data, np.frombuffer(state.physics.tobytes())
         ends = np.cumsum([self._size, data.xpos.size])
         integrated, places, centres = np.split(physics, ends)

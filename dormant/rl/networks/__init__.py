@@ -145,7 +145,7 @@ class MLP:
             raise ValueError(f"hidden layers must have at least 1 neuron, got {self.hidden}.")
 
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
-        """Fresh parameters."""
+        """Freshly initialised parameters."""
         widths = [math.prod(observation_shape), *self.hidden, actions]
         names = [*(f"dense_{number}" for number in range(len(self.hidden))), "head"]
         keys = jax.random.split(key, len(names))
@@ -182,7 +182,7 @@ class Injectable:
     shared: tuple[str, ...] = ("conv",)
 
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
-        """Fresh parameters."""
+        """Freshly initialised parameters."""
         first, second = (self.network.init(one, observation_shape, actions) for one in jax.random.split(key))
         missing = sorted(set(self.shared) - set(first))
         if missing:

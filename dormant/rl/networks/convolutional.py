@@ -60,7 +60,7 @@ class MinAtarCNN:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
-        """Fresh parameters."""
+        """Freshly initialised parameters."""
         height, width, channels = observation_shape
         flat = (height - 2) * (width - 2) * outputs_of(self.filters, self.activation)
         conv, dense, head = jax.random.split(key, 3)
@@ -104,7 +104,7 @@ class ImageCNN:
             raise ValueError(f"every layer needs at least 1 neuron, got {self.filters} filters and width {self.width}.")
 
     def init(self, key: Key[Array, ""], image_shape: tuple[int, int, int], classes: int) -> Params:
-        """Fresh parameters."""
+        """Freshly initialised parameters."""
         high, wide, channels = image_shape
         keys = jax.random.split(key, 5)
         params: Params = {}
@@ -152,7 +152,7 @@ class NatureCNN:
     __post_init__ = _check_width
 
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
-        """Fresh parameters."""
+        """Freshly initialised parameters."""
         high, wide, channels = observation_shape
         keys = jax.random.split(key, len(NATURE) + 1)
         params: Params = {}
@@ -197,7 +197,7 @@ class ImpalaResNet:
     __post_init__ = _check_width
 
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
-        """Fresh parameters."""
+        """Freshly initialised parameters."""
         high, wide, channels = observation_shape
         keys = jax.random.split(key, len(STACKS) + 1)
         params: Params = {}

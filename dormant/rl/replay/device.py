@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 
 class ReplayState(NamedTuple):
-    """The arrays of a ring, with one entry per agent step. `observations` are those before and after it, packed.
+    """The arrays of a ring, with one entry per agent step. `observations` holds packed pairs: before and after it.
 
     Several rings have a leading axis of seeds. `discount` is 0 at a termination and gamma elsewhere. `last` is True at
     the end of an episode, whether terminated or truncated.

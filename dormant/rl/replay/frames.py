@@ -17,8 +17,8 @@ from .files import checksum, claim_ring, opener, refuse_changed, save_due
 class FrameRing(NamedTuple):
     """The arrays of a ring, in memory or in mapped files, with one entry per agent step and one place per frame.
 
-    The frame seen before a step is stored at `place`. The observation before the step also includes the `age` frames
-    before that frame. `discount` is 0 at a termination and gamma elsewhere. `last` is True at the
+    `place` is the running number of the frame seen before the step. The observation before the step stacks this frame
+    and the `age` frames before it. `discount` is 0 at a termination and gamma elsewhere. `last` is True at the
     end of an episode, whether terminated or truncated. Every frame and every step has a checksum. `owner`
     identifies the run and seed of the ring.
     """
