@@ -28,7 +28,7 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Shifts each image by up to `pad` cells either way and scales it by about `intensity`. Both default to nothing.
+    """Shifts each image by up to `pad` cells either way and scales it by about `intensity`. Neither happens by default.
 
     Only training batches are augmented. Neurons are scored and actions chosen on the observations as they are.
 
@@ -152,7 +152,7 @@ class DQN:
     weight_decay: float = 0.0  # L2 in Adam, biases included
     double: bool = False
     clip_rewards: bool = True
-    replay_capacity: int = 1_000_000  # this and the next four count agent steps
+    replay_capacity: int = 1_000_000  # this and the next three count agent steps
     min_replay: int = 20_000
     target_period: int = 8_000  # the paper copies every 2,000 gradient steps: 8,000 agent steps at replay ratio 0.25
     epsilon_steps: int = 250_000
