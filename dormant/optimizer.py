@@ -198,8 +198,8 @@ class InterveningOptimizer:
     def _check_inputs(self, inputs: tuple[PyTree, ...]) -> None:
         if jax.tree.structure(inputs) != jax.tree.structure(self.shapes):
             raise ValueError(
-                f"expected {len(self.shapes)} input(s) of the network after what is trained, a batch to score neurons "
-                f"on, got {len(inputs)}."
+                "expected the batch on which neurons are scored, with the structure of the example inputs of "
+                f"with_intervention: {jax.tree.structure(self.shapes)}; got {jax.tree.structure(inputs)}."
             )
         for new, old in zip(jax.tree.leaves(inputs), jax.tree.leaves(self.shapes), strict=True):
             if jnp.ndim(new) != len(old.shape) or jnp.shape(new)[1:] != old.shape[1:]:

@@ -134,7 +134,7 @@ def unboxed(box: str) -> str:
     """
     text = re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯]", "", box)
     _, *sections = (" ".join(section.split()) for section in re.split("[─-]{4,}", text))
-    # Drops the errors of each type of a flag with several types, which do not help a user.
+    # If a flag accepts several types, tyro appends " Got errors:" and one error for each type. They help nobody.
     texts = (re.sub(r"Error parsing __tyro\S*: ", "", section.split(" Got errors:")[0]) for section in sections)
     return " ".join(section.rstrip(".") + "." for section in texts if section)
 

@@ -52,7 +52,8 @@ class ClipWeights:
         bounds = {}
         for path, leaf in leaves.items():
             beside = drawn.get(path.rpartition("/")[0], [])
-            # Initial biases are zero or lie in the range of their kernel.
+            # A bias gets the bound of its layer's kernels, because its own initial value may be zero. Parameters of
+            # normalisations, and of layers without a kernel, have no bound.
             free = not beside or (leaf.ndim < 2 and path.rpartition("/")[2] in ("scale", "offset"))
             bounds[path] = jnp.full((), jnp.inf) if free else self.factor * jnp.array(beside).max()
         return Bounds(bounds)

@@ -13,7 +13,8 @@ from typing import Any
 from dormant.lab.crews import Event, Job, last_line, last_log_line
 from dormant.lab.crews.cluster import NoCluster, RemoteProgress, Resources, run_job_here, with_absolute_path
 
-# Otherwise submitit configures logging for the whole process and closes other handlers. The script resets this in jobs.
+# Keeps submitit from configuring logging for the whole process, which would close other handlers. It has to be set
+# before the import. In SLURM jobs `parameters` sets it back.
 os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError

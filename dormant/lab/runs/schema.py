@@ -78,7 +78,11 @@ class Done(Origin):
 
 
 class Seal(Model):
-    """The seal of a checkpoint: its run, its step, the checksum of each array, and the marks of the rows before it."""
+    """What is stored with a checkpoint to detect damage.
+
+    It holds the run, the agent step, the checksum of each array, and for each file of rows a `Mark` of what the file
+    held when the checkpoint was written.
+    """
 
     owner: Checksum
     agent_steps: Count

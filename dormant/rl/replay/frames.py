@@ -176,7 +176,9 @@ class FrameReplay:
         return self._observations(ring, self._starts(added, uniform), 0)
 
     def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
-        """Whether every transition drawn after `added` steps lies within the first `there` steps.
+        """Whether these draws need only the first `there` steps that were ever added.
+
+        The draws are the numbers `uniform`, for a ring to which `added` steps were added.
 
         >>> FrameReplay(capacity=100).drawn_before(50, np.array([0.1, 0.9]), there=49)
         True

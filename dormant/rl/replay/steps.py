@@ -123,7 +123,9 @@ class StepReplay:
         return np.take(ring.steps, self._drawn(added, uniform) % self.slots, axis=0)
 
     def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
-        """Whether every step drawn after `added` steps is among the first `there` steps.
+        """Whether these draws need only the first `there` steps that were ever added.
+
+        The draws are the numbers `uniform`, for a ring to which `added` steps were added.
 
         >>> StepReplay(100, 1, 1).drawn_before(50, np.array([0.1, 0.9]), there=49)
         True
