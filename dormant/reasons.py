@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 WIDTH = 120  # columns
 NARROWEST = 8  # fewest columns of a wrapped cell
+SENTENCE = 40  # columns that a sentence gets before names are wrapped
 
 
 class Reason(str):
@@ -112,6 +113,8 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     gaps = 2 * (len(widths) - 1)
+    # The last column holds sentences, which may be wrapped before the names in the others are.
+    widths[-1] = min(widths[-1], max(SENTENCE, WIDTH - gaps - sum(widths[:-1])))
     while (over := sum(widths) + gaps - WIDTH) > 0 and max(widths) > NARROWEST:
         widest = widths.index(max(widths))
         # The widest column shrinks to the width of the next widest, or to the width that fits.

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from .program import Node, Program, without_dead_nodes
+from .program import BATCH_STATISTICS, Node, Program, without_dead_nodes
 from .rows import moved, normed
 from .source import Framework
 from .weights import bias_value, kernel_value
 
 WIDTHS = (3, 4, 6)
-BATCH_STATISTICS = {"batch_norm", "batch_center", "batch_norm_module"}
 ACTIVATIONS = {
     "relu": 10, "tanh": 3, "silu": 3, "gelu": 1, "leaky": 2, "elu": 1, "abs": 1, "square": 1, "cube": 0.5,
     "softsign": 1, "relu6": 0.7, "clip": 0.7, "where_zero": 0.7, "max_zero": 1, "sigmoid": 0.5, "softplus": 0.3,

@@ -9,6 +9,9 @@ import numpy as np
 Values = dict[str, np.ndarray]
 
 
+BATCH_STATISTICS = {"batch_norm", "batch_center", "batch_norm_module"}  # operations that mix samples
+
+
 @dataclass(frozen=True)
 class Node:
     """One operation. `shape` leaves out the batch axis of a batched node."""

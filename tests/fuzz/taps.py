@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .oracles import Failure, judge_outputs, recycled_units
-from .program import Program, Values
+from .program import BATCH_STATISTICS, Program, Values
 from .structure import Loops, Structure, Table, compiled
 
 Draw = Callable[[str, int, tuple[int, ...]], np.ndarray]  # a kind of random numbers, a key, a shape
@@ -26,7 +26,9 @@ class Recorder(Loops):
         training: bool = False,
         seed: int = 0,
         draw: Draw | None = None,
+        rounding: float = 0.0,
     ) -> None:
+        self.rounding = rounding  # by which every pre-activation is off, as in another compilation
         self.random, self.draw = torch.Generator().manual_seed(seed), draw
         self.moves, self.training = moves or {}, training
         self.reads, self.activations = list[Tensor](), list[Tensor]()
@@ -36,6 +38,8 @@ class Recorder(Loops):
         return value
 
     def z(self, name: str, value: Tensor) -> Tensor:
+        if self.rounding:
+            value = value * (1 + self.rounding * torch.randn(value.shape, generator=self.random).to(value))
         return value + torch.tensor(self.moves[name]).to(value) if name in self.moves else value
 
     def a(self, name: str, compute: Callable[[], Tensor], *_: Any) -> Tensor:
@@ -91,6 +95,22 @@ def observed(
     ends = [np.reshape(np.asarray(value), (len(value), -1)) for value in (*recorder.reads, *outputs)]
     activations = [np.reshape(np.asarray(value), (len(value), -1)) for value in recorder.activations]
     return Observed(ends, [(np.abs(value) <= tiny).all(0) for value in ends], activations)
+
+
+def hangs_on_rounding(program: Program, values: Values, batch: np.ndarray, seen: Observed, **options: Any) -> bool:
+    """Whether rounding decides on what is 0, so that another compilation may say otherwise.
+
+    A neuron may be the same on all samples and meet the mean of the batch, or a sigmoid be as small as numbers get.
+    """
+    if any(((value != 0) & (np.abs(value) < 1e-30)).any() for value in (*seen.ends, *seen.activations)):
+        return True
+    if not program.operations & BATCH_STATISTICS:
+        return False
+    recorder = Recorder(rounding=1e-6, **options)
+    outputs = run(program, values, batch, recorder)
+    ends = [np.reshape(np.asarray(value), (len(value), -1)) for value in (*recorder.reads, *outputs)]
+    zero = [(value == 0).all(0) for value in ends]
+    return any((now & ~then).any() for now, then in zip(seen.zero, zero, strict=True))
 
 
 def judge_moves(

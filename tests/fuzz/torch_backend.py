@@ -24,7 +24,7 @@ from .program import Program, Values, draw_input, draw_values
 from .scores import active, is_plain, judge_not_finite, judge_scores, with_nan
 from .source import torch_source
 from .structure import Structure, structure
-from .taps import judge_moves, observed
+from .taps import hangs_on_rounding, judge_moves, observed
 
 OPTIMIZERS: tuple[Callable[[Any], torch.optim.Optimizer], ...] = (
     lambda p: torch.optim.Adam(p, lr=1e-2),
@@ -127,6 +127,7 @@ def run_torch(program: Program) -> Outcome:
     outcome.acted = any((before[name] != new[name]).any() for name in shapes)
     seen = observed(program, before, batch.numpy())
     known = not program.operations & {"noise", "per_sample_noise"}
+    known = known and not hangs_on_rounding(program, before, batch.numpy(), seen)
     for training, old in zip((False, True), first, strict=True):
         kind = f"outputs moved in {'training' if training else 'evaluation'} mode"
         if not known or (training and woken(program, truths[-1], before, new, donor, batch.numpy())):

@@ -154,7 +154,10 @@ MISTAKES = {
         lambda: with_intervention(optax.sgd(0.1), ReDo(), PARAMS, MODEL.init, X),
         "apply must be a function",
     ),
-    "the batch forgotten": (lambda: optimizer().intervene((PARAMS, optimizer().init(PARAMS))), "a batch to score"),
+    "the batch forgotten": (
+        lambda: optimizer().intervene((PARAMS, optimizer().init(PARAMS))),
+        "the batch on which neurons are scored",
+    ),
     "a single sample": (
         lambda: optimizer().intervene((PARAMS, optimizer().init(PARAMS)), X[0]),
         "expected a batch of inputs",
