@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv)
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check stress docs clean
 
 demo: .venv/demo-installed
 	$(BIN)/dormant demo
@@ -15,6 +15,10 @@ check: .venv/dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+stress: .venv/dev-installed
+	$(BIN)/python tests/fuzz_networks.py --programs 200
+	$(BIN)/python tests/campaign.py --files 300 --commands 50 --kills 6
 
 docs: .venv/dev-installed
 	$(BIN)/python docs/make_networks.py

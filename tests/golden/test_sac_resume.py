@@ -1,10 +1,8 @@
-"""`dormant train --agent sac`, killed at random moments and started again: same bits, same returns, same replay."""
+"""`dormant train --agent sac`, killed twice and started again: same bits, same returns, same replay."""
 
-import random
 from pathlib import Path
 
 import numpy as np
-import pytest
 from golden.kills import assert_same_run, finish, kill_after
 
 from dormant.lab.runs.folder import RunFolder, rows
@@ -27,17 +25,9 @@ def remembered(path: Path) -> np.ndarray:
     return ring.steps[np.arange(STEPS - CAPACITY, STEPS) % len(ring.steps)]
 
 
-@pytest.fixture
-def moments():
-    """Three random moments, drawn anew each time: steps that were logged, and seconds after that."""
-    draw = random.Random()
-    return [(steps, draw.uniform(0, 0.1)) for steps in sorted(draw.sample(range(0, STEPS - 60, 20), 3))]
-
-
-def test_three_kills_change_nothing(tmp_path, moments):
-    print("killed after (agent steps, seconds):", moments)
+def test_two_kills_change_nothing(tmp_path):
     finish(TRAIN, tmp_path / "whole")
-    for agent_steps, seconds in moments:
+    for agent_steps, seconds in ((40, 0.02), (140, 0.08)):  # a moment after a row was logged
         kill_after(TRAIN, tmp_path / "killed", agent_steps, seconds)
     finish(TRAIN, tmp_path / "killed")
     names = assert_same_run(tmp_path / "whole", tmp_path / "killed", STEPS)

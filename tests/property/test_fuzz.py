@@ -38,14 +38,6 @@ SMALL = Program(
 )
 
 
-@pytest.mark.parametrize(("framework", "programs"), [("torch", 200), ("jax", 200)])
-def test_no_random_network_is_silently_wrong(framework, programs):
-    # A process of its own, because XLA compiles small programs faster without optimisation.
-    command = [sys.executable, str(COMMAND), "--programs", str(programs), "--framework", framework, "--workers", "1"]
-    found = subprocess.run(command, capture_output=True, text=True)
-    assert found.returncode == 0, found.stdout + found.stderr
-
-
 def test_a_unit_is_fed_by_its_column_and_its_bias():
     truth = structure(SMALL)
     assert truth.names == ("a", "b", "c")
