@@ -91,7 +91,7 @@ WIDTHS = (1, 2, 4)
 
 
 def _narrow(ratio: float, intervention: Intervention, width: int, agent: Changes) -> DeviceTraining | AtariTraining:
-    # Half of each width: four times the usual width would take sixteen times as long, an hour per run on one core.
+    # Uses half of each width. A network of four times the usual width would take an hour per run on one core.
     return MINATAR.train(ratio, intervention, width / 2, agent)
 
 
@@ -151,7 +151,7 @@ FIG12 = Experiment(
 )
 
 
-LONG_AFTER = (0.5, math.inf)  # in reset periods; earlier evaluations after a reset are not compared
+LONG_AFTER = (0.5, math.inf)  # reset periods since the last reset; evaluations outside this range are not compared
 
 
 def methods(bench: Bench) -> tuple[Arm, ...]:
@@ -165,7 +165,7 @@ def methods(bench: Bench) -> tuple[Arm, ...]:
 
 
 def better(arm: str, against: str) -> Claim:
-    """The claim that one method ends with a higher return than another."""
+    """The claim that the arm ends with a higher return than `against`."""
     statement = f"The return of {arm} is higher than that of {against}"
     quantity = Quantity("eval_return", reset_age=LONG_AFTER)
     return Claim(statement, quantity, arm, against, "higher", HIGHER_RETURN, "ratio")
@@ -241,7 +241,7 @@ def on_mujoco(plain: ControlTraining, tasks: tuple[str, ...], seeds: int, leaves
 
 
 def no_worse_than_sac(arm: str) -> Claim:
-    """The claim that a method lowers SAC's return by less than a tenth."""
+    """The claim that the arm's return is at most a tenth below SAC's."""
     quantity = Quantity("eval_return", reset_age=LONG_AFTER if arm == "Reset" else (0.0, math.inf))
     return Claim(f"{arm} does SAC no harm", quantity, arm, "SAC", "higher", LOWER_RETURN, "ratio")
 

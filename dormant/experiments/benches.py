@@ -16,7 +16,7 @@ from dormant.rl.networks.convolutional import ImpalaResNet, MinAtarCNN, NatureCN
 
 RATIOS = (0.25, 0.5, 1.0, 2.0)  # the paper's replay ratios for DQN
 Changes = dict[str, Any]  # field of an agent -> new value
-WEIGHT_DECAY = 1e-5  # the best of the paper's grid, as others quote the paper's appendix
+WEIGHT_DECAY = 1e-5  # the best value of the paper's grid, according to secondary sources
 ONE, TWO, THREE = ("Asterix",), ("Asterix", "SpaceInvaders"), ("Asterix", "SpaceInvaders", "Breakout")
 NOTHING = Chain()
 
@@ -44,7 +44,7 @@ class Bench:
         return Every(self.reset_period, Reset(("dense",)))
 
     def prune(self) -> Prune:
-        """Pruning of neurons that are silent at a check every `redo_period` gradient steps."""
+        """Prunes silent neurons. Checks for them every `redo_period` gradient steps."""
         return Prune(0.0, self.redo_period)
 
 
@@ -52,7 +52,7 @@ Arms = Callable[[Bench], tuple[Arm, ...]]
 
 
 def _small(ratio: float, intervention: Intervention, width: int, agent: Changes) -> DeviceTraining:
-    # Long enough for learning, for every intervention to act several times, and for two evaluations.
+    # A run is long enough for learning, for every intervention to act several times, and for two evaluations.
     plain = DQN(MinAtarCNN(filters=4 * width, width=16 * width), learning_rate=2.5e-4, target_period=round(100 / ratio))
     plain = replace(plain, **{"replay_capacity": 400, "min_replay": 100, "epsilon_steps": 200, **agent})
     return DeviceTraining(
@@ -97,8 +97,8 @@ MINATAR = Bench(_minatar, redo_period=1_000, reset_period=10_000)
 def atari_bench(million_frames: int, network: type[NatureCNN | ImpalaResNet] = NatureCNN) -> Bench:
     """The paper's Atari settings, for runs of `million_frames` million frames.
 
-    Source: see `atari_dqn`. ReDo's period is as others report it. Here ReDo acts until the end of a run. The released
-    configurations stop it after 2.5 million gradient steps, which is before the end only at replay ratio 2.
+    Source: see `atari_dqn`. ReDo's period comes from secondary sources. Here ReDo acts until the end of a run. The
+    released configurations stop it after 2.5 million gradient steps, which is before the end only at replay ratio 2.
     """
 
     def train(ratio: float, intervention: Intervention, width: int, agent: Changes) -> AtariTraining:
@@ -143,7 +143,7 @@ def pilot(arms: Arms) -> Design:
 
 
 def five_games(arms: Arms) -> Mapping[Scale, Design]:
-    """The designs of a figure with five Atari games, of which our sources name three."""
+    """The designs, by scale, of a figure with five Atari games. Our sources name three of the games."""
     return {
         "smoke": smoke(arms),
         "laptop": minatar(arms, ONE, 5, "Four of the paper's five games, Atari, and runs of 10 million frames."),
@@ -157,17 +157,17 @@ def five_games(arms: Arms) -> Mapping[Scale, Design]:
 
 
 # The smallest effects that matter to claims. They were chosen before any run was judged.
-# Fractions of all neurons. With a score batch of 64 states, a neuron near the threshold crosses it at random. In a
-# network of 144 neurons that is about two points (3 neurons). Five points (7 neurons) are clearly more.
+# Differences of dormant fractions. Scores on 64 states are noisy: in a network of 144 neurons, about 3 neurons (two
+# percentage points) cross the threshold at random. A difference of 7 neurons (five points) is clearly not noise.
 SOME_NEURONS = 0.02
 MANY_NEURONS = 0.05
 # With ReDo the paper's networks have a tenth to a quarter of the dormant neurons of plain DQN (figures 9 and 12).
 HALF_AS_MANY = 0.5
-# Ratios of returns. The paper's intervals over 5 seeds and 17 games extend about 12 % to either side of its means
-# (figure 10), so a tenth is the smallest effect that the paper could have detected.
+# A ratio of returns. The paper's intervals (figure 10; 5 seeds, 17 games) extend about 12 % to either side of the mean,
+# so a tenth is the smallest effect that the paper could have detected.
 HIGHER_RETURN = 1.1
 LOWER_RETURN = 0.9
-# A ratio of ranks. The paper's two ranks are 5 % apart, and their spreads extend 1.3 % to either side.
+# A ratio of effective ranks. The paper's two ranks differ by 5 %, and each varies by 1.3 % to either side.
 HIGHER_RANK = 1.02
 
 RETURN = Panel("Return", "eval_return")
@@ -181,10 +181,10 @@ def returns(statement: str, arm: str, against: str, direction: Literal["higher",
 
 
 def dormant_at_end(tau: str = "0.1") -> Quantity:
-    """The share of dormant neurons at the end of a run."""
+    """The fraction of dormant neurons at the end of a run."""
     return Quantity(f"dormant/{tau}/all")
 
 
 def dormant_in_second_half(tau: str = "0.1") -> Quantity:
-    """The share of dormant neurons, averaged over the second half of a run."""
+    """The fraction of dormant neurons, averaged over the second half of a run."""
     return Quantity(f"dormant/{tau}/all", "mean", after=0.5)

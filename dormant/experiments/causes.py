@@ -41,19 +41,19 @@ def labelled(training: SupervisedTraining, images: ImageSet, seeds: int, leaves_
 
 
 def falls_with_fixed_labels(tau: str) -> Claim:
-    """The claim that the share falls if labels are fixed. In the paper it falls from 9 % to 0.7 %."""
+    """The claim that the dormant fraction falls if labels are fixed. In the paper it falls from 9 % to 0.7 %."""
     statement = f"With fixed labels fewer neurons are dormant (τ = {tau}) at the end than at the start"
     return Claim(statement, dormant_at_end(tau), FIXED, None, "lower", -MANY_NEURONS)
 
 
 def more_if_shuffled(tau: str) -> Claim:
-    """The claim that shuffled labels end with the larger share. In the paper: 32 %, and 0.7 % with fixed labels."""
+    """The claim that shuffled labels end with more dormant neurons. In the paper: 32 %, and 0.7 % with fixed labels."""
     statement = f"With shuffled labels more neurons end dormant (τ = {tau}) than with fixed ones"
     return Claim(statement, dormant_at_end(tau), SHUFFLED, FIXED, "higher", MANY_NEURONS)
 
 
 def every_shuffle_raises(tau: str) -> Claim:
-    """The claim that every shuffle raises the share. In the paper: by 12 to 24 points, from one epoch to the next."""
+    """The claim that every shuffle raises the dormant fraction. In the paper: by 12 to 24 points within one epoch."""
     statement = f"Each shuffle raises the share of dormant neurons (τ = {tau})"
     return Claim(statement, Quantity(f"rise/{tau}/all", "lowest"), SHUFFLED, None, "higher", SOME_NEURONS)
 
@@ -123,7 +123,7 @@ def offline_on_minatar(games: tuple[str, ...], seeds: int, leaves_out: str) -> D
 
 
 def offline_on_atari() -> Design:
-    """A design with the published replay and its authors' number of gradient steps per part."""
+    """A design with the published replay, and its authors' number of gradient steps on each part of the replay."""
     agent = replace(atari_dqn(LOGGED_AT), target_period=2_000)  # offline, this counts gradient steps
     training = OfflineTraining(
         agent, Atari("DemonAttack"), DopamineReplay(), gradient_steps=6_250_000, log_period=12_500, eval_period=0
@@ -132,7 +132,7 @@ def offline_on_atari() -> Design:
 
 
 def still_grows(tau: str, smallest: float) -> Claim:
-    """The claim that the share grows on fixed data too. In the paper it grows by 20 to 38 points."""
+    """The claim that the dormant fraction also grows on fixed data. In the paper it grows by 20 to 38 points."""
     statement = f"Without new data, more neurons end dormant (τ = {tau}) than there were at the start"
     return Claim(statement, dormant_at_end(tau), MOVING, None, "higher", smallest)
 
@@ -176,7 +176,7 @@ FIG04 = Experiment(
 )
 
 
-TEACHER_AT, STUDENT_AT = 0.25, 1.0  # replay ratios: the best one on MinAtar, and the paper's for the student
+TEACHER_AT, STUDENT_AT = 0.25, 1.0  # replay ratios: the best for a teacher on MinAtar, and the paper's for the student
 FRESH, PRETRAINED = "Random init", "Pretrained"
 HALF = 0.5
 
@@ -215,7 +215,7 @@ FIG08 = Experiment(
     claims=(
         # In the paper the loss falls from 7 to 0.1.
         Claim("A new network at least halves its loss", Quantity("loss"), FRESH, None, "lower", HALF, "ratio"),
-        # In the paper 0.7 against 0.1, although the pretrained network starts at a thirtieth of the new one's loss.
+        # In the paper the losses are 0.7 and 0.1, although the pretrained network starts with a 30 times smaller loss.
         Claim(
             "A pretrained network ends with a higher loss than a new one",
             Quantity("loss"),
@@ -225,7 +225,7 @@ FIG08 = Experiment(
             HIGHER_RETURN,
             "ratio",
         ),
-        # In the paper the shares are 98 % and 48 %.
+        # In the paper 98 % and 48 % are dormant.
         Claim(
             "A pretrained network ends with more dormant neurons (τ = 0.1) than a new one",
             SHARE,
@@ -234,7 +234,7 @@ FIG08 = Experiment(
             "higher",
             MANY_NEURONS,
         ),
-        # In the paper the share grows from 61 % to 98 %.
+        # In the paper the dormant fraction grows from 61 % to 98 %.
         Claim(
             "More of a pretrained network's neurons fall dormant (τ = 0.1) while it learns",
             SHARE,

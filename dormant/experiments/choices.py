@@ -25,7 +25,7 @@ from dormant.experiments.benches import (
 from dormant.interventions import Recycle, Share
 from dormant.lab import Arm, Claim, Experiment, Panel, Quantity
 
-SHARE = 0.1  # share of each layer at the start; the share falls to zero over the run
+SHARE = 0.1  # fraction of each layer's neurons to recycle at the start of a run; it falls to zero at the end
 
 
 def selections(bench: Bench) -> tuple[Arm, ...]:
@@ -45,7 +45,7 @@ def selections(bench: Bench) -> tuple[Arm, ...]:
 
 
 def better_than(arm: str, description: str) -> Claim:
-    """The claim that recycling the neurons of lowest score gives a higher return."""
+    """The claim that recycling the neurons of lowest score gives a higher return than the arm does."""
     statement = f"Recycling the neurons of lowest score gives a higher return than recycling {description}"
     return returns(statement, "Lowest score", arm, "higher", HIGHER_RETURN)
 
@@ -82,7 +82,7 @@ FIG15 = Experiment(
 
 FRESH, SCALED = "ReDo, fresh incoming", "ReDo, scaled incoming"
 SCORED_STATES = (32, 64, 256, 1024)
-RANKED_STATES = 2_048  # four times the neurons of the paper's layer
+RANKED_STATES = 2_048  # four times the width of the paper's layer
 
 
 def outgoing(bench: Bench) -> tuple[Arm, ...]:
@@ -118,7 +118,7 @@ def incoming(bench: Bench) -> tuple[Arm, ...]:
 
 
 def no_worse(arm: str, against: str) -> Claim:
-    """The claim that one return is not a tenth lower than the other: half of the claim that both are alike."""
+    """The claim that the arm's return is at most a tenth lower. A second claim with swapped arms shows equality."""
     statement = f"The return of {arm} is not a tenth lower than that of {against}"
     return returns(statement, arm, against, "higher", LOWER_RETURN)
 
@@ -140,7 +140,7 @@ def score_batches(bench: Bench) -> tuple[Arm, ...]:
 
 
 def no_different(direction: Literal["higher", "lower"], smallest: float) -> Claim:
-    """The claim that one fraction is not 5 points above or below the other: half of the claim that both are alike."""
+    """The claim that batches of 1,024 and of 32 states differ by less than 5 points, in one of the two directions."""
     statement = f"1,024 states find a share of dormant neurons (τ = 0.1) not 5 points {direction} than 32 states do"
     opposite = "higher" if direction == "lower" else "lower"
     quantity = dormant_in_second_half()

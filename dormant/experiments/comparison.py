@@ -50,7 +50,7 @@ LEARNING_RATES = (0.5, 1.0, 2.0)  # relative to the bench's learning rate
 STRENGTHS = (1e-5, 1e-4, 1e-3)
 DECAYS = (WEIGHT_DECAY / 10, WEIGHT_DECAY, 10 * WEIGHT_DECAY)
 Candidates = dict[str, Trainable]  # name of a setting -> training
-Maker = Callable[[Bench], Candidates]
+Maker = Callable[[Bench], Candidates]  # makes the candidates of a method
 Change = Callable[..., Changes]  # returns changed fields of an agent, given a value or the agent's network
 
 
@@ -65,17 +65,17 @@ class Method:
 def _by_intervention(
     setting: str, values: Sequence[float], intervention: Callable[[Bench, float], Intervention]
 ) -> Maker:
-    """Returns the maker of candidates that differ in one setting of the intervention."""
+    """Returns a function that makes candidates: one per value of a setting of the intervention."""
     return lambda bench: {f"{setting} {each:g}": bench.dqn(intervention=intervention(bench, each)) for each in values}
 
 
 def _by_agent(setting: str, values: Sequence[float], change: Change) -> Maker:
-    """Returns the maker of candidates that differ in one setting of the agent."""
+    """Returns a function that makes candidates: one per value of a setting of the agent."""
     return lambda bench: {f"{setting} {each:g}": bench.dqn(**change(each)) for each in values}
 
 
 def _by_learning_rate(change: Change) -> Maker:
-    """Returns the maker of candidates that differ in learning rate, for a method without settings."""
+    """Returns a function that makes one candidate per learning rate, for a method without settings of its own."""
 
     def candidates(bench: Bench) -> Candidates:
         plain = bench.dqn().agent
@@ -86,7 +86,7 @@ def _by_learning_rate(change: Change) -> Maker:
 
 
 def _by_period(of: str, times: Sequence[float], intervention: Callable[[int], Intervention]) -> Maker:
-    """Returns the maker of candidates with several periods: multiples of the bench's period named `of`."""
+    """Returns a function that makes one candidate per period: each of `times`, multiplied by the bench's field `of`."""
 
     def candidates(bench: Bench) -> Candidates:
         periods = [max(1, round(each * getattr(bench, of))) for each in times]
@@ -140,7 +140,7 @@ _PLAIN = Method(PLAIN, _by_learning_rate(lambda _: {}))
 
 
 def candidates(name: str, bench: Bench) -> Candidates:
-    """The three candidates of a method, or of the plain agent."""
+    """The three candidate settings of a method, or of the plain agent."""
     return (METHODS.get(name) or _PLAIN).candidates(bench)
 
 
@@ -233,7 +233,7 @@ class Record(Model):
     suite: Suite
     chosen: dict[str, str]
     cost: dict[str, float] = Field(default_factory=dict)
-    checksum: Checksum | None = None  # only in files of newer versions
+    checksum: Checksum | None = None  # None in files of older versions
 
     def experiment(self, scale: Scale) -> Experiment:
         """The experiment that compares the chosen settings."""
@@ -251,7 +251,7 @@ def write_record(root: Path, scale: Scale, record: Record) -> None:
 
 
 def read_record(root: Path, scale: Scale) -> Record | None:
-    """Reads the newest comparison's record. Returns None if there is none or this version lacks its settings.
+    """Reads the newest comparison's record. Returns None if no record exists, or if it names an unknown setting.
 
     Raises Damaged if the file is damaged, OSError if it cannot be read.
     """
@@ -268,6 +268,6 @@ def read_record(root: Path, scale: Scale) -> Record | None:
 
 
 def _with_known_names(record: dict[str, Value]) -> dict[str, Value]:
-    """Replaces old names of methods by current ones. Older records have underscores, and cbp for continual backprop."""
+    """Replaces old names of methods with current ones. Old names have underscores, or "cbp" for continual backprop."""
     names = {name: canonical({"cbp": "continual-backprop"}.get(name, name), METHODS) for name in record}
     return {names[name]: value for name, value in record.items()}

@@ -35,7 +35,7 @@ def plain(ratio: float) -> Arms:
 
 
 def trained_has_more(tau: str) -> Claim:
-    """The claim that the share grows. In the paper: by 13 points on both games after the first log point."""
+    """The claim that the dormant fraction grows. In the paper it grows by 13 points after the first log point."""
     statement = f"A trained DQN has more dormant neurons (τ = {tau}) than a new one"
     return Claim(statement, dormant_at_end(tau), "DQN", None, "higher", MANY_NEURONS)
 
@@ -71,7 +71,7 @@ def overlap(history: str, tau: str) -> str:
 
 
 def overlap_grows(history: str, tau: str) -> Claim:
-    """The claim that the overlap grows. In the paper it grows by 23 and 31 points."""
+    """The claim that the overlap grows during a run. In the paper it grows by 23 and 31 points."""
     statement = f"The overlap of dormant neurons (τ = {tau}) with {HISTORIES[history]} grows"
     return Claim(statement, Quantity(overlap(history, tau)), "DQN", None, "higher", MANY_NEURONS)
 

@@ -1,4 +1,4 @@
-"""The results of a comparison: the setting that each method chose, and the table of methods.
+"""The results of a comparison: the setting chosen for each method, and the table of methods.
 
 `dormant.experiments.comparison` defines the runs. This file is separate because reading runs needs polars, which other
 commands do not import.
@@ -85,7 +85,7 @@ def _row(arm: str, setting: str, cost: float | None, frame: pl.DataFrame) -> Row
 
 
 def table(record: Record, frame: pl.DataFrame) -> list[tuple[str, ...]]:
-    """The table of methods as text: the heads of the columns, then the rows, highest return first."""
+    """The table of methods as text: the column headings, then the rows, highest return first."""
     return [HEADS, *_cells(rows(record, frame))]
 
 

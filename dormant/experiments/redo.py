@@ -1,4 +1,4 @@
-"""Figures 9 and 10: with ReDo few neurons are dormant, and agents gain from replay ratios at which others collapse."""
+"""Figures 9 and 10: with ReDo, few neurons are dormant, and agents still learn at high replay ratios."""
 
 from dataclasses import replace
 from functools import partial
@@ -100,7 +100,7 @@ SWEEP_PANELS = (
 def swept(
     taus: dict[float, float] | None = None, ratios: tuple[float, ...] = RATIOS, name: str = "DQN", **agent: Any
 ) -> Arms:
-    """Returns the function that builds arms with and without ReDo. `taus` maps ratios to thresholds other than 0.1."""
+    """Returns a function that builds arms with and without ReDo. `taus` maps ratios to thresholds, default 0.1."""
     return partial(_arms, taus or {}, ratios, name, agent)
 
 
@@ -112,8 +112,8 @@ def _arms(
     return (*plain, *redo)
 
 
-# In the paper's panels a, b and c ReDo has 2.1, 1.3 and 1.7 times DQN's return at replay ratio 1, and 6.1, 1.6 and 2.4
-# times at 2; at 0.25 it has 0.97 to 1.05 times. DQN falls from 0.25 to 2 to 0.22, 0.52 and 0.27 of its return.
+# Quotients of returns in the paper's panels a, b and c. ReDo / DQN at replay ratio 0.25: 0.97 to 1.05; at 1: 2.1, 1.3,
+# 1.7; at 2: 6.1, 1.6, 2.4. DQN at replay ratio 2 / DQN at 0.25: 0.22, 0.52, 0.27.
 SWEEP_CLAIMS = (
     returns("DQN's return is lower at replay ratio 2 than at 0.25", "DQN, RR 2", "DQN, RR 0.25", "lower", LOWER_RETURN),
     returns("ReDo's return is higher than DQN's at replay ratio 1", "ReDo, RR 1", "DQN, RR 1", "higher", HIGHER_RETURN),
@@ -175,7 +175,7 @@ FIG10C = Experiment(
 
 
 def _small_drq(ratio: float, intervention: Intervention, width: int, agent: Changes) -> DeviceTraining:
-    # Long enough at replay ratio 1 for learning to start and for ReDo to act several times.
+    # At replay ratio 1, a run is long enough for learning to start and for ReDo to act several times.
     network = MinAtarCNN(filters=4 * width, width=16 * width, dueling=True)
     small = replace(minatar_drq(400), network=network, replay_capacity=400, min_replay=100, **agent)
     return DeviceTraining(
@@ -190,7 +190,7 @@ def _small_drq(ratio: float, intervention: Intervention, width: int, agent: Chan
 
 
 def _minatar_drq(ratio: float, intervention: Intervention, width: int, agent: Changes) -> DeviceTraining:
-    # A quarter as long as DQN's runs, because Atari 100k tests learning from few steps.
+    # Runs are a quarter as long as DQN's, because Atari 100k tests learning from few steps.
     network = MinAtarCNN(filters=16 * width, width=128 * width, dueling=True)
     plain = replace(minatar_drq(50_000), network=network, **agent)
     return DeviceTraining(
@@ -199,7 +199,7 @@ def _minatar_drq(ratio: float, intervention: Intervention, width: int, agent: Ch
 
 
 def _atari_drq(ratio: float, intervention: Intervention, width: int, agent: Changes) -> AtariTraining:
-    # The paper's replay holds a million steps. A run takes fewer, so a replay of the run's length is enough.
+    # The paper's replay holds a million steps. A run has fewer steps, so a replay of the run's length is enough.
     plain = replace(atari_drq(NatureCNN(width)), replay_capacity=ATARI_100K_RUN["agent_steps"], **agent)
     return AtariTraining(plain, intervention=intervention, replay_ratio=ratio, log_period=10_000, **ATARI_100K_RUN)
 
@@ -207,8 +207,8 @@ def _atari_drq(ratio: float, intervention: Intervention, width: int, agent: Chan
 DRQ_SWEEP = swept(ratios=(1.0, 2.0, 4.0, 8.0), name="DrQ")
 SMOKE_DRQ = Bench(_small_drq, redo_period=50, reset_period=200)
 MINATAR_DRQ = Bench(_minatar_drq, redo_period=1_000, reset_period=10_000)
-# ReDo's period is as others report it. Here ReDo acts until the end of a run. The released configuration stops it
-# after 400,000 gradient steps, which is the end only at replay ratio 1.
+# ReDo's period comes from secondary sources. Here ReDo acts until the end of a run. The released configuration stops
+# it after 400,000 gradient steps, which is the end only at replay ratio 1.
 ATARI_DRQ = Bench(_atari_drq, redo_period=1_000, reset_period=100_000)
 
 FIG10D = Experiment(
@@ -228,8 +228,8 @@ FIG10D = Experiment(
     },
     panels=SWEEP_PANELS,
     claims=(
-        # The paper's DrQ has 0.57 times its return at replay ratio 1; ReDo has 1.31 times DrQ's at 4 and 1.48 at 8, and
-        # 1.04 times at 1.
+        # Quotients of returns in the paper. DrQ at replay ratio 8 / DrQ at 1: 0.57. ReDo / DrQ at replay ratio 1: 1.04;
+        # at 4: 1.31; at 8: 1.48.
         returns("DrQ's return is lower at replay ratio 8 than at 1", "DrQ, RR 8", "DrQ, RR 1", "lower", LOWER_RETURN),
         returns(
             "ReDo's return is higher than DrQ's at replay ratio 4", "ReDo, RR 4", "DrQ, RR 4", "higher", HIGHER_RETURN

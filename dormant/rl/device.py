@@ -54,11 +54,11 @@ from .schedule import (
 class DeviceTraining:
     """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
 
-    `Schedule` explains the numbers of the schedule. A chunk is `log_period` agent steps, after which `advance`
-    returns; chunks do not change results. An evaluation plays `eval_episodes` episodes. The rank of the last layer's
-    features is measured at each evaluation on `rank_batch` states, or never if `rank_batch` is 0.
+    `Schedule` explains the fields that count steps. One call of `advance` runs a chunk of `log_period` agent steps.
+    The size of the chunks does not change what is learned. An evaluation plays `eval_episodes` episodes. The rank of
+    the last layer's features is measured at each evaluation on `rank_batch` states, or never if `rank_batch` is 0.
 
-    Raises ValueError for numbers that do not fit together.
+    Raises ValueError for settings that `Schedule` rejects, or that do not allow an evaluation.
     """
 
     agent: DQN = field(default_factory=DQN)
@@ -85,7 +85,7 @@ class DeviceTraining:
 
     @cached_property
     def replay(self) -> Replay:
-        """The ring that each seed fills."""
+        """The settings of each seed's replay ring."""
         return Replay(
             self.agent.replay_capacity, self.env.observation_shape, self.env.observation_dtype, self.agent.n_step
         )
@@ -97,13 +97,13 @@ class DeviceTraining:
 
     @cached_property
     def network(self) -> Network:
-        """The agent's network, traced for interventions. Its inputs are packed observations: they are cheap to draw."""
+        """The agent's network, traced for interventions. Its inputs are packed observations, as stored in the ring."""
 
         return network_of(self.agent, self.env, self.score_batch, self.env.observation_dtype, self.replay)
 
     @cached_property
     def program(self) -> tuple["DeviceTraining", Int[Array, " seeds"]]:
-        """The training to compile, and the seeds as an array. Trainings with equally many seeds share compiled code."""
+        """The training without its seeds, and the seeds as an array. So other seeds can reuse the compiled code."""
         with jax.ensure_compile_time_eval():  # the array is cached, so it must not belong to a trace
             return replace(self, seeds=tuple(range(len(self.seeds)))), jnp.array(self.seeds)
 
@@ -162,14 +162,14 @@ def _init(training: DeviceTraining, seeds: Int[Array, " seeds"]) -> TrainState:
 def chunk(
     training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState, warm_rounds: int
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Runs a chunk whose first `warm_rounds` rounds only fill the replay. Ignores `training.seeds`."""
+    """Runs a chunk of agent steps. Its first `warm_rounds` rounds only fill the replay. Ignores `training.seeds`."""
     return over_seeds(seeds, partial(_chunk, training, warm_rounds))(state)
 
 
 def _chunk(
     training: DeviceTraining, warm_rounds: int, seeds: Array, state: TrainState
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Scans the warm rounds, then the learning rounds. In one scan, a `cond` would copy the ring at every step."""
+    """Scans the warm rounds, then the learning rounds. One scan would need a `cond` that copies the ring every step."""
     schedule = training.schedule
     rounds = training.log_period // schedule.agent_steps_per_round
     starts = state.agent_steps[0] + schedule.agent_steps_per_round * jnp.arange(rounds)
@@ -203,7 +203,7 @@ def _split(tree: PyTree, first: int) -> tuple[PyTree, PyTree]:
 def _collect(
     training: DeviceTraining, states: list[LearningState], world: World, xs: tuple[Array, Draws]
 ) -> tuple[World, Experience]:
-    """Takes the agent steps of a round."""
+    """Takes the agent steps of a round. Returns the environments after them, and whether episodes ended."""
     start, draws = xs
     agent_steps = start + jnp.arange(training.schedule.agent_steps_per_round)
     params = [state.agent.learner.params for state in states]

@@ -48,7 +48,7 @@ from .schedule import Schedule, Scheduled, join_seeds, key_for
 class RoundDraws(NamedTuple):
     """The random numbers of one round on the host.
 
-    `action` holds the random actions of exploring seeds. If SAC does not explore, `action` holds its action noise.
+    `action` holds random actions for seeds that explore. For SAC it holds the action noise of the other seeds.
     """
 
     explores: Bool[ndarray, "agent_steps seeds"]
@@ -62,8 +62,8 @@ class RoundDraws(NamedTuple):
 class HostTraining(Scheduled, Protocol):
     """A training that the host loop can run: `AtariTraining` or `ControlTraining`.
 
-    `learns_from_round`: the gradient steps of a round follow its agent steps and can draw them. Otherwise they draw
-    only agent steps of earlier rounds, and the device computes them while the host plays the last step of the round.
+    If `learns_from_round` is true, the gradient steps of a round follow its agent steps and can sample them. Otherwise
+    they sample only earlier rounds, and the device computes them while the host plays the round's last agent step.
     """
 
     @property
@@ -112,7 +112,7 @@ class OnHost:
         return int(state.agent_steps[0])
 
     def refuse_without_room(self: "HostTraining", folder: Path) -> None:
-        """Raises ValueError, which states the sizes, unless the rings fit into memory and on the disk."""
+        """Raises ValueError with the sizes if the rings do not fit into memory or on the disk."""
         refuse_without_room(self.replay, len(self.seeds), folder)
 
     def open(self: "HostTraining", folder: Path, state: TrainState, owner: int = 0) -> "HostLoop":
@@ -187,7 +187,7 @@ class HostLoop:
         return _ranks(self.training, params_of(state), self._inputs(state, "rank", self.training.rank_batch))
 
     def evaluate(self, state: TrainState) -> list[ndarray]:
-        """Plays the evaluation episodes. Returns their returns for each seed."""
+        """Plays the evaluation episodes. The result holds the return of every episode, one array per seed."""
         return self.training.evaluate(params_of(state), int(state.agent_steps[0]), self.videos)
 
     def _inputs(self, state: TrainState, purpose: str, number: int) -> ndarray:
@@ -209,7 +209,7 @@ class _Chunk:
         self.training, self.player, self.rings, self.before = loop.training, loop.player, loop.rings, state
         self.schedule, self.replay = loop.training.schedule, loop.training.replay
         self.player.restore(state.env)
-        # Copies the state, because each gradient step donates the memory of its state.
+        # Copies the caller's state, because each gradient step donates its input's memory to its output.
         self.states = jax.tree.map(jnp.copy, lanes_of(self.training.learning, state))
         self.totals = np.array(state.episode_return)
         # Passed to compiled code as an argument, because XLA could fold a constant into the network.
@@ -274,7 +274,7 @@ class _Chunk:
         self.gradient_steps = updates[-1]
 
     def _drawn_from(self, start: int) -> int:
-        """The number of added agent steps from which a round's gradient steps draw."""
+        """How many agent steps have been added when a round's gradient steps sample the replay."""
         return start + self.schedule.agent_steps_per_round * self.training.learns_from_round
 
     def _early_batch(self, start: int, draws: RoundDraws) -> PyTree | None:

@@ -56,7 +56,7 @@ def no_losses(losses: type[dqn.Losses] | type[sac.Losses], shape: tuple[int, ...
 
 
 class TrainState(NamedTuple):
-    """The complete state of a run, from which it resumes: arrays with a leading axis of seeds, without random keys."""
+    """The complete state of a run, as in a checkpoint. Arrays have a leading axis of seeds. Holds no random keys."""
 
     agent: AgentState
     intervention: PyTree[Array]
@@ -76,7 +76,7 @@ class LearningState(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """Per agent step: whether it ended an episode, and that episode's return so far."""
+    """Whether an episode ended at each agent step, and the return of that episode so far."""
 
     ended: Bool[Array, "..."]
     episode_return: Float[Array, "..."]
@@ -113,7 +113,7 @@ def network_of(
 
 
 def lanes_of(learning: Learning[State, Batch], state: TrainState) -> list[LearningState]:
-    """The learning state of each lane, with scores of zero."""
+    """The learning state of each lane (a group of seeds, see `schedule.py`), with scores of zero."""
     count = len(state.agent_steps)
     scores = {layer.name: jnp.zeros((count, layer.width)) for layer in learning.network.wiring.layers}
     return [LearningState(*take_seed((state.agent, state.intervention, scores), lane)) for lane in range(lanes(count))]
@@ -127,7 +127,7 @@ def params_of(state: TrainState) -> list[PyTree[Array]]:
 def gradient_step(
     learning: Learning[State, Batch], states: list[LearningState], xs: tuple[tuple[Batch, Array], Array, Array]
 ) -> tuple[list[LearningState], Losses]:
-    """Takes one gradient step and then the intervention in each lane.
+    """Takes one gradient step in each lane, then runs the intervention.
 
     `xs` holds the batch with the inputs to score neurons on, the intervention's key, and whether to measure scores.
     """
@@ -157,7 +157,7 @@ def _step(
     drawn: tuple[Batch, Array],
     key: Array,
 ) -> tuple[LearningState, Losses]:
-    """Takes one gradient step of one seed, then its intervention."""
+    """Takes one gradient step of one seed, then runs the intervention."""
     batch, inputs = drawn
     agent, losses = learning.agent.update(state.agent, batch)
     # Scores are measured after the update and before the intervention, as the paper logs them.
@@ -182,7 +182,7 @@ def _unseen_step(
 def synchronised(
     agent: Agent[State, Batch], states: list[LearningState], before: Array, after: Array
 ) -> list[LearningState]:
-    """Copies the target networks of the lanes if a copy is due between `before` and `after` agent steps."""
+    """The states with updated target networks, if an update is due between `before` and `after` agent steps."""
     synchronise = map_seeds(partial(agent.synchronise, before=before, after=after))
     return [state._replace(agent=synchronise(state.agent)) for state in states]
 

@@ -64,7 +64,7 @@ def stratified_interval(table: Table, degrees: Degrees = "welch") -> Interval:
 
     The environments are fixed, not a sample. Each environment has its own variance. The degrees of freedom are
     Satterthwaite's ("welch") or those of the environment with the fewest seeds ("fewest"). "fewest" gives
-    wider intervals, which still hold for skewed values. The bounds are NaN if an environment has fewer than two values.
+    wider intervals, which stay valid for skewed values. The bounds are NaN if an environment has fewer than two values.
 
     >>> [round(bound, 2) for bound in stratified_interval(np.array([[1.0, 5.0], [2.0, 6.0], [3.0, 7.0]]))]
     [4.0, 2.87, 5.13]
@@ -105,8 +105,8 @@ def bootstrap_interval(
 ) -> Interval:
     """A statistic of a table, with bounds from the percentile bootstrap.
 
-    These bounds are too narrow for few seeds (`benchmarks/coverage.py`). Plots show them next to the paper's bounds,
-    which are computed in the same way. No verdict uses them.
+    With few seeds, these bounds are too narrow (`benchmarks/coverage.py`). So they are only drawn, to compare them with
+    the paper's bootstrap bounds, and no verdict uses them.
 
     >>> interval = bootstrap_interval(iqm, np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 9.0]]))
     >>> interval.estimate, interval.low < 2 < interval.high
@@ -135,7 +135,7 @@ def bootstrap(
 
 
 def _mean(values: Float[np.ndarray, "*shape"], counted: Bool[np.ndarray, "..."], axis: int) -> Float[np.ndarray, "..."]:
-    """The mean of the counted values, NaN if there are none."""
+    """The mean of the values for which `counted` is true. NaN if there are none."""
     count = counted.sum(axis=axis)
     total = np.where(counted, values, 0.0).sum(axis=axis)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
@@ -164,7 +164,7 @@ def at_end_of_run(folder: RunFolder, metric: str) -> Float[np.ndarray, " seeds"]
 
 
 def summary(folder: RunFolder, tau: float) -> Iterator[tuple[str, Interval]]:
-    """Yields names and intervals over seeds: evaluation return, then dormant fraction per layer and of all layers.
+    """Yields the name and the interval over seeds of metrics at the end of a run: evaluation return, dormant fractions.
 
     Raises KeyError and RunRefused as `at_end_of_run` does.
     """

@@ -62,8 +62,8 @@ def reduced(
 ) -> float:
     """Reduces a curve to one number: its "start", "end", "mean" or "lowest" value. NaN if nothing was measured.
 
-    The end is the mean of the last tenth of the run. The mean is the area under the curve divided by its length;
-    it ignores the first share `after` of the run. The lowest value is taken after the first measured point.
+    The end is the mean of the last tenth of the run. The mean is the area under the curve divided by its length,
+    without the first fraction `after` of the run. The lowest value is taken after the first measured point.
 
     >>> reduced("mean", 0.5, np.array([0, 50, 75, 100]), np.array([9.0, 1.0, 2.0, 1.0]))
     1.5
@@ -146,13 +146,13 @@ def judge(claim: Claim, frame: pl.DataFrame) -> Verdict:
     pairs, or of the logarithm of their quotients. Environments with fewer than two pairs are ignored. The verdict is
 
     - *reproduced* if the estimate is at least the smallest effect that matters, and the whole interval lies on the
-      claimed side of no effect. If the smallest effect lies on the other side of no effect (a claim of doing no harm),
-      the whole interval must lie on the claimed side of the smallest effect.
+      claimed side of no effect. A claim of no harm has a smallest effect on the opposite side. To reproduce it, the
+      whole interval must lie on the claimed side of that smallest effect.
     - *contradicted* if the whole interval falls short of the smallest effect.
     - *inconclusive* otherwise.
 
-    Returns of different games are converted to one scale. On Atari they are human-normalised, and a quotient counts
-    returns below random play as zero. In other environments a difference is divided by the other arm's mean return.
+    Returns of different games are converted to one scale. On Atari they are human-normalised, and returns below random
+    play are set to zero in quotients. In other environments a difference is divided by the other arm's mean return.
     """
     return verdict(claim, pairs(claim, frame))
 
@@ -220,7 +220,7 @@ def _divisors(claim: Claim, found: Pairs) -> Float[np.ndarray, " environments"]:
 
 
 def _interval(claim: Claim, effects: Effects) -> Interval:
-    # The skews of two arms cancel in differences, so Welch's interval holds. It is too narrow for one arm's change.
+    # The skewness of two arms cancels in their difference, so Welch's interval is valid. For one arm it is too narrow.
     if not effects.size or np.isinf(effects).any():
         return Interval(math.nan, math.nan, math.nan)
     return stratified_interval(effects, "fewest" if claim.against is None else "welch")

@@ -25,7 +25,7 @@ FIRST_COLUMNS = {
     "diverged": pl.Int64,
 }
 LAST_COLUMNS = {"replay_ratio": pl.Float64, "reset_age": pl.Float64}
-# History (the set with which the dormant neurons of a log point are compared) -> label of a plot's axis.
+# History -> label of a plot's axis. A history is an earlier set of dormant neurons that `overlaps` compares with.
 HISTORIES = {
     "union": "overlap with all before",
     "previous": "overlap with the point before",
@@ -40,10 +40,10 @@ def read(root: Path, scale: Scale, experiment: Experiment, unfinished: bool = Fa
 
     Further columns:
 
-    - `replay_ratio`: that of the training, null if it has no actor.
+    - `replay_ratio`: the training's replay ratio, null if the training has no actor.
     - `reset_age`: reset periods since the network was last reset or created, null for an arm without resets.
-    - `diverged`: agent steps of the run's first row with a number that is not finite, null if all are finite.
-    - the overlaps of dormant neurons that the experiment names.
+    - `diverged`: the agent steps at the seed's first number that is not finite, null if all numbers are finite.
+    - the overlap metrics in the experiment's panels and claims.
 
     Unfinished runs are read only if `unfinished` is true. If several runs contain a seed, a finished one is used. An
     incomplete last line of a file is ignored.
@@ -88,7 +88,7 @@ def _numeric(table: pl.DataFrame) -> bool:
 
 
 def _diverged(table: pl.DataFrame) -> pl.Expr:
-    """The agent steps of each seed's first row with a number that is not finite."""
+    """The agent steps at each seed's first number that is not finite, null if all numbers are finite."""
     numbers = [pl.col(name) for name, kind in table.schema.items() if kind == pl.Float64]
     bad = pl.any_horizontal([(~number.is_finite()).fill_null(False) for number in numbers] or [pl.lit(False)])
     return pl.when(bad).then(pl.col("agent_steps")).min().over("seed").cast(pl.Int64)
@@ -116,7 +116,7 @@ def _of_cell(cell: Cell, held: RunOfSeed, tables: Mapping[RunFolder, pl.DataFram
 
 
 def _reset_age(training: Trainable) -> pl.Expr:
-    """The reset periods since the last reset, or since the run began if there was none."""
+    """The age of the network in reset periods: since its last reset, or since the run began if there was none."""
     ages = []
     for reset in _resets(training):
         steps = pl.col("gradient_steps")
@@ -127,7 +127,7 @@ def _reset_age(training: Trainable) -> pl.Expr:
 
 
 def _resets(value: object) -> Iterator[Every]:
-    """Yields the scheduled resets anywhere in a training."""
+    """Yields the scheduled resets in a training's nested settings."""
     if isinstance(value, Every) and isinstance(value.what, Reset):
         yield value
     elif dataclasses.is_dataclass(value):
@@ -145,15 +145,15 @@ def overlaps(
 ) -> Float[np.ndarray, "seeds points"]:
     """The overlap coefficient of each log point's dormant neurons X with a historical set Y, |X and Y| / min(|X|, |Y|).
 
-    The history "union" is the union of the dormant neurons at all earlier log points; "previous" is the set at the log
-    point before. With the suffix "-by-chance" the result is max(|X|, |Y|) / neurons, the expected overlap of two random
-    sets of these sizes. NaN at the first log point, and where a set is empty.
+    The history "union" is the union of the dormant neurons at all earlier log points; "previous" is the set at the
+    previous log point. With the suffix "-by-chance" the result is max(|X|, |Y|) / neurons, the expected overlap of two
+    random sets of these sizes. NaN at the first log point, and where a set is empty.
 
     >>> overlaps(np.array([[[0.0, 0.0, 2.0], [0.0, 1.0, 2.0], [1.0, 0.0, 0.0]]]), 0.0, "union").tolist()
     [[nan, 1.0, 0.5]]
 
     Source: Sokar et al. 2023, figure 5. The paper does not define its historical set. A union that
-    includes the present set would make all coefficients 1. The published log points lie further apart than ours.
+    includes the present set would make all coefficients 1. The paper's log points are further apart than ours.
     """
     now = scores <= tau
     before = _before(now, history.removesuffix("-by-chance"))
