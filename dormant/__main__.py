@@ -48,7 +48,7 @@ def main() -> None:
 def _open_streams() -> None:
     """Makes both streams accept all text. Python sets a stream to None if its descriptor is closed."""
     if shutil.get_terminal_size().columns < NARROWEST:
-        os.environ["COLUMNS"] = str(NARROWEST)  # formatting a narrower help text never ends
+        os.environ["COLUMNS"] = str(NARROWEST)  # at fewer columns, formatting the help text never ends
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))

@@ -37,7 +37,7 @@ def warn_once() -> None:
 
 
 def extras() -> dict[str, list[str]]:
-    """Returns the packages of each extra from dormant's metadata. The key "" has those that are always installed.
+    """Returns the packages of each extra from dormant's metadata. The key "" holds those that are always installed.
 
     The result is empty if dormant runs without being installed.
     """
@@ -58,7 +58,7 @@ def extras() -> dict[str, list[str]]:
 
 
 def extra_of(module: str) -> str | None:
-    """Returns the extra that installs a module, or None. A package matches if its name starts with the module's."""
+    """Returns the extra that installs a module, or None. A package matches if its name starts with `module`."""
     plain = module.casefold().replace("_", "-")
     for extra, packages in extras().items():
         if extra and any(re.fullmatch(rf"{re.escape(plain)}(-.*)?", package.casefold()) for package in packages):

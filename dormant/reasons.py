@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 WIDTH = 120  # columns
 NARROWEST = 8  # fewest columns of a wrapped cell
-SENTENCE = 40  # columns that a sentence gets before names are wrapped
+SENTENCE = 40  # narrowest last column (sentences) before the other columns are wrapped
 
 
 class Reason(str):
@@ -106,14 +106,14 @@ def _short(path: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns lines with aligned columns. Long cells are wrapped so that no line is longer than `WIDTH`.
+    """Returns the lines of a table with aligned columns. Long cells are wrapped so that no line is longer than `WIDTH`.
 
     >>> table([("layer", "neurons"), ("conv1", "32")])
     ['layer  neurons', 'conv1  32']
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     gaps = 2 * (len(widths) - 1)
-    # The last column holds sentences, which may be wrapped before the names in the others are.
+    # The last column holds sentences, so it is wrapped before the columns that hold names.
     widths[-1] = min(widths[-1], max(SENTENCE, WIDTH - gaps - sum(widths[:-1])))
     while (over := sum(widths) + gaps - WIDTH) > 0 and max(widths) > NARROWEST:
         widest = widths.index(max(widths))

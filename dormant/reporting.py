@@ -42,7 +42,7 @@ class LayerReport:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Reports of all layers of a network, in the order of computation, and of their pool. Print it for a table."""
+    """Reports of all layers of a network, in the order of computation, and of all layers pooled. Printed as a table."""
 
     layers: tuple[LayerReport, ...]
     all: LayerReport
@@ -62,7 +62,7 @@ class Report:
 
     @property
     def conditions(self) -> str:
-        """The threshold and the size of the batch as text."""
+        """Returns the threshold and the size of the batch as text."""
         told = f"tau = {self.tau:g}, a batch of {self.samples} samples"
         finite = [layer for layer in self.layers if not np.isnan(layer.share)]
         unknown = any(np.isnan(layer.interval.low) for layer in finite)
@@ -70,7 +70,7 @@ class Report:
 
 
 def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: float = 0.1) -> Report:
-    """Reports the dormant neurons of every layer of `apply(params, *inputs)`, with intervals, ranks and weight norms.
+    """Returns the dormant neurons of every layer of `apply(params, *inputs)`, with intervals, ranks and weight norms.
 
     Every array of `inputs` has the samples of the batch along its first axis. A small batch makes too many neurons look
     dormant, because some are active on few samples only. The low end of the interval counts the neurons that are
@@ -150,7 +150,7 @@ def _magnitudes(place: Activation) -> Float[np.ndarray, "samples neurons"]:
 def _layer_bounds(
     wiring: Wiring, places: Sequence[Activation], scores: dict[str, Float[np.ndarray, " neurons"]]
 ) -> dict[str, Float[np.ndarray, "2 neurons"]]:
-    """Returns the score bounds of each layer. If a neuron is measured in several places, the largest bounds count.
+    """Returns the score bounds of each layer. If a neuron is measured in several places, returns the largest bounds.
 
     Bounds are NaN if samples influence each other, and in layers with NaN or infinite activations.
     """

@@ -11,7 +11,7 @@ AnyArray = jax.Array | np.ndarray
 
 
 def neuron_scores(activations: Num[AnyArray, "*samples neurons"]) -> Float[Array, " neurons"]:
-    """The mean absolute activation of each neuron, divided by the mean of its layer.
+    """Returns the mean absolute activation of each neuron, divided by the mean of its layer.
 
     Activations are averaged over all axes but the last: batch, time, the positions of a convolution. Scores average 1
     over a layer, so a threshold means the same at any width. In a silent layer all scores are 0. In a layer with a NaN
@@ -22,7 +22,7 @@ def neuron_scores(activations: Num[AnyArray, "*samples neurons"]) -> Float[Array
 
     Source: Sokar et al. 2023, equation 1; the reference code (dopamine/labs/redo/weight_recyclers.py) adds 1e-9 to
     the layer mean. We divide by the mean itself unless it is zero, so that scores do not depend on the scale of the
-    layer. The paper's "scores sum to 1" is a slip: they average 1 (google/dopamine issue 209).
+    layer. The paper writes that scores sum to 1 by mistake: they average 1 (google/dopamine issue 209).
     """
     values = magnitudes(activations)
     samples = tuple(range(values.ndim - 1))
@@ -39,7 +39,7 @@ def neuron_scores(activations: Num[AnyArray, "*samples neurons"]) -> Float[Array
 
 
 def magnitudes(values: Num[AnyArray, "*shape"]) -> Float[Array, "*shape"]:
-    """Returns absolute values in single precision, or in double for doubles; the modulus of complex numbers.
+    """Returns absolute values (moduli of complex numbers) in single precision, or in double for double inputs.
 
     >>> magnitudes(np.array([3 + 4j, -1], np.complex64)).tolist()
     [5.0, 1.0]
@@ -75,7 +75,7 @@ def checked_tau(tau: float) -> float:
 
 
 def dormant_fraction(scores: Mapping[str, Shaped[AnyArray, " neurons"]], tau: float = 0.1) -> Float[Array, ""]:
-    """The number of dormant neurons divided by the number of neurons, over all layers; NaN if a score is NaN.
+    """Returns the fraction of dormant neurons over all layers pooled; NaN if a score is NaN.
 
     A wide layer counts for more than a narrow one: 512 of Nature CNN's 672 neurons belong to its dense layer. At
     `tau=0` it is the fraction of dead neurons, which are zero on every sample of the batch.
@@ -100,12 +100,12 @@ def dormant_fraction(scores: Mapping[str, Shaped[AnyArray, " neurons"]], tau: fl
 
 
 def overlap_coefficient(first: Bool[AnyArray, " neurons"], second: Bool[AnyArray, " neurons"]) -> Float[Array, ""]:
-    """The number of neurons in both sets, divided by the size of the smaller set; 0 if a set is empty.
+    """Returns the number of neurons in both sets, divided by the size of the smaller set; 0 if a set is empty.
 
     >>> float(overlap_coefficient(np.array([True, True, False]), np.array([True, False, False])))
     1.0
 
-    Source: Sokar et al. 2023, figure 5. The value for an empty set is our choice: nothing is shared.
+    Source: Sokar et al. 2023, figure 5. The value for an empty set is our choice.
     """
     a, b = jnp.asarray(first), jnp.asarray(second)
     smaller = jnp.minimum(a.sum(), b.sum())

@@ -52,7 +52,7 @@ class Wiring:
     """The neuron layers of a traced function, in the order of computation. `outputs` names the output layers.
 
     `not_followed` maps the path of each parameter that neither feeds nor reads a neuron to a description of its use.
-    These include the parameters inside operations that the tracer does not know. `layers` omits layers inside these.
+    It includes the parameters inside unknown operations. `layers` does not contain the layers inside such operations.
 
     >>> from dormant import trace
     >>> def apply(params, x):
@@ -88,10 +88,10 @@ class Wiring:
         return found
 
     def scores(self, params: PyTree, *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
-        """The score of every neuron of every layer.
+        """Returns the score of every neuron of every layer.
 
-        If a neuron is read through several non-linearities (CReLU, shared weights), its score is the largest of theirs:
-        it counts as dormant only if it is dormant in all of them. A layer with a NaN or infinite activation has NaN for
+        If a neuron is read through several non-linearities (CReLU, shared weights), its score is the largest over them:
+        the neuron is dormant only if it is dormant after each. A layer with a NaN or infinite activation has NaN for
         all of its neurons.
         """
         scores = {layer.name: jnp.zeros(layer.width) for layer in self.layers}
@@ -102,11 +102,11 @@ class Wiring:
         return scores
 
     def dormant(self, params: PyTree, *inputs: PyTree, tau: float = 0.1) -> dict[str, Bool[Array, " neurons"]]:
-        """The tau-dormant neurons of every layer; none in a layer with a NaN or infinite activation."""
+        """Returns a mask of tau-dormant neurons per layer. All False in a layer with a NaN or infinite activation."""
         return {name: dormant_mask(scores, tau) for name, scores in self.scores(params, *inputs).items()}
 
     def dormant_fraction(self, params: PyTree, *inputs: PyTree, tau: float = 0.1) -> Float[Array, ""]:
-        """The share of tau-dormant neurons among the neurons of all layers; NaN if an activation is NaN or infinite."""
+        """Returns the fraction of all neurons that is tau-dormant. NaN if an activation is NaN or infinite."""
         return dormant_fraction(self.scores(params, *inputs), tau)
 
     def __str__(self) -> str:
@@ -114,7 +114,7 @@ class Wiring:
 
 
 class Network(NamedTuple):
-    """A network as interventions need it: its wiring, its initialiser and its optimizer.
+    """The parts of a network that interventions use: its wiring, its initialiser and its optimizer.
 
     `init(key)` returns fresh parameters with the same tree, so that every layer keeps its own initialiser.
     """
@@ -146,7 +146,7 @@ def by_path(params: PyTree) -> dict[str, Any]:
 
 
 def entry_mask(params: PyTree, entries: Mapping[str, Entries], masks: Masks) -> PyTree[Bool[Array, "..."]]:
-    """For each parameter, a mask of the entries that belong to masked neurons; it broadcasts to the parameter.
+    """Returns, per parameter, a mask of the entries of masked neurons. The mask broadcasts to the parameter's shape.
 
     `entries` maps a layer's name to its incoming or outgoing entries.
 

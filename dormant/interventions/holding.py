@@ -82,15 +82,15 @@ class Pruned(NamedTuple):
 class Prune:
     """Removes tau-dormant neurons by setting their outgoing weights to zero for the rest of training.
 
-    It looks for dormant neurons every `period` gradient steps, and sets the weights of all removed neurons to zero at
-    every step. Call `update` at every gradient step, not within `Every`.
+    `update` looks for dormant neurons every `period` gradient steps, and zeroes the outgoing weights of all removed
+    neurons at every step. Call `update` at every gradient step, not within `Every`.
 
     >>> Prune(tau=0.0, period=1_000)
     Prune(tau=0.0, period=1000)
 
     Raises ValueError for a negative tau or a period below 1.
-    Source: Sokar et al. 2023, figure 6. The paper does not state how often it checks, or how it removes neurons; the
-    period is ours.
+    Source: Sokar et al. 2023, figure 6. The paper does not state how often it prunes, or how it removes neurons; we
+    chose the period.
     """
 
     every_step: ClassVar[bool] = True
@@ -126,7 +126,7 @@ NEW, MINUS = "new_", "minus_"
 
 
 class Injection(NamedTuple):
-    """The gradient steps seen so far, and parameters with the values of the frozen weights."""
+    """The gradient steps seen so far, and a copy of the parameters that holds the values of the frozen weights."""
 
     gradient_steps: Int[Array, ""]
     held: PyTree[Array]

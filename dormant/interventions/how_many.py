@@ -15,7 +15,7 @@ Counts = dict[str, Int[Array, ""]]
 
 @runtime_checkable
 class Number(Protocol):
-    """A rule for the number of neurons to recycle, given the scores of each layer and the recyclings so far.
+    """A rule for the number of neurons to recycle, given each layer's scores and the number of recyclings so far.
 
     The number is 0 for a layer with NaN scores, which result from NaN or infinite activations.
     """
@@ -45,7 +45,7 @@ class Dormant:
 
 @dataclass(frozen=True)
 class Share:
-    """Recycles a share of each layer, and at least one neuron. With `recyclings`, the share decays to zero.
+    """Recycles the same share of every layer's neurons, at least one. With `recyclings`, the share decays to zero.
 
     The n-th recycling takes share * cos(pi/2 * n / recyclings) of the layer. The last recycling takes no neuron.
 
@@ -82,7 +82,7 @@ class Share:
 
 @dataclass(frozen=True)
 class PooledShare:
-    """Recycles a share of the neurons of all layers together, those with the lowest scores.
+    """Recycles the neurons with the lowest scores over all layers: a `share` of all neurons.
 
     The threshold is the `share` quantile of all scores, but at most `highest`. Most chosen neurons are in the layers
     with the lowest scores. No neuron is chosen if every score is above `highest`.

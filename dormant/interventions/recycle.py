@@ -43,7 +43,7 @@ class ReDo:
       recycled, which distorts the bias correction of all other weights.
     - `coupled`: "recycle" or "skip" layers whose neurons are coupled by a normalisation.
     - `layers`: names of layers to recycle, or of networks (the part before a slash); None for all safe layers.
-    - `incoming`: "fresh", or "scaled" to give each fresh kernel vector the mean length of those of the layer's other
+    - `incoming`: "fresh", or "scaled" to scale each fresh kernel vector to the mean vector length of the layer's other
       neurons (the paper's figure 23).
 
     >>> ReDo(tau=0.025).tau
@@ -70,14 +70,14 @@ class ReDo:
 
     @property
     def renewal(self) -> Renewal:
-        """How dormant neurons are renewed."""
+        """Returns the options for renewing dormant neurons."""
         return Renewal(self.outgoing, self.incoming, self.moments, self.step_count)
 
     def init(self, learner: Learner, network: Network) -> Recycled:
         return uncounted(self.targets(learner, network))
 
     def targets(self, learner: Learner, network: Network) -> list[NeuronLayer]:
-        """The layers that this intervention recycles."""
+        """Returns the layers that this intervention recycles."""
         return recyclable(network, learner.params, self.layers, self.coupled)
 
     def update(
@@ -106,9 +106,9 @@ class Recycle:
       optimizer's state (ReGraMa); "contribution" or "utility", the utilities of continual backprop. All scores average
       1 over a layer.
     - `number`: how many neurons to recycle: `Dormant`, `Share`, `PooledShare` or `Gap`.
-    - `order`: "lowest" scores first. "highest" and "random" are controls that recycle as many neurons.
+    - `order`: "lowest" scores first. "highest" and "random" are controls that recycle the same number of neurons.
     - `at_most`: the largest number of neurons to recycle per layer and call.
-    - `renewal`: how chosen neurons are renewed. `coupled` and `layers` are those of `ReDo`.
+    - `renewal`: how chosen neurons are renewed. `coupled` and `layers` work as in `ReDo`.
 
     >>> regrama = Recycle("gradient", Dormant(tau=0.01))
     >>> Recycle(number=Dormant(0.1), order="random").at_most is None
@@ -208,7 +208,7 @@ class Usefulnesses(NamedTuple):
 
 @dataclass(frozen=True)
 class ContinualBackprop:
-    """Replaces the share `replacement_rate` of the mature neurons per layer and update, those of the lowest utility.
+    """Replaces a share `replacement_rate` of each layer's mature neurons per update, lowest utility first.
 
     A neuron is mature if it is older than `maturity` updates. Its utility is a running average with weight `decay`,
     divided by 1 - decay^age because it starts at zero. `utility` is "contribution", or "overall", which also divides
@@ -286,7 +286,7 @@ class ContinualBackprop:
 
 @dataclass(frozen=True)
 class ReDoAsPublished:
-    """Recycles neurons like dopamine/labs/redo; see `redo_as_published`."""
+    """Recycles neurons like the released code of ReDo (dopamine/labs/redo); see `redo_as_published`."""
 
     tau: float
     misaligned_flatten: bool
@@ -365,9 +365,9 @@ def redo_as_published(
     keep_bias_moments: bool = True,
     unrecorded: tuple[str, ...] = ("Conv_4",),
 ) -> ReDoAsPublished:
-    """Returns ReDo with four quirks of the released code. Each of them can be switched off.
+    """Returns ReDo with four quirks of the released code. Each argument switches one quirk on or off.
 
-    - `misaligned_flatten`: the flag of each channel is repeated over neighbouring rows of the dense kernel. But in a
+    - `misaligned_flatten`: each channel's dormant flag is repeated over neighbouring rows of the dense kernel. But in a
       flattened channels-last map the channel varies fastest, so most of the zeroed rows belong to other channels.
     - `next_recorded_layer`: the outgoing weights of a layer are those in the next recorded layer. Layers in
       `unrecorded` are not recorded (the last convolution of an IMPALA stack). For the last hidden layer of a residual

@@ -1,4 +1,4 @@
-"""Finds branches that Python takes on values: changes each value that Python reads, and traces again."""
+"""Finds Python branches that depend on tensor values, by changing each value that Python reads and tracing again."""
 
 import linecache
 import re
@@ -18,7 +18,7 @@ from .layers import Found, same_wiring
 MOST_TRACES = 40  # maximum number of traces with a changed value
 STEPS = 1, -1, 64, -64  # added to an integer
 JUMPS = 1.0, -1.0, 1000.0, -1000.0  # added to a float
-LONGEST = 4  # times the operations of the first pass: a longer pass has another wiring
+LONGEST = 4  # a pass with more than this many times the first pass's operations has another wiring
 
 
 class Got(NamedTuple):
@@ -51,7 +51,7 @@ class Pass(NamedTuple):
 
 
 def branches(first: Pass, again: Callable[[Change], Pass]) -> list[Reason]:
-    """Returns why layers can't be recycled: the places where another value gives another wiring.
+    """Returns reasons not to recycle layers: one for each value that Python reads and that affects the wiring.
 
     `again` traces with a change. If the trace stops at a `raise` or `assert` statement, the module only checks the
     value, which is no branch. A trace that raises any other exception is ignored. If all changes of a value are
@@ -106,7 +106,7 @@ def _is_check(error: Exception) -> bool:
 
 
 def other_values(got: object) -> Sequence[object]:
-    """Returns values that Python could have read instead.
+    """Returns values that Python could have read instead of `got`.
 
     >>> other_values(True), other_values([3])
     ([False], [[4], [2], [67], [-61], [0]])
@@ -138,7 +138,7 @@ def module_names(module: nn.Module) -> dict[int, str]:
 
 
 def running_part(names: Mapping[int, str]) -> str:
-    """Returns the name of the submodule whose method is running; empty if there is none."""
+    """Returns the name of the submodule whose method is running, or an empty string if there is none."""
     frame = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")

@@ -15,7 +15,7 @@ from .values import NOTHING, Value, broken, together
 
 @dataclass(frozen=True)
 class Call:
-    """One operation of a pass; `value(tensor)` returns what is known of a tensor."""
+    """One operation of a pass; `value(tensor)` returns what the tracer knows about a tensor."""
 
     func: Any
     name: str  # without the trailing underscore of an in-place operation

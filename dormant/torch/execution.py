@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-# Torch inserts these operations depending on other references to a tensor; they change no values.
+# Torch inserts these operations if a tensor has other references. They do not change values.
 ALIASES = frozenset(("detach", "alias"))
 Extreme = Literal["lowest", "highest"]
 Seed = int | Extreme | None
@@ -20,7 +20,7 @@ OPAQUE = (int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """Returns the user's module inside `torch.compile` and (distributed) data-parallel wrappers."""
+    """Returns the user's module without `torch.compile` and (distributed) data-parallel wrappers."""
     while True:
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             module = module.module
@@ -83,7 +83,7 @@ class Operations(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Returns False to save the import of `torch._dynamo` (two seconds); nothing is compiled in this mode."""
+        """Returns False to avoid importing `torch._dynamo` (two seconds); nothing is compiled in this mode."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -125,7 +125,7 @@ class Operations(TorchDispatchMode):
         """Called when Python reads a tensor as a list or a NumPy array."""
 
     def python_gets(self, tensors: Sequence[Tensor], result: object) -> object:
-        """Returns the number, list or array that Python gets when it reads tensors; `result` unless overridden."""
+        """Returns what Python gets when it reads tensors as a number, list or array. `result` comes from torch."""
         return result
 
     def finish(self, outputs: Sequence[Tensor]) -> None:
@@ -193,7 +193,7 @@ class Recorder(Operations):
 
 
 class Dataflow(Operations):
-    """Records each operation with its arguments: two passes with equal `steps` compute the same."""
+    """Records each operation with its arguments. Two passes with equal `steps` compute the same results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class Dataflow(Operations):
 
     def start(self, leaves: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         super().start(leaves, inputs)
-        for leaf in (*leaves, *inputs):  # gives them the same numbers in every pass
+        for leaf in (*leaves, *inputs):  # gives leaves and inputs the same numbers in every pass
             self._describe(leaf)
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
@@ -244,7 +244,7 @@ class _Leaving(torch.overrides.TorchFunctionMode):
 def run(
     module: nn.Module, inputs: tuple[Any, ...], operations: Operations, training: bool = False, seed: Seed = None
 ) -> None:
-    """Runs the module in one mode, and passes each operation to `operations`.
+    """Runs the module in evaluation or training mode, and passes each operation to `operations`.
 
     `seed` seeds all generators; with None, they continue from their current states.
 

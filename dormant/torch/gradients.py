@@ -11,8 +11,8 @@ from .execution import Operations, plain_name
 class Gradients(Operations):
     """Finds the parameters that no gradient of the outputs reaches, such as those that the module detaches.
 
-    It searches the autograd graph. A backward pass would call the user's hooks, so it runs only if the graph contains
-    a custom `torch.autograd.Function`, which may return no gradient.
+    Searches the autograd graph. Runs a backward pass, which calls the user's hooks, only if the graph contains a custom
+    `torch.autograd.Function`, because such a function may return no gradient.
     """
 
     gradients = True

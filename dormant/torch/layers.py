@@ -20,8 +20,8 @@ class Measuring(NamedTuple):
     """The operations of a pass, and where each layer is measured.
 
     `points` maps each layer to the operations (by number) that give its activations, with the neurons of their outputs.
-    `made` maps it to the kernel operations, which give its pre-activations. `random` is True if the pass draws random
-    numbers.
+    `made` maps each layer to its kernel operations, which give its pre-activations. `random` is True if the pass draws
+    random numbers.
     """
 
     operations: list[str]
@@ -74,7 +74,7 @@ def collect(notes: Ledger, evaluated: Operations, trained: Operations | None) ->
 
 
 def _note_clashes(notes: Ledger) -> None:
-    """Records a reason for the layers of two neurons that share an entry, unless the neurons were merged."""
+    """Records a reason not to recycle the layers of two neurons that share an entry, unless the neurons were merged."""
     for pairs in notes.clashes:
         left, right = notes.current(pairs)
         for neurons in (left[left != right], right[left != right]):

@@ -195,7 +195,7 @@ class Ledger:
             self.layers[layer].parameters |= names
 
     def _claim(self, side: str, entries: Tensor, neurons: Tensor) -> None:
-        """Does the same as `claim`, for entries in any arrangement."""
+        """Assigns entries to neurons as `claim` does, for entries that are not a view of the parameters."""
         real = (entries >= 0) & (neurons != ZERO)
         entries, neurons = entries[real], neurons[real]
         if not entries.numel():
@@ -210,7 +210,7 @@ class Ledger:
             self.clashes.append(torch.unique(torch.stack([owners[entries][clash], neurons[clash]]), dim=1))
 
     def feed(self, parts: Iterable[Part], unfollowed: Mapping[str, str], neurons: Tensor, stages: Stages) -> None:
-        """Assigns each entry of a bias or a scale to its neuron, if it is applied to only one neuron."""
+        """Assigns each entry of a bias or a scale to its neuron, if the entry is applied to only one neuron."""
         waiting = [layer for layer, stage in stages.items() if not stage.active and not stage.broken]
         for part in parts:
             entries, met = torch.broadcast_tensors(part.entries, neurons)
@@ -245,7 +245,7 @@ class Ledger:
         return owner[place]
 
     def not_known(self, parts: Iterable[Part], operation: str) -> dict[str, str]:
-        """Records that an operation that is not followed takes these entries; returns their parameters."""
+        """Records that an operation without a rule uses these entries. Returns each parameter with its operation."""
         taken: dict[str, str] = {}
         for part in parts:
             entries = lean(part.entries)

@@ -18,21 +18,21 @@ except ImportError as error:
 
 
 class ReDoCallback(BaseCallback):
-    """Measures and recycles the dormant neurons of a DQN's or an actor-critic's networks while it learns.
+    """Measures and recycles the dormant neurons of a DQN or actor-critic agent's networks during training.
 
     `networks` names attributes of the model: ("q_net",) of a DQN, ("actor", "critic") of SAC or TD3. All of the
     model's networks are traced together, so a neuron of a shared feature extractor is recycled only if it is dormant
     in every network. SB3 counts gradient steps in `model._n_updates`, which it saves and restores, so a loaded
     model continues the schedule. SB3 calls a callback only between two calls of `train`. If a call takes several
     gradient steps, recycling happens at the first call that ends at or after a multiple of `period`. Target networks
-    are not changed; they follow by their own updates. Scoring does not change the run, because the score batch is
+    are not recycled; only SB3's updates change them. Scoring does not change the run, because the score batch is
     drawn with a separate random generator.
 
     `recycled` is the number of recycled neurons so far; `report` and `wiring` are the most recent ones. The callback
     logs `dormant/fraction` and `dormant/<network>` (before recycling), and `dormant/recycled`.
 
-    Raises ValueError if `period` is not positive or `tau` is negative, and at the start of training if the model has
-    no such network.
+    Raises ValueError if `period` is not positive or `tau` is negative, and at the start of training if the model
+    does not have these networks.
     Source: Sokar et al. 2023, algorithm 1 (DQN: period 1,000, tau 0.1, 64 states; SAC: 200,000, 0, 256).
     """
 

@@ -1,4 +1,4 @@
-"""Records what is known of every element in memory, so that views and in-place writes are followed exactly."""
+"""Records what the tracer knows about every element in memory, to follow views and in-place writes exactly."""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ from .values import NOTHING, OTHER, Part, Value, broken, collapse, join
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What is known of the memory of one tensor, in the tensor's shape."""
+    """What the tracer knows about one tensor's memory, in the tensor's shape."""
 
     value: Value
     shape: torch.Size
@@ -56,7 +56,7 @@ def _write(flat: Tensor, shape: torch.Size, stride: tuple[int, ...], offset: int
 
 
 class Shadows:
-    """What is known of every tensor, by the address of its storage, or by its id if it has no storage.
+    """Maps each tensor's storage address (or id, without a storage) to what the tracer knows about the tensor.
 
     The caller keeps the tensors alive, so that no address is used twice.
     """

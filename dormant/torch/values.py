@@ -1,4 +1,4 @@
-"""What the tracer knows of a tensor: the neuron and the parameter entries of each element."""
+"""What the tracer knows about a tensor: the neuron and the parameter entries of each element."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -49,11 +49,10 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What is known of one tensor. All index tensors have the tensor's shape (expanded where they are constant).
+    """What the tracer knows about one tensor. All index tensors have its shape (expanded where they are constant).
 
-    `neurons` is None if no element belongs to a neuron. `unfollowed` maps each parameter that contributes through an
-    operation that is not followed to that operation. `varies` is True if the tensor depends on the inputs or on random
-    numbers.
+    `neurons` is None if no element belongs to a neuron. `unfollowed` maps parameters whose entries are no longer
+    followed to the operation that used them. `varies` is True if the tensor depends on the inputs or on random numbers.
     """
 
     neurons: Tensor | None = None
@@ -172,7 +171,7 @@ def broken(stages: Stages, reason: Reason, statistic: str | None = None) -> dict
 
 
 def collapse(labels: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Returns the only label along these axes (kept with size 1), and where there are several. Ignores `ZERO`.
+    """Returns the single label along these axes (kept with size 1), and a mask of where labels differ. Ignores `ZERO`.
 
     >>> collapse(torch.tensor([[3, 4], [3, ZERO]]), (0,))[0].tolist()
     [[3, 4]]

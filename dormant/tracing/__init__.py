@@ -26,7 +26,7 @@ LARGEST_CONSTANT = 1 << 20  # elements; larger constants are never computed whil
 
 
 def trace(apply: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Wiring:
-    """The wiring of `apply(params, *inputs)`: its layers, and the parameters that feed and read each layer.
+    """Returns the wiring of `apply(params, *inputs)`: its layers, and the parameters that feed and read each.
 
     The function is traced at the shapes of the example inputs and may be measured at other batch sizes. Output layers,
     which no kernel reads, are left out. Print the wiring to see why a layer can't be recycled safely.
@@ -40,8 +40,8 @@ def trace(apply: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Wiring:
     dense  3        dense/bias, dense/kernel  head/kernel  yes
     output layers, not measured: head
 
-    An operation that the tracer does not know mixes its neurons. Their layers are never recycled, and some are not
-    even measured. The wiring lists the parameters inside the operation as not followed.
+    If the tracer does not know an operation, it assumes that the operation mixes its input neurons. The layers of
+    these neurons are never recycled, and some are not measured. The operation's parameters are listed as not followed.
 
     Raises TraceError if the function has no layer.
     """
@@ -150,7 +150,7 @@ def _current(notes: Ledger, value: Value) -> Value:
 
 
 def _known(step: Step, operands: Sequence[Constant], shapes: Sequence[tuple[int, ...]]) -> list[Value]:
-    """Returns the results of a step on constants, such as gather indices and masks. They are computed when needed."""
+    """Returns the results of a step whose operands are all constants. Each result is computed on first use."""
 
     def compute() -> Sequence[Any]:
         with jax.ensure_compile_time_eval():
@@ -166,7 +166,7 @@ def _known(step: Step, operands: Sequence[Constant], shapes: Sequence[tuple[int,
 
 
 def _activation(site: Site, value: Array) -> Activation:
-    """Returns the activations at a site as [*samples, neurons]. Axes along which neurons do not vary hold samples."""
+    """Returns the activations at a site as [*samples, neurons]. Neurons do not vary along sample axes."""
     same = [axis for axis, length in enumerate(site.neurons.shape) if length == 1]
     across = [axis for axis in range(value.ndim) if axis not in same]
     columns = jnp.transpose(value, (*same, *across)).reshape([value.shape[axis] for axis in same] + [-1])

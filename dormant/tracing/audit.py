@@ -13,7 +13,7 @@ from .movement import MOVES
 from .program import Program
 from .values import Value
 
-MOVING = {*MOVES, "split", "unstack"}  # their results depend only on the neurons that they contain
+MOVING = {*MOVES, "split", "unstack"}  # steps whose results depend only on the neurons in them
 
 
 class Reached(NamedTuple):
@@ -24,7 +24,7 @@ class Reached(NamedTuple):
 
 
 def audit(notes: Ledger, traced: Program, values: dict[int, Value]) -> None:
-    """Adds a reason to producers with a path from a parameter, or to a kernel or output, that was not followed."""
+    """Adds a reason not to recycle a producer if a path from a parameter, or to a kernel or output, is not recorded."""
     reached = _reached(notes, traced, values)
     fed = notes.fed_by()
     for feed in notes.feeds:
@@ -42,7 +42,7 @@ def audit(notes: Ledger, traced: Program, values: dict[int, Value]) -> None:
 
 
 def _reached(notes: Ledger, traced: Program, values: dict[int, Value]) -> dict[int, Reached]:
-    """Returns what every value depends on. A kernel's product depends on its new neurons, and not on its data."""
+    """Returns what every value depends on. A kernel's product depends on the new neurons, not on the data."""
     feeds = {feed.result: feed for feed in notes.feeds}
     reached = dict.fromkeys(range(len(traced.shapes)), Reached())
     reached |= {number: Reached(1 << leaf) for leaf, number in enumerate(traced.inputs[: len(notes.leaf_names)])}

@@ -18,19 +18,19 @@ SCALES = "mul", "div"  # the result is zero where the neurons are zero
 
 
 def linear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Sums, products and other linear steps. Products of neurons, and divisions by neurons, are non-linear."""
+    """Rule for linear steps, such as sums. A product of two neurons, or a division by a neuron, is non-linear."""
     carriers = [operand for operand in operands if operand.has_neurons]
     bends = (step.name == "mul" and len(carriers) > 1) or (step.name == "div" and operands[1].has_neurons)
     return [elementwise(notes, step, operands, shapes[0], bends)]
 
 
 def nonlinear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Every other element-wise function. Its result is the activation of the neurons until the next non-linearity."""
+    """Rule for other element-wise functions. The result is the neurons' activation until the next non-linearity."""
     return [elementwise(notes, step, operands, shape, bends=True) for shape in shapes]
 
 
 def convert(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """A conversion of the dtype. It is linear unless it rounds to integers or Booleans."""
+    """Rule for dtype conversions. A conversion is linear unless it rounds to integers or Booleans."""
     inexact = jnp.issubdtype(step.settings["new_dtype"], jnp.inexact)
     return [elementwise(notes, step, operands, shapes[0], bends=not inexact)]
 
@@ -111,7 +111,7 @@ def _is_masked_kernel(operands: Sequence[Value]) -> bool:
 
 
 def _offsets(notes: Ledger, step: Step, neurons: Ids, sites: Ids, others: Sequence[Value]) -> Why:
-    """Returns the reasons why silent neurons are not zero: something is added after their activation."""
+    """Returns the reasons why silent neurons are not zero: a value is added after their activation."""
     if step.name not in SUMS or not (sites >= 0).any():
         return frozenset()
     ids, places = np.broadcast_arrays(neurons, sites)
@@ -133,11 +133,11 @@ def _describe(notes: Ledger, other: Value) -> str:
 def _joined(
     notes: Ledger, step: Step, neurons: Ids, sites: Ids, carriers: Sequence[Value], others: Sequence[Value]
 ) -> Why:
-    """Records the operands' parameters as incoming entries. Returns why some can't be redrawn for a single neuron."""
+    """Records the operands' parameters as incoming weights. Returns why some can't be redrawn for one neuron alone."""
     ids, places = np.broadcast_arrays(neurons, sites)
     # Neurons before and after their activation.
     before, after = (np.where(places < 0, ids, NONE), np.where(places < 0, NONE, ids))
-    # Scaling keeps a silent neuron silent after its activation. An added value feeds it if another activation follows.
+    # A scale after the activation keeps a silent neuron silent. An added value feeds it if another activation follows.
     fed = notes.producers_of(before if step.name in SCALES else ids)
     found: set[tuple[int, Reason]] = set()
     for operand in [*others, *carriers]:
@@ -175,7 +175,7 @@ def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value, known: frozense
     """Records that neurons are combined with a value that mixes neurons, such as their mean.
 
     A mix of the same neurons couples them. If the mix also contains other producers, or parameters that are not in
-    `known`, the layers are not recycled: no kernel lies between these and the neurons.
+    `known`, the layers are not recycled, because these producers or parameters reach the neurons without a kernel.
     """
     if not other.mixed:
         return
@@ -220,7 +220,7 @@ def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, V
 
 
 def _are_one_neuron(notes: Ledger, step: Step, pairs: Ids, first: set[int], second: set[int]) -> bool:
-    """Whether each pair acts as one neuron: products of two, or sums over two kernels before a kernel reads them.
+    """Whether each pair acts as one neuron: two neurons multiplied, or summed before a kernel reads either.
 
     A neuron may be in one pair only. Combining a layer with a shifted copy of itself, for example, mixes its neurons.
     """

@@ -21,7 +21,7 @@ class Axes(NamedTuple):
 
 
 def product(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """`dot_general`: a product of data and a kernel, of two parameters, or of two activations."""
+    """Rule for `dot_general`: a product of data and a kernel, of two parameters, or of two activations."""
     (left_summed, right_summed), (left_batch, right_batch) = step.settings["dimension_numbers"]
     axes = [
         _axes(len(operands[0].shape), left_batch, left_summed),
@@ -37,8 +37,8 @@ def product(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes
 def kernel_side(operands: Sequence[Value], outer: Sequence[Sequence[int]]) -> int | None:
     """Returns which operand is the kernel, or None if it is ambiguous. The kernel holds parameters and no neurons.
 
-    If both operands hold parameters, the kernel is the one that does not depend on the inputs. If both depend on them,
-    such as the head of a task and an embedding, the kernel is the one whose entries vary along the `outer` axes.
+    If both operands hold parameters, the kernel is the one that does not depend on the inputs. If both depend on the
+    inputs, such as a task's weights and its embedding, the kernel is the one whose entries vary along the `outer` axes.
     """
     sides = [side for side, operand in enumerate(operands[:2]) if operand.parts and not operand.has_neurons]
     pure = [side for side in sides if not operands[side].from_input]
@@ -56,7 +56,7 @@ def _axes(rank: int, batch: Sequence[int], summed: Sequence[int]) -> Axes:
 
 
 def _product_entries(operands: Sequence[Value], axes: Sequence[Axes], side: int) -> tuple[Ids, Ids | None]:
-    """For each entry of the kernel, the neuron that it feeds (a number) and the one that it reads (None if several)."""
+    """Returns the neuron that each kernel entry feeds, and the neuron that it reads (None if it reads several)."""
     kernel, data = operands[side], operands[1 - side]
     mine, theirs = axes[side], axes[1 - side]
     own = _columns(kernel, mine.batch + mine.free)
@@ -69,10 +69,10 @@ def _product_entries(operands: Sequence[Value], axes: Sequence[Axes], side: int)
 
 
 def _columns(kernel: Value, outer: Sequence[int]) -> Ids:
-    """The number of the neuron that each column of a kernel feeds. Columns are numbered along the outer axes.
+    """Returns the index of the neuron that each column of a kernel feeds. Columns lie along the `outer` axes.
 
-    Columns with the same entries feed the same neuron: repeated kernels, or kernels with noise per sample. A column of
-    padding has no entries and feeds no neuron.
+    Columns with the same entries feed the same neuron, for example if noise per sample is added to a kernel. A column
+    of padding has no entries and feeds no neuron.
     """
     changes = [axis for axis in outer if any(part.entries.shape[axis] > 1 for part in kernel.parts)]
     lengths = [kernel.shape[axis] for axis in changes]
@@ -102,7 +102,7 @@ def _placed(ids: Ids, axes: Sequence[int], rank: int) -> Ids:
 
 
 def _product_result(own: Ids, axes: Sequence[Axes], side: int) -> Ids:
-    """Returns the numbers of the neurons in the result of a product. `own` has those of the kernel's columns."""
+    """Returns the numbers of the neurons in the result of a product. `own` holds the neuron of each kernel column."""
     mine, theirs = axes[side], axes[1 - side]
     ordered = own.transpose(*mine.batch, *mine.free, *mine.summed)
     batch, free = ordered.shape[: len(mine.batch)], ordered.shape[len(mine.batch) :][: len(mine.free)]
@@ -111,7 +111,7 @@ def _product_result(own: Ids, axes: Sequence[Axes], side: int) -> Ids:
 
 
 def convolution(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """`conv_general_dilated`: each output channel is a neuron."""
+    """Rule for `conv_general_dilated`: each output channel is a neuron."""
     data, kernel = operands
     numbers, groups = step.settings["dimension_numbers"], step.settings["feature_group_count"]
     (batch, channel, *space), (out, *_) = numbers.lhs_spec, numbers.rhs_spec
@@ -128,7 +128,7 @@ def convolution(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Sh
 
 
 def _convolution_reads(shape: Sequence[int], spec: Sequence[int], data: Value, channel: int, groups: int) -> Ids:
-    """For each output and input channel of the kernel, the neuron that it reads. Groups are taken into account."""
+    """Returns the neuron that each pair of output and input channel reads, also for grouped convolutions."""
     channels = np.broadcast_to(data.neurons.ravel(), data.shape[channel])
     out, into = spec[0], spec[1]
     if groups == 1:
@@ -138,7 +138,7 @@ def _convolution_reads(shape: Sequence[int], spec: Sequence[int], data: Value, c
 
 
 def _constant_convolution(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """A convolution with a constant kernel. It mixes channels unless it is depthwise, such as a blur."""
+    """Rule for convolutions with a constant kernel. They mix channels, except depthwise ones such as a blur."""
     data, kernel = operands
     numbers, groups = step.settings["dimension_numbers"], step.settings["feature_group_count"]
     channel = numbers.lhs_spec[1]
@@ -230,7 +230,7 @@ def _row(own: Ids | None) -> int | None:
 
 
 def _members(own: Ids) -> int:
-    """Returns the size of an ensemble, else 1. Its kernels are stacked along the first axis and share no neurons."""
+    """Returns the number of kernels stacked along the first axis if they share no neurons (an ensemble), else 1."""
     if own.ndim < 3 or own.shape[0] == 1 or not varies(own, range(1, own.ndim)):
         return 1
     each = own.reshape(len(own), -1)
@@ -241,7 +241,7 @@ def _members(own: Ids) -> int:
 def _data_product(
     notes: Ledger, step: Step, operands: Sequence[Value], axes: Sequence[Axes], shapes: Shapes
 ) -> list[Value]:
-    """A product without a kernel. Mixes neurons if both operands hold some, or if they vary along summed axes."""
+    """Rule for products without a kernel. Neurons mix if both operands hold them, or if the sum runs over neurons."""
     carriers = [side for side in (0, 1) if operands[side].has_neurons]
     if len(carriers) == 1:
         side = carriers[0]
@@ -256,9 +256,9 @@ def _data_product(
 def _weighted(
     notes: Ledger, step: Step, operands: Sequence[Value], axes: Sequence[Axes], side: int, shape: tuple[int, ...]
 ) -> Value:
-    """A weighted sum of neurons over samples or positions. The weights are no kernel, but for example attention.
+    """Rule for weighted sums of neurons over samples or positions. The weights, such as attention, are not a kernel.
 
-    If the network computes the weights, neurons are measured before the sum. A silent neuron adds zero for any weights.
+    If the network computes the weights, neurons are measured before the sum, because silent neurons then add zero.
     """
     value, weights = operands[side], operands[1 - side]
     mine, theirs = axes[side], axes[1 - side]

@@ -13,7 +13,7 @@ from .values import NONE, Ids
 
 
 class Site(NamedTuple):
-    """Where a layer is measured: the number of a value, and the index of the neuron in each of its elements."""
+    """Where a layer is measured: the number of a value, and the index of the neuron that each element holds."""
 
     layer: str
     value: int
@@ -84,7 +84,7 @@ def _names(notes: Ledger, groups: list[set[int]]) -> list[str]:
 
 
 def _numbers(notes: Ledger, group: set[int]) -> Ids:
-    """For each id, the index of the neuron in the group, or NONE. The last entry is NONE, so index -1 returns NONE."""
+    """Returns each id's index within the group, or NONE if outside it. The last entry is NONE, so id -1 gives NONE."""
     mine = _ids(notes, group)
     numbers = np.full(len(notes.canonical) + 1, NONE)
     numbers[mine] = np.arange(len(mine))
@@ -92,12 +92,12 @@ def _numbers(notes: Ledger, group: set[int]) -> Ids:
 
 
 def _local(numbers: Ids, ids: Ids | None) -> Ids:
-    """Returns ids as indices of neurons in a group."""
+    """Converts ids to indices within a group. `numbers` comes from `_numbers`."""
     return np.array(NONE) if ids is None else numbers[ids]
 
 
 def _used(notes: Ledger) -> dict[int, tuple[list[Use], set[int]]]:
-    """The uses of each parameter, and the producers whose neurons it feeds or reads."""
+    """Returns the uses of each parameter, and the producers whose neurons the parameter feeds or reads."""
     found: dict[int, tuple[list[Use], set[int]]] = {}
     for use in sorted(notes.uses, key=lambda use: use.leaf):
         uses, producers = found.setdefault(use.leaf, ([], set()))

@@ -50,7 +50,7 @@ class Feed(NamedTuple):
 
 @dataclass
 class Ledger:
-    """What the tracer has found.
+    """Everything that a trace has recorded so far.
 
     `canonical` maps the id of each neuron to one id for all neurons that were merged, such as those of two summed
     kernels. `owners` maps each id to its producer. `follows` maps a producer to the producers that it was combined
@@ -73,7 +73,7 @@ class Ledger:
     follows: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     neurons_at: dict[int, Ids] = field(default_factory=dict)
     known_kernels: dict[tuple[int, int, bytes], int] = field(default_factory=dict)
-    dropped: set[tuple[int, str]] = field(default_factory=set)  # reasons about parameters of an activation
+    dropped: set[tuple[int, str]] = field(default_factory=set)  # reasons that concern an activation's own parameters
     read: set[int] = field(default_factory=set)
     returned: set[int] = field(default_factory=set)
     untrained: set[int] = field(default_factory=set)  # parameters that no gradient reaches
@@ -92,7 +92,7 @@ class Ledger:
         return self.canonical[start : start + width]
 
     def name(self, producer: int) -> str:
-        """Returns the parent of a producer's kernel: its path without "params" (Flax), "value" (NNX) and "kernel"."""
+        """Returns the path of a producer's kernel, without "params" (Flax), "value" (NNX) and the kernel's own key."""
         leaf, _, _, member = self.producers[producer]
         path = self.leaf_names[leaf].removeprefix("params/").removesuffix("/value")
         return (path.rpartition("/")[0] or path) + ("" if member is None else f"[{member}]")
@@ -116,7 +116,7 @@ class Ledger:
         return set(np.flatnonzero(np.bincount(self.owners[present[self.canonical]])).tolist())
 
     def merge(self, pairs: Ids) -> None:
-        """Merges each pair into one neuron. Pairs that share a neuron are merged too. The largest id is kept."""
+        """Merges each pair of neurons into one neuron with the larger id. Also merges pairs that share a neuron."""
         while True:
             ends = self.canonical[pairs]
             low, high = ends.min(axis=1), ends.max(axis=1)
@@ -143,11 +143,11 @@ class Ledger:
             self.blame({owner} & owners, reason)
 
     def hidden(self, value: Value) -> frozenset[str]:
-        """Returns the parameters in a value whose entries are not followed, and the step that lost each."""
+        """Returns the parameters in a value whose entries are not followed, each with the step that mixed it."""
         return frozenset(f"{self.leaf_names[leaf]} (in '{where}')" for leaf, where in value.hidden)
 
     def note_reading(self, number: int, value: Value) -> None:
-        """Records that the neurons of `value` are read. They are measured at their sites, or else at this value."""
+        """Records that the neurons of `value` are read. Each is measured at its site, or here if it has none."""
         owners = self.producers_of(value.neurons)
         self.read |= owners
         self._measure(self.sites, number, value)
@@ -179,14 +179,14 @@ class Ledger:
                     places[owner].append(site)
 
     def follow(self) -> None:
-        """Marks producers as read or returned if a producer that they were combined with is."""
+        """Marks a producer as read or returned if it was combined with one that is read or returned."""
         for _ in self.follows:
             for producer, leaders in self.follows.items():
                 self.read |= {producer} if leaders & self.read else set()
                 self.returned |= {producer} if leaders & self.returned else set()
 
     def note_use(self, part: Part, feeds: Ids | None, reads: Ids | None, shape: tuple[int, ...]) -> bool:
-        """Records a use of a parameter, in its shape. Returns False if an entry would belong to two neurons."""
+        """Records which neurons a parameter feeds and reads. Returns False if an entry would belong to two neurons."""
         in_leaf = [None if ids is None else self.in_leaf(part, ids, shape) for ids in (feeds, reads)]
         clash = any(ids is not None and got is None for ids, got in zip((feeds, reads), in_leaf, strict=True))
         self.uses.append(
@@ -197,7 +197,7 @@ class Ledger:
         return not clash
 
     def fed_by(self) -> dict[int, set[int]]:
-        """For each producer, the parameters that feed its neurons."""
+        """Returns the parameters that feed the neurons of each producer."""
         found: dict[int, set[int]] = defaultdict(set)
         for use in self.uses:
             for producer in set() if use.feeds is None else self.producers_of(use.feeds):
@@ -217,7 +217,7 @@ class Ledger:
         return found.reshape(shape)
 
     def in_leaf(self, part: Part, ids: Ids, shape: tuple[int, ...]) -> Ids | None:
-        """Returns the ids of a value's elements as ids of the parameter's entries. None if one entry gets two ids."""
+        """Converts ids per element of a value to ids per entry of a parameter. None if an entry gets two ids."""
         leaf_shape = self.leaf_shapes[part.leaf]
         if shape == leaf_shape and is_whole(part.entries, shape):
             return ids

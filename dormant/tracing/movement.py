@@ -81,7 +81,7 @@ def _tile(step: Step, ids: Ids, *_: object) -> Ids:
 
 
 def _by_running_it(step: Step, ids: Ids, shape: tuple[int, ...], others: Sequence[Any]) -> Ids:
-    """Runs the primitive on the ids themselves. Indices out of bounds of a gather give NONE."""
+    """Runs the primitive on the ids themselves. A gather returns NONE for indices out of bounds."""
     if ids.size == 1 and step.name == "dynamic_slice":
         return ids
     settings = dict(step.settings)

@@ -15,11 +15,11 @@ from .values import Ids, Part, Shapes, Value, narrow, no_ids, side_by_side, vari
 
 
 def overwrite(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """`scatter`: each element comes from the target or from the update."""
+    """Rule for `scatter`: each element comes from the target or from the update."""
     target, indices, update = operands
     raised = _raised(step, target, update)
     if raised is not None and indices.constant is not None and (target.is_zero or update.is_zero):
-        # The zeros belong to the same neurons.
+        # The zeros count as elements of the same neurons.
         return [raised if target.is_zero else replace(target, constant=None)]
     if indices.constant is not None and _writes_once(step, operands, indices.constant.value):
         return [_replaced(step, target, update, [indices.constant.value])]
@@ -30,7 +30,7 @@ def overwrite(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shap
 
 
 def add_at(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """`scatter-add`: sums over samples, nodes or edges keep neurons separate. Sums over neurons mix them."""
+    """Rule for `scatter-add`. Sums over samples, nodes or edges keep neurons separate; sums over neurons mix them."""
     target, indices, update = operands
     raised = _raised(step, target, update)
     if raised is None or indices.has_neurons or indices.mixed:
@@ -40,7 +40,7 @@ def add_at(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes)
 
 
 def overwrite_slice(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """`dynamic_update_slice`: one block of elements comes from the update."""
+    """Rule for `dynamic_update_slice`: one block of elements comes from the update."""
     target, update, *starts = operands
     partial = [axis for axis, length in enumerate(update.shape) if length < target.shape[axis]]
     changes = any(varies(ids, partial) for value in (target, update) for ids in value.arrays)
@@ -90,7 +90,7 @@ def _writes_once(step: Step, operands: Sequence[Value], known: Any) -> bool:
 
 
 def _raised(step: Step, target: Value, update: Value) -> Value | None:
-    """Returns the update with the axes of the target, of length 1 if scattered. None if ids vary along those axes."""
+    """Returns the update with the target's axes (length 1 if scattered), or None if ids vary along a written axis."""
     numbers = step.settings["dimension_numbers"]
     scattered = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
     kept = [axis for axis in range(len(target.shape)) if axis not in scattered]

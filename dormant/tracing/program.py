@@ -31,7 +31,7 @@ LONGEST_UNROLLED = 10_000
 
 
 class TraceError(ValueError):
-    """The tracer finds no layer in the function, or other layers than in the first trace."""
+    """Raised if a function has no neuron layer, or if its layers change between two traces."""
 
 
 class Step(NamedTuple):
@@ -78,7 +78,7 @@ def evaluate(traced: Program, arguments: Sequence[Any], wanted: Iterable[int]) -
 
 
 def trained_inputs(traced: Program) -> set[int]:
-    """Inputs that can get a gradient. Excludes inputs that reach the outputs only through `stop_gradient`."""
+    """Returns the inputs that can get a gradient: those that reach the outputs without a `stop_gradient`."""
     reached = set(traced.outputs)
     for step in needed(traced, traced.outputs, stops="stop_gradient"):
         reached.update(step.operands)
@@ -198,7 +198,7 @@ class _Writer:
 
 
 def _clipped(index: Array, most: int) -> Array:
-    """Returns the index of a branch, as a Boolean if there are two branches."""
+    """Clips the index of a branch to the valid range. Returns a Boolean if there are two branches."""
     index = jnp.clip(index, 0, most)
     return index if most > 1 else index == 1
 

@@ -1,4 +1,4 @@
-"""One rule per primitive: how it changes the neurons and parameters in its operands."""
+"""Rules per primitive: how a step changes the neurons and parameters in its operands."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ MOST_CHOICES = 64  # largest number of slices of a parameter among which an unkn
 
 
 def move(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Reshape, transpose, slice, gather and similar steps. Ids move with their elements."""
+    """Rule for reshape, transpose, slice, gather and similar steps. Ids move with their elements."""
     value, *others = operands
     known = [other.constant for other in others] if step.name != "pad" else []
     if any(index is None for index in known):
@@ -35,7 +35,7 @@ def move(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -
 
 
 def _move_by_unknown(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """A slice or gather by an unknown index. Ids stay known if they do not vary along the indexed axes."""
+    """Rule for a slice or gather whose index is unknown. Ids stay known if they do not vary along the indexed axes."""
     value, *others = operands
     axes = indexed_axes(step, value.shape, [other.constant is not None for other in others])
     (reached,) = mix(notes, step._replace(operands=step.operands[1:]), others, shapes)
@@ -59,7 +59,7 @@ def _move_by_unknown(notes: Ledger, step: Step, operands: Sequence[Value], shape
 
 
 def _choices(step: Step, value: Value, known: Sequence[Any], axes: Sequence[int]) -> list[list[Any]]:
-    """Returns every index that may choose a slice of a parameter along one axis, such as the head of a task."""
+    """Returns all values of an unknown index that chooses a slice of a parameter, such as the head of a task."""
     if len(axes) != 1 or value.shape[axes[0]] > MOST_CHOICES:
         return []
     (axis,) = axes
@@ -72,7 +72,7 @@ def _choices(step: Step, value: Value, known: Sequence[Any], axes: Sequence[int]
 
 
 def join_ends(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Concatenation. Every element keeps its neuron, its parameter entry and its activation site."""
+    """Rule for concatenation. Every element keeps its neuron, its parameter entry and its activation site."""
     extents = [value.shape for value in operands]
     operands = _zeros_of_neurons(int(step.settings["dimension"]), operands)
     parts = []
@@ -88,7 +88,7 @@ def join_ends(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shap
 
 
 def _zeros_of_neurons(axis: int, operands: Sequence[Value]) -> list[Value]:
-    """Assigns zeros that are concatenated with neurons, along time for instance, to the same neurons."""
+    """Returns the operands of a concatenation. Zeros joined to neurons (along time, say) get the same neurons."""
     carriers = [value for value in operands if value.has_neurons]
     first = carriers[0] if carriers else None
     if first is None or any(varies(ids, [axis]) for value in carriers for ids in (value.neurons, value.sites)):
@@ -100,7 +100,7 @@ def _zeros_of_neurons(axis: int, operands: Sequence[Value]) -> list[Value]:
 
 
 def split(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Split and unstack. Every piece keeps the ids of its elements."""
+    """Rule for split and unstack. Every piece keeps the ids of its elements."""
     (value,) = operands
     axis, drop = step.settings["axis"], step.name == "unstack"
     sizes = [1] * len(shapes) if drop else [shape[axis] for shape in shapes]
@@ -117,7 +117,7 @@ def split(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) 
 
 
 def stack(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """A concatenation along a new axis."""
+    """Rule for stack: a concatenation along a new axis."""
     axis = step.settings["axis"]
     raised = []
     for operand in operands:
@@ -127,7 +127,7 @@ def stack(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) 
 
 
 def reduce(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Reductions. They keep neurons if these do not vary along the reduced axes, and mix them otherwise."""
+    """Rule for reductions. Neurons mix if they vary along the reduced axes; otherwise they stay separate."""
     (value,) = operands
     axes = tuple(step.settings["axes"])
     if any(varies(ids, axes) for ids in value.arrays):
@@ -136,7 +136,7 @@ def reduce(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes)
 
 
 def slide(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Pooling and cumulative sums. They keep neurons if these do not vary along the axes of the window."""
+    """Rule for pooling and cumulative sums. Neurons mix if they vary along the window's axes."""
     value = operands[0]
     if value.parts or any(varies(ids, _window_axes(step, len(value.shape))) for ids in value.arrays):
         return mix(notes, step, operands, shapes)
@@ -152,7 +152,7 @@ def _window_axes(step: Step, rank: int) -> list[int]:
 
 
 def pass_on(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Barriers and annotations. Every result equals its operand."""
+    """Rule for barriers and annotations. Every result equals its operand."""
     return [value.moved(value.shape, lambda ids: ids) for value in operands]
 
 

@@ -70,12 +70,12 @@ class Value:
 
     @property
     def arrays(self) -> list[Ids]:
-        """All arrays of ids: neurons, sites and entries of parameters."""
+        """Returns all arrays of ids: neurons, sites and entries of parameters."""
         return [self.neurons, self.sites, *(part.entries for part in self.parts)]
 
 
 class Constant:
-    """Elements that are known while tracing. They are computed on first access, if at all."""
+    """The elements of a value that is known while tracing. They are computed on first access."""
 
     def __init__(self, compute: Callable[[], Any], depth: int = 0) -> None:
         self._compute, self.depth = compute, depth
@@ -87,7 +87,7 @@ class Constant:
 
 
 def plain(shape: tuple[int, ...], **facts: Any) -> Value:
-    """A value without neurons or parameters."""
+    """Returns a value without neurons or parameters."""
     return Value(shape, no_ids(shape), no_ids(shape), **facts)
 
 
@@ -97,7 +97,7 @@ def union(values: Iterable[Value], name: str) -> frozenset[Any]:
 
 
 def side_by_side(values: Sequence[Value]) -> dict[str, Any]:
-    """Returns the sets of a concatenation. Marks entries in `met` that not all of its neurons were combined with."""
+    """Returns the set fields of a concatenation. Marks `met` entries that were combined with some neurons only."""
     sets = {name: union(values, name) for name in SETS}
     met = [value.met for value in values if value.has_neurons] or [frozenset()]
     common = frozenset.intersection(*met)

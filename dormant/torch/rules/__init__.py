@@ -1,4 +1,4 @@
-"""What each tensor operation does to neurons: a table from the operation's name in ATen to a rule.
+"""Rules for tensor operations, by the operation's name in ATen: how each operation changes neurons.
 
 A rule takes the ledger and the call, and returns the value of the first output, or a list of values, one per output.
 To support another operation, add its name to an existing rule, or write a new rule. Elementwise operations need no
@@ -79,7 +79,7 @@ SHAPES = frozenset(
 
 
 def known(notes: Ledger, call: Call) -> Result:
-    """Returns what is known of the outputs of an operation."""
+    """Applies the rule for an operation. Returns the value of the first output, or a list of one value per output."""
     if call.name in SHAPES and len(call.tensors) < 2 and (call.name.endswith("like") or _fills(call)):
         return Value(varies=torch.Tag.nondeterministic_seeded in call.func.tags)
     rule = RULES.get(call.name)

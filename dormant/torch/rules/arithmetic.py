@@ -28,7 +28,7 @@ from ..values import (
 ADDITIVE = frozenset(("add", "sub", "rsub"))
 COPIES = frozenset(("clone", "_to_copy", "lift_fresh", "positive", "copy", "detach", "alias"))
 LINEAR = ADDITIVE | COPIES | {"mul", "div", "neg", "real", "conj", "_conj"}
-EPSILON = 1e-4  # largest constant that is taken as a guard against division by zero
+EPSILON = 1e-4  # largest constant that counts as a guard against division by zero
 # Functions with f(0) = 0, which keep zeros.
 THROUGH_ZERO = COPIES | frozenset(
     (
@@ -134,7 +134,7 @@ def _without_buffers(value: Value) -> Value:
 
 
 def _number(call: Call) -> Any:
-    """Returns the Python number that is added, or 0; the factor `alpha` does not count."""
+    """Returns the Python number that is added, or 0. Ignores the factor `alpha`."""
     numbers = [value for value in call.args[:2] if isinstance(value, int | float | complex)]
     return numbers[0] if numbers else 0
 
@@ -223,7 +223,7 @@ def _meeting(notes: Ledger, call: Call, values: Sequence[Value]) -> tuple[Value,
 def _relate(notes: Ledger, call: Call, one: Value, two: Value) -> tuple[Value, bool]:
     """Combines two values with neurons; returns the result, and whether this operation gives their activation.
 
-    The neurons are the same ones, different ones that are merged or make a residual stream, or they are mixed.
+    The neurons of both values are the same, are merged in pairs, make a residual stream, or are mixed.
     """
     left, right = (notes.current(value.neurons) for value in (one, two))  # type: ignore[arg-type]
     left, right, shape = lean(left, right), lean(right, left), left.shape

@@ -38,7 +38,7 @@ def movement(notes: Ledger, call: Call) -> Result:
 
 
 def _moved(call: Call, labels: dict[int, Tensor | None]) -> list[Tensor] | None:
-    """Applies the operation to index tensors in place of the tensors with these ids; None if there are none."""
+    """Runs the operation on index tensors in place of its operands (by id). Returns None if all of them are None."""
     if all(label is None for label in labels.values()):
         return None
 
@@ -208,7 +208,7 @@ def pooling(axes: int) -> Rule:
 
 
 def reduction(notes: Ledger, call: Call) -> Result:
-    """Handles means, maxima and norms. Over positions, they pool; over neurons, they mix."""
+    """Handles means, maxima and norms. Over positions, they keep neurons apart; over neurons, they mix them."""
     value = call.values[0]
     axes = _axes(call, value)
     if axes is None or not value.stages or value.parts:

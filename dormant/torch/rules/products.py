@@ -64,7 +64,7 @@ def _is_fixed(value: Value) -> bool:
 
 
 def _as_data(value: Value, other: Value, axis: int) -> Value:
-    """Returns the value without its entries if it is a buffer that only averages positions (an adjacency matrix).
+    """Returns the value without its entries if it is a buffer that only mixes positions (an adjacency matrix).
 
     If `other` has only one neuron, its axis of positions is not known, and the value is returned unchanged.
     """
