@@ -249,7 +249,7 @@ MUTANTS = [
         ("pl.lit(reset.stop - 1)", "pl.lit(reset.stop + reset.period)"),
         ("np.maximum(sizes.min(axis=0), 1)", "np.maximum(sizes.max(axis=0), 1)"),
         ('if history == "union" else now', "if True else now"),
-        ("pl.when(last >= reset.start)", "pl.when(last >= 0)"),
+        ("pl.when(until >= reset.start)", "pl.when(until >= 0)"),
     ),
     *of(
         "tracing/ledger.py",

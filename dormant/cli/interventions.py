@@ -67,7 +67,8 @@ class Settings:
     """Gradient steps between two interventions. Default: 1,000; reset 100,000; hare-tortoise 10,000; with SAC 200,000.
     Not for continual-backprop and clip-weights, which act at every gradient step."""
     start: int | None = None
-    """First gradient step at which the intervention may act. Not for prune or interventions that act at every step."""
+    """Gradient step at which the intervention first acts (default: after one period). Not for prune or interventions
+    that act at every step."""
     stop: int | None = None
     """Gradient step from which the intervention no longer acts. Not for prune or interventions that act at every
     step."""

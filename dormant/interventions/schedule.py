@@ -81,8 +81,9 @@ class Scheduled(NamedTuple):
 
 @dataclass(frozen=True)
 class Every:
-    """Applies `what` at every `period`-th gradient step, from `start` on and before `stop`.
+    """Applies `what` every `period` gradient steps, from the gradient step `start` on and before `stop`.
 
+    Gradient steps count from 1, so with `start=0` the first one is `period`.
     On other steps only a comparison runs, also if `update` is mapped over seeds: `what` runs in one branch of a
     `lax.cond`.
 
@@ -129,7 +130,7 @@ class Every:
         >>> Every(10, Chain(), stop=30).due(20), Every(10, Chain(), stop=30).due(30)
         (True, False)
         """
-        due = (step % self.period == 0) & (step >= self.start)
+        due = ((step - self.start) % self.period == 0) & (step >= self.start)
         return due if self.stop is None else due & (step < self.stop)
 
 

@@ -71,10 +71,11 @@ class Cell(NamedTuple):
 class Quantity:
     """One number per seed: a metric of the run, reduced to its end, its mean, its start or its lowest value.
 
-    Only measured values count; `judging.claims.reduced` defines the reductions. The mean ignores the first
-    share `after` of the run. `reset_age` keeps only log points at which the networks of both arms are that many
-    reset periods old, from the first bound to just below the second. Shortly after a reset an agent plays like a
-    new one, and the number of evaluations at that time depends only on the periods. Arms without resets fit any age.
+    Only measured values count; `judging.claims.reduced` defines the reductions. "per episode" is the mean over
+    training episodes, for `train_return`. Both means ignore the first share `after` of the run. `reset_age` keeps only
+    log points at which the networks of both arms are that many reset periods old, from the first bound to just below
+    the second. Shortly after a reset an agent plays like a new one, and the number of evaluations at that time depends
+    only on the periods. Arms without resets fit any age.
 
     >>> Quantity("eval_return", "mean", after=0.5, reset_age=(0.5, math.inf)).metric
     'eval_return'
@@ -83,15 +84,17 @@ class Quantity:
     """
 
     metric: str
-    reduce: Literal["end", "mean", "start", "lowest"] = "end"
+    reduce: Literal["end", "mean", "per episode", "start", "lowest"] = "end"
     after: float = 0.0
     reset_age: tuple[float, float] = (0.0, math.inf)
 
     def __post_init__(self) -> None:
         if not 0 <= self.after < 1:
             raise ValueError(f"after must be a share of the run in [0, 1), got {self.after}.")
-        if self.after and self.reduce != "mean":
-            raise ValueError(f"after needs reduce='mean', got reduce={self.reduce!r}; leave it out.")
+        if self.after and self.reduce not in ("mean", "per episode"):
+            raise ValueError(f"after needs reduce='mean' or 'per episode', got reduce={self.reduce!r}; leave it out.")
+        if self.reduce == "per episode" and self.metric != "train_return":
+            raise ValueError(f"reduce='per episode' needs the metric train_return, got {self.metric!r}; use 'mean'.")
         if not 0 <= self.reset_age[0] < self.reset_age[1]:
             raise ValueError(f"reset_age must be two increasing numbers of reset periods, got {self.reset_age}.")
 
@@ -103,7 +106,8 @@ class Claim:
     `against=None` compares the arm with its own start. `by="ratio"` compares quotients: no effect is 1, and `smallest`
     is for example 1.5, or 0.67 for "lower". `by="difference"` compares differences: no effect is 0, and `smallest` is
     for example 0.1, or -0.1 for "lower". If `smallest` lies on the other side of no effect, the claim is that no
-    harm is done: "higher" with a ratio of 0.9 claims that less than a tenth is lost.
+    harm is done: "higher" with a ratio of 0.9 claims that less than a tenth is lost. `primary` marks the few claims
+    that were chosen before any judged run; all others are exploratory.
 
     Raises ValueError for a smallest ratio that is not positive.
     """
@@ -115,6 +119,7 @@ class Claim:
     direction: Literal["higher", "lower"]
     smallest: float
     by: Literal["difference", "ratio"] = "difference"
+    primary: bool = False
 
     def __post_init__(self) -> None:
         if self.by == "ratio" and not self.smallest > 0:

@@ -240,6 +240,19 @@ def test_a_curve_comes_down_to_one_number(reduce, after, values, expected):
     assert reduced(reduce, after, STEPS, np.array(values)) == pytest.approx(expected)
 
 
+def test_training_returns_are_weighted_by_their_episodes():
+    claim = replace(RETURN, quantity=Quantity("train_return", "per episode", after=0.5), by="ratio", smallest=1.1)
+    rows = [(25, 9.0, 9), (50, 9.0, 9), (75, 1.0, 3), (100, None, 0)]  # the row at 50 holds episodes of the first half
+    table = [
+        {"arm": arm, "environment": "MinAtar/Asterix", "seed": 0, "agent_steps": steps, "reset_age": None}
+        | {"train_return": returned, "train_episodes": episodes}
+        for arm, last in (("ReDo", (90, 5.0, 1)), ("DQN", (90, 1.0, 2)))
+        for steps, returned, episodes in (*rows, last)
+    ]
+    frame = pl.DataFrame(table, infer_schema_length=None).with_columns(pl.col("reset_age").cast(pl.Float64))
+    assert judge(claim, frame).estimate == pytest.approx((3 * 1.0 + 5.0) / 4)
+
+
 def test_a_curve_without_values_comes_to_nothing():
     assert math.isnan(reduced("mean", 0.0, STEPS, np.full(5, math.nan)))
 
@@ -248,7 +261,8 @@ def test_a_curve_without_values_comes_to_nothing():
     ("make", "message"),
     [
         (lambda: Quantity("loss", "mean", after=1.0), r"after must be a share of the run in \[0, 1\), got 1.0"),
-        (lambda: Quantity("loss", after=0.5), "after needs reduce='mean', got reduce='end'"),
+        (lambda: Quantity("loss", after=0.5), "after needs reduce='mean' or 'per episode', got reduce='end'"),
+        (lambda: Quantity("eval_return", "per episode"), "needs the metric train_return, got 'eval_return'"),
         (
             lambda: Quantity("loss", reset_age=(0.5, 0.5)),
             r"reset_age must be two increasing numbers .* got \(0.5, 0.5\)",

@@ -27,6 +27,7 @@ def start(norm=None):
         (lambda what: Every(3, what), [3, 6, 9]),
         (lambda what: Every(2, what, start=4, stop=8), [4, 6]),
         (lambda what: Every(1, what, start=5), [5, 6, 7, 8, 9]),
+        (lambda what: Every(3, what, start=2), [2, 5, 8]),
         (lambda what: Every(2, Every(2, what)), [4, 8]),
     ],
 )

@@ -112,6 +112,20 @@ def test_the_age_of_a_reset_network_is_counted_in_its_periods(tmp_path):
     assert table.filter(arm="DQN")["reset_age"].null_count() == 5
 
 
+def test_the_age_of_a_network_counts_from_a_reset_at_the_start_of_its_schedule(tmp_path):
+    late = replace(PLAIN, intervention=Every(2_000, Reset(("dense",)), start=1_500))
+    write(tmp_path, late, (0,))
+    ages = table_of_runs.read(tmp_path, "smoke", experiment(Arm("Reset", late), seeds=(0,)))
+    # Resets at 1,500 and 3,500 gradient steps.
+    assert ages.select("gradient_steps", "reset_age").rows() == [
+        (0, 0.0),
+        (1000, 0.5),
+        (2000, 0.25),
+        (3000, 0.75),
+        (4000, 0.25),
+    ]
+
+
 def test_without_runs_the_table_is_empty_and_everything_is_missing(tmp_path):
     table = table_of_runs.read(tmp_path, "smoke", DQN)
     assert table.is_empty()

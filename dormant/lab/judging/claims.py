@@ -58,17 +58,29 @@ def pairs(claim: Claim, frame: pl.DataFrame) -> Pairs:
 
 
 def reduced(
-    reduce: str, after: float, steps: Int[np.ndarray, " points"], values: Float[np.ndarray, " points"]
+    reduce: str,
+    after: float,
+    steps: Int[np.ndarray, " points"],
+    values: Float[np.ndarray, " points"],
+    episodes: Float[np.ndarray, " points"] | None = None,
 ) -> float:
     """Reduces a curve to one number: its "start", "end", "mean" or "lowest" value. NaN if nothing was measured.
 
     The end is the mean of the last tenth of the run. The mean is the area under the curve divided by its length,
-    without the first fraction `after` of the run. The lowest value is taken after the first measured point.
+    without the first fraction `after` of the run. The lowest value is taken after the first measured point. "per
+    episode" is the mean over the training episodes that ended after the fraction `after` of the run. Its values are
+    means over `episodes` episodes since the log point before.
 
     >>> reduced("mean", 0.5, np.array([0, 50, 75, 100]), np.array([9.0, 1.0, 2.0, 1.0]))
     1.5
+    >>> reduced("per episode", 0.5, np.array([50, 75, 100]), np.array([9.0, 2.0, 4.0]), np.array([1.0, 3.0, 1.0]))
+    2.5
     """
     measured = ~np.isnan(values)
+    if reduce == "per episode":
+        assert episodes is not None, "the number of episodes at each log point"
+        measured &= steps > after * steps[-1]
+        return float(np.average(values[measured], weights=episodes[measured])) if measured.any() else np.nan
     if reduce == "mean":
         measured &= steps >= after * steps[-1]
     if not measured.any():
@@ -90,6 +102,7 @@ def _log_points(claim: Claim, frame: pl.DataFrame) -> pl.DataFrame:
     points = frame.filter(pl.col("arm").is_in([claim.arm, claim.against or claim.arm])).select(
         *("arm", "environment", "seed", "agent_steps", *(["diverged"] if "diverged" in frame.columns else [])),
         value=value.cast(pl.Float64),
+        episodes=(pl.col("train_episodes") if "train_episodes" in frame.columns else pl.lit(None)).cast(pl.Float64),
         ignored=_wrong_age(claim.quantity),
     )
     # If one arm ignores a log point, both do, so that the arms are compared at the same agent steps.
@@ -105,8 +118,8 @@ def _wrong_age(quantity: Quantity) -> pl.Expr:
 def _per_run(points: pl.DataFrame, reduce: str, after: float = 0.0) -> PerRun:
     numbers = {}
     for (environment, seed), run in points.group_by("environment", "seed", maintain_order=True):
-        steps, values = run["agent_steps"].to_numpy(), run["value"].to_numpy().astype(float)
-        numbers[str(environment), int(seed)] = reduced(reduce, after, steps, values)
+        columns = (run[name].to_numpy().astype(float) for name in ("value", "episodes"))
+        numbers[str(environment), int(seed)] = reduced(reduce, after, run["agent_steps"].to_numpy(), *columns)
     return numbers
 
 

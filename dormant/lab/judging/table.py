@@ -121,8 +121,8 @@ def _reset_age(training: Trainable) -> pl.Expr:
     for reset in _resets(training):
         steps = pl.col("gradient_steps")
         until = steps if reset.stop is None else pl.min_horizontal(steps, pl.lit(reset.stop - 1))
-        last = until // reset.period * reset.period
-        ages.append((steps - pl.when(last >= reset.start).then(last).otherwise(0)) / reset.period)
+        last = reset.start + (until - reset.start) // reset.period * reset.period
+        ages.append((steps - pl.when(until >= reset.start).then(last).otherwise(0)) / reset.period)
     return (pl.min_horizontal(ages) if ages else pl.lit(None)).cast(pl.Float64)
 
 

@@ -224,6 +224,7 @@ def reduction(what: Quantity) -> str:
     text = {
         "end": "at the end",
         "mean": f"mean of {over}",
+        "per episode": f"mean over the training episodes of {over}",
         "start": "at the start",
         "lowest": "lowest after the start",
     }[what.reduce]
