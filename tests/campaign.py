@@ -1,9 +1,9 @@
-"""Damages run folders and input files, calls commands with malformed flags, and kills runs; counts what follows.
+"""Damages run folders and input files, passes malformed flags, and kills runs; counts the outcomes.
 
     python tests/campaign.py --files 3000 --commands 500 --kills 60 --seed 1
 
-Every case must be refused with one line or end with the bits of an undamaged run. The exit code is 1 if a case was
-silently wrong, ended in a traceback or was left hanging. `--only N` repeats one case of a kind.
+Every case must raise a one-line error or give bitwise the results of an undamaged run. The exit code is 1 if a case
+gave wrong results, ended in a traceback or hung. `--only N` repeats one case of a kind.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-# Small programs compile faster so, and run for milliseconds.
+# Without optimisation, small programs compile faster.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,12 +29,12 @@ def main() -> int:
     parser.add_argument("--commands", type=int, default=50, help="command lines with malformed flags")
     parser.add_argument("--kills", type=int, default=0, help="runs that are killed and resumed")
     known = ["MinAtar", "SAC", "Atari", "figure"]
-    parser.add_argument("--families", nargs="+", default=known, choices=known, help="whose runs are damaged and killed")
+    parser.add_argument("--families", nargs="+", default=known, choices=known, help="kinds of runs to damage and kill")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, help="repeat this case of each kind that has one")
     flags = parser.parse_args()
     tally, began = Tally(), time.monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # print the table then too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM also prints the table
     try:
         everything(tally, flags)
     except KeyboardInterrupt:
@@ -45,9 +45,9 @@ def main() -> int:
 
 
 def everything(tally: Tally, flags: argparse.Namespace) -> None:
-    """All parts, one after another."""
+    """Runs all parts one after another."""
     gc.freeze()  # a collection in a forked process would copy all memory
-    # First, because these fork, which is safe only before JAX computes.
+    # These come first because they fork, which is safe only before JAX has computed anything.
     commands.campaign(tally, flags.commands, flags.seed, flags.only)
     surroundings.campaign(tally, min(1.0, flags.commands / 500))
     kills.campaign(tally, flags.kills, flags.seed, flags.only, flags.families)

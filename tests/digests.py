@@ -1,10 +1,10 @@
-"""Digests of small whole runs, which a change that only moves code must leave equal.
+"""Digests of small runs. A refactoring must not change them.
 
     python tests/digests.py           compares with tests/digests.json; exits with 1 if anything differs
     python tests/digests.py --write   replaces tests/digests.json; log the reason in LOG.md
     python tests/digests.py sac       runs only the named cases
 
-Digests hold for one version of JAX and one kind of CPU. Everything runs on one core, in about three minutes.
+Digests are valid for one version of JAX and one kind of CPU. Everything runs on one core, in about three minutes.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 FILE = Path(__file__).with_suffix(".json")
-# Such a short run spends most of its time compiling.
+# Short runs spend most of their time compiling.
 QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 REDO = ("--intervention", "redo", "--period", "50", "--tau", "0.3")
 ATARI = (
@@ -57,7 +57,7 @@ CASES = {
 
 
 def measured(case: str, core: int) -> dict[str, dict[str, str]]:
-    """The digests of each run of a case."""
+    """Runs a case and returns the digests of each of its runs."""
     with tempfile.TemporaryDirectory() as folder:
         own = ("--core", str(core)) if CASES[case][0] == "train" else ()
         command = [sys.executable, "-m", "dormant", *CASES[case], *own, "--run-dir", str(Path(folder) / case)]
@@ -71,13 +71,13 @@ def finished(folder: Path) -> list[Path]:
 
 
 def name_of(run: Path, root: Path) -> str:
-    """The folder's path without the eight characters that stand for the configuration."""
+    """Returns the path of a run's folder without the eight-character hash of its configuration."""
     parts = run.relative_to(root).parts
     return "/".join(part.rpartition("-")[0] if index == 3 else part for index, part in enumerate(parts))
 
 
 def digests(run: Path) -> Iterator[tuple[str, str]]:
-    """Digests of the last checkpoint's arrays by what they are, and of all rows. No array's name counts."""
+    """Yields digests of the last checkpoint's arrays, by kind, and of all logged rows. Ignores the arrays' names."""
     arrays = last_state(run / "checkpoint")
     kinds = {name: kind_of(name) for name in arrays}
     for kind in ("parameters", "optimizer", "other"):
@@ -106,7 +106,7 @@ def combined(parts: Iterator[bytes]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)}; all if none is named")
+    parser.add_argument("cases", nargs="*", metavar="case", help=f"any of {', '.join(CASES)}; all by default")
     parser.add_argument("--write", action="store_true", help="replace the stored digests")
     flags = parser.parse_args()
     core = max(os.sched_getaffinity(0))
@@ -125,7 +125,7 @@ def main() -> int:
     ]
     print("\n".join(changed) or f"{sum(map(len, found.values()))} runs have the stored digests.")
     if changed and stored.get("jax") != jax.__version__:
-        print(f"The stored digests are of JAX {stored.get('jax')}; this is {jax.__version__}.")
+        print(f"The stored digests come from JAX {stored.get('jax')}; the installed version is {jax.__version__}.")
     return 1 if changed else 0
 
 

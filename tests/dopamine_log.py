@@ -1,4 +1,4 @@
-"""A logged replay in the files that Dopamine writes, small enough to be worked out by hand."""
+"""Writes small replay logs in Dopamine's format, for tests with results computed by hand."""
 
 import gzip
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def dopamine(folder: Path, part: int, cursor: int, terminal: list[int]) -> None:
-    """A part of a log as Dopamine writes it, whose frames and rewards are numbered by their slots."""
+    """Writes one part of a log in Dopamine's format. Frames and rewards equal the number of their slot."""
     slots = np.arange(len(terminal))
     columns = {
         "$store$_observation": np.broadcast_to(slots[:, None, None], (len(slots), 2, 2)).astype(np.uint8),

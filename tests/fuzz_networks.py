@@ -1,4 +1,4 @@
-"""Looks for networks on which `dormant` is silently wrong.
+"""Searches for networks for which `dormant` gives wrong results without an error.
 
     python tests/fuzz_networks.py --programs 4000 --seed 1
     python tests/fuzz_networks.py --framework torch --only 17
@@ -45,7 +45,7 @@ class Planted(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of one program."""
+    """The outcome of one program."""
 
     job: Job
     status: str
@@ -67,7 +67,7 @@ def run_job(job: Job) -> Result:
 
 
 def shrink_job(job: Job) -> tuple[Job, str]:
-    """A script that shows the failure of a program, as small as it gets."""
+    """Shrinks a failing program. Returns the job and a script that reproduces the failure."""
     from fuzz.generator import generate
     from fuzz.printing import script
     from fuzz.running import run
@@ -79,7 +79,7 @@ def shrink_job(job: Job) -> tuple[Job, str]:
     def fails(candidate: Any) -> bool:
         try:
             return any(failure.kind == kind for failure in run(candidate, job.framework).failures)
-        except Exception:  # a smaller program may not be a network at all
+        except Exception:  # a smaller program may not be a valid network
             return False
 
     small = shrunk(program, fails)
@@ -88,21 +88,21 @@ def shrink_job(job: Job) -> tuple[Job, str]:
 
 
 def plant_job(job: Planted) -> tuple[Planted, int | None, str]:
-    """The first program at which a planted fault is found."""
+    """Returns the job, the first program that finds its planted fault, and the kind of failure."""
     from fuzz.faults import first_found
 
     return job, *first_found(*job)
 
 
 def prepared() -> None:
-    """Sets one worker up."""
+    """Initialises a worker process."""
     import torch
 
     torch.set_num_threads(1)
 
 
 def pool(workers: int) -> Any:
-    import torch  # noqa: F401  (a pool whose workers can't start would start new ones for ever)
+    import torch  # noqa: F401  (fails here if torch is missing; a pool would restart failing workers forever)
 
     os.environ["XLA_FLAGS"] = XLA_FLAGS
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -111,7 +111,7 @@ def pool(workers: int) -> Any:
 
 
 def table(results: list[Result]) -> Iterator[str]:
-    """Counts for each framework, then for each operation."""
+    """Yields the lines of a table: counts per framework, then per operation."""
     columns = ("recycled", "measured", "refused", "failed")
     yield f"{'':24}{'programs':>10}" + "".join(f"{name:>10}" for name in columns)
     rows: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
@@ -131,7 +131,7 @@ def by_kind(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def reasons(results: Iterable[Result]) -> Iterator[str]:
-    """The most frequent reasons for a refusal."""
+    """Yields lines with the most frequent reasons for a refusal."""
     counts = collections.Counter(re.sub(r" in .*?:", ":", result.refused)[:100] for result in results if result.refused)
     for reason, count in counts.most_common(8):
         yield f"{count:6} refused: {reason}"
@@ -139,19 +139,19 @@ def reasons(results: Iterable[Result]) -> Iterator[str]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--programs", type=int, default=4000, help="programs in each framework")
+    parser.add_argument("--programs", type=int, default=4000, help="number of programs per framework")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--framework", choices=("jax", "torch", "both"), default="both")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--only", type=int, help="run one program, shrink it and print it")
-    parser.add_argument("--scripts", type=int, default=1, help="scripts to print for each kind of failure")
-    parser.add_argument("--plant", metavar="FAULT", help="plant an old fault, or all: each has to be found")
+    parser.add_argument("--scripts", type=int, default=1, help="number of scripts per kind of failure")
+    parser.add_argument("--plant", metavar="FAULT", help="plant this past fault, or 'all', and check that it is found")
     parser.add_argument("--into", type=Path, help="write the scripts into this folder instead of printing them")
     return parser.parse_args()
 
 
 def plant(name: str, frameworks: Iterable[str], options: argparse.Namespace) -> int:
-    """Plants one fault or all, and prints where each was found. Returns 1 if one was not."""
+    """Plants one fault or all, and prints the program that found each. Returns 1 if a fault was not found."""
     from fuzz.faults import faults_of
 
     jobs = [

@@ -1,8 +1,8 @@
-"""Breaks one line at a time and runs the tests that should notice.
+"""Mutation tests: changes one line at a time and runs the tests that should fail.
 
     python tests/mutants.py                  all mutants, one after another; exits with 1 if more than five survive
-    python tests/mutants.py --slice 2/4      the second quarter of them
-    python tests/mutants.py claims resets    those whose file or tests have one of these words in their name
+    python tests/mutants.py --slice 2/4      the second quarter of all mutants
+    python tests/mutants.py claims resets    the mutants with one of these words in their file or tests
 
 Each mutant is one line of `MUTANTS`: a file, a text that occurs once in it, what replaces that text, and the tests. The
 tests also run on unchanged code, because a test that fails anyway would kill every mutant. Everything happens in a copy
@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 MOST_SURVIVORS = 5
-SECONDS = 300  # for the tests of one mutant
+SECONDS = 300  # time limit for the tests of one mutant
 
 
 class Mutant(NamedTuple):
-    """A change of one line, with the arguments of pytest that should notice it."""
+    """A change of one line, with the pytest arguments of the tests that should fail."""
 
     file: str
     line: str
@@ -33,7 +33,7 @@ class Mutant(NamedTuple):
 
 
 def of(file: str, tests: str, *changes: tuple[str, str]) -> list[Mutant]:
-    """Mutants of one file, all with the same tests. In `tests`, | stands for " or " in an expression for -k."""
+    """Returns mutants of one file with the same tests. In `tests`, | stands for " or " in an expression for -k."""
     return [Mutant(f"dormant/{file}", line, replacement, tuple(tests.split())) for line, replacement in changes]
 
 
@@ -292,7 +292,7 @@ def chosen(words: list[str]) -> list[Mutant]:
 
 
 def copied(folder: Path) -> Path:
-    """A copy of the files that git tracks."""
+    """Copies the files that git tracks into `folder`. Returns the folder."""
     listed = subprocess.run(
         ["git", "ls-files", "dormant", "tests", "benchmarks", "pyproject.toml"], cwd=ROOT, capture_output=True
     )
@@ -303,7 +303,7 @@ def copied(folder: Path) -> Path:
 
 
 def killed(copy: Path, mutant: Mutant) -> bool:
-    """Whether a test notices the mutant. Prints a row."""
+    """Whether a test fails with the mutant. Prints the result."""
     file = copy / mutant.file
     text = file.read_text()
     assert text.count(mutant.line) == 1, f"{mutant.file}: {mutant.line!r} occurs {text.count(mutant.line)} times"
@@ -317,7 +317,7 @@ def killed(copy: Path, mutant: Mutant) -> bool:
 
 
 def noticed(copy: Path, tests: tuple[str, ...]) -> bool:
-    """Whether some test fails."""
+    """Whether any of the tests fails."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
     own = {
         "PYTHONPATH": str(copy),

@@ -1,4 +1,4 @@
-"""Whole small runs of the loops, kept state by state for their tests."""
+"""Helpers that run the training loops on small examples and keep every state."""
 
 import jax
 from numpy.testing import assert_array_equal
@@ -9,7 +9,7 @@ def trees_equal(first, second):
 
 
 def played(training, folder):
-    """Every state and metrics of a whole run of the host loop, and its loop."""
+    """Returns the loop of a complete run of the host loop, all its states, and all its metrics."""
     states, metrics = [training.init()], []
     loop = training.open(folder, states[0])
     while training.agent_steps_done(states[-1]) < training.agent_steps:

@@ -1,4 +1,4 @@
-"""Runs of one experiment, small but real: two arms, one of them in two games, shared by the tests of a session."""
+"""Small runs of one experiment, two games and several arms, shared by all tests of a session."""
 
 import fcntl
 from dataclasses import replace
@@ -16,10 +16,10 @@ FIGURE = replace(FIG09, designs={"smoke": Design(ARMS, GAMES, (0, 1), "All that 
 
 
 def trained(root: Path, experiment: Experiment = FIGURE) -> Path:
-    """The folder of finished runs; tests in other processes wait for those that make them."""
+    """Returns a folder of finished runs. The first caller trains them, while other processes wait."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        todo = jobs([experiment], "smoke", root, together=True)[:-1]  # pages must bear a run that is missing
+        todo = jobs([experiment], "smoke", root, together=True)[:-1]  # pages must handle a missing run
         assert run_all(todo, Processes((None,), short=True)).count("done") == len(todo)
     return root

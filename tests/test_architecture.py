@@ -1,4 +1,4 @@
-"""Holds the shape of the house: floors, imports, sizes."""
+"""Tests of the architecture: layers of modules (floors), imports between them, and sizes of files and functions."""
 
 import ast
 import re
@@ -37,7 +37,7 @@ FLOORS = {
     5: {"cli", "__main__"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
-MOST_FILES = 118  # a new file that is a room of its own may raise this
+MOST_FILES = 118  # raise this for a new file that holds one whole idea
 MEDIAN_LINES, MOST_LINES, FEWEST_LINES = 110, 400, 40
 MOST_ANY = 230  # lines with Any
 LONGEST_FUNCTION = 60  # lines, without its docstring
@@ -49,7 +49,7 @@ def module_name(file: Path) -> str:
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Absolute names of all that a file imports, inside functions too."""
+    """Yields the absolute names of everything that a file imports, also inside functions."""
     package = file.parent.relative_to(ROOT).parts
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -57,18 +57,18 @@ def imports(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) + 1 - node.level] if node.level else ()
             source = ".".join([*above, *([node.module] if node.module else [])])
-            # `from . import scores` names a module, `from .scores import dormant_mask` a name inside one.
+            # `from . import scores` imports a module; `from .scores import dormant_mask` imports a name from a module.
             yield from (f"{source}.{alias.name}" for alias in node.names)
 
 
 def floor(module: str) -> int:
     top = [*module.split("."), ""][1]
     floors = [number for number, names in FLOORS.items() if top in names]
-    return floors[0] if floors else floor("dormant")  # a name of dormant/__init__.py
+    return floors[0] if floors else floor("dormant")  # a name defined in dormant/__init__.py
 
 
 def functions(file: Path) -> Iterator[tuple[str, int]]:
-    """Name and number of lines of each function's body, without its docstring."""
+    """Yields each function's name and number of lines, without the signature and docstring."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
@@ -82,7 +82,7 @@ def lines(files: list[Path]) -> list[int]:
 @pytest.mark.parametrize("file", FILES, ids=module_name)
 def test_every_module_has_a_floor(file):
     top = [*module_name(file).split("."), ""][1]
-    assert any(top in names for names in FLOORS.values()), f"{file}: say in FLOORS on which floor {top!r} lives"
+    assert any(top in names for names in FLOORS.values()), f"{file}: add {top!r} to a floor in FLOORS"
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_name)
@@ -115,11 +115,11 @@ assert not xla_bridge.backends_are_initialized(), "importing dormant chose a dev
 
 
 def test_no_circle_among_modules():
-    """Imports inside functions and under TYPE_CHECKING count too."""
+    """Also counts imports inside functions and under TYPE_CHECKING."""
     graph = {module_name(file): set() for file in FILES}
     for file in FILES:
         for name in imports(file):
-            # A name of a package is one of its modules, or else something that its __init__ defines.
+            # The imported name is a module, or else a name that a module defines.
             found = next((each for each in (name, name.rpartition(".")[0]) if each in graph), None)
             if found and found != module_name(file):
                 graph[module_name(file)].add(found)
@@ -127,7 +127,7 @@ def test_no_circle_among_modules():
 
 
 def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
-    """The groups of modules that import each other, directly or through others."""
+    """Returns the groups of modules that import each other, directly or indirectly."""
 
     def reached(start: str) -> set[str]:
         seen, todo = set(), [start]
@@ -149,7 +149,7 @@ def test_circles_are_found():
 
 @pytest.mark.parametrize("file", FILES, ids=module_name)
 def test_any_is_no_alias_of_a_class(file):
-    """`DeviceTraining = Any` would hide an import from a higher floor."""
+    """An alias such as `DeviceTraining = Any` would hide a dependency on a higher floor."""
     assignments = [
         node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Assign | ast.AnnAssign)
     ]
@@ -179,7 +179,7 @@ def test_functions_stay_small():
 
 
 def test_git_ignores_no_source():
-    """The wheel leaves out what git ignores."""
+    """The wheel would not contain source files that git ignores."""
     ignored = subprocess.run(["git", "check-ignore", "--no-index", *FILES], capture_output=True, text=True, cwd=ROOT)
     assert not ignored.stdout
 

@@ -5,7 +5,7 @@ from torch import nn
 
 
 class Net(nn.Module):
-    """A function of named layers, so that an architecture fits on a line."""
+    """A module from named layers and a function, so that a network fits on one line."""
 
     def __init__(self, forward, **layers):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A training that worker processes can load: random walks that may crash, be killed or take their time."""
+"""A fake training that worker processes can import: random walks that can crash, be killed or be slow."""
 
 import os
 import signal
@@ -13,14 +13,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Place:
-    """The environment of a walk."""
+    """The environment of a walk, as a placeholder."""
 
     game: str = "Line"
 
 
 @dataclass(frozen=True)
 class Walker:
-    """The agent of a walk. `network` exists only because the table of speeds reads its name."""
+    """The agent of a walk. The table of speeds needs the field `network`."""
 
     network: str = "none"
     min_replay: int = 0
@@ -29,7 +29,7 @@ class Walker:
 
 @dataclass(frozen=True)
 class Walk:
-    """A random walk of each seed, with what goes wrong at the agent step `at`, once if `marker` names a file."""
+    """One random walk per seed. `wrong` is the failure at agent step `at`, which occurs once if `marker` is set."""
 
     env: Place = field(default_factory=Place)
     agent: Walker = field(default_factory=Walker)

@@ -1,4 +1,4 @@
-"""What every intervention owes: the tree it was given, one compilation, the same result for the same key."""
+"""Contract of all interventions: they keep the learner's tree, compile once, and are deterministic per key."""
 
 from functools import cache
 
@@ -67,7 +67,7 @@ KEYS = jax.random.split(jax.random.key(5), 3)
 
 
 def start(intervention, optimizer="adam", seed=0):
-    """A network, a learner with a silent neuron, and inputs, such as the intervention can work on."""
+    """Returns a network, a learner with a silent neuron, and inputs that suit the intervention."""
     injectable = isinstance(intervention, PlasticityInjection)
     network, inputs = traced(injectable)
     network = network._replace(tx=OPTIMIZERS[optimizer])
@@ -94,7 +94,7 @@ def learner_of(injectable, optimizer, seed):
 
 @cache
 def compiled(intervention):
-    """The update, and a list with one entry for each time that it was traced."""
+    """Returns the compiled update, and a list that grows by one entry whenever the update is traced."""
     network, _, inputs = start(intervention)
     traces = []
 
@@ -128,7 +128,7 @@ def test_tree_compilations_and_determinism(intervention):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((learner, state)) if leaf.dtype != bool)
 
 
-# One of each way to treat the optimizer's state.
+# one intervention for each treatment of the optimizer's state
 STATEFUL = [each for each in INTERVENTIONS if not isinstance(each, Chain | Every | Prune | WhenDormant | ShrinkPerturb)]
 
 
@@ -170,7 +170,7 @@ def test_a_schedule_stays_a_branch_when_seeds_are_mapped():
 
 
 def primitives(jaxpr):
-    """Names of the primitives of a function and of the functions it calls, but not of a branch's."""
+    """Yields the names of a jaxpr's primitives, including called functions but not the branches of a `cond`."""
     for equation in jaxpr.eqns:
         yield equation.primitive.name
         called = equation.params.get("jaxpr") if equation.primitive.name != "cond" else None

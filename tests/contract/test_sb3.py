@@ -1,4 +1,4 @@
-"""The callback in Stable-Baselines3's own agents: train, log, recycle, save, load, go on."""
+"""The callback in Stable-Baselines3's agents: they train, log, recycle, save, load and resume."""
 
 import math
 import warnings
@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 
 
 class Memory(Logger):
-    """Keeps every value that is logged."""
+    """A logger that keeps every logged value."""
 
     def __init__(self):
         super().__init__(folder=None, output_formats=[])

@@ -1,6 +1,6 @@
-"""Networks out of installed packages, built with each package's own calls, and what dormant promises for them.
+"""Networks of installed JAX packages, built with each package's own calls, and the expected result per layer.
 
-A package is imported when its network is built, so that collecting the tests needs none of them.
+A package is imported when its network is built, so that collecting the tests does not need the package.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Network:
-    """A built network and its layers: "recycled", "coupled", or a part of the reason why one is only measured.
+    """A built network, and for each layer "recycled", "coupled" or a part of the reason why it is only measured.
 
-    `silencers` name the parameter of each recycled layer that silences a neuron when it is very negative; a
-    layer that is not in it has a bias of its own. `zeroed` says that all that feeds a neuron must be zero instead,
-    because its activation (tanh) is not zero anywhere else.
+    `silencers` maps a recycled layer to the parameter that silences its neurons if it is very negative; the default is
+    the layer's bias. If `zeroed`, all incoming entries are set to zero instead, because the activation (tanh) is zero
+    only at zero.
     """
 
     apply: Callable[..., Any]
@@ -225,7 +225,7 @@ def equinox_gru() -> Network:
 
 
 def haiku(function: Callable[..., Any], *inputs: np.ndarray, **facts: Any) -> Network:
-    """A Haiku function of inputs and `is_training`, with its state beside its parameters."""
+    """Returns the network of a Haiku function of inputs and `is_training`. The parameters include the state."""
     import haiku as hk
 
     made = hk.without_apply_rng(hk.transform_with_state(function))
@@ -237,7 +237,7 @@ def haiku(function: Callable[..., Any], *inputs: np.ndarray, **facts: Any) -> Ne
 
 
 def batch_norm_offset(layer: str) -> tuple[str]:
-    """Where Haiku keeps the offset that follows a convolution: conv_1 and batchnorm_1 have the same parent."""
+    """Returns the path of the BatchNorm offset after a convolution. Both have the same parent: conv_1, batchnorm_1."""
     last = layer.split("+")[-1]
     for convolution, norm in (
         ("initial_conv", "initial_batchnorm"),
@@ -297,7 +297,7 @@ def haiku_lstm() -> Network:
 
 
 def pgx_alpha_zero() -> Network:
-    # make_baseline_model downloads trained weights; this is the network that it then builds.
+    # Builds the network of make_baseline_model, which would download trained weights.
     from pgx._src.baseline import _create_az_model_v0
 
     def function(x, is_training):

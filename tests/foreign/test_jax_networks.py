@@ -26,7 +26,7 @@ def promotion_as_the_packages_expect() -> Iterator[None]:
 
 
 def silenced(params, network: Network):
-    """Parameters in which every third neuron of each recycled layer outputs zero."""
+    """Returns parameters with which every third neuron of each recycled layer outputs zero."""
     promised = {name.partition("[")[0] for name, promise in network.layers.items() if promise == "recycled"}
     wanted = {leaf for name in promised for leaf in network.silencers(name)}
     assert wanted <= set(paths(params)), wanted - set(paths(params))
@@ -80,7 +80,7 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(name):
 
 
 def check_changes(before, after, donor, targets, masks) -> None:
-    """Dormant neurons' own entries are the donor's, their readers' are zero, and all others stay as they were."""
+    """Checks that dormant neurons have fresh incoming and zero outgoing entries, and that no other entry changed."""
     fed = entry_mask(before, {layer.name: layer.incoming for layer in targets}, masks)
     read = entry_mask(before, {layer.name: layer.outgoing for layer in targets}, masks)
     expected = jax.tree.map(

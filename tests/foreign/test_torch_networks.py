@@ -9,10 +9,10 @@ from networks.torch_case import TorchCase
 
 import dormant.torch as dt
 
-# The packages must fix what they warn of.
+# The warnings come from the packages, so they are ignored.
 pytestmark = [pytest.mark.foreign, pytest.mark.filterwarnings("ignore")]
 
-# The critics read the shared encoder without gradients: only the actor trains it, which is not traced here.
+# The critics detach the shared encoder. Only the actor trains it, and the actor is not traced here.
 DETACHED = {"stable-baselines3: SAC critics, shared encoder": NATURE}
 
 
@@ -51,7 +51,7 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(name):
 
 
 def check_changes(module, wiring, masks, before, donor) -> None:
-    """Dormant neurons' own entries are the donor's, their readers' are zero, and all others stay as they were."""
+    """Checks that dormant neurons have fresh incoming and zero outgoing entries, and that no other entry changed."""
     for name, leaf in module.named_parameters():
         fed, read = (belonging(name, leaf, wiring, masks, side) for side in ("incoming", "outgoing"))
         expected = torch.where(fed, donor[name], before[name]).masked_fill(read, 0)
@@ -59,7 +59,7 @@ def check_changes(module, wiring, masks, before, donor) -> None:
 
 
 def belonging(name, leaf, wiring, masks, side) -> torch.Tensor:
-    """Which of a parameter's entries belong to a dormant neuron, on this side of it."""
+    """Returns a mask of the parameter's entries that feed or read (`side`) a dormant neuron."""
     found = torch.zeros(leaf.shape, dtype=torch.bool)
     for layer in wiring.layers:
         if layer.name not in masks:

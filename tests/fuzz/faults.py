@@ -1,4 +1,4 @@
-"""Old faults of the tracer, planted into what `trace` returns. The fuzzer has to find each of them."""
+"""Past faults of the tracer, planted into the wirings that `trace` returns. The fuzzer must find each of them."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ Change = Callable[[Layer], Layer]
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: what was wrong, and how it changes a layer of a wiring."""
+    """A fault: its description, and a function that changes a layer of a wiring."""
 
     text: str
     change: Change
@@ -37,7 +37,7 @@ def replaced(layer: Layer, **fields: Any) -> Layer:
 
 
 def without_reasons(pattern: str) -> Change:
-    """Recycles layers that were refused for a reason like this."""
+    """Returns a change that removes the reasons that match `pattern`, so that their layers are recycled."""
 
     def change(layer: Layer) -> Layer:
         return replaced(layer, reasons=tuple(reason for reason in layer.reasons if not re.search(pattern, reason)))
@@ -46,7 +46,7 @@ def without_reasons(pattern: str) -> Change:
 
 
 def outgoing_maps(move: Callable[[Any, int], Any]) -> Change:
-    """Changes the map of every kernel that reads the layer."""
+    """Returns a change that applies `move` to the neuron map of every kernel that reads the layer."""
 
     def change(layer: Layer) -> Layer:
         maps = {name: move(owner, layer.width) for name, owner in layer.outgoing.items()}
@@ -60,7 +60,7 @@ def _next(owner: Any, width: int) -> Any:
 
 
 def _repeated(owner: Any, width: int) -> Any:
-    """The channel of a flattened image taken as if positions came last, whatever the order is."""
+    """Returns the map of a flattened image as if its axes were in the other order (positions last or first)."""
     ids = np.asarray(owner)
     rows = ids.size // width
     if rows <= 1 or ids.size % width or not (ids >= 0).all():
@@ -75,7 +75,7 @@ def _repeated(owner: Any, width: int) -> Any:
 
 
 def like(owner: Any, ids: np.ndarray) -> Any:
-    """Ids in the array type of a map."""
+    """Returns ids in the array type of `owner`."""
     if isinstance(owner, np.ndarray):
         return ids
     return importlib.import_module("torch").from_numpy(np.ascontiguousarray(ids))
@@ -131,15 +131,15 @@ CODE_FAULTS: dict[str, tuple[CodeFault, ...]] = {**{name: (each,) for name, each
 
 
 def faults_of(framework: Framework) -> list[str]:
-    """The names of the faults that can be planted: into every wiring, and into the tracer's own code."""
+    """Returns the names of all faults that can be planted in a framework, into wirings or into the tracer's code."""
     return [*FAULTS, *(TORCH_FAULTS if framework == "torch" else JAX_FAULTS)]
 
 
 @contextlib.contextmanager
 def replaced_functions(faults: Iterable[CodeFault]) -> Iterator[list[str]]:
-    """Replaces functions of the tracer for a while; the list gets their names.
+    """Replaces functions of the tracer inside a `with` block. Yields the functions' names.
 
-    Raises AttributeError if a function is no longer where it was.
+    Raises AttributeError if a function does not exist.
     """
     with contextlib.ExitStack() as undo:
         for fault in faults:
@@ -151,15 +151,15 @@ def replaced_functions(faults: Iterable[CodeFault]) -> Iterator[list[str]]:
 
 
 def planted(name: str, framework: Framework) -> contextlib.AbstractContextManager[list[str]]:
-    """Plants a fault for a while; the list gets the names of what it changed."""
+    """Plants a fault inside a `with` block. Yields a list of the functions or layers that it changed."""
     return replaced_functions(CODE_FAULTS[name]) if name in CODE_FAULTS else changed_wiring(name, framework)
 
 
 @contextlib.contextmanager
 def changed_wiring(name: str, framework: Framework) -> Iterator[list[str]]:
-    """Plants a fault for a while; the list gets the name of every layer that the fault changed.
+    """Plants a fault inside a `with` block. Yields a list that collects the names of the changed layers.
 
-    Raises AttributeError if `trace` is no longer where it was.
+    Raises AttributeError if `trace` does not exist.
     """
     fault, changed = FAULTS[name], list[str]()
     module = importlib.import_module("dormant" if framework == "jax" else "dormant.torch")
@@ -187,7 +187,7 @@ def maps_differ(one: Layer, two: Layer) -> bool:
 
 
 def first_found(name: str, framework: Framework, seed: int, limit: int) -> tuple[int | None, str]:
-    """The first program that fails with the fault and not without it, and how it fails."""
+    """Returns the number of the first program that fails only with the fault, and the kind of its failure."""
     touched = False
     for number in range(limit):
         program = generate(framework, seed, number)

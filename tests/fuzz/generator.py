@@ -1,4 +1,4 @@
-"""Draws a random program. Program `number` of a seed is the same on every machine and in every run."""
+"""Draws random programs. A program depends only on its framework, seed and number."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,7 @@ class Builder:
         self.count = 0
 
     def add(self, op: str, args: tuple[int, ...], shape: tuple[int, ...] = (), **attrs: Any) -> int:
-        """A node. Without a shape it has that of its first argument."""
+        """Adds a node and returns its number. The default shape is that of the first argument."""
         batched = any(self.nodes[arg].batched for arg in args)
         shape = shape or self.nodes[args[0]].shape
         self.nodes.append(Node(op, args, tuple(int(size) for size in shape), batched, {**attrs, "id": len(self.nodes)}))
@@ -57,7 +57,7 @@ class Builder:
 
 
 def generate(framework: Framework, seed: int, number: int) -> Program:
-    """Program `number` of a seed."""
+    """Returns program `number` of a seed."""
     rng = np.random.default_rng([seed, number, framework == "jax"])
     start = str(rng.choice(["row", "image", "series"], p=[0.72, 0.16, 0.12]))
     b = Builder(rng, framework, {"row": (int(rng.integers(3, 6)),), "image": (2, 4, 4), "series": (3, 4)}[start])
@@ -71,12 +71,12 @@ def generate(framework: Framework, seed: int, number: int) -> Program:
     outputs, training = heads(b, h)
     batch, seed = int(rng.integers(3, 6)), int(rng.integers(1 << 30))
     if {node.op for node in b.nodes} & BATCH_STATISTICS:
-        batch = 4  # the mean of four equal numbers is that number, so that a constant neuron is exactly 0 afterwards
+        batch = 4  # the mean of 4 equal floats is exact, so a centred constant neuron is exactly 0
     return without_dead_nodes(Program(tuple(b.nodes), outputs, training, batch, seed))
 
 
 def dense(b: Builder, h: int, width: int) -> int:
-    """A kernel that reads rows, with or without a bias."""
+    """Adds a kernel that reads rows, with or without a bias."""
     inputs = b.shape(h)[-1]
     torch = b.framework == "torch"
     form = b.pick(
@@ -97,7 +97,7 @@ def dense(b: Builder, h: int, width: int) -> int:
     if form == "functional_call":
         own = b.param((width, inputs), "kernel", "yes", f"l{len(b.nodes) + 4}.weight")
         kernel = b.add("times", (b.param((width, inputs), "kernel"),), number=0.9)
-        b.param((1,), "kernel")  # not used, so that the numbers agree
+        b.param((1,), "kernel")  # unused; keeps node numbers the same
         made = b.add(form, (h, kernel, own), shape, inputs=inputs, width=width)
         b.nodes[made].attrs["id"] = made  # type: ignore[index]
         return made
@@ -133,7 +133,7 @@ def with_bias(b: Builder, h: int) -> int:
 
 
 def activated(b: Builder, h: int) -> int:
-    """A nonlinearity, or none."""
+    """Adds a nonlinearity, or nothing."""
     if b.chance(0.1):
         return h
     name = b.pick(ACTIVATIONS)
@@ -146,7 +146,7 @@ def activated(b: Builder, h: int) -> int:
 
 
 def images(b: Builder, h: int) -> int:
-    """One or two convolutions, pooled or not, and flattened."""
+    """Adds one or two convolutions, with or without pooling, and flattens their output."""
     for _ in range(int(b.rng.integers(1, 3))):
         channels, height, width = b.shape(h)
         out, size = int(b.rng.choice([2, 3, 4])), 2
@@ -192,7 +192,7 @@ def images(b: Builder, h: int) -> int:
 
 
 def series(b: Builder, h: int) -> int:
-    """Layers along time, and a row at the end."""
+    """Adds layers along a time axis, and reduces them to one row."""
     width = b.width()
     inputs = b.shape(h)[-1]
     form = b.pick({"recurrent": 1, "dense": 2, "attention": 0.7})
@@ -214,7 +214,7 @@ def series(b: Builder, h: int) -> int:
 
 
 def block(b: Builder, h: int) -> int:
-    """A layer of rows, or one of the ways in which two layers are joined."""
+    """Adds a layer of rows, or two layers that are combined in a random way."""
     kind = b.pick(
         {
             "layer": 10,
@@ -264,7 +264,7 @@ def activated_alike(b: Builder, h: int) -> int:
 
 
 def joined(b: Builder, h: int) -> int:
-    """Two layers of the same width, joined element by element."""
+    """Adds two layers of the same width, combined element by element."""
     width = b.width()
     one, two = (
         dense(b, h, width),
@@ -299,7 +299,7 @@ def scan(b: Builder, h: int) -> int:
 
 
 def branches(b: Builder, h: int) -> int:
-    """Two layers put side by side, then perhaps one bias and one nonlinearity for both."""
+    """Adds two concatenated layers, then perhaps one bias and one nonlinearity for both."""
     one = dense(b, h, b.width())
     if b.chance(0.6):
         one = activated_alike(b, one)
@@ -314,7 +314,7 @@ def branches(b: Builder, h: int) -> int:
 
 
 def film(b: Builder, h: int) -> int:
-    """A layer that another one scales and shifts."""
+    """Adds a layer that another layer scales and shifts."""
     width = b.width()
     scale, shift, value = dense(b, h, width), dense(b, h, width), dense(b, h, width)
     value = activated_alike(b, value) if b.chance(0.3) else value
@@ -322,7 +322,7 @@ def film(b: Builder, h: int) -> int:
 
 
 def squeeze(b: Builder, h: int) -> int:
-    """A layer whose units are weighted by a gate that is computed from them."""
+    """Adds a layer that is multiplied by a gate computed from its own units (squeeze-and-excitation)."""
     h = layer(b, h)
     return b.add("mul", (h, b.add("sigmoid", (dense(b, h, b.shape(h)[-1]),))))
 
@@ -335,7 +335,7 @@ BLOCKS: dict[str, Callable[[Builder, int], int]] = {
 
 
 def heads(b: Builder, h: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """One to three outputs; in PyTorch perhaps one more in training mode."""
+    """Adds one to three outputs. Returns the outputs, and those that PyTorch returns in training mode only."""
     count = int(b.rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
     made = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""Runs one program in JAX: trace, recycle at tau = 0, and judge."""
+"""Runs one program in JAX: traces it, recycles at tau = 0, and checks the result."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -29,14 +29,14 @@ OPTIMIZERS = (
 
 
 def function(program: Program, constants: Values) -> Callable[..., Any]:
-    """`apply(p, x)`."""
+    """Returns the program as a function `apply(p, x)`."""
     space = {"jax": jax, "jnp": jnp, "C": {name: jnp.asarray(value) for name, value in constants.items()}}
     exec(compile(jax_source(program), "<network>", "exec"), space)
     return space["apply"]
 
 
 def run_jax(program: Program) -> Outcome:
-    """What becomes of a program, with every promise that does not hold."""
+    """Returns the outcome of a program, with all its failures."""
     truths = [structure(program, training=True)]
     shapes = {name: node.shape for name, node in program.parameters.items()}
     before, donor = silence(program, truths, draw_values(shapes, program.seed)), draw_values(shapes, program.seed + 99)
@@ -82,7 +82,7 @@ def run_jax(program: Program) -> Outcome:
 
 
 def drawn(kind: str, key: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The random numbers that the programs draw."""
+    """Returns the random numbers that programs draw with this key."""
     start = jax.random.key(key)
     if kind == "rows":
         return np.stack([jax.random.normal(each, shape[1:]) for each in jax.random.split(start, shape[0])])
@@ -91,10 +91,10 @@ def drawn(kind: str, key: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def recycler(apply: Callable[..., Any], wiring: Any, donor: Values, tx: optax.GradientTransformation) -> Any:
-    """One compiled function, so that outputs before and after come from the same code.
+    """Returns one compiled function, so that outputs before and after recycling come from the same code.
 
-    It returns the recycled parameters, the optimizer's state (before, after, of new weights), and of the parameters
-    before: outputs, scores and dormant fraction.
+    The function returns the recycled parameters, the optimizer's states (before, after, of new weights), and the
+    outputs, scores and dormant fraction before recycling.
     """
     network, redo = dormant.Network(wiring, lambda key: donor, tx), dormant.ReDo(tau=0.0, coupled="skip")
 
@@ -112,7 +112,7 @@ def recycler(apply: Callable[..., Any], wiring: Any, donor: Values, tx: optax.Gr
 
 
 def judge_moments(states: Sequence[Any], before: Values, new: Values) -> list[Failure]:
-    """Changed entries have a new weight's optimizer state, and no other entry's state changed."""
+    """Checks that changed entries have the optimizer state of a new weight, and all other entries keep their state."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(states[0])]
     leaves = ([np.asarray(leaf) for leaf in jax.tree.leaves(state)] for state in states)
     for path, old, now, first in zip(paths, *leaves, strict=True):
@@ -122,7 +122,7 @@ def judge_moments(states: Sequence[Any], before: Values, new: Values) -> list[Fa
                 return [Failure("optimizer state", f"{jax.tree_util.keystr(path)} changed")]
             continue
         changed = before[name] != new[name]
-        sure = changed | (before[name] != 0)  # an entry that was 0 may have been set to 0 again
+        sure = changed | (before[name] != 0)  # recycling may have set an entry from 0 to 0
         if (now != np.where(changed, first, old))[sure].any():
             return [Failure("optimizer state", f"the state of {name} does not match the entries that changed")]
     return []

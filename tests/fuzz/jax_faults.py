@@ -1,4 +1,4 @@
-"""Faults planted into the code of the tracer in JAX, in place of its functions."""
+"""Faults of the JAX tracer: faulty functions that replace the tracer's own."""
 
 from collections.abc import Callable
 from typing import Any
@@ -45,32 +45,32 @@ def _nothing(*_: object) -> frozenset[tuple[int, str]]:
 
 
 def _fault(text: str, wrong: dict[str, Callable[..., Any]]) -> tuple[CodeFault, ...]:
-    """A fault in functions of the tracer, each under its module and name."""
+    """Returns a fault. `wrong` maps the module and name of each replaced function to the faulty function."""
     parts = [(*path.split(".", 1), function) for path, function in wrong.items()]
     return tuple(CodeFault(text, f"dormant.tracing.{module}", name, function) for module, name, function in parts)
 
 
 JAX_FAULTS = {
     "merging forgets earlier merges": _fault(
-        "Two neurons that are summed become one, without those that were merged with them before.",
+        "Summing two neurons merges only these two, and not the neurons that were merged with them before.",
         {"ledger.Ledger.merge": _merge, "elementwise._are_one_neuron": _are_one_neuron},
     ),
     "a mix with weights couples": _fault(
-        "Neurons that a weighted sum of their layer feeds count as normalised.",
+        "Neurons that are combined with a weighted sum of their layer count as normalised.",
         {"elementwise._meet": _meet, "audit._blame": _nothing},
     ),
     "shared entries never clash": _fault(
         "An entry that feeds several neurons belongs to one of them.", {"ledger.Ledger.in_leaf": _in_leaf}
     ),
     "any kernel is zero with its parameter": _fault(
-        "A computed kernel that reads a neuron is taken for its parameter.", {"kernels._check_reading": _nothing}
+        "A computed kernel counts as zero where its parameter is zero.", {"kernels._check_reading": _nothing}
     ),
     "a shift after an activation is forgotten": _fault(
         "A neuron that is shifted after its activation counts as 0 when it is silent.",
         {"elementwise._offsets": _nothing},
     ),
     "mixed neurons are forgotten": _fault(
-        "Neurons that go through an operation that is not followed are not seen to come out of it.",
+        "The result of an operation that mixes neurons counts as independent of them.",
         {f"{module}.mix": _mix for module in ("rules", "kernels", "overwriting", "elementwise")}
         | {"audit._blame": _nothing},
     ),

@@ -1,4 +1,4 @@
-"""One operation of a program.
+"""The type of a program's operations.
 
 Templates are format strings. `{0}`, `{1}` are the arguments, `{id}` is the node's number, any other field is an
 attribute of the node. A tapped template calls `T`, which records, cuts or perturbs values:
@@ -17,7 +17,7 @@ Kind = Literal["kernel", "nonlinear", "product", "plain"]  # a product of two ac
 
 @dataclass(frozen=True)
 class Op:
-    """One operation in both frameworks. `units` are the axes of a kernel's result that number its units."""
+    """An operation in both frameworks. `units` are the axes of a kernel's result along which its units lie."""
 
     jax: str
     torch: str

@@ -1,4 +1,4 @@
-"""What must hold after recycling at tau = 0. Everything is judged from values and derivatives, never from a wiring."""
+"""Checks after recycling at tau = 0. They use values and derivatives, never the wiring that the tracer returns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True)
 class Failure:
-    """One promise that does not hold: its kind, and what was seen."""
+    """One failed check: its kind, and a description."""
 
     kind: str
     seen: str
@@ -22,7 +22,7 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """What became of one program: how many layers are recycled or only measured, or why it was refused."""
+    """The outcome of one program: the number of recycled and of only measured layers, or why it was refused."""
 
     recycled: int = 0
     measured: int = 0
@@ -38,12 +38,12 @@ class Outcome:
 
 
 def flat(values: Mapping[str, np.ndarray], truth: Structure) -> np.ndarray:
-    """All parameters one after the other, in the order of the truth's entries."""
+    """Returns all parameters as one vector, in the order of the truth's entries."""
     return np.concatenate([np.ravel(values[name]) for name in truth.names]) if truth.names else np.zeros(0)
 
 
 def entry_name(truth: Structure, entry: int) -> str:
-    """`w3[7]` for entry 7 of the flattened parameter w3."""
+    """Returns the name of an entry, such as `w3[7]` for entry 7 of the flattened parameter w3."""
     name = next(name for name in truth.names if truth.of(name).start <= entry < truth.of(name).stop)
     return f"{name}[{entry - truth.of(name).start}]"
 
@@ -58,7 +58,7 @@ def _some(truth: Structure, entries: np.ndarray) -> str:
 
 
 def silent_units(truths: Sequence[Structure], zero: Sequence[Table]) -> Table:
-    """The units that are 0 on the whole batch wherever a kernel or an output takes them."""
+    """Returns a mask of the units that are 0 on the whole batch in every kernel input and output that they reach."""
     silent = np.ones(len(truths[0].units), bool)
     reached = np.zeros(len(truths[0].units), bool)
     for truth in truths:
@@ -69,7 +69,7 @@ def silent_units(truths: Sequence[Structure], zero: Sequence[Table]) -> Table:
 
 
 def recycled_units(truth: Structure, before: Values, after: Values, donor: Values) -> Table:
-    """The units one of whose kernel's entries was redrawn."""
+    """Returns a mask of the units that have a redrawn entry in their kernel."""
     old, new = flat(before, truth), flat(after, truth)
     fresh = (old != new) & (new == flat(donor, truth))
     return (truth.columns & fresh).any(1)
@@ -83,9 +83,9 @@ def judge_entries(
     trained: set[str],
     zero: Sequence[Table] | None,
 ) -> list[Failure]:
-    """Every entry that changed was allowed to, and every entry that feeds or reads a recycled unit changed.
+    """Checks that only entries of silent units changed, and that every entry that feeds a recycled unit changed.
 
-    Without `zero`, which units are silent is not known, and only the second half is checked.
+    If `zero` is None, silent units are not known, and only the second part is checked.
     """
     truth = truths[0]
     old, new, fresh_values = (flat(values, truth) for values in (before, after, donor))
@@ -105,11 +105,11 @@ def judge_entries(
     if zero is not None:
         silent = silent_units(truths, zero)
         for each in truths:
-            fixed = ~(each.columns & may_train).any(1)  # what a constant kernel makes counts as an input
+            fixed = ~(each.columns & may_train).any(1)  # units of a constant kernel count as inputs
             found += _judge_readings(each, fresh, zeroed, silent | fixed, zero)
     recycled = np.flatnonzero((truth.columns & fresh).any(1))
-    # An entry that was 0 already and reads a recycled unit may have been set to 0 again: from 0 to 0 shows no change.
-    # So may one that reads a unit all of whose kernel is 0, whose recycling shows no change either.
+    # An entry that was 0 and reads a recycled unit may have been set to 0, which shows no change. The same holds for
+    # an entry that reads a unit whose whole kernel is 0, because recycling such a unit shows no change either.
     unseen = silent & ~(truth.columns & (new != 0)).any(1)
     reads = np.any([_readers(each, unit) for each in truths for unit in {*recycled, *np.flatnonzero(unseen)}], 0)
     old = may_train & ~running & ~changed & ~((new == 0) & reads)
@@ -122,7 +122,7 @@ def judge_entries(
 def judge_readers(
     program: Program, truths: Sequence[Structure], modes: Sequence[bool], before: Values, after: Values, donor: Values
 ) -> list[Failure]:
-    """No kernel reads a recycled unit any more, also in branches that were not taken."""
+    """Checks that no kernel reads a recycled unit any more, not even in branches that were not taken."""
     recycled, now = recycled_units(truths[0], before, after, donor), flat(after, truths[0]) != 0
     for truth, training in zip(truths, modes, strict=True):
         for reading, alive in zip(truth.readings, still_read(program, after, training), strict=False):
@@ -136,9 +136,9 @@ def judge_readers(
 
 
 def _scales(truth: Structure, reading: Reading, element: int, recycled: Table, now: Table) -> bool:
-    """Whether a kernel only scales an element, and what it makes was recycled with it.
+    """Whether a kernel only scales an element, and the scaled neuron was recycled with the element.
 
-    In `(padded * kernel).sum()` all other elements are a constant 0. What comes out is the same neuron again.
+    In `(padded * kernel).sum()`, for example, all other elements are a constant 0, so the result is the same neuron.
     """
     made = (truth.columns & reading.read_by[element] & now).any(1)
     beside = (reading.read_by[:, truth.columns[made].any(0)]).any(1) & reading.units.any(1)
@@ -164,9 +164,9 @@ def _judge_readings(
             what = f"redrawn, though {reading.name} depends on it where it is not 0"
             found.append(Failure("a live entry was redrawn", f"{_some(truth, wrong)}: {what}"))
         if reading.read_by.size:
-            # What is 0 on every sample may lose its readers at tau = 0: no output changes. It has to be 0 because of
-            # silent units, or because a silent factor of a product makes it 0 (the tracer counts gated pairs as one
-            # neuron). A constant 0, which pads a row, counts as the neuron's own 0: its readers never matter.
+            # Readers of an element may be zeroed if the element is 0 on every sample, because no output changes. It
+            # must be 0 because its units are silent, or because a factor of a gated pair (one neuron to the tracer) is
+            # silent. Readers of a constant 0, such as padding, may always be zeroed.
             nothing = ~reading.entries.any(1) & ~reading.raw
             alone = ~(reading.units & ~silent).any(1) | reading.gated
             dead = zeros & (reading.units.any(1) | nothing) & alone
@@ -182,7 +182,7 @@ def _judge_readings(
 
 
 def judge_outputs(kind: str, before: Sequence[Any], after: Sequence[Any]) -> list[Failure]:
-    """Outputs are equal to the last bit."""
+    """Checks that outputs are equal to the last bit."""
     for index, (one, two) in enumerate(zip(before, after, strict=True)):
         if not np.array_equal(one, two, equal_nan=True):
             moved = np.nanmax(np.abs(np.asarray(one) - np.asarray(two)))
@@ -191,7 +191,7 @@ def judge_outputs(kind: str, before: Sequence[Any], after: Sequence[Any]) -> lis
 
 
 def silence(program: Program, truths: Sequence[Structure], values: Values) -> Values:
-    """The values with some units silent, as far as entries that feed only them can do it."""
+    """Returns the values with random units silenced, as far as entries that feed only these units can silence them."""
     rng = np.random.default_rng(program.seed + 7)
     truth = truths[0]
     chosen = rng.random(len(truth.units)) < 0.45
@@ -204,7 +204,7 @@ def silence(program: Program, truths: Sequence[Structure], values: Values) -> Va
         changed[mine & biases] = -30.0
         with_bias = feeds[:, mine & biases].any(1)
         mine &= ~feeds[with_bias].any(0)
-    if any("norm" in name for name in program.operations):  # its biases feed no unit alone
+    if any("norm" in name for name in program.operations):  # a norm's biases do not feed single units
         changed[biases & (rng.random(len(biases)) < 0.3)] = -30.0
     keep = np.concatenate([np.full(truth.sizes[i], name.endswith(RUNNING)) for i, name in enumerate(truth.names)])
     changed[mine & ~keep] = 0.0

@@ -115,7 +115,7 @@ for mode in (False, True):
 
 
 def script(program: Program, framework: Framework, failure: Failure, where: str, example: int = 2) -> str:
-    """A script that shows the failure."""
+    """Returns a script that reproduces the failure."""
     shapes = {name: node.shape for name, node in program.parameters.items()}
     truths = [structure(program, training) for training in (False, True)]
     if framework == "jax":

@@ -1,4 +1,4 @@
-"""An abstract network: a list of nodes that each framework renders as code."""
+"""Programs: networks as lists of nodes, which are rendered as code for each framework."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -43,17 +43,17 @@ class Program:
 
     @property
     def parameters(self) -> dict[str, Node]:
-        """The parameter nodes by name, in order. One parameter may have several nodes."""
+        """Returns the parameter nodes by name, in order. One parameter may have several nodes."""
         return {node.attrs["name"]: node for node in self.nodes if node.is_parameter}
 
     @property
     def operations(self) -> set[str]:
-        """The names of the operations in use."""
+        """Returns the names of the operations in use."""
         return {node.op for node in self.nodes if node.op not in ("input", "param")}
 
 
 def without_dead_nodes(program: Program) -> Program:
-    """The program without the nodes that no output needs."""
+    """Returns the program without the nodes that no output needs."""
     needed = {0, *program.outputs, *program.training_outputs}
     for index in reversed(range(len(program.nodes))):
         if index in needed:
@@ -73,7 +73,7 @@ def without_dead_nodes(program: Program) -> Program:
 
 
 def redirected(program: Program, old: int, new: int) -> Program:
-    """The program with every use of node `old` replaced by node `new`, which comes before it."""
+    """Returns the program with every use of node `old` replaced by node `new`, which must come first."""
     swap = lambda ids: tuple(new if index == old else index for index in ids)  # noqa: E731
     nodes = tuple(replace(node, args=swap(node.args)) for node in program.nodes)
     return without_dead_nodes(
@@ -82,7 +82,7 @@ def redirected(program: Program, old: int, new: int) -> Program:
 
 
 def draw_values(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Values:
-    """Random parameters, none of whose entries is near zero."""
+    """Returns random parameters. No entry is near zero."""
     rng = np.random.default_rng(seed)
     values = {}
     for name, shape in shapes.items():
@@ -93,5 +93,5 @@ def draw_values(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Values:
 
 
 def draw_input(shape: Iterable[int], batch: int, seed: int) -> np.ndarray:
-    """A random batch of inputs."""
+    """Returns a random batch of inputs."""
     return np.random.default_rng(seed + 1).normal(size=(batch, *shape)).astype(np.float32)

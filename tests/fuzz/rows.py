@@ -1,4 +1,4 @@
-"""Normalisations, movements and small arithmetic on rows."""
+"""Adds normalisations, reshapes and simple arithmetic on rows to a program."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ def normed(b: "Builder", h: int) -> int:
 
 
 def moved(b: "Builder", h: int) -> int:
-    """Movements of rows, and small arithmetic on them."""
+    """Adds an operation that moves the elements of rows, or simple arithmetic."""
     if len(b.shape(h)) > 1 or b.shape(h)[0] < 2:
         return h
     width, torch = b.shape(h)[0], b.framework == "torch"
@@ -53,7 +53,7 @@ def moved(b: "Builder", h: int) -> int:
     )  # fmt: skip
     low, high = sorted(int(i) for i in b.rng.choice(width + 1, 2, replace=False))
     if name == "slice":
-        least = 2 if b.framework == "torch" else 1  # torch.einsum turns one into a scale
+        least = 2 if b.framework == "torch" else 1  # torch.einsum turns a single one into a scale
         low = max(0, min(low, width - least))
         high = min(max(high, low + least), width)
         return b.add(name, (h,), (high - low,), low=low, high=high)
@@ -98,7 +98,7 @@ STATISTICS: dict[str, Callable[["Builder", int, int], int]] = {
 
 
 def combined(b: "Builder", h: int) -> int:
-    """A row together with a moved copy of itself."""
+    """Adds a combination of a row with a shifted or permuted copy of itself."""
     other = h
     for _ in range(10):
         other = moved(b, h)

@@ -1,4 +1,4 @@
-"""Runs one program and turns what the library raises into an outcome."""
+"""Runs one program, and turns exceptions of the library into an outcome."""
 
 import traceback
 import warnings
@@ -14,7 +14,7 @@ LIBRARY = str(Path(dormant.__file__).parent)
 
 
 def run(program: Program, framework: Framework) -> Outcome:
-    """What becomes of a program. An exception that passes through the library is a failure."""
+    """Returns the outcome of a program. An exception raised inside the library is a failure."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

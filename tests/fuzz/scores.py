@@ -1,4 +1,4 @@
-"""Checks the scores of a wiring against activations that were taken by hand."""
+"""Checks the scores of a wiring against activations that are recorded without the tracer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from .program import Program, Values
 from .structure import Structure, Table
 from .taps import Observed, observed
 
-SEVERAL = {"crelu", "glu", "take_traced", "max_pool", "max_time"}  # not one result for each unit
+SEVERAL = {"crelu", "glu", "take_traced", "max_pool", "max_time"}  # several results per unit, or one for several units
 
 
 def is_plain(program: Program) -> bool:
@@ -19,14 +19,14 @@ def is_plain(program: Program) -> bool:
 
 
 def neurons_of(truth: Structure, incoming: Mapping[str, Any], width: int) -> Table:
-    """[neurons, units]: the units of each neuron of a layer, found by the kernel entries that feed it."""
+    """Returns a mask [neurons, units] of each neuron's units, found by the kernel entries that feed the neuron."""
     owners = owners_of(truth, incoming)
     mine = owners[None, :] == np.arange(width)[:, None]
     return (mine.astype(int) @ truth.columns.T.astype(int)) > 0
 
 
 def owners_of(truth: Structure, incoming: Mapping[str, Any]) -> np.ndarray:
-    """The neuron that each entry feeds, by a layer's own account; -1 for none."""
+    """Returns the neuron that each entry feeds according to the wiring (`incoming`), or -1."""
     owners = np.full(sum(truth.sizes), -1)
     for name, neurons in incoming.items():
         owners[truth.of(name)] = np.broadcast_to(np.asarray(neurons), truth.shapes[name]).ravel()
@@ -36,12 +36,12 @@ def owners_of(truth: Structure, incoming: Mapping[str, Any]) -> np.ndarray:
 def judge_scores(
     truths: Sequence[Structure], layers: Sequence[Any], scores: Mapping[str, Any], seen: Observed, exact: bool
 ) -> list[Failure]:
-    """A silent unit scores 0, and a plain layer scores what its activations say."""
+    """Checks that silent units score 0, and that the scores of simple layers equal those computed by hand."""
     truth, found = truths[0], []
     quiet = silent_units(truths, seen.zero) & ~active(truth, seen.activations)
     for layer in layers:
         if not layer.recyclable or layer.coupled_by:
-            continue  # the entries of a refused layer need not tell its units; coupled ones score behind a statistic
+            continue  # entries may not identify a refused layer's units; scores of coupled layers follow a norm
         neurons = neurons_of(truth, layer.incoming, layer.width)
         got = np.asarray(scores[layer.name])
         for neuron in np.flatnonzero(got != 0):
@@ -58,7 +58,7 @@ def judge_scores(
 
 
 def judge_coupled(truth: Structure, layers: Sequence[Any], trained: set[str]) -> list[Failure]:
-    """A statistic couples neurons, and nothing else does: no other kernel than a layer's own feeds another neuron."""
+    """Checks that only a statistic couples neurons: no entry of another layer's kernel feeds a coupled neuron."""
     may_train = np.repeat([name in trained for name in truth.names], truth.sizes)
     for layer in layers:
         if not layer.recyclable or not layer.coupled_by:
@@ -79,7 +79,7 @@ def judge_coupled(truth: Structure, layers: Sequence[Any], trained: set[str]) ->
 
 
 def active(truth: Structure, activations: Sequence[np.ndarray]) -> Table:
-    """The units on which some nonlinearity's result depends that is not 0."""
+    """Returns a mask of the units that a nonzero result of some nonlinearity depends on."""
     active = np.zeros(len(truth.units), bool)
     for units, values in zip(truth.activations, activations, strict=True):
         active |= units[(values != 0).any(0)].any(0)
@@ -87,7 +87,7 @@ def active(truth: Structure, activations: Sequence[np.ndarray]) -> Table:
 
 
 def by_hand(truth: Structure, neurons: Table, seen: Observed) -> np.ndarray | None:
-    """The scores of a layer that passes one nonlinearity and is read as it is. None if the layer is not so plain."""
+    """Returns the scores of a layer with one nonlinearity whose results are read unchanged. None for other layers."""
     mine = neurons.any(0)
     if not (neurons.sum(1) == 1).all() or mine.sum() < len(neurons):
         return None
@@ -119,19 +119,19 @@ def judge_not_finite(
     unit: int,
     batch: np.ndarray,
 ) -> list[Failure]:
-    """Where a unit is not a number, the dormant fraction is not either, and nobody in its layer is recycled."""
+    """Checks that a unit with NaN gives a dormant fraction of NaN, and that its layer is not recycled."""
     found: list[Failure] = []
     seen = observed(program, before, batch)
     activations = zip(truth.activations_of(unit), seen.activations, strict=True)
     readings = zip((reading.units[:, unit] for reading in truth.readings), seen.ends, strict=True)
     if not all(np.isnan(value[:, mine]).any() for mine, value in activations if mine.any()):
-        return found  # a nonlinearity makes a number of NaN: `where(h > 0, h, 0)` is 0 there
+        return found  # a nonlinearity hides the NaN: `where(h > 0, h, 0)` is 0 there
     if not any(np.isnan(value[:, mine]).any() for mine, value in readings):
         return found  # nothing reads the NaN: a mask or an index leaves it out
     for layer in layers:
         neurons = neurons_of(truth, layer.incoming, layer.width)
         if not layer.recyclable or not neurons[:, unit].any():
-            continue  # what a refused layer is fed by may lie further down
+            continue  # a refused layer's entries may belong to an earlier layer
         if not np.isnan(fraction):
             found.append(
                 Failure("NaN is not reported", f"{layer.name} holds NaN, and the dormant fraction is {fraction}")
@@ -149,7 +149,7 @@ def judge_not_finite(
 
 
 def with_nan(truth: Structure, values: Values, trained: Sequence[str], seed: int) -> tuple[Values, int] | None:
-    """The values with NaN in one entry of one unit's kernel, and the unit."""
+    """Returns the values with NaN in one entry of one unit's kernel, and the unit. None if no kernel is trained."""
     rng = np.random.default_rng(seed + 11)
     may = np.concatenate([np.full(size, name in trained) for name, size in zip(truth.names, truth.sizes, strict=True)])
     units = np.flatnonzero((truth.columns & may).any(1))

@@ -1,4 +1,4 @@
-"""Makes a failing program smaller, and prints it as a script that needs no fuzzer."""
+"""Shrinks a failing program."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,7 +10,7 @@ SIMPLER = {"kernel": (), "plain": (), "nonlinear": ("relu", "tanh")}
 
 
 def shrunk(program: Program, fails: Callable[[Program], bool], attempts: int = 300) -> Program:
-    """A smaller program that still fails. `fails` must be true of the program."""
+    """Returns a smaller program that still fails. `fails(program)` must be true."""
     progress = True
     while progress and attempts > 0:
         progress = False
@@ -25,7 +25,7 @@ def shrunk(program: Program, fails: Callable[[Program], bool], attempts: int = 3
 
 
 def smaller(program: Program) -> Iterator[Program]:
-    """Programs with one thing less, the boldest first."""
+    """Yields simpler programs, each with one change, the largest simplifications first."""
     for group in ("outputs", "training_outputs"):
         chosen = getattr(program, group)
         for index in range(len(chosen)):
@@ -43,7 +43,7 @@ def smaller(program: Program) -> Iterator[Program]:
 
 
 def _plainer(program: Program, index: int, node: Node) -> Iterator[Program]:
-    """The program with one node in a simpler form."""
+    """Yields the program with one node in a simpler form."""
 
     def changed(new: Node) -> Program:
         return without_dead_nodes(replace(program, nodes=(*program.nodes[:index], new, *program.nodes[index + 1 :])))

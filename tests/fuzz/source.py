@@ -1,4 +1,4 @@
-"""From a program to code: a plain function or module, and a copy with taps that the oracles run."""
+"""Renders a program as code: a plain function or module, and a copy with taps that the oracles run."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -60,7 +60,7 @@ def _fields(node: Node) -> dict[str, Any]:
 
 
 def plain_lines(program: Program, framework: Framework) -> list[str]:
-    """The lines of the network without taps. The last one returns."""
+    """Returns the lines of the network without taps. The last line is the return statement."""
     names = _names(program, jax_access if framework == "jax" else module_access)
     lines, late = [], _training_only(program)
     for index, node in enumerate(program.nodes):
@@ -80,7 +80,7 @@ def plain_lines(program: Program, framework: Framework) -> list[str]:
 
 
 def _training_only(program: Program) -> list[int]:
-    """The nodes that only the outputs of training mode need."""
+    """Returns the nodes that only the outputs of training mode need."""
     needed = set(program.outputs) | {0}
     for index in reversed(range(len(program.nodes))):
         if index in needed:
@@ -89,7 +89,7 @@ def _training_only(program: Program) -> list[int]:
 
 
 def tapped_source(program: Program) -> str:
-    """`tapped(p, x, T)` in PyTorch, which calls `T` at every kernel and every nonlinearity."""
+    """Returns the source of `tapped(p, x, T)` in PyTorch, which calls `T` at every kernel and every nonlinearity."""
     names = _names(program, plain_access)
     lines = []
     for index, node in enumerate(program.nodes):
@@ -120,12 +120,12 @@ def _tapped(index: int, node: Node, names: list[str], batched_arguments: bool) -
 
 
 def jax_source(program: Program) -> str:
-    """`apply(p, x)`. `C` holds the constants."""
+    """Returns the source of `apply(p, x)`. `C` holds the constants."""
     return "def apply(p, x):\n    " + "\n    ".join(plain_lines(program, "jax")) + "\n"
 
 
 def torch_source(program: Program) -> str:
-    """`Network`, a module whose parameters and buffers are zeros until they are loaded."""
+    """Returns the source of a module `Network`. Its parameters and buffers are zeros until they are loaded."""
     declared, built = [], set()
     for index, node in enumerate(program.nodes):
         if node.is_parameter and "." not in node.attrs["name"]:

@@ -1,4 +1,4 @@
-"""What feeds and reads every unit of a program, from derivatives of a smooth stand-in. The tracer is not used."""
+"""Finds what feeds and reads every unit of a program from derivatives of a smooth copy, without the tracer."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -21,9 +21,9 @@ TINY = 1e-9
 
 @dataclass(frozen=True)
 class Reading:
-    """A value that a kernel reads, or an output: what each element without the batch axis depends on.
+    """The dependencies of a value that a kernel reads, or of an output, per element (without the batch axis).
 
-    `read_by` are the entries that multiply each element.
+    `read_by` marks the entries that multiply each element.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Structure:
-    """The truth about a program in one mode. Entries of all parameters are numbered one after the other."""
+    """The true dependencies of a program in one mode. Entries of all parameters are numbered consecutively."""
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -46,26 +46,26 @@ class Structure:
     readings: tuple[Reading, ...]
     activations: tuple[Table, ...]  # [elements, units] for every nonlinearity
     shapes: Mapping[str, tuple[int, ...]]  # of the parameters
-    axes: Mapping[str, tuple[int, ...]]  # the axes of a kernel's result that number its units
-    unit_shapes: Mapping[str, tuple[int, ...]]  # its units, broadcast to its rank
+    axes: Mapping[str, tuple[int, ...]]  # axes of a kernel's result along which its units lie
+    unit_shapes: Mapping[str, tuple[int, ...]]  # shape of the units, with the result's rank
 
     def activations_of(self, unit: int) -> list[Table]:
-        """For every nonlinearity, the elements of its result that depend on a unit."""
+        """Returns, for every nonlinearity, a mask of the result's elements that depend on a unit."""
         return [units[:, unit] for units in self.activations]
 
     def of(self, name: str) -> slice:
-        """The entries of one parameter."""
+        """Returns the slice of one parameter's entries."""
         start = sum(self.sizes[: self.names.index(name)])
         return slice(start, start + self.sizes[self.names.index(name)])
 
 
 def soft(*values: Tensor) -> Tensor:
-    """A smooth function that depends on each element of each value."""
+    """Returns a smooth function of the values that depends on each element of each value."""
     return sum((1 + 0.1 * index) * value + 0.1 * value * value for index, value in enumerate(values))
 
 
 def blend(value: Tensor) -> Tensor:
-    """A value that depends on all elements along the last axis."""
+    """Returns a value whose every element depends on all elements along the last axis."""
     return value + 0.1 * value.sum(-1, keepdim=True) + 0.05 * torch.flip(value, (-1,)) ** 2
 
 
@@ -92,7 +92,7 @@ class Loops:
         return h
 
     def complex(self, name: str, x: Any, real: Any, imaginary: Any) -> Any:
-        """The absolute value of a product with a complex kernel. Its two halves are units of one neuron."""
+        """Returns the modulus of a product with a complex kernel. Real and imaginary parts are units of one neuron."""
         read = self.r(name, x)
         a, b = self.z(f"{name}r", read @ real), self.z(f"{name}i", read @ imaginary)
         return self.a(name, lambda: torch.sqrt(a * a + b * b), [a + 0.7 * b], lambda: None)
@@ -105,7 +105,7 @@ class Loops:
         return self.gated(self.a(name, lambda: torch.softmax(logits, -1), [logits], smooth) @ values)
 
     def drawn(self, kind: str, key: int, value: Any) -> Any:
-        """Constants in place of random numbers."""
+        """Returns constants in place of random numbers."""
         return torch.full_like(value, 0.7 if kind == "rows" else 1.0)
 
     def while_layers(self, name: str, h: Any, w: Any) -> Any:
@@ -115,7 +115,7 @@ class Loops:
         return h
 
     def gated(self, value: Any) -> Any:
-        """Marks a product of activations."""
+        """Marks a value as a product of activations and returns it."""
         return value
 
     def _layer(self, name: str, h: Any, w: Any) -> Any:
@@ -124,7 +124,7 @@ class Loops:
 
 
 class Cutter(Loops):
-    """Runs a program in pieces: what a kernel reads is a new random value, and so is every activation if `cut`."""
+    """Runs a program in pieces: replaces each kernel input, and with `cut` each activation, by a new random leaf."""
 
     generic = True
 
@@ -175,7 +175,7 @@ class Cutter(Loops):
 
 
 def still_read(program: Program, values: Values, training: bool) -> list[Table]:
-    """For every value that a kernel reads, which of its elements reach a kernel's result with these parameters."""
+    """Returns, for every kernel input, a mask of the elements that affect a kernel's result with these parameters."""
     pieces = Cutter(True, training, 4)
     p = {name: torch.from_numpy(value).double().requires_grad_() for name, value in values.items()}
     x = 0.5 + torch.rand((3, *program.nodes[0].shape), generator=pieces.random, dtype=torch.float64)
@@ -193,14 +193,14 @@ def _total(pieces: Cutter) -> Tensor:
 
 
 def compiled(program: Program) -> Callable[..., list[Tensor]]:
-    """The program with taps, as a PyTorch function `tapped(p, x, T)`."""
+    """Returns the program with taps, as a PyTorch function `tapped(p, x, T)`."""
     space: dict[str, Any] = {"torch": torch, "F": F, "soft": soft, "blend": blend}
     exec(compile(tapped_source(program), "<tapped>", "exec"), space)
     return space["tapped"]
 
 
 def structure(program: Program, training: bool = False) -> Structure:
-    """The truth about a program, from two runs: one cut at kernels only, one also at nonlinearities."""
+    """Returns the true dependencies of a program, from one run cut at kernels and one also cut at nonlinearities."""
     tapped = compiled(program)
     random = torch.Generator().manual_seed(1)
     p = {
@@ -251,14 +251,14 @@ class _Units:
         return tuple((name, index) for name, count in self.counts.items() for index in range(count))
 
     def by_unit(self, name: str, derivative: Tensor) -> Tensor:
-        """[elements, *z's shape] to [elements, units of z]."""
+        """Reduces [elements, *shape of z] to [elements, units of z]."""
         axes = [1 + axis % (derivative.ndim - 1) for axis in self.axes[name]]
         rest = [axis for axis in range(1, derivative.ndim) if axis not in axes]
         moved = derivative.abs().permute(0, *axes, *rest)
         return moved.reshape(len(derivative), self.counts[name], -1).sum(-1)
 
     def identity(self, name: str, z: Tensor) -> Table:
-        """Which unit each element of z (without the batch) is: [elements, all units]."""
+        """Returns a mask [elements, all units] of the unit that each element of z (without the batch) belongs to."""
         numbers = torch.arange(self.counts[name], dtype=torch.float64)
         own = numbers.reshape(self.shapes[name]).expand(z.shape)[0].reshape(-1).long().numpy() + self.starts[name]
         return np.arange(self.total) == own[:, None]
@@ -280,14 +280,14 @@ def _units(program: Program, cutter: Cutter) -> _Units:
 
 
 class _Derivatives:
-    """Which units and entries each element of a value depends on."""
+    """Computes which units and entries each element of a value depends on."""
 
     def __init__(self, leaves: list[Tensor], units: _Units, products: list[Tensor]) -> None:
         self.leaves, self.units, self.products = leaves, units, products
         self.entries = sum(leaf.numel() for leaf in leaves)
 
     def of(self, value: Tensor, zs: list[tuple[str, Tensor]], x: Tensor) -> tuple[Table, Table, Table, Table]:
-        """[elements, units], [elements, entries], and which elements depend on the input, and on a product."""
+        """Returns masks of dependencies per element: on units, on entries, on the input, and on a product."""
         flat = value.reshape(len(value), -1)
         flat = (flat.real + 0.7 * flat.imag if flat.is_complex() else flat).T @ torch.tensor(
             [1.0, 0.7, 1.3], dtype=torch.float64
@@ -323,7 +323,7 @@ class _Derivatives:
         return (torch.cat(rows, 1) > TINY).numpy() if rows else np.zeros((count, 0), bool)
 
     def second(self, pieces: Cutter) -> list[Table]:
-        """For every value that a kernel reads, the entries that multiply each of its elements."""
+        """Returns, for every kernel input, a mask of the entries that multiply each element."""
         total, found = _total(pieces), []
         leaves = [leaf for _, _, leaf in pieces.reads]
         for leaf, first in zip(
@@ -342,6 +342,6 @@ class _Derivatives:
 
 
 def weighted(z: Tensor) -> Tensor:
-    """A sum with a different weight for each element."""
+    """Returns a sum with a different weight for each element."""
     weights = (1 + 0.37 * torch.arange(z.numel(), dtype=torch.float64) % 1.9).reshape(z.shape)
     return ((z.real + 0.6 * z.imag if z.is_complex() else z) * weights).sum()

@@ -1,4 +1,4 @@
-"""Runs a program with taps, in PyTorch, at real values: which values are zero, and what a unit still reaches."""
+"""Runs a program with taps in PyTorch, to find which values are zero and whether outputs depend on a unit."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,11 +11,11 @@ from .oracles import Failure, judge_outputs, recycled_units
 from .program import BATCH_STATISTICS, Program, Values
 from .structure import Loops, Structure, Table, compiled
 
-Draw = Callable[[str, int, tuple[int, ...]], np.ndarray]  # a kind of random numbers, a key, a shape
+Draw = Callable[[str, int, tuple[int, ...]], np.ndarray]  # (kind of random numbers, key, shape) -> numbers
 
 
 class Recorder(Loops):
-    """Records what kernels read, and moves chosen units."""
+    """Records kernel inputs and activations, and adds `moves` to the pre-activations of units."""
 
     generic = False
     tanh, relu = staticmethod(torch.tanh), staticmethod(torch.relu)
@@ -28,7 +28,7 @@ class Recorder(Loops):
         draw: Draw | None = None,
         rounding: float = 0.0,
     ) -> None:
-        self.rounding = rounding  # by which every pre-activation is off, as in another compilation
+        self.rounding = rounding  # relative error added to every pre-activation, as in another compilation
         self.random, self.draw = torch.Generator().manual_seed(seed), draw
         self.moves, self.training = moves or {}, training
         self.reads, self.activations = list[Tensor](), list[Tensor]()
@@ -47,7 +47,7 @@ class Recorder(Loops):
         return result
 
     def drawn(self, kind: str, key: int, value: Tensor) -> Tensor:
-        """Random numbers that the network itself draws; constants if `draw` can't draw the same."""
+        """Returns the random numbers that the network draws, or constants if `draw` can't reproduce them."""
         if self.draw is None:
             return super().drawn(kind, key, value)
         return torch.from_numpy(self.draw(kind, key, tuple(value.shape))).to(value)
@@ -68,16 +68,16 @@ class Recorder(Loops):
 
 
 def run(program: Program, values: Values, batch: np.ndarray, recorder: Recorder) -> list[np.ndarray]:
-    """The outputs of a program, those of training mode included."""
+    """Returns the outputs of a program, including those of training mode."""
     p = {name: torch.from_numpy(value) for name, value in values.items()}
     with torch.no_grad():
         return [output.numpy() for output in compiled(program)(p, torch.from_numpy(batch), recorder)]
 
 
 class Observed(NamedTuple):
-    """Values of a run, each [batch, elements]: what kernels read and the outputs, and the results of nonlinearities.
+    """Values of a run, each [batch, elements]: `ends` are kernel inputs and outputs, `activations` of nonlinearities.
 
-    `zero` says which elements of `ends` are 0 on the whole batch.
+    `zero` masks the elements of `ends` that are 0 on the whole batch.
     """
 
     ends: list[np.ndarray]
@@ -89,7 +89,7 @@ def observed(
     program: Program, values: Values, batch: np.ndarray, tiny: float = 0.0, training: bool = False, seed: int = 0,
     draw: Draw | None = None,
 ) -> Observed:  # fmt: skip
-    """The values of a run. XLA sets numbers below `tiny` to 0."""
+    """Returns the values of a run. `zero` counts numbers up to `tiny` as 0, because XLA flushes them to 0."""
     recorder = Recorder(training=training, seed=seed, draw=draw)
     outputs = run(program, values, batch, recorder)
     ends = [np.reshape(np.asarray(value), (len(value), -1)) for value in (*recorder.reads, *outputs)]
@@ -98,9 +98,9 @@ def observed(
 
 
 def hangs_on_rounding(program: Program, values: Values, batch: np.ndarray, seen: Observed, **options: Any) -> bool:
-    """Whether rounding decides on what is 0, so that another compilation may say otherwise.
+    """Whether rounding decides which values are 0, so that another compilation may give other zeros.
 
-    A neuron may be the same on all samples and meet the mean of the batch, or a sigmoid be as small as numbers get.
+    Examples: a constant neuron from which the batch mean is subtracted, or a sigmoid that almost underflows.
     """
     if any(((value != 0) & (np.abs(value) < 1e-30)).any() for value in (*seen.ends, *seen.activations)):
         return True
@@ -117,7 +117,7 @@ def judge_moves(
     program: Program, truths: Sequence[Structure], modes: Sequence[bool], before: Values, new: Values, donor: Values,
     batch: np.ndarray,
 ) -> list[Failure]:  # fmt: skip
-    """No output depends on a recycled unit any more, however far its pre-activation is moved."""
+    """Checks that no output depends on a recycled unit, by moving the unit's pre-activation."""
     recycled = recycled_units(truths[0], before, new, donor)
     if not recycled.any():
         return []
@@ -129,7 +129,7 @@ def judge_moves(
 
 
 def unit_moves(truth: Structure, recycled: np.ndarray) -> dict[str, np.ndarray]:
-    """What to add to the result of each kernel."""
+    """Returns the numbers to add to each kernel's result, by the kernel's name."""
     rng = np.random.default_rng(5)
     signs = np.where(rng.random(len(recycled)) < 0.7, 1, -1)
     sizes = np.where(recycled, rng.uniform(15, 25, len(recycled)) * signs, 0)

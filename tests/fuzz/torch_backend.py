@@ -1,4 +1,4 @@
-"""Runs one program in PyTorch: trace, recycle at tau = 0 in place, and judge, in both modes."""
+"""Runs one program in PyTorch: traces it, recycles in place at tau = 0, and checks the result in both modes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,7 +47,7 @@ def module_class(program: Program) -> type[nn.Module]:
 
 
 def load(module: nn.Module, values: Values) -> nn.Module:
-    """The module with these values in its parameters, buffers and constants."""
+    """Loads values into a module's parameters, buffers and constants. Returns the module."""
     for name, value in values.items():
         owner, _, last = name.rpartition(".")
         leaf = getattr(module.get_submodule(owner), last)
@@ -64,7 +64,7 @@ def state_of(module: nn.Module, names: Sequence[str]) -> Values:
 
 
 def outputs_of(module: nn.Module, batch: torch.Tensor, training: bool) -> list[np.ndarray]:
-    """The outputs in one mode, at a fixed seed. Running statistics are put back."""
+    """Returns the outputs in one mode, at a fixed seed. Restores running statistics."""
     kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
     was = module.training
     module.train(training)
@@ -78,7 +78,7 @@ def outputs_of(module: nn.Module, batch: torch.Tensor, training: bool) -> list[n
 
 
 def run_torch(program: Program) -> Outcome:
-    """What becomes of a program, with every promise that does not hold."""
+    """Returns the outcome of a program, with all its failures."""
     modes = [False, True] if program.training_outputs or program.operations & TRAINING_OPS else [False]
     truths = [structure(program, training) for training in modes]
     shapes = {name: node.shape for name, node in program.parameters.items()}
@@ -131,7 +131,7 @@ def run_torch(program: Program) -> Outcome:
     for training, old in zip((False, True), first, strict=True):
         kind = f"outputs moved in {'training' if training else 'evaluation'} mode"
         if not known or (training and woken(program, truths[-1], before, new, donor, batch.numpy())):
-            continue  # noise wakes a unit that is silent without
+            continue  # noise activates a unit that is otherwise silent
         fails += judge_outputs(kind, old, outputs_of(module, batch, training))
     fails += judge_entries(truths, before, new, donor, trained, seen.zero if known else None)
     fails += judge_moves(program, truths, modes, before, new, donor, batch.numpy())
@@ -151,7 +151,7 @@ def run_torch(program: Program) -> Outcome:
 
 
 def woken(program: Program, truth: Structure, before: Values, new: Values, donor: Values, batch: np.ndarray) -> bool:
-    """Whether training mode's noise wakes a recycled unit, or may do so where no nonlinearity follows."""
+    """Whether noise in training mode activates a recycled unit, or may if no nonlinearity follows the unit."""
     recycled = recycled_units(truth, before, new, donor)
     if not recycled.any() or not program.operations & {"train_noise", "noisy_dense"}:
         return False
@@ -162,7 +162,7 @@ def woken(program: Program, truth: Structure, before: Values, new: Values, donor
 
 
 def with_moments(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer after one step of size zero, so that every parameter has state."""
+    """Returns the optimizer after one step of size zero, so that every parameter has state."""
     leaves = [leaf for group in optimizer.param_groups for leaf in group["params"]]
     kept = [leaf.detach().clone() for leaf in leaves]
     for leaf in leaves:
@@ -198,7 +198,7 @@ def _left_alone(before: dict[str, Any], module: nn.Module) -> list[Failure]:
 
 
 def judge_moments(module: nn.Module, optimizer: Any, moments: Any, before: Values, new: Values) -> list[Failure]:
-    """Changed entries have a new weight's optimizer state, and no other entry's state changed."""
+    """Checks that changed entries have the optimizer state of a new weight, and all other entries keep their state."""
     names = {id(leaf): name for name, leaf in module.named_parameters()}
     for leaf, old in moments.items():
         if isinstance(optimizer, torch.optim.Adafactor):
@@ -207,7 +207,7 @@ def judge_moments(module: nn.Module, optimizer: Any, moments: Any, before: Value
         if name is None or name not in before:
             continue
         changed = before[name] != new[name]
-        sure = changed | (before[name] != 0)  # an entry that was 0 may have been set to 0 again
+        sure = changed | (before[name] != 0)  # recycling may have set an entry from 0 to 0
         for key, value in old.items():
             now = optimizer.state[leaf][key]
             if value.shape != leaf.shape:

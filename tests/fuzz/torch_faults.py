@@ -1,4 +1,4 @@
-"""Faults planted into the code of the tracer in PyTorch, in place of one of its functions."""
+"""Faults of the PyTorch tracer: faulty functions that replace the tracer's own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class CodeFault:
-    """A fault: what is wrong, the function that is replaced, and what replaces it."""
+    """A fault: its description, the function that it replaces, and the faulty function."""
 
     text: str
     module: str
@@ -17,13 +17,13 @@ class CodeFault:
 
 TORCH_FAULTS = {
     "mixed neurons are added": CodeFault(
-        "A layer to which values are added whose neurons can't be told apart is recycled.",
+        "A layer is recycled although values with mixed neurons are added to it.",
         "dormant.torch.rules.arithmetic",
         "_foreign",
         lambda notes, values, found: "",
     ),
     "branches are not looked for": CodeFault(
-        "A branch that Python takes on a value is followed one way only.",
+        "Python branches that depend on values are ignored.",
         "dormant.torch.tracing",
         "branches",
         lambda first, again: [],
@@ -35,7 +35,7 @@ TORCH_FAULTS = {
         lambda self, verb, name, owners: None,
     ),
     "writes in place are not seen": CodeFault(
-        "What is written into a tensor in place is not known afterwards.",
+        "In-place writes are ignored.",
         "dormant.torch.tracing",
         "_written",
         lambda func, args, kwargs: [],

@@ -1,4 +1,4 @@
-"""Operations that only PyTorch programs have: branches, rows picked by an index, writes in place, other modules."""
+"""Operations of PyTorch programs only: branches, rows chosen by an index, in-place writes, modules."""
 
 from .operation import Op
 

@@ -1,4 +1,4 @@
-"""Kernels and biases that are parameters, or computed from parameters."""
+"""Adds kernels and biases that are parameters, or are computed from parameters."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def kernel_value(b: "Builder", shape: tuple[int, int]) -> int:
-    """A kernel of this shape."""
+    """Adds a kernel of this shape and returns its node."""
     torch = b.framework == "torch"
     kind = b.pick(
         {"plain": 30, "sum": 1, "low_rank": 1.5, "mask": 1.5, "times": 1, "stop": 0.5, "swap": 1.5, "vector": 1,
@@ -65,7 +65,7 @@ def _computed(b: "Builder", kind: str, rows: int, columns: int) -> int:
 
 
 def bias_value(b: "Builder", width: int) -> int:
-    """A bias of this width."""
+    """Adds a bias of this width and returns its node."""
     kind = b.pick(
         {"plain": 20, "times": 1, "sum": 1, "tanh": 0.7, "slice": 0.7, "product": 0.5, "mask": 0.5, "constant": 0.4,
          "reverse": 0.5, "neg": 0.5, "stop": 0.2, "exp": 0.2, "shared": 0.5, "concat": 0.4}

@@ -1,4 +1,4 @@
-"""A network in JAX and what dormant promises for it."""
+"""Test cases: a network in JAX, and whether each of its layers is recycled, coupled or measured only."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ FRACTIONS = np.random.default_rng(4).uniform(size=(6, 3)).astype(np.float32)
 
 @dataclass(frozen=True)
 class Case:
-    """A network and, for each hidden layer, its promise: see `promises`.
+    """A network and the expected result for each hidden layer (see `promises`).
 
-    A layer's name that ends with `+...` stands for merged layers, of which it names the first. `refused` is a part
-    of the error for a network that cannot be traced; `layers` then names its hidden layers. `agent` is the publication
-    of the agent that has this network. `build` returns apply and init.
+    The name `first+...` stands for merged layers that begin with `first`. `refused` is a part of the error for a
+    network that can't be traced; `layers` then names its hidden layers. `agent` is the publication of the agent that
+    uses this network. `build` returns apply and init.
     """
 
     name: str
@@ -38,13 +38,13 @@ class Case:
     framework: ClassVar[str] = "JAX"
 
     def trace(self) -> dormant.Wiring:
-        """The wiring, from a trace made now."""
+        """Traces the network and returns the wiring."""
         apply, init = self.build()
         return dormant.trace(apply, weights(shapes_of(init), seed=0), *self.inputs)
 
     @property
     def title(self) -> str:
-        """The name, with the agent's publication in brackets."""
+        """Returns the name, with the agent's publication in brackets."""
         return f"{self.name} ({self.agent})" if self.agent else self.name
 
 
@@ -55,30 +55,30 @@ def promises(
     awake: str = "",
     lost: str = "",
 ) -> dict[str, str]:
-    """The promise of each layer. Layers are names between spaces; `measured` maps a reason to layers.
+    """Returns each layer's expected result. Arguments are layer names between spaces; `measured` maps reasons to names.
 
-    Layers that are `awake` are recycled, coupled or not, but are not silent where all that feeds them is zero: a
-    cosine follows, or a normalisation without parameters. Layers that are `lost` are hidden layers that the trace
-    lists as measured only, or not at all. The name `...`, after all others, stands for any other layers.
+    Layers in `awake` are recycled (coupled or not), but are not silent if all their incoming entries are zero, because
+    a cosine or a normalisation without parameters follows. Hidden layers in `lost` are measured only, or not found by
+    the trace. The name `...`, after all others, stands for all other layers.
     """
     kinds = {"recycled": recycled, "coupled": coupled, "awake": awake, "lost": lost, **(measured or {})}
     return {name: promise for promise, names in kinds.items() for name in names.split()}
 
 
 def named(layer: str, name: str) -> bool:
-    """Whether a case's name is that of a layer; `lstm/ii+...` names merged layers by the first of them, `...` any."""
+    """Whether `name` in a case stands for a layer. `lstm/ii+...` stands for merged layers, and `...` for any layer."""
     if name == "...":
         return True
     return layer.startswith(name[:-3]) if name.endswith("+...") else layer == name
 
 
 def promise_of(layer: str, promised: Mapping[str, str]) -> str | None:
-    """The promise for a layer, or None if there is none."""
+    """Returns the expected result for a layer, or None if the case does not name it."""
     return next((promise for name, promise in promised.items() if named(layer, name)), None)
 
 
 def kept(promise: str | None, found: str) -> bool:
-    """Whether "recycled", "coupled", or the reasons why a layer is only measured, are what was promised."""
+    """Whether a layer's result ("recycled", "coupled" or reasons) agrees with the expected one."""
     if promise in ("awake", "lost"):
         return (found in ("recycled", "coupled")) == (promise == "awake")
     exact = promise in ("recycled", "coupled", None) or found in ("recycled", "coupled")
@@ -86,14 +86,14 @@ def kept(promise: str | None, found: str) -> bool:
 
 
 def matches(promised: Mapping[str, str], found: Mapping[str, str]) -> bool:
-    """Whether each layer that was found keeps its promise, and each promise has its layer."""
+    """Whether every layer has the expected result, and every expected layer was found."""
     listed = (name for name, promise in promised.items() if promise != "lost")
     every = all(any(named(layer, name) for layer in found) for name in listed)
     return every and all(kept(promise_of(layer, promised), what) for layer, what in found.items())
 
 
 def verdicts(layers: Iterable[Any]) -> dict[str, str]:
-    """For each layer of a wiring: "recycled", "coupled", or the reasons why it is only measured."""
+    """Returns, for each layer of a wiring, "recycled", "coupled" or the reasons why it is only measured."""
     safe = {True: "coupled", False: "recycled"}
     return {layer.name: "; ".join(layer.reasons) or safe[bool(layer.coupled_by)] for layer in layers}
 
@@ -108,7 +108,7 @@ def linen(
     refused: str = "",
     agent: str = "",
 ) -> Callable[[Callable[..., Any]], Case]:
-    """Decorates the body of a Flax network: from inputs to outputs, with layers made on the way."""
+    """Decorates the body of a Flax network (inputs to outputs, layers made inline). Returns a case."""
 
     def case(function: Callable[..., Any]) -> Case:
         return Case(
@@ -129,7 +129,7 @@ def by_hand(
     refused: str = "",
     agent: str = "",
 ) -> Callable[[Apply], Case]:
-    """Decorates a function of parameters and inputs; each parameter is called `w` in a dictionary of its own."""
+    """Decorates a function of parameters and inputs. Parameters are `params[name]["w"]`. Returns a case."""
 
     def init(key: jax.Array) -> Any:
         keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
@@ -142,27 +142,27 @@ def by_hand(
 
 
 def flax(module: nn.Module, *inputs: np.ndarray) -> Callable[[], tuple[Apply, Init]]:
-    """What builds a Flax module."""
+    """Returns a function that returns apply and init of a Flax module."""
     return lambda: (module.apply, lambda key: module.init(key, *inputs))
 
 
 def body(function: Callable[..., Any]) -> type[nn.Module]:
-    """A Flax module from the body of its call."""
+    """Returns a Flax module class whose `__call__` is `function`."""
     return type(function.__name__, (nn.Module,), {"__call__": nn.compact(lambda self, *inputs: function(*inputs))})
 
 
 def flat(x: jax.Array) -> jax.Array:
-    """Everything but the batch in one axis."""
+    """Flattens all axes but the batch."""
     return x.reshape(x.shape[0], -1)
 
 
 def shapes_of(init: Init) -> Any:
-    """The tree of shapes of the parameters that `init` returns."""
+    """Returns the tree of shapes of the parameters that `init` returns."""
     return jax.eval_shape(init, jax.random.key(0))
 
 
 def weights(shapes: Any, seed: int) -> Any:
-    """Random parameters of these shapes. NumPy draws them, which takes no compilation."""
+    """Returns random parameters of these shapes, drawn by NumPy to avoid compilation."""
     generator = np.random.default_rng(seed)
 
     def drawn(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from .case import ACTIONS, IMAGES, ROWS, Case, by_hand, flat, flax, linen, promises
 from .dense import members, stacked
 
-KEPT = np.random.default_rng(0).uniform(size=(6, 8)) < 0.9  # what dropout keeps
+KEPT = np.random.default_rng(0).uniform(size=(6, 8)) < 0.9  # mask of the units that dropout keeps
 
 
 def hidden(x, width, name, activation=nn.relu):
@@ -50,7 +50,7 @@ def d4pg(x, action):
 
 @linen("MPO, Gaussian policy", ROWS, recycled="dense2", coupled="dense1", agent="Abdolmaleki et al. 2018")
 def mpo(x):
-    """The lower triangle of a covariance's factor, with a positive diagonal."""
+    """Outputs the lower triangle of a covariance's Cholesky factor, with a positive diagonal."""
     x = nn.tanh(nn.LayerNorm()(nn.Dense(8, name="dense1")(x)))
     x = hidden(x, 8, "dense2", nn.elu)
     factor = nn.Dense(3, name="factor")(x)
@@ -111,7 +111,7 @@ def average_l1(x):
     agent="Fujimoto et al. 2023",
 )
 def td7(x, action):
-    """State and state-action embeddings enter the critic beside the projected input."""
+    """The critic reads state and state-action embeddings, and the projected input."""
     zs = average_l1(nn.Dense(6, name="zs2")(hidden(x, 8, "zs1", nn.elu)))
     zsa = nn.Dense(6, name="zsa2")(hidden(both(zs, action), 8, "zsa1", nn.elu))
     projected = average_l1(nn.Dense(8, name="q0")(both(x, action)))
@@ -162,7 +162,7 @@ class Scaler(nn.Module):
 
 
 class Lerp(nn.Module):
-    """A learned step from one vector to another, back on the sphere."""
+    """A learned interpolation between two vectors, projected back onto the sphere."""
 
     @nn.compact
     def __call__(self, x, y):
@@ -188,7 +188,7 @@ def simba_v2(x, action):
 
 
 def pixels(x):
-    """The encoder of DrQ-v2 and its relatives."""
+    """The encoder of DrQ-v2 and related agents."""
     for layer, stride in ((1, 2), (2, 1), (3, 1)):
         x = nn.relu(nn.Conv(4, (3, 3), stride, padding="VALID", name=f"conv{layer}")(x))
     return flat(x)
@@ -215,7 +215,7 @@ def drq_v2(x, action):
     agent="Laskin et al. 2020",
 )
 def curl(x):
-    """Each image against each other one; the encoder is also that of the actor."""
+    """Compares all pairs of images (contrastive loss). The actor shares the encoder."""
     z = nn.tanh(nn.LayerNorm()(nn.Dense(6, name="trunk")(pixels(x))))
     logits = nn.Dense(6, use_bias=False, name="similarity")(z) @ jax.lax.stop_gradient(z).T
     return logits - logits.max(1, keepdims=True), nn.Dense(2, name="actor2")(hidden(z, 8, "actor1"))
@@ -320,7 +320,7 @@ def mr_q(x, action):
     agent="Nachum et al. 2018",
 )
 def hiro(x):
-    """The higher policy's goal is a change of the observation, which the lower one reads."""
+    """The lower policy reads the higher policy's goal, a change of the observation."""
     goal = 2.0 * nn.tanh(nn.Dense(5, name="goal")(hidden(hidden(x, 8, "high1"), 8, "high2")))
     y = hidden(hidden(both(x, goal), 8, "low1"), 8, "low2")
     return nn.tanh(nn.Dense(2, name="mean")(y)), jnp.sqrt(jnp.square(x + goal - jnp.roll(x, -1, 0)).sum(-1))

@@ -53,13 +53,13 @@ class ConvolutionalCritic(nn.Module):
 
 
 def stacked(module: type[nn.Module], count: int = 2) -> nn.Module:
-    """Several modules with parameters of their own, mapped over one axis, on the same inputs."""
+    """Returns several copies of a module, with separate parameters, that are vmapped over the same inputs."""
     mapped = nn.vmap(module, in_axes=None, variable_axes={"params": 0}, split_rngs={"params": True}, axis_size=count)
     return mapped()
 
 
 def members(names: str, count: int = 2) -> str:
-    """The names of the layers of stacked modules."""
+    """Returns the layer names of stacked modules."""
     return " ".join(f"{name}[{member}]" for name in names.split() for member in range(count))
 
 

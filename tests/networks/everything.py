@@ -1,4 +1,4 @@
-"""All networks, in the order of their page."""
+"""All networks, in the order of docs/networks.md."""
 
 from collections.abc import Iterator
 from types import ModuleType
@@ -30,7 +30,7 @@ AnyCase = TypeVar("AnyCase", Case, TorchCase)
 
 
 def cases(kind: type[AnyCase], *rooms: ModuleType) -> tuple[AnyCase, ...]:
-    """The networks that are defined in these files."""
+    """Returns the networks that are defined in these modules."""
     return tuple(case for room in rooms for case in vars(room).values() if isinstance(case, kind))
 
 
@@ -52,26 +52,26 @@ TORCH = cases(TorchCase, torch_agents, torch_control, torch_models, torch_layers
 
 
 def foreign_jax() -> Iterator[Case]:
-    """The networks out of other JAX packages. Each package is imported when its network is built."""
+    """Yields the networks of other JAX packages. Imports a package when its network is built."""
     for name, make in jax_networks.NETWORKS.items():
         network = make()
         yield Case(name, lambda network=network: (network.apply, network.init), network.inputs, network.layers)
 
 
 def foreign_torch() -> Iterator[TorchCase]:
-    """The networks out of other PyTorch packages."""
+    """Yields the networks of other PyTorch packages."""
     for name, make in torch_networks.NETWORKS.items():
         module, inputs, layers = make()
         yield TorchCase(name, lambda module=module: module, inputs, promises(" ".join(layers)))
 
 
 def foreign_names() -> tuple[list[str], list[str]]:
-    """Their names, in JAX and in PyTorch. Nothing is built."""
+    """Returns the names of the networks of other packages, in JAX and in PyTorch, without building any."""
     return list(jax_networks.NETWORKS), list(torch_networks.NETWORKS)
 
 
 def everything() -> Iterator[Case | TorchCase]:
-    """Every network that the page lists."""
+    """Yields every network in docs/networks.md."""
     yield from JAX
     yield from foreign_jax()
     yield from TORCH

@@ -1,4 +1,4 @@
-"""Unusual ways from parameters to kernels in JAX, and networks of Flax NNX, Equinox and Haiku."""
+"""JAX networks with unusual kernels (computed, tied, stacked), and networks of Flax NNX, Equinox and Haiku."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Networks of agents that learn a model or plan, in JAX."""
+"""Networks of agents that plan or learn a model, in JAX."""
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ def hidden(x, width, name, activation=nn.relu):
 
 
 def planes(x, moves):
-    """A hidden state and a plane for each action, side by side."""
+    """Concatenates a hidden state with one plane per action."""
     moves = jnp.broadcast_to(moves[:, None, None], (*x.shape[:3], moves.shape[-1]))
     return jnp.concatenate([x, moves], -1)
 
@@ -57,7 +57,7 @@ def alpha_zero(x):
     agent="Schrittwieser et al. 2020",
 )
 def mu_zero(x, moves):
-    """Hidden states are scaled to [0, 1]."""
+    """Scales hidden states to [0, 1]."""
 
     def scaled(x):
         low, high = x.min((1, 2, 3), keepdims=True), x.max((1, 2, 3), keepdims=True)
@@ -95,7 +95,7 @@ def efficient_zero(x):
     agent="Antonoglou et al. 2022",
 )
 def stochastic_mu_zero(x, action):
-    """The code of the chance outcome is a hard choice with straight-through gradients."""
+    """The chance outcome is a one-hot code with straight-through gradients."""
     after = nn.Dense(6, name="after2")(hidden(jnp.concatenate([x, action], -1), 8, "after1"))
     logits = nn.Dense(4, name="encode2")(hidden(x, 8, "encode1"))
     soft = nn.softmax(logits)
@@ -158,7 +158,7 @@ def rssm(x):
     agent="Hafner et al. 2021",
 )
 def dreamer_v2(x, gumbel):
-    """Latents are one-hot samples with straight-through gradients, read by a GRU with LayerNorm."""
+    """Latents are one-hot samples with straight-through gradients. A GRU with LayerNorm reads them."""
     y = hidden(hidden(x, 8, "encode", nn.elu), 8, "post1", nn.elu)
     logits = nn.Dense(3 * 4, name="post2")(y).reshape(-1, 3, 4)
     soft = nn.softmax(logits)
@@ -184,7 +184,7 @@ def symlog(x):
     agent="Hafner et al. 2023",
 )
 def dreamer_v3(x):
-    """RMSNorm and SiLU, symlog inputs, and the expectation over bins of symexp."""
+    """Uses RMSNorm, SiLU and symlog inputs. The value is an expectation over symexp bins."""
 
     def layer(x, width, name):
         return nn.silu(nn.RMSNorm(name=f"{name}_norm")(nn.Dense(width, name=name)(x)))
@@ -230,7 +230,7 @@ def td_mpc(x, action):
     agent="Hansen et al. 2024",
 )
 def td_mpc2(x, action):
-    """A softmax over groups of four bounds the latent state."""
+    """A softmax over groups of four normalises the latent state."""
 
     def layer(x, width, name):
         return jax.nn.mish(nn.LayerNorm(name=f"{name}_norm")(nn.Dense(width, name=name)(x)))
@@ -265,7 +265,7 @@ def probabilistic_dynamics(x, action):
     agent="Tamar et al. 2016",
 )
 def value_iteration(x):
-    """One convolution, applied again and again, with a maximum over its channels."""
+    """Applies one convolution repeatedly, each time with a maximum over channels."""
     reward = nn.Conv(1, (1, 1), use_bias=False, name="reward")(nn.relu(nn.Conv(6, (3, 3), name="conv")(x)))
     plan = nn.Conv(4, (3, 3), use_bias=False, name="plan")
     value = jnp.zeros_like(reward)
@@ -282,7 +282,7 @@ def value_iteration(x):
     agent="Kaiser et al. 2020",
 )
 def simple(x, moves):
-    """The action scales every layer of the decoder."""
+    """The action gates the layers."""
 
     def conditioned(x, name):
         return x * nn.sigmoid(nn.Dense(x.shape[-1], name=name)(moves))[:, None, None]
@@ -326,7 +326,7 @@ def diamond(x, moves):
     agent="Micheli et al. 2023",
 )
 def vq_vae(x):
-    """Each place's vector is replaced by the nearest code, with straight-through gradients."""
+    """Replaces each position's vector by the nearest code, with straight-through gradients."""
     z = nn.Conv(4, (3, 3), 2, name="conv2")(nn.relu(nn.Conv(6, (3, 3), 2, name="conv1")(x)))
     codes = nn.Embed(5, 4, name="codes")
     distances = jnp.square(z[..., None, :] - codes.embedding).sum(-1)

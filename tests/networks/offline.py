@@ -1,4 +1,4 @@
-"""Networks of agents for offline data, several tasks and several players, in JAX."""
+"""Networks of offline, multi-task and multi-agent RL, in JAX."""
 
 import flax.linen as nn
 import jax
@@ -31,7 +31,7 @@ def iql(x, action):
     agent="Tarasov et al. 2023",
 )
 def rebrac(x, action):
-    """LayerNorm follows each activation."""
+    """Applies LayerNorm after each activation."""
     x = both(x, action)
     for layer in (1, 2):
         x = nn.LayerNorm(name=f"norm{layer}")(hidden(x, 8, f"dense{layer}"))
@@ -58,7 +58,7 @@ def bcq(x, action, noise):
 
 @linen("Diffusion-QL, denoiser", ROWS, ACTIONS, recycled="time1 time2 dense1 dense2 dense3", agent="Wang et al. 2023")
 def diffusion_ql(x, action):
-    """The step of the diffusion is embedded by sines and cosines; Mish throughout."""
+    """Embeds the diffusion step by sines and cosines. All activations are Mish."""
     step = jnp.arange(6.0)[:, None] * jnp.exp(-jnp.arange(4.0))
     step = jnp.concatenate([jnp.sin(step), jnp.cos(step)], -1)
     step = nn.Dense(4, name="time2")(hidden(step, 8, "time1", jax.nn.mish))
@@ -96,7 +96,7 @@ def idql(x, action):
     agent="Park et al. 2025",
 )
 def flow(x, action):
-    """Three Euler steps of one vector field."""
+    """Takes three Euler steps along one vector field."""
     layers = [nn.Dense(8, name="dense1"), nn.Dense(8, name="dense2"), nn.Dense(2, name="field")]
     for step in range(3):
         time = jnp.full((len(x), 1), step / 3)
@@ -148,7 +148,7 @@ def chosen_head(params, x):
     agent="Sun et al. 2022",
 )
 def paco(params, x):
-    """Each task's kernels are a mixture of shared ones."""
+    """Each task's kernels are a mixture of shared kernels."""
     x = jax.nn.relu(jnp.einsum("bi,bk,kio->bo", x, params["tasks"]["w"], params["set1"]["w"]))
     x = jax.nn.relu(jnp.einsum("bi,bk,kio->bo", x, params["tasks"]["w"], params["set2"]["w"]))
     return x @ params["out"]["w"]
@@ -161,7 +161,7 @@ def paco(params, x):
     agent="Yang et al. 2020",
 )
 def soft_modules(x):
-    """Weights of the task mix the modules of one layer into each of the next."""
+    """The task's weights mix the modules of each layer into the inputs of the next."""
     first = jnp.stack([hidden(x, 6, f"a{k}") for k in (1, 2)], 1)
     shares = nn.softmax(nn.Dense(4, name="routes")(one_hot_tasks(len(x))).reshape(-1, 2, 2))
     mixed = jnp.einsum("bij,bjf->bif", shares, first)
@@ -191,7 +191,7 @@ def care(x):
     agent="Sarafian et al. 2021",
 )
 def hypernetwork(x, action):
-    """The state makes the kernels through which the action goes."""
+    """The kernels that multiply the action are computed from the state."""
     y = hidden(hidden(x, 8, "hyper1"), 8, "hyper2")
     first = nn.Dense(2 * 6, name="kernel1")(y).reshape(-1, 2, 6)
     inner = nn.relu(jnp.einsum("bi,bio->bo", action, first) + nn.Dense(6, name="bias1")(y))
@@ -199,7 +199,7 @@ def hypernetwork(x, action):
 
 
 def agents(x, width=6):
-    """One network for every agent: [batch, agents, features] to values of actions."""
+    """Returns action values from [batch, agents, features]; all agents share one network."""
     return nn.Dense(3, name="values")(hidden(hidden(x, 8, "agent1"), width, "agent2"))
 
 
@@ -236,7 +236,7 @@ def coma(x):
     agent="Lowe et al. 2017",
 )
 def maddpg(x):
-    """Two agents with networks of their own; the critic reads all observations and actions."""
+    """Two agents with separate networks. The critic reads all observations and actions."""
     actions = [nn.tanh(nn.Dense(2, name=f"mean{k}")(hidden(x[:, k], 8, f"actor{k}"))) for k in (0, 1)]
     everything = jnp.concatenate([x[:, 0], x[:, 1], *actions], -1)
     return actions, nn.Dense(1, name="value")(hidden(hidden(everything, 8, "critic1"), 8, "critic2"))

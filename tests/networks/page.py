@@ -1,4 +1,4 @@
-"""Whether docs/networks.md has the line that docs/make_networks.py makes of a network."""
+"""Checks that docs/networks.md has the line that docs/make_networks.py writes for a network."""
 
 import runpy
 from pathlib import Path
@@ -26,4 +26,4 @@ def refused_on_the_page(case: Case, error: Exception) -> None:
 
 def _check(case: Case | TorchCase, outcome: Any) -> None:
     line = MAKER["row"](case, outcome, BEFORE[case.title, case.framework])
-    assert line in LINES, f"docs/networks.md is old, run make docs; it lacks\n{line}"
+    assert line in LINES, f"docs/networks.md is old, run make docs; this line is missing:\n{line}"

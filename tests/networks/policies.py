@@ -15,17 +15,17 @@ def hidden(x, width, name, activation=nn.relu):
 
 
 def lstm(x, width=6):
-    """An LSTM over the time axis of [batch, time, features]."""
+    """Returns the states of an LSTM over the time axis of [batch, time, features]."""
     return nn.RNN(nn.LSTMCell(width, name="lstm"))(x)
 
 
 def films(x):
-    """Images of `IMAGES` as films of two frames, encoded by one network."""
+    """Returns `IMAGES` as films of two frames, encoded by one network."""
     return x.reshape(2, 2, -1)
 
 
 def residual_stacks(x, after=lambda y, name: y):
-    """The convolutions of IMPALA's deep network."""
+    """Returns the output of the convolutions of IMPALA's deep network."""
     for stack in (1, 2):
         x = nn.max_pool(nn.Conv(4, (3, 3), name=f"conv{stack}")(x), (3, 3), (2, 2), "SAME")
         y = nn.Conv(4, (3, 3), name=f"first{stack}")(nn.relu(x))
@@ -138,7 +138,7 @@ def ppo_atari(x):
 
 
 class LogDeviation(nn.Module):
-    """A parameter for each action that does not depend on the observation."""
+    """One log standard deviation per action, independent of the observation."""
 
     @nn.compact
     def __call__(self, mean):
@@ -173,7 +173,7 @@ def daac(x):
     agent="Jaderberg et al. 2017",
 )
 def unreal(x):
-    """A dueling deconvolution beside policy and value."""
+    """A policy, and a dueling deconvolution for pixel control."""
     x = hidden(shallow(x), 16, "dense")
     planes = hidden(x, 32, "planes").reshape(-1, 4, 4, 2)
     value = nn.ConvTranspose(1, (3, 3), (2, 2), name="pixel_value")(planes)
@@ -199,7 +199,7 @@ def icm(x):
 
 @linen("PopArt-IMPALA, one value per task", ROWS, recycled="dense1 dense2", agent="Hessel et al. 2019")
 def pop_art(x):
-    """Normalised values are scaled and shifted by statistics of each task."""
+    """Scales and shifts normalised values by each task's statistics."""
     x = hidden(hidden(x, 8, "dense1"), 8, "dense2")
     values = nn.Dense(4, name="values")(x)
     return nn.Dense(ACTIONS, name="policy")(x), values * jnp.array([1.0, 2.0, 5.0, 0.1]) + jnp.arange(4.0)
@@ -213,7 +213,7 @@ def pop_art(x):
     agent="Vezhnevets et al. 2017",
 )
 def feudal(x):
-    """The worker's actions are embedded and multiplied with the manager's goal."""
+    """Multiplies the worker's action embeddings with the manager's goal."""
     x = hidden(x, 8, "perceive")
     goal = nn.RNN(nn.LSTMCell(6, name="manager"))(hidden(x, 6, "state"))
     goal = goal / jnp.sqrt(jnp.square(goal).sum(-1, keepdims=True) + 1e-6)
@@ -236,7 +236,7 @@ def rl_squared(x):
 
 @linen("MAPPO, normalised MLP", ROWS, measured={"not zero when silent": "dense1 dense2"}, agent="Yu et al. 2022")
 def mappo(x):
-    """LayerNorm of the observations and after each activation."""
+    """Applies LayerNorm to the observations and after each activation."""
     x = nn.LayerNorm(name="norm0")(x)
     for layer in (1, 2):
         x = nn.LayerNorm(name=f"norm{layer}")(hidden(x, 8, f"dense{layer}"))
@@ -277,7 +277,7 @@ def film(x):
     agent="Nikishin et al. 2023",
 )
 def plasticity_injection(x):
-    """The old head is kept, and the difference of a new head from its own start is added."""
+    """Adds the change of a new head since its initialisation to the old head's output."""
     x = hidden(x, 8, "dense")
     old = nn.Dense(ACTIONS, name="head2")(hidden(x, 8, "head1"))
     start = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)

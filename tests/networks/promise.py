@@ -1,4 +1,4 @@
-"""What "recycled: yes" promises, checked on one network without the tracer's own entries."""
+"""Checks on one network what "recycled: yes" promises: outputs and all other weights stay the same."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ SERIES = np.random.default_rng(1).normal(size=(4, 6, 5)).astype(np.float32)
 
 
 def initialiser(shapes, dtype=jnp.float32):
-    """`init(key)` of parameters with these shapes."""
+    """Returns a function `init(key)` for parameters with these shapes."""
 
     def init(key):
         keys = jax.random.split(key, len(shapes))
@@ -26,12 +26,12 @@ def initialiser(shapes, dtype=jnp.float32):
 
 
 def table(wiring):
-    """For each layer its width if it is recycled, else its reasons."""
+    """Returns, per layer, its width if it is recycled, else its reasons."""
     return {layer.name: layer.width if layer.recyclable else "; ".join(layer.reasons) for layer in wiring.layers}
 
 
 def check(apply, shapes, expected, x=X, dtype=jnp.float32, inputs=()):
-    """Raises AssertionError unless the layers are as expected, and what is recycled keeps its promises.
+    """Raises AssertionError unless the layers are as expected, and recycling keeps the outputs.
 
     `expected` maps each layer to its width if it is recycled, else to a part of the reason.
     """
@@ -47,7 +47,7 @@ def _check(apply, init, expected, inputs):
     for name, promise in expected.items():
         right = found[name] == promise if isinstance(promise, int) else promise in str(found[name])
         assert right, f"{name}: expected {promise}\n{wiring}"
-    one = dormant.trace(apply, params, *(leaf[:1] for leaf in inputs))  # a batch of one, measured on more
+    one = dormant.trace(apply, params, *(leaf[:1] for leaf in inputs))  # measured on larger batches
     assert table(one).keys() == found.keys(), f"with one sample:\n{one}"
     assert {layer.name: layer.width for layer in one.layers} == {layer.name: layer.width for layer in wiring.layers}
     for values in one.scores(params, *inputs).values():
@@ -73,7 +73,7 @@ def _check_recycling(apply, init, wiring, params, inputs):
         touched = np.broadcast_to(fed[name] | read[name], params[name].shape)
         np.testing.assert_array_equal(np.asarray(after.params[name])[~touched], np.asarray(params[name])[~touched])
         assert not np.asarray(after.params[name])[np.broadcast_to(read[name], params[name].shape)].any()
-    # What feeds a recycled neuron no longer matters: every path from it leads through zeros.
+    # Incoming weights of a recycled neuron no longer matter, because its outgoing weights are zero.
     other = init(jax.random.key(2))
     only_fed = {name: fed[name] & ~read[name] for name in params}
     moved = {name: jnp.where(only_fed[name], other[name], after.params[name]) for name in params}

@@ -36,7 +36,7 @@ def elman(x):
 
 @linen("convolutional LSTM", IMAGES, recycled="conv", measured={"summed": "lstm/ih+lstm/hh"}, agent="Guez et al. 2019")
 def drc(x):
-    """The core of DRC: two ticks of a convolutional LSTM on each frame."""
+    """The core of DRC: a convolutional LSTM that runs two steps per frame."""
     x = nn.relu(nn.Conv(4, (4, 4), 2, name="conv")(x))
     cell = nn.ConvLSTMCell(4, (3, 3), name="lstm")
     carry = (jnp.zeros((4, 6, 6, 4)), jnp.zeros((4, 6, 6, 4)))
@@ -72,7 +72,7 @@ def wave_net(x):
         y = nn.tanh(nn.Conv(6, (2,), name=f"filter{block}", **settings)(x))
         y = y * nn.sigmoid(nn.Conv(6, (2,), name=f"gate{block}", **settings)(x))
         skipped = skipped + nn.Conv(4, (1,), name=f"skip{block}")(y)
-        if block == 1:  # nothing reads the residual sum of the last block
+        if block == 1:  # the residual sum of the last block is not used
             x = x + nn.Conv(6, (1,), name="residual")(y)
     return nn.Conv(2, (1,), name="head")(nn.relu(skipped))
 
@@ -96,7 +96,7 @@ def snail(x):
 
 
 def affine(first, second):
-    """Joins two steps h -> a h + b of a linear recurrence."""
+    """Returns the composition of two steps h -> a h + b of a linear recurrence."""
     return first[0] * second[0], second[0] * first[1] + second[1]
 
 
@@ -107,7 +107,7 @@ def affine(first, second):
     recycled="b[0] c[0]+d",
 )
 def lru(params, x):
-    """Eigenvalues in the unit disc; the real part of the states is read."""
+    """A linear recurrence with eigenvalues in the unit disc. The head reads the real part of the states."""
     eigen = jnp.exp(-jnp.exp(params["radius"]["w"]) + 1j * params["phase"]["w"])
     b, c = (params[name]["w"][0] + 1j * params[name]["w"][1] for name in "bc")
     steps = jnp.broadcast_to(eigen, (*x.shape[:2], 6))
@@ -124,7 +124,7 @@ def lru(params, x):
     agent="Lu et al. 2023",
 )
 def s5(params, x):
-    """The state is forgotten where an episode begins; a gate of the output multiplies it."""
+    """Resets the state where an episode begins, and multiplies the output by a gate."""
     w = {name: leaf["w"] for name, leaf in params.items()}
     x = jax.nn.leaky_relu(x @ w["encode"])
     begins = jnp.arange(x.shape[1])[None, :, None] == 2

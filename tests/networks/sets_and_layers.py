@@ -22,7 +22,7 @@ def hidden(x, width, name, activation=nn.relu):
     agent="Wang et al. 2018",
 )
 def nerve_net(x):
-    """Rows are nodes; messages are summed at their receivers."""
+    """Rows are nodes. Sums messages at their receivers."""
     x = hidden(x, 6, "embed", nn.tanh)
     for step in (1, 2):
         pairs = jnp.concatenate([x[SENDERS], x[RECEIVERS]], -1)
@@ -55,7 +55,7 @@ def deep_sets(x):
 
 @linen("set attention with a mask", SEQUENCES, measured={"multiplied with": "dense score"})
 def masked_set(x):
-    """Elements beyond each set's length count for nothing."""
+    """A mask excludes the elements beyond each set's length."""
     length = jnp.array([4, 2, 3])
     present = jnp.arange(4) < length[:, None]
     x = hidden(x, 8, "dense")
@@ -101,7 +101,7 @@ def projected_resnet(x):
 
 @linen("spatial softmax of keypoints", IMAGES, awake="conv2", recycled="conv1 dense", agent="Levine et al. 2016")
 def spatial_softmax(x):
-    """Expected coordinates of each channel."""
+    """Outputs the expected coordinates of each channel."""
     x = nn.Conv(4, (3, 3), name="conv2")(nn.relu(nn.Conv(6, (3, 3), 2, name="conv1")(x)))
     attention = nn.softmax(x.reshape(len(x), 36, 4), 1)
     grid = jnp.stack(jnp.meshgrid(jnp.linspace(0, 1, 6), jnp.linspace(0, 1, 6)), -1).reshape(36, 2)
@@ -138,7 +138,7 @@ def siren(x):
 
 
 class Spline(nn.Module):
-    """A sum of learned functions of each input, as in Kolmogorov-Arnold networks, on a basis of bumps."""
+    """A sum of learned functions of the inputs, on a basis of bumps (Kolmogorov-Arnold networks)."""
 
     width: int
 
@@ -180,7 +180,7 @@ def experts(x):
     },
 )
 def switched(x):
-    """The whole batch goes to one expert, chosen by a `lax.switch`."""
+    """A `lax.switch` chooses one expert for the whole batch."""
     x = hidden(x, 8, "dense")
     kernels = [nn.Dense(6, name=name)(x) for name in "ab"]
     chosen = (x.sum() > 3).astype(jnp.int32)

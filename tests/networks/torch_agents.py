@@ -11,7 +11,7 @@ FRACTIONS = drawn(4, 4, 3).abs()
 
 
 def nature() -> nn.Sequential:
-    """The convolutions of the Nature CNN for 12 x 12 images, flattened to 24 features."""
+    """Returns the convolutions of the Nature CNN for 12 x 12 images, flattened to 24 features."""
     convolutions = [nn.Conv2d(3, 8, 4, 2), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 2), nn.ReLU()]
     return nn.Sequential(*convolutions, nn.Flatten())
 
@@ -176,7 +176,7 @@ def a3c():
 
 
 class Residual(nn.Module):
-    """A stack of IMPALA's deep network: convolution, pooling, residual block."""
+    """One stack of IMPALA's deep network: convolution, pooling, residual block."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -331,7 +331,7 @@ def option_critic():
     agent="Nikishin et al. 2023",
 )
 def plasticity_injection():
-    """A frozen copy of the new head is subtracted from it."""
+    """Subtracts a frozen copy of the new head from the new head."""
 
     def forward(s, x):
         x = F.relu(s.dense(x))

@@ -1,4 +1,4 @@
-"""A network in PyTorch and what dormant promises for it."""
+"""Test cases: a module in PyTorch, and whether each of its layers is recycled, coupled or measured only."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ ACTIONS = drawn(3, 6, 2)
 
 
 class Net(nn.Module):
-    """A function of named layers: `forward(layers, *inputs)`."""
+    """A module from named layers and a function `forward(layers, *inputs)`."""
 
     def __init__(self, function: Callable[..., Any], **layers: nn.Module | nn.Parameter) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Net(nn.Module):
 
 
 def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Dense layers with an activation after each but the last."""
+    """Returns dense layers with an activation after all but the last."""
     pairs = pairwise(widths)
     layers = [layer for one, other in pairs for layer in (nn.Linear(one, other), activation())]
     return nn.Sequential(*layers[:-1])
@@ -47,7 +47,7 @@ def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
 class TorchCase:
     """A module and, for each hidden layer, "recycled", "coupled" or a part of the reason why it is only measured.
 
-    `agent` is the publication of the agent that has this network.
+    `agent` is the publication of the agent that uses this network.
     """
 
     name: str
@@ -58,17 +58,17 @@ class TorchCase:
     framework: ClassVar[str] = "PyTorch"
 
     def module(self, seed: int = 0) -> nn.Module:
-        """A module with weights that depend on the seed alone."""
+        """Returns a module whose weights depend only on the seed."""
         torch.manual_seed(seed)
         return self.build()
 
     def trace(self) -> dormant.torch.wiring.Wiring:
-        """The wiring, from a trace made now."""
+        """Traces the module and returns the wiring."""
         return dormant.torch.trace(self.module(), *self.inputs)
 
     @property
     def title(self) -> str:
-        """The name, with the agent's publication in brackets."""
+        """Returns the name, with the agent's publication in brackets."""
         return f"{self.name} ({self.agent})" if self.agent else self.name
 
 
@@ -82,7 +82,7 @@ def module(
     lost: str = "",
     agent: str = "",
 ) -> Callable[[Callable[[], nn.Module]], TorchCase]:
-    """Decorates a function that builds a module."""
+    """Decorates a function that builds a module. Returns a case."""
 
     def case(build: Callable[[], nn.Module]) -> TorchCase:
         return TorchCase(name, build, inputs, promises(recycled, coupled, measured, awake, lost), agent)

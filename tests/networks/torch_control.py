@@ -1,4 +1,4 @@
-"""Networks of agents for continuous control and offline data, in PyTorch."""
+"""Networks of agents for continuous control and offline RL, in PyTorch."""
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ def both(*parts):
 
 
 def on_both(network: nn.Module) -> nn.Module:
-    """A critic of observation and action."""
+    """Returns a module that applies `network` to the concatenated observation and action."""
     return Net(lambda s, x, action: s.q(both(x, action)), q=network)
 
 
@@ -64,7 +64,7 @@ def d4pg():
 
 
 class BatchedLinear(nn.Module):
-    """Dense layers of all members of an ensemble in one product."""
+    """The dense layers of all ensemble members, computed in one product."""
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Networks of agents that learn a model, of several players and of several tasks, in PyTorch."""
+"""Networks of model-based, multi-agent and multi-task RL, in PyTorch."""
 
 import torch
 from torch import nn

@@ -12,7 +12,7 @@ NOISE = np.random.default_rng(5).normal(size=(2, 64)).astype(np.float32)
 
 
 def nature(x):
-    """The convolutions of the Nature CNN, flattened."""
+    """Returns the flattened output of the Nature CNN's convolutions."""
     for name, features, size, stride in (("conv1", 8, 4, 2), ("conv2", 6, 3, 1), ("conv3", 6, 3, 1)):
         x = nn.relu(nn.Conv(features, (size, size), stride, padding="VALID", name=name)(x))
     return flat(x)
@@ -78,7 +78,7 @@ def fqf(x):
 
 
 class Noisy(nn.Module):
-    """A dense layer with factorised Gaussian noise (Fortunato et al. 2018), made of rows of `noise`."""
+    """A dense layer with factorised Gaussian noise (Fortunato et al. 2018) from the rows of `noise`."""
 
     width: int
 
@@ -126,7 +126,7 @@ def data_efficient_rainbow(x):
     agent="Osband et al. 2018",
 )
 def random_prior(x):
-    """Heads on a shared trunk, and a prior whose constant weights are not among the parameters."""
+    """Heads on a shared trunk, plus a prior with constant weights that are not parameters."""
     shapes = (432, 8), (8, 2 * ACTIONS)
     constants = [0.1 * np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in shapes]
     prior = nn.relu(flat(x) @ constants[0]) @ constants[1]
@@ -161,7 +161,7 @@ def pqn(x):
 
 @linen("Stream Q(lambda)", IMAGES, awake="conv1 conv2 dense", agent="Elsayed et al. 2024")
 def stream_q(x):
-    """LayerNorm over all of an image, without parameters, and leaky ReLU."""
+    """Uses leaky ReLU, and LayerNorm without parameters over a whole image."""
     norm = nn.LayerNorm(use_bias=False, use_scale=False, reduction_axes=(1, 2, 3))
     x = nn.leaky_relu(norm(nn.Conv(6, (5, 5), 3, name="conv1")(x)))
     x = nn.leaky_relu(norm(nn.Conv(6, (3, 3), 2, name="conv2")(x)))
@@ -210,7 +210,7 @@ def bbf(x):
     agent="Schwarzer et al. 2021",
 )
 def spr(x):
-    """Latents are scaled to [0, 1] per sample; the model takes the action as planes."""
+    """Scales latents to [0, 1] per sample. The model reads the action as planes."""
 
     def scaled(x):
         low, high = x.min((1, 2, 3), keepdims=True), x.max((1, 2, 3), keepdims=True)
@@ -228,7 +228,7 @@ def spr(x):
 
 @linen("RND, predictor", IMAGES, recycled="conv dense", agent="Burda et al. 2019")
 def rnd(x):
-    """The target network has constant weights that are not among the parameters."""
+    """The target network has constant weights that are not parameters."""
     target = nn.leaky_relu(flat(x) @ np.random.default_rng(0).normal(size=(432, 8)).astype(np.float32))
     x = flat(nn.leaky_relu(nn.Conv(6, (4, 4), 2, name="conv")(x)))
     return jnp.square(nn.Dense(8, name="head")(hidden(x, 12, "dense")) - target).mean(-1)
@@ -238,7 +238,7 @@ def rnd(x):
     "NGU, embedding of controllable states", IMAGES, recycled="conv1 conv2 conv3 embed joint", agent="Badia et al. 2020"
 )
 def never_give_up(x):
-    """Classifies the action between two observations that share an encoder."""
+    """Predicts the action between two observations, which share an encoder."""
     embedded = hidden(nature(x), 8, "embed")
     pair = jnp.concatenate([embedded, jnp.roll(embedded, 1, 0)], -1)
     return nn.softmax(nn.Dense(ACTIONS, name="action")(hidden(pair, 12, "joint")))
@@ -252,7 +252,7 @@ def uvfa(state, goal):
 
 @linen("Successor features", ROWS, recycled="dense1 dense2", agent="Barreto et al. 2017")
 def successor_features(x):
-    """Features of each action times task weights, and the maximum over policies (GPI)."""
+    """Multiplies successor features by task weights and takes the maximum over policies (GPI)."""
     x = hidden(hidden(x, 8, "dense1"), 8, "dense2")
     psi = nn.Dense(2 * ACTIONS * 4, name="psi")(x).reshape(-1, 2, ACTIONS, 4)
     return (psi @ jnp.array([1.0, -1.0, 0.5, 2.0])).max(1)

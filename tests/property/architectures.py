@@ -51,7 +51,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network from 8 x 8 x 2 images and a side input of 3 to outputs of 2."""
+    """A network that maps 8 x 8 x 2 images and a side input of size 3 to two outputs."""
 
     convolutions: tuple[Convolution, ...] = ()
     pooling: str | None = None
@@ -64,7 +64,7 @@ class Architecture:
     dueling: bool = False
 
     def forward(self, param, images, side):
-        """The network's output; `param(layer, name, shape)` gives each parameter."""
+        """Returns the network's output. `param(layer, name, shape)` returns a parameter."""
         act = ACTIVATIONS[self.activation]
 
         def layer(name, x, width):
@@ -136,7 +136,7 @@ class Architecture:
 
 @cache
 def examples(batch: int = 6):
-    """Observations: images and a side input."""
+    """Returns a batch of observations: images and a side input."""
     images, side = jax.random.split(jax.random.key(99))
     return jax.random.normal(images, (batch, 8, 8, 2)), jax.random.normal(side, (batch, 3))
 
@@ -167,7 +167,7 @@ optimizers = st.sampled_from(sorted(OPTIMIZERS)).map(OPTIMIZERS.get)
 
 
 def train(network: Network, params) -> Learner:
-    """A learner whose moments are nowhere zero, without a step: the weights stay as given."""
+    """Returns a learner with these weights whose optimizer moments are nowhere zero."""
     state = jax.tree.map(np.asarray, jax.jit(network.tx.init)(params))
     moved = jax.tree.map(lambda leaf: jnp.asarray(leaf + np.asarray(3, leaf.dtype)), state)
     return Learner(params, moved)
@@ -181,14 +181,14 @@ def optimizer_step(tx, gradients, state, params):
 
 
 def silenced(network: Network, params, rng: np.random.Generator):
-    """The parameters with some incoming entries zero, and which neurons: f(0) = 0 for every activation here."""
+    """Returns the parameters with random neurons silenced, and masks of these neurons. All activations map 0 to 0."""
     layers = network.wiring.layers
     chosen = {layer.name: rng.random(layer.width) < 0.5 for layer in layers}
     return silence(network, params, chosen), chosen
 
 
 def silence(network: Network, params, chosen):
-    """The parameters with the chosen neurons' incoming entries zero."""
+    """Returns the parameters with the incoming entries of the chosen neurons set to zero."""
 
     @jax.jit
     def zeroed(params, chosen):

@@ -1,4 +1,4 @@
-"""Every JAX network of tests/networks keeps its promise: recycled, measured with a reason, or refused."""
+"""Every layer of the JAX networks in tests/networks is recycled, measured only or refused, as its case promises."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -34,7 +34,7 @@ def index(request):
 
 @lru_cache(maxsize=1)  # the tests of one case run one after the other
 def traced(index: int):
-    """A network, compiled once, its parameters with some neurons silent, its wiring and the silent neurons."""
+    """Returns a compiled network, parameters with silent neurons, fresh parameters, the wiring and the silent masks."""
     case: Case = RUNNING[index]
     apply, init = case.build()
     shapes = shapes_of(init)
@@ -52,7 +52,7 @@ def compiled(function: Any) -> Any:
 
 
 def belonging(params: Any, entries: Any, masks: Any) -> Any:
-    """For each parameter, which entries belong to a masked neuron."""
+    """Returns, per parameter, a mask of the entries that belong to masked neurons."""
     leaves = zip(paths(params), jax.tree.leaves(params), strict=True)
     hits = {path: np.zeros(np.shape(leaf), bool) for path, leaf in leaves}
     for layer, owners in entries.items():
@@ -75,7 +75,7 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(index):
     before, scores = run(params)
     silent = {name: np.asarray(scores[name]) == 0 for name in masks if not wiring[name].coupled_by}
     awake = {name for name in masks if promise_of(name, RUNNING[index].layers) == "awake"}
-    # More may be silent on so few inputs than those that were silenced.
+    # On so few inputs, other neurons may also be silent.
     assert all(silent[name][masks[name]].all() for name in silent.keys() - awake), f"{silent} {wiring}"
     after = recycled(params, donor, wiring, silent)
     for old, new in zip(before, run(after)[0], strict=True):
@@ -88,7 +88,7 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(index):
 
 
 def recycled(params: Any, donor: Any, wiring: dormant.Wiring, silent: Any) -> Any:
-    """What ReDo makes of parameters, in NumPy: fresh entries feed the silent neurons, and zeros read them."""
+    """Recycles in NumPy as ReDo does: incoming entries of silent neurons become fresh, outgoing entries zero."""
     fed = belonging(params, {name: wiring[name].incoming for name in silent}, silent)
     read = belonging(params, {name: wiring[name].outgoing for name in silent}, silent)
     fresh = jax.tree.map(lambda hit, leaf, new: np.where(hit, new, leaf), fed, params, donor)
@@ -97,7 +97,7 @@ def recycled(params: Any, donor: Any, wiring: dormant.Wiring, silent: Any) -> An
 
 @pytest.mark.parametrize("index", range(0, len(RUNNING), 10), ids=lambda index: RUNNING[index].name)
 def test_redo_recycles_as_numpy_does(index):
-    """Compiling ReDo with a network takes as long as its other tests together, so one in ten has to do."""
+    """Tests only every tenth network, because compiling ReDo takes as long as a network's other tests together."""
     run, params, donor, wiring, masks = traced(index)
     inputs = RUNNING[index].inputs
     redo = dormant.ReDo(tau=0.0, coupled="skip")

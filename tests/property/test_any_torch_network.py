@@ -1,4 +1,4 @@
-"""Every PyTorch network of tests/networks keeps its promise: recycled, or measured with a reason."""
+"""Every layer of the PyTorch networks in tests/networks is recycled or measured only, as its case promises."""
 
 from functools import lru_cache
 
@@ -20,10 +20,10 @@ def index(request):
 
 @lru_cache(maxsize=1)  # the tests of one case run one after the other
 def traced(index: int):
-    """A module in evaluation mode with silent neurons, its wiring, and the names and masks of the silent neurons."""
+    """Returns a module in evaluation mode with silent neurons, its wiring, and masks of the silent neurons by layer."""
     case = TORCH[index]
     module = case.module().eval()
-    for name, leaf in module.state_dict().items():  # no bias and no running mean is zero by accident
+    for name, leaf in module.state_dict().items():  # so that no bias or running mean is zero
         if leaf.is_floating_point():
             leaf += 0.05 * torch.rand(leaf.shape, generator=torch.Generator().manual_seed(len(name)))
     wiring = dt.trace(module, *case.inputs)
@@ -35,7 +35,7 @@ def traced(index: int):
 
 @torch.no_grad()
 def change(module, side, layers, masks, new):
-    """Replaces the entries of masked neurons on one side of them."""
+    """Replaces the incoming or outgoing entries (`side`) of masked neurons."""
     leaves = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for layer in layers:
         for name, owner in getattr(layer, side).items():
@@ -77,7 +77,7 @@ def test_outgoing_entries_of_silent_neurons_do_not_matter_and_those_of_others_do
 
 
 def moved(leaf):
-    """Not by a constant, which a softmax over the readers would take away."""
+    """Returns the values plus random numbers. A constant shift would cancel in a softmax over the readers."""
     return leaf + torch.randn(leaf.shape, generator=torch.Generator().manual_seed(3))
 
 
@@ -91,7 +91,7 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(index):
     module.load_state_dict(kept)
     assert set(counts) == set(safe)
     awake = {name for name in safe if promise_of(name, case.layers) == "awake"}
-    # More may be silent on so few inputs than those that were silenced.
+    # On so few inputs, other neurons may also be silent.
     silent = {name: 0 if name in awake else int(masks[name].sum()) for name in safe}
     assert all(counts[name] >= least for name, least in silent.items()), f"{counts} {wiring}"
     for one, other in zip(before, after, strict=True):

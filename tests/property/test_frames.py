@@ -1,4 +1,4 @@
-"""The ring of frames against a list of whole episodes, on lives that hypothesis draws."""
+"""Compares the frame replay with a plain list of episodes, on random sequences of steps, saves and kills."""
 
 import numpy as np
 from hypothesis import given
@@ -16,7 +16,7 @@ LIVES = st.lists(
 
 
 class Episodes:
-    """Every step since the beginning, each with the frames of its episode so far, the one after it included."""
+    """A reference replay: each step since the start, with the list of its episode's frames."""
 
     def __init__(self, replay):
         self.replay, self.steps, self.frames = replay, [], []
@@ -82,7 +82,7 @@ def test_a_ring_holds_what_a_list_of_episodes_does(kinds, capacity, n_step, stac
         before, after = 2 * number % 251 + 1, (2 * number + (2 if kind == "goes on" else 1)) % 251 + 1
         discount, last = 0.0 if kind == "terminal" else GAMMA, kind != "goes on"
         frames = [np.full((1, 1), value, np.uint8) for value in (before, after)]
-        # A frame that follows is the one that the next step starts from, also after a resume.
+        # Within an episode, a step starts from the last frame of the step before, also after a resume.
         if episodes.frames and episodes.steps:
             frames[0][:] = before = episodes.steps[-1][3]
         replay.add(ring, len(episodes.steps), frames[0], 0, float(number), discount, last, frames[1])

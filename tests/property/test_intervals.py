@@ -1,4 +1,4 @@
-"""What holds of aggregates, intervals and verdicts whatever the numbers are."""
+"""Properties that aggregates, intervals and verdicts have for any numbers."""
 
 from dataclasses import replace
 
@@ -62,7 +62,7 @@ def test_a_t_interval_follows_shift_and_scale_and_is_wider_with_fewer_degrees_of
 
 
 def judged(claim, mine, theirs):
-    """The verdict on two tables [seeds, environments]."""
+    """Returns the verdict on two tables [seeds, environments]."""
     return verdict(claim, Pairs(tuple(f"game {number}" for number in range(mine.shape[1])), mine, theirs))
 
 
@@ -100,10 +100,10 @@ def test_the_unit_of_an_environments_returns_is_of_no_account(arms, scales):
 
 @pytest.mark.parametrize(("environments", "by"), [(1, "difference"), (3, "ratio")])
 def test_where_there_is_no_effect_few_claims_of_three_seeds_are_reproduced(environments, by):
-    # The smallest effect is none, so that nothing but the interval stands between chance and a claim.
+    # With no smallest effect, only the interval prevents a verdict by chance.
     claim = replace(CLAIM, by=by, smallest=1.0 if by == "ratio" else 0.0)
     rng = np.random.default_rng(0)
     draws = rng.lognormal(sigma=0.5, size=(1_000, 2, 3, environments))
     reproduced = [judged(claim, mine, theirs).verdict == "reproduced" for mine, theirs in draws]
-    # One side of a 95 % interval: 25 of 1,000 are expected, and above 40 in 1 of 500 such tests.
+    # One side of a 95 % interval: 25 of 1,000 are expected. More than 40 occur in 1 of 500 such tests.
     assert sum(reproduced) <= 40

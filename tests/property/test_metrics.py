@@ -1,4 +1,4 @@
-"""Metrics against slow definitions in NumPy on random inputs, and where they are not defined."""
+"""Compares metrics with slow NumPy definitions on random inputs, and tests edge cases such as NaN."""
 
 from functools import partial
 
@@ -61,7 +61,7 @@ def slow_effective_rank(matrix):
 
 def slow_srank(matrix):
     values = np.linalg.svd(matrix.astype(float), compute_uv=False)
-    # Float32 puts a rounding error on the sum, so the threshold has a width.
+    # The sum has a float32 rounding error, so counts on both sides of the threshold are accepted.
     return {next(k for k in range(NEURONS + 1) if values[:k].sum() >= (0.99 + d) * values.sum()) for d in (-1e-5, 1e-5)}
 
 
@@ -93,7 +93,7 @@ def test_norms_and_churn(before, after):
 
 
 def score_bounds(magnitudes):
-    """Lowest and highest credible scores [2, neurons] in NumPy, from magnitudes [samples, neurons] in float64."""
+    """Returns the lowest and highest credible scores [2, neurons], from magnitudes [samples, neurons] in float64."""
     samples, neurons = magnitudes.shape
     layer = magnitudes.mean()
     if samples < 2 or layer == 0:
@@ -182,7 +182,7 @@ def test_edges():
     assert float(RUN["feature_norm"](silent)) == 0 and float(RUN["feature_norm"](same)) == 2
     assert [float(value) for value in RUN["dormant_interval"]({"layer": silent})] == [1, 0, 1]
     assert [float(value) for value in RUN["dormant_interval"]({"layer": same})] == [0, 0, 0]
-    assert [float(value) for value in dormant_interval({"one": MATRIX[:1]}, tau=100.0)] == [1, 0, 1]  # a lone sample
+    assert [float(value) for value in dormant_interval({"one": MATRIX[:1]}, tau=100.0)] == [1, 0, 1]  # a single sample
     assert float(RUN["gradient_dormancy"](params_of(silent[:3]))) == 1
     assert float(policy_churn(one, one)) == 0
     with pytest.raises(ValueError, match="no neurons to count"):
@@ -217,7 +217,7 @@ def test_a_network_that_lost_its_plasticity_fits_new_targets_worse():
         return target_fitting_error(jax.random.key(0), apply, params, network, jnp.asarray(X), gradient_steps=steps)
 
     targets = np.sin(1e5 * np.asarray(apply(init(jax.random.key(0)), X)))
-    # Nothing of a dead network moves, so it is left with the targets; one step of SGD, the gradient by hand.
+    # A dead network does not train, so its error is the targets' mean square. Below: one SGD step by hand.
     assert_allclose(error(dead, 50), np.square(targets).mean(), rtol=1e-4)
     slow = jax.tree.map(np.asarray, alive)
     hidden = np.maximum(X @ slow["hidden"]["w"], 0)

@@ -1,4 +1,4 @@
-"""docs/networks.md is what its command makes. The tests of each network hold its line; these hold the rest."""
+"""docs/networks.md is up to date outside of the lines of single networks, which the networks' own tests check."""
 
 from networks.everything import JAX, TORCH, foreign_names
 from networks.page import BEFORE, MAKER, PAGE

@@ -1,4 +1,4 @@
-"""Recycling silent neurons changes only what belongs to them, and never what the network computes."""
+"""Recycling silent neurons changes only their own weights, and never the network's outputs."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def changed(before, after):
 
 
 def belongs_to(network, learner, masks, layers):
-    """The incoming and outgoing entries of the masked neurons."""
+    """Returns masks of the incoming and outgoing entries of the masked neurons."""
     incoming = {layer.name: layer.incoming for layer in layers}
     outgoing = {layer.name: layer.outgoing for layer in layers}
 
@@ -90,13 +90,13 @@ def test_recycling_silent_neurons_keeps_outputs_and_everything_else(architecture
 
 
 @given(plain_architectures, st.sampled_from(["layer", "rms", "group"]), st.integers(0, 2**31))
-@example(Architecture(hidden=(1,), activation="elu"), "layer", 29)  # a neuron alone in its layer is not coupled
+@example(Architecture(hidden=(1,), activation="elu"), "layer", 29)  # a layer with one neuron has no coupling
 @settings(max_examples=6)
 def test_a_normalisation_couples_only_the_layers_it_names(architecture, norm, seed):
     architecture = replace(architecture, norm=norm)
     network, inputs = network_of(architecture), examples()
     layers = [layer for layer in network.wiring.layers if layer.recyclable]
-    # A neuron alone in its layer has nobody to be coupled with.
+    # A layer with one neuron has no coupling.
     assert all(layer.coupled_by or layer.width == 1 for layer in layers)
     params, chosen = silenced(network, architecture.weights(1), np.random.default_rng(seed))
     dormant = silent_neurons(network, params, inputs)
@@ -158,7 +158,7 @@ SMALL = Architecture(
 
 
 def test_masks_agree_with_brute_force():
-    """Every outgoing entry of a silenced neuron can be changed freely; every other weight of a live path matters."""
+    """Changing an outgoing entry of a silent neuron has no effect; changing any weight of a live neuron has one."""
     network, inputs = network_of(SMALL), examples()
     layers = [layer for layer in network.wiring.layers if layer.recyclable]
     chosen = {layer.name: jnp.arange(layer.width) == 1 for layer in layers}
@@ -235,7 +235,7 @@ def test_each_quirk_of_the_published_recipe_has_an_effect(quirk):
 
 
 def impala(params, x):
-    """A stack of two residual blocks of dense layers; `Conv_4` is the layer that the reference never records."""
+    """Two residual blocks of dense layers. The reference code does not record `Conv_4`."""
     x = x @ params["Conv_0"]["kernel"]
     for first, second in (("Conv_1", "Conv_2"), ("Conv_3", "Conv_4")):
         x = x + jax.nn.relu(jax.nn.relu(x) @ params[first]["kernel"]) @ params[second]["kernel"]

@@ -1,4 +1,4 @@
-"""Recycling silent neurons of any torch network leaves its outputs as they were, and changes nothing else."""
+"""Recycling silent neurons of random torch networks keeps the outputs and all other entries unchanged."""
 
 import copy
 from itertools import pairwise
@@ -23,7 +23,7 @@ OPTIMIZERS = {
 
 
 class Heads(nn.Module):
-    """A trunk and one or two heads that read it: plain, twin, or dueling."""
+    """A trunk with one or two heads: plain, twin or dueling."""
 
     def __init__(self, trunk: nn.Sequential, width: int, kind: str) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def activation(kind):
 
 @st.composite
 def networks(draw):
-    """A network and inputs for it."""
+    """Draws a network and inputs for it."""
     torch.manual_seed(draw(st.integers(0, 2**16)))
     act, parts, x = draw(st.sampled_from(ACTIVATIONS)), [], torch.randn(5, 6)
     if draw(st.booleans()):
@@ -80,7 +80,7 @@ def convolutions(draw, x, act):
 
 
 def silence_(net, draw):
-    """Give some neurons of each layer a bias at which they never fire."""
+    """Gives random neurons of each layer a bias at which they never fire."""
     parts = list(net.trunk)
     for part, after in pairwise(parts):
         if isinstance(part, nn.Linear | nn.Conv2d):
@@ -91,7 +91,7 @@ def silence_(net, draw):
 
 
 def trained(net, x, make):
-    """An optimizer that has moments everywhere, and has not changed the weights."""
+    """Returns an optimizer with nonzero moments everywhere. The module keeps its weights."""
     optimizer = make(net.parameters())
     before = copy.deepcopy(net.state_dict())
     for parameter in net.parameters():
@@ -102,7 +102,7 @@ def trained(net, x, make):
 
 
 def entries_of(wiring, masks, sides):
-    """Written the long way: entry by entry, does it belong to a dormant neuron?"""
+    """Returns masks of the entries of dormant neurons, computed one layer and neuron at a time."""
     hit = {}
     for layer in wiring.layers:
         for side in sides:
@@ -152,12 +152,12 @@ def test_recycling_silent_neurons_changes_only_their_entries(net_x, make, data):
 @settings(max_examples=25)
 @given(net_x=networks(), data=st.data())
 def test_masks_agree_with_brute_force(net_x, data):
-    """Moving an outgoing entry of a silent neuron never changes the output; moving one of a live neuron does."""
+    """Changing an outgoing entry of a silent neuron never changes the output; changing one of a live neuron does."""
     net, x = net_x
     silence_(net, data)
     net.eval()
     net, x = net.double(), x.double()
-    with torch.no_grad():  # so that every neuron matters: no dead end behind a live neuron
+    with torch.no_grad():  # positive kernels and inputs, so that every live neuron affects the output
         for parameter in net.parameters():
             parameter.abs_() if parameter.ndim > 1 else None
         x = x.abs() + 0.1
@@ -187,7 +187,7 @@ def flat(outputs):
 
 @pytest.mark.parametrize("flatten", [nn.Flatten(), ChannelsLastFlatten()])
 def test_a_misaligned_flatten_is_caught(flatten):
-    """The reference's `repeat` zeroes the wrong rows: this test fails on the wiring that it would give."""
+    """`function_preserved` fails if `repeat` assigns the rows to the wrong channels, as in the reference code."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), flatten, nn.Linear(27, 4)).eval()
     with torch.no_grad():
