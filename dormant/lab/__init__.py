@@ -71,16 +71,16 @@ class Cell(NamedTuple):
 class Quantity:
     """One number per seed: a metric of the run, reduced to its end, its mean, its start or its lowest value.
 
-    Only measured values count; `judging.claims.reduced` defines the reductions. "per episode" is the mean over
-    training episodes, for `train_return`. Both means ignore the first share `after` of the run. `reset_age` keeps only
-    log points at which the networks of both arms are that many reset periods old, from the first bound to just below
-    the second. Shortly after a reset an agent plays like a new one, and the number of evaluations at that time depends
-    only on the periods. Arms without resets fit any age.
+    Unmeasured values are ignored; `judging.claims.reduced` defines the reductions. "per episode" is the mean over
+    training episodes, for `train_return`. Both means leave out the first fraction `after` of the run.
+    `reset_age=(low, high)` keeps only log points at which the networks of both arms were reset at least `low` and less
+    than `high` reset periods ago. It leaves out evaluations shortly after a reset, when an agent plays like a new one.
+    It does not restrict arms without resets.
 
     >>> Quantity("eval_return", "mean", after=0.5, reset_age=(0.5, math.inf)).metric
     'eval_return'
 
-    Raises ValueError for a share outside [0, 1), and for ages that do not increase.
+    Raises ValueError unless `after` is in [0, 1) and the two numbers of `reset_age` increase.
     """
 
     metric: str
@@ -90,7 +90,7 @@ class Quantity:
 
     def __post_init__(self) -> None:
         if not 0 <= self.after < 1:
-            raise ValueError(f"after must be a share of the run in [0, 1), got {self.after}.")
+            raise ValueError(f"after must be a fraction of the run in [0, 1), got {self.after}.")
         if self.after and self.reduce not in ("mean", "per episode"):
             raise ValueError(f"after needs reduce='mean' or 'per episode', got reduce={self.reduce!r}; leave it out.")
         if self.reduce == "per episode" and self.metric != "train_return":
@@ -105,9 +105,9 @@ class Claim:
 
     `against=None` compares the arm with its own start. `by="ratio"` compares quotients: no effect is 1, and `smallest`
     is for example 1.5, or 0.67 for "lower". `by="difference"` compares differences: no effect is 0, and `smallest` is
-    for example 0.1, or -0.1 for "lower". If `smallest` lies on the other side of no effect, the claim is that no
-    harm is done: "higher" with a ratio of 0.9 claims that less than a tenth is lost. `primary` marks the few claims
-    that were chosen before any judged run; all others are exploratory.
+    for example 0.1, or -0.1 for "lower". A claim of no harm has a `smallest` on the opposite side of no effect:
+    "higher" with a ratio of 0.9 claims that less than a tenth is lost. `primary` marks the few claims that were chosen
+    before any judged run; all others are exploratory.
 
     Raises ValueError for a smallest ratio that is not positive.
     """
@@ -128,7 +128,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: a metric over `over` for each arm. Over "replay_ratio", it shows the ends of the runs."""
+    """One plot with a line per arm: `metric` against `over`. Against "replay_ratio", it shows values at run ends."""
 
     title: str
     metric: str

@@ -48,7 +48,7 @@ def accelerated() -> bool:
 def spread_seeds(seeds: int) -> None:
     """Splits the CPU into several JAX devices, so that every core gets an equal share of the seeds.
 
-    Matrix products as small as MinAtar's gain less from a second thread than from a second seed (LOG.md).
+    For MinAtar's small matrix products, one seed per core is faster than several threads for one seed (LOG.md).
     """
     shares = [count for count in range(1, 4 * len(cores()) + 1) if seeds % count == 0]
     if seeds > 1:

@@ -43,15 +43,15 @@ class ChunkDraws(NamedTuple):
 class AtariTraining(OnHost):
     """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
 
-    Fields shared with `DeviceTraining` mean the same. An evaluation plays at least `eval_episodes` whole episodes
-    and at least `eval_agent_steps` agent steps; an `eval_period` longer than the run disables evaluation. With `video`,
-    the first episode of each evaluation is filmed for the first seed. `init` returns the first state. `open` returns
-    the loop that advances the state and stores the frames of each seed in files.
+    Fields shared with `DeviceTraining` have the same meaning. An evaluation plays at least `eval_episodes` whole
+    episodes and at least `eval_agent_steps` agent steps; an `eval_period` longer than the run disables evaluation. With
+    `video`, the first seed's first episode of each evaluation is recorded. `init` returns the first state. `open`
+    returns the loop that advances the state and stores the frames of each seed in files.
 
     >>> AtariTraining(replay_ratio=0.25).schedule.agent_steps_per_round
     4
 
-    Raises ValueError for numbers that do not fit together.
+    Raises ValueError for settings that `Schedule` rejects, or that do not allow an evaluation.
     """
 
     agent: DQN = field(default_factory=atari_dqn)
@@ -82,7 +82,7 @@ class AtariTraining(OnHost):
 
     @property
     def replay(self) -> FrameReplay:
-        """The ring that each seed fills."""
+        """The settings of each seed's replay ring."""
         return FrameReplay(
             self.agent.replay_capacity,
             n_step=self.agent.n_step,
@@ -212,7 +212,7 @@ def _evaluation_block(training: AtariTraining, agent_steps: Array, block: Array)
 
 
 def _random_play(env: Atari, seed: int, states: int) -> UInt8[ndarray, "states height width stack"]:
-    """Plays randomly. Returns every eighth observation, because neighbouring states look alike."""
+    """Plays randomly. Returns every eighth observation, because successive states are similar."""
     game, draw = AtariGame(env, seed, RANDOM_PLAY), np.random.default_rng((RANDOM_PLAY, seed))
     seen = []
     for action in draw.integers(env.actions, size=8 * states):

@@ -30,15 +30,15 @@ LEARNING = 2**63 + 1  # the stream of the random numbers of training; see `RANDO
 class ControlTraining(OnHost):
     """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
 
-    Fields shared with `DeviceTraining` mean the same. An evaluation plays `eval_episodes` episodes with the
-    policy's mean action; an `eval_period` longer than the run disables evaluation. Gradient steps draw only from
-    the steps before their round, so the device computes them while the host plays the round's last step. `init`
-    returns the first state. `open` returns the loop that advances the state and stores the steps of each seed in files.
+    Fields shared with `DeviceTraining` have the same meaning. An evaluation plays `eval_episodes` episodes with the
+    policy's mean action; an `eval_period` longer than the run disables evaluation. Gradient steps sample only earlier
+    rounds, so the device computes them while the host plays the round's last step. `init` returns the
+    first state. `open` returns the loop that advances the state and stores the steps of each seed in files.
 
     >>> ControlTraining(replay_ratio=2.0).schedule.gradient_steps_per_round
     2
 
-    Raises ValueError for numbers that do not fit together.
+    Raises ValueError for settings that `Schedule` rejects, or that do not allow an evaluation.
     """
 
     agent: SAC = field(default_factory=SAC)
@@ -65,7 +65,7 @@ class ControlTraining(OnHost):
 
     @property
     def replay(self) -> StepReplay:
-        """The ring that each seed fills."""
+        """The settings of each seed's replay ring."""
         return StepReplay(
             self.agent.replay_capacity,
             self.env.observations,
@@ -97,7 +97,7 @@ class ControlTraining(OnHost):
         return self.agent.init(key, self.env.observations, self.env.actions)
 
     def players(self, stream: int = 0) -> Player:
-        """A body for each seed."""
+        """The environments of the training, one per seed."""
         return self.env.begin(self.seeds, stream)
 
     def blank(self) -> Float[Array, "states numbers"]:
@@ -131,7 +131,7 @@ class ControlTraining(OnHost):
         explores: Bool[ndarray, " seeds"],
         action: Float32[ndarray, "seeds actions"],
     ) -> Float32[ndarray, "seeds actions"]:
-        """The policy's actions, drawn with the given noise. Not called while seeds explore: `explores` is ignored."""
+        """The policy's actions, drawn with the noise `action`. Never called during exploration: ignores `explores`."""
         del explores
         return np.asarray(_act(self, params, seen, action))
 
@@ -159,7 +159,7 @@ class ControlTraining(OnHost):
     def measured_inputs(
         self, rings: tuple[StepRing, ...], added: int, purpose: str, number: int
     ) -> Float32[ndarray, "seeds states numbers"]:
-        """Stored rows for a measurement between chunks; rows of random play if none are stored."""
+        """Stored rows for a measurement between chunks, or rows of random play if none are stored."""
         del purpose  # there is only one purpose
         if added == 0:
             return np.stack([_random_play(self, seed) for seed in self.seeds])
@@ -195,7 +195,7 @@ def _generator(seed: int, agent_steps: int, purpose: int = 0) -> np.random.Gener
 
 
 def _random_play(training: ControlTraining, seed: int) -> Float32[ndarray, "states numbers"]:
-    """Plays randomly. Returns the row of every eighth step, because neighbouring states look alike."""
+    """Plays randomly. Returns the row of every eighth step, because successive states are similar."""
     bodies, draw = training.env.begin([seed], RANDOM_PLAY), np.random.default_rng((RANDOM_PLAY, seed))
     ring = replace(training.replay, capacity=training.score_batch, slack=1).init()
     for step in range(8 * training.score_batch):

@@ -273,7 +273,7 @@ def _measure(training: DeviceTraining, seeds: Int[Array, " seeds"], state: Train
 
 
 def _random_play(training: DeviceTraining, key: Array) -> Num[Array, "states packed"]:
-    """Plays randomly. Returns every eighth packed observation, because neighbouring states look alike."""
+    """Plays randomly. Returns every eighth packed observation, because successive states are similar."""
     env = training.env
 
     def step(state: EnvState, key: Array) -> tuple[EnvState, Array]:

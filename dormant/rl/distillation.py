@@ -32,7 +32,7 @@ Played = DeviceTraining | AtariTraining
 
 
 class DistillationState(NamedTuple):
-    """The complete state of a run, from which it resumes. Arrays have a leading axis of seeds."""
+    """The complete state of a run, as in a checkpoint. Arrays have a leading axis of seeds."""
 
     learner: Learner
     gradient_steps: Int[Array, " seeds"]
@@ -58,7 +58,7 @@ class DistillationTraining:
     >>> DistillationTraining(student=DeviceTraining()).kind, len(DistillationTraining().needs)
     ('distillation-pretrained', 1)
 
-    Raises ValueError for numbers that do not fit together.
+    Raises ValueError for inconsistent lengths, or if the teacher or student has a different network than the agent.
     Source: Sokar et al. 2023, figure 8, for the regression and its 50,000 gradient steps. Loss, optimizer and states
     are our choice, because the paper does not state them.
     """
@@ -148,7 +148,7 @@ def regression_loss(
 
 
 def remembered(played: Played, ended: FinishedRun, states: int) -> Shaped[Array, "seeds states *shape"]:
-    """States drawn with replacement from a finished run's replay, which is in its final state or in files of frames."""
+    """States drawn with replacement from a finished run's replay, either in the run's last state or in its files."""
     added = int(ended.state.agent_steps[0])
     uniform = [np.random.default_rng(seed).random(states, np.float32) for seed in played.seeds]
     if isinstance(played, AtariTraining):
@@ -216,6 +216,6 @@ def _measure(
 def _taught(
     training: DistillationTraining, lesson: Lesson, places: Int[Array, " batch"]
 ) -> tuple[Array, Float[Array, "batch actions"]]:
-    """The states at the given places, and the teacher's Q values of these states."""
+    """The states at the indices `places`, and the teacher's Q values of these states."""
     states = lesson.states[places]
     return states, training.agent.network.apply(lesson.teacher, states)

@@ -25,7 +25,7 @@ Targets = Literal["moving", "frozen network", "fixed numbers"]
 
 
 class OfflineState(NamedTuple):
-    """The complete state of a run, from which it resumes. Arrays have a leading axis of seeds."""
+    """The complete state of a run, as in a checkpoint. Arrays have a leading axis of seeds."""
 
     agent: DQNState
     gradient_steps: Int[Array, " seeds"]
@@ -46,7 +46,7 @@ class OfflineTraining:
     >>> OfflineTraining(targets="frozen network").kind
     'offline-dqn-frozen-network'
 
-    Raises ValueError for numbers that do not fit together.
+    Raises ValueError for inconsistent lengths or periods, or for an evaluation on Atari.
     Source: Sokar et al. 2023, figure 4. It does not state how its fixed random targets are made.
     """
 
@@ -101,7 +101,7 @@ class OfflineTraining:
 
 
 def check_length(gradient_steps: int, log_period: int, score_batch: int, seeds: tuple[int, ...]) -> None:
-    """Raises ValueError if the numbers of a training without an actor do not fit together."""
+    """Raises ValueError unless all numbers are positive, there is a seed, and `log_period` divides `gradient_steps`."""
     check_at_least(1, gradient_steps=gradient_steps, log_period=log_period, score_batch=score_batch)
     if gradient_steps % log_period:
         raise ValueError(f"gradient_steps must be a multiple of log_period, got {gradient_steps} and {log_period}.")
@@ -127,7 +127,7 @@ class ActorlessRun(Protocol):
 
 
 class WithoutActor:
-    """Base class of runs without an actor. The training determines the length and the seeds."""
+    """Base class of runs that only take gradient steps. Their length and seeds are those of `training`."""
 
     @property
     def agent_steps(self: ActorlessRun) -> int:
@@ -224,7 +224,7 @@ def _chunk_of(
 
 
 def aimed(targets: Targets, seed: Array | int, arrays: Arrays) -> Arrays:
-    """The arrays of one seed. For fixed numbers, random numbers replace rewards and nothing is bootstrapped."""
+    """The arrays of one seed. For "fixed numbers", random numbers replace rewards and every discount is 0."""
     if targets != "fixed numbers":
         return arrays
     numbers = jax.random.normal(key_for(seed, "numbers"), arrays.reward.shape)

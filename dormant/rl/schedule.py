@@ -17,13 +17,13 @@ Tree = TypeVar("Tree", bound=PyTree)
 # The position of a purpose is part of its keys, so new purposes must be added at the end.
 PURPOSES = (
     *("init", "reset", "round", "measure", "evaluate", "rank"),
-    # For training without an actor. "fresh" is not "init": a network must not start with the weights of its teacher.
+    # For training without an actor. "fresh" differs from "init", so that a student does not start as its teacher did.
     *("fresh", "target", "batches", "numbers", "score", "order", "labels"),
 )
 
 
 def key_for(seed: Array | int, purpose: str, number: Array | int = 0) -> Key[Array, ""]:
-    """A key that depends only on the arguments. So states hold no keys, and no use of a key affects another one.
+    """A key that depends only on the arguments. So training states need no keys, and purposes are independent.
 
     >>> [bool(key_for(0, "init") == key_for(0, purpose)) for purpose in ("init", "rank")]
     [True, False]
@@ -37,27 +37,27 @@ def key_for(seed: Array | int, purpose: str, number: Array | int = 0) -> Key[Arr
 
 
 def lanes(seeds: int) -> int:
-    """The number of lanes of `seeds` seeds."""
+    """The number of lanes (groups of seeds computed together): one per seed on a CPU, otherwise one."""
     return seeds if _one_by_one() else 1
 
 
 def take_seed(tree: Tree, lane: int) -> Tree:
-    """One lane of a tree with a leading axis of seeds."""
+    """The part of a tree with a leading seeds axis for one lane: one seed on a CPU, otherwise the whole tree."""
     return jax.tree.map(lambda x: x[lane], tree) if _one_by_one() else tree
 
 
 def join_seeds(trees: list[Tree]) -> Tree:
-    """Joins all lanes to one tree with a leading axis of seeds."""
+    """Joins the trees of all lanes into one tree with a leading axis of seeds."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if _one_by_one() else trees[0]
 
 
 def map_seeds(function: Callable[..., Tree]) -> Callable[..., Tree]:
-    """Turns a function of one seed into a function of one lane."""
+    """Turns a function of one seed into a function of one lane: the same function on a CPU, otherwise `vmap` of it."""
     return function if _one_by_one() else jax.vmap(function)
 
 
 def by_seed(function: Callable[..., Tree], seeds: Int[Array, " seeds"], *trees: PyTree) -> Tree:
-    """Calls the function with each seed and its part of the trees. Returns the results with a leading axis of seeds."""
+    """Calls the function per seed, with the seed's part of the trees. Returns results with a leading axis of seeds."""
     parts = [take_seed((seeds, *trees), lane) for lane in range(lanes(len(seeds)))]
     return join_seeds([map_seeds(function)(*part) for part in parts])
 
@@ -76,7 +76,7 @@ def over_devices(function: Callable[..., Tree], seeds: int) -> Callable[..., Tre
     axis = PartitionSpec("seeds")
     if devices(seeds) == 1:
         return function
-    # Seeds exchange nothing, so there is no replication to check.
+    # Seeds are computed independently, so there is no replication to check.
     return jax.shard_map(function, mesh=_mesh(seeds), in_specs=axis, out_specs=axis, check_vma=False)
 
 
@@ -128,7 +128,7 @@ class Schedule:
     >>> schedule.agent_steps_per_round, schedule.gradient_steps_per_round, schedule.evaluates(1_000)
     (4, 1, True)
 
-    Raises ValueError for numbers that do not fit together.
+    Raises ValueError for another ratio, or for a length or period that is not a whole number of the next smaller one.
     """
 
     replay_ratio: float
@@ -171,7 +171,7 @@ class Schedule:
 
 
 def schedule_of(training: Scheduled, **at_least_one: int) -> Schedule:
-    """The schedule of a training. Raises ValueError if its numbers do not fit together or a keyword is below 1."""
+    """The schedule of a training. Raises ValueError if `Schedule` rejects it, or if a keyword argument is below 1."""
     check_at_least(1, **at_least_one)
     return Schedule(
         training.replay_ratio,
@@ -192,7 +192,7 @@ def check_evaluation(eval_epsilon: float, rank_batch: int = 0) -> None:
 
 
 def check_at_least(least: int, **numbers: int) -> None:
-    """Raises ValueError, which names the argument, if a number is below `least`."""
+    """Raises ValueError with the argument's name if a number is below `least`."""
     for name, number in numbers.items():
         if number < least:
             raise ValueError(f"{name} must be at least {least}, got {number}.")
@@ -211,7 +211,7 @@ def _check_ratio(ratio: float) -> None:
     rounded = round(ratio) if ratio >= 1 else 1 / round(1 / ratio)
     if abs(rounded - ratio) > 1e-9:
         raise ValueError(
-            f"replay_ratio must be a whole number or one over it, got {ratio}; the nearest is {rounded:g}."
+            f"replay_ratio must be n or 1/n for a whole number n, got {ratio}; the nearest is {rounded:g}."
         )
 
 

@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Per gradient step: the mean cross-entropy of the batch, and the share that was classified correctly."""
+    """Per gradient step: the mean cross-entropy of the batch, and the fraction of images classified correctly."""
 
     loss: Float[Array, ""]
     accuracy: Float[Array, ""]
@@ -41,9 +41,9 @@ class Classifier:
     """A network that is trained on cross-entropy by stochastic gradient descent with momentum.
 
     Raises ValueError for a hyper-parameter outside its range.
-    Source: the paper's figure 3 uses SGD. Learning rate and momentum are as others report them. They also
-    report a batch of 256, but only with 32 does a network recover from shuffled labels within 20 epochs, as in the
-    paper.
+    Source: the paper's figure 3 uses SGD. Learning rate and momentum come from secondary sources, which also
+    report a batch of 256. We use 32, because only then does a network recover from shuffled labels within 20 epochs, as
+    in the paper.
     """
 
     network: ImageCNN = field(default_factory=ImageCNN)
@@ -78,7 +78,7 @@ class Classifier:
 
 
 class SupervisedState(NamedTuple):
-    """The complete state of a run, from which it resumes. Arrays have a leading axis of seeds."""
+    """The complete state of a run, as in a checkpoint. Arrays have a leading axis of seeds."""
 
     learner: Learner
     epochs: Int[Array, " seeds"]
@@ -95,7 +95,7 @@ class SupervisedTraining:
     >>> SupervisedTraining(epochs=100).agent_steps
     31200
 
-    Raises ValueError for numbers that do not fit together.
+    Raises ValueError for a number below 1, or for a batch with more images than the training has.
     Source: Sokar et al. 2023, figure 3. We infer from the height of its jumps that labels are shuffled over images and
     not renamed by class.
     """
@@ -179,7 +179,7 @@ class SupervisedTraining:
         return self.labels != "fixed" and epoch > 0 and epoch % self.shuffle_epochs == 0
 
     def measure(self, state: SupervisedState) -> dict[str, np.ndarray]:
-        """Epochs done, dormant fractions and neuron scores of a state. Before the first step also rises of 0."""
+        """Epochs done, dormant fractions and neuron scores of a state. A new state has `rise/TAU/all` of 0, too."""
         scores = _scores(self, jnp.array(self.seeds), self.data, state)
         metrics = {name: np.asarray(value) for name, value in scores.items()}
         if int(state.epochs[0]) == 0 and self.labels != "fixed":

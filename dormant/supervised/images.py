@@ -106,7 +106,7 @@ class CIFAR10:
     >>> CIFAR10().image_shape
     (32, 32, 3)
 
-    Source: Krizhevsky 2009. The MD5 is stated on the page that offers the archive.
+    Source: Krizhevsky 2009. The MD5 is from the archive's download page.
     """
 
     path: Path | None = field(default=None, compare=False)

@@ -260,7 +260,7 @@ def test_a_curve_without_values_comes_to_nothing():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Quantity("loss", "mean", after=1.0), r"after must be a share of the run in \[0, 1\), got 1.0"),
+        (lambda: Quantity("loss", "mean", after=1.0), r"after must be a fraction of the run in \[0, 1\), got 1.0"),
         (lambda: Quantity("loss", after=0.5), "after needs reduce='mean' or 'per episode', got reduce='end'"),
         (lambda: Quantity("eval_return", "per episode"), "needs the metric train_return, got 'eval_return'"),
         (

@@ -44,7 +44,7 @@ def test_a_network_takes_its_options(built):
         (("--env", "Pong"), "there are MinAtar/Asterix, MinAtar/Breakout, "),
         (("--intervention", "redo", "--tau", "-0.1"), "tau must be at least 0, got -0.1"),
         (("--replay-ratio", "0"), "replay_ratio must be positive, got 0.0"),
-        (("--replay-ratio", "0.4"), "replay_ratio must be a whole number or one over it, got 0.4; the nearest is 0.5"),
+        (("--replay-ratio", "0.4"), "replay_ratio must be n or 1/n for a whole number n, got 0.4; the nearest is 0.5"),
         (("--seeds", "0"), "--seeds must be at least 1, got 0"),
         (("--steps", "1001"), "agent_steps must be a multiple of log_period, got 1001 and 2000"),
         (("--sticky", "2"), "sticky must be a probability"),

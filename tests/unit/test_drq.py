@@ -121,7 +121,7 @@ def test_an_augmentation_refuses_what_it_cannot_do():
         Augmentation(pad=-1)
     with pytest.raises(ValueError, match=r"intensity must lie in \[0, 0.5\), got 0.5"):
         Augmentation(intensity=0.5)
-    with pytest.raises(ValueError, match=r"needs a batch with its noise, from draw; the batch has noise=\(\)"):
+    with pytest.raises(ValueError, match=r"needs a batch with noise from its method draw; this batch has noise=\(\)"):
         AUGMENTED.augmented(batch_of(np.ones((2, 3, 3, 1), np.uint8)))
     noise = jax.tree.map(lambda x: x[0], AUGMENTED.draw(jax.random.key(1), 1, 2))
     with pytest.raises(ValueError, match=r"observations have shape \(3,\); set pad to 0"):

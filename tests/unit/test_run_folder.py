@@ -266,7 +266,7 @@ def test_a_run_without_a_whole_checkpoint_is_refused_and_kept(tmp_path):
     for checkpoint in killed(tmp_path / "run", 20):
         unreadable(checkpoint)
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    with pytest.raises(RunRefused, match=r"run has no whole checkpoint: .*/20 cannot be read .* Delete the folder"):
+    with pytest.raises(RunRefused, match=r"run has no undamaged checkpoint: .*/20 cannot be read .* Delete the folder"):
         runner.run(Walk(), tmp_path / "run")
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 

@@ -129,7 +129,7 @@ def test_critics_start_apart_and_targets_start_equal():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden": ()}, "hidden must name at least one layer"),
+        ({"hidden": ()}, "hidden must hold at least one width"),
         ({"hidden": (4, 0)}, "at least 1 neuron"),
         ({"width": 0.0}, "width must be positive, got 0.0"),
         ({"actor_learning_rate": float("inf")}, "actor_learning_rate must be positive"),

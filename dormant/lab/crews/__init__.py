@@ -120,7 +120,7 @@ def _warnings() -> Iterator[list[str]]:
 
 
 def log_file(path: Path) -> Path:
-    """The log of the job in a run folder, which holds the job's output. It is kept if the job fails."""
+    """The path of a job's log in its run folder. The log holds the job's output and is kept if the job fails."""
     return path.with_name(path.name + ".log")
 
 
@@ -198,7 +198,7 @@ class Standing:
     agent_steps: int = 0
     begun_at: int | None = None
     tries: int = 0
-    furthest: int = 0  # agent steps at the last loss of a machine
+    furthest: int = 0  # agent steps of the job when a machine was last lost
     message: str = ""
     not_before: float = 0.0
     since: float = 0.0
@@ -228,7 +228,7 @@ class Standing:
             case "refused":
                 self.state, self.message = "failed", event.message
             case "lost" if self.agent_steps > self.furthest:
-                # A lost machine does not count as a try as long as the job makes progress.
+                # A lost machine is not a failed try if the job has made progress since the previous loss.
                 self.state, self.furthest, self.message = "waiting", self.agent_steps, event.message
             case "crashed" | "lost":
                 self.tries += 1
@@ -254,8 +254,8 @@ class Board:
     def next(self, last: Path | None = None) -> Standing | None:
         """The job to start now, or None. Jobs whose folders were in use come last, after RETRY_SECONDS.
 
-        `last` is the folder of the worker's last job. The worker preferably gets another seed of the same training,
-        because it has the compiled code, and otherwise a training that no other worker is running.
+        `last` is the folder of the worker's last job. The best job is another seed of the same training, because the
+        worker has compiled its code. The second best is a training that no other worker is running.
         """
         now = time.monotonic()
         running = {each.job.path.parent for each in self.standings if each.state in ("queued", "running")}

@@ -75,9 +75,9 @@ class Worker:
 
 @dataclass
 class Processes:
-    """A crew of worker processes on this machine, one per core. None in `cores` is a process on any core.
+    """A crew of worker processes on this machine: one per entry of `cores`. A None there allows any core.
 
-    `short` compiles faster but to slower code, for runs that last seconds.
+    With `short`, code compiles faster but runs more slowly. Use it for runs that last seconds.
     """
 
     cores: Sequence[int | None]
@@ -108,7 +108,7 @@ def interrupts_held() -> Iterator[None]:
     The signal is blocked, not ignored, because this process would lose an ignored signal.
     """
     caught: list[tuple[int, FrameType | None]] = []
-    # Blocking affects only this thread, and XLA's threads receive signals too.
+    # Blocking affects only this thread. This handler catches signals that XLA's threads receive.
     handler = signal.signal(signal.SIGINT, lambda *signal_and_frame: caught.append(signal_and_frame))
     resource_tracker.ensure_running()  # starting the tracker would unblock the signal
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -68,7 +68,7 @@ class RayCluster:
     """A crew with as many runs as the nodes have room for, counted again every CENSUS_SECONDS.
 
     Raises NoCluster if no cluster answers or no node has the resources of a run. Raises ValueError for another kind of
-    address, such as one of Ray's client: the machine of such a client may not see the folder of the runs.
+    address, such as a Ray client's (ray://): the machine of a client may not see the run folders.
     """
 
     address: str
@@ -153,7 +153,7 @@ def connect(address: str) -> None:
     try:
         if host:
             _ask(address)
-        # Other messages concern Ray's own processes and are in Ray's logs.
+        # Ray's messages below errors concern its own processes. They are in Ray's logs.
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except grpc.RpcError as error:
         raise _nobody(address, str(error.details())) from None

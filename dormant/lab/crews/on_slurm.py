@@ -21,7 +21,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 ARRAY_SIZE = 1_000  # SLURM's default MaxArraySize is 1,001
 CENSUS_SECONDS = 15.0  # time between two queries of the controller, which all users share
-GRACE_SECONDS = 30.0  # time until a new job appears in the queue, and a result on a shared disk
+GRACE_SECONDS = 30.0  # longest wait for a new job to appear in the queue, or for a result on the shared disk
 TIMEOUTS = 1_000  # number of times that a job is queued again when its time is up
 WAITS = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
 RUNS = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
@@ -121,7 +121,7 @@ class Entry:
 class SlurmArray:
     """A crew with one entry per job. SLURM decides how many jobs run at once, at most `at_once`.
 
-    If a job of an earlier command is still in the queue, it is followed and not submitted again.
+    If an earlier command has submitted a job that is still in the queue, this crew follows that job.
     Raises NoCluster if there is no SLURM or SLURM refuses the jobs, ValueError for a fraction of a GPU.
     """
 

@@ -21,7 +21,7 @@ ALL = "all environments"
 
 @dataclass(frozen=True)
 class Line:
-    """One arm in one plot: the values per seed, their middle, and the bounds of an interval (NaN if missing).
+    """One arm in one plot: the values per seed, their mean or IQM, and the bounds of its interval (NaN if missing).
 
     The paper's lines have no seeds. `colour` and `dash` are indices of a colour and a dash pattern.
     """

@@ -30,11 +30,11 @@ QUANTITIES = {
     "overlap_percent": "overlap of dormant neurons",
     "iqm_human_normalised": "human-normalised return, IQM",
 }
-METRICS = {"dormant_percent": "dormant/", "overlap_percent": "overlap"}  # prefix of our metrics; all others are returns
+METRICS = {"dormant_percent": "dormant/", "overlap_percent": "overlap"}  # prefix of our metric; others are returns
 
 
 def published(experiment: Experiment, scale: Scale) -> tuple[Plot, ...]:
-    """The paper's plots that the experiment names. A line has the pen of our matching arm.
+    """The paper's plots that the experiment names. Each line has the colour and dash pattern of our matching arm.
 
     Raises KeyError for a panel that is not in published.csv.
     """
@@ -110,7 +110,7 @@ def _column(rows: list[Row], name: str) -> np.ndarray:
 
 
 def _counterpart(words: Sequence[str], labels: Sequence[str]) -> str | None:
-    """The label of ours that contains most of the paper's words and no other words. None if there is none.
+    """Our label that matches the words of a label in the paper. None if every label of ours has further words.
 
     >>> _counterpart(["redo", "DemonAttack", "replay_ratio=1"], ["DQN, RR 1", "ReDo, RR 1", "ReDo, RR 2"])
     'ReDo, RR 1'
@@ -238,7 +238,7 @@ def draw(axes: Axes, plot: Plot) -> None:
 
 
 def _reach(plot: Plot) -> tuple[float, float]:
-    """The y limits: all measured values, and as much of the intervals as keeps them readable with few seeds."""
+    """The y limits. They contain all measured values, but cut off wide intervals that would flatten the lines."""
     measured = np.concatenate([values for line in plot.lines for values in (line.middle, *line.seeds)])
     bounds = np.concatenate([values for line in plot.lines for values in (line.low, line.high)])
     bottom = min(0.0, float(np.nanmin(measured)))

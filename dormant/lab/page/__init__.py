@@ -24,7 +24,7 @@ from dormant.lab.page.chapters import chapter as chapter
 LARGEST = 6_000_000  # bytes
 # Choices of (points per line, environments with score maps). The first one that keeps the page small is used.
 SIZES = ((120, 99), (60, 99), (60, 3), (40, 1), (20, 0))
-# Makes the browser refuse to load anything else.
+# Content security policy of the page: the browser loads nothing from outside the file.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 

@@ -48,7 +48,7 @@ class Chapter:
     verdicts: Sequence[Verdict]
     runs: tuple[Run, ...]
     maps: tuple[tuple[str, str, ScoreMap], ...]
-    methods: tuple[tuple[str, ...], ...] = ()  # a comparison's table of methods: the heads, then the rows
+    methods: tuple[tuple[str, ...], ...] = ()  # a comparison's table of methods: column headings, then rows
 
     @property
     def plots(self) -> list[Plot]:
@@ -93,7 +93,7 @@ def tau(experiment: Experiment) -> float:
 
 
 def settings(experiment: Experiment, scale: Scale) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """The shared settings of all arms, and the others per arm, as dotted names and values, without seeds and game."""
+    """The settings that all arms share, then each arm's other settings (name -> value), without seeds and game."""
     described = {arm.name: dict(_flat(describe(arm.training))) for arm in experiment.designs[scale].arms}
     names = dict.fromkeys(name for settings in described.values() for name in settings)
     skipped = ("env.game", "seeds")
@@ -288,7 +288,7 @@ def comparison_table(chapter: Chapter) -> str:
         return ""
     caption = (
         "Return is the interquartile mean over runs in the second half of training, with bootstrap bounds, which are "
-        "too narrow for few seeds. The fraction of dormant neurons (τ = 0.1) is that of the second half, with a "
+        "too narrow for few seeds. The fraction of dormant neurons (τ = 0.1) is a mean over this half, with a "
         "t-interval. The claims above compare pairs of runs."
     )
     heads, *rows = chapter.methods
@@ -306,7 +306,7 @@ def values_table(chapter: Chapter) -> str:
 
 
 def _points(plot: Plot, line: Line) -> list[int]:
-    """The points of a line that `values_table` lists: over replay ratios all, otherwise the last one."""
+    """The indices of the points that `values_table` lists: all points over replay ratios, otherwise the last one."""
     measured = np.flatnonzero(np.isfinite(line.middle)).tolist()
     return measured if plot.x_name == "replay_ratio" else measured[-1:]
 

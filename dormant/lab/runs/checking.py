@@ -104,7 +104,7 @@ def _check_replay(folder: RunFolder, training: Values, newest: Seal) -> None:
 
 
 def _replay(folder: Path, training: Values) -> FrameReplay | StepReplay:
-    """The replay of a run. Its sizes are those of the run's files."""
+    """The replay ring of a run, with the shapes of the run's replay files."""
     first, agent = folder / f"seed{training['seeds'][0]}", training["agent"]
     capacity = int(agent["replay_capacity"])
     if training["is"] == ControlTraining.__name__:

@@ -28,7 +28,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, quota or file s
 
 
 def checkpoints(folder: RunFolder, read_only: bool = False) -> ocp.CheckpointManager:
-    """Opens the checkpoints of a run. Each is written under another name and then renamed. The last two are kept."""
+    """Opens the checkpoints of a run. Each one is written under a temporary name, then renamed. Keeps the last two."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=None if read_only else 2,
         enable_async_checkpointing=False,
@@ -39,7 +39,7 @@ def checkpoints(folder: RunFolder, read_only: bool = False) -> ocp.CheckpointMan
 
 
 def save(manager: ocp.CheckpointManager, agent_steps: int, state: PyTree, owner: int, files: dict[str, Mark]) -> None:
-    """Writes a checkpoint of the run `owner` with the marks of its rows.
+    """Writes a checkpoint of the run with the number `owner`. `files` has the marks of the run's files of rows.
 
     Raises OSError for a full disk, which Orbax reports as a ValueError.
     """
@@ -91,12 +91,12 @@ def _read(manager: ocp.CheckpointManager, agent_steps: int, args: ocp.args.Check
             found = manager.restore(agent_steps, args=both)
         saved, seal = found["default"], Seal.model_validate(found["seal"])
     except ValidationError as error:
-        raise Damaged(f"the checkpoint {place} has no whole seal ({error.error_count()} wrong fields).") from None
+        raise Damaged(f"the checkpoint {place} has an invalid seal ({error.error_count()} wrong fields).") from None
     except Exception as error:  # Orbax raises many types of errors for a damaged checkpoint
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise Damaged(f"the checkpoint {place} cannot be read ({reason}).") from error
     if seal.agent_steps != agent_steps:
-        raise Damaged(f"the checkpoint {place} is that of step {seal.agent_steps}.")
+        raise Damaged(f"the checkpoint {place} was made at step {seal.agent_steps}.")
     changed = {name for name in {**seal.leaves, **saved} if _differs(seal, saved, name)}
     if changed:
         raise Damaged(f"the checkpoint {place} is damaged: {sorted(changed)[0]} has changed.")

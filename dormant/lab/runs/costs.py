@@ -45,7 +45,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Speeds:
-    """The seconds per agent step of finished runs, by kind and replay ratio, and a table for other kinds.
+    """Seconds per agent step, measured in finished runs, per kind and replay ratio. A table has the other kinds.
 
     A training without an actor has no replay ratio. Its steps are gradient steps.
     """
@@ -135,9 +135,9 @@ def relative_times(
 ) -> dict[str, float]:
     """Measures each training with one seed. Returns its time divided by that of the training named `of`.
 
-    The time is the median of `repeats` intervals between two log points after learning has started, without compiling
-    and evaluation. The trainings are measured alternately, so that a disturbance affects all of them. `progress` is
-    called with the name of each training before it is compiled.
+    The time is the median of `repeats` intervals between two log points after learning has started, without
+    compilation and evaluation. The trainings are measured in turn, so that a disturbance affects all of them.
+    `progress` is called with the name of each training before it is compiled.
     """
     with tempfile.TemporaryDirectory() as folder:
         steps = {}
@@ -153,8 +153,8 @@ def relative_times(
 
 
 def _warm(training: Any, folder: Path) -> Callable[[], None]:
-    """Starts a training until it learns and is compiled. Returns a function that advances it to its next log point."""
-    # A length that no measurement reaches, so that no run ends or is evaluated.
+    """Runs a training until its learning code is compiled. Returns a function that runs it to its next log point."""
+    # The length and the evaluation period are so long that a measurement reaches neither.
     endless = 10_000_000 * training.log_period
     begins = training.agent.min_replay + training.log_period
     # The ring holds only the steps of the measurement. A full ring of Atari frames would take 7 GB per training.

@@ -42,7 +42,7 @@ def describe(value: Any) -> Any:
 
 def _deciding(value: Any) -> Iterator[dataclasses.Field]:
     for field in dataclasses.fields(value):
-        # A field that is ignored when two values are compared does not change a result.
+        # A field with `compare=False` does not change the result of a run, so it is left out.
         if field.compare:
             yield field
 
@@ -80,7 +80,7 @@ def shown(description: object) -> str:
 
 
 def digest(training: Trainable) -> str:
-    """Eight characters that identify a training without its seeds. So two figures with the same arm share its runs."""
+    """Eight characters that identify a training without its seeds. Two figures with the same arm share its runs."""
     description = {name: value for name, value in describe(training).items() if name != "seeds"}
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]
 

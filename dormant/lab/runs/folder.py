@@ -103,7 +103,7 @@ class RunFolder:
         write_whole(self.path / "timing.json", timing.model_dump_json() + "\n")
 
     def finish(self, files: Mapping[str, Mark]) -> None:
-        """Writes `done`, with the marks of the rows: the run is complete."""
+        """Marks the run as complete: writes `done`, with the marks of the files of rows."""
         self.check()
         marks = {name: mark.model_dump() for name, mark in files.items()}
         write_whole(self.done, sealed(origin() | {"files": marks}))
@@ -178,9 +178,9 @@ def runs_by_seed(root: Path, scale: Scale, training: Any, unfinished: bool = Fal
 
 @contextlib.contextmanager
 def claimed(path: Path, training: Any) -> Iterator[RunFolder]:
-    """Claims the folder of a training, new or not. No other process on any machine can use it inside the block.
+    """Claims the folder of a training, new or not. Inside the block, no other process on any machine can use it.
 
-    After a process of this machine has ended, its folder is free at once. The folder of a lost machine is free after
+    When a process of this machine ends, its folder is free at once. If a machine is lost, its folder is free after
     LAPSE_SECONDS without a renewal of its lease.
 
     Raises RunInUse if another process is running in the folder. Raises RunRefused if the folder belongs to another

@@ -4,8 +4,8 @@ Processes of one machine exclude each other with a lock of the operating system,
 machines may not see that lock (Linux locks an NFS folder only for its own machine), and a lost machine cannot release
 anything. Therefore a run folder has a file lease-<number> with a counter. The holder increases the counter. A machine
 that sees no increase for LAPSE_SECONDS creates the file with the next number. Only one machine can succeed because the
-file must be new. Clocks of two machines are never compared. A holder that was paused for that long writes nothing
-until it has itself created the next file.
+file must be new. Clocks of two machines are never compared. A holder that was paused for longer than that writes
+nothing until it has created the next file itself.
 """
 
 import json
@@ -21,7 +21,7 @@ from dormant.lab.runs.schema import Damaged, Holder, read
 
 RENEW_SECONDS = 5.0
 TRUST_SECONDS = 20.0  # how long the holder may write after a renewal without reading the folder again
-LAPSE_SECONDS = 45.0  # time without renewal until another machine may take over: TRUST_SECONDS and a slow write
+LAPSE_SECONDS = 45.0  # without renewal, another machine may take over: TRUST_SECONDS, plus a slow write
 TEXT_BYTES = 256  # fixed length, because the file is overwritten in place: other machines see that at once
 
 

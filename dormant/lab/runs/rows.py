@@ -112,7 +112,7 @@ def lines(file: Path) -> list[bytes]:
 def rows(file: Path) -> Iterator[Values]:
     """The complete rows of a file. An incomplete last line (after a kill or on a full disk) is ignored.
 
-    Raises Damaged, which names the line and the field, for any other line that is not a row. Also raises as `lines`.
+    Raises Damaged, with the line and the field, for any other line that is not a row, or if `lines` raises it.
     """
     model = ScoresRow if file.name == FILES[1] else Row
     for number, line in enumerate(lines(file), start=1):

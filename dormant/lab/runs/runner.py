@@ -28,7 +28,7 @@ Progress = Callable[[int], None]
 
 @runtime_checkable
 class Training(Protocol):
-    """A training that can be run: a frozen dataclass whose state is a pytree with a leading axis of seeds."""
+    """A training that `run` can run: a frozen dataclass whose state is a pytree with a leading axis of seeds."""
 
     @property
     def agent_steps(self) -> int: ...
@@ -141,7 +141,7 @@ def last_state(training: Training | FilingTraining, folder: RunFolder) -> Any:
                 raise RunRefused("its last checkpoint is gone.")
             return restore(manager, training.agent_steps, jax.eval_shape(training.init), owner_of(training))[0]
         except RunRefused as error:
-            advice = "delete the folder, and the run is made again."
+            advice = "delete the folder and start the run again."
             raise RunRefused(f"{folder.path} is done, but {error} To repair it, {advice}") from error
 
 
@@ -261,7 +261,7 @@ def _start(training: Training | FilingTraining, folder: RunFolder, manager: ocp.
         return start
     if faults:
         raise RunRefused(
-            f"{folder.path} has no whole checkpoint: {faults[0]} Delete the folder, and the run starts again."
+            f"{folder.path} has no undamaged checkpoint: {faults[0]} Delete the folder to start the run again."
         )
     return Start(fresh, _opened(training, folder, fresh, owner), Journal(folder.path), fresh=True)
 

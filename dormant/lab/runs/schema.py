@@ -111,7 +111,7 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 def parsed(model: type[AnyModel], text: bytes | str, place: str) -> AnyModel:
-    """Parses a JSON text. Raises Damaged, which names the place and the first wrong field, if the text does not fit."""
+    """Parses a JSON text. If it does not fit the model, raises Damaged with `place` and the first wrong field."""
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

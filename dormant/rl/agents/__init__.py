@@ -9,8 +9,8 @@ from .dqn import DQN, Augmentation
 TARGET_GRADIENT_STEPS = 2_000
 INTENSITY = 0.05
 # Atari 100k: settings of its games (fields of `Atari`) and of its runs (fields of `AtariTraining`).
-# Source: DrQ_eps.gin and eval_run_experiment.py of dopamine/labs/atari_100k. The paper's runs are four times as long as
-# those of the released configuration, according to the paper's figure and to others who quote its appendix.
+# Source: DrQ_eps.gin and eval_run_experiment.py of dopamine/labs/atari_100k. The paper's figure, and secondary
+# sources that quote its appendix, show runs four times as long as those of the released configuration.
 ATARI_100K_GAME: dict[str, Any] = {"sticky": 0.0, "noops": 29, "life_loss": True}
 ATARI_100K_RUN: dict[str, Any] = {
     "agent_steps": 400_000,
@@ -29,8 +29,8 @@ def minatar_dqn(agent_steps: int, replay_ratio: float = 1.0) -> DQN:
     (20000, 4000)
 
     Source: Young & Tian 2019 use RMSprop, a replay of 100,000 and a target copied every 1,000 steps at replay ratio 1.
-    Counting gradient steps follows the paper, as in `atari_dqn`. The optimizer is the paper's Adam with four times its
-    learning rate. Exploration ends after a tenth of the run.
+    Like `atari_dqn`, we count the target's period in gradient steps. The optimizer is the paper's Adam with four times
+    the paper's learning rate. Exploration ends after a tenth of the run.
     """
     return DQN(
         learning_rate=2.5e-4,
@@ -86,7 +86,7 @@ def minatar_drq(agent_steps: int) -> DQN:
 
     Images are not shifted. In Atari a shift is at most 4 of 84 pixels, which would be half of one of MinAtar's ten
     cells. A shift by a whole cell is as far as objects move in a step, and it doubles or removes objects at the edge.
-    The noise of the intensity does not depend on the image size.
+    Images are still scaled in intensity, which works for any image size.
     """
     return replace(
         minatar_dqn(agent_steps),

@@ -28,17 +28,17 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Shifts each image by up to `pad` cells either way and scales it by about `intensity`. Neither happens by default.
+    """Shifts each image by up to `pad` cells either way and scales it by about `intensity`. By default it does neither.
 
-    Only training batches are augmented. Neurons are scored and actions chosen on the observations as they are.
+    Only training batches are augmented. Scores and actions are computed from the unchanged observations.
 
     >>> noise = Augmentation(pad=4, intensity=0.05).draw(jax.random.key(0), 1, 32)
     >>> noise.offset_tm1.shape, bool(jnp.all((noise.factor_tm1 >= 0.9) & (noise.factor_tm1 <= 1.1)))
     ((1, 32, 2), True)
 
     Raises ValueError for a negative number.
-    Source: Kostrikov et al. 2020 and Schwarzer et al. 2021; dopamine/labs/atari_100k/atari_100k_rainbow_agent.py, whose
-    offsets leave out the last one, so that images never move the whole way up or left. Ours include it.
+    Source: Kostrikov et al. 2020 and Schwarzer et al. 2021; dopamine/labs/atari_100k/atari_100k_rainbow_agent.py. That
+    code never draws the largest offset, so its images never move `pad` cells up or left. Ours do.
     """
 
     pad: int = 0
@@ -68,7 +68,7 @@ class Augmentation:
             return batch
         noise = batch.noise
         if not isinstance(noise, Noise):
-            raise ValueError(f"{self} needs a batch with its noise, from draw; the batch has noise={noise!r}.")
+            raise ValueError(f"{self} needs a batch with noise from its method draw; this batch has noise={noise!r}.")
         shape = batch.observation_tm1.shape[1:]
         if self.pad and len(shape) != 3:
             raise ValueError(
@@ -90,7 +90,7 @@ NO_AUGMENTATION = Augmentation()
 def shifted(
     images: Shaped[Array, "batch height width channels"], offset: Int[Array, "batch 2"], pad: int
 ) -> Shaped[Array, "batch height width channels"]:
-    """Pads each image by repeating its edges `pad` times, then crops it at its offset. (pad, pad) changes nothing.
+    """Pads each image by repeating its edges `pad` times, then crops it at its offset. Offset (pad, pad) is neutral.
 
     >>> row = jnp.arange(4).reshape(1, 1, 4, 1)
     >>> [shifted(row, jnp.array([[1, column]]), 1).ravel().tolist() for column in range(3)]
@@ -152,7 +152,7 @@ class DQN:
     weight_decay: float = 0.0  # L2 in Adam, biases included
     double: bool = False
     clip_rewards: bool = True
-    replay_capacity: int = 1_000_000  # this and the next three count agent steps
+    replay_capacity: int = 1_000_000  # agent steps; so are min_replay, target_period and epsilon_steps
     min_replay: int = 20_000
     target_period: int = 8_000  # the paper copies every 2,000 gradient steps: 8,000 agent steps at replay ratio 0.25
     epsilon_steps: int = 250_000
@@ -182,7 +182,7 @@ class DQN:
             )
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam. Weight decay and the regulariser's gradient are added before Adam, as in the paper, unlike in AdamW."""
+        """Adam on the gradient plus weight decay and the regulariser's gradient, as in the paper. It is not AdamW."""
         adam = penalised(self.regulariser, optax.adam(self.learning_rate, eps=self.adam_epsilon))
         return optax.chain(optax.add_decayed_weights(self.weight_decay), adam) if self.weight_decay else adam
 
@@ -234,7 +234,7 @@ class DQN:
     def synchronise(self, state: DQNState, before: Int[Array, ""], after: Int[Array, ""]) -> DQNState:
         """Copies the learner's parameters to the target network if `target_due`. Returns the new state.
 
-        Between two copies the target keeps its old neurons even if the learner's were recycled, as in the paper.
+        Recycling changes only the learner. The target keeps the old weights until the next copy, as in the paper.
         """
         due = self.target_due(before, after)
         target = jax.lax.cond(due, lambda: state.learner.params, lambda: state.target)
@@ -262,13 +262,13 @@ def td_error(
     q_t: Float[Array, " actions"],
     selector_t: Float[Array, " actions"],
 ) -> Float[Array, ""]:
-    """Reward plus discounted value of the action that `selector_t` prefers, minus the value of the action taken.
+    """The error of double Q-learning. The next action is the greedy action of `selector_t`, and `q_t` holds its value.
 
     >>> q_tm1, q_t, selector_t = jnp.array([[1.0, 2.0], [4.0, 6.0], [1.0, 0.0]])
     >>> float(td_error(q_tm1, jnp.array(0), jnp.array(1.0), jnp.array(0.5), q_t, selector_t))
     2.0
 
-    Source: rlax, double_q_learning. With `selector_t` equal to `q_t` it is the error of Q-learning.
+    Source: rlax, double_q_learning. If `selector_t` equals `q_t`, this is the error of Q-learning.
     """
     target_tm1 = jax.lax.stop_gradient(r_t + discount_t * q_t[jnp.argmax(selector_t)])
     return target_tm1 - q_tm1[a_tm1]

@@ -60,8 +60,8 @@ class SAC:
     [[0.0, 0.0]]
 
     Raises ValueError for a hyper-parameter outside its range.
-    Source: TF-Agents' SacAgent with the settings of dopamine/labs/redo/tfagents/sac_train_eval.py. Reward scale and
-    target entropy are its defaults, because the paper does not state its own.
+    Source: TF-Agents' SacAgent with the settings of dopamine/labs/redo/tfagents/sac_train_eval.py. The paper does not
+    state its reward scale and target entropy; ours are the defaults of TF-Agents.
     """
 
     hidden: tuple[int, ...] = (256, 256)
@@ -79,7 +79,7 @@ class SAC:
     target_entropy: float = -0.5
     initial_temperature: float = 1.0
     reset_targets: bool = False
-    replay_capacity: int = 1_000_000  # this and the next count agent steps
+    replay_capacity: int = 1_000_000  # agent steps, like min_replay
     min_replay: int = 10_000
     regulariser: L2Init | Parseval | Spectral | None = None  # for actor and critics
 
@@ -87,7 +87,7 @@ class SAC:
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"hidden must name at least one layer of at least 1 neuron, got {self.hidden}.")
+            raise ValueError(f"hidden must hold at least one width, each at least 1, got {self.hidden}.")
         for name in ("width", "actor_learning_rate", "critic_learning_rate", "reward_scale", "initial_temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
@@ -169,7 +169,7 @@ class SAC:
         return self._draw(params["actor"], observation, noise)[0]
 
     def update(self, state: SACState, batch: Steps) -> tuple[SACState, Losses]:
-        """Takes a gradient step of the critics, then the actor, then the temperature. Then averages the targets."""
+        """Updates the critics, the actor and the temperature by one gradient step each, then averages the targets."""
         alpha = jnp.exp(state.temperature.params)
         gradient, (loss, q_mean) = jax.grad(self.critic_loss, has_aux=True)(
             {name: state.learner.params[name] for name in CRITICS}, state, batch, alpha
@@ -240,7 +240,7 @@ class SAC:
 
     def _step_temperature(self, learner: Learner, log_density: Float[Array, " batch"], actions: int) -> Learner:
         """Raises the temperature if the policy's entropy is below its target, and lowers it otherwise."""
-        # The gradient of TF-Agents' loss, which multiplies the entropy's surplus by the logarithm of the temperature.
+        # The gradient of TF-Agents' loss: (entropy - target entropy) times the logarithm of the temperature.
         gradient = -(log_density.mean() + self.target_entropy * actions)
         with jax.numpy_dtype_promotion("standard"):
             change, state = self._adam(self.temperature_learning_rate).update(gradient, learner.opt_state)
@@ -284,7 +284,7 @@ def sample(
 
 
 def log_slope(before: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The log derivative of tanh, log(1 - tanh(u)^2), exact even where 1 - tanh(u)^2 rounds to 0.
+    """The logarithm of tanh's derivative, log(1 - tanh(u)^2). It is exact even where 1 - tanh(u)^2 rounds to 0.
 
     >>> [round(slope, 2) for slope in log_slope(jnp.array([0.0, 100.0])).tolist()]
     [0.0, -198.61]

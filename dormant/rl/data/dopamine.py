@@ -3,9 +3,9 @@
 Each part N of a run's log has the files `$store$_observation_ckpt.N.gz`, `$store$_action_ckpt.N.gz`,
 `$store$_reward_ckpt.N.gz`, `$store$_terminal_ckpt.N.gz` and `add_count_ckpt.N.gz`: gzipped NumPy arrays.
 
-Source: google/dopamine, dopamine/replay_memory/circular_replay_buffer.py, and google-research/batch_rl, logged_replay_
-buffer.py, which writes the files. It writes a part when all slots but one are filled, so a part ends before its cursor.
-The rows after the cursor belong to the previous part.
+Source: google/dopamine, dopamine/replay_memory/circular_replay_buffer.py. The files were written by google-research/
+batch_rl, logged_replay_buffer.py, whenever all slots but one were filled. So a part ends before its cursor, and the
+rows after the cursor belong to the previous part.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class FrameMemory:
     stack: int = 4
 
     def sample(self, log: FrameLog, added: Int[Array, ""], uniform: Float[Array, " batch"]) -> Batch:
-        """One-step transitions, drawn by numbers `uniform` in [0, 1). `added` is not used: a log is complete."""
+        """One-step transitions, drawn by numbers `uniform` in [0, 1). Ignores `added`, because a log does not grow."""
         rows = self._rows(log, uniform)
         return Batch(
             self._stacked(log, rows),
@@ -81,7 +81,7 @@ def read(folder: Path, part: int, gamma: float, stack: int = 4, rows: int | None
     the `stack - 1` rows before it is terminal and its successor was logged. These files do not mark truncations, so a
     step across a truncation is drawn like any other.
 
-    Raises ValueError for a file that is missing or damaged, or that does not fit the others.
+    Raises ValueError for a file that is missing or damaged, or whose length differs from the other files.
     """
     columns = {name: _array(folder, PREFIX + name, part) for name in ("observation", "action", "reward", "terminal")}
     count, shapes = _array(folder, "add_count", part), {name: column.shape for name, column in columns.items()}
@@ -90,7 +90,7 @@ def read(folder: Path, part: int, gamma: float, stack: int = 4, rows: int | None
     rest_fits = all(shapes[name] == (capacity,) for name in ("action", "reward", "terminal"))
     if not (capacity and frames_fit and rest_fits and shapes["observation"][0] == capacity):
         raise ValueError(
-            f"part {part} in {folder} must hold frames of bytes, and equally many rows in each file, got {shapes}."
+            f"part {part} in {folder} must hold frames of uint8, and equally many rows in each file, got {shapes}."
         )
     if count.size != 1 or count.dtype.kind not in "iu" or int(count.item()) < 0:
         raise ValueError(f"part {part} in {folder}: add_count must be one number, got {count.dtype}{count.shape}.")
@@ -113,7 +113,7 @@ def read(folder: Path, part: int, gamma: float, stack: int = 4, rows: int | None
 
 
 def drawable(terminal: ndarray, stack: int) -> ndarray:
-    """The rows of steps with a whole stack before them and a successor after them.
+    """The rows of the steps that have a whole stack of frames before them and a successor after them.
 
     >>> drawable(np.array([0, 0, 0, 1, 0, 0, 0, 0]), stack=2).tolist()
     [1, 2, 3, 5, 6]

@@ -55,7 +55,7 @@ class Fixed:
         return self.memory.capacity
 
     def at(self, gradient_steps: int) -> ReplayState:
-        """Returns the arrays."""
+        """Returns the arrays, the same for any number of gradient steps."""
         del gradient_steps
         return self.arrays
 
@@ -87,16 +87,16 @@ class OwnReplay:
 
 
 def _keep(file: Path, steps: transitions.Transitions) -> None:
-    """Writes the file if it does not exist. Raises ValueError if it exists with other steps."""
+    """Writes the file if it does not exist. Raises ValueError if an existing file holds other steps."""
     if not file.exists():
         transitions.write(file, steps)
     elif not all(map(np.array_equal, steps, transitions.read(file))):
-        raise ValueError(f"{file} holds the replay of another run; delete it, and it is written again.")
+        raise ValueError(f"{file} holds the replay of another run; delete it to have it written again.")
 
 
 @dataclass(frozen=True)
 class TransitionFiles:
-    """Files in our format, `seed0.npz` and so on, in a folder that the user names."""
+    """Files of transitions, one per seed (`seed0.npz` and so on), in a folder that the user names."""
 
     path: Path | None = field(default=None, compare=False)
 
@@ -128,18 +128,18 @@ class Minari:
         return _fixed(agent, env, [transitions.read_minari(self.name)] * len(seeds))
 
 
-Part = tuple[int, ...]  # the number of the file of each seed
+Part = tuple[int, ...]  # for each seed, the number N of its current part of the log
 
 
 @dataclass(frozen=True)
 class DopamineReplay:
-    """The published replay of DQN on a game. One of its `parts` is in memory; every `every` steps, another is drawn.
+    """The published replay of DQN on a game, in `parts` parts. One random part per seed is in memory at a time.
 
-    `path` is a folder with one folder per game, in which seed k reads run k + 1. `every` counts gradient steps.
-    `rows` keeps only the first rows of each part; a whole part takes 7 GB.
+    A new part is drawn after every `every` gradient steps. `path` is a folder with one folder per game, in which seed k
+    reads run k + 1. `rows` keeps only the first rows of each part; a whole part takes 7 GB.
 
-    Source: Agarwal, Schuurmans and Norouzi 2020; batch_rl/fixed_replay loads one of 50 parts at each iteration of
-    250,000 steps, or 62,500 gradient steps.
+    Source: Agarwal, Schuurmans and Norouzi 2020; batch_rl/fixed_replay loads one of 50 parts per iteration, which has
+    62,500 gradient steps.
     """
 
     path: Path | None = field(default=None, compare=False)
@@ -175,7 +175,7 @@ class Parts:
     memory: dopamine.FrameMemory = field(default_factory=dopamine.FrameMemory)
 
     def at(self, gradient_steps: int) -> dopamine.FrameLog:
-        """Reads the parts of a gradient step. Their random choice depends only on the seed and the step."""
+        """Reads the parts that this gradient step uses. Their random choice depends only on the seed and the step."""
         visit = gradient_steps // self.source.every
         part = tuple(int(np.random.default_rng([seed, visit]).integers(self.source.parts)) for seed in self.seeds)
         if part not in self._read:
@@ -209,7 +209,7 @@ def _fixed(agent: DQN, env: Playable, logged: list[transitions.Transitions]) -> 
 
 
 def given(path: Path | None) -> Path:
-    """Returns the user's folder. Raises ValueError if the user named none or it does not exist."""
+    """Returns the folder that the user named. Raises ValueError if it is None or does not exist."""
     if path is None:
         raise ValueError("no folder of the data set was named; name it with --data.")
     if not path.is_dir():

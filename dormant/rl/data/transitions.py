@@ -45,7 +45,7 @@ def write(file: Path, transitions: Transitions) -> None:
 
 
 def read(file: Path) -> Transitions:
-    """Reads a file. Raises ValueError if that fails, or if the file's arrays are missing or do not fit."""
+    """Reads a file. Raises ValueError if it cannot be read, or if an array is missing or has a wrong length or type."""
     try:
         found = read_arrays(file)
     except (OSError, UnreadableFile) as error:

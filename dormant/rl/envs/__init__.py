@@ -15,7 +15,7 @@ EnvState = PyTree[Array]  # its structure is private to the environment
 
 
 class Outcome(NamedTuple):
-    """The outcome of one agent step. `observation` follows the action, before any reset."""
+    """The outcome of one agent step. `observation` is the observation after the action, before any reset."""
 
     observation: Shaped[Array, " *shape"]
     reward: Float[Array, ""]
@@ -71,7 +71,7 @@ class HostOutcome(Protocol):
 class Player(Protocol):
     """Independent copies of an environment on the host, one per seed.
 
-    `step` restarts the episodes that ended. `save` returns a tree of arrays. `restore` resumes exactly from this tree.
+    `step` restarts the episodes that ended. `save` returns a tree of arrays, which `restore` sets as the exact state.
     """
 
     @property
@@ -82,7 +82,7 @@ class Player(Protocol):
 
 
 class ControlOutcome(NamedTuple):
-    """The outcome of one agent step in each body. `observation` follows the action, before any restart."""
+    """The outcome of one agent step in each body. `observation` is the one after the action, before any restart."""
 
     observation: Float32[ndarray, "bodies observation"]
     reward: Float32[ndarray, " bodies"]
@@ -110,7 +110,7 @@ class ControlEnvironment(Protocol):
     def begin(self, seeds: Sequence[int], stream: int = 0) -> Player: ...
 
 
-RANDOM_PLAY = 2**63  # stream of random play; the stream of an evaluation is its number of agent steps
+RANDOM_PLAY = 2**63  # `stream` of random play; the `stream` of an evaluation is the agent steps of training before it
 FRAMES_PER_SECOND = 15  # agent steps, at 60 emulator frames per second
 SCALE = 2  # factor by which videos enlarge the Atari screen
 

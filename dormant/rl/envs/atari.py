@@ -105,10 +105,10 @@ EMULATOR_BYTES = 16_384
 
 @dataclass(frozen=True)
 class Atari:
-    """One Atari game under the protocol of DQN, with its minimal action set.
+    """One Atari game with its minimal action set, preprocessed as for DQN.
 
-    An agent step is four frames of the emulator. The agent's frame is the maximum of the last two, in grey, resized to
-    84 x 84. An observation stacks the agent's last four frames, newest last; frames from before the episode are zeros.
+    An agent step is four frames of the emulator. The agent's frame is the pixelwise maximum of the last two, in grey,
+    resized to 84 x 84. An observation stacks the agent's last four frames, newest last, with zeros before the episode.
 
     - `sticky`: probability, per emulator frame, that the last action is repeated instead of the chosen one.
     - `time_limit`: agent steps after which an episode is truncated.
@@ -136,7 +136,7 @@ class Atari:
         if self.time_limit < 1:
             raise ValueError(f"time_limit must be at least 1 agent step, got {self.time_limit}.")
         if self.noops < 0:
-            raise ValueError(f"noops must be a number of frames, got {self.noops}; 0 starts without.")
+            raise ValueError(f"noops must be a number of frames, got {self.noops}; 0 starts without no-ops.")
 
     @property
     def observation_shape(self) -> tuple[int, int, int]:
@@ -223,7 +223,7 @@ class AtariGames:
 
 
 class AtariGame:
-    """One of the `AtariGames`, with its emulator."""
+    """One game of `AtariGames`, with its emulator."""
 
     def __init__(self, spec: Atari, seed: int, stream: int = 0) -> None:
         self.spec, self._key = spec, (seed, stream)
@@ -292,7 +292,7 @@ class AtariGame:
         return self._emulator.game_over() or (self.spec.life_loss and self._lives < before)
 
     def _look(self) -> UInt8[ndarray, "height width"]:
-        """The agent's frame. After a step that ended early it is made of older screens, as in Dopamine."""
+        """The agent's frame. If a step ended early, it combines screens of earlier steps, as in Dopamine."""
         # Many games draw some objects only in every second frame.
         np.maximum(*self._screens, out=self._screens[0])
         cv2 = _cv2()

@@ -104,7 +104,7 @@ def _pgx(game: str, sticky: float) -> Any:
 
 
 def _lenient() -> ExitStack:
-    """Lets pgx add Booleans to integers, even if the user made JAX strict."""
+    """A context in which pgx can add Booleans to integers, even if the user set JAX's strict type promotion."""
     stack = ExitStack()
     stack.enter_context(jax.numpy_dtype_promotion("standard"))
     stack.enter_context(jax.numpy_rank_promotion("allow"))
@@ -112,7 +112,7 @@ def _lenient() -> ExitStack:
 
 
 def _first(name: str, game: PyTree) -> PyTree:
-    # pgx increments Seaquest's ramp index before it uses its parity, MinAtar afterwards. So pgx must start one lower.
+    # pgx increments Seaquest's ramp index before it tests for odd or even, MinAtar after. So pgx must start one lower.
     return game.replace(_ramp_index=game._ramp_index - 1) if name == "Seaquest" else game
 
 

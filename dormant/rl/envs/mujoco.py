@@ -113,7 +113,7 @@ class MuJoCoBodies:
 
 
 class MuJoCoBody:
-    """One of the `MuJoCoBodies`."""
+    """One body of `MuJoCoBodies`: a Gymnasium task with its random numbers."""
 
     def __init__(self, spec: MuJoCo, seed: int, stream: int = 0) -> None:
         self.spec, self._key, self._episodes = spec, (seed, stream), 0
@@ -143,7 +143,7 @@ class MuJoCoBody:
         ends = np.cumsum([self._size, data.xpos.size])
         integrated, places, centres = np.split(physics, ends)
         self._mujoco.mj_setState(self._task.model, data, integrated, self._kind)
-        # The rewards of Ant and Humanoid compare these positions with those after the step. Only a step computes them.
+        # Rewards of Ant and Humanoid compare these positions before and after a step. Only a step recomputes them.
         data.xpos[:], data.xipos[:] = places.reshape(data.xpos.shape), centres.reshape(data.xipos.shape)
         self.observation = np.array(state.observation)
         self._elapsed, self._episodes = int(state.elapsed), int(state.episodes)

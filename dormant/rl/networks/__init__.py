@@ -17,8 +17,8 @@ Layer = dict[str, Array]
 Params = dict[str, dict[str, Array]]
 Shape = tuple[int, ...]
 
-# The paper's networks (dopamine/labs/redo/networks.py). MinAtar's own DQN draws kernels and biases uniformly within
-# 1/sqrt(fan in), PyTorch's default.
+# The initialiser of the paper's networks (dopamine/labs/redo/networks.py). MinAtar's own DQN has PyTorch's default: it
+# draws kernels and biases uniformly within 1/sqrt(fan in).
 KERNEL = jax.nn.initializers.xavier_uniform()
 EPSILON = 1e-6  # of LayerNorm; Flax's default
 
@@ -76,7 +76,7 @@ def activated(values: Float[Array, "batch *places n"], activation: Activation) -
 
 
 def normalised(values: Float[Array, "batch *places n"], layer: Layer) -> Float[Array, "batch *places n"]:
-    """LayerNorm: normalises the values over the neurons at each place, then scales and shifts them.
+    """LayerNorm: normalises the values over the neurons at each position, then scales and shifts them.
 
     Source: Ba et al. 2016, "Layer normalization"; Lyle et al. 2023, "Understanding plasticity in neural networks".
     """
@@ -88,7 +88,7 @@ def normalised(values: Float[Array, "batch *places n"], layer: Layer) -> Float[A
 
 
 def spectrally_normalised(layer: Layer) -> Layer:
-    """A dense layer with its kernel divided by its largest singular value. The gradient flows through that divisor.
+    """A dense layer with its kernel divided by its largest singular value, which is differentiated too.
 
     >>> kernel = spectrally_normalised({"kernel": jnp.diag(jnp.array([4.0, 1.0]))})["kernel"]
     >>> jnp.round(kernel, 3).tolist()

@@ -32,7 +32,7 @@ DENSE = 512
 
 @dataclass(frozen=True)
 class MinAtarCNN:
-    """One convolution, one dense layer and a linear head, or a dueling one, with ReLU.
+    """One convolution, one dense layer and a linear or dueling head, with ReLU.
 
     >>> params = MinAtarCNN().init(jax.random.key(0), (10, 10, 4), actions=3)
     >>> {name: layer["kernel"].shape for name, layer in params.items()}
@@ -91,8 +91,8 @@ class ImageCNN:
 
     Raises ValueError for a layer without neurons.
     Source: the paper's network for figure 3 has "three convolutions and a dense layer". The 32, 64 and 64 filters of
-    3 x 3 are as others report them, because the paper's appendix was not available. Strides in place of pooling are our
-    choice: with pooling to the same sizes, a step takes five times as long on a CPU. The network is initialised like
+    3 x 3 come from secondary sources, because the paper's appendix was not available. Strides instead of pooling are
+    our choice: with pooling to the same sizes, a step takes five times as long on a CPU. Weights are initialised as in
     the paper's agents.
     """
 
@@ -300,7 +300,7 @@ def patches_times_kernel(
 
 
 def _margins(length: int, side: int, stride: int) -> tuple[int, int]:
-    """Numbers of zeros before and after for padding SAME. If their sum is odd, one more zero is added after."""
+    """How many zeros SAME padding adds before and after an axis. If their sum is odd, one more is added after it."""
     total = max(stride * (-(-length // stride) - 1) + side - length, 0)
     return total // 2, total - total // 2
 

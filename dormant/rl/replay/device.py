@@ -84,9 +84,9 @@ class Replay:
         last_t: Bool[Array, "*seeds"],
         observation_t: Shaped[Array, "*seeds_and_shape"],
     ) -> ReplayState:
-        """Adds one agent step, over the oldest step if the ring is full. `added` counts earlier steps.
+        """Adds one agent step, after `added` earlier ones. If the ring is full, it replaces the oldest step.
 
-        Rings of several seeds are written together by one update in place. Under `vmap` it would be a scatter.
+        The rings of all seeds are written by one update in place. Under `vmap` the update would become a slow scatter.
         """
         seeds = action_tm1.ndim
         pair = self.pack(jnp.stack([observation_tm1, observation_t], axis=seeds))
@@ -98,7 +98,7 @@ class Replay:
         return jax.tree.map(write, ring, step)
 
     def sample(self, ring: ReplayState, added: Int[Array, ""], uniform: Float[Array, " batch"]) -> Batch:
-        """n-step transitions, drawn by numbers `uniform` in [0, 1): 0 draws the oldest one."""
+        """n-step transitions, drawn by numbers `uniform` in [0, 1). The number 0 draws the oldest transition."""
         first = self._starts(added, uniform)
         steps = [(first + k) % self.capacity for k in range(self.n_step)]
         return_t, discount_t, final = jnp.zeros_like(uniform), jnp.ones_like(uniform), first

@@ -63,7 +63,7 @@ def created(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
 
 
 def opened(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
-    """Maps an existing file into memory. Raises DamagedRing if it does not fit, OSError if it is missing."""
+    """Maps an existing file. Raises DamagedRing for damage or another shape or dtype, OSError if it is missing."""
     try:
         array = np.lib.format.open_memmap(file, mode="r")  # for writing, NumPy would extend a truncated file
     except OSError:

@@ -35,7 +35,7 @@ class FrameRing(NamedTuple):
     owner: UInt32[ndarray, "1"]
 
 
-COLUMNS = struct.Struct("=qBBff?")  # `place` to `last`
+COLUMNS = struct.Struct("=qBBff?")  # bytes of a step for its checksum: the fields `place` to `last`
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class FrameReplay:
         last_t: bool | np.bool_,
         frame_t: UInt8[ndarray, "height width"],
     ) -> None:
-        """Writes one agent step in place, over the oldest step if the ring is full. `added` counts earlier steps.
+        """Writes one agent step in place, after `added` earlier ones. If the ring is full, it replaces the oldest step.
 
         Raises ValueError if episodes are truncated more often than once per `time_limit` steps.
         """
@@ -149,7 +149,7 @@ class FrameReplay:
         ring.frame_checksums[place % self.places] = checksum(int(ring.owner[0]), place, kept)
 
     def sample(self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]) -> Batch:
-        """n-step transitions as NumPy arrays, drawn by numbers `uniform` in [0, 1): 0 draws the oldest one.
+        """n-step transitions as NumPy arrays, drawn by numbers `uniform` in [0, 1). 0 draws the oldest transition.
 
         Raises ValueError if fewer than n steps were added.
         """
@@ -176,9 +176,9 @@ class FrameReplay:
         return self._observations(ring, self._starts(added, uniform), 0)
 
     def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
-        """Whether these draws need only the first `there` steps that were ever added.
+        """Whether `sample(ring, added, uniform)` would read only steps that were added before step `there`.
 
-        The draws are the numbers `uniform`, for a ring to which `added` steps were added.
+        So the host can sample before the steps from `there` on have been played.
 
         >>> FrameReplay(capacity=100).drawn_before(50, np.array([0.1, 0.9]), there=49)
         True
@@ -206,7 +206,7 @@ class FrameReplay:
         )
 
     def _next(self, ring: FrameRing, added: int) -> tuple[int, int]:
-        """The place and age of the next step."""
+        """The place of the frame before the next step, and the number of earlier frames that belong to its stack."""
         if added == 0:
             return 0, 0
         slot = (added - 1) % self.slots

@@ -107,7 +107,7 @@ class StepReplay:
         return StepRing(row, np.zeros(self.slots, np.uint32), owner)
 
     def add(self, ring: StepRing, added: int, *columns: Any) -> None:
-        """Writes one agent step in place, over the oldest step if the ring is full. `added` counts earlier steps.
+        """Writes one agent step in place, after `added` earlier ones. If the ring is full, it replaces the oldest step.
 
         The columns are the observation before the step, action, reward, discount, and the observation after it.
         """
@@ -123,9 +123,9 @@ class StepReplay:
         return np.take(ring.steps, self._drawn(added, uniform) % self.slots, axis=0)
 
     def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
-        """Whether these draws need only the first `there` steps that were ever added.
+        """Whether `rows(ring, added, uniform)` would read only steps that were added before step `there`.
 
-        The draws are the numbers `uniform`, for a ring to which `added` steps were added.
+        So the host can draw rows before the steps from `there` on have been played.
 
         >>> StepReplay(100, 1, 1).drawn_before(50, np.array([0.1, 0.9]), there=49)
         True
@@ -133,7 +133,7 @@ class StepReplay:
         return bool((self._drawn(added, uniform) < there).all())
 
     def inputs(self, rows: Float[Array, "*draws numbers"]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-        """The observations and actions of some rows."""
+        """The observations and actions in the given rows, as inputs of the networks."""
         return rows[..., : self.observations], rows[..., self.observations : self.observations + self.actions]
 
     def batch(self, rows: Float[Array, "*draws numbers"], noise: Float[Array, "two *draws actions"]) -> Steps:
