@@ -1,11 +1,11 @@
-"""How many agent steps and gradient steps a second each agent makes at replay ratio 1, and what ReDo costs it.
+"""Measures agent steps and gradient steps per second of each agent at replay ratio 1, and the time that ReDo takes.
 
     python benchmarks/agents.py [--repeats 3] [--agent-steps 100] [--core 0]
 
-DQN and DrQ(eps) play an Atari game on the Nature CNN with batches of 32, SAC plays HalfCheetah-v5 with batches of 256.
-Chunks of `dormant train`'s loops, metrics included and checkpoints not, are measured in turn after a warm-up; each
-number is a median. Where a chunk has ReDo it acts after every gradient step, so that its cost stands out of the noise;
-it is given for each time, and as a share of the gradient steps of the paper's period.
+DQN and DrQ(eps) play an Atari game with the Nature CNN and batches of 32. SAC plays HalfCheetah-v5 with batches of 256.
+A measurement is one chunk of `dormant train`, with metrics and without a checkpoint. After a warm-up, the agents are
+measured in turn; each number is a median. In chunks with ReDo, ReDo acts after every gradient step, so that its cost
+exceeds the noise. The cost is per event, and relative to the gradient steps of the paper's period.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from dormant.rl.atari import AtariTraining
 from dormant.rl.control import ControlTraining
 from dormant.rl.envs.atari import Atari
 
-PERIODS = {"DQN": 1_000, "DrQ(eps)": 1_000, "SAC": 200_000}  # the paper's, in gradient steps
+PERIODS = {"DQN": 1_000, "DrQ(eps)": 1_000, "SAC": 200_000}  # gradient steps between two events of the paper's ReDo
 RING: dict[str, Any] = {"replay_capacity": 1_000, "min_replay": 300}
 
 
 def trainings(agent_steps: int) -> dict[str, Any]:
-    """A training of each agent whose chunks have so many agent steps."""
+    """One training per agent, with chunks of `agent_steps` agent steps."""
     length: dict[str, Any] = {"agent_steps": 10**6 * agent_steps, "log_period": agent_steps}
     length["eval_period"] = length["agent_steps"]
     atari = {
@@ -42,7 +42,7 @@ def trainings(agent_steps: int) -> dict[str, Any]:
 
 
 def chunks(training: Any, folder: Path) -> Callable[[], Any]:
-    """What plays one chunk after another, once the replay is filled and everything is compiled."""
+    """Fills the replay and compiles the training. Returns a function that runs the next chunk."""
     state = training.init()
     loop = training.open(folder, state)
 
@@ -56,7 +56,7 @@ def chunks(training: Any, folder: Path) -> Callable[[], Any]:
 
 
 def seconds(rows: dict[Any, Callable[[], Any]], repeats: int) -> dict[Any, float]:
-    """Median wall time of one chunk of each, in turn so that what disturbs the machine disturbs all of them."""
+    """Median wall time of each function. They are called in turn, so that a disturbance affects all of them."""
     times: dict[Any, list[float]] = {name: [] for name in rows}
     for _ in range(repeats):
         for name, advance in rows.items():
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--agent-steps", type=int, default=100, help="agent steps of each chunk")
-    parser.add_argument("--core", type=int, help="keep to this core; all, if not given")
+    parser.add_argument("--core", type=int, help="use only this core; default: all")
     options = parser.parse_args()
     if options.core is not None:
         pin(options.core)

@@ -1,13 +1,12 @@
-"""How fast DQN learns on Atari: its gradient step, and its whole loop, beside the reference's way and CleanRL's.
+"""Compares the speed of DQN on Atari with stand-ins for Dopamine (the reference) and CleanRL: gradient step and loop.
 
     python benchmarks/atari_dqn.py [--repeats 5] [--steps 5] [--agent-steps 200] [--core 0]
 
-All rows come from one run on the same game and network (Nature CNN with SAME padding), with batches of 32, measured in
-turn `--repeats` times after a warm-up; each number is a median. The gradient step alone has its batch at hand, but for
-the peers, who sample it. The loop chooses greedily, plays, remembers, samples and learns; peers are stand-ins that do
-the same in their own way (atari_peers.py). Operations are counted by hand; element-wise work and Adam count nothing.
-ReDo acts once in each measurement, and its cost is spread over the 1,000 gradient steps of its usual period. All learn
-on a GPU where there is one.
+All rows use the same game, network (Nature CNN with SAME padding) and batch size of 32. After a warm-up they are
+measured in turn, `--repeats` times; each number is a median. Our gradient step uses a fixed batch; those of the
+stand-ins (atari_peers.py) include sampling it. A loop acts greedily, plays, stores, samples and learns. Operations are
+counted by hand, without element-wise operations and Adam. ReDo acts once per measurement; its cost is divided by
+the 1,000 gradient steps of its usual period. Networks use a GPU if there is one.
 """
 
 import argparse
@@ -34,14 +33,14 @@ Step = Callable[[], Any]
 def step_operations() -> int:
     """Floating-point operations of one update: two forward passes, and the gradients of one of them.
 
-    A layer's gradient takes one product for its kernel and one for its input; the first layer needs no latter.
+    A layer's gradient has one product for the kernel and one for the input. The first layer needs only the former.
     """
     first, rest = 21 * 21 * 8 * 8 * 4 * 32, 11 * 11 * (4 * 4 * 32 * 64 + 3 * 3 * 64 * 64 + 64 * 512) + 512 * ACTIONS
     return 2 * BATCH * (3 * first + 4 * rest)
 
 
 def our_step() -> Step:
-    """`DQN.update`, one compiled call a step, on a batch that was sampled before."""
+    """A function that calls the compiled `DQN.update` once, always with the same batch."""
     import jax
     import jax.numpy as jnp
 
@@ -52,7 +51,7 @@ def our_step() -> Step:
     before, after = rng.integers(0, 256, (2, BATCH, 84, 84, 4), np.uint8)
     rewards, discounts = rng.choice(np.array([-1, 0, 1], np.float32), BATCH), np.full(BATCH, 0.99, np.float32)
     batch = Batch(*map(jnp.asarray, (before, np.zeros(BATCH, np.int32), rewards, discounts, after)))
-    # A target of its own: a donated array cannot be passed twice.
+    # The target network needs its own arrays, because an array cannot be donated twice in one call.
     state = jax.tree.map(jnp.copy, agent.init(jax.random.key(0), (84, 84, 4), ACTIONS))
     update = jax.jit(lambda state, batch: agent.update(state, batch)[0], donate_argnums=0)
 
@@ -65,7 +64,7 @@ def our_step() -> Step:
 
 
 def our_loop(ratio: float, agent_steps: int, redo: bool, folder: Path) -> Step:
-    """`AtariTraining` as `dormant train` runs it, with a full ring of 1,000; chunks of that many agent steps."""
+    """A function that runs one chunk of `AtariTraining`, as in `dormant train`, with a full ring of 1,000 steps."""
     from dormant import Chain, Every, ReDo
     from dormant.rl.agents import atari_dqn
     from dormant.rl.atari import AtariTraining
@@ -89,14 +88,14 @@ def our_loop(ratio: float, agent_steps: int, redo: bool, folder: Path) -> Step:
 
 
 def peer_step(name: str) -> Step:
-    """Its sampling and its gradient step."""
+    """A function that samples a batch and takes one gradient step, in the way of the named peer."""
     import atari_peers
 
     return getattr(atari_peers, name)(ACTIONS).learn
 
 
 def peer_loop(name: str, ratio: float, agent_steps: int, redo: bool) -> Step:
-    """That many agent steps, and the gradient steps among them; with ReDo, one event at their end."""
+    """A function that takes `agent_steps` agent steps with their gradient steps, then, with `redo`, recycles once."""
     import atari_peers
 
     from dormant.rl.envs.atari import Atari, AtariGames
@@ -118,7 +117,7 @@ def peer_loop(name: str, ratio: float, agent_steps: int, redo: bool) -> Step:
 
 
 def matmul() -> Step:
-    """A few plain float32 products."""
+    """A function that computes PRODUCTS float32 matrix products, to measure the machine's rate."""
     import jax
     import jax.numpy as jnp
 
@@ -127,7 +126,7 @@ def matmul() -> Step:
 
 
 def seconds(rows: dict[str, Step], repeats: int, count: int = 1) -> dict[str, float]:
-    """Median wall time of one call of each, measured in turn so that what disturbs the machine disturbs all of them."""
+    """Median wall time of one call of each function. They are measured in turn, so that a disturbance affects all."""
     import jax
 
     times: dict[str, list[float]] = {name: [] for name in rows}
@@ -137,14 +136,14 @@ def seconds(rows: dict[str, Step], repeats: int, count: int = 1) -> dict[str, fl
             start = time.perf_counter()
             for _ in range(count):
                 result = step()
-            jax.block_until_ready(result.cpu() if hasattr(result, "cpu") else result)  # PyTorch has no other wait
+            jax.block_until_ready(result.cpu() if hasattr(result, "cpu") else result)  # on PyTorch, copying waits
             if number:  # the first round warms up
                 times[name].append((time.perf_counter() - start) / count)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def gradient_steps(options: argparse.Namespace) -> None:
-    """Prints how long a gradient step takes each."""
+    """Prints the time of one gradient step for our code and each peer."""
     steps = {"matmul": matmul(), "ours": our_step()} | {name: peer_step(peer) for name, peer in PEERS.items()}
     taken = seconds(steps, options.repeats, options.steps)
     peak = PRODUCTS * 2.0 * MATMUL**3 / taken.pop("matmul")
@@ -156,7 +155,7 @@ def gradient_steps(options: argparse.Namespace) -> None:
 
 
 def loops(options: argparse.Namespace, ratio: float, folder: Path) -> None:
-    """Prints the loops at one replay ratio, and beside them our gradient steps without a loop."""
+    """Prints the speeds of the loops at one replay ratio, and of our gradient steps without a loop."""
     agent_steps, rows = options.agent_steps, {}
     for end, redo in (("", False), (WITH_REDO, True)):
         rows["ours" + end] = our_loop(ratio, agent_steps, redo, folder / f"ours{redo}")
@@ -175,7 +174,7 @@ def loops(options: argparse.Namespace, ratio: float, folder: Path) -> None:
 
 
 def repeated(step: Step, count: int) -> Step:
-    """So many steps as one."""
+    """A function that calls `step` `count` times."""
     return lambda: [step() for _ in range(count)][-1]
 
 
@@ -184,7 +183,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="gradient steps of each measurement")
     parser.add_argument("--agent-steps", type=int, default=200, help="agent steps of each measurement of a loop")
-    parser.add_argument("--core", type=int, default=None, help="keep to this core; both, if not given")
+    parser.add_argument("--core", type=int, default=None, help="use only this core; default: all")
     options = parser.parse_args()
     rounds = math.ceil(1 / min(RATIOS))
     if options.agent_steps < rounds or options.agent_steps % rounds:

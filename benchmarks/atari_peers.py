@@ -1,7 +1,7 @@
-"""What peers do at an agent step and at a gradient step of DQN on Atari, for `benchmarks/atari_dqn.py`.
+"""Stand-ins for Dopamine's and CleanRL's DQN on Atari, for `benchmarks/atari_dqn.py`.
 
-Both keep a small ring on the host, on the paper's network (Nature CNN with SAME padding) and settings, and learn on a
-GPU where there is one.
+Both have a small ring on the host, the paper's settings and network (Nature CNN with SAME padding), and use a GPU if
+there is one.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ TAU = 0.1
 
 
 class Peer(NamedTuple):
-    """`act` chooses greedily from frames [84, 84, 4], `remember` keeps a transition, `learn` samples and learns.
+    """The functions of a stand-in. `act` returns the greedy action for frames [84, 84, 4].
 
-    `recycle` samples and lets ReDo act once.
+    `remember` stores a transition. `learn` samples a batch and takes a gradient step. `recycle` runs ReDo once.
     """
 
     act: Callable[[np.ndarray], int]
@@ -27,7 +27,7 @@ class Peer(NamedTuple):
 
 
 class Ring:
-    """The newest transitions, one frame each, as Dopamine keeps them, or a whole stack each, as CleanRL does."""
+    """A ring of transitions. Each has one frame, as in Dopamine, or a whole stack of frames, as in CleanRL."""
 
     def __init__(self, *frame: int) -> None:
         rng = np.random.default_rng(0)
@@ -48,9 +48,9 @@ class Ring:
 
 
 def dopamine(actions: int) -> Peer:
-    """The reference: targets in a call of their own, one example at a time under vmap, stacks gathered by NumPy.
+    """The way of Dopamine, the reference: `vmap` over examples, a separate call for the targets, stacks made by NumPy.
 
-    Its ReDo is our function in a call that is new each time, because theirs too compiles its masks at every event.
+    ReDo is our function, compiled anew at every event, because Dopamine's code also compiles its masks at every event.
 
     Source: dopamine/labs/redo/recycled_dqn_agents.py and weight_recyclers.py.
     """
@@ -117,9 +117,9 @@ def dopamine(actions: int) -> Peer:
 
 
 def cleanrl(actions: int) -> Peer:
-    """CleanRL's dqn_atari.py: PyTorch, here with channels last and fused Adam; whole stacks in its replay.
+    """The way of CleanRL's dqn_atari.py: PyTorch, whole stacks in the replay. We add channels last and fused Adam.
 
-    Its ReDo is written as in the PyTorch port (timoklein/redo): scores in one forward pass, then masks in place.
+    ReDo is written as in the PyTorch port (timoklein/redo): scores in one forward pass, then masks in place.
     """
     import torch
     from torch import nn
@@ -174,7 +174,7 @@ def cleanrl(actions: int) -> Peer:
         fresh = torch.empty_like(layer.weight)
         nn.init.kaiming_uniform_(fresh, a=5**0.5)
         into = mask.view(-1, *[1] * (fresh.ndim - 1))
-        outgoing = mask.repeat_interleave(after.weight.shape[1] // len(mask))  # a pixel each, behind a flatten
+        outgoing = mask.repeat_interleave(after.weight.shape[1] // len(mask))  # a flatten repeats channels
         out = outgoing.view(1, -1, *[1] * (after.weight.ndim - 2))
         layer.weight.copy_(torch.where(into, fresh, layer.weight))
         layer.bias.masked_fill_(mask, 0.0)

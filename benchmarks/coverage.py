@@ -1,17 +1,15 @@
-"""How often a 95 % interval over seeds holds the truth, for a few seeds of one game and of three.
+"""Measures how often 95 % intervals over seeds contain the true value, for a few seeds of one game and of three games.
 
     python benchmarks/coverage.py [--simulations 2000] [--resamples 500] [--output benchmarks/coverage.csv]
 
-Returns of known distributions are drawn many times, and each interval is made of each draw. *One arm* is an aggregate
-of an arm's returns, and as well its change from a start, or its difference to a collapsed arm, that is the same for all
-seeds. *No effect* and *doubled* are differences, seed by seed, of an arm and one whose returns have the same
-distribution, or are half as high; their seeds are independent, so that pairs have nothing in common. The games differ
-in level and spread. Verdicts rest on *t, Welch* where two arms are compared, and on *t, fewest degrees* where an arm is
-compared with its own start.
+Draws returns from known distributions many times, and computes each interval for each draw. *One arm* is the aggregate
+of one arm's returns. It also stands for a change from a start, or a difference from a collapsed arm, that is the same
+for all seeds. *No effect* and *doubled* are paired differences between an arm and a second arm, whose returns have the
+same distribution, or half the values. The seeds of the two arms are independent. The games differ in level and spread.
+Verdicts use *t, Welch* to compare two arms, and *t, fewest degrees* to compare an arm with its own start.
 
-The file has a row for each interval: `coverage`, which should be 0.95; `above_zero`, how often the whole interval lies
-above zero, which is the risk of seeing an effect where there is none and the chance of seeing one where there is; and
-the median of its half width.
+The file has one row per interval. `coverage` should be 0.95. `above_zero` is how often the whole interval lies above
+zero: the false positive rate if there is no effect, otherwise the power. The third number is the median half width.
 """
 
 import argparse
@@ -38,13 +36,13 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def lognormal(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
-    """Of mean 0 and deviation 1; the skewness is 1.8 for a sigma of 0.5 and 6.2 for 1."""
+    """Samples with mean 0 and standard deviation 1. The skewness is 1.8 for a sigma of 0.5, and 6.2 for 1."""
     variance = np.exp(sigma**2)
     return (np.exp(sigma * rng.standard_normal(shape)) - np.sqrt(variance)) / np.sqrt(variance * (variance - 1))
 
 
 def bimodal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """A third of the runs fail. Of mean 0 and deviation 1."""
+    """Samples with mean 0 and standard deviation 1, of which a third are low, like runs that failed."""
     success = rng.random(shape) > 1 / 3
     return (4 * success + 0.5 * rng.standard_normal(shape) - 8 / 3) / np.sqrt(0.25 + 16 * 2 / 9)
 
@@ -59,7 +57,7 @@ SITUATIONS = {"one arm": None, "no effect": 1.0, "doubled": 2.0}
 
 
 class Row(NamedTuple):
-    """What one interval did in one setting."""
+    """The results of one kind of interval in one setting."""
 
     situation: str
     returns: str
@@ -74,7 +72,7 @@ class Row(NamedTuple):
 def arms(
     rng: np.random.Generator, returns: str, times: float | None, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tables [simulations, seeds, games] of two arms; the second is zero where there is only one."""
+    """Tables [simulations, seeds, games] of two arms. The second is zero if `times` is None."""
 
     def arm() -> np.ndarray:
         return LEVELS[: shape[-1]] + SPREADS[: shape[-1]] * RETURNS[returns](rng, shape)
@@ -83,7 +81,7 @@ def arms(
 
 
 def t_over_seeds(tables: np.ndarray) -> Bounds:
-    """Of each seed's mean over games, as if games had nothing of their own."""
+    """The t-interval of each seed's mean over games. Ignores that games differ."""
     return around(mean(tables), half_width(tables.mean(axis=-1)[..., None]))
 
 
@@ -92,13 +90,13 @@ def around(centre: np.ndarray, half: np.ndarray) -> Bounds:
 
 
 def unpaired(first: np.ndarray, second: np.ndarray) -> Bounds:
-    """Welch's, of two arms whose seeds have nothing to do with each other."""
-    both = np.concatenate([first, -second], axis=-1)  # a mean over twice as many strata, half as large
+    """Welch's interval for the difference of two arms with unpaired seeds."""
+    both = np.concatenate([first, -second], axis=-1)  # its mean over twice as many strata is half the difference
     return around(2 * mean(both), 2 * half_width(both))
 
 
 def bootstraps(rng: np.random.Generator, tables: np.ndarray, resamples: int) -> dict[str, Bounds]:
-    """The bounds of every bootstrap, a block of tables at a time for the sake of memory."""
+    """The bounds of every bootstrap. Computes one block of tables at a time, to save memory."""
     blocks = np.array_split(tables, max(1, tables.size * resamples // 4_000_000))
     parts = [_bootstraps(rng, block, resamples) for block in blocks]
 
@@ -115,7 +113,7 @@ def _bootstraps(rng: np.random.Generator, tables: np.ndarray, resamples: int) ->
     errors = np.sqrt(tables.var(axis=-2, ddof=1).sum(axis=-1))
     with np.errstate(divide="ignore", invalid="ignore"):
         studentised = (mean(drawn) - mean(tables)[:, None]) / np.sqrt(drawn.var(axis=-2, ddof=1).sum(axis=-1))
-    # A resample of one seed alone has no variance: it says nothing if it hits the mean, and anything if it does not.
+    # A resample of one seed alone has no variance. Its ratio counts as 0 if it equals the mean, otherwise as infinite.
     low, high = np.quantile(np.nan_to_num(studentised, nan=0.0, posinf=1e9, neginf=-1e9), ends, axis=1)
     return {
         "percentile bootstrap of the IQM": np.quantile(iqm(drawn), ends, axis=1),
@@ -127,7 +125,7 @@ def _bootstraps(rng: np.random.Generator, tables: np.ndarray, resamples: int) ->
 def setting(
     rng: np.random.Generator, situation: str, returns: str, seeds: int, games: int, options: argparse.Namespace
 ) -> Iterator[Row]:
-    """What every interval does in one setting."""
+    """Yields the results of every kind of interval in one setting."""
     times = SITUATIONS[situation]
     first, second = arms(rng, returns, times, (options.simulations, seeds, games))
     tables = first - second
@@ -151,7 +149,7 @@ def setting(
 
 
 def printed(rows: list[Row]) -> None:
-    """A line for each setting, a column for each interval: its coverage in per cent."""
+    """Prints the coverage in percent: a line per setting, a column per kind of interval."""
     names = list(dict.fromkeys(row.interval for row in rows))
     for number, name in enumerate(names, start=1):
         print(f"  {number}  {name}")

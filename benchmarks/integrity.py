@@ -1,4 +1,4 @@
-"""What checksums and synced rows cost: whole short trainings on MinAtar and Atari, with and without them, in turn.
+"""Measures the cost of checksums and synced rows: short trainings on MinAtar and Atari, with and without them in turn.
 
     python benchmarks/integrity.py [--repeats 5] [--agent-steps 4000 400]
 
@@ -49,7 +49,7 @@ def _length(steps: int) -> dict[str, Any]:
 
 @contextmanager
 def replaced(instead: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """Replaces each function that checks by what `instead` makes of it."""
+    """Replaces each checking or syncing function `f` by `instead(f)` inside the block."""
     changes = [patch.object(place, name, instead(getattr(place, name))) for place, name in PLACES]
     for change in changes:
         change.start()
@@ -61,7 +61,7 @@ def replaced(instead: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Ite
 
 
 def without(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that checks nothing."""
+    """A function that does nothing, to replace one that checks or syncs."""
     return (lambda journal: dict(journal.marks)) if function.__name__ == "synced" else (lambda *arguments: 0)
 
 
@@ -74,7 +74,7 @@ def seconds(training: Any) -> float:
 
 
 def measured(training: Any) -> tuple[float, float]:
-    """CPU seconds of a whole training, and those inside the functions that check."""
+    """CPU seconds of a whole training, and the part of them inside the functions that check or sync."""
     inside = 0.0
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--agent-steps", type=int, nargs=2, default=(4_000, 400), help="of MinAtar and Atari")
     options = parser.parse_args()
     for name, training in trainings(*options.agent_steps).items():
-        seconds(training)  # compiles
+        seconds(training)  # this first run only compiles
         shares, ratios, checked = [], [], 0.0
         for _ in range(options.repeats):
             checked, inside = measured(training)

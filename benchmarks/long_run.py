@@ -1,4 +1,4 @@
-"""Whether a long `dormant train` stays as it began: the slopes of its memory and of its seconds per chunk.
+"""Measures whether memory or time per chunk grows during a long `dormant train`, as slopes over the run.
 
     python benchmarks/long_run.py --minutes 120
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-SECONDS = 5.0  # between two looks
+SECONDS = 5.0  # between two measurements
 CHUNK = 200  # agent steps
 
 
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def looks(process: subprocess.Popen[bytes], metrics: Path, seconds: float) -> Iterator[tuple[float, ...]]:
-    """Rows of seconds since the start, CPU seconds, megabytes of resident memory, and rows of metrics."""
+    """Yields measurements: seconds since the start, CPU seconds, megabytes of resident memory, and rows of metrics."""
     watched, began, said = psutil.Process(process.pid), time.monotonic(), 0.0
     while process.poll() is None and time.monotonic() - began < seconds:
         time.sleep(SECONDS)
@@ -61,7 +61,7 @@ def report(table: np.ndarray) -> None:
         f"resident memory {memory.mean():.0f} MB ({memory.min():.0f} to {memory.max():.0f}), {slope:+.1f} MB per hour"
     )
     for name, column in (("CPU", 1), ("wall-clock", 0)):
-        # One pace per two minutes, which contain checkpoints.
+        # One value per two minutes, which contain checkpoints.
         marks = late[:: max(1, round(120 / SECONDS))]
         pace = np.diff(marks[:, column]) / np.maximum(np.diff(marks[:, 3]), 1)
         slope, _ = np.polyfit(marks[1:, 0] / 3600, pace, 1)

@@ -1,11 +1,10 @@
-"""How fast DQN learns on MinAtar, beside what the same arithmetic would take as one large matrix product.
+"""Measures the speed of DQN on MinAtar, and compares it with one large matrix product of as many operations.
 
     python benchmarks/minatar_update.py [--repeats 9] [--steps 500] [--core 0]
 
-All rows come from one run, measured in turn `--repeats` times after a warm-up; each number is a median. Four seeds are
-spread over the cores as `dormant train` spreads them; `--core` keeps everything on one. Operations are counted by hand
-(two for each multiply-add of the products of the update, see `PRODUCTS`); element-wise work, Adam and sampling count
-nothing.
+After a warm-up, all rows are measured in turn, `--repeats` times; each number is a median. Four seeds are spread over
+the cores as in `dormant train`, unless `--core` is given. Operations are counted by hand: two per multiply-add of the
+update's matrix products (`PRODUCTS`), without element-wise operations, Adam and sampling.
 """
 
 import argparse
@@ -17,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# glibc hands large freed blocks back to the kernel, and a call outside a loop then pays for fresh pages every time.
+# Without these settings, glibc returns large freed blocks to the kernel, so every call would pay for fresh pages.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "100000000"}
 
 
@@ -29,15 +28,15 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--steps", type=int, default=500, help="gradient steps of each measurement")
-    parser.add_argument("--core", type=int, help="keep to this core")
-    parser.add_argument("--only-loop", type=int, metavar="SEEDS", help="print the loop's rate for so many seeds")
+    parser.add_argument("--core", type=int, help="use only this core")
+    parser.add_argument("--only-loop", type=int, metavar="SEEDS", help="print only the loop's rate with these seeds")
     return parser.parse_args()
 
 
 BATCH, CHANNELS, ACTIONS = 32, 4, 5
 PLACES, PATCH, FILTERS, FLAT, WIDTH = 8 * 8 * BATCH, 9 * CHANNELS, 16, 8 * 8 * 16, 128
 # The matrix products of one update, rows x inner x columns: two forward passes, then the gradients of one of them. A
-# layer's gradient takes one product for its kernel and one for its input; the first layer needs no latter.
+# layer's gradient has one product for the kernel and one for the input. The first layer needs only that for the kernel.
 PRODUCTS = [(PLACES, PATCH, FILTERS), (BATCH, FLAT, WIDTH), (BATCH, WIDTH, ACTIONS)] * 2 + [
     *[(PATCH, PLACES, FILTERS), (FLAT, BATCH, WIDTH), (BATCH, WIDTH, FLAT)],
     *[(WIDTH, BATCH, ACTIONS), (BATCH, ACTIONS, WIDTH)],
@@ -46,7 +45,7 @@ OPERATIONS = sum(2 * rows * inner * columns for rows, inner, columns in PRODUCTS
 
 
 def matmul(size: int, repeats: int) -> tuple[Callable[[], Any], float]:
-    """A plain float32 product, and its operations."""
+    """A function that computes `repeats` float32 matrix products, and the number of their operations."""
     import jax
     import jax.numpy as jnp
 
@@ -59,12 +58,12 @@ def matmul(size: int, repeats: int) -> tuple[Callable[[], Any], float]:
 
 
 def calls(steps: int, change: Callable[[Any], Any], state: Any) -> Callable[[], Any]:
-    """That many calls of one compiled function, each on the result of the last."""
+    """A function that calls the compiled `change` `steps` times, each time on the previous result."""
     import jax
     import jax.numpy as jnp
 
     compiled = jax.jit(change, donate_argnums=0)
-    # Copies, for a donated array cannot be passed twice.
+    # Copies the arrays, because an array cannot be donated twice in one call.
     state = jax.tree.map(jnp.copy, state)
 
     def run() -> None:
@@ -77,7 +76,7 @@ def calls(steps: int, change: Callable[[Any], Any], state: Any) -> Callable[[], 
 
 
 def bare_update(steps: int) -> dict[str, Callable[[], Any]]:
-    """Updates on one fixed batch, each its own call, and two parts of them alone: the products, and Adam."""
+    """Three functions: updates on one fixed batch, only their matrix products, and only Adam."""
     import jax
     import jax.numpy as jnp
 
@@ -91,7 +90,7 @@ def bare_update(steps: int) -> dict[str, Callable[[], Any]]:
     pairs = [(jnp.ones((rows, inner)), jnp.ones((inner, columns))) for rows, inner, columns in PRODUCTS]
 
     def multiply(total: Any) -> Any:
-        # A factor that the call before decides, so that nothing is worked out once and for all.
+        # The factor depends on the previous call, so that XLA cannot compute the products once and reuse them.
         return sum(((left * (1 + 0 * total)) @ right)[0, 0] for left, right in pairs)
 
     def adam(learner: Any) -> Any:
@@ -107,7 +106,7 @@ def bare_update(steps: int) -> dict[str, Callable[[], Any]]:
 
 
 def loop(steps: int, seeds: int, recycle: int = 0) -> Callable[[], Any]:
-    """The device loop of `dormant train`: environment, replay, updates, measurements, log; ReDo at a period if any."""
+    """A function that runs one chunk of `dormant train`'s device loop. `recycle` is ReDo's period, 0 for no ReDo."""
     from dataclasses import replace
 
     from dormant import Chain, Every, ReDo
@@ -134,7 +133,7 @@ def loop(steps: int, seeds: int, recycle: int = 0) -> Callable[[], Any]:
 
 
 def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median wall time of each, measured in turn so that what disturbs the machine disturbs all of them."""
+    """Median wall time of each function. They are called in turn, so that a disturbance affects all of them."""
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -147,7 +146,7 @@ def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float
 
 
 def two_processes(options: argparse.Namespace) -> float:
-    """Gradient steps a second of two processes, one to a core, three seeds each: how `dormant demo` runs."""
+    """Gradient steps per second of two processes, one per core with three seeds each, as in `dormant demo`."""
     command = [sys.executable, __file__, "--only-loop", "3", "--steps", str(options.steps)]
     command += ["--repeats", str(options.repeats)]
     both = [subprocess.Popen([*command, "--core", str(core)], stdout=subprocess.PIPE, text=True) for core in (0, 1)]
@@ -208,7 +207,7 @@ def loop_lines(taken: dict[str, float], steps: int) -> list[Line]:
 
 
 def cost_lines(taken: dict[str, float], steps: int) -> list[Line]:
-    """One recycling is far below the noise of a chunk, so its cost is taken from recycling a hundred times as often."""
+    """The lines on ReDo's cost, which is measured with a hundred times as many events to exceed the noise."""
     recycling = (taken["often"] - taken["never"]) / (steps / OFTEN)
     share, idle = recycling * steps / 1_000 / taken["loop 4"], taken["never"] / taken["loop 4"] - 1
     return [

@@ -1,6 +1,6 @@
-"""What `dormant.with_intervention` costs a compiled gradient step that recycles every 1,000 steps.
+"""Measures the time that `intervene` adds to a compiled gradient step if ReDo acts every 1,000 steps.
 
-Times the same step with and without `intervene`, in turn, and prints the medians.
+Times the same step with and without `intervene` in turn, and prints the medians.
 
 python benchmarks/own_loop.py
 """
@@ -64,7 +64,7 @@ def main() -> None:
             for _ in range(STEPS):
                 trained[name] = step(*trained[name])
             jax.block_until_ready(trained[name])
-            if repeat:  # the first one compiles
+            if repeat:  # the first call compiles
                 times[name].append((time.perf_counter() - start) / STEPS)
     for name, each in times.items():
         print(f"{name:10}{statistics.median(each) * 1e6:8.0f} us per gradient step")

@@ -1,12 +1,11 @@
-"""What the ring of Atari frames costs: bytes of a transition, transitions drawn a second, and whether memory grows.
+"""Measures the ring of Atari frames: bytes per transition, transitions drawn per second, and whether memory grows.
 
     python benchmarks/replay.py [--capacity 200000] [--minutes 0.5] [--folder runs]
 
-A ring is filled with random frames in files of a temporary folder inside `--folder`, and drawn from. Then DQN plays
-Breakout at random until a ring of its own is full, and learns at replay ratio 1 until the minutes are over. `own` is
-the memory of the process itself, `mapped` is what it has of the ring's files, which the kernel can take back. The
-allocator keeps freed blocks, as in minatar_update.py: with `--plain-malloc` it does not, and a batch pays for fresh
-pages.
+First fills a ring with random frames, in files of a temporary folder inside `--folder`, and draws from it. Then DQN
+plays Breakout at random until a second ring is full, and learns at replay ratio 1 for `--minutes`. `own` is the memory
+of the process. `mapped` is the part of the ring's files in memory, which the kernel can free. The allocator keeps freed
+blocks, as in minatar_update.py. With `--plain-malloc` it does not, so every batch needs fresh pages.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from dormant.rl.replay.files import flush, refuse_without_room
 from dormant.rl.replay.frames import FrameReplay, FrameRing
 
 EPISODE = 1_000
-CHUNK = 200  # agent steps between two looks at the clock
+CHUNK = 200  # agent steps between two readings of the clock
 
 
 def arguments() -> argparse.Namespace:
@@ -38,20 +37,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--capacity", type=int, default=200_000)
     parser.add_argument("--minutes", type=float, default=0.5)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--plain-malloc", action="store_true", help="leave the allocator as the system sets it")
+    parser.add_argument("--plain-malloc", action="store_true", help="use the system's default allocator settings")
     parser.add_argument("--folder", type=Path, default=Path("runs"))
     return parser.parse_args()
 
 
 def add(replay: FrameReplay, ring: FrameRing, added: int, frames: np.ndarray) -> None:
-    """One more agent step, the last of an episode every thousandth time."""
+    """Adds one agent step to the ring. Every thousandth step is the last of an episode."""
     last = added % EPISODE == EPISODE - 1
     before, after = frames[added % len(frames)], frames[(added + 1) % len(frames)]
     replay.add(ring, added, before, added % 6, 0.0, 0.0 if last else 0.99, last, after)
 
 
 def memory() -> tuple[float, float]:
-    """Resident megabytes of the process itself, and of mapped files."""
+    """Megabytes of resident memory: of the process itself, and of mapped files."""
     rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     own, mapped = (int(rows[name].split()[0]) * 1024 / 1e6 for name in ("RssAnon", "RssFile"))
     return own, mapped
@@ -86,13 +85,13 @@ def report(replay: FrameReplay, ring: FrameRing, batch: int) -> None:
 
 
 def train(folder: Path, capacity: int, minutes: float) -> None:
-    """Learns with a full ring until the minutes are over, and prints memory and rate ten times on the way."""
+    """Trains with a full ring for `minutes`. Prints memory and speed ten times."""
     agent = replace(atari_dqn(1.0), replay_capacity=capacity, min_replay=capacity)
     length: dict[str, Any] = {"agent_steps": 10**6 * CHUNK, "log_period": CHUNK, "eval_period": 10**6 * CHUNK}
     training = AtariTraining(agent=agent, env=Atari("Breakout"), **length)
     state = training.init()
     loop = training.open(folder, state)
-    while (done := training.agent_steps_done(state)) < capacity + CHUNK:  # with a chunk of learning, which compiles
+    while (done := training.agent_steps_done(state)) < capacity + CHUNK:  # the last chunk learns, so it compiles
         state, _ = loop.advance(state)
     full, part = done, minutes * 60 / 10
     print(f"\n{'minutes':>8}{'agent steps':>13}{'steps/s':>10}{'own MB':>10}{'mapped MB':>11}")

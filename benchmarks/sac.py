@@ -1,10 +1,10 @@
-"""How many agent steps a second SAC makes, beside Stable-Baselines3's and sbx's.
+"""Compares the agent steps per second of our SAC with those of Stable-Baselines3 and sbx.
 
     python benchmarks/sac.py [--env HalfCheetah-v5] [--repeats 5] [--steps 200]
 
-All three train with the same network, batch and replay ratio 1 on the same task, measured in turn after a warm-up; each
-number is a median. `CONTESTANTS` names every row and what makes it: a function that takes the task and returns one that
-makes so many agent steps, each with its gradient step. `ours with ReDo` recycles twice in each measurement.
+All three train on the same task with the same network, batch size and replay ratio 1. After a warm-up they are measured
+in turn; each number is a median. `CONTESTANTS` maps the name of a row to a function of the task, which returns a
+function that takes `--steps` agent steps, each with a gradient step. `ours with ReDo` recycles twice per measurement.
 """
 
 import argparse
@@ -21,7 +21,7 @@ WARM_UP = 300  # agent steps of random play before learning; one unmeasured roun
 
 
 def ours(task: str, steps: int, recycle: bool = False) -> Advance:
-    """Chunks of `dormant train --agent sac`, metrics included and checkpoints not."""
+    """A function that runs one chunk of `dormant train --agent sac`, with metrics and without a checkpoint."""
     from dormant import Chain, Every, ReDo
     from dormant.rl.agents.sac import SAC
     from dormant.rl.control import ControlTraining
@@ -76,13 +76,13 @@ CONTESTANTS: dict[str, Callable[[str, int], Advance]] = {
 
 
 def seconds(contestants: dict[str, Advance], repeats: int) -> dict[str, float]:
-    """Median wall time of one measurement of each, in turn so that what disturbs the machine disturbs all of them."""
+    """Median wall time per contestant. They are measured in turn, so that a disturbance affects all of them."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(repeats + 1):
         for name, advance in contestants.items():
             start = time.perf_counter()
             advance()
-            if number:  # the first round compiles what the warm-up did not
+            if number:  # the first round still compiles
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 

@@ -1,7 +1,7 @@
 """Measures how fast each network of an experiment acts and learns, and writes dormant/experiments/speeds.csv.
 
-Times are processor seconds of one core with one thread, so that other programs on the machine disturb them little.
-Chunks that only fill the replay give the agent steps; chunks at replay ratio 1, less that, the gradient steps.
+Times are CPU seconds on one core with one thread, because other programs affect them little. Chunks that only fill the
+replay give the time per agent step. Chunks at replay ratio 1, minus this time, give the time per gradient step.
 """
 
 import argparse
@@ -24,9 +24,9 @@ TABLE = Path(__file__).parents[1] / "dormant" / "experiments" / "speeds.csv"
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--core", type=int, default=cores()[-1])
-    flags.add_argument("--seconds", type=float, default=5.0, help="processor seconds a measurement takes at least")
+    flags.add_argument("--seconds", type=float, default=5.0, help="smallest CPU time of a measurement in seconds")
     flags.add_argument("--families", nargs="+", default=["MinAtar", "Atari", "MuJoCo"])
-    flags.add_argument("--missing", action="store_true", help="only what the table lacks")
+    flags.add_argument("--missing", action="store_true", help="measure only kinds that are not in the table")
     given = flags.parse_args()
     pin(given.core)
     known = read(TABLE)
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def kinds() -> Iterator[tuple]:
-    """One plain training of each environment family and network, at the scales that people wait for."""
+    """Yields one training per environment family and network of the experiments, without those only in smoke scale."""
     compared = [
         tuning(suite, scale, list(METHODS))
         for suite, grounds in GROUNDS.items()
@@ -56,7 +56,7 @@ def kinds() -> Iterator[tuple]:
 
 
 def speeds(training, seconds: float) -> dict[str, float]:
-    """Both speeds of a training with the least that can be measured of it; of one without an actor, the second."""
+    """Steps per second of acting and of learning, from a short version of a training. A training may have no actor."""
     if not hasattr(training, "replay_ratio"):
         learning = pace(replace(training, seeds=(0,)), 1, seconds)
         return {"agent_steps_per_second": math.inf, "gradient_steps_per_second": round(1 / learning, 2)}
@@ -80,7 +80,7 @@ def speeds(training, seconds: float) -> dict[str, float]:
 
 
 def pace(training, skip: int, seconds: float) -> float:
-    """Processor seconds for each step that a training counts; the first chunk of a kind is left out, which compiles."""
+    """CPU seconds per step of a training. Leaves out the first `skip` + 1 chunks, because they compile."""
     with TemporaryDirectory() as folder:
         state = training.init()
         loop = training.open(Path(folder), state) if hasattr(training, "open") else training

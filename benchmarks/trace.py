@@ -1,12 +1,12 @@
-"""How long the first `trace` of a network takes, and what `Every(period, ReDo)` costs a step in which nothing is due.
+"""Measures the time of a network's first `trace`, and the time that `Every(period, ReDo)` adds to a step without ReDo.
 
     python benchmarks/trace.py [--repeats 21]
-    python benchmarks/trace.py --against 0ae57e9      traces only, in turn with those of another revision
+    python benchmarks/trace.py --against 0ae57e9      compares traces with another revision
 
-Each trace is the first call of a fresh process, after its imports, in seconds of the processor; the median of three
-processes, or of seven for each of two revisions. The steps with and without the schedule are measured in turn,
-`--repeats` times each; their difference is the median of the pairs', with the quartiles, for it is smaller than what a
-busy machine adds to either.
+A trace is the first call in a fresh process, after the imports, in CPU seconds. Its time is the median of three
+processes, or with `--against` of seven per revision. Steps with and without the schedule are measured in turn,
+`--repeats` times each. The added time is the median of the differences of pairs, with quartiles, because it is smaller
+than the noise of a busy machine.
 """
 
 import argparse
@@ -27,7 +27,7 @@ TITLES = {"nature": "Nature CNN, Flax", "impala": "IMPALA ResNet, Flax", "torch"
 
 
 def linen(name: str) -> tuple[Any, Any, Any]:
-    """A Flax network of 84 x 84 x 4 images, its parameters, and an image."""
+    """A Flax network for images of 84 x 84 x 4, its parameters, and an image."""
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
@@ -52,7 +52,7 @@ def linen(name: str) -> tuple[Any, Any, Any]:
 
 
 def first_trace(name: str) -> float:
-    """Seconds of one trace; to be called once in a process."""
+    """CPU seconds of one trace. Call it only once per process."""
     if name != "torch":
         import dormant
 
@@ -73,7 +73,7 @@ def first_trace(name: str) -> float:
 
 
 def steps(apply: Callable[..., Any], init: Callable[..., Any], x: Any, count: int) -> tuple[Any, Any]:
-    """Two functions that take that many gradient steps in one compiled loop: without ReDo, and with it never due."""
+    """Two functions that take `count` gradient steps in a compiled loop: without ReDo, and with an idle ReDo."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -104,7 +104,7 @@ def steps(apply: Callable[..., Any], init: Callable[..., Any], x: Any, count: in
 
 
 def added(plain: Callable[[], Any], scheduled: Callable[[], Any], repeats: int, count: int) -> str:
-    """The share of a step's time that the schedule adds."""
+    """The time that the schedule adds to a step, relative to the step's time, as text."""
     seconds: list[list[float]] = [[], []]
     for warm_up in (plain, scheduled):
         warm_up()
@@ -120,11 +120,11 @@ def added(plain: Callable[[], Any], scheduled: Callable[[], Any], repeats: int, 
 
 
 def main() -> None:
-    """Print the table."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--against", metavar="REVISION", help="compare with the package at that revision")
-    parser.add_argument("--only", choices=TRACES, help="print the seconds of one trace")
+    parser.add_argument("--only", choices=TRACES, help="print only the CPU seconds of this trace")
     options = parser.parse_args()
     if options.only:
         print(first_trace(options.only))
@@ -139,13 +139,13 @@ def main() -> None:
 
 
 def process(name: str, tree: Path) -> float:
-    """Seconds of one trace in a process of its own, with the package of a source tree."""
+    """CPU seconds of one trace in a new process, with the `dormant` package of the source tree `tree`."""
     command = [sys.executable, __file__, "--only", name]
     return float(subprocess.check_output(command, env={**os.environ, "PYTHONPATH": str(tree)}))
 
 
 def compared(revision: str) -> Iterator[str]:
-    """Each trace with the package of a revision and with today's, in turn."""
+    """Yields a line per network: the trace's time at a revision and today, measured in turn."""
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.check_output(["git", "archive", revision, "dormant"], cwd=ROOT)
         subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)

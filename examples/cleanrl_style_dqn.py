@@ -1,4 +1,4 @@
-"""DQN in one file, as CleanRL writes it, with ReDo in two lines (marked). Runs in seconds.
+"""DQN in one file, in the style of CleanRL, with ReDo in the two marked lines. Runs in seconds.
 
 python examples/cleanrl_style_dqn.py --agent-steps 4000
 """
@@ -27,13 +27,13 @@ def batch_of(replay: deque, size: int) -> tuple[torch.Tensor, ...]:
 
 
 def main() -> None:
-    """Train, and print what was recycled and how the episodes went."""
+    """Trains, and prints the numbers of recycled neurons and the mean returns."""
     parser = argparse.ArgumentParser(description="DQN on CartPole with ReDo, in one file.")
     parser.add_argument("--agent-steps", type=int, default=4_000)
     agent_steps = parser.parse_args().agent_steps
     random.seed(0)
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # networks this small are slower on two
+    torch.set_num_threads(1)  # for networks this small, two threads are slower
     env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"))
     online, target = q_network(), q_network()
     target.load_state_dict(online.state_dict())

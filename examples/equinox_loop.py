@@ -18,7 +18,7 @@ def make(key):
 
 
 def main():
-    """Memorise labels that change: neurons go dormant, and are recycled."""
+    """Fits labels that change every PERIOD steps. Neurons become dormant, and ReDo recycles them."""
     model, tx = make(jax.random.key(0)), optax.adam(1e-2)
     x = jax.random.normal(jax.random.key(1), (256, 16))
     tx = dormant.with_intervention(tx, dormant.Every(50, dormant.ReDo(tau=0.1)), model, make, x)  # <- ours

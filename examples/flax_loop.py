@@ -24,7 +24,7 @@ class MLP(nn.Module):
 
 
 def main():
-    """Memorise labels that change: neurons go dormant, and are recycled."""
+    """Fits labels that change every PERIOD steps. Neurons become dormant, and ReDo recycles them."""
     model, tx = MLP(), optax.adam(1e-2)
     x = jax.random.normal(jax.random.key(1), (256, 16))
     params = model.init(jax.random.key(0), x)["params"]

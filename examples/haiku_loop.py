@@ -13,7 +13,7 @@ PERIOD = 100  # gradient steps between two changes of the labels
 
 
 def main():
-    """Memorise labels that change: neurons go dormant, and are recycled."""
+    """Fits labels that change every PERIOD steps. Neurons become dormant, and ReDo recycles them."""
     model, tx = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP((64, 64, 10))(x))), optax.adam(1e-2)
     x = jax.random.normal(jax.random.key(1), (256, 16))
     params = model.init(jax.random.key(0), x)

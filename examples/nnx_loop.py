@@ -25,7 +25,7 @@ class MLP(nnx.Module):
 
 
 def main():
-    """Memorise labels that change: neurons go dormant, and are recycled."""
+    """Fits labels that change every PERIOD steps. Neurons become dormant, and ReDo recycles them."""
     x = jax.random.normal(jax.random.key(1), (256, 16))
     model, tx = MLP(nnx.Rngs(0)), optax.adam(1e-2)
     tx = dormant.with_intervention(tx, dormant.Every(50, dormant.ReDo(tau=0.1)), model, MLP, x)  # <- ours

@@ -32,7 +32,7 @@ def forward(params, images):
 
 
 def dormant_masks(params, images):
-    """Which neurons are dormant: mean |activation| over all samples and positions, at most TAU times their layer's."""
+    """Which neurons of each layer are dormant: their mean |activation| is at most TAU times the mean of their layer."""
     masks = {}
     for name, activations in forward(params, images)[1].items():
         magnitude = jnp.abs(activations).mean(axis=range(activations.ndim - 1))
@@ -41,7 +41,7 @@ def dormant_masks(params, images):
 
 
 def weight_masks(masks):
-    """For each parameter, the entries that feed a dormant neuron, and those that read one."""
+    """Two trees of masks over the parameters: incoming weights of dormant neurons, and their outgoing weights."""
     conv, dense = masks["conv"], masks["dense"]
     off = jnp.zeros((), bool)
     # The flatten puts channels last, so that row r of the dense kernel reads channel r % CHANNELS.
@@ -60,7 +60,7 @@ def weight_masks(masks):
 
 @jax.jit
 def redo(key, params, opt_state, images):
-    """Dormant neurons get fresh incoming weights, outgoing weights of zero, and no memory in Adam."""
+    """Recycles dormant neurons: fresh incoming weights, zero outgoing weights, and zero moments in Adam for both."""
     feeds, reads = weight_masks(dormant_masks(params, images))
 
     def reset(weight, feed, read, fresh):
@@ -86,7 +86,7 @@ def gradient_step(params, opt_state, images, labels):
 
 
 def main():
-    """Memorise labels that change every PERIOD steps: neurons go dormant, and are recycled."""
+    """Fits labels that change every PERIOD steps. Neurons become dormant, and ReDo recycles them."""
     key = jax.random.key(0)
     images = jax.random.normal(jax.random.key(1), (256, 8, 8, 1))
     params = init(key)

@@ -29,8 +29,8 @@ def new_model() -> DQN:
 
 
 def learn(model: DQN, agent_steps: int) -> None:
-    """Train for some more agent steps, and say what was recycled."""
-    # A short period, so that a short run shows it; the paper's is 1,000 gradient steps.
+    """Trains for `agent_steps` more steps, and prints how many neurons were recycled."""
+    # The period is short so that ReDo acts in a short run. The paper's is 1,000 gradient steps.
     callback = ReDoCallback(tau=0.1, period=100, networks=("q_net",))
     model.learn(agent_steps, callback=callback, reset_num_timesteps=False)
     print(f"{model.num_timesteps} agent steps, {model._n_updates} gradient steps, {callback.recycled} neurons recycled")
@@ -38,8 +38,8 @@ def learn(model: DQN, agent_steps: int) -> None:
 
 
 def main() -> None:
-    """Train, save, load and go on; the schedule goes on too, because SB3 saves its count of gradient steps."""
-    torch.set_num_threads(1)  # networks this small are slower on two
+    """Trains, saves, loads and resumes. ReDo's schedule resumes too, because SB3 saves its count of gradient steps."""
+    torch.set_num_threads(1)  # for networks this small, two threads are slower
     parser = argparse.ArgumentParser(description="SB3's DQN on CartPole with ReDo.")
     parser.add_argument("--agent-steps", type=int, default=4_000)
     agent_steps = parser.parse_args().agent_steps

@@ -27,8 +27,8 @@ def new_model() -> SAC:
 
 
 def learn(model: SAC, agent_steps: int) -> None:
-    """Train for some more agent steps, and say what was recycled."""
-    # A short period and a high threshold, so that a short run shows it; the paper's are 200,000 gradient steps and 0.
+    """Trains for `agent_steps` more steps, and prints how many neurons were recycled."""
+    # With this short period and high threshold, ReDo acts in a short run. The paper's are 200,000 gradient steps and 0.
     callback = ReDoCallback(tau=0.1, period=200, networks=("actor", "critic"), score_batch=256)
     model.learn(agent_steps, callback=callback, reset_num_timesteps=False)
     print(f"{model.num_timesteps} agent steps, {model._n_updates} gradient steps, {callback.recycled} neurons recycled")
@@ -36,8 +36,8 @@ def learn(model: SAC, agent_steps: int) -> None:
 
 
 def main() -> None:
-    """Train, save, load and go on; the schedule goes on too, because SB3 saves its count of gradient steps."""
-    torch.set_num_threads(1)  # networks this small are slower on two
+    """Trains, saves, loads and resumes. ReDo's schedule resumes too, because SB3 saves its count of gradient steps."""
+    torch.set_num_threads(1)  # for networks this small, two threads are slower
     parser = argparse.ArgumentParser(description="SB3's SAC on Pendulum with ReDo.")
     parser.add_argument("--agent-steps", type=int, default=800)
     agent_steps = parser.parse_args().agent_steps

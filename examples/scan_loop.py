@@ -57,7 +57,7 @@ def make_train():
 
 
 def main():
-    """Memorise labels that change: neurons go dormant, and are recycled."""
+    """Fits labels that change every PERIOD steps. Neurons become dormant, and ReDo recycles them."""
     _, logged = jax.jit(jax.vmap(make_train()))(jax.random.split(jax.random.key(0), SEEDS))
     for step in range(60, 6 * PERIOD + 1, 60):
         print(f"gradient step {step}: loss {logged['loss'][:, step - 1].mean():.2f}")

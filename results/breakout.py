@@ -1,4 +1,4 @@
-"""Judges and draws two Atari runs, DQN and DQN + ReDo, and keeps their data in results/breakout.
+"""Evaluates and draws two Atari runs, DQN and DQN + ReDo, and copies their data to results/breakout.
 
     for arm in none redo; do
       dormant train --run-dir runs/breakout/$arm --intervention $arm --env ALE/Breakout --steps 100000 \
@@ -6,8 +6,8 @@
     done
     python results/breakout.py runs/breakout
 
-The agents of the last checkpoints, and one that acts at random, play evaluation episodes for --agent-steps each. The
-two runs may still be going on.
+The agents of the last checkpoints, and an agent that acts at random, each play evaluation episodes for --agent-steps
+agent steps. The runs need not be finished.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def training(arm: str, folder: Path) -> AtariTraining:
 
 
 def episodes(arm: str, folder: RunFolder, agent_steps: int) -> dict[str, Sequence[float]]:
-    """Returns of evaluation episodes of the arm's agent, and of random play in the same games."""
+    """The returns of evaluation episodes of the arm's agent, by a name with the agent's number of training steps."""
     plan = replace(training(arm, folder.path), eval_agent_steps=agent_steps)
     with checkpoints(folder) as manager:
         step = manager.latest_step()
@@ -55,7 +55,7 @@ def episodes(arm: str, folder: RunFolder, agent_steps: int) -> dict[str, Sequenc
 
 
 def random_episodes(agent_steps: int) -> dict[str, Sequence[float]]:
-    """Returns of random play."""
+    """The returns of evaluation episodes of random play."""
     plan = replace(training("DQN", Path("random")), eval_agent_steps=agent_steps, eval_epsilon=1.0)
     return {"random play": plan.evaluate([], 0, Path())[0].tolist()}
 
@@ -65,7 +65,7 @@ def _first(tree: dict) -> dict:
 
 
 def keep(folder: RunFolder, arm: str) -> RunFolder:
-    """A copy of what the picture is drawn from."""
+    """Copies the files that the picture needs to results/breakout. Returns the copied run folder."""
     copy = RunFolder(HERE / ARMS[arm])
     copy.path.mkdir(parents=True, exist_ok=True)
     for file in (folder.spec, folder.metrics, folder.scores):
@@ -75,8 +75,8 @@ def keep(folder: RunFolder, arm: str) -> RunFolder:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="folder with a run in each of none and redo")
-    parser.add_argument("--agent-steps", type=int, default=10_000, help="agent steps of evaluation of each")
+    parser.add_argument("runs", type=Path, help="folder with the run folders none and redo")
+    parser.add_argument("--agent-steps", type=int, default=10_000, help="agent steps of evaluation per agent")
     options = parser.parse_args()
     folders = {arm: RunFolder(options.runs / name) for arm, name in ARMS.items()}
     played = random_episodes(options.agent_steps)

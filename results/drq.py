@@ -1,4 +1,4 @@
-"""Draws a run of DrQ(eps) on an Atari game, and keeps its data in results/drq.
+"""Draws a run of DrQ(eps) on an Atari game, and copies its data to results/drq.
 
     dormant train --agent drq --env ALE/MsPacman --replay-ratio 1 --steps 20000 --replay-capacity 20000 \
       --eval-period 10000 --eval-episodes 100 --run-dir runs/drq

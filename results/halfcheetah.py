@@ -1,11 +1,11 @@
-"""Draws SAC, SAC + ReDo and sbx's SAC on HalfCheetah-v5 side by side, and keeps their data in results/halfcheetah.
+"""Draws SAC, SAC + ReDo and sbx's SAC on HalfCheetah-v5 in one figure, and copies their data to results/halfcheetah.
 
     dormant figure fig14 --scale pilot
     python results/halfcheetah.py --run-dir runs
 
-Ours are runs of figure 14; sbx's are trained here, seed after seed on one core, where they are missing. All have
-100,000 agent steps, batch 256, two hidden layers of 256, 10,000 steps of random play, rewards times 0.1, the same
-target entropy, and the mean of five episodes of the policy's mean action every 5,000 agent steps.
+Our runs are those of figure 14. Missing runs of sbx are trained here, one seed after another on one core. All runs have
+100,000 agent steps, batch 256, two hidden layers of 256, 10,000 steps of random play, rewards times 0.1, and the same
+target entropy. Every 5,000 agent steps, an evaluation plays five episodes with the policy's mean action.
 """
 
 import argparse
@@ -41,14 +41,14 @@ TAU = "0.1"
 
 
 class Seeds(NamedTuple):
-    """What each seed of an arm measured."""
+    """One metric of an arm, per seed."""
 
     agent_steps: Int[np.ndarray, " points"]
     values: Float[np.ndarray, "seeds points"]
 
 
 def train_sbx(seed: int, folder: Path) -> None:
-    """Trains sbx's SAC with our settings; its evaluations go to a file as they are made."""
+    """Trains sbx's SAC with our settings. Writes each evaluation to a file in `folder`."""
     import gymnasium
     from sbx import SAC
     from stable_baselines3.common.callbacks import EvalCallback
@@ -79,7 +79,7 @@ def theirs(folder: Path) -> Seeds:
 
 
 def ours(arm: str, metric: str) -> Seeds:
-    """A metric of one of our arms, where it was measured."""
+    """A metric of one of our arms, at the log points at which it was measured for every seed."""
     found = [curve(RunFolder(HERE / arm / f"seed{seed}"), metric) for seed in DESIGN.seeds]
     values = np.stack([each.values[0] for each in found])
     measured = ~np.isnan(values).any(axis=0)
@@ -87,7 +87,7 @@ def ours(arm: str, metric: str) -> Seeds:
 
 
 def keep(run_dir: Path) -> None:
-    """Copies what the picture is drawn from."""
+    """Copies the files that the picture needs to results/halfcheetah."""
     for cell in DESIGN.cells():
         for seed in DESIGN.seeds if cell.arm in OURS else ():
             run, copy = (
@@ -100,7 +100,7 @@ def keep(run_dir: Path) -> None:
 
 
 def draw(lines: list[str]) -> Figure:
-    """Returns beside sbx's, and the dormant neurons of each network."""
+    """Draws the returns of all arms, and the dormant fractions of each network. Writes `lines` below."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.6), dpi=130, layout="constrained")
         figure.suptitle("SAC on HalfCheetah-v5", fontsize=14, fontweight="bold", x=0.01, ha="left")
@@ -143,8 +143,8 @@ def at_end(label: str, seeds: Seeds) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-dir", type=Path, default=Path("runs"))
-    parser.add_argument("--core", type=int, help="core that sbx is trained on")
-    parser.add_argument("--sbx-only", action="store_true", help="only train sbx's SAC where it is missing")
+    parser.add_argument("--core", type=int, help="CPU core on which sbx is trained")
+    parser.add_argument("--sbx-only", action="store_true", help="only train the missing runs of sbx")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.core is not None:

@@ -1,12 +1,12 @@
-"""Keeps the laboratory's pilot in results/pilot: metrics as parquet, verdicts, pictures, and the page with its picture.
+"""Copies the runs at pilot scale to results/pilot: metrics (parquet), verdicts, figures, the report and its screenshot.
 
     dormant figure fig03 fig04 fig05 fig06 fig07 fig08 fig09 fig10a fig13 --scale pilot
     dormant compare --scale pilot
     python results/pilot.py --run-dir runs
 
-What is kept has a part of figure 14's runs too: SAC's and ReDo's three seeds, and one of Reset.
-`python results/pilot.py` alone judges the claims again from the parquet file, and prints the comparison's table. The
-page's picture needs playwright and Chromium.
+The data also has some runs of figure 14: three seeds of SAC and of ReDo, and one seed of Reset. Without --run-dir, the
+command judges the claims again from the parquet file and prints the table of the comparison. The screenshot needs
+playwright and Chromium.
 """
 
 import argparse
@@ -29,27 +29,27 @@ COLUMNS = ("verdict", "estimate", "low", "high", "runs", "unit", "interval", "wh
 
 
 def experiments(root: Path) -> list[Experiment]:
-    """Those with a pilot, and the comparison whose record lies under a folder."""
+    """The experiments with a pilot scale, and the comparison whose record is under `root`, if there is one."""
     record = read_record(root, "pilot")
     compared = [record.experiment("pilot")] if record else []
     return [*(each for each in EXPERIMENTS if "pilot" in each.designs), *compared]
 
 
 def gather(run_dir: Path) -> pl.DataFrame:
-    """The metrics of all finished runs of the pilot, under the name of each experiment that has them."""
+    """The metrics of all finished pilot runs, with a column `experiment`. Runs of several experiments are repeated."""
     frames = {each.name: read(run_dir, "pilot", each) for each in experiments(run_dir)}
     named = [frame.with_columns(experiment=pl.lit(name)) for name, frame in frames.items() if not frame.is_empty()]
     return pl.concat(named, how="diagonal")
 
 
 def verdicts(frame: pl.DataFrame) -> dict[str, list[Verdict]]:
-    """What the metrics say of each experiment's claims."""
+    """The verdicts on each experiment's claims, from the metrics in `frame`."""
     found = [each for each in experiments(HERE.parent) if each.name in set(frame["experiment"])]
     return {each.name: judged(each, frame.filter(experiment=each.name)) for each in found}
 
 
 def tabulate(found: dict[str, list[Verdict]]) -> None:
-    """Prints the verdicts, and writes them to a table."""
+    """Prints the verdicts and writes them to verdicts.csv."""
     with (HERE / "verdicts.csv").open("w", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(("experiment", "claim", *COLUMNS))
@@ -61,7 +61,7 @@ def tabulate(found: dict[str, list[Verdict]]) -> None:
 
 
 def compare(frame: pl.DataFrame) -> None:
-    """Prints the comparison's table, and writes it."""
+    """Prints the table of the comparison and writes it to comparison.csv."""
     record = read_record(HERE.parent, "pilot")
     assert record is not None, "run dormant compare --scale pilot first"
     rows = method_table(record, frame.filter(experiment="compare"))
@@ -71,7 +71,7 @@ def compare(frame: pl.DataFrame) -> None:
 
 
 def photograph(page: Path, picture: Path) -> None:
-    """The top of the page as a browser shows it."""
+    """Writes a screenshot of the top of the page to the file `picture`."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -84,7 +84,7 @@ def photograph(page: Path, picture: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run-dir", type=Path, help="folder of the runs, to be kept anew")
+    parser.add_argument("--run-dir", type=Path, help="folder of the runs to copy")
     options = parser.parse_args()
     HERE.mkdir(exist_ok=True)
     metrics = HERE / "metrics.parquet"

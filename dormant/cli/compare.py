@@ -49,7 +49,7 @@ class Compare:
     run_dir: Path = Path("runs")
     """Folder of the runs, shared with `dormant figure`."""
     dry_run: bool = False
-    """Print the missing runs and their estimated time, and make none."""
+    """Print the missing runs and their estimated time. Start no run."""
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
     cluster: Annotated[ClusterFlags, tyro.conf.arg(name="")] = field(default_factory=ClusterFlags)
@@ -96,7 +96,7 @@ def _check_scale(flags: Compare) -> None:
 
 
 def _plan(console: Console, flags: Compare, names: Sequence[str], where: Site) -> int:
-    """Prints the missing runs and the estimated time of both stages. Settings do not change the time. Returns 0."""
+    """Prints the missing runs and the estimated time of tuning and comparison. Returns 0."""
     bench = GROUNDS[flags.suite][flags.scale].bench
     first = {name: next(iter(candidates(name, bench))) for name in (PLAIN, *names)}
     both = [tuning(flags.suite, flags.scale, names), comparison(flags.suite, flags.scale, first)]
@@ -130,7 +130,7 @@ def _tuned(console: Console, flags: Compare, names: Sequence[str]) -> Record:
     for name, setting in settings.items():
         console.print(f"{title(name)}: {setting}", highlight=False)
     same = before is not None and before.suite == flags.suite
-    # Measures times again if a setting has changed, although they hardly depend on settings.
+    # Measures the times of methods again if a setting has changed, although they hardly depend on settings.
     cost = before.cost if before is not None and same and before.chosen == settings else {}
     record = Record(suite=flags.suite, chosen=settings, cost=cost)
     write_record(flags.run_dir, flags.scale, record)

@@ -22,8 +22,8 @@ from dormant.lab.runs.rows import last_row
 from dormant.metrics import Interval
 
 GAME = "MinAtar/Asterix"
-# About ten minutes, because neurons become dormant slowly. A higher learning rate does not help: recycled neurons then
-# become dormant again before the next check (LOG.md).
+# Takes about ten minutes, because neurons become dormant slowly. A higher learning rate does not shorten the demo: then
+# recycled neurons become dormant again before the next check (LOG.md).
 AGENT_STEPS = 150_000
 TAU = 0.1
 TRAINING = ("--replay-ratio", "1", "--eval-period", "10000")
@@ -54,7 +54,7 @@ def demo(flags: Demo) -> int:
             raise ValueError(f"--steps and --seeds must be at least 1, got {flags.steps} and {flags.seeds}.")
     except ValueError as error:
         refuse(error)
-    console.print(f"[bold]{GAME}[/], replay ratio 1, {flags.steps:,} agent steps, {flags.seeds} seeds an arm.")
+    console.print(f"[bold]{GAME}[/], replay ratio 1, {flags.steps:,} agent steps, {flags.seeds} seeds per arm.")
     folders = {arm: RunFolder(flags.run_dir / arm.lower().replace(" + ", "-")) for arm in ARMS}
     code = _train(console, flags, folders)
     if code == 0:

@@ -31,7 +31,7 @@ OF_SLURM = ("hours", "partition", "account", "qos", "constraint")
 
 @dataclass(frozen=True)
 class ClusterFlags:
-    """Where runs are made: by processes on this machine, or on a cluster that shares the folder of the runs."""
+    """Where to run: in processes on this machine, or on a cluster whose machines share the folder of the runs."""
 
     workers: int | None = None
     """Number of runs at the same time. Default: one per CPU core here, one on a GPU, no limit on a cluster."""
@@ -68,7 +68,7 @@ class Site(NamedTuple):
 def site(flags: ClusterFlags) -> Site:
     """The site that the flags describe. Raises ValueError for contradictory flags.
 
-    On a cluster, the backend follows from the flags and not from this machine's JAX.
+    On a cluster, the flags determine JAX's backend, because this machine may have another one.
     """
     if flags.ray is not None and not flags.ray.strip():
         raise ValueError("--ray expects HOST:PORT or auto, got an empty text; is a variable of the shell unset?")
@@ -137,7 +137,7 @@ class Figure:
     run_dir: Path = Path("runs")
     """Folder of the runs, which experiments share."""
     dry_run: bool = False
-    """Print the missing runs and their estimated time, and make none."""
+    """Print the missing runs and their estimated time. Start no run."""
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
     data: Path | None = None
@@ -304,7 +304,7 @@ def _with_data_present(console: Console, flags: Figure, wanted: Sequence[Experim
 
 
 def refuse_without_data(training: Trainable) -> None:
-    """Raises ValueError, which explains how to get it, if the data set of a training is missing."""
+    """Raises ValueError if the data set of a training is missing. The message explains how to get the data."""
     if isinstance(training.env, ImageSet):
         training.env.refuse_unless_there()
     if isinstance(training, OfflineTraining) and isinstance(training.data, DopamineReplay | TransitionFiles):

@@ -32,8 +32,8 @@ from dormant.rl.agents.dqn import DQN
 from dormant.rl.agents.sac import NETWORKS, SAC
 from dormant.rl.networks import injectable
 
-PAPER_WEIGHT_DECAY = 1e-5  # the best of the paper's grid for DQN, as others quote the paper's appendix
-PAPER_SAC_PERIOD = 200_000  # gradient steps, as others quote the paper's appendix
+PAPER_WEIGHT_DECAY = 1e-5  # the best value of the paper's grid for DQN, according to secondary sources
+PAPER_SAC_PERIOD = 200_000  # gradient steps, according to secondary sources
 
 Given = dict[str, Any]  # given flag -> its value
 Name = Literal[
@@ -62,7 +62,7 @@ class Settings:
     """What is done to the network, and when. A setting that is left out keeps the intervention's default."""
 
     intervention: Name = "none"
-    """What is done to the network while it learns. weight-decay is the paper's 1e-5 unless --weight-decay is set."""
+    """What is done to the network while it learns. For weight-decay, the default strength is the paper's 1e-5."""
     period: int | None = None
     """Gradient steps between two interventions. Default: 1,000; reset 100,000; hare-tortoise 10,000; with SAC 200,000.
     Not for continual-backprop and clip-weights, which act at every gradient step."""
@@ -73,8 +73,8 @@ class Settings:
     """Gradient step from which the intervention no longer acts. Not for prune or interventions that act at every
     step."""
     when_dormant: float | None = None
-    """Act only while at least this share of all neurons is dormant (tau = 0.1). Not for prune or interventions that act
-    at every step."""
+    """Act only while at least this fraction of all neurons is dormant (tau = 0.1). Not for prune or interventions that
+    act at every step."""
     at: int | None = None
     """plasticity-injection: gradient step after which new parameters learn in place of the head. Default: 100,000."""
     tau: float | None = None
@@ -85,46 +85,46 @@ class Settings:
     incoming: Literal["fresh", "scaled"] | None = None
     """Incoming weights of a recycled neuron: drawn anew, or also scaled to the mean length of the other neurons'."""
     moments: Literal["fresh", "keep"] | None = None
-    """Optimizer moments of changed weights. For every intervention that renews or resets weights."""
+    """Whether changed weights get fresh optimizer moments. For interventions that renew or reset weights."""
     step_count: Literal["keep", "restart"] | None = None
-    """Step count of the optimizer. For interventions that renew neurons, reset and reset-optimizer."""
+    """Keep or restart the optimizer's step count. For interventions that renew neurons, reset and reset-optimizer."""
     coupled: Literal["recycle", "skip"] | None = None
-    """Layers whose neurons a normalisation couples. For interventions that renew neurons."""
+    """Recycle or skip layers whose neurons a normalisation couples. For interventions that renew neurons."""
     layers: tuple[str, ...] | None = None
     """Layers to work on, or networks of SAC: actor, critic1, critic2. For interventions that renew neurons (default:
     all layers) and reset (default: dense, with SAC all networks)."""
     keep: float | None = None
-    """shrink-perturb: share of the old weights that stays."""
+    """shrink-perturb: factor by which old weights are multiplied."""
     score: Literal["activation", "gradient", "contribution", "utility"] | None = None
-    """recycle: what neurons are ranked by."""
+    """recycle: score by which neurons are ranked."""
     order: Literal["lowest", "highest", "random"] | None = None
     """recycle: which neurons are recycled first."""
     number: Literal["dormant", "share", "pooled-share", "gap"] | None = None
-    """recycle: how many neurons: all up to tau, a share of each layer, a share of all neurons, or those below a gap."""
+    """recycle: how many neurons: all dormant ones, a share of each layer or of all neurons, or those below a gap."""
     share: float | None = None
-    """recycle: the share of --number share or pooled-share."""
+    """recycle: fraction of neurons to recycle, for --number share or pooled-share."""
     recyclings: int | None = None
     """recycle: number of recyclings over which --share falls to zero along a cosine."""
     at_most: int | None = None
     """recycle, regrama: largest number of neurons per layer recycled at a time."""
     replacement_rate: float | None = None
-    """continual-backprop: share of the mature neurons replaced per gradient step."""
+    """continual-backprop: fraction of the mature neurons replaced per gradient step."""
     maturity: int | None = None
     """continual-backprop: gradient steps before a new neuron may be replaced."""
     momentum: float | None = None
     """hare-tortoise: momentum of the running average of the weights."""
     factor: float | None = None
-    """clip-weights: how far weights may leave the range of their initialiser."""
+    """clip-weights: bound on weights, as a multiple of the largest initial weight of their layer."""
     strength: float | None = None
-    """l2-init, parseval, spectral: what the penalty is multiplied by. Default: 1e-4."""
+    """l2-init, parseval, spectral: factor of the penalty. Default: 1e-4."""
     misaligned_flatten: bool | None = None
-    """redo-as-published: the misaligned outgoing mask after a flatten."""
+    """redo-as-published: use the published code's misaligned outgoing mask after a flatten."""
     next_recorded_layer: bool | None = None
-    """redo-as-published: the next recorded layer taken as the one that reads the neurons."""
+    """redo-as-published: assume that the next recorded layer reads the neurons, as the published code does."""
     xavier: bool | None = None
-    """redo-as-published: Xavier uniform initialisation for every layer."""
+    """redo-as-published: draw fresh weights of every layer from Xavier uniform."""
     keep_bias_moments: bool | None = None
-    """redo-as-published: moments of biases kept."""
+    """redo-as-published: keep the optimizer moments of biases."""
 
 
 SCHEDULE = ("period", "start", "stop")
@@ -189,7 +189,7 @@ def intervention(settings: Settings) -> Intervention:
 
 
 def _scheduled(name: Name, given: Given) -> Intervention:
-    # The paper's periods. For resets, its best period, as others quote its appendix.
+    # The paper's periods. The period of resets is the paper's best one, according to secondary sources.
     schedule = {"period": 100_000 if name == "reset" else 1_000}
     schedule |= {setting: given.pop(setting) for setting in SCHEDULE if setting in given}
     share = given.pop("when_dormant", None)

@@ -65,7 +65,7 @@ def _scale(flags: Report) -> Scale:
 
 
 def _check_writable(file: Path) -> None:
-    """Ends the command if the output file cannot be written, before minutes of reading."""
+    """Ends the command if the output file cannot be written. Reading the runs first would take minutes."""
     if file.is_dir():
         refuse(f"--out {file} is a folder; name a file.")
     if not file.parent.is_dir():

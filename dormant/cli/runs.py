@@ -186,7 +186,7 @@ def _short(training: dict[str, Any]) -> str:
 
 
 def brief(description: Any) -> str:
-    """A description in short, with only its first two settings.
+    """A short form of a description. It shows only the first two settings.
 
     >>> brief({"is": "Every", "period": 1000, "what": {"is": "ReDo", "tau": 0.1, "outgoing": "zero"}, "start": 0})
     'ReDo(0.1, zero) every 1000'

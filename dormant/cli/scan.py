@@ -193,7 +193,7 @@ def _is_orbax(folder: Path) -> bool:
 
 
 def _as_numpy(path: Path) -> PyTree:
-    """Orbax arguments that restore every array as a NumPy array, on whatever device it was saved."""
+    """Orbax arguments that restore every array as a NumPy array, whichever device it was saved from."""
     metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path.absolute())).tree
     return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
 

@@ -134,7 +134,7 @@ def unboxed(box: str) -> str:
     """
     text = re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯]", "", box)
     _, *sections = (" ".join(section.split()) for section in re.split("[─-]{4,}", text))
-    # If a flag accepts several types, tyro appends " Got errors:" and one error for each type. They help nobody.
+    # If a flag accepts several types, tyro appends " Got errors:" and one error for each type, which are no help.
     texts = (re.sub(r"Error parsing __tyro\S*: ", "", section.split(" Got errors:")[0]) for section in sections)
     return " ".join(section.rstrip(".") + "." for section in texts if section)
 
@@ -279,7 +279,7 @@ def _notes(
         f"{duration(seconds['table'] / workers)} from the speeds in {KNOWN_SPEEDS.name}."
     )
     if any(known.cost(job.training) is None for job in todo):
-        yield "Runs without an estimate: the speed of their environment and network is known once one has run."
+        yield "Runs without an estimate: no run with their environment and network has finished yet."
     for each in experiments:
         left_out = each.designs[scale].leaves_out
         if left_out:

@@ -43,7 +43,7 @@ FLAT = (tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPre
 
 @dataclass(frozen=True)
 class Choice:
-    """The flags that decide which other flags there are, and their defaults."""
+    """The flags that decide which other flags exist and what their defaults are."""
 
     agent: Literal["", "dqn", "drq", "sac"] = ""
     env: str = ""
@@ -59,9 +59,9 @@ class Length:
     seeds: int = 3
     """Number of seeds, trained side by side."""
     steps: int = DeviceTraining.agent_steps
-    """Agent steps per seed; in Atari each is four frames."""
+    """Agent steps per seed. On Atari, an agent step is four frames."""
     replay_ratio: float = 1.0
-    """Gradient steps per agent step: a whole number or one over it. The target period of DQN follows it if unset."""
+    """Gradient steps per agent step: n or 1/n for a whole number n. DQN's default target period depends on it."""
     log_period: int = DeviceTraining.log_period
     """Agent steps between two rows of metrics."""
     score_batch: int = DeviceTraining.score_batch
@@ -69,13 +69,13 @@ class Length:
     eval_period: int = DeviceTraining.eval_period
     """Agent steps between two evaluations."""
     eval_episodes: int = DeviceTraining.eval_episodes
-    """Episodes per evaluation; in Atari the smallest number."""
+    """Episodes per evaluation. On Atari, an evaluation has at least this many."""
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
     stop_when_diverged: bool = False
     """End the run when a network diverges: when its loss, dormant fraction or another metric is NaN or infinite."""
     core: int | None = None
-    """CPU core to stay on, with one thread, so that runs on other cores are not disturbed. Default: all cores."""
+    """Use only this CPU core, with one thread, to leave the other cores to other runs. Default: all cores."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class TrainMinAtar:
     run_dir: Path
     """Folder of the run: created, resumed, or left alone if the run is done."""
     algorithm: Annotated[Literal["dqn", "drq"], tyro.conf.arg(name="agent")] = "dqn"
-    """The agent. drq changes some of the defaults below."""
+    """The agent. With drq, some other flags have other defaults."""
     env: str = "MinAtar/Asterix"
     """The environment."""
     sticky: float = MinAtar.sticky
@@ -115,7 +115,7 @@ class TrainAtari:
     run_dir: Path
     """Folder of the run: created, resumed, or left alone if the run is done."""
     algorithm: Annotated[Literal["dqn", "drq"], tyro.conf.arg(name="agent")] = "dqn"
-    """The agent. drq changes many of the defaults below to the paper's for Atari 100k."""
+    """The agent. With drq, many other flags have the paper's defaults for Atari 100k."""
     env: str = "ALE/DemonAttack"
     """The environment."""
     sticky: float = Atari.sticky
@@ -131,7 +131,7 @@ class TrainAtari:
     eval_epsilon: float = AtariTraining.eval_epsilon
     """Probability of a random action in evaluation episodes."""
     video: bool = False
-    """Whether to film the first episode of each evaluation, for the first seed, in the run's folder `videos`."""
+    """Whether to record the first seed's first episode of each evaluation, in the run's folder `videos`."""
     rank_batch: int = AtariTraining.rank_batch
     """States on which the rank of the last layer's features is measured at each evaluation; 0 measures no rank."""
     length: Annotated[Length, tyro.conf.arg(name="")] = field(default_factory=Length)
@@ -294,7 +294,7 @@ def training_of(flags: Flags) -> Training:
 
 
 def _task(env: str) -> str:
-    """Returns the task. Raises ValueError for a game."""
+    """Returns `env`, the name of a MuJoCo task. Raises ValueError for the name of a game."""
     if env.startswith((ATARI, MINATAR)):
         raise ValueError(f"--agent sac trains on {', '.join(TASKS)}, not on {env}; use --agent dqn.")
     return env

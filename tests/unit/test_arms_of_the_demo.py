@@ -45,7 +45,7 @@ def test_it_prints_what_the_runs_measured_and_draws_it(arms, tmp_path, capsys, m
     arms(WRITE)
     assert run(["demo", "--run-dir", str(tmp_path), "--steps", "100", "--seeds", "2"]) == 0
     shown = capsys.readouterr().out
-    assert "MinAtar/Asterix, replay ratio 1, 100 agent steps, 2 seeds an arm." in shown
+    assert "MinAtar/Asterix, replay ratio 1, 100 agent steps, 2 seeds per arm." in shown
     dense = next(line for line in shown.splitlines() if "dormant, dense" in line)
     # Two seeds, 1 % apart: the mean, and 12.7 times half of that to each side.
     assert "50.5%  [44.1%, 56.9%]" in dense
