@@ -1,4 +1,4 @@
-"""A real page of real runs, and a real browser."""
+"""Fixtures: real runs, their report page, and a real browser."""
 
 import os
 import shutil
@@ -15,14 +15,14 @@ from dormant.lab.page import chapter, page
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory) -> Path:
-    """Finished runs of two arms in two games; all workers of a test session share them."""
+    """A folder with finished runs of two arms in two games. All workers of a test session share it."""
     base = tmp_path_factory.getbasetemp()
     return trained((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "small-laboratory")
 
 
 @pytest.fixture(scope="session")
 def report(runs, tmp_path_factory) -> Path:
-    """Their page."""
+    """The report page of the runs."""
     file = tmp_path_factory.mktemp("page") / "report.html"
     frame = read(runs, "smoke", FIGURE)
     found = chapter(runs, "smoke", FIGURE, frame, judged(FIGURE, frame))
@@ -41,7 +41,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # As root, as in containers, Chromium has no sandbox.
+        # Chromium's sandbox does not work for root, the usual user in containers.
         started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield started
         started.close()

@@ -1,4 +1,4 @@
-"""The page in a real browser: it loads nothing, says nothing wrong, and can be used by pointer, keyboard and ear."""
+"""The page in a real browser: it loads nothing else, logs no errors, and works with pointer, keys and screen reader."""
 
 import re
 from importlib.resources import files
@@ -10,7 +10,7 @@ WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
 @pytest.fixture
 def opened(browser, report):
-    """Opens the page; whatever it complains of or asks the network for ends up in `faults`."""
+    """A function that opens the page in a new tab. `faults` collects its errors and network requests."""
     contexts, faults = [], []
 
     def open_page(scheme="light", viewport=WIDE, **settings):
@@ -106,7 +106,7 @@ def test_tabs_choose_the_environment_by_keyboard(opened):
 def test_score_maps_are_pictures(opened):
     tab = opened()
     widths = tab.evaluate("[...document.querySelectorAll('.map img')].map(image => image.naturalWidth)")
-    assert len(widths) == 6 and set(widths) == {9}  # log points of 800 agent steps
+    assert len(widths) == 6 and set(widths) == {9}  # 800 agent steps have 9 log points
 
 
 def test_details_open_on_paper(opened):
@@ -118,7 +118,7 @@ def test_details_open_on_paper(opened):
 @pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_accessible(opened, scheme, viewport):
-    tab = opened(scheme, viewport, bypass_csp=True)  # the page's own policy would keep axe-core out
+    tab = opened(scheme, viewport, bypass_csp=True)  # the page's policy would block axe-core
     tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert tab.evaluate("document.documentElement.scrollWidth") == viewport["width"]
     tab.evaluate((files("axe_playwright_python") / "axe.min.js").read_text())

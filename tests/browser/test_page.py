@@ -1,4 +1,4 @@
-"""The page as a file: its size, its links, and what it says of runs that are not as they should be."""
+"""The page as a file: its size, its links, and its texts about missing, unfinished and damaged runs."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def numbers(text: str):
 
 @pytest.fixture
 def copied(runs, tmp_path) -> Path:
-    """Runs that a test may change, without the checksums of their final files."""
+    """A copy of the runs that a test may change. It has no checksums of the final files."""
     shutil.copytree(runs / "smoke", tmp_path / "runs" / "smoke")
     for done in (tmp_path / "runs").rglob("done"):
         content = json.loads(done.read_text())
@@ -84,7 +84,7 @@ def test_one_seed_one_arm_and_no_evaluation_still_make_a_page(copied):
 
 def test_twenty_long_figures_would_stay_below_six_megabytes(runs, tmp_path):
     found = chapter_of(runs)
-    # As long as the laptop's: 250 log points and five seeds; and more maps than any experiment has there.
+    # As large as at laptop scale (250 log points, five seeds), but with more score maps than any experiment there.
     frame = found.frame.filter(seed=0, agent_steps=800)
     long = [
         frame.with_columns(seed=seed, agent_steps=steps) for seed in range(5) for steps in range(0, 200_000, 800)

@@ -1,1 +1,1 @@
-"""The parts of the campaign against faults: what is damaged, how, and what may follow."""
+"""The parts of the fault campaign: the inputs, the kinds of damage, and the possible outcomes."""

@@ -137,7 +137,7 @@ def arguments(draw: random.Random) -> list[str]:
 
 
 def prepare(folder: Path) -> None:
-    """The files that command lines name."""
+    """Writes the files that the command lines name."""
     (folder / "file").write_text("not a folder")
     (folder / "folder" / "smoke").mkdir(parents=True)
     (folder / "run").mkdir()
@@ -154,12 +154,12 @@ def prepare(folder: Path) -> None:
 
 
 def stand_in(*arguments: Any, **named: Any) -> Any:
-    """Stands for making runs, which would take minutes."""
+    """Replaces the functions that run trainings, which would take minutes."""
     raise SystemExit(STARTED)
 
 
 def finish(line: Sequence[str], folder: Path, change: Callable[[], None], stubs: bool = True) -> None:
-    """The command in this process, in a folder and in changed surroundings. The process then ends."""
+    """Runs the command in this process, in `folder`, after calling `change`. Then ends the process."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(folder)
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -173,7 +173,7 @@ def finish(line: Sequence[str], folder: Path, change: Callable[[], None], stubs:
         change()
         code = _exit_code()
         if sys.stdout:
-            sys.stdout.flush()  # as Python does when it ends
+            sys.stdout.flush()  # Python does this when it ends normally
     except BaseException:
         os.write(told, traceback.format_exc().encode())
     finally:
@@ -189,7 +189,7 @@ def _exit_code() -> Any:
 
 
 def letters(encoding: str) -> Callable[[], None]:
-    """Turns the terminal into one with these letters only."""
+    """Returns a function that sets the encoding of stdout and stderr."""
 
     def change() -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -208,7 +208,7 @@ def campaign(tally: Tally, number: int, seed: int, only: int | None) -> None:
 
 
 def called(line: Sequence[str], change: Callable[[], None], case: str, quiet: bool = False) -> tuple[Outcome, str, str]:
-    """What a command ends with in a forked process: the outcome, the case and what was printed."""
+    """Runs a command in a forked process. Returns the outcome, the name of the case and the output."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
@@ -241,7 +241,7 @@ def _text(file: Path) -> str:
 
 
 def judged(code: int, out: str, err: str, quiet: bool = False) -> tuple[Outcome, str]:
-    """A command is refused with one line, or does what it says. `quiet` is for output that nobody can read."""
+    """The outcome of a command, from its exit code and output. With `quiet`, the output is lost and not checked."""
     both = f"code {code}: {out[-300:]}{err}"
     if "Traceback" in out + err or code < 0:
         return "traceback", both

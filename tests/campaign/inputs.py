@@ -96,7 +96,7 @@ INPUTS = {
 
 
 def hostile(draw: random.Random, file: Path) -> None:
-    """A file of the same name that lies about what it holds."""
+    """Replaces the file by one with a malicious header or content."""
     content = draw.choice((_huge_header, _objects, _encrypted, _unknown_method, _bomb, _deep, _same_names))(draw)
     if file.suffix == ".gz":
         content = gzip.compress(content)
@@ -189,7 +189,7 @@ def compared(kind: Input, whole: Path, damaged: Path, swapped: bool) -> tuple[Ou
         return "traceback", repr(error)
     try:
         same = _bytes(found) == _bytes(kind.read(whole))
-    except ValueError:  # not the genuine images, which are refused
+    except ValueError:  # only the genuine images are accepted
         return "wrong", "a damaged file was read"
     if same:
         return "recovered", ""

@@ -1,6 +1,6 @@
-"""Runs that are killed at random moments, resumed, and compared with a run that was left alone.
+"""Kills runs at random moments, resumes them, and compares them with uninterrupted runs.
 
-Trainings are forked from this process, which has imported everything and computed nothing. Figures start anew.
+Trainings are forked from this process, which has imported everything but computed nothing. Figures are new processes.
 """
 
 import atexit
@@ -26,7 +26,7 @@ from dormant import __main__ as command_line
 
 SECONDS = 240.0
 STEPS = 1_200
-# Without evaluations, which take longer to compile than all the rest.
+# There are no evaluations, because they take longer to compile than everything else.
 SMALL = ("--steps", str(STEPS), "--log-period", "100", "--eval-period", "1000000", "--checkpoint-seconds", "0")
 DQN = ("--min-replay", "100", "--replay-capacity", "300", "--width", "8", "--period", "50", "--tau", "0.3")
 
@@ -35,7 +35,7 @@ class Case(NamedTuple):
     """A command that is killed, and the number of agent steps of its run."""
 
     arguments: tuple[str, ...]
-    run: str  # the folder of the run below the command's folder
+    run: str  # the run folder, relative to the command's folder
     steps: int
 
 
@@ -66,7 +66,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
 
 
 def campaign(tally: Tally, number: int, seed: int, only: int | None, names: Sequence[str]) -> None:
-    """Kills trainings of some kinds in turn, and figures, which take long, in one case of fifteen."""
+    """Kills the named kinds of trainings in turn. One case in fifteen kills a figure instead, which takes long."""
     trained = [name for name in names if name != "figure"]
     folder = Path(tempfile.mkdtemp())  # a TemporaryDirectory would be deleted when a forked process ends
     try:
@@ -86,7 +86,7 @@ def campaign(tally: Tally, number: int, seed: int, only: int | None, names: Sequ
 
 @dataclass
 class Forked:
-    """A forked process, with the methods of `subprocess.Popen` that are used here."""
+    """A forked process with some methods of `subprocess.Popen`."""
 
     pid: int
     code: int | None = None
@@ -113,7 +113,7 @@ Process = Forked | subprocess.Popen[bytes]
 
 
 def start(name: str, path: Path) -> Process:
-    """Starts a command in a session of its own. What it prints to stderr is kept beside its folder."""
+    """Starts a command in a new session. Its stderr goes to a file next to its folder."""
     arguments = [*CASES[name].arguments, "--run-dir", str(path)]
     compiled = str(path.parent / "compiled")
     with path.with_name(f"{path.name}.said").open("ab") as said:
@@ -130,21 +130,21 @@ def start(name: str, path: Path) -> Process:
 
 
 def _become(arguments: list[str], said: int, compiled: str) -> None:
-    """Turns a forked process into the command, which ends it."""
+    """Runs the command in this forked process, then ends the process."""
     code: Any = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(said, 2)
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled  # so that the command keeps the folder
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled  # the command does not replace a folder that is already set
         jax.config.update("jax_compilation_cache_dir", compiled)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         sys.argv = ["dormant", *arguments]
         command_line.main()
     except SystemExit as end:
         code = end.code or 0
-        atexit._run_exitfuncs()  # as at the end of a process that was not forked
+        atexit._run_exitfuncs()  # a process that was not forked does this at its end
     except BaseException:
         os.write(2, traceback.format_exc().encode())
     finally:
@@ -182,7 +182,7 @@ def content(path: Path) -> dict[str, bytes]:
 def reached(path: Path) -> int:
     """The rows in all files of metrics below a folder."""
     rows = 0
-    for folder, inner, files in os.walk(path):  # unlike rglob, it bears folders that vanish meanwhile
+    for folder, inner, files in os.walk(path):  # unlike rglob, ignores folders that vanish during the walk
         inner[:] = [name for name in inner if name != "checkpoint"]
         if "metrics.jsonl" in files:
             rows += Path(folder, "metrics.jsonl").read_bytes().count(b"\n")
@@ -228,7 +228,7 @@ def stop(
     seconds: float,
     twice: bool,
 ) -> None:
-    """Sends a signal to the command and to its workers once there are so many rows. Ctrl-C may come twice."""
+    """Sends a signal to the command and its workers once they have written `rows` rows. `twice` sends it twice."""
     until = time.monotonic() + SECONDS
     while process.poll() is None and time.monotonic() < until and reached(path) < rows:
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What followed from each case of the campaign, counted by kind."""
+"""The outcomes of the cases of the fault campaign, counted by kind."""
 
 from collections import Counter
 from typing import Literal
@@ -16,7 +16,7 @@ BAD: tuple[Outcome, ...] = ("wrong", "traceback", "hanging")
 
 
 class Tally:
-    """Counts outcomes by kind, and prints each bad case when it happens, with what repeats it."""
+    """Counts outcomes by kind. Prints each bad case at once, with the arguments that repeat it."""
 
     def __init__(self) -> None:
         self.counts: dict[str, Counter[Outcome]] = {}

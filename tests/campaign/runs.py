@@ -1,4 +1,4 @@
-"""Damaged run folders of MinAtar, SAC and Atari: each is resumed, or read if it was done."""
+"""Damages run folders of MinAtar, SAC and Atari, then resumes unfinished runs and reads finished ones."""
 
 import itertools
 import logging
@@ -44,7 +44,7 @@ TRAININGS = {
 
 
 def without_folder(draw: random.Random, file: Path, other: Path | None) -> None:
-    """Deletes the folder of the file, unless it is that of the run."""
+    """Deletes the folder of the file, unless it is the run folder."""
     if (file.parent / "spec.json").exists():
         file.unlink()
     else:
@@ -52,7 +52,7 @@ def without_folder(draw: random.Random, file: Path, other: Path | None) -> None:
 
 
 def swapped(draw: random.Random, file: Path, other: Path | None) -> None:
-    """Gives two files each other's content."""
+    """Exchanges the contents of two files."""
     if other is not None and other.is_file():
         content = file.read_bytes()
         file.write_bytes(other.read_bytes())
@@ -63,7 +63,7 @@ ALL_DAMAGES = (*DAMAGES, without_folder, swapped)
 
 
 class Killed(BaseException):
-    """Stands for a signal."""
+    """Simulates a kill by a signal."""
 
 
 def kill_at(agent_steps: int) -> Callable[[int], None]:
@@ -84,7 +84,7 @@ def killed(training: Any, path: Path) -> None:
 
 @dataclass
 class Example:
-    """A run that ended and the same run killed before, the run of another configuration, and what the run ends with."""
+    """A finished run, the same run killed before its end, a run with other settings, and the finished results."""
 
     training: Any
     whole: Path
@@ -107,7 +107,7 @@ def example(name: str, folder: Path) -> Example:
 
 
 def end_of(training: Any, path: Path) -> dict[str, bytes]:
-    """Everything that a finished run stands for: rows, final state, and what its ring holds."""
+    """The results of a finished run: its rows, its final state and the content of its ring."""
     folder = RunFolder(path)
     state = runner.last_state(training, folder)
     found = {name: (path / name).read_bytes() for name in ("metrics.jsonl", "scores.jsonl")}
@@ -120,7 +120,7 @@ def end_of(training: Any, path: Path) -> dict[str, bytes]:
 
 
 def files_of(path: Path) -> dict[str, list[Path]]:
-    """The files of a run by kind, so that one of the few important ones is as likely as one of the many others."""
+    """The files of a run by kind. Drawing the kind first makes the few important files as likely as the many others."""
     kinds: dict[str, list[Path]] = {}
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
         kinds.setdefault(file.relative_to(path).parts[0].partition("-")[0], []).append(file)
@@ -174,7 +174,7 @@ def resumed(ran: Example, path: Path) -> tuple[Outcome, str]:
 
 
 def read(ran: Example, path: Path) -> tuple[Outcome, str]:
-    """A damaged finished run must be found by the check. What the readers return must be right, or be refused."""
+    """Checks and reads a damaged finished run. The check must find the damage. Readers must not return wrong values."""
     try:
         found = faults(path)
         for reader in readers(path):
@@ -188,7 +188,7 @@ def read(ran: Example, path: Path) -> tuple[Outcome, str]:
     if found:
         return "refused", ""
     if not (path / "done").exists():
-        return "accepted", ""  # a run that has not ended yet
+        return "accepted", ""  # the run is not finished
     try:
         return compared(ran, end_of(ran.training, path))
     except (RunRefused, OSError) as error:

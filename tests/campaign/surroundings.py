@@ -1,4 +1,4 @@
-"""Commands in unusual surroundings: no home, a terminal of few letters, a closed pipe, a full disk, Ctrl-C twice."""
+"""Commands in unusual environments: no home folder, limited encodings, a closed pipe, a full disk, Ctrl-C twice."""
 
 import os
 import pwd
@@ -47,7 +47,7 @@ def _reader_gone() -> None:
 
 def _without_stdout() -> None:
     os.close(1)
-    sys.stdout = None  # as Python does for a closed descriptor
+    sys.stdout = None  # Python does this for a closed descriptor
 
 
 def _folder_gone() -> None:
@@ -73,11 +73,11 @@ SURROUNDINGS: dict[str, Callable[[], None]] = {
 }
 
 
-QUIET = ("full disk, errors too", "closed pipe")  # where nothing can be told, or nobody needs to be
+QUIET = ("full disk, errors too", "closed pipe")  # no error message can be, or needs to be, printed
 
 
 def campaign(tally: Tally, share: float) -> None:
-    """Calls every command in every surrounding, or a share of them."""
+    """Runs every command in every environment, or a fraction `share` of these cases."""
     every = [(name, line) for name in SURROUNDINGS for line in LINES]
     for name, line in every[:: max(1, round(1 / share))] if share else ():
         tally.add(name, *called(line, SURROUNDINGS[name], f"{list(line)}", quiet=name in QUIET))
@@ -86,7 +86,7 @@ def campaign(tally: Tally, share: float) -> None:
 
 
 def _interrupted_twice() -> tuple[Outcome, str, str]:
-    """The second Ctrl-C comes while the first one is still being answered."""
+    """Runs a command that gets a second Ctrl-C while it handles the first one."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         number = os.fork()
@@ -103,7 +103,7 @@ def _interrupted_twice() -> tuple[Outcome, str, str]:
 
 
 def _stubborn(*arguments: Any, **named: Any) -> None:
-    """Stands for a run that takes long to end after Ctrl-C."""
+    """Replaces a run by one that takes long to end after Ctrl-C."""
     try:
         Path("running").touch()
         time.sleep(60)

@@ -1,4 +1,4 @@
-"""Nodes of a Ray cluster on this machine: real ones, each with an address of its own, which lose power all at once."""
+"""Starts real nodes of a Ray cluster on this machine, each with its own address. Nodes can lose power."""
 
 import os
 import shutil
@@ -16,24 +16,24 @@ from pathlib import Path
 import psutil
 
 SETTINGS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-# 127.0.0.1 would be taken for no address of a cluster's. Two workers of pytest-xdist have a cluster each.
+# Ray does not accept 127.0.0.1 as an address of a cluster. Each worker of pytest-xdist has its own cluster.
 NETWORK = 1 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 PATIENCE_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Node:
-    """All processes of a node are in the group of the one that started them, but for Ray's workers."""
+    """A node. All its processes are in the process group of `process`, except Ray's workers."""
 
     process: subprocess.Popen
 
     def tasks(self) -> list[psutil.Process]:
-        """The processes that run tasks there, or might."""
+        """The node's worker processes, which run tasks or wait for one."""
         below = psutil.Process(self.process.pid).children(recursive=True)
         return [each for each in below if _group(each.pid) not in (self.process.pid, None)]
 
     def holds(self, path: Path) -> bool:
-        """Whether one of them has a folder open."""
+        """Whether a worker process of the node has a folder open."""
         return any(str(path) in _opened(each.pid) for each in self.tasks())
 
     def lose_power(self) -> None:
@@ -47,7 +47,7 @@ class Node:
 
 @contextmanager
 def node(host: int, *arguments: str) -> Iterator[Node]:
-    """A node with one core, at the address of that number."""
+    """Starts a node with one core at the address with the number `host`."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={address(host)}"]
     resources = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000", "--disable-usage-stats"]
     with tempfile.TemporaryFile("w+") as output:
@@ -71,12 +71,12 @@ def node(host: int, *arguments: str) -> Iterator[Node]:
 
 @contextmanager
 def head() -> Iterator[str]:
-    """The address of a cluster that has one node."""
+    """Starts a cluster with one node. Yields its address."""
     with socket.create_server((address(2), 0)) as free:
         port = free.getsockname()[1]
     with socket.create_server((address(2), 0)) as free:
         client = free.getsockname()[1]
-    folder = Path(tempfile.mkdtemp(prefix="ray"))  # with a short name, since sockets lie in it
+    folder = Path(tempfile.mkdtemp(prefix="ray"))  # a short name, because paths of sockets must be short
     arguments = (f"--port={port}", f"--ray-client-server-port={client}", f"--temp-dir={folder}")
     try:
         with node(2, "--head", "--include-dashboard=false", *arguments):
@@ -97,7 +97,7 @@ def _group(pid: int) -> int | None:
 
 
 def _opened(pid: int) -> set[str]:
-    """What a process has open, but for what it closes meanwhile."""
+    """The paths that a process has open. Skips those that it closes during the call."""
     found = set()
     with suppress(OSError):
         for each in os.scandir(f"/proc/{pid}/fd"):

@@ -1,6 +1,6 @@
-"""The few commands of SLURM that are used, on this machine: each element of an array is a real process.
+"""Replaces the SLURM commands that dormant uses. Each element of a job array is a real process on this machine.
 
-What they understand is what the scripts of submitit say: #SBATCH lines, srun before the command, an array's numbers.
+Supports only the contents of submitit's scripts: #SBATCH lines, srun before the command, and array indices.
 """
 
 import os
@@ -17,7 +17,7 @@ COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 
 
 def install(folder: Path) -> Path:
-    """A folder for PATH with those commands, whose queue lies in it too."""
+    """Creates a folder with the commands and their queue, to be added to PATH."""
     folder.mkdir()
     for name in COMMANDS:
         script = folder / name
@@ -60,7 +60,7 @@ def begin(queue: Path, element: str) -> None:
 def srun(queue: Path, *arguments: str) -> None:
     options = list(arguments)
     while options[0].startswith("-"):
-        # --output FILE and --error FILE have a value, --unbuffered has none.
+        # --output and --error are followed by a file, --unbuffered has no value.
         del options[: 1 if options[0] == "--unbuffered" else 2]
     os.execvp(options[0], options)
 
@@ -82,18 +82,18 @@ def alive(pid: int) -> bool:
 
 def scontrol(queue: Path, word: str, element: str) -> None:
     assert word == "requeue"
-    os.setsid()  # outlives the job that asks
+    os.setsid()  # must outlive the job that calls it
     begin(queue, element)
 
 
 def lose_node(queue: Path, element: str) -> None:
-    """Kills a job's processes, and says that its node is gone."""
+    """Kills a job's processes and sets its state to NODE_FAIL."""
     os.killpg(int((queue / f"{element}.pid").read_text()), signal.SIGKILL)
     (queue / f"{element}.state").write_text("NODE_FAIL")
 
 
 def time_is_up(queue: Path, element: str) -> None:
-    """Tells a job's command, as SLURM does a while before it kills it."""
+    """Sends a job's command the signal that SLURM sends some time before it kills the job."""
     leader = psutil.Process(int((queue / f"{element}.pid").read_text()))
     for each in leader.children():
         each.send_signal(signal.SIGUSR2)

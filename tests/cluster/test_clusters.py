@@ -1,4 +1,4 @@
-"""What `dormant figure` refuses of --ray and --slurm, in one line and within seconds."""
+"""Invalid uses of --ray and --slurm, which `dormant figure` refuses with one line and within seconds."""
 
 import socket
 import subprocess
@@ -14,7 +14,7 @@ from dormant.lab import Arm, Design, Experiment
 
 @pytest.fixture
 def refusal(monkeypatch, tmp_path, capsys):
-    """The one line that some arguments end with, and the seconds until then."""
+    """A function that returns the one-line error for some arguments, and the seconds that the command took."""
     design = Design((Arm("near", Walk()),), (Place("Line"),), (0,))
     monkeypatch.setattr(figure, "EXPERIMENTS", (Experiment("walks", "", {"smoke": design}),))
 

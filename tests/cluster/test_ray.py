@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster of two nodes: real nodes on this machine, one of which is killed while it is at a run."""
+"""Runs on a Ray cluster of two real nodes on this machine. One of them is killed during a run."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ from dormant.lab.runs.folder import in_use
 
 @pytest.fixture(scope="module")
 def cluster():
-    """The address of a cluster."""
+    """The address of a running cluster."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         with head() as address:
@@ -30,7 +30,7 @@ def cluster():
 
 
 class Saboteur(threading.Thread):
-    """Cuts the power of a node as soon as a run that it is at has some rows, but is not done."""
+    """Cuts the power of a node as soon as an unfinished run on it has some rows."""
 
     def __init__(self, node, paths):
         super().__init__(daemon=True)

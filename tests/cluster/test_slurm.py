@@ -1,4 +1,4 @@
-"""Runs as an array of SLURM: submitit's real scripts and processes, in a queue that small_slurm keeps."""
+"""Runs as a SLURM array, with submitit's real scripts and processes and the queue of small_slurm."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Runs of `dormant` that are killed and started again, for the tests of resuming."""
+"""Functions that start, kill and compare runs of `dormant`, for the tests of resuming."""
 
 import os
 import signal
@@ -16,20 +16,20 @@ from dormant.lab.runs.folder import RunFolder, rows
 
 
 def start(arguments: tuple[str, ...], path: Path) -> subprocess.Popen:
-    """Starts a run on one core, because the number of threads changes sums. Workers of a session take turns."""
+    """Starts a run on one core, because sums depend on the number of threads. Test workers use different cores."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     core = cores()[worker % len(cores())]
     command = [sys.executable, "-m", "dormant", *arguments, "--core", str(core), "--run-dir", str(path)]
-    # The tests set the first variable; a user's shell does not. A killed run may leave half a file of compiled code.
+    # Removes a variable that only the tests set. Uses a separate cache, because a killed run may damage its files.
     shell = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     shell["JAX_COMPILATION_CACHE_DIR"] = str(path.parent / "compiled")
-    # A file takes what nobody reads; a full pipe stops the run for good.
+    # Writes stderr to a file, because a full pipe that nobody reads would block the run.
     with path.with_name(path.name + ".stderr").open("w") as said:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=shell)
 
 
 def finish(arguments: tuple[str, ...], path: Path) -> None:
-    """Runs to the end, and says nothing but what a user needs."""
+    """Runs to the end. The run must succeed without the internal messages of XLA's compilation cache."""
     returncode = start(arguments, path).wait()
     said = path.with_name(path.name + ".stderr").read_text()
     assert returncode == 0, said
@@ -37,7 +37,7 @@ def finish(arguments: tuple[str, ...], path: Path) -> None:
 
 
 def kill_after(arguments: tuple[str, ...], path: Path, agent_steps: int, seconds: float) -> None:
-    """Kills a run a moment after it has logged so many steps."""
+    """Starts a run, and kills it `seconds` after it has logged `agent_steps`."""
     process = start(arguments, path)
     while process.poll() is None and reached(path) < agent_steps:
         time.sleep(0.01)
@@ -51,7 +51,7 @@ def reached(path: Path) -> int:
 
 
 def final_state(path: Path, agent_steps: int) -> dict[str, bytes]:
-    """The bytes of every array of the checkpoint at the end."""
+    """The bytes of every array in the last checkpoint, by name."""
     with ocp.CheckpointManager(RunFolder(path).checkpoint, item_names=("default", "seal")) as manager:
         assert manager.latest_step() == agent_steps
         state = manager.restore(agent_steps, args=ocp.args.Composite(default=ocp.args.StandardRestore()))["default"]
@@ -59,7 +59,7 @@ def final_state(path: Path, agent_steps: int) -> dict[str, bytes]:
 
 
 def assert_same_run(whole: Path, killed: Path, agent_steps: int) -> set[str]:
-    """Rows and final states are equal, byte for byte; returns the names of the arrays."""
+    """Asserts that rows and final states are equal, byte for byte. Returns the names of the arrays."""
     for file in ("metrics.jsonl", "scores.jsonl"):
         assert (killed / file).read_bytes() == (whole / file).read_bytes()
     one, other = final_state(whole, agent_steps), final_state(killed, agent_steps)

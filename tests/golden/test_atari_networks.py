@@ -1,4 +1,4 @@
-"""The Atari networks and one gradient step of DQN against PyTorch, with the same weights and the same batch."""
+"""The Atari networks and one gradient step of DQN, compared with PyTorch for the same weights and batch."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ NATURE = [NatureCNN(), NatureCNN(padding="VALID")]
 
 
 def as_torch(params):
-    """A tree of parameters in torch's orders: filters, channels, height, width; the dense layer as its transpose."""
+    """The parameters as torch tensors in torch's axis order, such as filters, channels, height, width."""
     axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
     return {
         name: {key: torch.tensor(np.array(leaf).transpose(axes[leaf.ndim]).copy()) for key, leaf in layer.items()}
@@ -26,7 +26,7 @@ def as_torch(params):
 
 
 def convolved(images, layer, stride, padding):
-    """SAME padding as TensorFlow has it: the odd zero goes behind."""
+    """A convolution with TensorFlow's SAME padding: if the number of zeros is odd, one more is added at the end."""
     kernel, length = layer["kernel"], images.shape[-1]
     total = max((-(-length // stride) - 1) * stride + kernel.shape[-1] - length, 0) if padding == "SAME" else 0
     around = (total // 2, total - total // 2) * 2
@@ -34,7 +34,7 @@ def convolved(images, layer, stride, padding):
 
 
 def values(maps, weights):
-    """The flattening has channels last, as in JAX."""
+    """The outputs of the dense layers. Maps are flattened with channels last, as in JAX."""
     flat = maps.permute(0, 2, 3, 1).flatten(1)
     dense = F.relu(F.linear(flat, weights["dense"]["kernel"], weights["dense"]["bias"]))
     return F.linear(dense, weights["head"]["kernel"], weights["head"]["bias"])
@@ -60,7 +60,7 @@ def impala(weights, observations):
 
 
 def with_biases(params):
-    """Fresh parameters have zero biases, which would hide a bias at the wrong place."""
+    """The parameters with random biases, because zero biases would hide a misplaced one."""
     keys = iter(jax.random.split(jax.random.key(7), len(params)))
     return {
         name: layer | {"bias": 0.05 * jax.random.normal(next(keys), layer["bias"].shape)}
@@ -73,7 +73,7 @@ def batch():
     rng = np.random.default_rng(0)
     seen = rng.integers(0, 256, (2, BATCH, *FRAMES), np.uint8)
     action = rng.integers(0, ACTIONS, BATCH).astype(np.int32)
-    reward = (3 * rng.standard_normal(BATCH)).astype(np.float32)  # large enough for both branches of Huber's loss
+    reward = (3 * rng.standard_normal(BATCH)).astype(np.float32)  # large enough for both branches of the Huber loss
     discount = np.where(rng.random(BATCH) < 0.2, 0, 0.99).astype(np.float32)
     return Batch(*(jnp.asarray(x) for x in (seen[0], action, reward, discount, seen[1])))
 
@@ -90,7 +90,7 @@ def test_outputs_agree(network, batch):
 
 
 def torch_step(agent, params, target, batch):
-    """Moments and parameters after one step of Adam on Huber's loss, as torch has them."""
+    """Torch's moments and parameters after one step of Adam on the Huber loss."""
     online, frozen = as_torch(params), as_torch(target)
     leaves = [leaf.requires_grad_() for layer in online.values() for leaf in layer.values()]
     optimizer = torch.optim.Adam(leaves, lr=agent.learning_rate, eps=agent.adam_epsilon)
@@ -118,7 +118,7 @@ def test_one_gradient_step_agrees(network, batch):
     for name, layer in online.items():
         for key, leaf in layer.items():
             expected = leaf.grad.numpy()
-            got = gradients[name][key].numpy() / 0.1  # the first moment after one step
+            got = gradients[name][key].numpy() / 0.1  # the first moment after one step is 0.1 times the gradient
             assert_allclose(got, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max(), err_msg=f"{name}/{key}")
             change, theirs = (one - before[name][key] for one in (ours[name][key], leaf.detach()))
             assert_allclose(change, theirs, atol=2e-3 * agent.learning_rate, err_msg=f"{name}/{key}")

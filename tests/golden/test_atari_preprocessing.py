@@ -1,4 +1,4 @@
-"""Atari games through our adapter against Gymnasium's wrappers, and saved games against games that were not."""
+"""Our Atari adapter, compared with Gymnasium's wrappers, and restored games, compared with uninterrupted ones."""
 
 import sys
 
@@ -31,7 +31,7 @@ def random_actions(spec, steps, games=1, seed=0):
 
 
 def played(games, actions):
-    """Outcome and next observation of each step."""
+    """Plays the actions. Returns the outcome and the next observation of each step."""
     return [(games.step(action), games.observations) for action in actions]
 
 
@@ -104,7 +104,7 @@ def test_a_return_that_ends_at_the_time_limit_is_not_truncated():
 @pytest.mark.parametrize("game", ["Breakout", "DemonAttack", "Qbert"])
 @pytest.mark.parametrize("options", [{}, {"sticky": 0.0, "noops": 29, "life_loss": True}], ids=["dqn", "drq"])
 def test_a_saved_game_goes_on_as_if_it_had_not_been(game, options):
-    """The rest is longer than an episode, and the state is restored into games that were elsewhere."""
+    """The comparison lasts longer than an episode. The state is restored into games that are in another state."""
     spec = Atari(game, **options)
     actions = random_actions(spec, 300, games=2)
     whole = AtariGames(spec, seeds=[3, 4])
@@ -139,7 +139,7 @@ def test_streams_and_seeds_differ():
 
 
 def test_an_action_sticks_in_a_quarter_of_the_frames():
-    """Counted at the emulator: actions alternate, so an action unlike the chosen one was repeated."""
+    """Counts the actions that the emulator gets. Chosen actions alternate, so a different one is a repeated one."""
     games = AtariGames(Atari("Freeway"), seeds=[0])
     game, sent = games._games[0], []
     game._emulator = Spy(game._emulator, sent)
@@ -149,12 +149,12 @@ def test_an_action_sticks_in_a_quarter_of_the_frames():
     frames = np.array([action.value for action in sent]).reshape(-1, 4)
     wanted = np.array([action.value for action in names])
     kept = (frames != wanted[:, None]).mean(axis=0)
-    # The k-th frame still shows the action before if all k draws said so.
+    # The k-th frame repeats the previous action only if all k random draws repeat it.
     np.testing.assert_allclose(kept, 0.25 ** np.arange(1, 5), atol=0.04)
 
 
 def test_no_action_sticks_to_the_next_episode():
-    """Episodes of one step: where the first frame repeats, it repeats no action at all."""
+    """Every episode has one step. If its first frame is sticky, the emulator must get action 0."""
     games, sent = AtariGames(Atari("Freeway", time_limit=1), seeds=[0]), []
     games._games[0]._emulator = Spy(games._games[0]._emulator, sent)
     played(games, np.ones((100, 1), int))
@@ -163,7 +163,7 @@ def test_no_action_sticks_to_the_next_episode():
 
 
 class Spy:
-    """An emulator that notes the actions it is sent."""
+    """An emulator that records the actions it gets."""
 
     def __init__(self, emulator, sent):
         self.emulator, self.sent = emulator, sent
@@ -192,7 +192,7 @@ def test_an_episode_begins_after_none_to_29_frames():
 
 @pytest.mark.parametrize("options", [{}, {"life_loss": True, "time_limit": 60}], ids=["dqn", "lives"])
 def test_the_ring_rebuilds_what_was_seen(options):
-    """Every observation of the last 300 steps, through lost lives, truncations and new games."""
+    """Compares every observation of the last 300 steps, with lost lives, truncations and new games among them."""
     spec = Atari("Breakout", **options)
     games, replay = AtariGames(spec, seeds=[0]), FrameReplay(300, slack=10, time_limit=60)
     ring, before, after = replay.init(), [], []

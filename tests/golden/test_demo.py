@@ -1,4 +1,4 @@
-"""`make demo` installs two extras; the demo and the other commands must do without everything else."""
+"""`make demo` installs only two extras. The demo and the other commands must work without all other packages."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ sys.meta_path.insert(0, Missing())
 
 
 def installed_with(extras: str) -> set[str]:
-    """The distributions that an installation brings, in their canonical names."""
+    """The canonical names of the packages that an installation with these extras contains."""
     todo, seen = [Requirement(extras)], set()
     while todo:
         wanted = todo.pop()
@@ -37,7 +37,7 @@ def installed_with(extras: str) -> set[str]:
 
 @pytest.fixture
 def bare(tmp_path):
-    """Runs `dormant` as if only those were installed, in the processes that it starts too."""
+    """A function that runs `dormant` as if only these packages were installed, also in the processes it starts."""
     there = installed_with(EXTRAS)
     distributions = packages_distributions()
     names = {name for name, owners in distributions.items() if not there & set(map(canonicalize_name, owners))}

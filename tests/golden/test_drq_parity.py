@@ -1,4 +1,4 @@
-"""Updates of DrQ are those of an independent implementation in PyTorch, with the same weights, batches and noise."""
+"""DrQ's updates equal those of an independent PyTorch implementation with the same weights, batches and noise."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ AGENT = replace(atari_drq(NatureCNN(width=0.25)), batch_size=BATCH)
 
 
 def q_values(weights, images):
-    """The Nature network with a dueling head, on images of channels last and of 0 to 1."""
+    """Q values of the Nature network with a dueling head, for images with channels last and values in [0, 1]."""
     maps = images.permute(0, 3, 1, 2)
     for name, stride in (("conv1", 4), ("conv2", 2), ("conv3", 1)):
         maps = F.relu(convolved(maps, weights[name], stride, "SAME"))
@@ -32,7 +32,7 @@ def q_values(weights, images):
 
 
 def augmented(images, offsets, factors):
-    """Padded by replication, cropped one by one, then scaled, as numbers of 0 to 1."""
+    """The images padded by replication, cropped one by one, then multiplied by their factors, with values in [0, 1]."""
     images = torch.tensor(np.asarray(images)).permute(0, 3, 1, 2).float() / 255
     padded = F.pad(images, (4, 4, 4, 4), mode="replicate")
     crops = [image[:, y : y + 84, x : x + 84] for image, (y, x) in zip(padded, np.asarray(offsets), strict=True)]
@@ -40,7 +40,7 @@ def augmented(images, offsets, factors):
 
 
 class Theirs:
-    """The agent's learner, target and optimizer."""
+    """The PyTorch agent: online network, target network and optimizer."""
 
     def __init__(self, state):
         self.online, self.target = as_torch(state.learner.params), as_torch(state.target)
@@ -87,7 +87,7 @@ def assert_same_trees(ours, theirs, **tolerance):
 
 
 def test_updates_agree_with_pytorch():
-    """The first with a target of other weights than the learner's, the second after it was copied."""
+    """In the first update, the target network has other weights than the online network. Then it is copied."""
     state = AGENT.init(jax.random.key(0), FRAMES, ACTIONS)
     state = state._replace(target=with_biases(AGENT.network.init(jax.random.key(1), FRAMES, ACTIONS)))
     theirs, update = Theirs(state), jax.jit(AGENT.update)

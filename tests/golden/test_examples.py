@@ -1,4 +1,4 @@
-"""Every training loop of examples/ runs as its users run it, with neurons that go dormant and are recycled."""
+"""Every training loop in examples/ runs as a user would run it. Neurons become dormant in it and are recycled."""
 
 import ast
 import re

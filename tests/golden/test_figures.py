@@ -1,4 +1,4 @@
-"""A figure of the paper from nothing to its page, at the smoke scale: real runs, whose verdicts mean nothing."""
+"""Runs, judges and draws a figure of the paper and its page at smoke scale. The runs are too short for its claims."""
 
 from html import escape
 

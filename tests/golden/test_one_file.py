@@ -1,4 +1,4 @@
-"""examples/redo_in_one_file.py does what the library does, bit for bit, along a training."""
+"""examples/redo_in_one_file.py gives the same bits as the library during a training."""
 
 import ast
 import importlib.util
@@ -25,7 +25,7 @@ def one_file():
 
 @pytest.fixture(scope="module")
 def recyclings(one_file):
-    """At four recyclings of one training: the masks and the learners after it, by the file and by the library."""
+    """For four recyclings in one training: masks and resulting learners, each from the file and from the library."""
     images = jax.random.normal(jax.random.key(1), (64, 8, 8, 1))
     params = one_file.init(jax.random.key(0))
     wiring = dormant.trace(lambda params, images: one_file.forward(params, images)[0], params, images)
@@ -66,7 +66,7 @@ def test_weights_and_moments_are_equal_to_the_last_bit(recyclings):
 
 
 def test_convolution_channels_behind_the_flatten_are_the_library_s(one_file):
-    """Every combination of dormant neurons selects the entries that the traced wiring names."""
+    """For random dormant neurons, the masks of the file equal those of the traced wiring."""
     images = np.zeros((2, 8, 8, 1), np.float32)
     params = one_file.init(jax.random.key(0))
     wiring = dormant.trace(lambda params, images: one_file.forward(params, images)[0], params, images)

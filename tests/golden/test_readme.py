@@ -1,4 +1,4 @@
-"""The README is short, its code runs when it is pasted, and what it links to exists."""
+"""The README is short, its code runs if pasted, and the targets of its links exist."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""An update of SAC is that of an independent implementation in PyTorch: losses, gradients, weights and targets."""
+"""SAC's update equals that of an independent PyTorch implementation: losses, gradients, weights and targets."""
 
 import itertools
 from functools import partial
@@ -36,7 +36,7 @@ AGENTS = [
 
 
 class Theirs:
-    """The same agent in PyTorch, with torch's own distributions and optimizers."""
+    """The same agent in PyTorch, with torch's distributions and optimizers."""
 
     def __init__(self, agent, state):
         self.agent = agent
@@ -55,7 +55,7 @@ class Theirs:
         std = log_std.clamp(-20, 2).exp()
         policy = TransformedDistribution(Independent(Normal(mean, std), 1), [TanhTransform(cache_size=1)])
         action = torch.tanh(mean + std * noise)
-        # atanh would lose what torch's cache keeps.
+        # Computes this from the noise, because the inverse of tanh is not exact.
         before = mean + std * noise
         slope = TanhTransform().log_abs_det_jacobian(before, action).sum(1)
         return action, policy.base_dist.log_prob(before) - slope
@@ -113,7 +113,7 @@ def network(params):
 
 
 def in_their_order(params):
-    """A network's arrays as PyTorch lists and lays them out."""
+    """A network's arrays in PyTorch's order and axis order."""
     return [array for layer in params.values() for array in (np.asarray(layer["kernel"]).T, np.asarray(layer["bias"]))]
 
 
@@ -136,7 +136,7 @@ def batches():
 
 
 def our_gradients(agent, state, after, batch):
-    """Of the critics at the old weights, and of the actor against the new critics."""
+    """The gradients of the critics at the old weights, and of the actor with the new critics."""
     alpha = jnp.exp(state.temperature.params)
     critics = {name: state.learner.params[name] for name in CRITICS}
     found, _ = jax.grad(agent.critic_loss, has_aux=True)(critics, state, batch, alpha)

@@ -1,4 +1,4 @@
-"""A study on a real run of ours: DQN plays, its replay is written to a file, and that is learnt from."""
+"""Offline training on the replay of a DQN run: DQN plays, its replay is written to a file, and a new DQN learns from it."""
 
 from dataclasses import astuple, dataclass
 
@@ -18,14 +18,14 @@ from dormant.rl.offline import OfflineTraining
 
 @dataclass(frozen=True)
 class TwoSteps(Probe):
-    """A problem whose run folder has a name."""
+    """A test problem that run folders can be named after."""
 
     game = "steps"
 
 
 ENV = TwoSteps(*astuple(PROBES[2]))
 AGENT = DQN(MLP((16,)), gamma=GAMMA, learning_rate=3e-3, replay_capacity=100, min_replay=20, target_period=50)
-# Evaluations are beyond the end, since they take long to compile.
+# There are no evaluations, because they take long to compile.
 PLAYED = DeviceTraining(AGENT, replay_ratio=0.5, agent_steps=240, log_period=80, eval_period=8_000)
 TRAINING = OfflineTraining(
     AGENT, ENV, OwnReplay(PLAYED), gradient_steps=1_200, log_period=400, seeds=(5,), score_batch=8, eval_period=0
@@ -41,7 +41,7 @@ def test_offline_training_goes_on_from_what_a_run_remembers(tmp_path):
     assert first.done.exists() and first.path.parent.name.startswith("dqn-rr0.5-")
     ring = last_state(played, first).replay
     logged = transitions.read(folder.replay / "seed5.npz")
-    # The ring holds the last 100 of 240 steps, of which the oldest lies in slot 40.
+    # The ring holds the last 100 of 240 steps. The oldest is in slot 40.
     order = (40 + np.arange(100)) % 100
     np.testing.assert_array_equal(logged.action, ring.action[0, order])
     np.testing.assert_array_equal(logged.observation[:, 0], np.arange(100) % 2)
@@ -52,5 +52,5 @@ def test_offline_training_goes_on_from_what_a_run_remembers(tmp_path):
     table = list(rows(folder.metrics))
     assert [row["gradient_steps"] for row in table] == [0, 400, 800, 1200]
     assert all("dormant/0.1/all" in row for row in table)
-    # The values are 1/2 and 1 for either action.
+    # The Q values of the two states are 1/2 and 1 for both actions.
     assert abs(table[-1]["q_mean"] - 0.75) < 0.05 and table[-1]["loss"] < 0.01

@@ -1,4 +1,4 @@
-"""The same weights in JAX and in torch give the same scores and masks and, with the same donor, the same weights."""
+"""With the same weights, JAX and torch give the same scores and masks, and with the same donor the same new weights."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import dormant.torch as dt
 
 LAYERS = {"Conv_0": "conv_0", "Conv_1": "conv_1", "Dense_0": "dense_0", "Dense_1": "dense_1"}
 HIDDEN = ["Conv_0", "Conv_1", "Dense_0"]
-PLACES, CHANNELS = 16, 6  # of the last feature map, 4 x 4
+PLACES, CHANNELS = 16, 6  # the last feature map has 4 x 4 positions
 
 
 class FlaxCNN(linen.Module):
@@ -29,7 +29,7 @@ class FlaxCNN(linen.Module):
 
 
 class TorchCNN(nn.Module):
-    """The same, channels first, flattened in the order C, H, W."""
+    """The network of FlaxCNN with channels first, flattened in the order C, H, W."""
 
     def __init__(self):
         super().__init__()
@@ -42,7 +42,7 @@ class TorchCNN(nn.Module):
 
 
 def as_torch(params):
-    """A JAX parameter tree (or one of moments) in torch's names and orders."""
+    """A JAX tree of parameters or moments with torch's names and axis order."""
     arrays = {}
     for theirs, ours in LAYERS.items():
         kernel = np.asarray(params["params"][theirs]["kernel"])

@@ -1,6 +1,6 @@
-"""Five decision problems with a continuous action, so small that their values are known, in one environment.
+"""Five small decision problems with a continuous action and known values, in one environment.
 
-Its observation says which of them an episode poses, so that one network learns them all and is compiled once.
+The observation contains the number of the episode's problem, so that one network learns all problems.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ import numpy as np
 from dormant.rl.envs import ControlOutcome
 
 GAMMA = 0.5
-BEST = 0.5  # the best action where the reward depends on it, times the sign where it depends on that too
+BEST = 0.5  # the best action if the reward depends on it; times the sign if the reward depends on the sign too
 
 
 class Probe(NamedTuple):
-    """Q values of three actions at some places of an episode, which are (sign, step), and the best action there."""
+    """One problem: the Q values of three actions, and the best action, at each of `places`, which are (sign, step)."""
 
     name: str
     length: int
@@ -35,7 +35,7 @@ PROBES = (
 
 
 def observation(probe, sign, step):
-    """Which probe, the sign that its reward may depend on, and the number of the step."""
+    """The observation: the problem as one-hot numbers, the sign on which its reward may depend, and the step."""
     return np.array([*(np.arange(len(PROBES)) == probe), sign, step], np.float32)
 
 
@@ -51,7 +51,7 @@ def reward(probe, sign, action, last):
 
 @dataclass(frozen=True)
 class ControlProbes:
-    """All of them. An episode of no problem would be truncated after `time_limit` steps; none is so long."""
+    """The environment with all problems. Every episode ends before `time_limit`, so none is truncated."""
 
     observations = len(PROBES) + 2
     actions = 1
@@ -66,7 +66,7 @@ class ProbeBodies:
         self._episode, self._step = (np.zeros(len(seeds), np.int32) for _ in range(2))
 
     def _posed(self, body):
-        """Which probe with which sign, drawn from the number of the episode and nothing else."""
+        """The problem and the sign of a body's episode, which depend only on the number of the episode."""
         counter = [0, int(self._episode[body]), 0, 0]
         draw = np.random.Generator(np.random.Philox(key=self._keys[body], counter=counter))
         probe, sign = int(draw.integers(len(PROBES))), float(draw.choice([-1.0, 1.0]))

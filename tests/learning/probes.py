@@ -1,4 +1,4 @@
-"""Six decision problems so small that their values are known."""
+"""Six small decision problems with known values."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ GAMMA = 0.5
 
 @dataclass(frozen=True)
 class Probe:
-    """An episode of `length` steps that shows one observation at each; `values` are the right Q values of both actions
-    at the observations `places`."""
+    """A problem whose episodes have `length` steps. `values` are the true Q values of both actions at the observations
+    `places`."""
 
     name: str
     length: int
-    random_sign: bool  # the observation is +1 or -1 at random, else it is the step's number
+    random_sign: bool  # whether the observation is randomly +1 or -1; otherwise it is the number of the step
     reward_by: str  # "constant", "observation", "end", "action" or "both"
     places: tuple[float, ...]
     values: tuple[tuple[float, float], ...]
-    truncated: bool = False  # whether an episode is cut off at its end, so that its value goes on
+    truncated: bool = False  # whether episodes are truncated, so that values are bootstrapped at their end
 
     observation_shape = (1,)
     observation_dtype = np.dtype(np.float32)
@@ -54,7 +54,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Pictured:
-    """A probe that shows its observation as a picture of one shade, which a shift leaves as it is."""
+    """A probe whose observation is an image of one brightness, which shifts do not change."""
 
     probe: Probe
 
@@ -79,6 +79,6 @@ PROBES = (
     Probe("reward two steps on", 2, False, "end", (0.0, 1.0), ((GAMMA, GAMMA), (1.0, 1.0))),
     Probe("reward by action", 1, False, "action", (0.0,), ((-1.0, 1.0),)),
     Probe("reward by both", 1, True, "both", (-1.0, 1.0), ((1.0, -1.0), (-1.0, 1.0))),
-    # It shows the same before and after the cut, so its value is 1 + GAMMA + GAMMA**2 + ...
+    # The observation is the same before and after the truncation, so its value is 1 + GAMMA + GAMMA**2 + ...
     Probe("cut off", 1, True, "constant", (-1.0, 1.0), ((1 / (1 - GAMMA),) * 2,) * 2, truncated=True),
 )

@@ -1,4 +1,4 @@
-"""DQN reaches the known values of six small problems through the same loop as in every run, with and without ReDo."""
+"""DQN learns the known values of six small problems in the usual device loop, with and without ReDo."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ AGENT = DQN(
     min_replay=100,
     target_period=20,
     epsilon_steps=1,
-    epsilon_end=1.0,  # both actions are tried for ever, so that both have a value
+    epsilon_end=1.0,  # explores until the end, so that both actions have a value
 )
 
 
@@ -32,7 +32,7 @@ def test_dqn_reaches_the_known_values(probe, intervention):
         env=probe,
         intervention=intervention,
         agent_steps=1_500,
-        log_period=1_500,  # one chunk, since each is compiled
+        log_period=1_500,  # a single chunk, to compile only one
         seeds=(0, 1),
         eval_period=3_000,
     )

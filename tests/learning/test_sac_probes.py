@@ -1,4 +1,4 @@
-"""SAC reaches the known values of five small problems through the same loop as in every run, with and without ReDo."""
+"""SAC learns the known values of five small problems in the usual host loop, with and without ReDo."""
 
 import jax
 import jax.numpy as jnp

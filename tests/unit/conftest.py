@@ -1,4 +1,4 @@
-"""Command lines of `dormant train`, which train nothing. `FLAGS` of a test module hold for all its command lines."""
+"""Fixtures for command lines of `dormant train` that train nothing. A test module's `FLAGS` apply to all of them."""
 
 import pytest
 
@@ -7,14 +7,14 @@ from dormant.cli import run, train
 
 @pytest.fixture
 def built(monkeypatch, tmp_path, request):
-    """What a command line would train, without training it."""
+    """A function that returns the training that a command line describes, without running it."""
     trainings = []
     monkeypatch.setattr(train, "run", lambda training, *rest: trainings.append(training))
     monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
     monkeypatch.setattr(train, "spread_seeds", lambda seeds: None)  # JAX has its devices already
 
     def build(*arguments, **flags):
-        """Keywords are flags, which replace the module's. None leaves a flag out."""
+        """Returns the training. Keyword arguments are flags that override the module's `FLAGS`; None removes a flag."""
         flags = {**getattr(request.module, "FLAGS", {}), **flags}
         given = [part for name, value in flags.items() if value is not None for part in (f"--{name}", value)]
         assert run(["train", "--run-dir", str(tmp_path / "run"), *given, *arguments]) == 0
@@ -25,7 +25,7 @@ def built(monkeypatch, tmp_path, request):
 
 @pytest.fixture
 def refused(built, capsys, tmp_path):
-    """The one line on stderr that a command line is refused with."""
+    """A function that returns the one-line error of a command line that must be refused."""
 
     def refusal(*arguments, **flags):
         with pytest.raises(SystemExit) as exit:

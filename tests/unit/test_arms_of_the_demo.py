@@ -1,4 +1,4 @@
-"""`dormant demo` with arms that only write what a training would."""
+"""`dormant demo` with arms that train nothing and only write the files of a run."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from dormant.lab.runs.folder import RunFolder
 
 @pytest.fixture
 def arms(monkeypatch):
-    """Replaces `dormant train` by a program of the test's choice."""
+    """A function that replaces `dormant train` by another program."""
 
     def replace(program):
         def start(arguments, log):
@@ -47,7 +47,7 @@ def test_it_prints_what_the_runs_measured_and_draws_it(arms, tmp_path, capsys, m
     shown = capsys.readouterr().out
     assert "MinAtar/Asterix, replay ratio 1, 100 agent steps, 2 seeds per arm." in shown
     dense = next(line for line in shown.splitlines() if "dormant, dense" in line)
-    # Two seeds, 1 % apart: the mean, and 12.7 times half of that to each side.
+    # The two seeds differ by 1 %. The interval extends 12.7 times half of this difference to each side of the mean.
     assert "50.5%  [44.1%, 56.9%]" in dense
     assert "10.5%  [4.1%, 16.9%]" in dense
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The command line on Atari games: the paper's defaults, what flags build, and what it says to bad input."""
+"""The command line on Atari games: the paper's defaults, the training that flags describe, and errors for bad input."""
 
 import builtins
 import json
@@ -26,7 +26,7 @@ SMALL = ("--replay-capacity", "100", "--min-replay", "20", "--width", "0.05")
 
 @pytest.fixture
 def roomy(monkeypatch):
-    """A machine on which the paper's replay fits."""
+    """Makes the paper's replay fit into memory and on the disk."""
     monkeypatch.setattr(AtariTraining, "refuse_without_room", lambda *_: None)
 
 
@@ -45,7 +45,7 @@ def test_the_target_period_follows_the_replay_ratio(built, ratio, period):
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("name", ["MinAtar, dqn", "Atari, dqn", "MinAtar, drq", "Atari, drq"])
 def test_train_and_figure_have_the_same_settings(name, ratio):
-    """Every setting of the agent, at every replay ratio of the paper."""
+    """Compares every setting of the agent, at every replay ratio of the paper."""
     benches = {
         "MinAtar, dqn": MINATAR,
         "Atari, dqn": atari_bench(10),
@@ -56,7 +56,7 @@ def test_train_and_figure_have_the_same_settings(name, ratio):
     figure = benches[name].dqn(ratio)
     line = ["--run-dir", "run", "--agent", agent, "--env", {"MinAtar": "MinAtar/Asterix", "Atari": "ALE/Pong"}[family]]
     trained = train.training_of(train.parse([*line, f"--replay-ratio={ratio}", f"--steps={figure.agent_steps}"]))
-    # A ring that no run outgrows is as good as a larger one.
+    # The capacities of the rings may differ, because both are larger than the run.
     assert replace(trained.agent, replay_capacity=figure.agent.replay_capacity) == figure.agent
     assert figure.agent.replay_capacity >= min(trained.agent.replay_capacity, figure.agent_steps)
 

@@ -1,4 +1,4 @@
-"""The Atari networks: shapes, initial weights, options, and what the tracer finds in them."""
+"""The Atari networks: shapes, initial weights, options, and traced wirings."""
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +94,7 @@ def test_residual_streams_are_measured_only(options):
 
 @pytest.mark.parametrize("network", [one for one in NETWORKS if not one.layer_norm], ids=repr)
 def test_recycling_silent_neurons_changes_no_bit(network):
-    """A bias far below zero silences a neuron of each layer (with CReLU, only zero incoming weights do)."""
+    """One neuron per layer is silenced by a very negative bias, or with CReLU by zero incoming weights."""
     params, seen, tx = fresh(network), observations(4), optax.adam(1e-3)
     wiring = trace(network.apply, params, seen)
     able = [layer.name for layer in wiring.layers if not layer.reasons]

@@ -1,4 +1,4 @@
-"""What is drawn of measurements agrees with the lab's statistics, and leaves out what was not measured."""
+"""The lines and bands of plots agree with the lab's statistics, and leave out unmeasured values."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A small part of the campaign against faults; `make stress` runs a tenth, `python tests/campaign.py` the whole."""
+"""A few cases of the fault campaign. `make stress` runs a tenth of it, `python tests/campaign.py` all of it."""
 
 from campaign import inputs
 from campaign.outcomes import Tally

@@ -1,4 +1,4 @@
-"""Verdicts, worked out by hand on a few pairs of runs."""
+"""Verdicts on a few pairs of runs, compared with values computed by hand."""
 
 import math
 from dataclasses import replace
@@ -20,7 +20,7 @@ GROWS = Claim("Dormancy grows", Quantity(DORMANT), "DQN", None, "higher", 0.1)
 
 
 def runs(arm, ends, metric=DORMANT, environment="MinAtar/Asterix", start=0.0, ages=(None, None)):
-    """Runs of seeds 0, 1, ... with a first and a last log point; None for an end stands for a seed that was not run."""
+    """Rows of runs with seeds 0, 1, ..., each with a first and a last log point. An end of None means no run."""
     table = [
         {"arm": arm, "environment": environment, "seed": seed, "agent_steps": steps, metric: value, "reset_age": age}
         for seed, end in enumerate(ends)
@@ -45,7 +45,7 @@ def t_bounds(effects):
 
 def test_a_clear_effect_is_reproduced():
     verdict = judge(FEWER, both([0.10, 0.12, 0.11], [0.40, 0.45, 0.38]))
-    # Differences, seed by seed, of -0.30, -0.33 and -0.27.
+    # The differences per seed are -0.30, -0.33 and -0.27.
     np.testing.assert_allclose(bounds(verdict), t_bounds([-0.30, -0.33, -0.27]), rtol=1e-6)
     assert (verdict.verdict, verdict.runs, verdict.interval) == ("reproduced", 3, "paired t")
     assert verdict.why == "The whole interval is lower than 0, and the estimate reaches -0.1."
@@ -60,20 +60,20 @@ def test_the_opposite_effect_is_contradicted():
 
 def test_an_effect_that_is_certainly_too_small_is_contradicted():
     verdict = judge(FEWER, both([0.29, 0.28, 0.30], [0.30, 0.30, 0.31]))
-    # Differences of -0.01, -0.02 and -0.01: half a width of 0.0143 on either side of -0.0133.
+    # The differences are -0.01, -0.02 and -0.01. Their interval is -0.0133 plus or minus 0.0143.
     assert (verdict.verdict, verdict.why) == ("contradicted", "The whole interval falls short of -0.1.")
 
 
 def test_an_interval_around_no_effect_is_inconclusive():
     verdict = judge(FEWER, both([0.10, 0.30, 0.20], [0.40, 0.35, 0.60]))
-    # Differences of -0.3, -0.05 and -0.4: half a width of 0.447 on either side of -0.25.
+    # The differences are -0.3, -0.05 and -0.4. Their interval is -0.25 plus or minus 0.447.
     assert verdict.high > 0
     assert (verdict.verdict, verdict.why) == ("inconclusive", "The interval contains both 0 and the claimed effect.")
 
 
 def test_an_effect_of_a_size_that_is_open_is_inconclusive():
     verdict = judge(FEWER, both([0.20, 0.21, 0.20], [0.28, 0.30, 0.29]))
-    # Differences of -0.08, -0.09 and -0.09: half a width of 0.0143, so that -0.1 is within reach.
+    # The differences are -0.08, -0.09 and -0.09. The half width is 0.0143, so the interval contains -0.1.
     assert verdict.low < -0.1 < verdict.estimate
     assert verdict.why == "There is an effect, but the estimate falls short of -0.1."
     assert verdict.verdict == "inconclusive"
@@ -212,7 +212,7 @@ def test_every_claim_is_judged():
         ((0.9, 0.1), (0.5, math.inf), 5 / 4),
         ((0.9, 0.1), (0.0, 0.5), 9.0),
         ((0.9, 0.1), (0.1, 0.9), 9.0),
-        ((0.0, 0.1), (0.0, 0.1), 5 / 4),  # the lower bound belongs to the ages, the upper one does not
+        ((0.0, 0.1), (0.0, 0.1), 5 / 4),  # the lower bound is included, the upper one is not
     ],
 )
 def test_a_reset_network_is_compared_at_these_ages_and_the_other_arm_at_the_same_times(ages, reset_age, quotient):
@@ -230,7 +230,7 @@ STEPS = np.array([0, 100, 200, 300, 1000])
     [
         ("start", 0.0, [math.nan, 3.0, 4.0, 5.0, 6.0], 3.0),
         ("end", 0.0, [1.0, 2.0, 3.0, 4.0, 5.0], 5.0),
-        ("end", 0.0, [1.0, 2.0, 3.0, 4.0, math.nan], 4.0),  # none in the last tenth: the last there is
+        ("end", 0.0, [1.0, 2.0, 3.0, 4.0, math.nan], 4.0),  # no value in the last tenth: takes the last one
         ("mean", 0.0, [0.0, 2.0, 2.0, 2.0, 0.0], (100 + 200 + 200 + 700) / 1000),
         ("mean", 0.2, [9.0, 9.0, 1.0, 1.0, 2.0], (100 * 1.0 + 700 * 1.5) / 800),
         ("mean", 0.0, [math.nan, math.nan, 7.0, math.nan, math.nan], 7.0),

@@ -1,4 +1,4 @@
-"""The command line: what it builds from flags, and what it says to bad input."""
+"""The command line: the trainings that flags describe, and the errors for bad input."""
 
 import subprocess
 import sys

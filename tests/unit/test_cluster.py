@@ -1,4 +1,4 @@
-"""What is said of a run that another machine is at, and what that machine refuses."""
+"""The progress of a run on another machine, and the jobs that this machine refuses."""
 
 import pytest
 from walks import Walk

@@ -1,4 +1,4 @@
-"""`dormant compare`: what is tuned, what is chosen, the rows of the table, and the command on walks."""
+"""`dormant compare`: the tuning runs, the chosen settings, the rows of the table, and the command on random walks."""
 
 import json
 from typing import get_args
@@ -109,7 +109,7 @@ def test_names_of_methods_are_parted_by_commas():
 
 @pytest.fixture
 def walking(monkeypatch):
-    """The command line on walks: plain ones and one method, each with three settings."""
+    """Runs the command line on random walks: a plain agent and one method, each with three settings."""
 
     def settings(name):
         return lambda bench: {f"legs {count}": Walk(agent=Walker(f"{count} {name}")) for count in (2, 4, 6)}
@@ -192,6 +192,6 @@ def test_a_record_with_older_names_of_methods_is_read(tmp_path):
 
 def test_methods_have_the_names_that_train_has():
     trained = set(get_args(Name)) - {"none"}
-    # Train says `--intervention recycle --number gap`, and changes the network with flags of its own.
+    # In `dormant train`, gap is `--intervention recycle --number gap`, and networks have their own flags.
     assert set(METHODS) - trained == {"gap", "layer-norm", "crelu"}
     assert methods("shrink_perturb,Continual-Backprop") == ["shrink-perturb", "continual-backprop"]

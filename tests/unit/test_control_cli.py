@@ -1,4 +1,4 @@
-"""The command line of SAC: the paper's defaults, what flags build, and what it says to bad input."""
+"""The command line of SAC: the paper's defaults, the training that flags describe, and errors for bad input."""
 
 import subprocess
 import sys
@@ -131,7 +131,7 @@ def test_an_agent_and_an_environment_that_do_not_fit_are_refused(refused, env, a
 
 
 def test_a_missing_package_says_what_to_install(tmp_path):
-    """In a process of its own, because here jaxtyping asks for the environment's sizes before the command does."""
+    """Uses a new process, because in this one jaxtyping's checks would import the package before the command does."""
     program = "import sys; sys.modules['mujoco'] = None; from dormant.cli import run; run(sys.argv[1:])"
     arguments = ("train", "--agent", "sac", "--run-dir", str(tmp_path / "run"), *SMALL)
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Neurons that meet a mix of their own layer: coupled if it is a plain statistic, measured if it has weights inside."""
+"""Neurons combined with a mix of their own layer. If the mix has weights, the layer is only measured, else coupled."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import dormant
 relu = jax.nn.relu
 AB = {"a": (5, 4), "b": (4, 2)}
 
-# A mix `f(p, h)` of the neurons h, and the parameters inside it.
+# Name -> a mix `f(p, h)` of the neurons h, and the shapes of the parameters in the mix.
 LEARNED = {
     "a kernel written as a sum": (lambda p, h: (h[:, :, None] * p["k"]).sum(1), {"k": (4, 4)}),
     "pooled with weights": (lambda p, h: (h * p["k"]).sum(-1, keepdims=True), {"k": (4,)}),
@@ -52,7 +52,7 @@ MEETING = {
 
 
 def layer_a(f, meeting, shapes):
-    """The tracer's layer a of a network in which a's neurons meet f of them."""
+    """The traced layer a of a network that combines a's neurons with the mix f of them."""
     params = initialiser({**AB, **shapes})(jax.random.key(0))
 
     def apply(p, x):
@@ -102,7 +102,7 @@ def test_weights_that_half_of_the_neurons_have_met_are_not_all_the_neurons_own()
 
 
 def test_an_old_weight_of_a_mix_would_feed_a_recycled_neuron():
-    """What the reasons above are for: the derivative of a neuron with respect to the weights of all others."""
+    """Shows why such layers are not recycled: a neuron depends on the mix's weights from all other neurons."""
     params = initialiser(AB | {"k": (4, 4)})(jax.random.key(0))
 
     def neurons(k):
@@ -118,14 +118,14 @@ def test_an_old_weight_of_a_mix_would_feed_a_recycled_neuron():
     [
         (lambda mix, hidden: jax.nn.relu(mix + hidden), False),
         (lambda mix, hidden: jnp.maximum(mix, hidden), False),
-        (lambda mix, hidden: jax.nn.relu(mix * hidden), True),  # silent where the neuron is
+        (lambda mix, hidden: jax.nn.relu(mix * hidden), True),  # zero where the neuron is silent
     ],
     ids=["sum", "maximum", "product"],
 )
 def test_a_mix_that_meets_a_neuron_behind_its_activation_feeds_it_if_another_activation_follows(join, recyclable):
     def apply(params, x):
         first = x @ params["first"]
-        mix = first[:, 1:] - first[:, :-1]  # of neurons that can't be told apart
+        mix = first[:, 1:] - first[:, :-1]  # the tracer cannot tell which neurons are in it
         hidden = jax.nn.relu(x @ params["second"])
         return join(mix, hidden) @ params["head"]
 

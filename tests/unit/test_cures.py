@@ -1,4 +1,4 @@
-"""What makes each intervention itself, in numbers that can be checked by hand."""
+"""The particular effect of each intervention, compared with numbers computed by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ LEARNER = Learner(PARAMS, TX.init(PARAMS))
 
 
 def with_moments(*mu):
-    """The learner with these first moments of the hidden layer, and fives elsewhere."""
+    """The learner with the first moments `mu` in the hidden layer. All other moments are 5."""
     adam = LEARNER.opt_state[0]
     fives = jax.tree.map(lambda leaf: jnp.full_like(leaf, 5.0), adam.mu)
     return Learner(
@@ -72,9 +72,9 @@ def head(learner):
 
 
 def test_mean_activation_times_outgoing_weights_is_what_a_neuron_contributes():
-    # Activations are 1, 3 / 2, 6 / 0.5, 1.5.
+    # The activations of the three neurons on the two samples are 1 and 3, 2 and 6, 0.5 and 1.5.
     assert contributions(NETWORK.wiring, PARAMS, X)["hidden"].tolist() == [2 * 1, 4 * 2, 1 * 4]
-    # Around their means they are 1, 2 and 0.5; incoming weights divide.
+    # The mean distances of activations from their means are 1, 2 and 0.5. Incoming weights are in the denominator.
     assert utilities(NETWORK.wiring, PARAMS, X)["hidden"].tolist() == [1 * 1 / 1, 2 * 2 / 2, 0.5 * 4 / 0.5]
 
 
@@ -164,12 +164,12 @@ def test_continual_backprop_ranks_by_utility_that_is_corrected_for_its_start():
     cbp = ContinualBackprop(replacement_rate=0.5, maturity=1, decay=0.5)
     layer = Usefulness(jnp.zeros(3), jnp.zeros(3, jnp.int32), jnp.zeros(()))
     layer, mask = cbp.choose(layer, jnp.array([4.0, 2.0, 8.0]))
-    assert layer.utility.tolist() == [2, 1, 4] and not mask.any()  # nobody is older than one update
+    assert layer.utility.tolist() == [2, 1, 4] and not mask.any()  # no neuron is older than one update
     layer, mask = cbp.choose(layer, jnp.array([4.0, 10.0, 8.0]))
-    # Utilities 3, 5.5 and 6, of which 0.5 * 3 neurons go, in whole ones.
+    # The utilities are 3, 5.5 and 6. 0.5 * 3 = 1.5 neurons are due: one is replaced now, and 0.5 remains.
     assert mask.tolist() == [True, False, False] and float(layer.owed) == 0.5
     assert layer.utility.tolist() == [0, 5.5, 6] and layer.age.tolist() == [0, 2, 2]
-    # Now 3, 3.25 and 3.5; divided by 1 - 0.5^age they are 6, 3.7 and 4.
+    # The utilities are now 3, 3.25 and 3.5. Divided by 1 - 0.5^age, they are 6, 3.7 and 4.
     _, mask = ContinualBackprop(replacement_rate=0.4, maturity=0, decay=0.5).choose(
         layer._replace(owed=jnp.zeros(())), jnp.array([6.0, 1.0, 1.0])
     )
@@ -257,7 +257,7 @@ def test_plasticity_injection_changes_what_learns_and_not_what_is_computed():
 
     @jax.jit
     def learn(learner, state):
-        """A gradient step, the values before the intervention and after it, and the learner."""
+        """Takes a gradient step and then the intervention. Returns both learners and the intervention's state."""
         gradient = jax.grad(lambda params: jnp.square(net.apply(params, x) - 1.0).sum())(learner.params)
         with jax.numpy_dtype_promotion("standard"):
             change, opt_state = TX.update(gradient, learner.opt_state)

@@ -1,4 +1,4 @@
-"""DQN's arithmetic by hand, its networks, and the loop's promises: units, schedules, determinism."""
+"""DQN: its arithmetic, computed by hand, its networks, and the device loop's units, schedules and determinism."""
 
 from dataclasses import replace
 
@@ -55,14 +55,14 @@ def test_the_target_is_the_largest_value_of_the_next_state(discount, expected):
 
 
 def linear_batch(*errors):
-    """A batch with one input and one action, with these errors if the value is zero."""
+    """A batch for a network with one input and one action. If its value is 0, the TD errors are `errors`."""
     ones = jnp.ones((len(errors), 1))
     return Batch(ones, jnp.zeros(len(errors), jnp.int32), jnp.array(errors, jnp.float32), jnp.zeros(len(errors)), ones)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_an_update_is_adam_on_the_mean_huber_loss(weight_decay):
-    """Huber's slope is at most 1, and decay enters the gradient before Adam sees it."""
+    """The slope of the Huber loss is at most 1, and weight decay is added to the gradient before Adam."""
     agent = DQN(network=MLP(()), weight_decay=weight_decay, learning_rate=0.01)
     params = {"head": {"kernel": jnp.full((1, 1), 0.02), "bias": jnp.full((1,), -0.02)}}
     state = DQNState(Learner(params, agent.optimizer().init(params)), params)
@@ -127,7 +127,7 @@ def test_a_training_refuses_numbers_that_do_not_fit(change):
 
 @pytest.fixture(scope="module")
 def run():
-    """Every state and metrics of a whole run."""
+    """All states and metrics of a whole run."""
     states, metrics = [TRAINING.init()], []
     for _ in range(4):
         state, row = TRAINING.advance(states[-1])
@@ -193,7 +193,7 @@ def test_an_episode_that_is_cut_off_is_bootstrapped_and_one_that_ends_is_not(tru
     at_its_end = agent.gamma if truncated else 0.0
     assert_allclose(state.replay.discount[0, :8], [agent.gamma, at_its_end] * 4)
     assert state.replay.last[0, :8].tolist() == [False, True] * 4
-    # What is bootstrapped is the observation after the last step, and not the first one of the next episode.
+    # The value of the last step's next observation is bootstrapped, not that of the next episode's first observation.
     assert state.replay.observations[0, :4, :, 0].tolist() == [[0, 1], [1, 2]] * 2
 
 

@@ -1,4 +1,4 @@
-"""Which plots an experiment has, what stands beside them, and that the picture survives what runs can be."""
+"""The plots of an experiment, their labels, and pictures of unusual runs."""
 
 import math
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from dormant.rl.envs.minatar import MinAtar
 
 @dataclass(frozen=True)
 class Training:
-    """As much of a training as a figure asks for."""
+    """A training with only the fields that a figure reads."""
 
     replay_ratio: float = 1.0
     env: Any = None

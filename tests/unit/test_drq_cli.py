@@ -1,4 +1,4 @@
-"""The command line of DrQ: the paper's defaults on Atari, DQN's on MinAtar, and what it says to bad input."""
+"""The command line of DrQ: the paper's defaults on Atari, DQN's defaults on MinAtar, and errors for bad input."""
 
 import pytest
 
@@ -15,12 +15,12 @@ SMALL = ("--replay-capacity", "100", "--min-replay", "20", "--width", "0.05")
 
 @pytest.fixture(autouse=True)
 def roomy(monkeypatch):
-    """A machine on which the paper's replay fits."""
+    """Makes the paper's replay fit into memory and on the disk."""
     monkeypatch.setattr(AtariTraining, "refuse_without_room", lambda *_: None)
 
 
 def test_the_defaults_on_atari_are_the_papers(built):
-    """At any replay ratio; those of DQN stay as they are."""
+    """DrQ has them at any replay ratio. DQN's defaults do not change."""
     training = built("--replay-ratio", "8", "--intervention", "redo")
     assert training == AtariTraining(
         atari_drq(),

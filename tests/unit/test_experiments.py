@@ -1,4 +1,4 @@
-"""The experiments as values: what they share, what they leave out, and that their claims name what they train."""
+"""The definitions of the experiments: shared settings, the notes on what they leave out, and the arms in claims."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -65,7 +65,7 @@ def test_claims_and_panels_name_arms_and_metrics_that_there_are(experiment):
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=ids)
 def test_effects_point_the_way_their_claims_do(experiment):
     for claim in experiment.claims:
-        # What is claimed to do no harm may lose a little: then the bound lies on the other side of no effect.
+        # A claim of no harm allows a small loss, so its smallest effect lies on the other side of no effect.
         harmless = any(
             word in claim.statement for word in ("no harm", "keeps", "whole run, too", "no smaller", " not ")
         )
@@ -138,7 +138,7 @@ def test_drq_is_trained_as_the_paper_trains_it():
     assert {(game.sticky, game.noops, game.life_loss) for game in sweep.environments} == {(0.0, 29, True)}
     assert [arm.training.replay_ratio for arm in sweep.arms] == [1, 2, 4, 8] * 2
     for training in (arm.training for arm in sweep.arms):
-        assert training.agent == replace(atari_drq(), replay_capacity=400_000)  # as good as a million for such a run
+        assert training.agent == replace(atari_drq(), replay_capacity=400_000)  # large enough for a run of this length
         assert (training.agent_steps, training.eval_period, training.eval_episodes) == (400_000, 10_000, 100)
     assert {arm.training.agent for arm in NAMED["fig10d"].designs["laptop"].arms} == {minatar_drq(50_000)}
 

@@ -1,4 +1,4 @@
-"""`dormant figure` and `dormant runs`, on experiments that are walks: real processes, real pictures, a real page."""
+"""`dormant figure` and `dormant runs` on random walks instead of trainings, with real processes, pictures and pages."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def experiment(name="walks", **wrong):
 
 @pytest.fixture
 def laboratory(monkeypatch, tmp_path):
-    """The command line on walks, which answers with its exit code."""
+    """A function that runs the command line on experiments with random walks, and returns the exit code."""
 
     def command(*experiments):
         there = (*experiments, replace(experiment("larger"), designs={"paper": experiment().designs["smoke"]}))
@@ -92,7 +92,7 @@ def test_a_dry_run_counts_and_costs_and_makes_nothing(laboratory, tmp_path, caps
     said = capsys.readouterr().out
     rows = {line.split("│")[1].strip(): line.split("│") for line in said.splitlines() if line.count("│") > 3}
     assert [cell.strip() for cell in rows["walks"][2:8]] == ["2", "1", "2", "4", "0", "4"]
-    # Two seeds of 12 agent steps at 10 s and as many gradient steps at 20 s.
+    # Two seeds, each with 12 agent steps of 10 s and 12 gradient steps of 20 s.
     assert rows["walks"][8].strip() == rows["total, shared runs once"][8].strip() == "12 min, without 2 runs"
     assert rows["total, shared runs once"][7].strip() == "4"
     assert "2 experiments at scale pilot" in said and "with 1 worker," in said
@@ -156,7 +156,7 @@ if __name__ == "__main__":
         130,
         f"Stopped; the same command resumes the runs in {tmp_path / 'runs'}.",
     )
-    # Python's own watcher of processes ends a moment after them.
+    # Python's resource tracker ends a moment after the other processes.
     while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
         assert time.monotonic() < deadline + 30
         time.sleep(0.1)
@@ -196,7 +196,7 @@ class TestCosts:
 
 
 def scalars(file, name):
-    """Steps and values of a metric in a file of TensorBoard's: records of a length, its checksum, an event, another."""
+    """The steps and values of a metric in a TensorBoard file. A record is a length and an event, with checksums."""
     from tensorboardX.proto.event_pb2 import Event
 
     data, at, found = file.read_bytes(), 0, []
@@ -309,7 +309,7 @@ class TestWatching:
         return board
 
     def test_time_left_is_told_from_what_was_made_here(self):
-        # 150 steps in 10 s, and 50 + 100 to go.
+        # 150 steps took 10 s, and 50 + 100 are left.
         assert terminal.time_left(self.board(), lambda job: 1.0) == pytest.approx(10.0, abs=0.1)
         assert terminal.summary(self.board(), lambda job: 1.0) == "1 of 4 runs done, 1 running, 1 failed, 10 s left"
 

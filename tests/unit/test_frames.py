@@ -1,4 +1,4 @@
-"""The ring of frames: stacks, wrap-around, n-step returns, the ends of episodes, resuming from its files, its size."""
+"""The ring of frames: stacks, wrap-around, n-step returns, ends of episodes, resuming from files, and sizes."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ RUNNING, OVER, CUT = (GAMMA, False), (0.0, True), (GAMMA, True)  # discount and 
 
 
 def numbered(capacity, n_step=1, stack=2, slack=3, time_limit=1):
-    """A ring whose frames are single numbers."""
+    """The settings of a ring whose frames have one pixel, so that a frame is a number."""
     return FrameReplay(capacity, (1, 1), stack, n_step, slack, time_limit)
 
 
@@ -22,7 +22,7 @@ def frame(number):
 
 
 def added_to(replay, ring, kinds, first=0):
-    """Step k goes from frame 10 + k to frame 11 + k, but to 100 + k where its episode ends, and earns k."""
+    """Adds steps to the ring. Step k has reward k and goes from frame 10 + k to 11 + k, or to 100 + k at an end."""
     for k, (discount, last) in enumerate(kinds, first):
         replay.add(ring, k, frame(10 + k), k % 4, float(k), discount, last, frame(100 + k if last else 11 + k))
     return ring
@@ -37,7 +37,7 @@ def places(number):
 
 
 def everything(replay, ring, added):
-    """Each step that can begin a transition, once, oldest first."""
+    """A batch with every transition that can be drawn, each once, oldest first."""
     return replay.sample(ring, added, places(min(added, replay.capacity) - replay.n_step + 1))
 
 
@@ -115,7 +115,7 @@ def test_draws_are_uniform_over_what_is_held():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("capacity", [3, 99_999, 1_000_000])
 def test_the_largest_draw_stays_inside(capacity, dtype):
-    """In single precision the product of the largest double with 99,999 would round up."""
+    """In single precision, 99,999 times the largest number below 1 would be rounded up to 99,999."""
     largest = np.nextafter(dtype(1), dtype(0))[None]
     assert FrameReplay(capacity)._starts(capacity, largest)[0] == capacity - 1
 
@@ -136,7 +136,7 @@ def test_states_are_the_observations_acted_from():
 
 @pytest.mark.parametrize("saved", [1, 4, 6, 9, 25])
 def test_a_killed_run_finds_its_ring_as_it_was(saved, tmp_path):
-    """All the slack is overwritten after the checkpoint, by other steps than those that come after resuming."""
+    """Before the kill, steps that differ from those after resuming overwrite the whole slack."""
     replay = numbered(6, n_step=2)
     kinds = [RUNNING, RUNNING, OVER, RUNNING, CUT, RUNNING, RUNNING] * 6
     ring = added_to(replay, replay.open(tmp_path, 0), kinds[:saved])
@@ -145,7 +145,7 @@ def test_a_killed_run_finds_its_ring_as_it_was(saved, tmp_path):
     room = next(steps for steps in range(1, 99) if replay.save_due(saved, saved, steps)) - 1
     assert room >= replay.slack
     for k in range(saved, saved + room):
-        # The emulator is restored too, so the first of them starts from the frame that the ring has already.
+        # The first of these steps starts from the frame that the ring already has, because the emulator is restored.
         replay.add(ring, k, frame(10 + k if k == saved else 200), 9, -1.0, GAMMA, True, frame(201))
     del ring
     resumed = replay.open(tmp_path, saved)
@@ -203,7 +203,7 @@ def test_the_ring_of_another_run_is_refused(tmp_path):
     flush(added_to(replay, replay.open(tmp_path, 0, owner=7), [RUNNING] * 8))
     with pytest.raises(DamagedRing, match="the ring of another run or seed"):
         replay.open(tmp_path, 8, owner=8)
-    # The steps of another run in a ring that says it is this one's.
+    # The ring has the owner of this run, but steps of another run.
     (tmp_path / "owner.npy").write_bytes((tmp_path / "owner.npy").read_bytes().replace(b"\x07", b"\x08"))
     with pytest.raises(DamagedRing, match="step 2 has changed"):
         replay.open(tmp_path, 8, owner=8)

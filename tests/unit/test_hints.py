@@ -1,4 +1,4 @@
-"""The installed jaxlib computes under jit what it computes without, and versions that do not are named."""
+"""The installed jaxlib gives the same results with and without jit. Versions that do not are reported."""
 
 from importlib.metadata import version
 
@@ -11,7 +11,7 @@ import dormant
 from dormant import hints
 from dormant.cli import run
 
-# Which numbers of rows jaxlib 0.10.2 gets wrong depends on how it splits them: 32,769 and 40,000 are among them.
+# jaxlib 0.10.2 gives wrong results for some numbers of rows, such as 32,769 and 40,000.
 ROWS = pytest.mark.parametrize("rows", [32_769, 40_000, 100_000])
 
 
@@ -21,7 +21,7 @@ def mlp(params, x):
 
 @pytest.fixture
 def faulty(monkeypatch):
-    """A jaxlib 0.10.2, as far as its metadata says."""
+    """Makes the metadata of the installed jaxlib say 0.10.2."""
     monkeypatch.setattr(hints, "version", lambda package: "0.10.2")
     hints.warn_once.cache_clear()
     yield
@@ -41,7 +41,7 @@ def test_a_small_product_and_a_reduction_are_the_same_under_jit_on_many_rows(row
 @ROWS
 def test_scores_are_the_same_under_jit_on_many_rows(rows):
     params = {"a": jnp.eye(3), "b": jnp.ones((3, 1))}
-    # Small integers: their sums are exact in any order.
+    # The values are small integers, so that their sums are exact in any order.
     x = (jnp.arange(3 * rows) % 8).astype(jnp.float32).reshape(rows, 3)
     wiring = dormant.trace(mlp, params, x[:2])
     plain = wiring.scores(params, x)["a"]

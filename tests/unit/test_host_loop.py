@@ -1,4 +1,4 @@
-"""The host loop's promises: units, schedules, and the same bits whatever the chunks, the company and the overlap."""
+"""The host loop: units, schedules, and results that do not depend on chunks, other seeds or overlapped work."""
 
 from dataclasses import replace
 
@@ -123,7 +123,7 @@ def test_the_replay_ratio_counts_gradient_steps_per_agent_step(ratio, gradient_s
 
 
 def test_the_target_is_copied_after_so_many_agent_steps(tmp_path):
-    """Learning starts at 16, so the copies at 32 and 48 make the target the learner, and nothing else does."""
+    """After learning starts at step 16, the target equals the online network only right after a copy (32 and 48)."""
     training = replace(TRAINING, log_period=8, intervention=Chain(), seeds=(0,), eval_period=640)
     _, states, _ = played(training, tmp_path)
     same = [np.array_equal(s.agent.target["head"]["kernel"], s.agent.learner.params["head"]["kernel"]) for s in states]
@@ -142,7 +142,7 @@ def test_the_replay_keeps_what_was_seen_done_and_clipped(run):
 
 
 def test_pruning_acts_at_every_step(tmp_path):
-    """It holds weights at zero between its checks, when no states are needed."""
+    """Between its checks, pruning keeps weights at zero without scores."""
     training = replace(TRAINING, intervention=Prune(tau=0.5, period=10), seeds=(0,), eval_period=640)
     _, states, _ = played(training, tmp_path)
     gone = np.asarray(states[-1].intervention.gone["dense_0"][0])
@@ -157,7 +157,7 @@ def test_may_change_follows_schedules():
 
 
 def test_an_evaluation_plays_whole_episodes(monkeypatch, tmp_path):
-    """Of 30 steps each, so that 40 steps take two."""
+    """Episodes have 30 steps, so an evaluation of 40 steps plays two."""
     steps = []
 
     def act(training, params, seen, explores, action):
@@ -170,7 +170,7 @@ def test_an_evaluation_plays_whole_episodes(monkeypatch, tmp_path):
 
 
 def test_the_first_episode_of_an_evaluation_is_filmed_and_changes_nothing(tmp_path):
-    """A film is no setting of the run, which a resumed one may therefore leave out."""
+    """A resumed run may change `video`, because it does not change results."""
     filmed, plain = replace(TRAINING, video=True), TRAINING
     assert describe(filmed) == describe(plain)
     loop, _, metrics = played(replace(filmed, agent_steps=32, seeds=(3,)), tmp_path / "replay")

@@ -1,4 +1,4 @@
-"""Aggregates and intervals: hand-computed, and equal to rliable's on the same numbers."""
+"""Aggregates and intervals, compared with values computed by hand and with rliable's."""
 
 import warnings
 from pathlib import Path
@@ -19,7 +19,7 @@ from dormant.lab.judging import (
 )
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of the packages that rliable imports
+    warnings.simplefilter("ignore")  # packages that rliable imports raise warnings
     from rliable import library, metrics
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -51,11 +51,11 @@ RESAMPLES = 2_000
 )
 @pytest.mark.parametrize("shape", [(3, 3), (10, 5)], ids=str)
 def test_bootstrap_bounds_equal_rliables_within_monte_carlo_error(ours, theirs, shape):
-    np.random.seed(0)  # rliable takes a random state, and draws from the global generator
+    np.random.seed(0)  # rliable draws from the global generator, although it accepts a random state
     values = table(shape)
     _, bounds = library.get_interval_estimates({"": values}, lambda x: np.array([theirs(x)]), reps=RESAMPLES)
     _, *mine = bootstrap_interval(ours, values, resamples=RESAMPLES)
-    # Neighbouring quantiles, out by four standard errors of how many resamples lie below a quantile, bracket it.
+    # Each bound lies between two quantiles of our draws, whose levels are four standard errors below and above.
     drawn = 4 * np.sqrt(0.025 * 0.975 / RESAMPLES)
     draws = bootstrap(ours, values, RESAMPLES, seed=0)
     wide, narrow = (np.quantile(draws, [0.025 - sign * drawn, 0.975 + sign * drawn]) for sign in (1, -1))
@@ -75,7 +75,7 @@ GAPPED = np.array([[1.0, 10.0], [2.0, np.nan], [3.0, 30.0]])
 
 def test_seeds_without_a_value_are_left_out():
     assert float(mean(GAPPED)) == (2 + 20) / 2
-    assert float(iqm(GAPPED)) == (2 + 3 + 10) / 3  # of 1, 2, 3, 10 and 30
+    assert float(iqm(GAPPED)) == (2 + 3 + 10) / 3  # without the 1 and the 30
 
 
 def test_an_environment_without_values_has_no_mean_over_environments():
@@ -96,20 +96,20 @@ def test_the_stratified_interval_is_welchs():
     first, second = np.array([1.0, 2.0, 4.0]), np.array([10.0, 14.0, 19.0])
     estimate, low, high = stratified_interval(np.column_stack([first, -second]))
     expected = scipy.stats.ttest_ind(first, second, equal_var=False).confidence_interval()
-    # Two environments' mean is half of two samples' difference.
+    # With one sample negated, the mean over two environments is half of the difference of the two samples.
     np.testing.assert_allclose([2 * low, 2 * high], expected, rtol=1e-9)
     assert 2 * estimate == first.mean() - second.mean()
 
 
 def test_with_the_fewest_degrees_of_freedom_it_has_those_of_one_environment():
     values = np.array([[1.0, 10.0], [2.0, 14.0], [3.0, 18.0]])
-    # Variances of the means are 1/3 and 16/3, Student's quantile for two degrees of freedom is 4.302653.
+    # The variances of the means are 1/3 and 16/3. The t quantile for two degrees of freedom is 4.302653.
     assert float(half_width(values, "fewest")) == pytest.approx(4.302653 * np.sqrt(17 / 3) / 2, rel=1e-6)
 
 
 def test_the_environment_with_the_fewest_seeds_sets_the_degrees_of_freedom():
     values = np.array([[1.0, 10.0], [2.0, 14.0], [3.0, np.nan]])
-    # Student's quantile for one degree of freedom is 12.7062.
+    # The t quantile for one degree of freedom is 12.7062.
     assert float(half_width(values, "fewest")) == pytest.approx(12.7062 * np.sqrt(1 / 3 + 8 / 2) / 2, rel=1e-5)
 
 

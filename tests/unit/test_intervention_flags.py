@@ -1,4 +1,4 @@
-"""The flags of `dormant train` that say what is done to the network."""
+"""The flags of `dormant train` that configure the intervention."""
 
 import pytest
 

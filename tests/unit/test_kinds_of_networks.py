@@ -1,4 +1,4 @@
-"""Small networks of every kind that is easily got wrong: what is recycled, and why the rest is only measured."""
+"""Small networks with wirings that are easy to get wrong: the recycled layers, and the reasons for the other layers."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ ABC = AB | {"c": (5, 8)}
 
 
 def between(f):
-    """A network in which `f` turns layer a's pre-activations into what b reads."""
+    """A network that applies `f` between layer a's pre-activations and layer b."""
     return lambda p, x: f(x @ p["a"]) @ p["b"]
 
 

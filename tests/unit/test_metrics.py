@@ -1,4 +1,4 @@
-"""Ranks and norms against slow definitions in NumPy, and where they are not defined."""
+"""Ranks and norms, compared with slow reference implementations in NumPy, and cases in which they are undefined."""
 
 import jax
 import jax.numpy as jnp

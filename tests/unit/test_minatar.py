@@ -1,4 +1,4 @@
-"""The five games through our adapter against the minatar package, step for step, on the same random draws."""
+"""Our adapter's five games, compared step by step with the minatar package on the same random draws."""
 
 import logging
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ MODULES = {name: row[0] for name, row in GAMES.items()}
 
 
 class Scripted:
-    """Stands in for MinAtar's RandomState and returns what pgx draws from its key."""
+    """Replaces MinAtar's RandomState. Returns the numbers that pgx draws from its key."""
 
     def __init__(self, uniforms=(), integers=()):
         self.uniforms, self.integers = list(uniforms), list(integers)
@@ -29,7 +29,7 @@ class Scripted:
 
 
 def below(flag):
-    """A uniform number that is below a half or a third exactly if the flag is set."""
+    """A number in [0, 1): below 1/3 if the flag is set, otherwise above 1/2."""
     return 0.0 if flag else 0.9
 
 

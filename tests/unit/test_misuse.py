@@ -1,4 +1,4 @@
-"""Misuse of interventions is refused at once, in the user's words."""
+"""Wrong use of interventions raises an error at once that tells the user what to write."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from dormant import Chain, ClipWeights, ContinualBackprop, Every, HareTortoise, 
 
 EVERY_STEP = [ClipWeights(), ContinualBackprop(), HareTortoise(), PlasticityInjection(at=5), Prune()]
 
-# What is written, and what the error has to tell.
+# A wrong call -> a part of the error's message.
 MISTAKES = {
     "Every(1000, ClipWeights(1.0))": "ClipWeights(factor=1.0) works only when it is called at every gradient step",
     "WhenDormant(0.5, Prune())": "may not stand within WhenDormant",
@@ -30,7 +30,7 @@ MISTAKES = {
 
 
 def test_every_mistake_is_told_in_the_users_words():
-    # In a process of its own: here the test suite's type checker would speak first.
+    # Uses a new process, because in this one the test suite's type checks would raise first.
     program = "import sys\nfrom dormant import *\nimport dormant\n"
     program += "from dormant.interventions import *\n"
     for mistake in MISTAKES:

@@ -1,4 +1,4 @@
-"""MuJoCo's tasks: Gymnasium's own numbers, exact states, and time limits apart from terminations."""
+"""MuJoCo's tasks: the same numbers as Gymnasium, exact saved states, and truncations distinct from terminations."""
 
 import os
 import sys
@@ -18,8 +18,8 @@ def actions_of(spec, steps, seed=0):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_plays_as_gymnasium_does(task, tmp_path, monkeypatch):
-    """Through its own wrappers, from the same start, until the end of the first episode or 100 steps."""
-    monkeypatch.chdir(tmp_path)  # where MuJoCo writes what it warns of
+    """Compares with Gymnasium's wrapped task from the same start, until the first episode ends or for 100 steps."""
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings to the current folder
     spec = MuJoCo(task)
     bodies, theirs = spec.begin([3]), gymnasium.make(task)
     theirs.unwrapped.np_random = np.random.Generator(np.random.Philox(key=(3, 0), counter=[0, 0, 0, 0]))
@@ -38,7 +38,7 @@ def test_plays_as_gymnasium_does(task, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_restored_state_goes_on_to_the_same_bits(task):
-    """In another body that was somewhere else, over several episodes."""
+    """The state is restored into a body that is in another state. The comparison lasts several episodes."""
     spec = MuJoCo(task, time_limit=25)
     bodies, other = spec.begin([5]), spec.begin([5])
     actions = actions_of(spec, 90)

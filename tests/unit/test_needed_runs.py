@@ -1,4 +1,4 @@
-"""Trainings that go on from the last state of others: run in order, found again, and listed before who needs them."""
+"""Trainings that start from the last state of other trainings: these run first, are reused, and are listed first."""
 
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +15,7 @@ from dormant.lab.runs.runner import FollowingTraining, last_state, run
 
 @dataclass(frozen=True)
 class Onward:
-    """A walk that begins where another one ended."""
+    """A training that starts a random walk at the last position of another one."""
 
     env: Place = field(default_factory=Place)
     agent: Walker = field(default_factory=Walker)
@@ -39,7 +39,7 @@ class Onward:
 
 @dataclass(frozen=True)
 class Further(Walk):
-    """The walk with its beginning."""
+    """A random walk with given start positions, one per seed."""
 
     begin: tuple[float, ...] = ()
 

@@ -1,4 +1,4 @@
-"""The traits of published agents, in small: noisy layers, norms, recurrences, attention, experts, graphs, heads."""
+"""Small networks with parts of published agents: noisy layers, norms, recurrence, attention, experts, graphs, heads."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A network that diverged: its scores and fractions are NaN, and no intervention recycles a neuron of the layer."""
+"""Diverged networks: the scores and fractions of a layer with NaN are NaN, and no intervention recycles its neurons."""
 
 import jax
 import jax.numpy as jnp

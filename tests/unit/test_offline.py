@@ -1,4 +1,4 @@
-"""Offline DQN and distillation on transitions written by hand, whose values are known."""
+"""Offline DQN and distillation on a few transitions with known values."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from dormant.rl.offline import OfflineTraining, aimed
 from dormant.rl.replay.files import checksum, flush
 from dormant.rl.schedule import key_for
 
-TWO_STEPS = PROBES[2]  # a step without reward, then one with: at observations 0 and 1, whatever the action
+TWO_STEPS = PROBES[2]  # reward only at the second of two steps; observations 0 and 1; actions have no effect
 AGENT = DQN(
     MLP((16,)), gamma=GAMMA, batch_size=16, learning_rate=3e-3, min_replay=1, replay_capacity=8, target_period=50
 )
@@ -42,7 +42,7 @@ STATES = np.array([[0], [1]], np.float32)
 
 @pytest.fixture
 def offline(tmp_path):
-    """Offline training of two seeds on the chain."""
+    """An offline training with two seeds on the transitions of CHAIN."""
     for seed in (0, 4):
         transitions.write(tmp_path / f"seed{seed}.npz", CHAIN)
     return OfflineTraining(
@@ -59,7 +59,7 @@ def offline(tmp_path):
 
 
 def trained(training, folder):
-    """The last state and the rows on the way."""
+    """Runs a training. Returns its last state and the metrics of each chunk."""
     run = training.after(folder)
     state, rows = run.init(), []
     while run.agent_steps_done(state) < run.agent_steps:
@@ -80,7 +80,7 @@ def test_moving_targets_lead_to_the_right_values(offline, tmp_path):
     assert [row["gradient_steps"].tolist() for row in rows] == [[400, 400], [800, 800], [1200, 1200]]
     assert [np.ma.getmaskarray(row["eval_return"]).all() for row in rows] == [True, False, True]
     assert rows[1]["eval_return"].tolist() == [1.0, 1.0]
-    # Copied at the 1,200th gradient step, as every 50th.
+    # The target is copied every 50 gradient steps, so also at the last one, 1,200.
     np.testing.assert_array_equal(state.agent.target["head"]["kernel"], state.agent.learner.params["head"]["kernel"])
 
 
@@ -123,7 +123,7 @@ def test_data_of_another_environment_and_none_are_refused(offline, tmp_path):
 
 @dataclass(frozen=True)
 class Wide(type(TWO_STEPS)):
-    """The same, with three numbers in an observation."""
+    """The problem of TWO_STEPS with observations of three numbers."""
 
     name: str = "wide"
     length: int = 1
@@ -198,7 +198,7 @@ DISTILLATION = DistillationTraining(
 
 
 def lesson(begin):
-    """A teacher with known values, and the chain's states."""
+    """A lesson whose teacher has known values, on the states of the chain."""
     teacher = jax.tree.map(jnp.zeros_like, begin)
     teacher["head"]["bias"] = jnp.array([3.0, -1.0])
     return jax.tree.map(lambda leaf: leaf[None], Lesson(teacher, jnp.asarray(STATES), begin))
@@ -259,7 +259,7 @@ def test_a_pretrained_student_begins_with_the_last_network_of_its_run():
     assert (run.lesson.teacher["head"]["kernel"] == teacher).all()
     assert (run.lesson.begin["head"]["kernel"] == student).all()
     assert run.lesson.states.shape == (1, 500, 1)
-    # Five steps are held, whose observations are the even numbers, each but for chance a fifth of what is drawn.
+    # The ring holds five steps with even observations. Each is about a fifth of the drawn states.
     found, counts = np.unique(run.lesson.states, return_counts=True)
     assert found.tolist() == [0, 2, 4, 6, 8] and counts.min() > 50
 

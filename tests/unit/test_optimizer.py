@@ -1,4 +1,4 @@
-"""An optimizer that carries an intervention does what the intervention does, and tells mistakes in the user's words."""
+"""`with_intervention`: its optimizer has the intervention's effect, and errors tell the user what to write."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def test_one_event_is_the_plans_own_update():
     plan_state, params = plan.init(learner, network), SILENT
     keys = [jax.random.wrap_key_data(state.key.at[-1].add(jnp.uint32(step))) for step in range(4)]
     for step in range(4):
-        with jax.numpy_dtype_promotion("standard"):  # Adam's own arithmetic is not strict
+        with jax.numpy_dtype_promotion("standard"):  # Adam needs non-strict promotion
             updates, state = tx.update(GRADS, state, params)
             changes, opt_state = inner.update(GRADS, learner.opt_state, learner.params)
         params, state = tx.intervene((optax.apply_updates(params, updates), state), X)
@@ -76,7 +76,7 @@ def test_a_train_state_may_hold_all_variables_or_their_params(whole):
 
 
 class Agent(NamedTuple):
-    """A user's own train state."""
+    """A train state that a user has defined."""
 
     params: object
     opt_state: object
@@ -189,7 +189,7 @@ def tell():
 
 @pytest.fixture(scope="module")
 def told():
-    """The errors as users see them, without the type checks that all tests here have."""
+    """The errors that users see, from a process without the type checks of the test suite."""
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_optimizer; test_optimizer.tell()"
     )

@@ -1,4 +1,4 @@
-"""Overlaps of dormant sets, worked out by hand on a few neurons."""
+"""Overlaps of sets of dormant neurons, compared with values computed by hand."""
 
 import json
 
@@ -9,21 +9,21 @@ from dormant.lab import Claim, Experiment, Panel, Quantity
 from dormant.lab.judging.table import overlap_metrics, overlaps, with_overlaps
 from dormant.lab.runs.folder import RunFolder
 
-# Of four neurons: none dormant, then the first two, then the second and third, then all but the last, then the last.
+# The dormant neurons of the five log points are {}, {0, 1}, {1, 2}, {0, 1, 2} and {3}, for tau = 0.1.
 SCORES = np.array([[[1, 1, 1, 1], [0, 0, 2, 2], [2, 0, 0, 2], [0, 0.1, 0, 3.9], [1, 1, 2, 0]]], float)
 
 
 def test_the_union_is_of_all_earlier_points_and_not_of_the_present_one():
     found = overlaps(SCORES, 0.1, "union")
-    # Point 2 shares one of two with {0, 1}; point 3 has {0, 1, 2}, as the union has; point 4 is new.
+    # Point 2 has one of its two in the union {0, 1}. Point 3 equals the union {0, 1, 2}. Point 4 is disjoint from it.
     np.testing.assert_array_equal(found, [[np.nan, np.nan, 0.5, 1.0, 0.0]])
 
 
 def test_the_previous_set_is_that_of_the_point_before():
     np.testing.assert_array_equal(overlaps(SCORES, 0.1, "previous"), [[np.nan, np.nan, 0.5, 1.0, 0.0]])
-    # At tau = 0 point 3 has {0, 2} and point 2 {1, 2}: half of either.
+    # At tau = 0, point 3 is {0, 2} and point 2 is {1, 2}: they have one of two in common.
     np.testing.assert_array_equal(overlaps(SCORES, 0.0, "previous"), [[np.nan, np.nan, 0.5, 0.5, 0.0]])
-    # The union before point 3 is {0, 1, 2}, which holds both.
+    # The union before point 3 is {0, 1, 2}, which contains both neurons of point 3.
     np.testing.assert_array_equal(overlaps(SCORES, 0.0, "union"), [[np.nan, np.nan, 0.5, 1.0, 0.0]])
 
 

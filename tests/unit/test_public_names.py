@@ -1,4 +1,4 @@
-"""The public names: each is there, and `from dormant import *` gives all of them."""
+"""The public names: each exists, and `from dormant import *` imports all of them."""
 
 import importlib.metadata
 

@@ -1,4 +1,4 @@
-"""Every reason that a wiring gives says what to change, in JAX and in PyTorch."""
+"""Every reason why a layer is not recycled tells the user what to change, in JAX and in PyTorch."""
 
 import ast
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_nothing_is_to_be_changed_where_all_is_recycled():
 
 @pytest.mark.parametrize("package", ["tracing", "torch"])
 def test_no_reason_is_given_without_a_cure(package):
-    """`blame` gets a Reason, or a name that holds one: pyright sees to the names."""
+    """Every call of `blame` passes a Reason or a variable. Pyright checks the variables' types."""
     for file in (Path(dormant.__file__).parent / package).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (

@@ -1,4 +1,4 @@
-"""Penalties against slow definitions in NumPy, and where their gradient goes."""
+"""Penalties, compared with slow reference implementations in NumPy, and the parameters that get their gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def slow_spectral():
     [
         (L2Init(0.5), slow_l2_init, 1e-4),
         (Parseval(0.5, scale=2.0), slow_parseval, 1e-4),
-        (Spectral(0.5), slow_spectral, 0.02),  # of eight power steps
+        (Spectral(0.5), slow_spectral, 0.02),  # eight steps of power iteration
     ],
     ids=["l2_init", "parseval", "spectral"],
 )

@@ -1,4 +1,4 @@
-"""dormant.report: what it says agrees with the wiring, and its interval holds the truth and shrinks with the batch."""
+"""dormant.report: the table agrees with the wiring. Intervals contain the true value and shrink with larger batches."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def apply(params, x):
 
 @pytest.fixture(scope="module")
 def params():
-    """Two layers. Each neuron of the first is active on a different share of the samples, between 0 and 50 %."""
+    """Parameters of two layers. Each neuron of the first is active on a different fraction of samples, up to 50 %."""
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(16, WIDTH)) * rng.lognormal(size=WIDTH)
     bias = -1.5 * np.abs(rng.normal(size=WIDTH)) * np.linalg.norm(kernel, axis=0)

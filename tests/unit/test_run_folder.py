@@ -1,4 +1,4 @@
-"""The run folder, driven by a training small enough to follow by hand."""
+"""The run folder: starting, killing, resuming, damaging and reading runs of a random walk."""
 
 import errno
 import gc
@@ -27,7 +27,7 @@ from dormant.lab.runs.rows import Journal, Newest
 
 @dataclass(frozen=True)
 class Walk:
-    """A random walk of each seed: its state is a position, a key and the agent steps done."""
+    """A training that is a random walk per seed. Its state is a position, a key and the agent steps done."""
 
     agent_steps: int = 40
     log_period: int = 4
@@ -59,7 +59,7 @@ class Walk:
 
 
 class Killed(BaseException):
-    """Stands for a signal: nothing in the library may catch it."""
+    """Simulates a kill. The library must not catch this exception."""
 
 
 def kill_at(agent_steps):
@@ -226,7 +226,7 @@ def without_seal(checkpoint):
 
 
 def other_numbers(checkpoint):
-    """The arrays of a checkpoint of another run, which Orbax reads without complaint."""
+    """Replaces the arrays of a checkpoint by those of another run. Orbax does not notice this."""
     other = killed(checkpoint.parents[2] / "other", 20)[-1]
     shutil.rmtree(checkpoint / "default")
     with pytest.raises(Killed):
@@ -369,7 +369,7 @@ def test_a_summary_averages_the_last_tenth_of_each_seed(whole):
 
 def test_an_interval_over_seeds_is_students():
     mean, low, high = mean_interval(np.array([4.0, 6.0, np.nan]))
-    # Two values, 1 to each side of 5: one degree of freedom, quantile 12.706.
+    # The values are 4 and 6. The t quantile for one degree of freedom is 12.706.
     np.testing.assert_allclose([mean, low, high], [5.0, 5 - 12.706, 5 + 12.706], rtol=1e-4)
     assert np.isnan(mean_interval(np.array([4.0])).low)
     assert np.isnan(mean_interval(np.array([np.nan])).estimate)
@@ -379,7 +379,7 @@ def test_a_folder_that_may_not_be_written_is_a_permission_error(tmp_path):
     tmp_path.chmod(0o555)
     nobody = 65534
     if os.geteuid() == 0:
-        os.seteuid(nobody)  # root may write anywhere
+        os.seteuid(nobody)  # root could write anywhere
     try:
         with pytest.raises(PermissionError), claimed(tmp_path / "locked" / "run", Walk()):
             pass

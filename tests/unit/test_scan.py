@@ -1,4 +1,4 @@
-"""`dormant scan`: a table and a picture of a saved network, and one line for every kind of bad input."""
+"""`dormant scan`: the table and picture of a saved network, and a one-line error for every kind of bad input."""
 
 import re
 
@@ -52,7 +52,7 @@ X = RNG.normal(size=(64, 4)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A folder with checkpoints, batches and a module, as a user would have it."""
+    """A user's folder with checkpoints, batches and a module."""
     folder = tmp_path_factory.mktemp("scan")
     (folder / "scanned_agent.py").write_text(NETWORK)
     (folder / "broken_agent.py").write_text("import no_such_package\n")
@@ -92,7 +92,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def said(files, monkeypatch, capsys):
-    """What a scan in that folder prints."""
+    """A function that runs a scan in that folder and returns its output."""
     monkeypatch.chdir(files)
     monkeypatch.syspath_prepend(files)
 
@@ -105,7 +105,7 @@ def said(files, monkeypatch, capsys):
 
 @pytest.fixture
 def refused(said, capsys):
-    """The one line that a scan is refused with."""
+    """A function that returns the one-line error of a scan that must be refused."""
 
     def refusal(*arguments):
         with pytest.raises(SystemExit) as exit:
@@ -151,7 +151,7 @@ def test_it_says_how_well_the_network_still_learns(said):
     mine, fresh = errors("fresh.npz")
     assert mine == fresh
     mine, theirs = errors("dead.npz")
-    # No neuron is left, so zero is all that it says, and sines have a mean square of a half.
+    # All neurons are silent, so the output is 0. The targets are sines, whose mean square is 1/2.
     assert theirs == fresh and float(fresh) < 0.45 < float(mine) < 0.6
 
 

@@ -1,4 +1,4 @@
-"""Jobs in worker processes: real ones, with walks that crash, are killed, or find their folder in use."""
+"""Jobs in real worker processes. They are random walks that crash, are killed, or find their folder in use."""
 
 import multiprocessing
 import os
@@ -42,7 +42,7 @@ def test_workers_live_for_many_jobs_each_on_its_core_and_give_what_one_process_g
         for child in multiprocessing.active_children():
             seen.add((child.pid, tuple(os.sched_getaffinity(child.pid))))
 
-    # A walk takes as long as the workers need to start, so that each gets one.
+    # A job takes as long as a worker needs to start, so that every worker gets a job.
     todo = [job(tmp_path / f"seed{seed}", seeds=(seed,), seconds=0.3) for seed in range(4)]
     board = run_all(todo, Processes(cores()), watch)
     assert [each.state for each in board.standings] == ["done"] * 4

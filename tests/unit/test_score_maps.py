@@ -1,4 +1,4 @@
-"""A score map shows each neuron's level at its place, and reads back from the file that a browser gets."""
+"""Score maps: each neuron's level is in its row and column, and the encoded PNG file has the same levels."""
 
 import base64
 import io

@@ -10,7 +10,7 @@ def test_scores_by_hand():
     maps = np.zeros((2, 1, 2, 3), np.float32)
     maps[0, 0, 0] = [0, -4, 1]
     maps[1, 0, 1] = [0, 2, 1]
-    # Mean magnitudes 0, 6/4, 2/4, and 2/3 over the layer.
+    # The mean magnitudes of the neurons are 0, 6/4 and 2/4. Their mean is 2/3.
     assert neuron_scores(maps).tolist() == pytest.approx([0, 2.25, 0.75])
 
 
@@ -25,7 +25,7 @@ def test_a_silent_layer_is_all_dormant():
 
 
 def test_a_silent_layer_is_scored_without_nan_on_the_way():
-    """Users debug with `jax_debug_nans`, which stops at the first NaN."""
+    """No intermediate value may be NaN, because `jax_debug_nans` stops at the first one."""
     with jax.debug_nans(True):
         assert neuron_scores(jnp.zeros((4, 3))).tolist() == [0, 0, 0]
 

@@ -1,4 +1,4 @@
-"""Image sets read from files made here, the network beside XLA's convolution, and the training's schedule of labels."""
+"""Supervised training: image sets from files, the network compared with XLA's convolution, and the label schedule."""
 
 import gzip
 import hashlib
@@ -30,7 +30,7 @@ TINY = SupervisedTraining(
 
 
 def idx(array):
-    """An array as a file of the IDX format, packed."""
+    """The bytes of a gzipped IDX file with the array."""
     head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
     return gzip.compress(head + array.tobytes())
 
@@ -49,7 +49,7 @@ def fashion(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
-    """An archive of two images a batch, of which the first is red above and the second all blue."""
+    """An archive with two images per batch. The first has a red upper part, the second is blue."""
     rows = np.zeros((2, 3, 32, 32), np.uint8)
     rows[0, 0, :16], rows[1, 2] = 255, 51
     file = tmp_path / "cifar-10-python.tar.gz"
@@ -125,14 +125,14 @@ def test_patches_are_xlas_convolution_with_stride_and_padding(side):
 
 def test_a_step_is_momentum_descent_on_the_cross_entropy():
     agent = Classifier(ImageCNN((1, 1, 1), 1), learning_rate=0.5, momentum=0.9)
-    # Nothing comes through the network, so that only the head's bias learns.
+    # All parameters are zero, so only the head's bias gets a gradient.
     params = jax.tree.map(jnp.zeros_like, agent.network.init(jax.random.key(0), (4, 4, 1), 2))
     learner = images_learner(agent, params)
     batch = Batch(jnp.ones((4, 4, 4, 1)), jnp.array([0, 0, 0, 1]))
     update = jax.jit(agent.update)
     learner, said = update(learner, batch)
     assert float(said.loss) == pytest.approx(np.log(2)) and float(said.accuracy) == 0.75
-    # Probabilities are 1/2 where shares are 3/4 and 1/4: the gradient is -1/4 and 1/4.
+    # The predicted probabilities are 1/2 and 1/2, the label frequencies 3/4 and 1/4. So the gradient is -1/4 and 1/4.
     np.testing.assert_allclose(learner.params["head"]["bias"], [0.125, -0.125], rtol=1e-6)
     learner, _ = update(learner, batch)
     high = 1 / (1 + np.exp(-0.25))
@@ -159,7 +159,7 @@ def test_labels_are_true_at_first_and_then_permuted_every_so_many_epochs():
 
 @pytest.fixture(scope="module")
 def run():
-    """All states and metrics of a run, whose labels are true for 20 epochs and shuffled for two."""
+    """All states and metrics of a run with 20 epochs of true labels and two epochs of shuffled labels."""
     states, rows = [TINY.init()], []
     rows.append(TINY.measure(states[0]))
     for _ in range(TINY.epochs):

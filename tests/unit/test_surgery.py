@@ -36,7 +36,7 @@ def test_forget_names_other_entries_than_the_mask():
     assert not after.params["w"][:, 1].any() and after.opt_state[0].mu["w"].all()
 
 
-# Keeps one row for each parameter: the parameter's rank, and another shape.
+# An optimizer whose state has a leaf of one row per parameter: the same rank as the parameter, but another shape.
 BY_COLUMN = optax.GradientTransformation(
     lambda params: jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:])), params),
     lambda updates, state, params=None: (updates, state),
@@ -73,7 +73,7 @@ def test_restart_leaves_moments_without_a_count_alone():
 def test_the_accumulator_of_a_new_weight_is_adagrads_initial_one():
     tx = optax.adagrad(0.5, initial_accumulator_value=0.1)
     after = graft(learner(tx), MASK, ZEROS, tx).opt_state[0].sum_of_squares
-    # One step on a gradient of 1: 0.1 + 1.
+    # The state after one step with a gradient of 1 is 0.1 + 1.
     np.testing.assert_allclose(after["w"], [[1.1, 0.1, 1.1]] * 2, rtol=1e-6)
     np.testing.assert_allclose(after["b"], [1.1] * 3, rtol=1e-6)
 
@@ -83,7 +83,7 @@ def test_the_copy_that_schedule_free_keeps_is_the_new_weight():
     donor = jax.tree.map(lambda leaf: jnp.full_like(leaf, 7.0), PARAMS)
     before = learner(tx)
     after = graft(before, MASK, donor, tx)
-    # One step on a gradient of 1: z = 1 - 0.5.
+    # After one step with a gradient of 1, z is 1 - 0.5.
     assert after.opt_state.z["w"].tolist() == [[0.5, 7.0, 0.5]] * 2 and after.opt_state.z["b"].tolist() == [0.5] * 3
     assert float(after.opt_state.weight_sum) == float(before.opt_state.weight_sum) > 0
     averaged = optax.contrib.schedule_free_eval_params(after.opt_state, after.params)

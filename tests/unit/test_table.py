@@ -1,4 +1,4 @@
-"""The runs of an experiment as one table, read from folders written here by hand."""
+"""The table of an experiment's runs, read from folders that the tests write."""
 
 import json
 import time
@@ -36,7 +36,7 @@ def row(seed, agent_steps, **metrics):
 
 
 def write(root, training, seeds, finished=True, environment=ASTERIX, height=0.0, points=5):
-    """A run whose loss is its seed, plus a height, at every log point but the first, where none is measured."""
+    """Writes a run. Its loss is the seed plus `height`, except at the first log point, where it is not measured."""
     folder = RunFolder(run_path(root, "smoke", replace(training, env=environment, seeds=seeds)))
     folder.path.mkdir(parents=True)
     table = [row(seed, 0) for seed in seeds]
@@ -107,7 +107,7 @@ def test_the_age_of_a_reset_network_is_counted_in_its_periods(tmp_path):
     write(tmp_path, PLAIN, (0,))
     table = table_of_runs.read(tmp_path, "smoke", experiment(Arm("Reset", RESET), Arm("DQN", PLAIN), seeds=(0,)))
     ages = table.filter(arm="Reset").select("gradient_steps", "reset_age").rows()
-    # A reset at 1,000 and 2,000 gradient steps, not at 3,000 any more; every 1,000 steps are one period.
+    # Resets come at 1,000 and 2,000 gradient steps and then stop. A period is 1,000 gradient steps.
     assert ages == [(0, 0), (1000, 0), (2000, 0), (3000, 1), (4000, 2), (5000, 3), (6000, 4), (7000, 5), (8000, 6)]
     assert table.filter(arm="DQN")["reset_age"].null_count() == 5
 
@@ -178,4 +178,4 @@ def test_hundreds_of_runs_take_seconds(tmp_path):
     many = experiment(Arm("DQN", PLAIN), seeds=seeds)
     before = time.perf_counter()
     assert len(table_of_runs.read(tmp_path, "smoke", many)) == 10_000
-    assert time.perf_counter() - before < 10  # a thousand runs of a hundred points took 2 s
+    assert time.perf_counter() - before < 10  # a thousand runs with a hundred points each took 2 s

@@ -1,4 +1,4 @@
-"""The tanh-normal against numerical integrals and double precision."""
+"""The tanh-normal distribution, compared with numerical integrals and with double precision."""
 
 import math
 
@@ -16,7 +16,7 @@ NOISE = np.linspace(-7, 7, 20_001)
 
 
 def on_grid(mean, log_std):
-    """Actions all over (-1, 1), and the log density of each."""
+    """A grid of actions in (-1, 1), and the log density of each action."""
     column = np.float32(NOISE)[:, None]
     action, log_density = sample(jnp.full_like(column, mean), jnp.full_like(column, log_std), jnp.asarray(column))
     return np.asarray(action, np.float64)[:, 0], np.asarray(log_density, np.float64)

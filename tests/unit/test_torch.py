@@ -1,4 +1,4 @@
-"""Measuring and recycling modules: by hand, compiled, distributed, and arguments that make no sense."""
+"""Measuring and recycling modules: values computed by hand, compiled and distributed modules, and invalid arguments."""
 
 import copy
 import subprocess

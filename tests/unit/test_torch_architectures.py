@@ -1,4 +1,4 @@
-"""dormant.torch on architectures whose wiring is known: which layers are recycled, and why others are not."""
+"""dormant.torch on architectures with known wiring: the recycled layers, and the reasons for the other layers."""
 
 import copy
 
@@ -209,7 +209,7 @@ def test_architecture(name):
     assert "o" not in found and ("t" in name or "GRU" in name or found.keys() == expected.keys()), str(wiring)
 
     silence_(net, wiring)
-    # Raw parameters have no initialiser of their own.
+    # `init` is needed, because parameters outside of layers have no initialiser.
     outputs, counts = net(x), dt.recycle_(net, wiring, x, tau=0.0, init=lambda: Net(forward, **copy.deepcopy(layers)))
     assert counts.keys() == {layer.name for layer in wiring.layers if layer.recyclable}
     assert same(net(x), outputs)
@@ -219,7 +219,7 @@ def test_architecture(name):
 
 @torch.no_grad()
 def silence_(net, wiring):
-    """Make the first neuron of each recyclable layer a dead one, in the weights themselves."""
+    """Silences the first neuron of each recyclable layer by changing its weights."""
     leaves = dict(net.named_parameters())
     for layer in wiring.layers:
         for name, owner in layer.incoming.items() if layer.recyclable else ():

@@ -1,4 +1,4 @@
-"""Branches that Python takes on values, gradients that can't be followed, and noise that silences neurons."""
+"""Python branches on values, gradients that cannot be followed, and noise that silences neurons."""
 
 import math
 import random
@@ -22,7 +22,7 @@ def hidden(s, x):
 
 
 def two_heads(choose):
-    """A layer that is read by one of two heads."""
+    """A module with one layer and two heads. `choose` selects the head that reads the layer."""
     return Net(lambda s, x: (s.b if choose(s, x) else s.c)(hidden(s, x)), a=L(3, 5), b=L(5, 2), c=L(5, 2))
 
 
@@ -78,7 +78,7 @@ def test_a_report_names_the_layers_that_the_inputs_leave_out():
 
 @pytest.mark.parametrize("draw", [random.random, np.random.rand], ids=["python", "numpy"])
 def test_a_branch_on_a_random_number_of_python_is_a_reason(draw):
-    for number in range(3):  # whichever way the first trace takes
+    for number in range(3):  # the first trace may take either branch
         random.seed(number)
         np.random.seed(number)
         branching = dt.trace(two_heads(lambda s, x: draw() < 0.5), X)["a"]
@@ -143,7 +143,7 @@ def test_other_ways_of_picking_are_not_followed(pick):
 
 
 class Half(torch.autograd.Function):
-    """A product whose weight gets no gradient."""
+    """A product with a backward pass that returns no gradient for the weight."""
 
     @staticmethod
     def forward(ctx, x, weight):

@@ -1,4 +1,4 @@
-"""Kinds of network that a tracer may get silently wrong: what "recycled: yes" promises, by another way."""
+"""Networks that a tracer could silently get wrong. Checks the recycled layers by another method than tracing."""
 
 import copy
 
@@ -20,7 +20,7 @@ def P(*shape):
 
 
 class Noisy(nn.Module):
-    """A linear layer whose weights are drawn anew in training mode."""
+    """A linear layer that draws new weights at every call in training mode."""
 
     def __init__(self, inputs, outputs, per_sample=False):
         super().__init__()
@@ -153,7 +153,7 @@ CASES = {
         [],
     ),
     "written in place": (lambda: ab(in_place), VECTOR, ["a"]),
-    # one neuron, counted once
+    # neurons that appear several times
     "noisy": (lambda: nn.Sequential(Noisy(3, 4), nn.ReLU(), Noisy(4, 2)), VECTOR, ["0.mu"]),
     "noisy for each sample": (lambda: nn.Sequential(Noisy(3, 4, True), nn.ReLU(), Noisy(4, 2, True)), VECTOR, ["0.mu"]),
     "dropout": (lambda: nn.Sequential(L(3, 4), nn.ReLU(), nn.Dropout(), L(4, 2)), VECTOR, ["0"]),
@@ -162,7 +162,7 @@ CASES = {
         VECTOR,
         ["w[0]", "w[1]"],
     ),
-    # ways to a neuron
+    # unusual biases, scales and kernels
     "a computed bias": (
         lambda: ab(lambda s, x: s.b(F.relu(s.a(x) + 2 * s.p + torch.tanh(s.c))), p=P(4), c=P(4)),
         VECTOR,
@@ -198,7 +198,7 @@ CASES = {
         [],
     ),
     "a detached reader": (lambda: ab(lambda s, x: F.linear(F.relu(s.a(x)), s.b.weight.detach())), VECTOR, []),
-    # what nothing trains
+    # buffers, which are not trained
     "a buffer reads": (lambda: buffers(ab(lambda s, x: s.b(F.relu(s.a(x)) @ s.p)), p=torch.randn(4, 4)), VECTOR, []),
     "a buffer feeds": (lambda: buffers(ab(lambda s, x: s.b(F.relu(s.a(x) + s.p))), p=torch.randn(4)), VECTOR, []),
     "a mask": (
@@ -208,7 +208,7 @@ CASES = {
     ),
     "frozen reader": (lambda: frozen(ab(lambda s, x: s.b(F.relu(s.a(x)))), "b.weight"), VECTOR, []),
     "frozen bias": (lambda: frozen(ab(lambda s, x: s.b(F.relu(s.a(x)))), "a.bias"), VECTOR, []),
-    # only one of the modes
+    # differences between training and evaluation mode
     "an auxiliary head": (
         lambda: ab(lambda s, x: (s.b(h := F.relu(s.a(x))), s.c(h)) if s.training else s.b(F.relu(s.a(x))), c=L(4, 3)),
         VECTOR,
@@ -237,7 +237,7 @@ CASES = {
         VECTOR,
         ["a"],
     ),
-    # crashes
+    # networks that once crashed the tracer
     "unfolded patches": (
         lambda: Net(lambda s, x: s.o(F.unfold(F.relu(s.c(x)), 3, padding=1).mT), c=nn.Conv2d(3, 4, 3), o=L(36, 2)),
         IMAGE,
@@ -253,7 +253,7 @@ CASES = {
         SERIES,
         ["a", "m.out_proj"],
     ),
-    # recycled where an expert would
+    # layers that must be recycled
     "sums over a graph's edges": (
         lambda: ab(lambda s, x: s.b(torch.zeros(len(x), 4).index_add(0, torch.arange(len(x)).roll(1), F.relu(s.a(x))))),
         VECTOR,
@@ -349,7 +349,7 @@ def outputs(net, x, training):
 
 @torch.no_grad()
 def silence_(net, wiring):
-    """Make the first neuron of each recyclable layer a dead one, by all that feeds it."""
+    """Silences the first neuron of each recyclable layer by changing all its incoming weights."""
     leaves = {**dict(net.named_parameters())}
     for layer in wiring.layers:
         for name, owner in layer.incoming.items() if layer.recyclable else ():

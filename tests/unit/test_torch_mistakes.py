@@ -1,4 +1,4 @@
-"""Mistakes that users of `dormant.torch` make: each is one clear error, before anything is changed."""
+"""Wrong calls of `dormant.torch`: each raises a clear one-line error and changes no weights."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ for mistake in json.loads(sys.argv[1]):
     print("changed" if changed else said)
 """
 
-# What is written, and what the error has to tell.
+# A wrong call -> a part of the error's message.
 MISTAKES = {
     "dt.trace(net)": "trace needs example inputs: trace(module, x)",
     "dt.trace(nn.Linear, X)": "trace needs a torch.nn.Module, got a type",
@@ -60,7 +60,7 @@ MISTAKES = {
 
 
 def test_every_mistake_is_one_clear_error_and_changes_nothing():
-    # In a process of its own: here the test suite's type checker would speak first.
+    # Uses a new process, because in this one the test suite's type checks would raise first.
     command = [sys.executable, "-c", PREPARED, json.dumps(list(MISTAKES))]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
     told = dict(zip(MISTAKES, ran.stdout.splitlines(), strict=True))

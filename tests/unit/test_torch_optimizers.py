@@ -1,4 +1,4 @@
-"""How dormant.torch makes optimizers forget recycled weights, and which optimizers it refuses."""
+"""How dormant.torch resets the optimizer state of recycled weights, and which optimizers it refuses."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Tracing and measuring leave nothing behind, and values that are not finite have no score."""
+"""Tracing and measuring do not change the module, and values that are not finite have no score."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 
 
 class Everything(nn.Module):
-    """A module that keeps state in every way that torch knows."""
+    """A module with every kind of state that torch supports."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +38,7 @@ def test_nothing_is_left_behind():
     net = Everything().train()
     net.drop.eval()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    loss = net(torch.ones(8, 3)).sum()  # a graph that must still be good for a backward pass
+    loss = net(torch.ones(8, 3)).sum()  # tracing must not break the backward pass of this graph
     state, plain, seen = copy.deepcopy(net.state_dict()), net.plain.clone(), list(net.seen)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))

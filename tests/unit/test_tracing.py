@@ -1,4 +1,4 @@
-"""Expected tables for networks written by hand: layer, width, recyclable or the reason, and what reads it."""
+"""Traced wirings of small networks: each layer's name, width and readers, and why some layers are not recycled."""
 
 import time
 
@@ -24,7 +24,7 @@ def dense(params, x):
 
 
 def table(apply, params, *inputs):
-    """For each layer its width, and for each one that is not recycled its first reason."""
+    """Maps each layer to its width, or, if it is not recycled, to the first reason."""
     wiring = trace(apply, params, *inputs)
     return {layer.name: layer.width if layer.recyclable else layer.reasons[0] for layer in wiring.layers}
 
@@ -33,7 +33,7 @@ AB = {"a": kernel(4, 8), "b": kernel(8, 2)}
 
 
 def two(f, params=AB, *inputs):
-    """The table of a network in which `f` turns layer a's pre-activations into what b reads."""
+    """The table of a network that applies `f` between layer a's pre-activations and layer b."""
     return table(lambda params, x: dense(params["b"], f(dense(params["a"], x))), params, *(inputs or (X,)))
 
 
@@ -60,7 +60,7 @@ def test_nature_cnn(padding):
     apply, params = nature(padding)
     started = time.perf_counter()
     wiring = trace(apply, params, jnp.zeros((1, 84, 84, 4)))
-    assert time.perf_counter() - started < 10  # seconds; generous, for a machine that does other things
+    assert time.perf_counter() - started < 10  # seconds; a generous limit for a busy machine
     assert [(layer.name, layer.width) for layer in wiring.layers] == [("c1", 32), ("c2", 64), ("c3", 64), ("d", 512)]
     assert all(layer.recyclable and not layer.coupled_by for layer in wiring.layers)
     rows = len(params["d"]["w"])

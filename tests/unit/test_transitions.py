@@ -1,4 +1,4 @@
-"""Logged transitions: our files, a ring emptied into them, Dopamine's files and Minari's, each made here by hand."""
+"""Logged transitions: our file format, files written from a ring, Dopamine's files and Minari data sets."""
 
 from types import SimpleNamespace
 
@@ -107,7 +107,7 @@ def test_actions_that_are_no_bytes_and_seeds_of_other_lengths_are_refused():
 
 
 def test_dopamines_frames_are_stacked_and_never_across_a_termination(tmp_path):
-    # Ten slots of which the last is the part before's; blanks stand at 0, 1 and at 6, 7.
+    # Of the ten slots, the last belongs to the previous part. Blank frames are at 0, 1, 6 and 7.
     dopamine(tmp_path, part=3, cursor=29, terminal=[0, 0, 0, 0, 0, 1, 0, 0, 0, 0])
     log = dopamine_files.read(tmp_path, part=3, gamma=0.5, stack=3)
     assert log.frames.shape == (9, 2, 2)
@@ -150,7 +150,7 @@ def minari_folder(tmp_path, monkeypatch):
 
 
 def recorded(name, ends):
-    """A Minari data set of one episode for each of `ends`, of two steps each: it is terminated, or truncated."""
+    """Writes a Minari data set with one episode of two steps per entry of `ends`: terminated or truncated."""
     import gymnasium
     import minari
     from minari.data_collector import EpisodeBuffer
@@ -179,7 +179,7 @@ def recorded(name, ends):
     )
 
 
-@pytest.mark.filterwarnings("ignore")  # of Minari, for a data set without an environment
+@pytest.mark.filterwarnings("ignore")  # Minari warns about a data set without an environment
 def test_a_minari_data_set_keeps_the_last_observation_of_a_truncated_episode(minari_folder):
     recorded("by/hand-v0", ["terminated", "truncated"])
     found = transitions.read_minari("by/hand-v0")

@@ -1,4 +1,4 @@
-"""Parameters that nothing trains are never overwritten: by the optimizer's choice, or behind `stop_gradient`."""
+"""Untrained parameters (masked in the optimizer, or behind `stop_gradient`) are never overwritten."""
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,7 @@ def test_a_layer_that_it_feeds_or_reads_is_not_recycled(cure, fixed, kept):
         state = cure.init(learner, network)
     after, _ = cure.update(jax.random.key(1), learner, state, network, X)
     np.testing.assert_array_equal(after.params[fixed], PARAMS[fixed])
-    # The other layer is recycled, or pruned.
+    # The other layer must be recycled or pruned.
     other = "b" if kept == "a" else "c"
     assert not np.array_equal(after.params[other], PARAMS[other])
 
