@@ -1,4 +1,4 @@
-"""Offline training on the replay of a DQN run: DQN plays, its replay is written to a file, and a new DQN learns from it."""
+"""Offline training on the replay of a DQN run: DQN plays, its replay is written to files, and a new DQN learns."""
 
 from dataclasses import astuple, dataclass
 
