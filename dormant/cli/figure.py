@@ -36,9 +36,9 @@ class ClusterFlags:
     workers: int | None = None
     """Number of runs at the same time. Default: one per CPU core here, one on a GPU, no limit on a cluster."""
     ray: str | None = None
-    """Make the runs on the Ray cluster with its head at HOST:PORT, or on the cluster of this machine (auto)."""
+    """Run on the Ray cluster whose head is at HOST:PORT, or on the cluster of this machine (auto)."""
     slurm: bool = False
-    """Make the runs as an array of SLURM jobs. They continue if this command ends, and the same command finds them."""
+    """Run as an array of SLURM jobs. They continue if this command ends, and the same command finds them."""
     cpus: int | None = None
     """CPU cores per run on a cluster (default 1). The number of cores can change the last bits of a result."""
     gpus: float | None = None
@@ -127,7 +127,7 @@ def cores_of(number: int | None) -> tuple[int | None, ...]:
 
 @dataclass(frozen=True)
 class Figure:
-    """Make the missing runs of some experiments, judge their claims and draw them. The same command resumes."""
+    """Complete the runs of some experiments, judge their claims and draw them. The same command resumes."""
 
     names: tyro.conf.Positional[tuple[str, ...]]
     """Names of experiments, such as fig07 fig09, or all."""

@@ -83,7 +83,7 @@ class Settings:
     outgoing: Literal["zero", "fresh"] | None = None
     """Outgoing weights of a recycled neuron: zero, or drawn anew. For redo, recycle, regrama, continual-backprop."""
     incoming: Literal["fresh", "scaled"] | None = None
-    """Incoming weights of a recycled neuron: drawn anew, or also scaled to the mean length of the other neurons'."""
+    """Incoming weights of a recycled neuron: drawn anew, or drawn anew and scaled to the mean norm of other neurons."""
     moments: Literal["fresh", "keep"] | None = None
     """Whether changed weights get fresh optimizer moments. For interventions that renew or reset weights."""
     step_count: Literal["keep", "restart"] | None = None

@@ -46,7 +46,7 @@ class Runs:
     tensorboard: Path | None = None
     """Write the metrics of the listed runs as TensorBoard event files to this folder. Older files are replaced."""
     check: bool = False
-    """Verify every file of the runs against its checksums, and list what is damaged. The exit code is then 1."""
+    """Verify every file of the runs against its checksum. Lists damaged files; if there are any, exits with code 1."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def runs(flags: Runs) -> int:
 
 
 def _check(flags: Runs) -> int:
-    """Prints the faults of each run folder. Returns 1 if there are any, else 0. Raises ValueError for other flags."""
+    """Prints the faults of each run folder. Returns 1 if it finds any, else 0. Raises ValueError for other flags."""
     from dormant.lab.runs.checking import faults, run_folders
 
     if flags != Runs(flags.root, check=True):

@@ -109,7 +109,7 @@ class TrainMinAtar:
 class TrainAtari:
     """Train an agent on an Atari game; the same command resumes a run that was interrupted.
 
-    The defaults are the paper's DQN on Atari, or with `--agent drq` its DrQ on Atari 100k.
+    The defaults are the paper's DQN on Atari, or, with `--agent drq`, the paper's DrQ on Atari 100k.
     """
 
     run_dir: Path
@@ -137,7 +137,7 @@ class TrainAtari:
     length: Annotated[Length, tyro.conf.arg(name="")] = field(default_factory=Length)
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
     network: Literal["nature", "impala"] = "nature"
-    """The network: the paper's Nature CNN or its ResNet. Each has some flags of its own."""
+    """The network: the paper's Nature CNN or its ResNet. Each network has some flags of its own."""
     agent: Annotated[DQN, *FLAT] = field(default_factory=atari_dqn)
 
 

@@ -61,7 +61,7 @@ FIG15 = Experiment(
     },
     panels=(RETURN, DORMANT),
     claims=(
-        # The paper's returns at about 9 million frames: 3,500, 500, 0 on DemonAttack, and 2,200, 500, 500 on Asterix.
+        # The paper's returns (lowest score, random, highest): 3,500, 500, 0 on DemonAttack; 2,200, 500, 500 on Asterix.
         better_than("Random", "as many at random"),
         better_than("Highest score", "as many of highest score"),
         # In figure 25 utility is similar on Asterix and worse on DemonAttack; our sources have no numbers.
@@ -118,7 +118,7 @@ def incoming(bench: Bench) -> tuple[Arm, ...]:
 
 
 def no_worse(arm: str, against: str) -> Claim:
-    """The claim that the arm's return is at most a tenth lower. A second claim with swapped arms shows equality."""
+    """The claim that the return of `arm` is at most a tenth below that of `against`."""
     statement = f"The return of {arm} is not a tenth lower than that of {against}"
     return returns(statement, arm, against, "higher", LOWER_RETURN)
 
@@ -174,7 +174,7 @@ TABLE7 = Experiment(
     },
     panels=(Panel("Effective rank of the penultimate layer", "srank"), RETURN),
     claims=(
-        # In the paper the ranks are 470.8 and 449.2 of 512.
+        # In the paper the ranks are 470.8 with ReDo and 449.2 without. The layer has 512 neurons.
         Claim(
             "The penultimate layer's effective rank is higher with ReDo than without",
             Quantity("srank"),

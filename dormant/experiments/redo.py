@@ -133,7 +133,7 @@ FIG10A = Experiment(
     panels=SWEEP_PANELS,
     claims=(
         *SWEEP_CLAIMS,
-        # In the paper the return is 1.35 times as high; the other panels do not show this effect.
+        # In this panel of the paper the return is 1.35 times as high. The other panels do not show this effect.
         returns(
             "With ReDo, replay ratio 2 gives a higher return than 0.25",
             "ReDo, RR 2",

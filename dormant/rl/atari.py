@@ -41,7 +41,7 @@ class ChunkDraws(NamedTuple):
 
 @dataclass(frozen=True)
 class AtariTraining(OnHost):
-    """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
+    """A training of DQN or DrQ on an Atari game. On one machine, equal fields give bit-identical results.
 
     Fields shared with `DeviceTraining` have the same meaning. An evaluation plays at least `eval_episodes` whole
     episodes and at least `eval_agent_steps` agent steps; an `eval_period` longer than the run disables evaluation. With
@@ -102,7 +102,7 @@ class AtariTraining(OnHost):
         return network_of(self.agent, self.env, self.score_batch)
 
     def fresh_agent(self, key: Key[Array, ""]) -> DQNState:
-        """A freshly initialised agent."""
+        """The state of a freshly initialised agent."""
         return self.agent.init(key, self.env.observation_shape, self.env.actions)
 
     def players(self, stream: int = 0) -> AtariGames:

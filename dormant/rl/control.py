@@ -28,7 +28,7 @@ LEARNING = 2**63 + 1  # the stream of the random numbers of training; see `RANDO
 
 @dataclass(frozen=True)
 class ControlTraining(OnHost):
-    """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
+    """A training of SAC on a continuous environment. On one machine, equal fields give bit-identical results.
 
     Fields shared with `DeviceTraining` have the same meaning. An evaluation plays `eval_episodes` episodes with the
     policy's mean action; an `eval_period` longer than the run disables evaluation. Gradient steps sample only earlier
@@ -93,7 +93,7 @@ class ControlTraining(OnHost):
         return Network(wiring, init, self.agent.optimizer())
 
     def fresh_agent(self, key: Key[Array, ""]) -> SACState:
-        """A freshly initialised agent."""
+        """The state of a freshly initialised agent."""
         return self.agent.init(key, self.env.observations, self.env.actions)
 
     def players(self, stream: int = 0) -> Player:

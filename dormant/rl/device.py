@@ -52,7 +52,7 @@ from .schedule import (
 
 @dataclass(frozen=True)
 class DeviceTraining:
-    """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
+    """A training of DQN with the device loop. On one machine, equal fields give bit-identical results.
 
     `Schedule` explains the fields that count steps. One call of `advance` runs a chunk of `log_period` agent steps.
     The size of the chunks does not change what is learned. An evaluation plays `eval_episodes` episodes. The rank of
@@ -162,14 +162,14 @@ def _init(training: DeviceTraining, seeds: Int[Array, " seeds"]) -> TrainState:
 def chunk(
     training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState, warm_rounds: int
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Runs a chunk of agent steps. Its first `warm_rounds` rounds only fill the replay. Ignores `training.seeds`."""
+    """Runs a chunk of agent steps with `seeds`. Its first `warm_rounds` rounds only fill the replay."""
     return over_seeds(seeds, partial(_chunk, training, warm_rounds))(state)
 
 
 def _chunk(
     training: DeviceTraining, warm_rounds: int, seeds: Array, state: TrainState
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Scans the warm rounds, then the learning rounds. One scan would need a `cond` that copies the ring every step."""
+    """Scans the rounds that only fill the replay, then the others. A single scan would copy the ring at every step."""
     schedule = training.schedule
     rounds = training.log_period // schedule.agent_steps_per_round
     starts = state.agent_steps[0] + schedule.agent_steps_per_round * jnp.arange(rounds)

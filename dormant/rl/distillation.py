@@ -48,7 +48,7 @@ class Lesson(NamedTuple):
 
 @dataclass(frozen=True)
 class DistillationTraining:
-    """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
+    """A training that distils a DQN into a student. On one machine, equal fields give bit-identical results.
 
     The student minimises the squared error between its Q values and those of the teacher's final network, over all
     actions and over `states` states from the teacher's replay. The student starts from the final network of the

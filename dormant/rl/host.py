@@ -55,7 +55,7 @@ class RoundDraws(NamedTuple):
     action: Shaped[ndarray, "agent_steps seeds *action"]
     batch: Float[ndarray, "gradient_steps seeds batch"]
     score: Float[ndarray, "gradient_steps seeds states"]
-    noise: PyTree = ()  # for the gradient steps, if the host draws it
+    noise: PyTree = ()  # noise of the gradient steps; empty if the device draws it
 
 
 @runtime_checkable

@@ -98,7 +98,7 @@ def network_of(
     dtype: np.dtype | type[np.uint8] = np.uint8,
     replay: Replay | None = None,
 ) -> Network:
-    """Traces the network of a DQN on `states` states, for interventions. With a replay, its inputs are packed."""
+    """Traces the network of a DQN on `states` states, for interventions. With `replay`, inputs are packed."""
 
     def init(key: Key[Array, ""]) -> Params:
         return agent.network.init(key, env.observation_shape, env.actions)
@@ -120,7 +120,7 @@ def lanes_of(learning: Learning[State, Batch], state: TrainState) -> list[Learni
 
 
 def params_of(state: TrainState) -> list[PyTree[Array]]:
-    """The parameters of each lane."""
+    """The parameters of each lane (a group of seeds)."""
     return [take_seed(state.agent.learner.params, lane) for lane in range(lanes(len(state.agent_steps)))]
 
 
@@ -188,19 +188,19 @@ def synchronised(
 
 
 def lane_scores(wiring: Wiring, params: list[PyTree[Array]], inputs: Array) -> Scores:
-    """The neuron scores of each lane on the inputs of each seed."""
+    """The neuron scores of all seeds. `params` has an entry per lane, `inputs` a leading axis of seeds."""
     scores = map_seeds(wiring.scores)
     return join_seeds([scores(own, take_seed(inputs, lane)) for lane, own in enumerate(params)])
 
 
 def lane_ranks(wiring: Wiring, params: list[PyTree[Array]], inputs: Array) -> Float[Array, " seeds"]:
-    """The feature rank of each lane on the inputs of each seed."""
+    """The feature ranks of all seeds. `params` has an entry per lane, `inputs` a leading axis of seeds."""
     rank = map_seeds(partial(feature_rank, wiring))
     return join_seeds([rank(own, take_seed(inputs, lane)) for lane, own in enumerate(params)])
 
 
 def feature_rank(wiring: Wiring, params: PyTree[Array], inputs: Array) -> Float[Array, ""]:
-    """The srank of one seed's last neuron layer, with one row of activations per input.
+    """The srank of the activations of the last neuron layer, for one seed. The matrix has one row per input.
 
     Source: the paper's table 7. We assume the definition of Kumar et al. 2021.
     """

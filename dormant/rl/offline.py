@@ -33,7 +33,7 @@ class OfflineState(NamedTuple):
 
 @dataclass(frozen=True)
 class OfflineTraining:
-    """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
+    """A training of DQN on logged data. On one machine, equal fields give bit-identical results.
 
     There are three kinds of targets:
 
@@ -47,7 +47,7 @@ class OfflineTraining:
     'offline-dqn-frozen-network'
 
     Raises ValueError for inconsistent lengths or periods, or for an evaluation on Atari.
-    Source: Sokar et al. 2023, figure 4. It does not state how its fixed random targets are made.
+    Source: Sokar et al. 2023, figure 4. The paper does not state how its fixed random targets are made.
     """
 
     agent: DQN = field(default_factory=lambda: minatar_dqn(200_000))

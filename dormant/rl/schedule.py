@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from .agents.dqn import DQN, Noise
 
 Tree = TypeVar("Tree", bound=PyTree)
-# The position of a purpose is part of its keys, so new purposes must be added at the end.
+# The keys of a purpose depend on its position in this tuple, so new purposes must be added at the end.
 PURPOSES = (
     *("init", "reset", "round", "measure", "evaluate", "rank"),
     # For training without an actor. "fresh" differs from "init", so that a student does not start as its teacher did.
@@ -42,7 +42,7 @@ def lanes(seeds: int) -> int:
 
 
 def take_seed(tree: Tree, lane: int) -> Tree:
-    """The part of a tree with a leading seeds axis for one lane: one seed on a CPU, otherwise the whole tree."""
+    """One lane's part of a tree with a leading axis of seeds: one seed on a CPU, otherwise the whole tree."""
     return jax.tree.map(lambda x: x[lane], tree) if _one_by_one() else tree
 
 
@@ -67,7 +67,7 @@ def _one_by_one() -> bool:
 
 
 def over_seeds(seeds: Int[Array, " seeds"], function: Callable[..., Tree]) -> Callable[..., Tree]:
-    """Binds `seeds` to a function of seeds and trees. Each device then computes an equal share of the seeds."""
+    """Binds `seeds` to a function of seeds and trees. Each device computes equally many seeds."""
     return partial(over_devices(function, len(seeds)), seeds)
 
 
@@ -128,7 +128,7 @@ class Schedule:
     >>> schedule.agent_steps_per_round, schedule.gradient_steps_per_round, schedule.evaluates(1_000)
     (4, 1, True)
 
-    Raises ValueError for another ratio, or for a length or period that is not a whole number of the next smaller one.
+    Raises ValueError for another ratio, or for a length or period that is not a multiple of the next shorter one.
     """
 
     replay_ratio: float
@@ -199,7 +199,7 @@ def check_at_least(least: int, **numbers: int) -> None:
 
 
 def check_seeds(seeds: tuple[int, ...]) -> None:
-    """Raises ValueError if there is no seed."""
+    """Raises ValueError if `seeds` is empty."""
     if not seeds:
         raise ValueError("seeds must hold at least one number, got none.")
 
@@ -246,6 +246,6 @@ def draw(schedule: Schedule, agent: DQN, key: Key[Array, ""]) -> Draws:
         jax.random.uniform(batch, (updates, agent.batch_size)),
         jax.random.uniform(score, (updates, schedule.score_batch)),
         jax.random.split(intervention, updates),
-        # A sixth key, so that the other draws are the same with and without augmentation.
+        # Uses a sixth key, so that the other draws are the same with and without augmentation.
         agent.augmentation.draw(jax.random.fold_in(key, 5), updates, agent.batch_size),
     )

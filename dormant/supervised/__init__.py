@@ -86,7 +86,7 @@ class SupervisedState(NamedTuple):
 
 @dataclass(frozen=True)
 class SupervisedTraining:
-    """The settings that determine the result of a run. On one machine, equal settings give bit-identical results.
+    """A training of a classifier on an image set. On one machine, equal fields give bit-identical results.
 
     With shuffled labels, the first `shuffle_epochs` epochs use the true labels. After that, a new permutation of the
     labels over all images is drawn every `shuffle_epochs` epochs. Each epoch draws its own order of the images and
@@ -179,7 +179,7 @@ class SupervisedTraining:
         return self.labels != "fixed" and epoch > 0 and epoch % self.shuffle_epochs == 0
 
     def measure(self, state: SupervisedState) -> dict[str, np.ndarray]:
-        """Epochs done, dormant fractions and neuron scores of a state. A new state has `rise/TAU/all` of 0, too."""
+        """Epochs done, dormant fractions and neuron scores of a state. A new state also has `rise/TAU/all`: 0."""
         scores = _scores(self, jnp.array(self.seeds), self.data, state)
         metrics = {name: np.asarray(value) for name, value in scores.items()}
         if int(state.epochs[0]) == 0 and self.labels != "fixed":

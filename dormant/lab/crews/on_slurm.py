@@ -71,7 +71,7 @@ class Entry:
     news: list[Event] = field(init=False, default_factory=list)
 
     def give(self, job: Job) -> None:
-        """Sets the job, which the next array then submits."""
+        """Sets the job. The next array submits it."""
         self.job, self.last, self.queued, self.progress, self.ended_at = job, job.path, None, None, None
         self.news = [Event("queued")]
 

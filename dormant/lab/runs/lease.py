@@ -21,7 +21,7 @@ from dormant.lab.runs.schema import Damaged, Holder, read
 
 RENEW_SECONDS = 5.0
 TRUST_SECONDS = 20.0  # how long the holder may write after a renewal without reading the folder again
-LAPSE_SECONDS = 45.0  # without renewal, another machine may take over: TRUST_SECONDS, plus a slow write
+LAPSE_SECONDS = 45.0  # how long without renewal until another machine may take over; allows for a slow write
 TEXT_BYTES = 256  # fixed length, because the file is overwritten in place: other machines see that at once
 
 

@@ -27,7 +27,7 @@ class Journal:
     """The rows of a run folder while one process appends to them."""
 
     def __init__(self, path: Path, marks: Mapping[str, Mark] | None = None) -> None:
-        """Continues from the rows that the marks describe, or from no rows without marks. Writes nothing yet.
+        """Continues after the rows that `marks` describes, or without rows if it is None. Writes nothing yet.
 
         Raises Damaged if the beginning of a file does not match its mark.
         """

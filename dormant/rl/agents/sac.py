@@ -87,7 +87,7 @@ class SAC:
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"hidden must hold at least one width, each at least 1, got {self.hidden}.")
+            raise ValueError(f"hidden must hold at least one width of at least 1 neuron, got {self.hidden}.")
         for name in ("width", "actor_learning_rate", "critic_learning_rate", "reward_scale", "initial_temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")

@@ -33,7 +33,7 @@ class FinishedRun(NamedTuple):
 
 @runtime_checkable
 class Data(Protocol):
-    """Opened data. `memory` draws batches from the arrays that `at` returns, which have an axis of seeds."""
+    """Opened data. `memory` draws batches from the arrays that `at` returns, which have a leading axis of seeds."""
 
     @property
     def memory(self) -> Memory: ...
@@ -171,7 +171,7 @@ class Parts:
     game: Path
     gamma: float
     seeds: tuple[int, ...]
-    steps: int = 0  # not used, because each part has its own number
+    steps: int = 0  # not used, because each part has its own number of steps
     memory: dopamine.FrameMemory = field(default_factory=dopamine.FrameMemory)
 
     def at(self, gradient_steps: int) -> dopamine.FrameLog:

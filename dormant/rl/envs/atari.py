@@ -156,7 +156,7 @@ class AtariOutcome(NamedTuple):
 
     - `frame`: the frame after the action, before any restart.
     - `terminal`: the return ends, so nothing is bootstrapped.
-    - `truncated`: only the episode ends.
+    - `truncated`: the episode ends, but the return does not.
     - `restarted`: a new game has begun. A lost life does not begin one.
     """
 

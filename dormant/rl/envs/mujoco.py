@@ -49,7 +49,7 @@ class MuJoCo:
         return _sizes(self.task)[1]
 
     def begin(self, seeds: Sequence[int], stream: int = 0) -> "MuJoCoBodies":
-        """A body for each seed at the start of an episode."""
+        """One body per seed, each at the start of an episode."""
         return MuJoCoBodies(self, seeds, stream)
 
 

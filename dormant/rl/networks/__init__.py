@@ -88,7 +88,7 @@ def normalised(values: Float[Array, "batch *places n"], layer: Layer) -> Float[A
 
 
 def spectrally_normalised(layer: Layer) -> Layer:
-    """A dense layer with its kernel divided by its largest singular value, which is differentiated too.
+    """A dense layer with its kernel divided by its largest singular value. Gradients also flow through this value.
 
     >>> kernel = spectrally_normalised({"kernel": jnp.diag(jnp.array([4.0, 1.0]))})["kernel"]
     >>> jnp.round(kernel, 3).tolist()

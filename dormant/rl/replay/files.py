@@ -1,7 +1,7 @@
 """Rings in memory-mapped files: opening them, flushing them, checking their content and that they fit on this machine.
 
 The checksum of a stored step covers its bytes, its number, and the ring's owner, a number that identifies one seed of
-one run. So a step of another run, a step from another time, and a flipped bit all give a wrong checksum. A checksum
+one run. So a step of another run, an older step in its place, or a flipped bit gives a wrong checksum. A checksum
 takes 3 microseconds per Atari frame, and opening a ring reads its steps once, at about 1.5 GB per second.
 """
 
