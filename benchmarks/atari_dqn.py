@@ -88,7 +88,7 @@ def our_loop(ratio: float, agent_steps: int, redo: bool, folder: Path) -> Step:
 
 
 def peer_step(name: str) -> Step:
-    """A function that samples a batch and takes one gradient step, in the way of the named peer."""
+    """A function that samples a batch and takes one gradient step, as the named peer does."""
     import atari_peers
 
     return getattr(atari_peers, name)(ACTIONS).learn

@@ -48,7 +48,7 @@ class Ring:
 
 
 def dopamine(actions: int) -> Peer:
-    """The way of Dopamine, the reference: `vmap` over examples, a separate call for the targets, stacks made by NumPy.
+    """Like Dopamine, the reference: `vmap` over examples, a separate call for the targets, and stacks made by NumPy.
 
     ReDo is our function, compiled anew at every event, because Dopamine's code also compiles its masks at every event.
 
@@ -117,7 +117,7 @@ def dopamine(actions: int) -> Peer:
 
 
 def cleanrl(actions: int) -> Peer:
-    """The way of CleanRL's dqn_atari.py: PyTorch, whole stacks in the replay. We add channels last and fused Adam.
+    """Like CleanRL's dqn_atari.py: PyTorch, and whole stacks in the replay. We add channels last and fused Adam.
 
     ReDo is written as in the PyTorch port (timoklein/redo): scores in one forward pass, then masks in place.
     """

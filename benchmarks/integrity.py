@@ -2,11 +2,11 @@
 
     python benchmarks/integrity.py [--repeats 5] [--agent-steps 4000 400]
 
-Two numbers per environment, both in CPU seconds, because other programs on the machine change the wall-clock time. The
-share is the time inside the functions that compute and sync, measured within the runs that have them. The ratio is the
-median over pairs of runs of the time with them divided by the time without; it also contains the noise between two
-runs. Runs have one seed, learn after a tenth of their steps and write one checkpoint at their end, which is more often
-than one in 30 seconds. Compiled code is shared.
+Measures CPU seconds, because other programs on the machine affect wall-clock time. For each environment, the share is
+the fraction of a run's time that is spent in the functions that compute checksums and sync. The ratio is the time of a
+run with these functions divided by the time of a run without them, as the median over pairs. It includes the noise
+between runs. Runs have one seed, start learning after a tenth of their steps, and write one checkpoint at their end,
+which is more often than one in 30 seconds. Compiled code is shared.
 """
 
 import argparse

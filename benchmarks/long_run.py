@@ -3,8 +3,8 @@
     python benchmarks/long_run.py --minutes 120
 
 A checkpoint is written every minute. The slopes are least squares lines over the second half of the run, so that
-compiling and filling the replay do not count. Both CPU and wall-clock seconds per chunk are given, because other
-programs on the machine change the latter. A line is printed every ten minutes.
+compiling and filling the replay do not count. Prints both CPU and wall-clock seconds per chunk, because other programs
+on the machine affect the latter. Prints a line every ten minutes.
 """
 
 import argparse

@@ -43,7 +43,7 @@ def training(arm: str, folder: Path) -> AtariTraining:
 
 
 def episodes(arm: str, folder: RunFolder, agent_steps: int) -> dict[str, Sequence[float]]:
-    """The returns of evaluation episodes of the arm's agent, by a name with the agent's number of training steps."""
+    """Maps a label with the agent's steps of training to the returns of its evaluation episodes."""
     plan = replace(training(arm, folder.path), eval_agent_steps=agent_steps)
     with checkpoints(folder) as manager:
         step = manager.latest_step()

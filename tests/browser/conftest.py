@@ -33,7 +33,7 @@ def report(runs, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def browser():
-    """Headless Chromium. Where it is missing, continuous integration fails and others skip."""
+    """Headless Chromium. If it is missing, tests fail in continuous integration and are skipped elsewhere."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         reason = "no Chromium found; install it (Debian: apt-get install chromium) to test the page in a browser."

@@ -224,7 +224,7 @@ def called(line: Sequence[str], change: Callable[[], None], case: str, quiet: bo
 
 
 def ended(number: int, seconds: float) -> int | None:
-    """The exit code of a child, None if it had to be killed."""
+    """The exit code of a child process, None if it had to be killed after `seconds`."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         gone, status = os.waitpid(number, os.WNOHANG)

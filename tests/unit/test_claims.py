@@ -11,7 +11,7 @@ from dormant.lab import Claim, Experiment, Quantity
 from dormant.lab.judging import at_end
 from dormant.lab.judging.claims import judge, judged, reduced
 
-T2 = 4.302653  # the quantile of Student's distribution with two degrees of freedom, for 95 %
+T2 = 4.302653  # the t quantile for a 95 % interval with two degrees of freedom
 DORMANT = "dormant/0.1/all"
 FEWER = Claim("ReDo has fewer", Quantity(DORMANT), "ReDo", "DQN", "lower", -0.1)
 HALF = replace(FEWER, smallest=0.5, by="ratio")
@@ -123,8 +123,8 @@ def test_returns_are_shares_of_what_they_are_compared_with_in_each_environment()
     easy = both([120.0, 130.0, 110.0], [100.0, 90.0, 110.0], "eval_return", "MinAtar/Breakout")
     hard = both([1.2, 1.1, 1.3], [1.0, 1.1, 0.9], "eval_return", "MinAtar/Asterix")
     verdict = judge(RETURN, pl.concat([easy, hard]))
-    # The shares are 0.2, 0.4 and 0 in one game and 0.2, 0 and 0.4 in the other. The standard error of each game's mean
-    # is 0.2 / sqrt(3). The standard error of the mean of both is smaller by sqrt(2), with four degrees of freedom.
+    # Relative to DQN's return, the differences are 0.2, 0.4 and 0 in one game and 0.2, 0 and 0.4 in the other. Each
+    # game's mean has standard error 0.2 / sqrt(3). That of both is smaller by sqrt(2), with four degrees of freedom.
     half = 2.776445 * 0.2 / math.sqrt(6)
     np.testing.assert_allclose(bounds(verdict), [0.2, 0.2 - half, 0.2 + half], rtol=1e-6)
     assert (verdict.runs, verdict.unit) == (6, "share of DQN")

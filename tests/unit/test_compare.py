@@ -43,7 +43,7 @@ def test_every_method_has_the_same_budget_and_a_seed_of_its_own_to_tune_on(suite
 
 
 def curves(arms):
-    """A table of `results.read` in which each arm has a return and a share of dormant neurons for each seed."""
+    """A table like that of `judging.table.read`, with a return and a dormant fraction per arm and seed."""
     rows = [
         {"arm": arm, "environment": "Line", "seed": seed, "agent_steps": steps, "gradient_steps": steps}
         | {"eval_return": returned, "dormant/0.1/all": dormant, "reset_age": None}

@@ -92,13 +92,13 @@ def test_recycling_by_gradient_takes_the_neuron_that_learns_nothing():
 @pytest.mark.parametrize(
     ("recycle", "weights"),
     [
-        # Activation scores are 2, 4 and 1 over their mean 7/3.
+        # Activation scores are 2, 4 and 1, divided by their mean 7/3.
         (Recycle(number=Dormant(0.5)), [1, 2, 7]),
         (Recycle(number=Dormant(0.5), order="highest"), [1, 7, 0.5]),
         (Recycle("contribution", Dormant(0.5)), [7, 2, 0.5]),
         (Recycle("utility", Share(0.5)), [7, 7, 0.5]),
         (Recycle("utility", Share(0.5), at_most=1), [7, 2, 0.5]),
-        (Recycle(number=Share(1.0, recyclings=3)), [7, 7, 7]),  # cos(pi/6) of three neurons is 2.6
+        (Recycle(number=Share(1.0, recyclings=3)), [7, 7, 7]),  # cos(pi/6) * 3 neurons = 2.6
         (Recycle(number=Share(1.0, recyclings=1)), [1, 2, 0.5]),
         (Recycle(number=PooledShare(0.34, highest=0.5)), [1, 2, 7]),
         (Recycle(number=PooledShare(0.34, highest=0.4)), [1, 2, 0.5]),
@@ -114,7 +114,7 @@ def test_which_neurons_are_recycled(recycle, weights):
 
 def test_a_share_that_falls_counts_the_recyclings():
     recycle, state = Recycle(number=Share(1.0, recyclings=2)), None
-    for number in (2, 0):  # cos(pi/4) of three neurons is 2.1; then the schedule has ended
+    for number in (2, 0):  # cos(pi/4) * 3 neurons = 2.1; after that the schedule has ended
         learner, state = after(recycle, state=state)
         assert sum(weight == 7 for weight in hidden(learner)) == number
 
@@ -155,7 +155,7 @@ def test_scaled_incoming_vectors_are_as_long_as_the_others_on_average():
     params = jax.jit(lambda learner: redo.update(KEY, learner, redo.init(learner, network), network, x)[0])(
         learner
     ).params
-    # Neuron 1 gets (6, 8), which is 10 long, at the length (3 + 5) / 2. Its bias is not scaled.
+    # Neuron 1 gets (6, 8), scaled from length 10 to the mean length of the others, (3 + 5) / 2. Biases are not scaled.
     assert_allclose(params["hidden"]["w"], [[3.0, 2.4, 0.0], [0.0, 3.2, 5.0]], rtol=1e-6)
     assert params["hidden"]["b"].tolist() == [0, 6, 0]
 
@@ -276,7 +276,7 @@ def test_plasticity_injection_changes_what_learns_and_not_what_is_computed():
         assert moved(before, learner.params) == {"dense_0"} | (
             heads if step <= 3 else {f"new_{name}" for name in heads}
         )
-        if step == 3:  # the old head's last step
+        if step == 3:  # the last step at which the old head learns
             plain = {name: stepped.params[name] for name in ("dense_0", *heads)}
             assert_allclose(net.apply(learner.params, x), MLP((4, 3)).apply(plain, x), rtol=1e-6)
             assert not learner.opt_state[0].mu["new_head"]["kernel"].any()
@@ -306,6 +306,6 @@ def test_plasticity_injection_changes_what_learns_and_not_what_is_computed():
     ],
 )
 def test_bad_arguments_are_refused(make, message):
-    # The type hook sees a wrong option before the library does.
+    # jaxtyping's type checks, active in tests, may reject a wrong option before the library does.
     with pytest.raises((ValueError, TypeError), match=message):
         make()

@@ -61,7 +61,7 @@ def test_ataris_returns_have_an_iqm_of_all_environments():
     what = experiment(games=(Atari("Pong"), Atari("Breakout")), panels=PANELS[1:])
     *_, last = plots(what, "smoke", frame(games=games))
     assert (last.place, last.quantity) == (ALL, "human-normalised return, IQM")
-    assert last.lines[0].middle[0] == pytest.approx((20.7 / 35.3 - 0.7 / 28.8) / 2)  # the middle two of four
+    assert last.lines[0].middle[0] == pytest.approx((20.7 / 35.3 - 0.7 / 28.8) / 2)  # mean of the middle two
 
 
 def test_unmeasured_points_missing_arms_and_games_are_left_out():

@@ -167,7 +167,7 @@ class TestCosts:
         folder = train(Walk(seeds=(0, 1), seconds=0.01), tmp_path / "runs" / "deep" / "seed0-1")
         kind = kind_of(Walk(), "cpu")
         known = speeds(tmp_path / "runs", terminal.KNOWN_SPEEDS, "cpu")
-        # Two seeds side by side: each has half of the time.
+        # Two seeds run side by side, so each counts half of the time.
         pace = folder.timing.seconds / 12 / 2
         assert known.runs == {(kind, 1.0): pytest.approx(pace)}
         assert known.cost(Walk(agent_steps=120)) == pytest.approx((120 * pace, "runs"))

@@ -340,7 +340,7 @@ def small_disk(tmp_path):
             ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)], capture_output=True
         ).returncode
     )
-    # Without the right to mount, the disk that is always full stands in; it cannot hold a run folder.
+    # Without the right to mount, yields None: tests then use /dev/full, which cannot hold a run folder.
     yield path if mounted else None
     if mounted:
         subprocess.run(["umount", str(path)], check=True)

@@ -134,7 +134,7 @@ CASES = {
         VECTOR,
         ["a"],
     ),
-    # side by side, then moved
+    # concatenated or stacked neurons, then moved
     "concatenated, then a bias": (
         lambda: ab(lambda s, x: s.b(F.relu(torch.cat([s.a(x), s.c(x)], 1) + s.p)), 8, c=L(3, 4), p=P(8)),
         VECTOR,

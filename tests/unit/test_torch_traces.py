@@ -112,7 +112,7 @@ def test_values_that_are_not_finite_have_no_score(value):
         report = dt.measure(net, wiring, x, tau=0.0)
     assert math.isnan(report.fraction) and math.isnan(report.fractions["0"]) and "nan" in str(report)
     assert report.scores["0"].isnan().all() and not report.masks["0"].any()
-    assert dt.recycle_(net, wiring, x, tau=0.0) == {"0": 0, "2": 0}  # and no second warning
+    assert dt.recycle_(net, wiring, x, tau=0.0) == {"0": 0, "2": 0}  # does not warn again
     assert all(
         torch.equal(a, b) or a.isnan().any() for a, b in zip(net.state_dict().values(), before.values(), strict=True)
     )
