@@ -241,7 +241,7 @@ FIG10D = Experiment(
     ),
     published=(" drq_eps atari100k",),
     settings=(
-        "On MinAtar images are not shifted, because one cell is too much. A run has 50,000 agent steps, a quarter of "
+        "On MinAtar images are not shifted, because one cell is too far. A run has 50,000 agent steps, a quarter of "
         "DQN's. Learning rate, replay and exploration are DQN's."
     ),
 )

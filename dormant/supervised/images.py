@@ -144,7 +144,7 @@ FASHION_FILES = {  # file -> MD5 of its unpacked content
 
 def _first(images: int, pixels: ndarray, labels: ndarray, name: str) -> Images:
     if images > len(labels):
-        raise ValueError(f"{name} has {len(labels):,} images for training, and {images:,} were asked for.")
+        raise ValueError(f"{name} has {len(labels):,} images for training, but {images:,} were requested.")
     return Images(pixels[:images].astype(np.float32), labels[:images].astype(np.int32))
 
 

@@ -71,7 +71,7 @@ def test_fashion_mnist_is_read_from_a_folder(fashion):
 
 def test_another_fashion_mnist_a_missing_one_and_a_damaged_one_are_refused(fashion):
     first, second = images.FASHION_FILES
-    with pytest.raises(ValueError, match="has 2 images for training, and 3 were asked for"):
+    with pytest.raises(ValueError, match="has 2 images for training, but 3 were requested"):
         FashionMNIST(fashion).load(3)
     (fashion / first).write_bytes(idx(np.zeros((2, 3, 4), np.uint8)))
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz has MD5 \w+, expected \w+"):

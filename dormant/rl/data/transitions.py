@@ -177,6 +177,6 @@ def _check(name: str, episode: Any) -> None:
         )
     lengths = {len(each) for each in (actions, episode.terminations, episode.truncations)}
     if lengths != {steps}:
-        raise ValueError(f"{place} has {steps} rewards, but {sorted(lengths)} actions and ends.")
+        raise ValueError(f"{place} has {steps} rewards, but {sorted(lengths)} actions and terminations.")
     if not np.isfinite(np.asarray(episode.rewards, float)).all():
         raise ValueError(f"{place} has rewards that are NaN or infinite.")
