@@ -242,7 +242,7 @@ class FrameReplay:
         lowest = int(ring.place[oldest]) - int(ring.age[oldest]) if added else 0
         if place + 1 - lowest >= self.places:
             raise ValueError(
-                f"there is no room for a frame: more than one episode in time_limit={self.time_limit} steps was truncated, "
+                f"no frame fits: more than one episode in time_limit={self.time_limit} steps was truncated, "
                 "and each one stores an extra frame. Set time_limit to the environment's."
             )
 
