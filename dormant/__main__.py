@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from dormant.hints import extra_of
 
-NARROWEST = 40  # columns of a terminal
+NARROWEST = 40  # fewest columns for help texts
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ BLOCK_BYTES = 2**24
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Yields the path of a new file, which replaces `file` when the block ends without an error.
+    """Yields the path of a new file. The new file replaces `file` when the block ends without an error.
 
     A process that is killed leaves either the old content or the new content. An existing file or link at the new
     path is removed first, so nothing is ever written through a link.
@@ -55,7 +55,7 @@ def write_whole(file: Path, text: str) -> None:
 
 
 class UnreadableFile(ValueError):
-    """A file is damaged, has another format, or is too large. The message names the file."""
+    """Raised if a file is damaged, has another format, or is too large. The message names the file."""
 
 
 def read_array(file: Path) -> np.ndarray:
@@ -67,7 +67,7 @@ def read_array(file: Path) -> np.ndarray:
         found = _array(stream)
         # Reading to the end makes gzip compare its checksum.
         if stream.read(1):
-            raise ValueError("there is more behind the array")
+            raise ValueError("there is more data after the array")
         return found
 
 
@@ -89,7 +89,7 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
             with archive.open(member) as stream:
                 found[member.filename.removesuffix(".npy")] = _array(stream)
                 if stream.read(1):
-                    raise ValueError(f"{member.filename} has more than an array")
+                    raise ValueError(f"{member.filename} has more data after the array")
         return found
 
 
@@ -130,7 +130,7 @@ def _array(stream: Any) -> np.ndarray:
 
 
 def available_memory() -> int:
-    """Returns the bytes of memory that this process may use. Without a report of free memory, returns the total.
+    """Returns the bytes of memory that this process may use. If free memory is not reported, returns the total.
 
     >>> available_memory() > 0
     True

@@ -30,7 +30,7 @@ def fault_of(jaxlib: str) -> str | None:
 
 @functools.cache
 def warn_once() -> None:
-    """Warns about the installed jaxlib if it has a known fault. Only the first call of a process does anything."""
+    """Warns about the installed jaxlib if it has a known fault. Only the first call in a process has an effect."""
     # The warning points to the caller of `trace`, not to this file.
     if fault := fault_of(version("jaxlib")):
         warnings.warn(fault, stacklevel=3)

@@ -23,7 +23,7 @@ FREQUENCY = 1e5  # frequency of the sine that makes the targets of two states un
 
 
 def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float[Array, " neurons"]]:
-    """The mean absolute gradient of each neuron's incoming entries, divided by the mean of its layer.
+    """Returns the mean absolute gradient of each neuron's incoming entries, divided by the mean of its layer.
 
     `gradients` has the tree of the parameters. Scores average 1 over a layer, like those of activations, unless all its
     gradients are zero. The cost is one pass over the gradients.
@@ -35,8 +35,8 @@ def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float
     >>> gradient_scores(wiring, gradients)["hidden"].tolist()
     [0.0, 1.0, 2.0]
 
-    Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL" (ReGraMa), as
-    in its ports: the gradient of the mean loss of the batch. We count biases among the incoming entries.
+    Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL" (ReGraMa). Its
+    ports also use the gradient of the batch's mean loss. We count biases among the incoming entries.
     """
     ones = by_path(jax.tree.map(lambda leaf: jnp.ones(leaf.shape), gradients))
     gradient_sizes = by_path(jax.tree.map(magnitudes, gradients))
@@ -48,9 +48,9 @@ def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float
 
 
 def contributions(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
-    """The mean absolute activation of each neuron, times the sum of its absolute outgoing weights.
+    """Returns the mean absolute activation of each neuron, times the sum of its absolute outgoing weights.
 
-    A neuron that is read through several non-linearities has the largest of its mean activations.
+    If a neuron is read through several non-linearities, the largest of its mean activations is used.
 
     Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning", contribution utility.
     """
@@ -59,13 +59,13 @@ def contributions(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dic
 
 
 def utilities(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
-    """The overall utility of each neuron: mean |h - mean h| * sum |outgoing| / sum |incoming|.
+    """Returns the overall utility of each neuron: mean |h - mean h| * sum |outgoing| / sum |incoming|.
 
     h is the neuron's activation. Small incoming weights raise the utility, because they adapt quickly.
     A layer with a NaN or infinite activation has NaN for all of its neurons.
 
     Source: Dohare et al. 2021, "Continual backprop", overall utility; dopamine/labs/redo/weight_recyclers.py calls it
-    `cbp` and takes kernels only, where we take biases too.
+    `cbp` and uses only kernels. We also use biases.
     """
     activity = _activity(wiring, params, inputs, centred=True)
     found = {}
@@ -76,7 +76,7 @@ def utilities(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[st
 
 
 def _activity(wiring: Wiring, params: PyTree[Array], inputs: PyTree, centred: bool) -> dict[str, Array]:
-    """The mean absolute activation of each neuron, or of its deviation if `centred`. NaN as in `Wiring.scores`."""
+    """Returns the mean absolute activation (or deviation, if `centred`) of each neuron. NaN as in `Wiring.scores`."""
     means = {layer.name: jnp.zeros(layer.width) for layer in wiring.layers}
     for layer, neurons, values in wiring.measure(params, *inputs):
         rows = values.reshape(-1, values.shape[-1])
@@ -97,7 +97,7 @@ def _sums(leaves: dict[str, Array], entries: Entries, width: int) -> Array:
 
 
 def effective_rank(matrix: Matrix) -> Float[Array, ""]:
-    """The exponential of the entropy of the singular values: exp(-sum_i p_i log p_i), where p_i = s_i / sum_j s_j.
+    """Returns exp(-sum_i p_i log p_i), where p_i = s_i / sum_j s_j: the exponential entropy of the singular values s.
 
     It lies between 1 and the rank, and need not be an integer. A zero matrix has effective rank 0, which is our choice.
     The cost is that of the singular values, as in `srank` and `stable_rank`: samples * neurons * min(samples, neurons).
@@ -114,7 +114,7 @@ def effective_rank(matrix: Matrix) -> Float[Array, ""]:
 
 
 def srank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
-    """The smallest k such that the k largest singular values sum to at least 1 - delta times the sum of all.
+    """Returns the smallest k such that the k largest singular values sum to at least 1 - delta times the total.
 
     Kumar et al. call it the effective rank. It is not the stable rank. A zero matrix has srank 0.
 
@@ -133,7 +133,7 @@ def srank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
 
 
 def stable_rank(matrix: Matrix) -> Float[Array, ""]:
-    """The squared Frobenius norm divided by the squared spectral norm: sum_i s_i^2 / max_i s_i^2.
+    """Returns the squared Frobenius norm divided by the squared spectral norm: sum_i s_i^2 / max_i s_i^2.
 
     It lies between 1 and the rank. Small singular values hardly change it. A zero matrix has stable rank 0.
 
@@ -156,26 +156,26 @@ def weight_norms(params: PyTree) -> dict[str, Float[Array, ""]]:
 
 
 def norm(values: Num[AnyArray, "..."]) -> Float[Array, ""]:
-    """The Euclidean norm of all entries, computed without overflow or underflow."""
+    """Returns the Euclidean norm of all entries, computed without overflow or underflow."""
     sizes = magnitudes(values)
     largest = sizes.max(initial=0.0)
     return largest * jnp.sqrt(jnp.sum(jnp.square(_divided(sizes, largest))))
 
 
 def feature_norm(features: Matrix) -> Float[Array, ""]:
-    """The mean over samples of the Euclidean norm of a layer's activations. The cost is one pass over them.
+    """Returns the mean over samples of the Euclidean norm of a layer's activations.
 
     >>> float(feature_norm(np.array([[3.0, 4.0], [0.0, 1.0]])))
     3.0
 
-    Source: Lyle et al. 2022, "Understanding and preventing capacity loss in reinforcement learning", whose InFeR
-    preserves it.
+    Source: Lyle et al. 2022, "Understanding and preventing capacity loss in reinforcement learning". Their
+    regulariser InFeR preserves this norm.
     """
     return jax.vmap(norm)(jnp.asarray(features)).mean()
 
 
 def effective_learning_rates(before: PyTree, after: PyTree) -> dict[str, Float[Array, ""]]:
-    """The relative change of each parameter, by path: ||after - before|| / ||before||.
+    """Returns the relative change of each parameter, by path: ||after - before|| / ||before||.
 
     A parameter that was zero has rate 0 if it did not change, else infinity. The cost is two passes over the weights.
 
@@ -192,7 +192,7 @@ def effective_learning_rates(before: PyTree, after: PyTree) -> dict[str, Float[A
 
 
 def value_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
-    """The mean absolute change of a network's outputs after a step, on states outside of the training batch.
+    """Returns the mean absolute change of a network's outputs after a step, on states outside of the training batch.
 
     >>> float(value_churn(np.array([[1.0, 2.0]]), np.array([[1.5, 2.0]])))
     0.25
@@ -204,7 +204,7 @@ def value_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
 
 
 def policy_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
-    """The share of states in which the action with the highest value has changed.
+    """Returns the fraction of states in which the action with the highest value has changed.
 
     >>> float(policy_churn(np.array([[1.0, 2.0], [0.0, 1.0]]), np.array([[3.0, 2.0], [0.0, 9.0]])))
     0.5
@@ -225,9 +225,9 @@ class Interval(NamedTuple):
 
 
 def gradient_dormancy(wiring: Wiring, gradients: PyTree[Array], tau: float = 0.01) -> Float[Array, ""]:
-    """The share of neurons whose gradient score is at most tau; see `gradient_scores`.
+    """Returns the fraction of neurons whose gradient score is at most tau; see `gradient_scores`.
 
-    `gradients` has the tree of the parameters. The cost is one pass over it.
+    `gradients` has the tree of the parameters. The cost is one pass over the gradients.
 
     Raises ValueError for a negative tau.
     Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL".
@@ -236,7 +236,7 @@ def gradient_dormancy(wiring: Wiring, gradients: PyTree[Array], tau: float = 0.0
 
 
 def dormant_interval(activations: Mapping[str, Num[AnyArray, "samples ..."]], tau: float = 0.1) -> Interval:
-    """The dormant fraction of all layers pooled, with a sampling interval, from activations [samples, ..., neurons].
+    """Returns the dormant fraction over all layers, with a sampling interval. Activations are [samples, ..., neurons].
 
     The low end counts the neurons that are certainly dormant, the high end those that may be dormant, given the bounds
     of `score_bounds`. Samples must not influence each other. The cost is three passes over the activations and a sort
@@ -256,7 +256,7 @@ def dormant_interval(activations: Mapping[str, Num[AnyArray, "samples ..."]], ta
 
 
 def score_bounds(activations: Num[AnyArray, "samples ..."]) -> Float[Array, "3 neurons"]:
-    """The lowest credible score, the score, and the highest credible score of each neuron [samples, ..., neurons].
+    """Returns the lowest credible score, the score, and the highest credible score of each neuron, as three rows.
 
     The bounds lie 1.96 standard errors of a ratio of means below and above the score. The upper bound also assumes one
     more sample, on which the neuron is as active as on its active samples (or as the layer's median if it is silent).
@@ -297,7 +297,7 @@ def readings(metrics: Mapping[str, PyTree]) -> dict[str, float]:
     wrong = sorted(name for name, number in numbers.items() if np.isnan(number))
     if wrong:
         raise ValueError(
-            f"{', '.join(wrong)} came out as NaN; what was measured holds one. Look for NaN or infinite values in the "
+            f"{', '.join(wrong)} came out as NaN: a measured value is NaN. Look for NaN or infinite values in the "
             "inputs and the parameters."
         )
     return numbers
@@ -309,7 +309,7 @@ def _shares(matrix: Matrix) -> Float[Array, " values"]:
 
 
 def _singular_values(matrix: Matrix) -> Float[Array, " values"]:
-    """The singular values of the matrix divided by its largest entry, in descending order. Ranks ignore the scale."""
+    """Returns the singular values in descending order, after dividing the matrix by its largest entry."""
     values = _inexact(matrix)
     return jnp.linalg.svd(_divided(values, magnitudes(values).max(initial=0.0)), compute_uv=False)
 
@@ -334,11 +334,11 @@ def target_fitting_error(
     *inputs: PyTree,
     gradient_steps: int = 1_000,
 ) -> Float[Array, ""]:
-    """The mean squared error on random targets after `gradient_steps` from `params` with a new optimizer state.
+    """Returns the mean squared error on random targets after training `params` with a new optimizer state.
 
     Targets are sin(1e5 * y), where y are the outputs of a network drawn by `network.init(key)`. A network that lost its
     plasticity has a larger error than a fresh one. Compare the error with that of `params=network.init(another_key)`.
-    `params`, for example from a checkpoint, are not changed. The cost is that of the gradient steps on all `inputs`.
+    `params`, for example from a checkpoint, are not changed. The cost is `gradient_steps` on all `inputs`.
 
     >>> from dormant import Network, trace
     >>> apply = lambda params, x: jax.nn.relu(x @ params["hidden"]["w"]) @ params["head"]["w"]
@@ -371,14 +371,14 @@ def target_fitting_error(
 def random_targets(
     key: Array, apply: Callable[..., Array], network: Network, *inputs: PyTree
 ) -> Float[Array, "samples outputs"]:
-    """Unrelated targets, computed from the outputs of a network drawn with the key."""
+    """Returns random targets: a fast sine of the outputs of a network drawn with `key`."""
     return jnp.sin(FREQUENCY * apply(network.init(key), *inputs))
 
 
 def fitting_loss(
     params: PyTree[Array], apply: Callable[..., Array], targets: Float[Array, "samples outputs"], *inputs: PyTree
 ) -> Float[Array, ""]:
-    """The mean squared error between the outputs of a network and the targets."""
+    """Returns the mean squared error between the outputs of a network and the targets."""
     return jnp.square(apply(params, *inputs) - targets).mean()
 
 

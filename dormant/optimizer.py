@@ -1,4 +1,4 @@
-"""Wraps an optax optimizer so that it carries an intervention, for training loops in JAX."""
+"""Adds an intervention to an optax optimizer, for training loops in JAX."""
 
 import dataclasses
 import inspect
@@ -26,7 +26,7 @@ class Model(NamedTuple):
     """The user's network as functions.
 
     `split` returns the parameters of the object that the user trains. `joined` returns that object with new parameters.
-    They differ for NNX and Equinox, whose models hold more than parameters.
+    The object holds more than parameters for NNX and Equinox.
     """
 
     apply: Apply
@@ -36,7 +36,7 @@ class Model(NamedTuple):
 
 
 class InterventionState(NamedTuple):
-    """The states of the wrapped optimizer and the intervention, the number of calls of `intervene`, and key data."""
+    """The states of the wrapped optimizer and the intervention, the number of `intervene` calls, and a key's data."""
 
     inner: PyTree
     intervention: PyTree
@@ -54,7 +54,7 @@ def with_intervention(
 ) -> "InterveningOptimizer":
     """Returns the optimizer `tx` with two more methods: `intervene`, and `measure` for the share of dormant neurons.
 
-    Use it in place of `tx`. After each gradient step, call `intervene` with what you train and a batch of inputs.
+    Use it in place of `tx`. After each gradient step, call `intervene` with parameters, optimizer state and a batch.
 
     - `apply`: `apply(params, *inputs)` runs the network, such as `model.apply` in Flax Linen. You can also pass a model
       of Flax NNX or Equinox itself.
@@ -109,7 +109,7 @@ class InterveningOptimizer:
         params = self.model.split(params)
         inner = self.tx.init(params)
         state = self.intervention.init(Learner(params, inner), self.network(params))
-        own = jax.random.fold_in(self.key, _bits(params))  # mapped seeds share `self.key`
+        own = jax.random.fold_in(self.key, _bits(params))  # seeds mapped by `vmap` share `self.key`
         return InterventionState(inner, state, jnp.zeros((), jnp.int32), jax.random.key_data(own))
 
     def update(
@@ -169,7 +169,7 @@ class InterveningOptimizer:
     def wiring(self) -> Wiring:
         """The wiring of the network. Print it to see which layers are recycled."""
         if not self.networks:
-            raise ValueError("the wiring is known after `init`, which is called with the parameters.")
+            raise ValueError("the wiring is not known yet: call `init` with the parameters first.")
         return next(iter(self.networks.values())).wiring
 
     def _for(self, structure: PyTree) -> tuple[Apply, Callable[[Array], PyTree[Array]]]:
@@ -232,8 +232,8 @@ def _parts(trained: Any) -> tuple[Any, Any]:
             opt_state = nnx.as_pure(opt_state.opt_state) if isinstance(opt_state, nnx.Optimizer) else opt_state
         return model, opt_state
     raise TypeError(
-        "expected what is trained: a TrainState, or a pair (params, opt_state), with Equinox (model, opt_state), with "
-        f"NNX (model, optimizer); got {type(trained).__name__}."
+        "expected the training state: a TrainState, or a pair (params, opt_state), with Equinox (model, opt_state), "
+        f"with NNX (model, optimizer); got {type(trained).__name__}."
     )
 
 
@@ -272,7 +272,7 @@ def _takes_only_a_key(init: Callable[..., PyTree]) -> bool:
 
 
 def _bits(params: PyTree[Array]) -> UInt32[Array, ""]:
-    """Returns a number computed from all parameters, so that different initial parameters give different numbers."""
+    """Returns a number computed from all parameters. Different initial parameters give different numbers."""
     leaves = [jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32) for leaf in jax.tree.leaves(params)]
     return jnp.asarray(sum(leaf.sum(dtype=jnp.uint32) for leaf in leaves), jnp.uint32)
 

@@ -1,4 +1,4 @@
-"""Regularisers: penalties on the weights, whose gradient is added to that of the loss before the optimizer."""
+"""Regularisers: penalties on the weights. The penalty's gradient is added to the loss gradient before the optimizer."""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Penalty(Protocol):
 
 
 class Initial(NamedTuple):
-    """The initial weights. `graft` replaces those of a recycled neuron by its fresh weights."""
+    """The initial weights. `graft` replaces the initial weights of a recycled neuron by its fresh weights."""
 
     params: Params
 
@@ -56,7 +56,7 @@ def add_gradient_of(penalty: Penalty) -> optax.GradientTransformation:
 
 @dataclass(frozen=True)
 class L2Init:
-    """strength * ||w - w0||^2: weights are pulled towards their initial values instead of zero.
+    """The penalty strength * ||w - w0||^2, which pulls weights towards their initial values instead of zero.
 
     >>> float(L2Init(0.5)({"w": jnp.array([3.0])}, {"w": jnp.array([1.0])}))
     2.0
@@ -77,10 +77,10 @@ class L2Init:
 
 @dataclass(frozen=True)
 class Parseval:
-    """strength * sum_l ||G_l - scale * I||^2, where G_l is the Gram matrix of the incoming vectors of a layer.
+    """The penalty strength * sum_l ||G_l - scale * I||^2, with G_l the Gram matrix of a layer's incoming vectors.
 
-    The penalty pulls the incoming vectors of a layer towards being orthogonal, with squared length `scale`. It ignores
-    the layers named in `free`, the output layers. The cost per layer is that of the Gram matrix: inputs * neurons^2.
+    The penalty pulls the incoming vectors of a layer towards being orthogonal with squared length `scale`. It ignores
+    layers in `free`, by default output layers. The cost per layer is that of the Gram matrix: inputs * neurons^2.
 
     >>> float(Parseval(1.0)({"hidden": jnp.array([[1.0, 1.0], [0.0, 2.0]])}, {}))  # products 1, 1, 1, 5
     18.0
@@ -96,7 +96,7 @@ class Parseval:
     def __post_init__(self) -> None:
         _check(self.strength)
         if not self.scale > 0:
-            raise ValueError(f"scale must be positive, got {self.scale}; 1 makes incoming vectors one long.")
+            raise ValueError(f"scale must be positive, got {self.scale}; 1 gives incoming vectors length 1.")
 
     def __call__(self, params: Params, initial: Params) -> Float[Array, ""]:
         del initial
@@ -112,7 +112,7 @@ class Spectral:
     """strength * (sum_l (s_l^power - 1)^2 + sum_l ||b_l||^(2 * power)), with s_l a kernel's largest singular value.
 
     The singular value comes from eight steps of power iteration from a fixed vector. They cost 16 products of the
-    kernel and a vector, much less than a batch.
+    kernel and a vector, much less than the gradient of a batch.
 
     >>> round(float(Spectral(1.0, power=1)({"w": jnp.diag(jnp.array([3.0, 1.0])), "b": jnp.array([2.0])}, {})), 3)
     8.0
@@ -128,7 +128,7 @@ class Spectral:
     def __post_init__(self) -> None:
         _check(self.strength)
         if self.power < 1:
-            raise ValueError(f"power must be at least 1, got {self.power}; the paper takes 2.")
+            raise ValueError(f"power must be at least 1, got {self.power}; the paper uses 2.")
 
     def __call__(self, params: Params, initial: Params) -> Float[Array, ""]:
         del initial
@@ -152,7 +152,7 @@ def largest_singular_value(kernel: Float[Array, "inputs neurons"]) -> Float[Arra
     >>> round(float(largest_singular_value(jnp.diag(jnp.array([3.0, 1.0])))), 3)
     3.0
     """
-    # Uses sums in place of matrix products, which the tracer would take for layers of neurons.
+    # Uses sums in place of matrix products, which the tracer would treat as neuron layers.
     still = jax.lax.stop_gradient(kernel)
     right = jax.random.normal(jax.random.key(0), (kernel.shape[1],), kernel.dtype)  # an arbitrary vector
     left = _unit((still * right[None]).sum(axis=1))

@@ -50,8 +50,8 @@ def graft(
     [0.0, 1.0, 1.0]
 
     Raises ValueError if the optimizer keeps state of another shape for a parameter of which only some entries change.
-    Source: Sokar et al. 2023, algorithm 1. The reference takes `opt_state[0]` for the moments, sets them to zero, and
-    keeps those of biases.
+    Source: Sokar et al. 2023, algorithm 1. The reference code expects the moments in `opt_state[0]`, sets them to
+    zero, and keeps the moments of biases.
     """
     params = jax.tree.map(_replace, learner.params, mask, donor)
     hits = _state_mask(tx, learner, mask if forget is None else forget)
@@ -85,12 +85,12 @@ def _state_mask(tx: optax.GradientTransformation, learner: Learner, mask: PyTree
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
             "the optimizer's state could not be matched with the parameters; expected one array of the parameter's own "
-            f"shape for each of them, as optax.tree_utils.tree_map_params finds them: {error}"
+            f"shape per parameter, as optax.tree_utils.tree_map_params finds them: {error}"
         ) from error
     if misfits:
         raise ValueError(
-            f"the optimizer keeps {misfits[0]}; only state of the parameter's own shape has entries that can start "
-            "afresh with some of its weights."
+            f"the optimizer keeps {misfits[0]}; only state of the parameter's own shape can be reset for some "
+            "of its weights."
         )
     return hits
 
@@ -99,8 +99,8 @@ def untrained(tx: optax.GradientTransformation, params: Params) -> frozenset[str
     """Returns the paths of the parameters that an optimizer does not train, such as those of `optax.set_to_zero`.
 
     A parameter is trained if its update depends on its gradient or on itself. An update that equals the gradient does
-    not count: `optax.masked` returns it for parameters outside of its mask. The result is empty if this finds no
-    trained parameter, or if the optimizer can't be traced.
+    not count: `optax.masked` returns it for parameters outside of its mask. The result is empty if no trained
+    parameter is found, or if the optimizer can't be traced.
 
     >>> tx = optax.multi_transform({"train": optax.adam(1e-3), "fix": optax.set_to_zero()}, {"w": "train", "b": "fix"})
     >>> sorted(untrained(tx, {"w": jnp.ones(2), "b": jnp.ones(2)}))
@@ -250,7 +250,7 @@ def renewed(key: Array, learner: Learner, network: Network, masks: Masks, renewa
 
 
 def _scaled(donor: PyTree[Array], params: PyTree[Array], layers: Sequence[NeuronLayer], masks: Masks) -> PyTree[Array]:
-    """Returns the donor with incoming kernel vectors scaled to the mean length of those of the kept neurons."""
+    """Returns the donor with incoming kernel vectors scaled to the mean vector length of the kept neurons."""
     new, old = (by_path(tree) for tree in (donor, params))
     for layer in layers:
         kept = ~masks[layer.name]
@@ -269,10 +269,10 @@ def _scaled(donor: PyTree[Array], params: PyTree[Array], layers: Sequence[Neuron
 def recyclable(
     network: Network, params: PyTree, names: tuple[str, ...] | None, coupled: Literal["recycle", "skip"]
 ) -> list[NeuronLayer]:
-    """Returns the layers that can be recycled, or those of them in `names`: names of layers or networks.
+    """Returns the layers that can be recycled. `names` limits them to the layers or networks with these names.
 
-    A layer can't be recycled if the optimizer does not train a parameter that feeds or reads it: its new neurons would
-    not learn. Warns of such layers if `names` is None.
+    A layer can't be recycled if the optimizer does not train a parameter that feeds or reads it,
+    because the new neurons would not learn. Warns of such layers if `names` is None.
     """
     wiring, fixed = network.wiring, untrained(network.tx, params)
     reasons = {layer.name: layer.reasons or _untrained_reasons(layer, fixed) for layer in wiring.layers}

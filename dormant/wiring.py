@@ -40,7 +40,7 @@ class NeuronLayer:
 
 
 class Activation(NamedTuple):
-    """Activations at one place of the network: the layer, the indices of the measured neurons, and their values."""
+    """Activations at one point of the network: the layer, the indices of the measured neurons, and their values."""
 
     layer: str
     neurons: Int[np.ndarray, " present"]

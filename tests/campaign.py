@@ -53,7 +53,7 @@ def everything(tally: Tally, flags: argparse.Namespace) -> None:
     kills.campaign(tally, flags.kills, flags.seed, flags.only, flags.families)
     inputs.campaign(tally, flags.files // 3, flags.seed, flags.only)
     if flags.files:
-        from campaign import runs  # compiles the trainings
+        from campaign import runs  # the import compiles training functions
 
         trained = [name for name in flags.families if name != "figure"]
         runs.campaign(tally, flags.files - flags.files // 3, flags.seed, flags.only, trained)

@@ -23,8 +23,8 @@ class Bounds(NamedTuple):
 class ClipWeights:
     """Clips kernels and biases to `factor` times the largest absolute initial weight in the kernels of their layer.
 
-    Call it at every gradient step, not within `Every`. The cost is one pass over the weights. The optimizer's state
-    does not change. Parameters of normalisations, and of layers without a kernel, are not clipped.
+    Call `update` at every gradient step, not within `Every`. The cost is one pass over the weights. The optimizer's
+    state does not change. Parameters of normalisations, and of layers without a kernel, are not clipped.
 
     >>> ClipWeights(factor=2.0)
     ClipWeights(factor=2.0)
@@ -144,7 +144,7 @@ class PlasticityInjection:
     >>> PlasticityInjection(at=50_000)
     PlasticityInjection(at=50000)
 
-    Raises ValueError for a step below 1, and at `init` for a network that is not of that form.
+    Raises ValueError for a step below 1, and at `init` for a network of another form.
     Source: Nikishin et al. 2023, "Deep reinforcement learning with plasticity injection".
     """
 

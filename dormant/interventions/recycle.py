@@ -212,8 +212,8 @@ class ContinualBackprop:
 
     A neuron is mature if it is older than `maturity` updates. Its utility is a running average with weight `decay`,
     divided by 1 - decay^age because it starts at zero. `utility` is "contribution", or "overall", which also divides
-    by the size of the incoming weights. Fractions of a neuron add up until a whole neuron is due. Call it at every
-    gradient step, not within `Every`. Each call costs a forward pass of the score batch.
+    by the size of the incoming weights. Fractions of a neuron add up until a whole neuron is due. Call `update` at
+    every gradient step, not within `Every`. Each call costs a forward pass of the score batch.
 
     >>> ContinualBackprop(maturity=1_000).replacement_rate
     0.0001
@@ -369,7 +369,7 @@ def redo_as_published(
 
     - `misaligned_flatten`: each channel's dormant flag is repeated over neighbouring rows of the dense kernel. But in a
       flattened channels-last map the channel varies fastest, so most of the zeroed rows belong to other channels.
-    - `next_recorded_layer`: the outgoing weights of a layer are those in the next recorded layer. Layers in
+    - `next_recorded_layer`: the weights of the next recorded layer count as a layer's outgoing weights. Layers in
       `unrecorded` are not recorded (the last convolution of an IMPALA stack). For the last hidden layer of a residual
       block, weights that read the residual stream are zeroed instead.
     - `xavier`: fresh weights are Xavier uniform and biases zero. The layer's own initialiser is ignored.

@@ -53,8 +53,8 @@ def checked_occasional(what: Intervention, within: str) -> Intervention:
     """
     if getattr(checked_intervention(what), "every_step", False):
         raise ValueError(
-            f"{what!r} works only when it is called at every gradient step, so it may not stand within {within}; "
-            "leave it by itself, or put it beside other interventions in a Chain."
+            f"{what!r} must be called at every gradient step, so it can't be used within {within}; "
+            "use it alone, or in a Chain with other interventions."
         )
     return what
 
@@ -83,9 +83,9 @@ class Scheduled(NamedTuple):
 class Every:
     """Applies `what` every `period` gradient steps, from the gradient step `start` on and before `stop`.
 
-    Gradient steps count from 1, so with `start=0` the first one is `period`.
-    On other steps only a comparison runs, also if `update` is mapped over seeds: `what` runs in one branch of a
-    `lax.cond`.
+    Gradient steps count from 1, so with `start=0` the first application is at step `period`.
+    On other steps only a comparison runs, because `what` runs in one branch of a `lax.cond`. This also holds if
+    `update` is mapped over seeds.
 
     >>> from dormant import ReDo
     >>> Every(1_000, ReDo(tau=0.1), stop=2_500_000).period
@@ -174,7 +174,7 @@ class Chain:
 
 
 def may_change(intervention: Intervention, step: int) -> bool:
-    """Whether an intervention may change a learner at a gradient step. If not, it does not use its inputs.
+    """Whether an intervention may change a learner at a gradient step. If False, it does not use its inputs.
 
     >>> from dormant import Prune, ReDo
     >>> redo = Every(1_000, ReDo())
@@ -191,7 +191,7 @@ def may_change(intervention: Intervention, step: int) -> bool:
 
 
 def when(due: Bool[Array, ""], change: Callable[[], PyTree[Array]], unchanged: PyTree[Array]) -> PyTree[Array]:
-    """Returns the changed values where `due`, else the unchanged ones. Calls `change` only if a seed needs it.
+    """Returns the changed values where `due`, else the unchanged ones. Calls `change` only if `due` is true for a seed.
 
     >>> when(jnp.array(False), lambda: jnp.ones(2), jnp.zeros(2)).tolist()
     [0.0, 0.0]
@@ -233,7 +233,7 @@ class WhenDormant:
     Raises TypeError if `what` is not an intervention. Raises ValueError for a share outside of (0, 1], for a negative
     tau, and for an intervention that must be called at every gradient step.
     Source: ours; Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization", let
-    the dormant share decide how strongly to perturb the network.
+    the dormant share set how strongly the network is perturbed.
     """
 
     share: float
@@ -244,7 +244,7 @@ class WhenDormant:
         checked_tau(self.tau)
         checked_occasional(self.what, "WhenDormant")
         if not 0 < self.share <= 1:
-            raise ValueError(f"share must lie above 0 and not above 1, got {self.share}; 0.25 is a quarter of them.")
+            raise ValueError(f"share must lie above 0 and not above 1, got {self.share}; 0.25 is a quarter of all.")
 
     def init(self, learner: Learner, network: Network) -> PyTree:
         return self.what.init(learner, network)

@@ -143,7 +143,7 @@ class Group:
 
 
 def same_wiring(first: Found, second: Found) -> str:
-    """Returns the first difference between two traces of a module; an empty string if there is none."""
+    """Describes the first difference between two traces of a module. Returns an empty string if there is none."""
     names = [[layer.name for layer in found.layers] for found in (first, second)]
     if names[0] != names[1]:
         return f"its layers were {names[0]} and are now {names[1]}"

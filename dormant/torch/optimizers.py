@@ -20,7 +20,7 @@ COUNTS = {"step": 0.0, "mu_product": 1.0}
 
 
 def optimizer_list(optimizers: Optimizers) -> list[torch.optim.Optimizer]:
-    """Returns a list of one optimizer or several.
+    """Returns the optimizers as a list. `optimizers` is one optimizer or several.
 
     Raises TypeError if an element is not an optimizer.
     """
@@ -30,7 +30,7 @@ def optimizer_list(optimizers: Optimizers) -> list[torch.optim.Optimizer]:
         if not isinstance(each, torch.optim.Optimizer):
             what = f"the class {each.__name__}" if isinstance(each, type) else f"a {type(each).__name__}"
             raise TypeError(
-                f"optimizer must be a torch.optim.Optimizer or a list of them, as they train the module; got {what}."
+                f"optimizer must be a torch.optim.Optimizer or a list of optimizers that train the module; got {what}."
             )
     return [each for each in found if isinstance(each, torch.optim.Optimizer)]
 
@@ -38,7 +38,7 @@ def optimizer_list(optimizers: Optimizers) -> list[torch.optim.Optimizer]:
 def check_held(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Tensor]) -> None:
     """Checks that the optimizers hold all of these parameters.
 
-    Raises ValueError if no optimizer holds a parameter: its weights would be overwritten, but its moments kept.
+    Raises ValueError if no optimizer holds a parameter, because its moments could not be reset.
     """
     held = {id(leaf) for optimizer in optimizers for group in optimizer.param_groups for leaf in group["params"]}
     missing = [name for name, leaf in leaves.items() if id(leaf) not in held]
@@ -64,7 +64,7 @@ def check_known(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Te
             for name, value in state.items() if isinstance(leaf, Tensor) else ():
                 if not _is_known(name, value, leaf):
                     raise ValueError(
-                        f"{type(optimizer).__name__} keeps {name!r}; what a fresh weight's should be is not known. "
+                        f"{type(optimizer).__name__} keeps {name!r}, whose value for a fresh weight is not known. "
                         f"Use an optimizer whose state is among {sorted(MOMENTS)}, in each parameter's own shape."
                     )
 
@@ -80,7 +80,7 @@ def forget_(
 ) -> None:
     """Resets the moments of these entries to those of a new weight: zero, or Adagrad's initial accumulator.
 
-    `restart` also zeroes the parameter's step count, in place, because fused and capturable optimizers keep the tensor.
+    `restart` also zeroes the parameter's step count, in place, because fused and capturable optimizers hold the tensor.
     """
     for optimizer in optimizers:
         state = optimizer.state.get(leaf, {})

@@ -44,7 +44,7 @@ class Report:
         if not fractions and self.left_out:
             return math.nan
         if not fractions:
-            raise ValueError("the module has no neurons: no layer of it is read by the weights of another.")
+            raise ValueError("the module has no neurons: no weight of a layer reads another layer.")
         if any(math.isnan(fraction) for fraction in fractions.values()):
             return math.nan
         return sum(int(mask.sum()) for mask in self.masks.values()) / sum(map(len, self.masks.values()))
@@ -76,9 +76,9 @@ def checked_tau(tau: float) -> float:
 def measure(module: nn.Module, wiring: Wiring, *inputs: Any, tau: float = 0.1) -> Report:
     """Returns the scores and dormant masks of a module's neurons on a batch of inputs, without output layers.
 
-    The module runs in evaluation mode without gradients; its state is restored afterwards. If an activation of a layer
-    is not finite, all its scores and its dormant fraction are NaN, and none of its neurons is dormant; a warning names
-    the layer once.
+    The module runs in evaluation mode without gradients; its state is restored afterwards. A layer with a non-finite
+    activation has NaN as its scores and its dormant fraction, and no dormant neurons. A warning names such a layer
+    once.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> _ = nn.init.constant_(net[0].bias, -100.0)
@@ -111,17 +111,17 @@ def recycle_(
     Incoming weights and biases are drawn afresh, and outgoing weights become zero. The optimizer's moments of these
     entries are reset to those of a new weight: zero, or Adagrad's initial accumulator. With tau = 0, the module's
     outputs on these inputs stay bitwise the same, unless a normalisation couples the neurons (see
-    `NeuronLayer.coupled_by`). Call it between gradient steps.
+    `NeuronLayer.coupled_by`). Call `recycle_` between gradient steps.
 
     Fresh weights come from `reset_parameters()`, called on a copy of each layer, or from `init()`, which builds a fresh
-    module: pass `init` if your network does not start from torch's defaults. They are drawn from torch's global
+    module: pass `init` if your network does not start from torch's defaults. The weights are drawn from torch's global
     generator, and only if there are neurons to recycle.
     torch counts Adam's steps per tensor, not per entry. `step_count="keep"` leaves the count, so the first update of a
     fresh weight is larger than Adam's usual one. `"restart"` zeroes the count of every tensor with a recycled entry,
     also for its other entries.
     A neuron that is dormant in evaluation mode but fires in training mode (before a BatchNorm) or with other random
-    numbers (in a noisy network) is not recycled. Dropout does not make a neuron dormant: it is off in evaluation mode,
-    and if a network draws masks there too, one of the runs keeps every neuron.
+    numbers (in a noisy network) is not recycled. Dropout alone does not make a neuron dormant: evaluation mode turns
+    dropout off, and if forward uses dropout even then, one of the scoring runs keeps every neuron.
     `coupled="skip"` skips layers whose neurons are coupled by a normalisation.
     `layers` limits recycling to the layers with these names. Frozen parameters, layers with non-finite activations and
     buffers (except a BatchNorm's running statistics) are never changed.
@@ -305,7 +305,7 @@ class ReDo:
         self.wiring: Wiring | None = None
 
     def step(self, *inputs: Any) -> dict[str, int] | None:
-        """Counts one gradient step; recycles every `period` steps."""
+        """Counts one gradient step. Recycles and returns counts every `period` steps; else returns None."""
         self.gradient_steps += 1
         if self.gradient_steps % self.period:
             return None

@@ -115,7 +115,7 @@ def _viewed(record: Record, tensor: Tensor) -> Value:
 
 
 def _written(old: Record, new: Record) -> Record:
-    """Returns the old record with the part of memory that `new` covers overwritten."""
+    """Returns the old record, overwritten by `new` in the memory that `new` covers."""
     geometry = (new.shape, new.stride, new.offset)
 
     def over(labels: Tensor | None, written: Tensor | None) -> Tensor:

@@ -60,7 +60,7 @@ def trace(module: nn.Module, *example_inputs: Any) -> Wiring:
     module = plain(module)
     _check(module)
     if not example_inputs:
-        raise TypeError("trace needs example inputs: trace(module, x), with a batch x of one or two, as forward takes.")
+        raise TypeError("trace needs example inputs: trace(module, x), where x is a batch of inputs of forward.")
     return _traced(module, example_inputs)
 
 
@@ -88,7 +88,7 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
             latest[0] = now
             activations = _activations(module, inputs, now, training, seed)
         if activations is None:
-            raise ValueError("the module runs other operations at every call, so its neurons can't be measured.")
+            raise ValueError("the module runs different operations in every call, so its neurons can't be measured.")
         return activations
 
     return Wiring(latest[0].layers, latest[0].outputs, latest[0].not_followed, measure)
@@ -260,7 +260,7 @@ class Tracer(Dataflow):
                 self.places[place] = name
 
     def value(self, tensor: Any) -> Value:
-        """Returns what is known of a tensor, without the layers that have no neurons in it."""
+        """Returns what the tracer knows about a tensor, without layers that have no neurons in it."""
         found = self.shadows.read(tensor) if isinstance(tensor, Tensor) else NOTHING
         if len(found.carried) > 1 and found.neurons is not None:
             present = set(self.notes.layers_of(self.notes.current(found.neurons)))
@@ -285,7 +285,7 @@ class Tracer(Dataflow):
             self._apply(func, args, kwargs, outputs, written)
 
     def _note_choices(self, name: str, args: Any) -> None:
-        """Handles a parameter row that Python picks by a number from the inputs: it may be any row."""
+        """Handles Python indexing by a number from the inputs: the picked row of a parameter may be any row."""
         if name == "_local_scalar_dense" and not (args[0].is_floating_point() or args[0].dtype is torch.bool):
             value = self.value(args[0])
             self.python_chooses |= value.from_input or value.varies

@@ -20,7 +20,7 @@ class Stage:
     - `active`: a nonlinearity has been applied.
     - `offset`: why a silent neuron's value is no longer zero; the next nonlinearity clears it.
     - `broken`: why the layer can't be recycled if a weight reads this value. Its neurons can't be told apart any more.
-    - `statistic`: the reduction over neurons that set `broken`. A normalisation with this statistic only couples them.
+    - `statistic`: the reduction over neurons that set `broken`. A normalisation by it only couples the neurons.
     - `coupled_by`: the normalisations through which the neurons influence one another.
     """
 

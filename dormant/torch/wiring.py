@@ -49,7 +49,7 @@ class Activation(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Wiring:
-    """The neuron layers of a module, in the order in which it computes them; `outputs` names its output layers.
+    """The neuron layers of a module, in the order of computation. `outputs` names the output layers.
 
     `not_followed` maps each parameter that the tracer does not follow to the reason: an operation, "not used", or
     "only used in training mode". `print(wiring)` shows a table of 120 columns.
@@ -77,8 +77,8 @@ class Wiring:
         `"highest"`, uniform random numbers are at that end of their range, and dropout keeps every neuron.
 
         A neuron that is read at several places (a shared layer, CReLU's two halves) gets the largest of its scores, so
-        it is dormant only if it is dormant at all places. If an activation of a layer is not finite, all its scores are
-        NaN; a RuntimeWarning names the layer once. A layer has no scores if the inputs take a branch without it.
+        it is dormant only if it is dormant at all places. A layer with a non-finite activation has only NaN scores; a
+        RuntimeWarning names the layer once. A layer has no scores if the inputs take a branch without it.
         Raises ValueError if the module is wired differently on these inputs than when it was traced.
         """
         widths = {layer.name: layer.width for layer in self.layers}

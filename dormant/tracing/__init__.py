@@ -91,7 +91,7 @@ def _analyse(traced: Program, params: PyTree) -> Found:
         notes.returned |= notes.producers_of(value.neurons) | value.mixed
         notes.note_elsewhere(value.parts, "returned")
     trained = trained_inputs(traced)
-    if trained.intersection(traced.inputs[: len(leaves)]):  # empty if the function only returns actions
+    if trained.intersection(traced.inputs[: len(leaves)]):  # no parameter if the function returns only actions
         notes.untrained = {leaf for leaf in range(len(leaves)) if traced.inputs[leaf] not in trained}
     audit(notes, traced, values)
     found = collect(notes)

@@ -54,8 +54,8 @@ class Ledger:
 
     `canonical` maps the id of each neuron to one id for all neurons that were merged, such as those of two summed
     kernels. `owners` maps each id to its producer. `follows` maps a producer to the producers that it was combined
-    with: it counts as read if they are read. `resorts` holds, per producer, the last values where it can be measured
-    before its neurons are mixed. `born` holds the values in which a kernel creates its neurons.
+    with; if one of those is read, the producer counts as read. `resorts` holds, per producer, the last values where its
+    neurons can be measured before they are mixed. `born` holds the values in which a kernel creates its neurons.
     """
 
     leaf_shapes: list[tuple[int, ...]]

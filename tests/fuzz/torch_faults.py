@@ -11,7 +11,7 @@ class CodeFault:
 
     text: str
     module: str
-    function: str  # of the module, or `Class.method`
+    function: str  # a name in the module, or `Class.method`
     wrong: Callable[..., Any]
 
 

@@ -1,4 +1,4 @@
-"""Random networks are recycled rightly or refused, and the fuzzer that says so finds planted faults."""
+"""Tests of the fuzzer: its oracles, reproducible programs, planted faults and shrunk scripts."""
 
 import dataclasses
 import subprocess

@@ -11,8 +11,8 @@ EVERY_STEP = [ClipWeights(), ContinualBackprop(), HareTortoise(), PlasticityInje
 
 # A wrong call -> a part of the error's message.
 MISTAKES = {
-    "Every(1000, ClipWeights(1.0))": "ClipWeights(factor=1.0) works only when it is called at every gradient step",
-    "WhenDormant(0.5, Prune())": "may not stand within WhenDormant",
+    "Every(1000, ClipWeights(1.0))": "ClipWeights(factor=1.0) must be called at every gradient step",
+    "WhenDormant(0.5, Prune())": "can't be used within WhenDormant",
     "Every(1000, ReDo)": "got the class ReDo; write ReDo(...)",
     "Chain(ReDo)": "got the class ReDo; write ReDo(...)",
     "Every(1e3, ReDo())": "period must be a whole number of gradient steps, got 1000.0; write 1000.",
@@ -44,5 +44,5 @@ def test_every_mistake_is_told_in_the_users_words():
 def test_cures_of_every_step_stand_beside_a_schedule_and_not_in_it(cure):
     assert Chain(Every(10, ReDo()), cure).links[1] == cure
     for wrapped in (lambda: Every(10, cure), lambda: Every(10, Chain(ReDo(), cure))):
-        with pytest.raises(ValueError, match="works only when it is called at every gradient step"):
+        with pytest.raises(ValueError, match="must be called at every gradient step"):
             wrapped()

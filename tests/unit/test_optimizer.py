@@ -170,9 +170,9 @@ MISTAKES = {
         lambda: optimizer().intervene(TrainState.create(apply_fn=None, params=PARAMS, tx=optax.sgd(0.1)), X),
         "TrainState.create",
     ),
-    "the parameters alone": (lambda: optimizer().intervene(PARAMS, X), "expected what is trained"),
+    "the parameters alone": (lambda: optimizer().intervene(PARAMS, X), "expected the training state"),
     "other parameters": (lambda: optimizer().init(PARAMS["params"]["Dense_0"]), "expected the same"),
-    "the wiring too early": (lambda: optimizer().wiring, "known after `init`"),
+    "the wiring too early": (lambda: optimizer().wiring, "call `init` with the parameters first"),
 }
 
 

@@ -44,7 +44,7 @@ MISTAKES = {
     "dt.measure(net, wiring, X, tau=-0.1)": "tau must be at least 0, got -0.1",
     "dt.measure(net, wiring, np.ones((2, 3)))": "must be Tensor, not numpy.ndarray",
     "dt.measure(network(5), wiring, X)": "wired differently on these inputs",
-    "dt.recycle_(net, wiring, X, optimizer=torch.optim.Adam)": "as they train the module; got the class Adam.",
+    "dt.recycle_(net, wiring, X, optimizer=torch.optim.Adam)": "optimizers that train the module; got the class Adam.",
     "dt.recycle_(net, wiring, X, optimizer=adam(network()))": "the optimizer holds none of the parameters",
     "dt.recycle_(net, wiring, X, init=network())": "got a Sequential: init=lambda: Network(...).",
     "dt.recycle_(net, wiring, X, init=lambda: None)": "init() must build a torch.nn.Module, got a NoneType.",
@@ -54,7 +54,7 @@ MISTAKES = {
     "dt.recycle_(net, wiring, X, layers=['1'])": "the wiring has no layers ['1']; it has ['0'].",
     "dt.recycle_(net, wiring, X, coupled='no')": "coupled must be 'recycle' or 'skip', got 'no'.",
     "dt.ReDo(net, adam(net), period=0)": "period must be at least 1 gradient step, got 0.",
-    "dt.ReDo(net, 1e-3)": "must be a torch.optim.Optimizer or a list of them, as they train the module; got a float.",
+    "dt.ReDo(net, 1e-3)": "must be a torch.optim.Optimizer or a list of optimizers that train the module; got a float.",
     "dt.ReDo(adam(net), net)": "optimizer must be a torch.optim.Optimizer",
 }
 

@@ -94,7 +94,7 @@ def _foreign(notes: Ledger, values: Sequence[Value], found: Value) -> str:
 
 
 def _strange(values: Sequence[Value]) -> list[Value]:
-    """Returns the values without the layers that are in all values with neurons (layers of a residual stream)."""
+    """Returns the values without the layers that all values with neurons have in common (a residual stream)."""
     carriers = [set(value.stages) for value in values if value.carried]
     known = set.intersection(*carriers) if carriers else set()
     return [
@@ -198,7 +198,7 @@ def _silenced(call: Call, values: Sequence[Value]) -> list[bool]:
 
 
 def _meeting(notes: Ledger, call: Call, values: Sequence[Value]) -> tuple[Value, bool]:
-    """Returns the combination of the operands' neurons, and whether this operation gives their activation."""
+    """Returns the combined value of the operands with neurons, and whether the result is the neurons' activation."""
     carriers = [value for value in values if value.carried]
     others = [value for value in values if not value.carried]
     found, bends = carriers[0], False
@@ -221,7 +221,7 @@ def _meeting(notes: Ledger, call: Call, values: Sequence[Value]) -> tuple[Value,
 
 
 def _relate(notes: Ledger, call: Call, one: Value, two: Value) -> tuple[Value, bool]:
-    """Combines two values with neurons; returns the result, and whether this operation gives their activation.
+    """Combines two values with neurons. Returns the result, and whether the result is the neurons' activation.
 
     The neurons of both values are the same, are merged in pairs, make a residual stream, or are mixed.
     """

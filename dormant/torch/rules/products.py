@@ -155,13 +155,13 @@ def _connect(notes: Ledger, value: Value, kernel: Value, parts: list[Tensor], in
         notes.blame(
             seen,
             Reason(
-                f"zeros in {', '.join(notes.parameters(lean(parts[0]).flatten()))} do not silence its reader", DIRECT
+                f"its reader's kernel stays if {', '.join(notes.parameters(lean(parts[0]).flatten()))} is zero", DIRECT
             ),
         )
 
 
 def _alone(notes: Ledger, entries: Tensor, neurons: Tensor, made: list[int]) -> Tensor:
-    """Returns the neurons that the entries feed. If several neurons share an entry, returns -1 and blames the layer."""
+    """Returns the neurons that the entries feed. If several neurons share an entry, returns -1 and adds a reason."""
     small, owner = torch.broadcast_tensors(lean(entries), neurons)
     if lean(small).numel() == small.numel():
         return neurons
