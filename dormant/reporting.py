@@ -70,7 +70,7 @@ class Report:
 
 
 def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: float = 0.1) -> Report:
-    """Returns the dormant neurons of every layer of `apply(params, *inputs)`, with intervals, ranks and weight norms.
+    """Returns a report on each layer of `apply(params, *inputs)`: dormant neurons, intervals, ranks and weight norms.
 
     Every array of `inputs` has the samples of the batch along its first axis. A small batch makes too many neurons look
     dormant, because some are active on few samples only. The low end of the interval counts the neurons that are
@@ -87,7 +87,7 @@ def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: f
     all          3        1  33.3 %  33.3 - 33.3 %
     tau = 0.1, a batch of 60 samples
 
-    A layer with NaN or infinite activations has NaN in the table, and so has the row of all layers. A RuntimeWarning
+    A layer with NaN or infinite activations has NaN in the table, and so does the row of all layers. A RuntimeWarning
     names the layers.
 
     Raises ValueError for a negative tau, and if the inputs do not share their first axis or have no samples. Raises

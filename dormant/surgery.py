@@ -114,7 +114,7 @@ def untrained(tx: optax.GradientTransformation, params: Params) -> frozenset[str
 
 @functools.lru_cache(maxsize=64)
 def _untrained(tx: optax.GradientTransformation, structure: Any, kinds: tuple[tuple, ...]) -> tuple[bool, ...]:
-    """Whether each parameter is untrained."""
+    """Returns, for each parameter, whether the optimizer does not train it."""
     params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
     try:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -193,7 +193,7 @@ def _leaves(tree: PyTree, params: Params) -> list[Array | None]:
 
     try:
         jax.tree.map(note, tree, params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
-    except ValueError:  # `tree` is no running average, for example a parameter called mu
+    except ValueError:  # `tree` is not a running average but, say, a parameter called mu
         return [None] * len(jax.tree.leaves(params))
     return leaves
 
@@ -212,7 +212,7 @@ class Recycled(NamedTuple):
 
 @dataclass(frozen=True)
 class Renewal:
-    """How the weights of a chosen neuron and their optimizer state change; `ReDo` explains the four options.
+    """Options for renewing a chosen neuron's weights and their optimizer state; `ReDo` explains all four.
 
     >>> Renewal(incoming="scaled").outgoing
     'zero'
@@ -313,7 +313,7 @@ def count(state: Recycled, masks: Mapping[str, Bool[Array, " neurons"]]) -> Recy
 
 
 def fresh(network: Network, key: Array, learner: Learner) -> PyTree[Array]:
-    """Returns newly initialised parameters. Checks that they have the tree and shapes of the learner's."""
+    """Returns newly initialised parameters. Checks that they have the learner's tree and shapes."""
     donor = network.init(key)
     expected, got = (
         (jax.tree.structure(params), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)])

@@ -42,7 +42,7 @@ class Value:
     is_kernel: bool = False  # zero where its parameters are zero, so it may be a kernel
     from_input: bool = False  # depends on the function's inputs
     mixed: frozenset[int] = frozenset()  # producers whose neurons are mixed in it
-    hidden: frozenset[tuple[int, str]] = frozenset()  # parameters whose entries are not followed, and by which step
+    hidden: frozenset[tuple[int, str]] = frozenset()  # untracked parameters, each with the step that mixed it
     chosen: frozenset[int] = frozenset()  # parameters from which an unknown index chooses a slice
     offset: Why = frozenset()  # why neurons are not zero where their activation is zero
     shared: Why = frozenset()  # why incoming weights of its neurons can't be redrawn

@@ -70,7 +70,7 @@ def blend(value: Tensor) -> Tensor:
 
 
 class Loops:
-    """The recurrent operations, written out with taps."""
+    """Recurrent operations as Python loops with taps."""
 
     def recurrent(self, name: str, sequence: Any, w: Any, u: Any) -> Any:
         h, states = None, []
@@ -142,7 +142,7 @@ class Cutter(Loops):
         return value
 
     def r(self, name: str, value: Tensor) -> Tensor:
-        leaf = self._leaf(value, value.detach() != 0)  # a constant 0 stays one
+        leaf = self._leaf(value, value.detach() != 0)  # a constant 0 stays 0
         self.reads.append((name, value, leaf))
         self.ends.append(value)
         return leaf

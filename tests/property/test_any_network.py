@@ -32,7 +32,7 @@ def index(request):
     return request.param
 
 
-@lru_cache(maxsize=1)  # the tests of one case run one after the other
+@lru_cache(maxsize=1)  # one entry, because the tests of a case run consecutively
 def traced(index: int):
     """Returns a compiled network, parameters with silent neurons, fresh parameters, the wiring and the silent masks."""
     case: Case = RUNNING[index]

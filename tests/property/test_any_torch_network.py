@@ -18,7 +18,7 @@ def index(request):
     return request.param
 
 
-@lru_cache(maxsize=1)  # the tests of one case run one after the other
+@lru_cache(maxsize=1)  # one entry, because the tests of a case run consecutively
 def traced(index: int):
     """Returns a module in evaluation mode with silent neurons, its wiring, and masks of the silent neurons by layer."""
     case = TORCH[index]
