@@ -1,13 +1,15 @@
 """Figures 3, 4 and 8: moving targets make neurons dormant, and dormant neurons make new tasks hard."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dormant.experiments.benches import (
     HIGHER_RETURN,
+    LAPTOP,
+    LAPTOP_SEEDS,
     MANY_NEURONS,
     MINATAR,
     NOTHING_LEARNT,
-    ONE,
     SMOKE,
     SOME_NEURONS,
     Bench,
@@ -116,10 +118,10 @@ def small_offline() -> OfflineTraining:
     )  # fmt: skip
 
 
-def offline_on_minatar(games: tuple[str, ...], seeds: int, leaves_out: str) -> Design:
-    """A design with 200,000 gradient steps on the last 100,000 transitions of a run of 200,000 agent steps."""
-    training = OfflineTraining(minatar_dqn(200_000), data=own_replay(MINATAR))
-    return Design(by_targets(training), tuple(MinAtar(game) for game in games), tuple(range(seeds)), leaves_out)
+def offline_on_minatar(bench: Bench, seeds: Sequence[int], leaves_out: str) -> Design:
+    """A design with 200,000 gradient steps on the last 100,000 transitions of a run of the bench on Asterix."""
+    training = OfflineTraining(minatar_dqn(200_000), data=own_replay(bench))
+    return Design(by_targets(training), (MinAtar("Asterix"),), tuple(seeds), leaves_out)
 
 
 def offline_on_atari() -> Design:
@@ -153,8 +155,8 @@ FIG04 = Experiment(
     title="Dormant neurons without new data, and without moving targets",
     designs={
         "smoke": Design(by_targets(small_offline()), (MinAtar("Asterix", time_limit=100),), (0, 1), NOTHING_LEARNT),
-        "pilot": offline_on_minatar(ONE, 3, "Atari, and two of the five seeds."),
-        "laptop": offline_on_minatar(ONE, 5, "Atari, and runs of 6.25 million gradient steps."),
+        "pilot": offline_on_minatar(MINATAR, range(3), "Atari, and two of the five seeds."),
+        "laptop": offline_on_minatar(LAPTOP, LAPTOP_SEEDS, "Atari, and runs of 6.25 million gradient steps."),
         "paper": offline_on_atari(),
     },
     panels=(
@@ -190,10 +192,9 @@ def students(bench: Bench, gradient_steps: int, log_period: int) -> tuple[Arm, .
     return Arm(FRESH, fresh), Arm(PRETRAINED, replace(fresh, student=used))
 
 
-def distilled_on_minatar(games: tuple[str, ...], seeds: int, leaves_out: str) -> Design:
-    """A design with the paper's 50,000 gradient steps on MinAtar games."""
-    environments = tuple(MinAtar(game) for game in games)
-    return Design(students(MINATAR, 50_000, 500), environments, tuple(range(seeds)), leaves_out)
+def distilled_on_minatar(bench: Bench, seeds: Sequence[int], leaves_out: str) -> Design:
+    """A design with the paper's 50,000 gradient steps on Asterix, with teachers and students of the bench."""
+    return Design(students(bench, 50_000, 500), (MinAtar("Asterix"),), tuple(seeds), leaves_out)
 
 
 SHARE = dormant_at_end()
@@ -202,8 +203,8 @@ FIG08 = Experiment(
     title="New tasks are harder for a network with dormant neurons",
     designs={
         "smoke": Design(students(SMOKE, 600, 100), (MinAtar("Asterix", time_limit=100),), (0, 1), NOTHING_LEARNT),
-        "pilot": distilled_on_minatar(ONE, 3, "Atari, and networks that are trained for long."),
-        "laptop": distilled_on_minatar(ONE, 5, "Atari, and networks that are trained for long."),
+        "pilot": distilled_on_minatar(MINATAR, range(3), "Atari, and networks that are trained for long."),
+        "laptop": distilled_on_minatar(LAPTOP, LAPTOP_SEEDS, "Atari, and networks that are trained for long."),
         # The length of the paper's teacher and student runs is unknown. Runs of its figure 7 have 40 million frames.
         "paper": Design(students(atari_bench(40), 50_000, 500), (Atari("DemonAttack"),), tuple(range(5))),
     },

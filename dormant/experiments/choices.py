@@ -17,7 +17,7 @@ from dormant.experiments.benches import (
     atari_bench,
     dormant_in_second_half,
     five_games,
-    minatar,
+    laptop,
     pilot,
     returns,
     smoke,
@@ -56,7 +56,7 @@ FIG15 = Experiment(
     designs={
         "smoke": smoke(selections),
         "pilot": pilot(selections),
-        "laptop": minatar(selections, ONE, 5, "Atari's DemonAttack and Asterix, and runs of 10 million frames."),
+        "laptop": laptop(selections, ONE, "Atari's DemonAttack and Asterix, and runs of 10 million frames."),
         "paper": atari(selections, atari_bench(10), ("DemonAttack", "Asterix")),
     },
     panels=(RETURN, DORMANT),
@@ -169,7 +169,7 @@ TABLE7 = Experiment(
     designs={
         "smoke": smoke(ranked),
         "pilot": pilot(ranked),
-        "laptop": minatar(ranked, ONE, 5, "Atari's DemonAttack, and runs of 10 million frames."),
+        "laptop": laptop(ranked, ONE, "Atari's DemonAttack, and runs of 10 million frames."),
         "paper": atari(ranked, atari_bench(10), ("DemonAttack",)),
     },
     panels=(Panel("Effective rank of the penultimate layer", "srank"), RETURN),

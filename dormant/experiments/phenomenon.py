@@ -11,13 +11,14 @@ from dormant.experiments.benches import (
     SILENT,
     SOME_NEURONS,
     THREE,
+    TRAINING,
     TWO,
     Arms,
     Bench,
     atari,
     atari_bench,
     dormant_at_end,
-    minatar,
+    laptop,
     pilot,
     returns,
     smoke,
@@ -45,7 +46,7 @@ FIG02 = Experiment(
     title="The share of dormant neurons grows while DQN learns",
     designs={
         "smoke": smoke(plain(1.0)),
-        "laptop": minatar(plain(1.0), THREE, 5, "Atari, and runs of 6.25 million gradient steps."),
+        "laptop": laptop(plain(1.0), THREE, "Atari, and runs of 6.25 million gradient steps."),
         # The figure's axis ends at 6.25 million gradient steps, which are 100 million frames at replay ratio 0.25.
         "paper": atari(plain(0.25), atari_bench(100), ("DemonAttack", "Asterix")),
     },
@@ -82,7 +83,7 @@ FIG05 = Experiment(
     designs={
         "smoke": smoke(plain(1.0)),
         "pilot": pilot(plain(1.0)),
-        "laptop": minatar(plain(1.0), THREE, 5, "Atari, and runs of 6.25 million gradient steps."),
+        "laptop": laptop(plain(1.0), THREE, "Atari, and runs of 6.25 million gradient steps."),
         "paper": atari(plain(0.25), atari_bench(100), ("DemonAttack", "Asterix")),
     },
     panels=(
@@ -120,7 +121,7 @@ FIG06 = Experiment(
     designs={
         "smoke": smoke(pruned(1.0)),
         "pilot": pilot(pruned(1.0)),
-        "laptop": minatar(pruned(1.0), TWO, 5, "Atari, and runs of 40 million frames."),
+        "laptop": laptop(pruned(1.0), TWO, "Atari, and runs of 40 million frames."),
         "paper": atari(pruned(0.25), atari_bench(40), ("DemonAttack", "Asterix")),
     },
     panels=(RETURN, SILENT),
@@ -160,13 +161,14 @@ FIG07 = Experiment(
     designs={
         "smoke": smoke(replay_ratios),
         "pilot": pilot(replay_ratios),
-        "laptop": minatar(replay_ratios, THREE, 5, "Atari's DemonAttack, and runs of 40 million frames."),
+        "laptop": laptop(replay_ratios, THREE, "Atari's DemonAttack, and runs of 40 million frames."),
         "paper": atari(replay_ratios, atari_bench(40), ("DemonAttack",)),
     },
     panels=(
         SILENT,
         DORMANT,
         Panel("Dormant neurons (τ = 0.1), by gradient steps", "dormant/0.1/all", "gradient_steps"),
+        TRAINING,
         RETURN,
     ),
     claims=(

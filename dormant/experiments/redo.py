@@ -11,15 +11,18 @@ from dormant.experiments.benches import (
     HIGHER_RETURN,
     LOWER_RETURN,
     ONE,
+    Q_GAP,
     RATIOS,
     RETURN,
     THREE,
+    TRAINING,
     Arms,
     Bench,
     Changes,
     atari,
     atari_bench,
     dormant_in_second_half,
+    laptop,
     minatar,
     pilot,
     returns,
@@ -50,12 +53,13 @@ FIG09 = Experiment(
     designs={
         "smoke": smoke(at_ratio_1),
         "pilot": pilot(at_ratio_1),
-        "laptop": minatar(at_ratio_1, THREE, 5, "Atari's DemonAttack, and runs of 40 million frames."),
+        "laptop": laptop(at_ratio_1, THREE, "Atari's DemonAttack, and runs of 40 million frames."),
         "paper": atari(with_tau(0.025, 0.25), atari_bench(40), ("DemonAttack",)),
     },
     panels=(
         DORMANT,
         Panel("Dormant neurons (τ = 0.025)", "dormant/0.025/all"),
+        TRAINING,
         RETURN,
     ),
     claims=(
@@ -90,10 +94,14 @@ FIG09 = Experiment(
 
 
 SWEEP_PANELS = (
+    Panel("Training return at the end", "train_return", "replay_ratio"),
     Panel("Return at the end", "eval_return", "replay_ratio"),
     Panel("Dormant neurons (τ = 0.1) at the end", "dormant/0.1/all", "replay_ratio"),
+    Panel("Q less the return that followed, at the end", "q_gap", "replay_ratio"),
+    TRAINING,
     RETURN,
     DORMANT,
+    Q_GAP,
 )
 
 
@@ -120,6 +128,12 @@ SWEEP_CLAIMS = (
     returns("ReDo's return is higher than DQN's at replay ratio 2", "ReDo, RR 2", "DQN, RR 2", "higher", HIGHER_RETURN),
     returns("ReDo does no harm at replay ratio 0.25", "ReDo, RR 0.25", "DQN, RR 0.25", "higher", LOWER_RETURN),
 )
+# The claims of the suite at the laptop scale: the first three are primary. They come again for evaluations.
+PRIMARY_CLAIMS = tuple(replace(claim, primary=True) for claim in SWEEP_CLAIMS[:3])
+EVALUATED_CLAIMS = tuple(
+    replace(claim, statement=f"In evaluations, {claim.statement}", quantity=Quantity("eval_return"))
+    for claim in SWEEP_CLAIMS[:3]
+)
 
 FIG10A = Experiment(
     name="fig10a",
@@ -127,12 +141,14 @@ FIG10A = Experiment(
     designs={
         "smoke": smoke(swept()),
         "pilot": pilot(swept()),
-        "laptop": minatar(swept(), THREE, 5, "Atari's 17 games, and runs of 10 million frames."),
+        "laptop": laptop(swept(), THREE, "Atari's 17 games, and runs of 10 million frames."),
         "paper": atari(swept({0.25: 0.025}), atari_bench(10), DQN_GAMES),
     },
     panels=SWEEP_PANELS,
     claims=(
-        *SWEEP_CLAIMS,
+        *PRIMARY_CLAIMS,
+        *SWEEP_CLAIMS[3:],
+        *EVALUATED_CLAIMS,
         # In this panel of the paper the return is 1.35 times as high. The other panels do not show this effect.
         returns(
             "With ReDo, replay ratio 2 gives a higher return than 0.25",
@@ -153,7 +169,7 @@ FIG10B = Experiment(
     title="ReDo with 3-step returns",
     designs={
         "smoke": smoke(swept(n_step=3)),
-        "laptop": minatar(swept(n_step=3), THREE, 5, "Atari's 17 games, and runs of 10 million frames."),
+        "laptop": laptop(swept(n_step=3), THREE, "Atari's 17 games, and runs of 10 million frames."),
         "paper": atari(swept(n_step=3), atari_bench(10), DQN_GAMES),
     },
     panels=SWEEP_PANELS,

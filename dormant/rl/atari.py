@@ -18,7 +18,7 @@ from dormant.wiring import Network
 
 from .agents import atari_dqn
 from .agents.dqn import DQN, DQNState, random_action
-from .envs import RANDOM_PLAY, Film, host_episode_returns
+from .envs import RANDOM_PLAY, Film, HostPlayed, play_on_host
 from .envs.atari import Atari, AtariGame, AtariGames, AtariOutcome
 from .host import OnHost, RoundDraws, drawn, slack
 from .learning import Learning, network_of
@@ -126,7 +126,18 @@ class AtariTraining(OnHost):
         action: Integer[ndarray, " seeds"],
     ) -> Integer[ndarray, " seeds"]:
         """The given action for seeds that explore, the greedy action for the others."""
-        return np.where(explores, action, np.asarray(_greedy(self, params, seen)))
+        return self.act_with_value(params, seen, explores, action)[0]
+
+    def act_with_value(
+        self,
+        params: list[Params],
+        seen: UInt8[ndarray, "seeds height width stack"],
+        explores: Bool[ndarray, " seeds"],
+        action: Integer[ndarray, " seeds"],
+    ) -> tuple[Integer[ndarray, " seeds"], Float32[ndarray, " seeds"]]:
+        """The actions of `act`, and the Q values of the greedy actions."""
+        greedy, value = _greedy(self, params, seen)
+        return np.where(explores, action, np.asarray(greedy)), np.asarray(value)
 
     def columns(
         self, seen: UInt8[ndarray, "seeds height width stack"], actions: ndarray, outcome: AtariOutcome
@@ -163,19 +174,18 @@ class AtariTraining(OnHost):
         uniform = np.stack([np.asarray(jax.random.uniform(key, (number,))) for key in keys])
         return self.inputs(rings, added, uniform[None])[0]
 
-    def evaluate(self, params: list[Params], agent_steps: int, videos: Path) -> list[Float32[ndarray, " episodes"]]:
-        """Plays an evaluation after `agent_steps` agent steps of training. Returns the episode returns of each seed.
+    def evaluate(self, params: list[Params], agent_steps: int, videos: Path) -> HostPlayed:
+        """Plays an evaluation after `agent_steps` agent steps of training.
 
         Source: the paper's evaluation phase; dopamine/discrete_domains/run_experiment.py.
         """
         games, draws = self.players(stream=agent_steps), _evaluation_draws(self, agent_steps)
         film = Film(videos / f"{agent_steps}.mp4", lambda: games.screen(0)) if self.video else None
 
-        def policy(seen: ndarray) -> ndarray:
-            explores, action = next(draws)
-            return action if explores.all() else self.act(params, seen, explores, action)
+        def policy(seen: ndarray) -> tuple[ndarray, ndarray]:
+            return self.act_with_value(params, seen, *next(draws))
 
-        return host_episode_returns(games, policy, self.eval_episodes, self.eval_agent_steps, film)
+        return play_on_host(games, policy, self.eval_episodes, self.eval_agent_steps, self.agent.objective, film)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -188,8 +198,10 @@ def _chunk_draws(training: AtariTraining, starts: Int[Array, " rounds"]) -> Chun
 
 
 @partial(jax.jit, static_argnums=0)
-def _greedy(training: AtariTraining, params: list[Params], seen: Array) -> Int[Array, " seeds"]:
-    act = map_seeds(partial(training.agent.act, epsilon=jnp.zeros(()), uniform=jnp.zeros(2)))
+def _greedy(
+    training: AtariTraining, params: list[Params], seen: Array
+) -> tuple[Int[Array, " seeds"], Float[Array, " seeds"]]:
+    act = map_seeds(partial(training.agent.act_with_value, epsilon=jnp.zeros(()), uniform=jnp.zeros(2)))
     return join_seeds([act(own, take_seed(seen, lane)) for lane, own in enumerate(params)])
 
 

@@ -16,7 +16,7 @@ from dormant.tracing import trace
 from dormant.wiring import Network
 
 from .agents.sac import SAC, SACParams, SACState
-from .envs import RANDOM_PLAY, ControlEnvironment, ControlOutcome, Player, host_episode_returns
+from .envs import RANDOM_PLAY, ControlEnvironment, ControlOutcome, HostPlayed, Player, play_on_host
 from .envs.mujoco import MuJoCo
 from .host import OnHost, RoundDraws, drawn, slack
 from .learning import Learning
@@ -166,18 +166,18 @@ class ControlTraining(OnHost):
         uniform = np.stack([_generator(seed, added, 1).random(number) for seed in self.seeds])
         return self.inputs(rings, added, uniform[None])[0]
 
-    def evaluate(self, params: list[SACParams], agent_steps: int, videos: Path) -> list[Float32[ndarray, " episodes"]]:
-        """Plays an evaluation after `agent_steps` agent steps of training. Returns the episode returns of each seed.
+    def evaluate(self, params: list[SACParams], agent_steps: int, videos: Path) -> HostPlayed:
+        """Plays an evaluation after `agent_steps` agent steps of training.
 
         Source: dopamine/labs/redo/tfagents/sac_train_eval.py, 30 episodes every 10,000 steps.
         """
         del videos  # no videos are made
         no_noise = np.zeros((len(self.seeds), self.env.actions), np.float32)
 
-        def policy(seen: ndarray) -> ndarray:
-            return np.asarray(_act(self, params, seen, no_noise))
+        def policy(seen: ndarray) -> tuple[ndarray, None]:
+            return np.asarray(_act(self, params, seen, no_noise)), None
 
-        return host_episode_returns(self.players(stream=agent_steps), policy, self.eval_episodes)
+        return play_on_host(self.players(stream=agent_steps), policy, self.eval_episodes)
 
 
 @partial(jax.jit, static_argnums=0)

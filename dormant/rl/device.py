@@ -14,15 +14,17 @@ from dormant.interventions import Chain, Intervention
 from dormant.wiring import Network
 
 from .agents.dqn import DQN, DQNState, Losses
-from .envs import Environment, EnvState, episode_returns, step_or_restart
+from .envs import Environment, EnvState, step_or_restart
 from .envs.minatar import MinAtar
 from .learning import (
+    EVALUATED,
     Experience,
     Learning,
     LearningState,
     Scores,
     TrainState,
     dormancy,
+    evaluated,
     feature_rank,
     gradient_step,
     lanes_of,
@@ -124,7 +126,8 @@ class DeviceTraining:
             metrics |= _measure(*self.program, state)
         found = on_host(metrics, learned=warm_rounds < rounds)
         due, absent = self.schedule.evaluates(done + self.log_period), unmeasured(len(self.seeds))
-        found["eval_return"] = np.asarray(_evaluate(*self.program, state)) if due else absent
+        evaluation = _evaluate(*self.program, state) if due else {}
+        found |= {name: np.asarray(evaluation[name]) if due else absent for name in EVALUATED}
         if self.rank_batch:
             found["srank"] = np.asarray(_ranks(*self.program, state)) if due else absent
         return state, found
@@ -296,14 +299,11 @@ def _ranks(training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainSt
 
 
 @partial(jax.jit, static_argnums=0)
-def _evaluate(training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState) -> Float[Array, " seeds"]:
-    agent, epsilon = training.agent, jnp.float32(training.eval_epsilon)
-
-    def one(seed: Array, state: TrainState) -> Array:
-        def policy(observation: Array, uniform: Array) -> Array:
-            return agent.act(state.agent.learner.params, observation, epsilon, uniform)
-
-        key = key_for(seed, "evaluate", state.agent_steps)
-        return episode_returns(training.env, policy, key, training.eval_episodes).mean()
+def _evaluate(
+    training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState
+) -> dict[str, Float[Array, " seeds"]]:
+    def one(seed: Array, state: TrainState) -> dict[str, Array]:
+        key, params = key_for(seed, "evaluate", state.agent_steps), state.agent.learner.params
+        return evaluated(training.agent, training.env, params, key, training.eval_episodes, training.eval_epsilon)
 
     return over_seeds(seeds, jax.vmap(one))(state)

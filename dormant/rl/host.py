@@ -17,8 +17,9 @@ from dormant.interventions.schedule import may_change
 
 from .agents.dqn import DQN
 from .agents.sac import SAC
-from .envs import Player
+from .envs import HostPlayed, Player
 from .learning import (
+    EVALUATED,
     AgentState,
     Experience,
     Learning,
@@ -90,7 +91,7 @@ class HostTraining(Scheduled, Protocol):
     def inputs(self, rings: tuple[PyTree[ndarray], ...], added: int, uniform: ndarray) -> ndarray: ...
     def prepared(self, start: Array, batch: PyTree) -> tuple[Array, PyTree]: ...  # called in compiled code
     def measured_inputs(self, rings: tuple[PyTree[ndarray], ...], added: int, purpose: str, number: int) -> ndarray: ...
-    def evaluate(self, params: list[PyTree[Array]], agent_steps: int, videos: Path) -> list[ndarray]: ...
+    def evaluate(self, params: list[PyTree[Array]], agent_steps: int, videos: Path) -> HostPlayed: ...
 
 
 def slack(capacity: int, log_period: int) -> int:
@@ -171,7 +172,8 @@ class HostLoop:
         due = training.schedule.evaluates(int(state.agent_steps[0]))
         absent = unmeasured(len(training.seeds))
         measured = on_host(metrics, learns)
-        measured["eval_return"] = np.array([np.mean(each) for each in self.evaluate(state)]) if due else absent
+        names = EVALUATED if isinstance(training.agent, DQN) else EVALUATED[:1]
+        measured |= self.evaluate(state).metrics() if due else dict.fromkeys(names, absent)
         if training.rank_batch:
             measured["srank"] = np.asarray(self.ranks(state)) if due else absent
         return state, measured
@@ -186,8 +188,8 @@ class HostLoop:
         """The rank of the last layer's features, on stored states."""
         return _ranks(self.training, params_of(state), self._inputs(state, "rank", self.training.rank_batch))
 
-    def evaluate(self, state: TrainState) -> list[ndarray]:
-        """Plays the evaluation episodes. The result holds the return of every episode, one array per seed."""
+    def evaluate(self, state: TrainState) -> HostPlayed:
+        """Plays the evaluation episodes."""
         return self.training.evaluate(params_of(state), int(state.agent_steps[0]), self.videos)
 
     def _inputs(self, state: TrainState, purpose: str, number: int) -> ndarray:

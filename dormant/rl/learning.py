@@ -18,13 +18,14 @@ from dormant.tracing import trace
 from dormant.wiring import Network, Wiring
 
 from .agents import dqn, sac
-from .envs import Environment
+from .envs import Environment, play
 from .envs.atari import Atari
 from .networks import Params
 from .replay.device import Replay
 from .schedule import join_seeds, lanes, map_seeds, take_seed
 
 TAUS = (0.0, 0.025, 0.1)
+EVALUATED = ("eval_return", "q_gap")  # the metrics of an evaluation
 Scores = dict[str, Float[Array, "*seeds neurons"]]
 Losses = dqn.Losses | sac.Losses
 
@@ -223,6 +224,22 @@ def dormancy(scores: Scores) -> dict[str, Array]:
             own = {name: each for name, each in scores.items() if name.startswith(f"{network}/")}
             metrics[f"dormant/{tau:g}/{network}/all"] = dormant_fraction(own, tau)
     return metrics
+
+
+def evaluated(
+    agent: dqn.DQN, env: Environment, params: Params, key: Key[Array, ""], episodes: int, epsilon: float
+) -> dict[str, Float[Array, ""]]:
+    """Plays evaluation episodes of one seed on the device.
+
+    `eval_return` is their mean return. `q_gap` is Q less the discounted return that followed, averaged over all states
+    that were visited: how far the network overestimates its own policy.
+    """
+
+    def policy(observation: Array, uniform: Array) -> tuple[Array, Array]:
+        return agent.act_with_value(params, observation, jnp.float32(epsilon), uniform)
+
+    returns, gap = play(env, policy, key, episodes, agent.objective)
+    return {"eval_return": returns.mean(), "q_gap": gap.total.sum() / jnp.maximum(gap.states.sum(), 1.0)}
 
 
 def unmeasured(seeds: int) -> np.ma.MaskedArray:

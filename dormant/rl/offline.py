@@ -15,10 +15,10 @@ from dormant.wiring import Network
 from .agents import minatar_dqn
 from .agents.dqn import DQN, DQNState, Losses
 from .data.sources import Arrays, Data, FinishedRun, Memory, Needs, OwnReplay, Source
-from .envs import Environment, episode_returns
+from .envs import Environment
 from .envs.atari import Atari
 from .envs.minatar import MinAtar
-from .learning import dormancy, network_of, unmeasured
+from .learning import EVALUATED, dormancy, evaluated, network_of, unmeasured
 from .schedule import by_seed, check_at_least, check_evaluation, check_seeds, key_for
 
 Targets = Literal["moving", "frozen network", "fixed numbers"]
@@ -166,8 +166,9 @@ class OfflineRun(WithoutActor):
         counts = {name: np.full(len(seeds), done) for name in ("agent_steps", "gradient_steps")}
         metrics = counts | {name: np.asarray(value) for name, value in losses._asdict().items()} | self.measure(state)
         due = training.eval_period and done % training.eval_period == 0
-        metrics["eval_return"] = np.asarray(_evaluate(training, seeds, state)) if due else unmeasured(len(seeds))
-        return state, metrics
+        if due:
+            return state, metrics | {name: np.asarray(each) for name, each in _evaluate(training, seeds, state).items()}
+        return state, metrics | dict.fromkeys(EVALUATED, unmeasured(len(seeds)))
 
     def measure(self, state: OfflineState) -> dict[str, np.ndarray]:
         """Dormant fractions and neuron scores of a state, measured on states from the data."""
@@ -249,16 +250,14 @@ def _measure(
 
 
 @partial(jax.jit, static_argnums=0)
-def _evaluate(training: OfflineTraining, seeds: Int[Array, " seeds"], state: OfflineState) -> Float[Array, " seeds"]:
-    env = training.env
+def _evaluate(
+    training: OfflineTraining, seeds: Int[Array, " seeds"], state: OfflineState
+) -> dict[str, Float[Array, " seeds"]]:
+    agent, env = training.agent, training.env
     assert not isinstance(env, Atari)  # checked by the training
 
-    def one(seed: Array, state: OfflineState) -> Array:
-        def policy(observation: Array, uniform: Array) -> Array:
-            epsilon = jnp.float32(training.eval_epsilon)
-            return training.agent.act(state.agent.learner.params, observation, epsilon, uniform)
-
-        key = key_for(seed, "evaluate", state.gradient_steps)
-        return episode_returns(env, policy, key, training.eval_episodes).mean()
+    def one(seed: Array, state: OfflineState) -> dict[str, Array]:
+        key, params = key_for(seed, "evaluate", state.gradient_steps), state.agent.learner.params
+        return evaluated(agent, env, params, key, training.eval_episodes, training.eval_epsilon)
 
     return jax.vmap(one)(seeds, state)

@@ -149,7 +149,7 @@ def test_an_evaluation_plays_whole_episodes_with_the_mean_action(tmp_path):
     """The episodes have one or two steps, and a random stream of their own."""
     state = TRAINING.init()
     params = [jax.tree.map(lambda leaf, n=n: leaf[n], state.agent.learner.params) for n in (0, 1)]
-    first, again = (np.array(TRAINING.evaluate(params, 32, tmp_path)) for _ in range(2))
+    first, again = (np.array(TRAINING.evaluate(params, 32, tmp_path).returns) for _ in range(2))
     assert_array_equal(first, again)
     assert first.shape == (2, 2) and first.dtype == np.float32
     assert np.isfinite(first).all() and (np.abs(first) <= 2.5).all()

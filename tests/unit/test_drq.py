@@ -184,12 +184,12 @@ class Scripted(AtariGames):
 @pytest.mark.parametrize(("episodes", "agent_steps", "played"), [(4, 1, (4, 4)), (1, 6, (2, 2)), (1, 7, (3, 2))])
 def test_lost_lives_do_not_end_the_games_of_an_evaluation(monkeypatch, tmp_path, episodes, agent_steps, played):
     monkeypatch.setattr(atari, "AtariGames", Scripted)
-    monkeypatch.setattr(AtariTraining, "act", lambda *_: np.zeros(2, int))
+    monkeypatch.setattr(AtariTraining, "act_with_value", lambda *_: (np.zeros(2, int), np.full(2, 2.0, np.float32)))
     training = AtariTraining(
         atari_drq(), Atari("Pong"), seeds=(0, 1), eval_episodes=episodes, eval_agent_steps=agent_steps
     )
-    returns = [each.tolist() for each in training.evaluate([], 0, tmp_path)]
-    assert returns == [[3.0] * played[0], [50.0] * played[1]]
+    found = training.evaluate([], 0, tmp_path)
+    assert [each.tolist() for each in found.returns] == [[3.0] * played[0], [50.0] * played[1]]
 
 
 def test_the_settings_are_the_papers():

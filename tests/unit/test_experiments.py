@@ -5,12 +5,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import jax
+import polars as pl
 import pytest
 
 from dormant import Chain
 from dormant.experiments import EXPERIMENTS
-from dormant.experiments.benches import RATIOS, smoke
-from dormant.lab import SCALES, Arm
+from dormant.experiments.benches import RATIOS, THREE, smoke
+from dormant.experiments.screening import SEEDS, Screened, screened
+from dormant.lab import SCALES, Arm, Quantity
 from dormant.lab.judging.table import HISTORIES
 from dormant.lab.runs.description import run_path
 from dormant.rl.agents import atari_drq, minatar_drq
@@ -21,6 +23,8 @@ NAMED = {experiment.name: experiment for experiment in EXPERIMENTS}
 DESIGNS = [(each, scale) for each in EXPERIMENTS for scale in each.designs]
 METRICS = {
     "eval_return",
+    "train_return",
+    "q_gap",
     "srank",
     "accuracy",
     "loss",
@@ -148,11 +152,45 @@ def test_a_small_scale_keeps_gradient_steps_between_two_targets():
         assert arm.training.agent.target_period * arm.training.replay_ratio == 1_000
 
 
-def test_every_evaluation_of_the_reset_arm_comes_as_long_after_a_reset():
-    reset = {arm.name: arm.training for arm in NAMED["fig13"].designs["laptop"].arms}["Reset"]
-    evaluations = range(reset.eval_period, reset.agent_steps + 1, reset.eval_period)
-    learnt = [agent_steps - reset.agent.min_replay for agent_steps in evaluations]
-    assert {steps % reset.intervention.period for steps in learnt} == {8_000}
+def phases(training):
+    """How long after the intervention the evaluations come, in gradient steps."""
+    evaluations = range(training.eval_period, training.agent_steps + 1, training.eval_period)
+    learnt = [round((steps - training.agent.min_replay) * training.replay_ratio) for steps in evaluations]
+    return {
+        max(age for age in range(training.intervention.period) if training.intervention.due(steps - age))
+        for steps in learnt
+    }
+
+
+@pytest.mark.parametrize(("scale", "ages"), [("pilot", {8_000}), ("laptop", {7_999, 15_999})])
+def test_evaluations_of_the_reset_arm_come_long_after_a_reset(scale, ages):
+    (reset,) = (arm.training for arm in NAMED["fig13"].designs[scale].arms if arm.name == "Reset")
+    assert phases(reset) == ages
+
+
+def test_evaluations_come_half_a_period_after_a_recycling_at_each_replay_ratio():
+    for arm in NAMED["fig10a"].designs["laptop"].arms:
+        if arm.name.startswith("ReDo"):
+            assert phases(arm.training) == {499}
+
+
+def test_the_suite_at_the_laptop_scale_is_the_declared_one():
+    """LOG.md declares it. Its four figures share 12 arms."""
+    suite = [NAMED[name].designs["laptop"] for name in ("fig07", "fig09", "fig10a", "fig13")]
+    assert {design.seeds for design in suite} == {(5, 6, 7, 8, 9)}
+    assert {tuple(each.game for each in design.environments) for design in suite} == {THREE}
+    assert {arm.training.agent_steps for design in suite for arm in design.arms} == {400_000}
+    assert {arm.training.agent.epsilon_steps for design in suite for arm in design.arms} == {40_000}
+    names = ("fig07", "fig09", "fig10a", "fig13")
+    assert len(set.union(*(places(name, "laptop") for name in names))) == 12 * len(THREE)
+    primary = [claim for each in EXPERIMENTS for claim in each.claims if claim.primary]
+    assert [(claim.arm, claim.against, claim.direction) for claim in primary] == [
+        ("DQN, RR 2", "DQN, RR 0.25", "lower"),
+        ("ReDo, RR 1", "DQN, RR 1", "higher"),
+        ("ReDo, RR 2", "DQN, RR 2", "higher"),
+    ]
+    assert {claim.quantity for claim in primary} == {Quantity("train_return", "per episode", after=0.8)}
+    assert set(SEEDS).isdisjoint(suite[0].seeds)
 
 
 def test_wider_networks_are_wider_in_every_layer():
@@ -184,3 +222,34 @@ def test_a_design_gives_every_arm_its_environment_and_seeds():
     (cell,) = smoke(arms).cells()
     assert (cell.arm, cell.environment, cell.training.seeds) == ("plain", "MinAtar/Asterix", (0, 1))
     assert cell.training.env.time_limit == 100
+
+
+def screening_runs(end, grown, seeds=SEEDS):
+    """Runs of Asterix with a return of 1 at the start. Their last fifth has 40 episodes, of two lengths."""
+    table = []
+    for seed in seeds:
+        for arm in ("DQN, RR 0.25", "DQN, RR 2"):
+            for steps, returned, episodes, share in (
+                (10_000, 1.0, 9, 0.1),
+                (200_000, 50.0, 9, 0.9),
+                (380_000, 0.0, 30, 0.1 + grown),
+                (400_000, 4 * end, 10, 0.1 + grown),
+            ):
+                table.append((arm, "MinAtar/Asterix", seed, steps, returned, episodes, share))
+    names = ("arm", "environment", "seed", "agent_steps", "train_return", "train_episodes", "dormant/0.1/all")
+    return pl.DataFrame(table, schema=names, orient="row")
+
+
+@pytest.mark.parametrize(
+    ("end", "grown", "passes"), [(2.0, 0.06, True), (1.9, 0.06, False), (2.0, 0.04, False), (0.0, -0.1, False)]
+)
+def test_a_game_passes_if_dqn_learns_and_its_dormant_fraction_grows(end, grown, passes):
+    found = screened("Asterix", screening_runs(end, grown))
+    assert found.returns == pytest.approx((end, end)) and found.growth == pytest.approx((grown, grown))
+    assert found.passes is passes
+
+
+def test_a_game_with_a_missing_run_does_not_pass():
+    assert not screened("Asterix", screening_runs(3.0, 0.5, SEEDS[:1])).passes
+    assert not Screened("Asterix", (9.0, 1.0), (0.5, 0.5)).passes
+    assert not screened("Seaquest", screening_runs(3.0, 0.5)).passes

@@ -19,6 +19,7 @@ from dormant.rl.agents.dqn import DQN
 from dormant.rl.atari import AtariTraining
 from dormant.rl.device import DeviceTraining, chunk
 from dormant.rl.envs.atari import Atari
+from dormant.rl.learning import EVALUATED
 from dormant.rl.networks import MLP
 from dormant.rl.replay.frames import FrameReplay
 
@@ -76,7 +77,7 @@ def test_metrics_have_the_names_of_the_device_loop(run):
     _, _, metrics = run
     training = DeviceTraining(agent=AGENT, intervention=TRAINING.intervention, log_period=32, seeds=(0,))
     names = jax.eval_shape(lambda state: chunk(*training.program, state, 0)[1], jax.eval_shape(training.init))
-    assert {name for each in metrics for name in each} == {*names, "eval_return"}
+    assert {name for each in metrics for name in each} == {*names, *EVALUATED}
 
 
 def test_a_state_is_gone_on_from_again(run):
@@ -162,10 +163,10 @@ def test_an_evaluation_plays_whole_episodes(monkeypatch, tmp_path):
 
     def act(training, params, seen, explores, action):
         steps.append(explores)
-        return action
+        return action, np.zeros(2, np.float32)
 
-    monkeypatch.setattr(AtariTraining, "act", act)
-    assert [len(returns) for returns in TRAINING.evaluate([], 32, tmp_path)] == [2, 2]
+    monkeypatch.setattr(AtariTraining, "act_with_value", act)
+    assert [len(returns) for returns in TRAINING.evaluate([], 32, tmp_path).returns] == [2, 2]
     assert len(steps) == 60
 
 

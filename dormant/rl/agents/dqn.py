@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 from dormant.regularisers import L2Init, Parseval, Spectral, penalised
 from dormant.surgery import Learner
 
+from ..envs import Objective
 from ..networks import MLP, Injectable, Params
 from ..networks.convolutional import ImpalaResNet, MinAtarCNN, NatureCNN
 from ..replay.device import Batch
@@ -186,6 +187,11 @@ class DQN:
         adam = penalised(self.regulariser, optax.adam(self.learning_rate, eps=self.adam_epsilon))
         return optax.chain(optax.add_decayed_weights(self.weight_decay), adam) if self.weight_decay else adam
 
+    @property
+    def objective(self) -> Objective:
+        """The return that the Q values estimate."""
+        return Objective(self.gamma, self.clip_rewards)
+
     def init(self, key: Key[Array, ""], observation_shape: tuple[int, ...], actions: int) -> DQNState:
         """A fresh network, and a copy of it as the target network."""
         params = self.network.init(key, observation_shape, actions)
@@ -204,9 +210,19 @@ class DQN:
         uniform: Float[Array, "2"],
     ) -> Int[Array, ""]:
         """The greedy action, or a random one with probability epsilon. `uniform` holds two numbers in [0, 1)."""
+        return self.act_with_value(params, observation, epsilon, uniform)[0]
+
+    def act_with_value(
+        self,
+        params: Params,
+        observation: Shaped[Array, " *shape"],
+        epsilon: Float[Array, ""],
+        uniform: Float[Array, "2"],
+    ) -> tuple[Int[Array, ""], Float[Array, ""]]:
+        """The action of `act`, and the Q value of the greedy action."""
         q = self.network.apply(params, observation[None])[0]
         explore, choice = uniform
-        return jnp.where(explore < epsilon, random_action(choice, len(q)), jnp.argmax(q).astype(jnp.int32))
+        return jnp.where(explore < epsilon, random_action(choice, len(q)), jnp.argmax(q).astype(jnp.int32)), q.max()
 
     def update(self, state: DQNState, batch: Batch) -> tuple[DQNState, Losses]:
         """One gradient step on the augmented batch. The target network does not change: see `synchronise`."""

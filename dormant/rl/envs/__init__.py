@@ -1,9 +1,10 @@
 """The interfaces of environments, evaluation on whole episodes, and videos of evaluation episodes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Integer, Key, PyTree, Sh
 from numpy import ndarray
 
 EnvState = PyTree[Array]  # its structure is private to the environment
+Numbers = TypeVar("Numbers", Array, ndarray)
 
 
 class Outcome(NamedTuple):
@@ -114,28 +116,86 @@ RANDOM_PLAY = 2**63  # `stream` of random play; the `stream` of an evaluation is
 FRAMES_PER_SECOND = 15  # agent steps, at 60 emulator frames per second
 SCALE = 2  # factor by which videos enlarge the Atari screen
 
-Policy = Callable[[Shaped[Array, " *shape"], Float[Array, "2"]], Int[Array, ""]]
-HostPolicy = Callable[[ndarray], ndarray]  # maps the observations of all seeds to their actions
+# Maps an observation and two uniform numbers to an action and the Q value of the greedy action.
+Policy = Callable[[Shaped[Array, " *shape"], Float[Array, "2"]], tuple[Int[Array, ""], Float[Array, ""]]]
+# Maps the observations of all seeds to their actions and Q values. SAC has no Q values (None): they contain an entropy
+# that an evaluation with the mean action does not have.
+HostPolicy = Callable[[ndarray], tuple[ndarray, ndarray | None]]
 
 
-def episode_returns(env: Environment, policy: Policy, key: Key[Array, ""], episodes: int) -> Float[Array, " episodes"]:
-    """Plays `episodes` whole episodes on the device. Returns their undiscounted, unclipped returns.
+@dataclass(frozen=True)
+class Objective:
+    """The return that Q estimates: the sum of rewards, clipped to [-1, 1] or not, discounted by `gamma`."""
+
+    gamma: float = 1.0
+    clip_rewards: bool = False
+
+    def reward(self, reward: Numbers) -> Numbers:
+        """The rewards as the agent learns from them."""
+        return reward.clip(-1.0, 1.0) if self.clip_rewards else reward
+
+
+class Gap(NamedTuple):
+    """Sums over the states of evaluation episodes: Q less the discounted return that followed, and the states' number.
+
+    `weight` is the factor of the next reward in the sum of the discounted returns.
+
+    >>> zero, one = np.float32([0.0]), np.float32([1.0])
+    >>> gap = Gap(zero, zero, zero).after(3 * one, one, zero, zero, Objective(gamma=0.5))
+    >>> gap = gap.after(2 * one, one, one, zero, Objective(gamma=0.5))  # the returns were 1.5 and 1
+    >>> gap.total.tolist(), gap.states.tolist()
+    ([2.5], [2.0])
+    """
+
+    total: Float[Array | ndarray, "*episodes"]
+    states: Float[Array | ndarray, "*episodes"]
+    weight: Float[Array | ndarray, "*episodes"]
+
+    def after(
+        self, value: Numbers, reward: Numbers, terminal: Numbers, truncated: Numbers, objective: Objective
+    ) -> "Gap":
+        """The sums after a state with this Q value and the agent step from it. `terminal` and `truncated` are 0 or 1.
+
+        At a truncation the last state's Q stands for the return from that state on, and that state is not counted.
+        """
+        before = objective.gamma * self.weight
+        followed = truncated * before * value + (1.0 - truncated) * (before + 1.0) * objective.reward(reward)
+        total = self.total + (1.0 - truncated) * value - followed
+        return Gap(total, self.states + (1.0 - truncated), (1.0 - terminal) * (1.0 - truncated) * (before + 1.0))
+
+
+UNDISCOUNTED = Objective()
+
+
+class Played(NamedTuple):
+    """Evaluation episodes on the device: their undiscounted, unclipped returns, and the sums behind `q_gap`."""
+
+    returns: Float[Array, " episodes"]
+    gap: Gap
+
+
+def play(env: Environment, policy: Policy, key: Key[Array, ""], episodes: int, objective: Objective) -> Played:
+    """Plays `episodes` whole episodes on the device, all at once.
 
     Source: the paper's evaluation phase, which plays with epsilon 0.001; dopamine/discrete_domains/run_experiment.py.
     """
-    return jax.vmap(lambda key: _episode_return(env, policy, key))(jax.random.split(key, episodes))
+    return jax.vmap(lambda key: _episode(env, policy, key, objective))(jax.random.split(key, episodes))
 
 
-def _episode_return(env: Environment, policy: Policy, key: Array) -> Array:
+def _episode(env: Environment, policy: Policy, key: Array, objective: Objective) -> Played:
     def step(carry):
-        number, state, total, _ = carry
+        number, state, total, gap, _ = carry
         key_act, key_step = jax.random.split(jax.random.fold_in(key, number))
-        action = policy(env.observe(state), jax.random.uniform(key_act, (2,)))
+        action, value = policy(env.observe(state), jax.random.uniform(key_act, (2,)))
         state, outcome = env.step(key_step, state, action)
-        return number + 1, state, total + outcome.reward, outcome.terminal | outcome.truncated
+        ends = (each.astype(jnp.float32) for each in (outcome.terminal, outcome.truncated))
+        gap = gap.after(value, outcome.reward, *ends, objective)
+        return number + 1, state, total + outcome.reward, gap, outcome.terminal | outcome.truncated
 
-    start = (jnp.zeros((), jnp.int32), env.reset(key), jnp.zeros(()), jnp.zeros((), bool))
-    return jax.lax.while_loop(lambda carry: ~carry[3], step, start)[2]
+    zero = jnp.zeros(())
+    start = (jnp.zeros((), jnp.int32), env.reset(key), zero, Gap(zero, zero, zero), jnp.zeros((), bool))
+    _, _, total, gap, _ = jax.lax.while_loop(lambda carry: ~carry[4], step, start)
+    return Played(total, gap)
 
 
 class Film:
@@ -171,21 +231,43 @@ class Film:
         return writer
 
 
-def host_episode_returns(
-    player: Player, policy: HostPolicy, episodes: int, agent_steps: int = 1, film: Film | None = None
-) -> list[Float32[ndarray, " episodes"]]:
-    """Plays whole episodes on the host. Returns their undiscounted, unclipped returns for each seed.
+class HostPlayed(NamedTuple):
+    """Evaluation episodes on the host: their undiscounted, unclipped returns and the sums behind `q_gap`, per seed."""
+
+    returns: list[Float32[ndarray, " episodes"]]
+    gap: Gap | None  # None without Q values
+
+    def metrics(self) -> dict[str, Float[ndarray, " seeds"]]:
+        """The mean return of each seed, and the gap if there are Q values."""
+        found = {"eval_return": np.array([np.mean(each) for each in self.returns])}
+        return found | ({} if self.gap is None else {"q_gap": self.gap.total / np.maximum(self.gap.states, 1.0)})
+
+
+def play_on_host(
+    player: Player,
+    policy: HostPolicy,
+    episodes: int,
+    agent_steps: int = 1,
+    objective: Objective = UNDISCOUNTED,
+    film: Film | None = None,
+) -> HostPlayed:
+    """Plays whole episodes on the host.
 
     Every seed plays at least `agent_steps` agent steps and at least `episodes` episodes. A lost life does not end an
-    episode. The film, if there is one, shows the first episode of the first seed.
+    episode, but the return that Q estimates ends with it if the game says so. The film, if there is one, shows the
+    first episode of the first seed.
     """
     seeds = len(player.observations)
     totals, playing = np.zeros(seeds, np.float32), np.ones(seeds, bool)
     returns: list[list[np.float32]] = [[] for _ in range(seeds)]
+    gap = None
     for step in count(1):
         if film and not returns[0]:
             film.take()
-        outcome = player.step(policy(player.observations))
+        actions, values = policy(player.observations)
+        outcome = player.step(actions)
+        if values is not None:
+            gap = _gap_after(gap or Gap(*np.zeros((3, seeds), np.float32)), playing, values, outcome, objective)
         totals += outcome.reward
         for seed in np.flatnonzero(outcome.restarted & playing):
             returns[seed].append(totals[seed])
@@ -196,4 +278,13 @@ def host_episode_returns(
             break
     if film:
         film.close()
-    return [np.array(each, np.float32) for each in returns]
+    return HostPlayed([np.array(each, np.float32) for each in returns], gap)
+
+
+def _gap_after(
+    gap: Gap, playing: Bool[ndarray, " seeds"], values: ndarray, outcome: HostOutcome, objective: Objective
+) -> Gap:
+    """The sums after an agent step of the seeds that still play."""
+    ends = (each.astype(np.float32) for each in (outcome.terminal, outcome.restarted & ~outcome.terminal))
+    after = gap.after(values, outcome.reward, *ends, objective)
+    return Gap(*(np.where(playing, new, old) for new, old in zip(after, gap, strict=True)))

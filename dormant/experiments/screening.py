@@ -1,0 +1,73 @@
+"""Screening of games for the laptop scale, on seeds that are never judged: does DQN learn, and does dormancy grow?"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from dormant.experiments.benches import LAPTOP, MANY_NEURONS, RATIOS
+from dormant.lab import Arm, Design, Experiment
+from dormant.rl.envs.minatar import MinAtar
+
+SEEDS = (100, 101)  # no judged design has these seeds
+LOW, HIGH = RATIOS[0], RATIOS[-1]
+RANDOM_PLAY = 10_000  # agent steps at the start of a run, in which most actions are random
+START, END = 0.1, 0.8  # the first tenth and the last fifth of a run
+LEARNS = 2.0  # smallest quotient of the return at the end and that of random play
+
+
+class Screened(NamedTuple):
+    """One game: by how much DQN's return and its dormant fraction grow, per seed.
+
+    `returns` is the return of training episodes in the last fifth of the run, over that of random play, at replay ratio
+    0.25. `growth` is the dormant fraction (τ = 0.1) in the last fifth, less that in the first tenth, at replay ratio 2.
+    """
+
+    game: str
+    returns: tuple[float, ...]
+    growth: tuple[float, ...]
+
+    @property
+    def passes(self) -> bool:
+        """Whether DQN learns and its dormant fraction grows with every seed."""
+        complete = len(self.returns) == len(self.growth) == len(SEEDS)
+        return complete and min(self.returns) >= LEARNS and min(self.growth) >= MANY_NEURONS
+
+
+def screening(games: Iterable[str]) -> Experiment:
+    """The experiment of the screening runs: plain DQN at the lowest and the highest replay ratio."""
+    arms = tuple(Arm(_arm(ratio), LAPTOP.dqn(ratio)) for ratio in (LOW, HIGH))
+    design = Design(arms, tuple(map(MinAtar, games)), SEEDS, "These runs are not judged.")
+    return Experiment("screening", "Games for the laptop scale", {"laptop": design})
+
+
+def screened(game: str, frame: pl.DataFrame) -> Screened:
+    """Screens a game with the runs in a table of `judging.table.read`."""
+    rows = frame.filter(pl.col("environment") == f"MinAtar/{game}", pl.col("seed").is_in(SEEDS))
+    low, high = (rows.filter(pl.col("arm") == _arm(ratio)) for ratio in (LOW, HIGH))
+    return Screened(
+        game,
+        tuple(_learnt(run) for _, run in low.group_by("seed", maintain_order=True)),
+        tuple(_grown(run) for _, run in high.group_by("seed", maintain_order=True)),
+    )
+
+
+def _arm(ratio: float) -> str:
+    return f"DQN, RR {ratio:g}"
+
+
+def _learnt(run: pl.DataFrame) -> float:
+    last = run["agent_steps"].max()
+    at_random = _per_episode(run.filter(pl.col("agent_steps") <= RANDOM_PLAY))
+    return _per_episode(run.filter(pl.col("agent_steps") > END * last)) / at_random if at_random else np.inf
+
+
+def _per_episode(run: pl.DataFrame) -> float:
+    ended = run.filter(pl.col("train_episodes") > 0)
+    return float(np.average(ended["train_return"], weights=ended["train_episodes"])) if len(ended) else np.nan
+
+
+def _grown(run: pl.DataFrame) -> float:
+    steps, shares = run["agent_steps"].to_numpy(), run["dormant/0.1/all"].to_numpy()
+    return float(shares[steps > END * steps.max()].mean() - shares[steps <= START * steps.max()].mean())
