@@ -60,7 +60,7 @@ def judge(frame: pl.DataFrame) -> None:
     """Prints the verdict on each claim of the suite."""
     for experiment in EXPERIMENTS:
         if experiment.name in SUITE and experiment.name in set(frame["experiment"]):
-            for verdict in judged(experiment, frame.filter(experiment=experiment.name)):
+            for verdict in judged(experiment, frame.filter(experiment=experiment.name), SCALE):
                 print(f"{experiment.name}  {verdict.verdict}: {verdict.claim.statement} ({verdict.why})")
 
 

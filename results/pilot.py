@@ -11,7 +11,9 @@ playwright and Chromium.
 
 import argparse
 import csv
+import math
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
@@ -21,11 +23,12 @@ from dormant.experiments import EXPERIMENTS
 from dormant.experiments.comparison import read_record, record_file
 from dormant.experiments.ranking import table as method_table
 from dormant.lab import Experiment
-from dormant.lab.judging.claims import Verdict, judged
+from dormant.lab.judging.claims import RULINGS, Verdict, judged
 from dormant.lab.judging.table import read
+from dormant.lab.judging.wording import bare, effect
 
 HERE = Path(__file__).parent / "pilot"
-COLUMNS = ("verdict", "estimate", "low", "high", "runs", "unit", "interval", "why")
+COLUMNS = ("verdict", "estimate", "low", "high", "unit", "level", "runs", "interval", "why")
 
 
 def experiments(root: Path) -> list[Experiment]:
@@ -45,19 +48,22 @@ def gather(run_dir: Path) -> pl.DataFrame:
 def verdicts(frame: pl.DataFrame) -> dict[str, list[Verdict]]:
     """The verdicts on each experiment's claims, from the metrics in `frame`."""
     found = [each for each in experiments(HERE.parent) if each.name in set(frame["experiment"])]
-    return {each.name: judged(each, frame.filter(experiment=each.name)) for each in found}
+    return {each.name: judged(each, frame.filter(experiment=each.name), "pilot") for each in found}
 
 
 def tabulate(found: dict[str, list[Verdict]]) -> None:
-    """Prints the verdicts and writes them to verdicts.csv."""
+    """Prints the verdicts and their counts, and writes them to a table. Units are those of the report."""
     with (HERE / "verdicts.csv").open("w", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(("experiment", "claim", *COLUMNS))
-        for name, all_of_it in found.items():
-            for each in all_of_it:
-                table.writerow((name, each.claim.statement, *(getattr(each, column) for column in COLUMNS)))
-                numbers = f"{each.estimate:.3g} [{each.low:.3g}, {each.high:.3g}] {each.unit}, {each.runs} pairs"
-                print(f"{name}  {each.verdict}: {each.claim.statement} ({numbers})")
+        for name, verdicts in found.items():
+            for each in verdicts:
+                bounds = ["" if math.isnan(value) else bare(each.unit, value) for value in each.bounds]
+                others = (each.unit, f"{each.level:.4g}", each.runs, each.interval, each.why)
+                table.writerow((name, each.claim.statement, each.verdict, *bounds, *others))
+                print(f"{name}  {each.verdict}: {each.claim.statement} ({effect(each.unit, each.bounds)})")
+    counts = Counter(each.verdict for verdicts in found.values() for each in verdicts)
+    print(", ".join(f"{counts[ruling]} {ruling}" for ruling in RULINGS))
 
 
 def compare(frame: pl.DataFrame) -> None:

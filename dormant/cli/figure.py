@@ -231,13 +231,13 @@ def draw(console: Console, root: Path, scale: Scale, experiment: Experiment) -> 
     """Judges and draws the finished runs of an experiment. Returns False if there are none."""
     # Imported only when needed, because the modules for drawing load slowly.
     from dormant.lab.drawing.figure import experiment_figure, save
-    from dormant.lab.judging.claims import judged
+    from dormant.lab.judging.claims import WITHOUT_VERDICTS, judged
     from dormant.lab.judging.table import read
 
     frame = read(root, scale, experiment)
     if frame.is_empty():
         return False
-    verdicts = judged(experiment, frame)
+    verdicts = judged(experiment, frame, scale)
     picture = experiment_figure(experiment, scale, frame, verdicts, _revisions(experiment, root, scale))
     folder = root / scale / "figures"
     folder.mkdir(exist_ok=True)
@@ -245,6 +245,8 @@ def draw(console: Console, root: Path, scale: Scale, experiment: Experiment) -> 
     console.print(f"{experiment.name}: {', '.join(map(str, files))}", soft_wrap=True)
     for verdict in verdicts:
         console.print(f"  {verdict.verdict}: {verdict.claim.statement}", soft_wrap=True, markup=False, highlight=False)
+    if scale == WITHOUT_VERDICTS:
+        console.print(f"  no verdicts at the {scale} scale", soft_wrap=True)
     return True
 
 

@@ -44,7 +44,7 @@ def report(flags: Report) -> int:
         refuse(error)
     except OSError as error:
         refuse(f"{error.filename or flags.out}: {error.strerror}. Choose another --out.")
-    judged = sum(len(each.verdicts) for each in chapters)
+    judged = sum(verdict.verdict != "not measured" for each in chapters for verdict in each.verdicts)
     size = f"{flags.out.stat().st_size / 1e6:.1f} MB"
     print(f"{flags.out}: {counted(len(chapters), 'experiment')}, {counted(judged, 'claim')} judged, {size}.")
     return 0
@@ -86,7 +86,7 @@ def _read(root: Path, scale: Scale, experiments: Sequence[Experiment]):
         if frame.is_empty():
             others.append(experiment)
         else:
-            chapters.append(chapter(root, scale, experiment, frame, judged(experiment, frame)))
+            chapters.append(chapter(root, scale, experiment, frame, judged(experiment, frame, scale)))
     return [*chapters, *_compared(root, scale)], others
 
 
@@ -103,4 +103,4 @@ def _compared(root: Path, scale: Scale):
         experiment = record.experiment(scale)
         frame = read(root, scale, experiment)
         if not frame.is_empty():
-            yield chapter(root, scale, experiment, frame, judged(experiment, frame), table(record, frame))
+            yield chapter(root, scale, experiment, frame, judged(experiment, frame, scale), table(record, frame))

@@ -72,7 +72,7 @@ class Quantity:
     """One number per seed: a metric of the run, reduced to its end, its mean, its start or its lowest value.
 
     Unmeasured values are ignored; `judging.claims.reduced` defines the reductions. "per episode" is the mean over
-    training episodes, for `train_return`. Both means leave out the first fraction `after` of the run.
+    training episodes, for `train_return`. Both means cover the run from the fraction `after` to the fraction `until`.
     `reset_age=(low, high)` keeps only log points at which the networks of both arms were reset at least `low` and less
     than `high` reset periods ago. It leaves out evaluations shortly after a reset, when an agent plays like a new one.
     It does not restrict arms without resets.
@@ -80,19 +80,23 @@ class Quantity:
     >>> Quantity("eval_return", "mean", after=0.5, reset_age=(0.5, math.inf)).metric
     'eval_return'
 
-    Raises ValueError unless `after` is in [0, 1) and the two numbers of `reset_age` increase.
+    Raises ValueError unless 0 <= after < until <= 1 and the two numbers of `reset_age` increase.
     """
 
     metric: str
     reduce: Literal["end", "mean", "per episode", "start", "lowest"] = "end"
     after: float = 0.0
     reset_age: tuple[float, float] = (0.0, math.inf)
+    until: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.after < 1:
             raise ValueError(f"after must be a fraction of the run in [0, 1), got {self.after}.")
-        if self.after and self.reduce not in ("mean", "per episode"):
-            raise ValueError(f"after needs reduce='mean' or 'per episode', got reduce={self.reduce!r}; leave it out.")
+        if not self.after < self.until <= 1:
+            raise ValueError(f"until must be a fraction of the run in ({self.after}, 1], got {self.until}.")
+        if (self.after or self.until < 1) and self.reduce not in ("mean", "per episode"):
+            name = "after" if self.after else "until"
+            raise ValueError(f"{name} needs reduce='mean' or 'per episode', got reduce={self.reduce!r}; leave it out.")
         if self.reduce == "per episode" and self.metric != "train_return":
             raise ValueError(f"reduce='per episode' needs the metric train_return, got {self.metric!r}; use 'mean'.")
         if not 0 <= self.reset_age[0] < self.reset_age[1]:
@@ -100,14 +104,39 @@ class Quantity:
 
 
 @dataclass(frozen=True)
+class Precondition:
+    """A condition without which a claim cannot be tested: the mean of an arm's quantity lies between two bounds.
+
+    For example, a dormant fraction can only fall by five percentage points if it starts at five or more.
+
+    >>> Precondition(Quantity("dormant/0/all", "start"), "DQN", least=0.05).most
+    inf
+
+    Raises ValueError for bounds that do not increase.
+    """
+
+    quantity: Quantity
+    arm: str
+    least: float = -math.inf
+    most: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not self.least < self.most:
+            raise ValueError(f"least must be below most, got {self.least} and {self.most}.")
+
+
+@dataclass(frozen=True)
 class Claim:
     """The claim that one arm's quantity is higher (or lower) than another's by at least the effect `smallest`.
 
-    `against=None` compares the arm with its own start. `by="ratio"` compares quotients: no effect is 1, and `smallest`
-    is for example 1.5, or 0.67 for "lower". `by="difference"` compares differences: no effect is 0, and `smallest` is
-    for example 0.1, or -0.1 for "lower". A claim of no harm has a `smallest` on the opposite side of no effect:
-    "higher" with a ratio of 0.9 claims that less than a tenth is lost. `primary` marks the few claims that were chosen
-    before any judged run; all others are exploratory.
+    `against=None` compares the arm with its own start. `baseline` is the quantity of the other side, if it is not the
+    same quantity: with `against=None` it is another quantity of the same runs. `by="ratio"` compares quotients: no
+    effect is 1, and `smallest` is for example 1.5, or 0.67 for "lower". `by="difference"` compares differences: no
+    effect is 0, and `smallest` is for example 0.1, or -0.1 for "lower". If `smallest` lies on the other side of no
+    effect, the claim is a bound: "higher" with a ratio of 0.9 claims that less than a tenth is lost.
+
+    The primary claims of an experiment are corrected for their number (see `judging.claims.judged`). All others are
+    exploratory. The claim can only be tested if all preconditions in `requires` hold.
 
     Raises ValueError for a smallest ratio that is not positive.
     """
@@ -119,11 +148,19 @@ class Claim:
     direction: Literal["higher", "lower"]
     smallest: float
     by: Literal["difference", "ratio"] = "difference"
+    baseline: Quantity | None = None
+    requires: tuple[Precondition, ...] = ()
     primary: bool = False
 
     def __post_init__(self) -> None:
         if self.by == "ratio" and not self.smallest > 0:
             raise ValueError(f"smallest must be positive for a ratio, got {self.smallest}; 1 is no effect.")
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the claim bounds an effect instead of claiming one."""
+        effect = self.smallest - (1 if self.by == "ratio" else 0)
+        return effect < 0 if self.direction == "higher" else effect > 0
 
 
 @dataclass(frozen=True)

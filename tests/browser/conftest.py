@@ -25,7 +25,7 @@ def report(runs, tmp_path_factory) -> Path:
     """The report page of the runs."""
     file = tmp_path_factory.mktemp("page") / "report.html"
     frame = read(runs, "smoke", FIGURE)
-    found = chapter(runs, "smoke", FIGURE, frame, judged(FIGURE, frame))
+    found = chapter(runs, "smoke", FIGURE, frame, judged(FIGURE, frame, "pilot"))
     others = [each for each in EXPERIMENTS if each.name != FIGURE.name]
     file.write_text(page([found], "smoke", others, file))
     return file

@@ -21,7 +21,7 @@ from dormant.lab.page import LARGEST, chapter, page
 
 def chapter_of(root: Path, figure: Experiment = FIGURE):
     frame = read(root, "smoke", figure)
-    return chapter(root, "smoke", figure, frame, judged(figure, frame))
+    return chapter(root, "smoke", figure, frame, judged(figure, frame, "pilot"))
 
 
 def numbers(text: str):
@@ -78,7 +78,7 @@ def test_one_seed_one_arm_and_no_evaluation_still_make_a_page(copied):
         text = page([chapter_of(copied, figure)], "smoke", [], copied.parent / "report.html")
         (drawn,) = numbers(text)
         assert {plot["x_name"] for plot in drawn["plots"] if not plot["published"]} == {"agent_steps"}
-        assert "not measured" in text and "inconclusive" in text and '<figure class="map"' not in text
+        assert "Not measured: 2." in text and "not settled" in text and '<figure class="map"' not in text
     assert "not run" in text
 
 

@@ -29,4 +29,5 @@ def test_a_smoke_run_learns_intervenes_and_is_evaluated(root):
 def test_its_page_has_the_claims_and_its_picture_is_there(root):
     page = (root / "smoke" / "report.html").read_text()
     assert all(escape(claim.statement) in page for claim in FIG09.claims)
+    assert "This scale gives no verdicts." in page and 'class="verdict reproduced"' not in page
     assert (root / "smoke" / "figures" / "fig09.svg").stat().st_size > 10_000

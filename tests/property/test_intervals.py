@@ -82,10 +82,16 @@ def test_a_claim_and_its_mirror_image_are_judged_alike(arms, smallest):
 
 
 @given(arms=PAIRS)
-def test_where_a_claim_is_reproduced_its_opposite_is_contradicted(arms):
+def test_a_claim_and_its_opposite_get_fitting_verdicts(arms):
+    fitting = {
+        "reproduced": {"opposite", "not settled"},  # not settled if the effect may be too small to matter
+        "weaker than claimed": {"no such effect"},
+        "no such effect": {"no such effect", "weaker than claimed"},
+        "opposite": {"reproduced", "not settled"},
+        "not settled": {"not settled", "opposite"},
+    }
     opposite = replace(CLAIM, direction="lower", smallest=-CLAIM.smallest)
-    if judged(CLAIM, *arms).verdict == "reproduced":
-        assert judged(opposite, *arms).verdict == "contradicted"
+    assert judged(opposite, *arms).verdict in fitting[judged(CLAIM, *arms).verdict]
 
 
 @given(arms=PAIRS, scales=arrays(float, 3, elements=st.sampled_from([0.5, 4.0, 64.0])))

@@ -116,13 +116,13 @@ def test_the_picture_is_drawn(tmp_path, seeds):
     arms = ("DQN, RR 0.5", "DQN, RR 1", "ReDo, RR 1")
     panels = (Panel("Ends", "eval_return", "replay_ratio"), PANELS[0])
     what = experiment(arms, GAMES[:1], panels, shown=("DemonAttack replay_ratio=0.25",), seeds=seeds)
-    verdict = Verdict(CLAIM, "contradicted", 0.5, 0.25, 0.75, 6, "paired t", "", "ratio")
+    verdict = Verdict(CLAIM, "opposite", 0.5, 0.25, 0.75, 6, "paired t", "", "times")
     picture = experiment_figure(what, "smoke", frame(arms, seeds=seeds), [verdict], revisions=["abc"])
     svg, png = save(picture, tmp_path / "a")
     text = svg.read_text()
     for said in ("dormant figure fig09 --scale smoke", "revision abc", "Left out: Much.", "paper (Atari)"):
         assert said in text
-    assert "✗ contradicted: More is more (0.5 [0.25, 0.75], 6 runs)" in text
+    assert "✗ opposite: More is more (0.5 times [0.25, 0.75], 6 runs)" in text
     assert png.read_bytes().startswith(b"\x89PNG") and sorted(tmp_path.iterdir()) == [png, svg]
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from dormant.lab import Experiment, Panel, Scale, name_of
 from dormant.lab.judging import at_end, bootstrap_interval, iqm, stratified_interval
-from dormant.lab.judging.table import HISTORIES
+from dormant.lab.judging.wording import is_fraction, quantity
 from dormant.rl.envs.atari import human_normalised
 
 Points = Float[np.ndarray, " points"]
@@ -179,35 +179,6 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     spaced = np.empty(len(heights))
     spaced[order] = np.clip(placed, 0, room) + ladder
     return spaced.tolist()
-
-
-def is_fraction(metric: str) -> bool:
-    """Whether a metric is a fraction, which is shown in percent."""
-    return metric.startswith(("dormant/", "overlap", "rise/")) or metric == "accuracy"
-
-
-def quantity(metric: str) -> str:
-    """The quantity that a metric measures, in words.
-
-    >>> quantity("dormant/0.1/all"), quantity("dormant/0/dense"), quantity("loss")
-    ('dormant neurons (τ = 0.1)', 'dormant neurons in “dense” (τ = 0)', 'loss')
-    >>> quantity("overlap/union/0.1/dense"), quantity("rise/0/all")
-    ('overlap with all before (τ = 0.1)', 'rise of dormant neurons (τ = 0)')
-    """
-    named = {
-        "eval_return": "return of evaluation episodes",
-        "train_return": "return of training episodes",
-        "srank": "effective rank (srank)",
-    }
-    parts = metric.split("/")
-    if parts[0] == "dormant":
-        where = "" if parts[2] == "all" else f" in “{parts[2]}”"
-        return f"dormant neurons{where} (τ = {parts[1]})"
-    if parts[0] == "overlap":
-        return f"{HISTORIES[parts[1]]} (τ = {parts[2]})"
-    if parts[0] == "rise":
-        return f"rise of dormant neurons (τ = {parts[1]})"
-    return named.get(metric, metric.replace("_", " "))
 
 
 def measured(rows: pl.DataFrame, environments: Sequence[str], x_name: str, metric: str) -> tuple[Points, Measured]:

@@ -22,6 +22,7 @@ from dormant.lab import Experiment, Scale
 from dormant.lab.drawing import COLOURS, STYLE
 from dormant.lab.drawing.curves import Line, Pen, Plot, pens, plots, spread
 from dormant.lab.judging.claims import Verdict
+from dormant.lab.judging.wording import Ruling, effect
 
 Row = dict[str, Any]  # a row of published.csv
 DOMAINS = {"fig03": "CIFAR-10", "fig14": "MuJoCo"}  # all others are Atari
@@ -126,7 +127,15 @@ def _words(label: str) -> set[str]:
 
 
 DASHES = ("-", (0, (6, 2)), (0, (3, 2)), (0, (1, 1.5)))
-MARKS = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "?"}
+MARKS: dict[Ruling, str] = {
+    "reproduced": "✓",
+    "weaker than claimed": "≈",
+    "no such effect": "○",
+    "opposite": "✗",
+    "not settled": "?",
+    "not testable": "–",
+    "not measured": "–",
+}
 FEW_SEEDS = 5
 CELL = (3.5, 2.5)  # inches
 CAPTION = 120  # characters per line
@@ -193,7 +202,7 @@ def command(experiment: Experiment, scale: Scale) -> str:
 
 def judgement(verdict: Verdict) -> str:
     """A verdict in one line: mark, claim, estimate with interval, and number of runs."""
-    numbers = f"{verdict.estimate:.3g} [{verdict.low:.3g}, {verdict.high:.3g}], {verdict.runs} runs"
+    numbers = f"{effect(verdict.unit, verdict.bounds)}, {verdict.runs} runs"
     return f"{MARKS[verdict.verdict]} {verdict.verdict}: {verdict.claim.statement} ({numbers})"
 
 

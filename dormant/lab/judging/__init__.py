@@ -6,12 +6,12 @@ this file, so it must not import polars.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from dormant.lab.runs.folder import RunFolder, curve, layers
 from dormant.metrics import Interval
@@ -19,6 +19,7 @@ from dormant.metrics import Interval
 Degrees = Literal["welch", "fewest"]  # how the degrees of freedom of a t-interval are computed
 Table = Float[np.ndarray, "seeds environments"]
 QUANTILES = (0.025, 0.975)  # of a 95 % interval
+LEVEL = 0.95  # confidence level of intervals
 
 
 def iqm(table: Float[np.ndarray, "*more seeds environments"]) -> Float[np.ndarray, "*more"]:
@@ -59,7 +60,7 @@ def mean_interval(values: Float[np.ndarray, " seeds"]) -> Interval:
     return stratified_interval(values[:, None])
 
 
-def stratified_interval(table: Table, degrees: Degrees = "welch") -> Interval:
+def stratified_interval(table: Table, degrees: Degrees = "welch", level: float = LEVEL) -> Interval:
     """The mean over environments of each environment's mean, with a t-interval over seeds.
 
     The environments are fixed, not a sample. Each environment has its own variance. The degrees of freedom are
@@ -75,18 +76,40 @@ def stratified_interval(table: Table, degrees: Degrees = "welch") -> Interval:
     if not count.size or not count.all():
         return Interval(math.nan, math.nan, math.nan)
     estimate = float(np.nanmean(table, axis=0).mean())
-    half = float(half_width(table, degrees)) if count.min() >= 2 else math.nan
+    half = float(half_width(table, degrees, level)) if count.min() >= 2 else math.nan
     return Interval(estimate, estimate - half, estimate + half)
 
 
 def half_width(
-    table: Float[np.ndarray, "*more seeds environments"], degrees: Degrees = "welch"
+    table: Float[np.ndarray, "*more seeds environments"], degrees: Degrees = "welch", level: float = LEVEL
 ) -> Float[np.ndarray, "*more"]:
     """The distance from the estimate of `stratified_interval` to its bounds. Every environment needs two values.
 
     >>> round(float(half_width(np.array([[1.0], [2.0], [3.0]]))), 2)
     2.48
     """
+    error, freedom = _error(table, degrees)
+    return np.asarray(stdtrit(freedom, (1 + level) / 2) * error)
+
+
+def p_value(
+    table: Float[np.ndarray, "*more seeds environments"], null: float = 0.0, degrees: Degrees = "welch"
+) -> Float[np.ndarray, "*more"]:
+    """The two-sided p-value of the mean `null`: `stratified_interval` at level 1 - p has `null` as one of its bounds.
+
+    >>> round(float(p_value(np.array([[1.0], [2.0], [3.0]]))), 3)
+    0.074
+    """
+    error, freedom = _error(table, degrees)
+    distance = np.abs(mean(table) - null)
+    certain = np.where(distance > 0, 0.0, 1.0)  # if all values of each environment are equal
+    return np.where(error > 0, 2 * stdtr(freedom, -distance / np.where(error > 0, error, 1.0)), certain)
+
+
+def _error(
+    table: Float[np.ndarray, "*more seeds environments"], degrees: Degrees
+) -> tuple[Float[np.ndarray, "*more"], Float[np.ndarray, "*more"]]:
+    """The standard error of the mean over environments, and its degrees of freedom."""
     count = np.count_nonzero(~np.isnan(table), axis=-2)
     variances = np.nanvar(table, axis=-2, ddof=1) / count
     freedom = count.min(axis=-1) - 1.0
@@ -96,8 +119,27 @@ def half_width(
         weights = variances / np.where(largest > 0, largest, 1.0)
         spread = (weights**2 / (count - 1)).sum(axis=-1)
         freedom = np.where(spread > 0, weights.sum(axis=-1) ** 2 / np.where(spread > 0, spread, 1.0), freedom)
-    errors = np.sqrt(variances.sum(axis=-1)) / table.shape[-1]
-    return np.asarray(stdtrit(freedom, QUANTILES[1]) * errors)
+    return np.asarray(np.sqrt(variances.sum(axis=-1)) / table.shape[-1]), np.asarray(freedom)
+
+
+def holm_levels(p_values: Sequence[float], error: float = 1 - LEVEL) -> list[float]:
+    """The confidence level of each claim's interval so that intervals without "no effect" are Holm's rejections.
+
+    The claim of the smallest of m p-values gets the level 1 - error / m, the next one 1 - error / (m - 1), and so on.
+    After the first claim that Holm does not reject, all others get the same level. A p-value of NaN counts as 1.
+
+    >>> [round(level, 3) for level in holm_levels([0.2, 0.001, 0.03])]
+    [0.975, 0.983, 0.975]
+
+    Source: Holm 1979.
+    """
+    levels, rejecting, share = [0.0] * len(p_values), True, 0.0
+    for rank, place in enumerate(np.argsort(p_values)):  # NaN comes last
+        if rejecting:
+            share = error / (len(p_values) - rank)
+            rejecting = p_values[place] <= share
+        levels[place] = 1 - share
+    return levels
 
 
 def bootstrap_interval(

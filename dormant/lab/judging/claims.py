@@ -1,15 +1,17 @@
-"""Judges each claim of an experiment from one number per run: reproduced, contradicted or inconclusive."""
+"""Judges each claim of an experiment from one number per run, with t-intervals and Holm's correction."""
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple, get_args
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from dormant.lab import Claim, Experiment, Quantity
-from dormant.lab.judging import at_end, stratified_interval
-from dormant.metrics import Interval
+from dormant.lab import Claim, Experiment, Precondition, Quantity, Scale
+from dormant.lab.judging import LEVEL, Degrees, at_end, holm_levels, mean, p_value, stratified_interval
+from dormant.lab.judging.wording import LARGEST_RATIO, UNDEFINED, Bounds, Ruling, sentence, unit_of, unmeasured, unmet
 from dormant.rl.envs.atari import human_normalised
 
 PerRun = dict[tuple[str, int], float]  # (environment, seed) -> a quantity
@@ -36,30 +38,51 @@ class Pairs(NamedTuple):
 def pairs(claim: Claim, frame: pl.DataFrame) -> Pairs:
     """The pairs of runs that a claim compares, from a table of `judging.table.read`.
 
-    A claim without `against` pairs each run with its own start. Ignores runs whose network diverged.
+    A claim without `against` pairs each run with its own start, or with its own `baseline`. Ignores runs whose network
+    diverged.
     """
-    points, lost = _log_points(claim, frame), 0
+    compared, lost = frame.filter(pl.col("arm").is_in([claim.arm, claim.against or claim.arm])), 0
     if "diverged" in frame.columns:
-        lost = points.filter(pl.col("diverged").is_not_null()).n_unique(["arm", "environment", "seed"])
-        points = points.filter(pl.col("diverged").is_null())
-    arm = _per_run(points.filter(arm=claim.arm), claim.quantity.reduce, claim.quantity.after)
-    if claim.against is None:
-        against = _per_run(points.filter(arm=claim.arm), "start")
-    else:
-        against = _per_run(points.filter(arm=claim.against), claim.quantity.reduce, claim.quantity.after)
+        lost = compared.filter(pl.col("diverged").is_not_null()).n_unique(["arm", "environment", "seed"])
+        compared = compared.filter(pl.col("diverged").is_null())
+    start = Quantity(claim.quantity.metric, "start", reset_age=claim.quantity.reset_age)
+    other = claim.baseline or (claim.quantity if claim.against else start)
+    arm = _per_run(compared, claim.arm, claim.quantity)
+    against = _per_run(compared, claim.against or claim.arm, other)
     environments = tuple(sorted({environment for environment, _ in arm | against}))
     seeds = sorted({seed for _, seed in arm | against})
-    shape = (len(seeds), len(environments))
-    tables = [
-        np.array([[values.get((name, seed), np.nan) for name in environments] for seed in seeds]).reshape(shape)
-        for values in (arm, against)
-    ]
+    tables = [_table(values, seeds, environments) for values in (arm, against)]
     return Pairs(environments, *tables, diverged=lost)
 
 
+def _table(values: PerRun, seeds: Sequence[int], environments: Sequence[str]) -> Float[np.ndarray, "s e"]:
+    rows = [[values.get((name, seed), np.nan) for name in environments] for seed in seeds]
+    return np.array(rows, float).reshape(len(seeds), len(environments))
+
+
+def _per_run(frame: pl.DataFrame, arm: str, quantity: Quantity) -> PerRun:
+    """The quantity of each run of an arm. If another arm of the table ignores a log point, this arm does too."""
+    low, high = quantity.reset_age
+    wrong_age = ((pl.col("reset_age") < low) | (pl.col("reset_age") >= high)).fill_null(False)
+    ignored = wrong_age.any().over("environment", "agent_steps")
+    points = frame.select(
+        *("arm", "environment", "seed", "agent_steps"),
+        value=pl.when(~ignored).then(_column(frame, quantity.metric)),
+        episodes=_column(frame, "train_episodes"),
+    ).sort("agent_steps")
+    numbers = {}
+    for (environment, seed), run in points.filter(arm=arm).group_by("environment", "seed", maintain_order=True):
+        columns = (run[name].to_numpy().astype(float) for name in ("value", "episodes"))
+        numbers[str(environment), int(seed)] = reduced(quantity, run["agent_steps"].to_numpy(), *columns)
+    return numbers
+
+
+def _column(frame: pl.DataFrame, metric: str) -> pl.Expr:
+    return (pl.col(metric) if metric in frame.columns else pl.lit(None)).cast(pl.Float64)
+
+
 def reduced(
-    reduce: str,
-    after: float,
+    quantity: Quantity,
     steps: Int[np.ndarray, " points"],
     values: Float[np.ndarray, " points"],
     episodes: Float[np.ndarray, " points"] | None = None,
@@ -67,73 +90,51 @@ def reduced(
     """Reduces a curve to one number: its "start", "end", "mean" or "lowest" value. NaN if nothing was measured.
 
     The end is the mean of the last tenth of the run. The mean is the area under the curve divided by its length,
-    without the first fraction `after` of the run. The lowest value is taken after the first measured point. "per
-    episode" is the mean over the training episodes that ended after the fraction `after` of the run. Its values are
-    means over `episodes` episodes since the log point before.
+    between the fractions `after` and `until` of the run. The lowest value is taken after the first measured point. "per
+    episode" is the mean over the training episodes that ended between these fractions. Its values are means over
+    `episodes` episodes since the log point before.
 
-    >>> reduced("mean", 0.5, np.array([0, 50, 75, 100]), np.array([9.0, 1.0, 2.0, 1.0]))
+    >>> reduced(Quantity("loss", "mean", after=0.5), np.array([0, 50, 75, 100]), np.array([9.0, 1.0, 2.0, 1.0]))
     1.5
-    >>> reduced("per episode", 0.5, np.array([50, 75, 100]), np.array([9.0, 2.0, 4.0]), np.array([1.0, 3.0, 1.0]))
+    >>> over_episodes, steps = Quantity("train_return", "per episode", after=0.5), np.array([50, 75, 100])
+    >>> reduced(over_episodes, steps, np.array([9.0, 2.0, 4.0]), np.array([1.0, 3.0, 1.0]))
     2.5
     """
     measured = ~np.isnan(values)
-    if reduce == "per episode":
+    if quantity.reduce == "per episode":
         assert episodes is not None, "the number of episodes at each log point"
-        measured &= steps > after * steps[-1]
+        # A log point holds the episodes since the log point before.
+        measured &= (steps > quantity.after * steps[-1]) & (steps <= quantity.until * steps[-1]) & (episodes > 0)
         return float(np.average(values[measured], weights=episodes[measured])) if measured.any() else np.nan
-    if reduce == "mean":
-        measured &= steps >= after * steps[-1]
+    if quantity.reduce == "mean":
+        measured &= (steps >= quantity.after * steps[-1]) & (steps <= quantity.until * steps[-1])
     if not measured.any():
         return np.nan
-    if reduce == "end":
+    if quantity.reduce == "end":
         return float(values[at_end(steps, measured)].mean())
     steps, values = steps[measured], values[measured]
-    if reduce == "start" or len(steps) == 1:
+    if quantity.reduce == "start" or len(steps) == 1:
         return float(values[0])
-    if reduce == "lowest":
+    if quantity.reduce == "lowest":
         return float(values[1:].min())
     return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
 
 
-def _log_points(claim: Claim, frame: pl.DataFrame) -> pl.DataFrame:
-    """The log points of both arms, with the metric as `value`, null where the claim ignores it."""
-    metric = claim.quantity.metric
-    value = pl.col(metric) if metric in frame.columns else pl.lit(None)
-    points = frame.filter(pl.col("arm").is_in([claim.arm, claim.against or claim.arm])).select(
-        *("arm", "environment", "seed", "agent_steps", *(["diverged"] if "diverged" in frame.columns else [])),
-        value=value.cast(pl.Float64),
-        episodes=(pl.col("train_episodes") if "train_episodes" in frame.columns else pl.lit(None)).cast(pl.Float64),
-        ignored=_wrong_age(claim.quantity),
-    )
-    # If one arm ignores a log point, both do, so that the arms are compared at the same agent steps.
-    ignored = pl.col("ignored").any().over("environment", "agent_steps")
-    return points.with_columns(value=pl.when(~ignored).then("value")).sort("agent_steps")
-
-
-def _wrong_age(quantity: Quantity) -> pl.Expr:
-    low, high = quantity.reset_age
-    return ((pl.col("reset_age") < low) | (pl.col("reset_age") >= high)).fill_null(False)
-
-
-def _per_run(points: pl.DataFrame, reduce: str, after: float = 0.0) -> PerRun:
-    numbers = {}
-    for (environment, seed), run in points.group_by("environment", "seed", maintain_order=True):
-        columns = (run[name].to_numpy().astype(float) for name in ("value", "episodes"))
-        numbers[str(environment), int(seed)] = reduced(reduce, after, run["agent_steps"].to_numpy(), *columns)
-    return numbers
-
-
-LARGEST_RATIO = 100.0  # quotients are clipped to [1 / LARGEST_RATIO, LARGEST_RATIO]
-Ruling = Literal["reproduced", "contradicted", "inconclusive"]
 Effects = Float[np.ndarray, "seeds environments"]
+RULINGS: tuple[Ruling, ...] = get_args(Ruling)
+SMALLEST_SCORE = 0.05  # half the width of the paper's intervals over 5 seeds and 17 games (figure 10)
+WITHOUT_VERDICTS: Scale = "smoke"  # runs at this scale are too short to learn anything
 
 
 class Verdict(NamedTuple):
     """The ruling on a claim, with the estimate and the interval behind it.
 
     The estimate is the difference between the quantities of the arm and of `against` (or of the arm's own start), or
-    their quotient if the claim is a ratio. The claim's direction does not change its sign. `runs` is the number of
-    pairs of runs, one per seed and environment. `interval` names the method, and `unit` is the unit of the estimate.
+    their quotient if the claim is a ratio. The claim's direction does not change its sign. Quotients are clipped at
+    100. `runs` is the number of pairs of runs, one per seed and environment. `interval` names the method, and `level`
+    is its confidence level. `unit` is the unit of the estimate; in percentage points, 0.05 is 5. `why` is one
+    sentence. `claim` is the claim as it was judged: on Atari, a claim about a quotient of returns is one about a
+    difference of human-normalised scores.
     """
 
     claim: Claim
@@ -145,58 +146,113 @@ class Verdict(NamedTuple):
     interval: str
     why: str
     unit: str
+    level: float = LEVEL
+
+    @property
+    def bounds(self) -> Bounds:
+        """The estimate with its interval."""
+        return Bounds(self.estimate, self.low, self.high)
 
 
-def judged(experiment: Experiment, frame: pl.DataFrame) -> list[Verdict]:
-    """Judges each claim of an experiment from a table of `judging.table.read`."""
-    return [judge(claim, frame) for claim in experiment.claims]
+def judged(experiment: Experiment, frame: pl.DataFrame, scale: Scale) -> list[Verdict]:
+    """Judges each claim of an experiment from a table of `judging.table.read`. Returns no verdict at scale "smoke".
+
+    Primary claims are judged together with Holm's correction: if none of them is true, the probability that any is
+    reproduced or opposite is at most 5 %. Exploratory claims are not corrected.
+    """
+    if scale == WITHOUT_VERDICTS:
+        return []
+    primary = [claim for claim in experiment.claims if claim.primary]
+    levels = dict(zip(primary, holm_levels([_p_value(claim, frame) for claim in primary]), strict=True))
+    return [judge(claim, frame, levels.get(claim, LEVEL)) for claim in experiment.claims]
 
 
-def judge(claim: Claim, frame: pl.DataFrame) -> Verdict:
-    """Judges a claim from a table of `judging.table.read`.
+def judge(claim: Claim, frame: pl.DataFrame, level: float = LEVEL) -> Verdict:
+    """Judges a claim from a table of `judging.table.read`, with an interval at a confidence level.
 
     Runs are paired by seed and environment. The effect is the mean over environments of the mean difference of the
-    pairs, or of the logarithm of their quotients. Environments with fewer than two pairs are ignored. The verdict is
+    pairs, or of the logarithm of their quotients. Environments with fewer than two pairs are ignored. `ruling` defines
+    the verdicts that rest on the interval. Two others do not:
 
-    - *reproduced* if the estimate is at least the smallest effect that matters, and the whole interval lies on the
-      claimed side of no effect. A claim of no harm has a smallest effect on the opposite side. To reproduce it, the
-      whole interval must lie on the claimed side of that smallest effect.
-    - *contradicted* if the whole interval falls short of the smallest effect.
-    - *inconclusive* otherwise.
+    - *not testable*: a precondition of the claim does not hold, or the effect is undefined.
+    - *not measured*: no finished run has measured the quantity.
 
-    Returns of different games are converted to one scale. On Atari they are human-normalised, and returns below random
-    play are set to zero in quotients. In other environments a difference is divided by the other arm's mean return.
+    Returns of different games are converted to one scale. On Atari, differences of human-normalised scores are judged,
+    because a game at random play has no quotient: a claim about a quotient becomes one about a difference of
+    `SMALLEST_SCORE`. In other environments a difference is divided by the other arm's mean return.
     """
-    return verdict(claim, pairs(claim, frame))
+    return verdict(claim, pairs(claim, frame), level, _failed_precondition(claim, frame))
 
 
-def verdict(claim: Claim, found: Pairs) -> Verdict:
-    """Judges a claim from its pairs of runs; see `judge`."""
-    found = _comparable(claim, found)
+def verdict(claim: Claim, found: Pairs, level: float = LEVEL, failed: tuple[Ruling, str] | None = None) -> Verdict:
+    """Judges a claim from its pairs of runs; see `judge`. `failed` is the verdict if a precondition does not hold."""
+    claim, found = _comparable(claim, found)
     count = found.complete().sum(axis=0)
     # If no environment has two pairs, keeps those with one: they give an estimate without an interval.
     kept = count >= max(1, min(2, count.max(initial=0)))
     used = found.of(kept)
     effects = _effects(claim, used)
-    interval = _interval(claim, effects)
-    ruling, why = _unjudged(claim, found, effects) or _ruling(claim, interval)
-    estimate, low, high = (math.exp(bound) if claim.by == "ratio" else float(bound) for bound in interval)
-    why += _left_out(found, kept)
-    return Verdict(
-        claim, ruling, estimate, low, high, int(count[kept].sum()), _method(claim, used), why, _unit(claim, used)
-    )
+    interval, unit = _interval(claim, effects, level), unit_of(claim, bool(_atari_games(used)))
+    clipped = Bounds(*(_shown(claim, bound) for bound in interval))
+    settled = _absent(claim, found) or failed or _without_interval(claim, effects)
+    rule = settled[0] if settled else ruling(*_towards_claim(claim, interval))
+    why = settled[1] if settled else sentence(claim, rule, unit, clipped)
+    number, why = int(count[kept].sum()), why + _left_out(found, kept)
+    return Verdict(claim, rule, *clipped, number, _method(claim, used), why, unit, level)
 
 
-def _comparable(claim: Claim, found: Pairs) -> Pairs:
-    """The pairs, with human-normalised Atari returns."""
-    if not _of_returns(claim):
-        return found
+def ruling(interval: Bounds, smallest: float) -> Ruling:
+    """The ruling on an interval whose claimed direction is upwards and whose no effect is 0: the first that fits.
+
+    - *reproduced*: the whole interval lies above 0, and the estimate is at least the smallest effect that matters.
+    - *weaker than claimed*: the whole interval lies above 0 and below the smallest effect.
+    - *no such effect*: the whole interval lies within the smallest effect, both ways.
+    - *opposite*: the whole interval lies below 0.
+    - *not settled*: all others.
+
+    A negative `smallest` is a bound: the claim is reproduced if the whole interval lies above it, and opposite if the
+    whole interval lies below it.
+
+    >>> ruling(Bounds(0.3, 0.1, 0.5), 0.2), ruling(Bounds(0.02, -0.05, 0.09), 0.2)
+    ('reproduced', 'no such effect')
+    """
+    estimate, low, high = interval
+    if smallest < 0:
+        return "reproduced" if low > smallest else "opposite" if high < smallest else "not settled"
+    if low > 0 and estimate >= smallest:
+        return "reproduced"
+    if low > 0 and high < smallest:
+        return "weaker than claimed"
+    if -smallest < low and high < smallest:
+        return "no such effect"
+    return "opposite" if high < 0 else "not settled"
+
+
+def _towards_claim(claim: Claim, interval: Bounds) -> tuple[Bounds, float]:
+    """An interval and the smallest effect, turned so that the claimed direction is upwards."""
+    smallest = math.log(claim.smallest) if claim.by == "ratio" else claim.smallest
+    if claim.direction == "higher":
+        return interval, smallest
+    return Bounds(-interval.estimate, -interval.high, -interval.low), -smallest
+
+
+def _shown(claim: Claim, bound: float) -> float:
+    return float(np.clip(np.exp(bound), 1 / LARGEST_RATIO, LARGEST_RATIO)) if claim.by == "ratio" else float(bound)
+
+
+def _comparable(claim: Claim, found: Pairs) -> tuple[Claim, Pairs]:
+    """The claim and the pairs on one scale: differences of human-normalised scores, if the games are Atari's."""
+    games = _atari_games(found) if _of_returns(claim) else []
+    if not games:
+        return claim, found
     arm, against = found.arm.copy(), found.against.copy()
-    for column, game in _atari_games(found):
+    for column, game in games:
         for table in (arm, against):
-            values = np.asarray(human_normalised(game, table[:, column]))
-            table[:, column] = np.maximum(values, 0.0) if claim.by == "ratio" else values
-    return found._replace(arm=arm, against=against)
+            table[:, column] = human_normalised(game, table[:, column])
+    if claim.by == "ratio":
+        smallest = math.copysign(SMALLEST_SCORE, math.log(claim.smallest))
+        claim = replace(claim, by="difference", smallest=smallest)
+    return claim, found._replace(arm=arm, against=against)
 
 
 def _of_returns(claim: Claim) -> bool:
@@ -212,31 +268,48 @@ def _effects(claim: Claim, found: Pairs) -> Effects:
     """The effect of each pair: NaN if a run is missing, infinite if the effect is undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
         if claim.by == "ratio":
-            effects = _log_quotients(found.arm, found.against)
+            effects = log_quotients(found.arm, found.against)
         else:
             effects = (found.arm - found.against) / _divisors(claim, found)
     return np.where(found.complete() & np.isnan(effects), np.inf, effects)
 
 
-def _log_quotients(arm: Effects, against: Effects) -> Effects:
+def log_quotients(
+    arm: Float[np.ndarray, "*shape"], against: Float[np.ndarray, "*shape"]
+) -> Float[np.ndarray, "*shape"]:
+    """The logarithms of quotients, clipped to those of 1 / `LARGEST_RATIO` and `LARGEST_RATIO`; 0 for two zeros."""
     bound = math.log(LARGEST_RATIO)
-    quotients = np.clip(np.log(arm) - np.log(against), -bound, bound)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotients = np.clip(np.log(arm) - np.log(against), -bound, bound)
     return np.where((arm == 0) & (against == 0), 0.0, quotients)
 
 
 def _divisors(claim: Claim, found: Pairs) -> Float[np.ndarray, " environments"]:
-    divisors = np.ones(len(found.environments))
-    if _of_returns(claim):
-        divisors = np.abs(np.where(found.complete(), found.against, 0.0).sum(axis=0) / found.complete().sum(axis=0))
-        divisors[[column for column, _ in _atari_games(found)]] = 1.0
-    return divisors
+    if not _of_returns(claim) or _atari_games(found):
+        return np.ones(len(found.environments))
+    complete = found.complete()
+    return np.abs(np.where(complete, found.against, 0.0).sum(axis=0) / complete.sum(axis=0))
 
 
-def _interval(claim: Claim, effects: Effects) -> Interval:
-    # The skewness of two arms cancels in their difference, so Welch's interval is valid. For one arm it is too narrow.
+def _interval(claim: Claim, effects: Effects, level: float) -> Bounds:
     if not effects.size or np.isinf(effects).any():
-        return Interval(math.nan, math.nan, math.nan)
-    return stratified_interval(effects, "fewest" if claim.against is None else "welch")
+        return Bounds(math.nan, math.nan, math.nan)
+    return Bounds(*map(float, stratified_interval(effects, _degrees(claim), level)))
+
+
+def _degrees(claim: Claim) -> Degrees:
+    # The skews of two arms cancel in differences, so Welch's interval holds. It is too narrow for one arm's change.
+    return "fewest" if claim.against is None else "welch"
+
+
+def _p_value(claim: Claim, frame: pl.DataFrame) -> float:
+    """The p-value of no effect, or of a bound. NaN if the claim has no interval."""
+    claim, found = _comparable(claim, pairs(claim, frame))
+    effects = _effects(claim, found.of(found.complete().sum(axis=0) >= 2))
+    if _failed_precondition(claim, frame) or not effects.size or np.isinf(effects).any():
+        return math.nan
+    smallest = math.log(claim.smallest) if claim.by == "ratio" else claim.smallest
+    return float(p_value(effects, smallest if claim.is_bound else 0.0, _degrees(claim)))
 
 
 def _method(claim: Claim, found: Pairs) -> str:
@@ -246,50 +319,39 @@ def _method(claim: Claim, found: Pairs) -> str:
     return "paired t" + (", stratified by environment, Welch-Satterthwaite" * several)
 
 
-def _unit(claim: Claim, found: Pairs) -> str:
-    if claim.by == "ratio":
-        return "ratio"
-    if not _of_returns(claim):
-        return claim.quantity.metric
-    if _atari_games(found):
-        return "human-normalised return"
-    return f"share of {'its start' if claim.against is None else claim.against}"
-
-
-def _unjudged(claim: Claim, found: Pairs, effects: Effects) -> tuple[Ruling, str] | None:
-    """Returns "inconclusive" with the reason if there is no interval, otherwise None."""
-    sides = (claim.arm, found.arm), (claim.against or claim.arm, found.against)
-    absent = [arm for arm, table in sides if np.isnan(table).all()]
-    if absent:
-        return "inconclusive", f"No finished run of {absent[0]} has measured {claim.quantity.metric}."
-    if np.isinf(effects).any():
-        return "inconclusive", _UNDEFINED[claim.by]
-    if np.count_nonzero(~np.isnan(effects), axis=0).max(initial=0) < 2:
-        return "inconclusive", "There are fewer than two pairs of runs in every environment."
+def _failed_precondition(claim: Claim, frame: pl.DataFrame) -> tuple[Ruling, str] | None:
+    """Returns "not testable" or "not measured" with the reason if a precondition does not hold, otherwise None."""
+    for condition in claim.requires:
+        value = _mean_of(condition, frame)
+        if math.isnan(value):
+            return "not measured", unmeasured(condition.arm, condition.quantity.metric)
+        if not condition.least <= value <= condition.most:
+            return "not testable", unmet(condition, value)
     return None
 
 
-_UNDEFINED = {
-    "ratio": "Some quotients are undefined because a value is negative or infinite. Claim a difference instead.",
-    "difference": "Some differences are undefined: a value is infinite, or they are divided by a mean return of zero.",
-}
+def _mean_of(condition: Precondition, frame: pl.DataFrame) -> float:
+    values = _per_run(frame.filter(arm=condition.arm), condition.arm, condition.quantity)
+    measured = {key: value for key, value in values.items() if not math.isnan(value)}
+    environments, seeds = sorted({name for name, _ in measured}), sorted({seed for _, seed in measured})
+    return float(mean(_table(measured, seeds, environments))) if measured else math.nan
 
 
-def _ruling(claim: Claim, interval: Interval) -> tuple[Ruling, str]:
-    sign = 1 if claim.direction == "higher" else -1
-    smallest = sign * (math.log(claim.smallest) if claim.by == "ratio" else claim.smallest)
-    estimate, (low, high) = sign * interval.estimate, sorted((sign * interval.low, sign * interval.high))
-    none, matters = "1" if claim.by == "ratio" else "0", f"{claim.smallest:g}"
-    if low > min(0.0, smallest) and estimate >= smallest:
-        if smallest < 0:
-            return "reproduced", f"The whole interval is {claim.direction} than {matters}."
-        return "reproduced", f"The whole interval is {claim.direction} than {none}, and the estimate reaches {matters}."
-    if high < smallest:
-        bound = f"lies on the other side of {none}" if high < 0 <= smallest else f"falls short of {matters}"
-        return "contradicted", f"The whole interval {bound}."
-    if low > 0:
-        return "inconclusive", f"There is an effect, but the estimate falls short of {matters}."
-    return "inconclusive", f"The interval contains both {none if smallest >= 0 else matters} and the claimed effect."
+def _absent(claim: Claim, found: Pairs) -> tuple[Ruling, str] | None:
+    """Returns "not measured" with the reason if one side was never measured, otherwise None."""
+    metrics = claim.quantity.metric, (claim.baseline or claim.quantity).metric
+    sides = (claim.arm, found.arm, metrics[0]), (claim.against or claim.arm, found.against, metrics[1])
+    absent = [unmeasured(arm, metric) for arm, table, metric in sides if np.isnan(table).all()]
+    return ("not measured", absent[0]) if absent else None
+
+
+def _without_interval(claim: Claim, effects: Effects) -> tuple[Ruling, str] | None:
+    """Returns a ruling with the reason if there is no interval, otherwise None."""
+    if np.isinf(effects).any():
+        return "not testable", UNDEFINED[claim.by]
+    if np.count_nonzero(~np.isnan(effects), axis=0).max(initial=0) < 2:
+        return "not settled", "There are fewer than two pairs of runs in every environment."
+    return None
 
 
 def _left_out(found: Pairs, kept: Bool[np.ndarray, " environments"]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dormant.lab import Experiment, Scale
 from dormant.lab.drawing.figure import command
+from dormant.lab.judging.claims import RULINGS
 from dormant.lab.page.chapters import (
     Chapter,
     claims_table,
@@ -53,10 +54,11 @@ def _with_maps(each: Chapter, environments: int) -> Chapter:
 
 def _page(chapters: Sequence[Chapter], scale: Scale, others: Sequence[Experiment], file: Path, points: int) -> str:
     unjudged = [(each, why_not_judged(each, scale)) for each in others]
+    runs_only = [(each.experiment, NO_VERDICTS) for each in chapters if not each.verdicts]
     body = "".join(
         (
             _head(chapters, scale),
-            f'<section id="claims"><h2>Claims</h2>{claims_table(chapters, unjudged)}</section>',
+            f'<section id="claims"><h2>Claims</h2>{claims_table(chapters, [*runs_only, *unjudged])}</section>',
             *(_chapter(each, file) for each in chapters),
             _not_run(unjudged),
         )
@@ -74,8 +76,6 @@ def _page(chapters: Sequence[Chapter], scale: Scale, others: Sequence[Experiment
 
 
 def _head(chapters: Sequence[Chapter], scale: Scale) -> str:
-    verdicts = Counter(verdict.verdict for each in chapters for verdict in each.verdicts)
-    counts = ", ".join(f"{verdicts[name]} {name}" for name in ("reproduced", "contradicted", "inconclusive"))
     revisions = sorted({revision for each in chapters for revision in each.revisions})
     links = "".join(
         f'<li><a href="#{each.experiment.name}">{each.experiment.name}</a> '
@@ -85,10 +85,24 @@ def _head(chapters: Sequence[Chapter], scale: Scale) -> str:
     return (
         '<a class="skip" href="#claims">To the claims</a><header><h1>The dormant neuron phenomenon, rerun</h1>'
         "<p>The claims of Sokar, Agarwal, Castro and Evci (2023) about dormant neurons in deep reinforcement learning, "
-        f"judged with our runs at <b>{scale}</b> scale. Of {sum(verdicts.values())} claims judged: {counts}.</p>"
+        f"judged with our runs at <b>{scale}</b> scale. {counts(chapters)}</p>"
         f'<p class="small">Revision of the code behind the runs: {escape(", ".join(revisions)) or "none"}.</p>'
         f'<nav aria-label="Figures"><ul>{links}</ul></nav></header><main>'
     )
+
+
+NO_VERDICTS = "This scale gives no verdicts. It only shows that the experiments run."
+
+
+def counts(chapters: Sequence[Chapter]) -> str:
+    """The number of claims per verdict, in one or two sentences. Claims that were not measured are counted apart."""
+    if not any(each.verdicts for each in chapters):
+        return NO_VERDICTS
+    found = Counter(verdict.verdict for each in chapters for verdict in each.verdicts)
+    absent = found.pop("not measured", 0)
+    parts = ", ".join(f"{found[ruling]} {ruling}" for ruling in RULINGS if ruling in found)
+    text = f"Claims judged: {found.total()}" + (f" ({parts})." if parts else ".")
+    return text + (f" Not measured: {absent}." if absent else "")
 
 
 def _chapter(each: Chapter, file: Path) -> str:

@@ -13,11 +13,13 @@ from urllib.parse import quote
 import numpy as np
 import polars as pl
 
-from dormant.lab import Cell, Claim, Experiment, Quantity, Scale
+from dormant.lab import Cell, Claim, Experiment, Scale
 from dormant.lab.drawing import ScoreMap, score_maps
-from dormant.lab.drawing.curves import ALL, Line, Plot, is_fraction, quantity
+from dormant.lab.drawing.curves import ALL, Line, Plot
 from dormant.lab.drawing.figure import MARKS, grid
+from dormant.lab.judging import LEVEL
 from dormant.lab.judging.claims import Verdict
+from dormant.lab.judging.wording import SAME_RUN, Ruling, effect, matters, number, quantity, reduction, unit_of, unknown
 from dormant.lab.runs.description import describe
 from dormant.lab.runs.folder import RunFolder, origin_of, runs_of
 from dormant.lab.runs.rows import last_row
@@ -169,106 +171,72 @@ def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experimen
     """The table of claims, one row per claim. A claim that was not judged has the reason instead of a verdict."""
     rows = [_claim(each.experiment.name, verdict) for each in chapters for verdict in each.verdicts]
     rows += [_no_verdict(experiment, claim, why) for experiment, why in unjudged for claim in experiment.claims]
-    heads = ("Claim", "Verdict", "Estimate and 95 % interval", "Pairs of runs", "Method")
-    caption = (
-        "All claims were declared before the runs. Reproduced: the whole interval lies on the claimed side of no "
-        "effect, and the estimate is large enough to matter. Contradicted: the whole interval falls short of that."
-    )
-    return _table("claims", caption, heads, rows)
+    heads = ("Claim", "Verdict", "Estimate and interval", "Pairs of runs", "Method")
+    return _table("claims", KEY, heads, rows)
+
+
+# The meaning of each verdict (`judging.claims.ruling`), and of the marks of `interval`.
+KEY = (
+    "All claims were declared before the runs. Intervals have a level of 95 %; those of an experiment's primary claims "
+    "are wider, by Holm's correction. <b>Reproduced</b>: the whole interval lies on the claimed side of no effect, and "
+    "the estimate is large enough to matter. <b>Weaker than claimed</b>: it lies on that side, but falls short of what "
+    "matters. <b>No such effect</b>: it falls short of what matters, both ways. <b>Opposite</b>: it lies on the other "
+    "side. <b>Not settled</b>: it fits several of these. <b>Not testable</b>: a precondition of the claim does not "
+    "hold. In the drawings the dot is the estimate, and the line through it the interval. The dashed line is no "
+    "effect, and the green line is the smallest effect that matters, or the bound."
+)
 
 
 def _claim(figure: str, verdict: Verdict) -> str:
     claim = verdict.claim
+    about = f"{'Primary' if claim.primary else 'Exploratory'}. {_compared(claim, verdict.unit)}"
     cells = (
-        _cell(f'<a href="#{figure}">{figure}</a> {escape(claim.statement)}{_small(_compared(claim))}', head=True),
+        _cell(f'<a href="#{figure}">{figure}</a> {escape(claim.statement)}{_small(about)}', head=True),
         _cell(f"{mark(verdict.verdict)}{_small(verdict.why)}"),
-        _cell(f"{escape(effect(verdict))}{interval(claim, verdict)}", "estimate", name="Estimate"),
+        _cell(f"{escape(effect(verdict.unit, verdict.bounds))}{interval(claim, verdict)}", "estimate", name="Estimate"),
         _cell(f"{verdict.runs}", name="Pairs of runs"),
-        _cell(escape(verdict.interval) + _small(_scale(verdict)), "small", name="Method"),
+        _cell(escape(method(verdict)), "small", name="Method"),
     )
     return f'<tr role="row">{"".join(cells)}</tr>'
 
 
+def method(verdict: Verdict) -> str:
+    """The method of a verdict's interval, with its level if that is not 95 %."""
+    return verdict.interval + (f", level {100 * verdict.level:.1f} % (Holm)" if verdict.level != LEVEL else "")
+
+
 def _no_verdict(experiment: Experiment, claim: Claim, why: str) -> str:
     cells = (
-        _cell(f"{experiment.name} {escape(claim.statement)}{_small(_compared(claim))}", head=True),
+        _cell(
+            f"{experiment.name} {escape(claim.statement)}{_small(_compared(claim, unit_of(claim, False)))}", head=True
+        ),
         _cell(f'<span class="verdict"><span aria-hidden="true">–</span>not judged</span>{_small(why)}'),
         *(_cell("–", name=name) for name in ("Estimate", "Pairs of runs", "Method")),
     )
     return f'<tr role="row">{"".join(cells)}</tr>'
 
 
-def _scale(verdict: Verdict) -> str:
-    """The unit of the estimate, if the metric does not imply it."""
-    return "" if verdict.unit in ("ratio", verdict.claim.quantity.metric) else f"in {verdict.unit}"
-
-
-def mark(verdict: str) -> str:
+def mark(verdict: Ruling) -> str:
     """The HTML of a verdict: a sign and a word."""
-    return f'<span class="verdict {verdict}"><span aria-hidden="true">{MARKS[verdict]}</span>{verdict}</span>'
+    kind = verdict.replace(" ", "-")
+    return f'<span class="verdict {kind}"><span aria-hidden="true">{MARKS[verdict]}</span>{verdict}</span>'
 
 
-def _compared(claim: Claim) -> str:
-    sign = "÷" if claim.by == "ratio" else "−"
-    arms = f"{claim.arm} {sign} {claim.against or 'its own start'}"
-    return f"{quantity(claim.quantity.metric)}, {reduction(claim.quantity)}: {arms}; {_matters(claim)}."
-
-
-def reduction(what: Quantity) -> str:
-    """The reduction of a run's curve to one number, in words.
-
-    >>> reduction(Quantity("eval_return", "mean", after=0.5))
-    'mean of the last 50 % of the run'
-    """
-    over = f"the last {1 - what.after:.0%} of the run".replace("%", " %") if what.after else "the run"
-    text = {
-        "end": "at the end",
-        "mean": f"mean of {over}",
-        "per episode": f"mean over the training episodes of {over}",
-        "start": "at the start",
-        "lowest": "lowest after the start",
-    }[what.reduce]
-    youngest, oldest = what.reset_age
-    if (youngest, oldest) == (0, math.inf):
-        return text
-    until = f"to {oldest:g}" if math.isfinite(oldest) else "or more"
-    return f"{text}, {youngest:g} {until} reset periods after a reset"
-
-
-def _matters(claim: Claim) -> str:
-    amount = f"{_amount(claim, claim.smallest)} {_unit(claim)}".strip()
-    higher, none = claim.direction == "higher", 1.0 if claim.by == "ratio" else 0.0
-    if (claim.smallest < none) == higher and claim.smallest != none:
-        return f"{'less' if higher else 'more'} than {amount} would be harm"
-    return f"{amount} or {'more' if higher else 'less'} would matter"
-
-
-def effect(verdict: Verdict) -> str:
-    """The estimate with its interval and unit."""
-    if not math.isfinite(verdict.estimate):
-        return "not measured"
-    middle, low, high = (_amount(verdict.claim, value) for value in (verdict.estimate, verdict.low, verdict.high))
-    bounds = f"[{low}, {high}]" if math.isfinite(verdict.low) else "(no interval)"
-    return f"{middle} {bounds} {_unit(verdict.claim)}".strip()
-
-
-def _amount(claim: Claim, value: float) -> str:
-    if claim.by == "ratio":
-        return f"{value:.3g}"
-    return f"{100 * value:+.1f}" if is_fraction(claim.quantity.metric) else f"{value:+.3g}"
-
-
-def _unit(claim: Claim) -> str:
-    if claim.by == "ratio":
-        return "×"
-    return "points" if is_fraction(claim.quantity.metric) else ""
+def _compared(claim: Claim, unit: str) -> str:
+    what = f"{quantity(claim.quantity.metric)}, {reduction(claim.quantity)}"
+    other = claim.against or SAME_RUN
+    if claim.baseline is not None:
+        other = f"{claim.against or claim.arm} ({quantity(claim.baseline.metric)}, {reduction(claim.baseline)})"
+    return f"{what}: {claim.arm} {'÷' if claim.by == 'ratio' else '−'} {other}; {matters(claim, unit)}."
 
 
 def interval(claim: Claim, verdict: Verdict, width: int = 132) -> str:
     """The interval as SVG: a dot with whiskers, a dashed line at no effect, a green line at the smallest effect."""
     scaled = math.log if claim.by == "ratio" else float
     values = (verdict.low, verdict.estimate, verdict.high)
-    if not all(math.isfinite(value) and (claim.by == "difference" or value > 0) for value in values):
+    if unknown(verdict.unit, verdict.bounds) or not all(
+        math.isfinite(value) and (claim.by == "difference" or value > 0) for value in values
+    ):
         return ""
     zero, enough = (1.0 if claim.by == "ratio" else 0.0), claim.smallest
     marks = [scaled(value) for value in (*values, zero, enough)]
@@ -321,7 +289,7 @@ def _values(plot: Plot, line: Line, at: int) -> str:
 def _value(plot: Plot, value: float) -> str:
     if not math.isfinite(value):
         return "not measured"
-    return f"{100 * value:.1f} %" if plot.percent else f"{value:.3g}"
+    return f"{100 * value:.1f} %" if plot.percent else number(value)
 
 
 def settings_tables(chapter: Chapter) -> str:
