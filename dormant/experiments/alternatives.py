@@ -9,26 +9,31 @@ from dormant.experiments.benches import (
     HALF_AS_MANY,
     HIGHER_RETURN,
     LAPTOP,
+    LARGE_GAIN,
     LOWER_RETURN,
     MANY_NEURONS,
     NOTHING_LEARNT,
     Q_GAP,
     RETURN,
+    SLIGHTLY_LOWER,
     SOME_NEURONS,
     THREE,
     TRAINING,
     WEIGHT_DECAY,
     Bench,
     Changes,
+    after_the_dip,
     atari,
     atari_bench,
     dormant_at_end,
     dormant_in_second_half,
     five_games,
+    halves_dormancy,
     laptop,
     pilot,
     returns,
     smoke,
+    some_dormant,
 )
 from dormant.lab import Arm, Claim, Design, Experiment, Panel, Quantity
 from dormant.rl.agents.sac import NETWORKS, SAC
@@ -67,6 +72,7 @@ FIG11 = Experiment(
             "DQN",
             "lower",
             -SOME_NEURONS,
+            requires=some_dormant("DQN", dormant_at_end()),
         ),
         Claim(
             "ReDo leaves at most half as many neurons dormant (τ = 0.1) as a quarter of the learning rate",
@@ -76,6 +82,7 @@ FIG11 = Experiment(
             "lower",
             HALF_AS_MANY,
             "ratio",
+            requires=some_dormant("DQN, learning rate / 4", dormant_in_second_half()),
         ),
         returns(
             "ReDo's return is higher than that of a quarter of the learning rate",
@@ -148,6 +155,16 @@ FIG12 = Experiment(
             "higher",
             -MANY_NEURONS,
         ),
+        # In the paper the human-normalised returns are 0.30, 0.37 and 0.33 at one, two and four times the width.
+        returns(
+            "Four times the width does not raise DQN's return by a quarter",
+            "DQN, width 4",
+            "DQN, width 1",
+            "lower",
+            LARGE_GAIN,
+        ),
+        # In the paper 11 % and 12 % are dormant with ReDo, and 47 % to 54 % with DQN.
+        *(halves_dormancy(f"ReDo, width {width}", f"DQN, width {width}") for width in WIDTHS),
     ),
     published=("DemonAttack tau=0.1", "atari17 replay_ratio=1"),
 )
@@ -206,15 +223,7 @@ FIG13 = Experiment(
         *(better("ReDo", other) for other in ("DQN", "Reset", "Weight decay")),
         *(better_in_evaluations("ReDo", other) for other in ("DQN", "Reset", "Weight decay")),
         better("Weight decay", "DQN"),
-        Claim(
-            "ReDo at least halves the share of dormant neurons (τ = 0.1)",
-            dormant_in_second_half(),
-            "ReDo",
-            "DQN",
-            "lower",
-            HALF_AS_MANY,
-            "ratio",
-        ),
+        halves_dormancy("ReDo", "DQN"),
     ),
     published=("atari17 replay_ratio=1", "DemonAttack replay_ratio=1"),
     settings=(
@@ -263,10 +272,14 @@ def on_mujoco(plain: ControlTraining, tasks: tuple[str, ...], seeds: int, leaves
     return Design(sac_methods(plain), tuple(map(MuJoCo, tasks)), tuple(range(seeds)), leaves_out)
 
 
-def no_worse_than_sac(arm: str) -> Claim:
-    """The claim that the arm's return is at most a tenth below SAC's."""
-    quantity = Quantity("eval_return", reset_age=LONG_AFTER if arm == "Reset" else (0.0, math.inf))
-    return Claim(f"{arm} does SAC no harm", quantity, arm, "SAC", "higher", LOWER_RETURN, "ratio")
+# The return of evaluations in the second half of a run. With resets, only those of networks that have learnt since.
+SAC_RETURN = Quantity("eval_return", "mean", after=0.5)
+
+
+def lowers_sac(arm: str, smallest: float) -> Claim:
+    """The claim that the arm's return is lower than SAC's."""
+    quantity = replace(SAC_RETURN, reset_age=LONG_AFTER) if arm == "Reset" else SAC_RETURN
+    return Claim(f"{arm} lowers SAC's return", quantity, arm, "SAC", "lower", smallest, "ratio")
 
 
 FIG14 = Experiment(
@@ -286,14 +299,11 @@ FIG14 = Experiment(
     ),
     claims=(
         # In the paper ReDo's return equals SAC's within noise: 11,250 and 11,500 on one task, about 5,000 on the other.
-        no_worse_than_sac("ReDo"),
-        no_worse_than_sac("Weight decay"),
+        Claim("ReDo does SAC no harm", SAC_RETURN, "ReDo", "SAC", "higher", LOWER_RETURN, "ratio"),
+        # In the paper weight decay loses a tenth in HalfCheetah and 5 % in Ant.
+        lowers_sac("Weight decay", SLIGHTLY_LOWER),
         # In the paper resets lose a fifth in Ant and a tenth in HalfCheetah.
-        Claim(
-            "Resets lower SAC's return",
-            Quantity("eval_return", reset_age=LONG_AFTER),
-            *("Reset", "SAC", "lower", LOWER_RETURN, "ratio"),
-        ),
+        lowers_sac("Reset", LOWER_RETURN),
         *(
             Claim(
                 f"The share of dormant neurons (τ = 0.1) of SAC's {network} grows",
@@ -330,14 +340,16 @@ FIG21 = Experiment(
             "DQN, ReLU",
             "lower",
             -SOME_NEURONS,
+            requires=some_dormant("DQN, ReLU", dormant_in_second_half()),
         ),
         Claim(
-            "With leaky ReLU, too, a trained DQN has more dormant neurons (τ = 0.1) than a new one",
+            "With leaky ReLU, too, a trained DQN has more dormant neurons (τ = 0.1) than one early in training",
             dormant_at_end(),
             "DQN, leaky ReLU",
             None,
             "higher",
             MANY_NEURONS,
+            baseline=after_the_dip(),
         ),
     ),
     settings="The slope below zero is the paper's 0.01. Our sources do not say at which replay ratio; here it is 1.",

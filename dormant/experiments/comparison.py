@@ -21,7 +21,6 @@ from dormant import (
 )
 from dormant.experiments.alternatives import LONG_AFTER
 from dormant.experiments.benches import (
-    HALF_AS_MANY,
     HIGHER_RETURN,
     MINATAR,
     NOTHING_LEARNT,
@@ -33,6 +32,7 @@ from dormant.experiments.benches import (
     Bench,
     Changes,
     atari_bench,
+    halves_dormancy,
 )
 from dormant.files import write_whole
 from dormant.hints import canonical
@@ -222,9 +222,7 @@ def higher_return(arm: str) -> Claim:
 
 def fewer_dormant(arm: str) -> Claim:
     """The claim that a method halves the plain agent's fraction of dormant neurons."""
-    statement = f"{arm} at least halves the share of dormant neurons (τ = 0.1)"
-    quantity = Quantity("dormant/0.1/all", "mean", after=0.5)
-    return Claim(statement, quantity, arm, PLAIN, "lower", HALF_AS_MANY, "ratio")
+    return halves_dormancy(arm, PLAIN)
 
 
 class Record(Model):

@@ -157,6 +157,12 @@ class Claim:
             raise ValueError(f"smallest must be positive for a ratio, got {self.smallest}; 1 is no effect.")
 
     @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """All quantities that must be measured to judge the claim."""
+        other = (self.baseline,) if self.baseline else ()
+        return (self.quantity, *other, *(condition.quantity for condition in self.requires))
+
+    @property
     def is_bound(self) -> bool:
         """Whether the claim bounds an effect instead of claiming one."""
         effect = self.smallest - (1 if self.by == "ratio" else 0)

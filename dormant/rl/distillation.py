@@ -24,7 +24,7 @@ from .envs.atari import Atari
 from .envs.minatar import MinAtar
 from .host import open_rings
 from .learning import dormancy, network_of
-from .networks import Params
+from .networks import OUTPUT_LAYERS, Params
 from .offline import WithoutActor, check_length
 from .schedule import by_seed, key_for
 
@@ -72,8 +72,11 @@ class DistillationTraining:
     log_period: int = 500
     seeds: tuple[int, ...] = (0, 1, 2)
     score_batch: int = 64
+    new_head: bool = False
 
     def __post_init__(self) -> None:
+        if self.new_head and self.student is None:
+            raise ValueError("new_head needs a pretrained student; a fresh network has a new head.")
         check_length(self.gradient_steps, self.log_period, self.score_batch, self.seeds)
         if self.states < 1:
             raise ValueError(f"states must be at least 1, got {self.states}.")
@@ -104,7 +107,10 @@ class DistillationTraining:
         """Returns the run, which uses the final states of the earlier runs. Writes nothing to the folder."""
         del folder
         teacher, *student = earlier
-        begin = student[0].state.agent.learner.params if student else _fresh(self, jnp.array(self.seeds))
+        begin = _fresh(self, jnp.array(self.seeds))
+        if student:
+            pretrained = student[0].state.agent.learner.params
+            begin = with_head(pretrained, begin) if self.new_head else pretrained
         states = remembered(self.needs[0], teacher, self.states)
         return DistillationRun(self, Lesson(teacher.state.agent.learner.params, states, begin))
 
@@ -138,6 +144,16 @@ class DistillationRun(WithoutActor):
         """Dormant fractions, neuron scores and loss of a state, measured on states from the teacher's replay."""
         measured = _measure(self.training, jnp.array(self.seeds), self.lesson, state)
         return {name: np.asarray(value) for name, value in measured.items()}
+
+
+def with_head(params: Params, fresh: Params) -> Params:
+    """The parameters with the output layers of other parameters.
+
+    >>> one, two = ({name: {"bias": jnp.full(1, value)} for name in ("dense", "head")} for value in (1, 2))
+    >>> {name: int(layer["bias"][0]) for name, layer in with_head(one, two).items()}
+    {'dense': 1, 'head': 2}
+    """
+    return {name: fresh[name] if name in OUTPUT_LAYERS else layer for name, layer in params.items()}
 
 
 def regression_loss(

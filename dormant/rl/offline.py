@@ -39,7 +39,8 @@ class OfflineTraining:
 
     - "moving": the targets of DQN. The target network is copied every `agent.target_period` gradient steps.
     - "frozen network": the targets of DQN, with a random target network that never changes.
-    - "fixed numbers": one standard normal number per transition, in place of reward and bootstrapped value.
+    - "fixed numbers": one normal number per transition, in place of reward and bootstrapped value. The standard
+      deviation is 1 and the mean is `numbers_mean`.
 
     Evaluations play in `env`; an `eval_period` of 0 disables them.
 
@@ -61,8 +62,11 @@ class OfflineTraining:
     eval_episodes: int = 10
     eval_period: int = 20_000
     eval_epsilon: float = 0.001
+    numbers_mean: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.numbers_mean and self.targets != "fixed numbers":
+            raise ValueError(f"numbers_mean needs targets='fixed numbers', got {self.targets!r}; leave it out.")
         check_length(self.gradient_steps, self.log_period, self.score_batch, self.seeds)
         if self.eval_period < 0 or self.eval_period % self.log_period:
             raise ValueError(
@@ -207,7 +211,7 @@ def _chunk_of(
     training: OfflineTraining, memory: Memory, steps: int, seed: Array, arrays: Arrays, state: OfflineState
 ) -> tuple[OfflineState, Losses]:
     """Takes the gradient steps of one seed. Returns the new state and the mean losses."""
-    arrays = aimed(training.targets, seed, arrays)
+    arrays = aimed(training.targets, seed, arrays, training.numbers_mean)
     numbers = state.gradient_steps + jnp.arange(training.log_period)
     key = key_for(seed, "batches", state.gradient_steps)
     # Draws all numbers at once, because drawing inside the scan costs much more.
@@ -224,11 +228,11 @@ def _chunk_of(
     return OfflineState(agent, numbers[-1] + 1), jax.tree.map(jnp.mean, losses)
 
 
-def aimed(targets: Targets, seed: Array | int, arrays: Arrays) -> Arrays:
+def aimed(targets: Targets, seed: Array | int, arrays: Arrays, numbers_mean: float = 0.0) -> Arrays:
     """The arrays of one seed. For "fixed numbers", random numbers replace rewards and every discount is 0."""
     if targets != "fixed numbers":
         return arrays
-    numbers = jax.random.normal(key_for(seed, "numbers"), arrays.reward.shape)
+    numbers = numbers_mean + jax.random.normal(key_for(seed, "numbers"), arrays.reward.shape)
     return arrays._replace(reward=numbers, discount=jnp.zeros_like(arrays.discount))
 
 

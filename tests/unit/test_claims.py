@@ -89,7 +89,7 @@ def test_an_interval_around_no_effect_is_not_settled():
     # The differences are -0.3, -0.05 and -0.4. Their interval is -0.25 plus or minus 0.447.
     assert verdict.high > 0
     assert verdict.verdict == "not settled"
-    assert verdict.why.endswith("these runs fit no effect as well as -10.0 percentage points, which would matter.")
+    assert verdict.why.endswith("these runs cannot tell -10.0 percentage points, which would matter, from no effect.")
 
 
 def test_an_effect_of_a_size_that_is_open_is_not_settled():

@@ -1,5 +1,6 @@
 """The definitions of the experiments: shared settings, the notes on what they leave out, and the arms in claims."""
 
+import csv
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from dormant.experiments import EXPERIMENTS
 from dormant.experiments.benches import RATIOS, THREE, smoke
 from dormant.experiments.screening import SEEDS, Screened, screened
 from dormant.lab import SCALES, Arm, Quantity
+from dormant.lab.judging.claims import judged
 from dormant.lab.judging.table import HISTORIES
 from dormant.lab.runs.description import run_path
 from dormant.rl.agents import atari_drq, minatar_drq
@@ -31,7 +33,8 @@ METRICS = {
     *(f"{name}/{tau:g}/all" for name in ("dormant", "rise") for tau in TAUS),
 }
 METRICS |= {f"dormant/{tau:g}/{network}/all" for network in ("actor", "critic1", "critic2") for tau in TAUS}
-METRICS |= {"dormant/0.1/dense", *(f"overlap/{history}/{tau:g}/dense" for history in HISTORIES for tau in TAUS)}
+METRICS |= {*(f"dormant/{tau:g}/dense" for tau in TAUS)}
+METRICS |= {*(f"overlap/{history}/{tau:g}/dense" for history in HISTORIES for tau in TAUS)}
 
 
 def ids(value):
@@ -61,7 +64,8 @@ def test_claims_and_panels_name_arms_and_metrics_that_there_are(experiment):
         assert len(set(arms)) == len(arms)
         claimed = {arm for claim in experiment.claims for arm in (claim.arm, claim.against) if arm}
         assert claimed <= set(arms)
-    measured = {claim.quantity.metric for claim in experiment.claims} | {panel.metric for panel in experiment.panels}
+    claimed = {quantity.metric for claim in experiment.claims for quantity in claim.quantities}
+    measured = claimed | {panel.metric for panel in experiment.panels}
     assert measured <= METRICS
     assert len({claim.statement for claim in experiment.claims}) == len(experiment.claims)
 
@@ -253,3 +257,15 @@ def test_a_game_with_a_missing_run_does_not_pass():
     assert not screened("Asterix", screening_runs(3.0, 0.5, SEEDS[:1])).passes
     assert not Screened("Asterix", (9.0, 1.0), (0.5, 0.5)).passes
     assert not screened("Seaquest", screening_runs(3.0, 0.5)).passes
+
+
+def test_the_committed_pilot_gets_the_committed_verdicts():
+    folder = Path(__file__).parents[2] / "results" / "pilot"
+    with (folder / "verdicts.csv").open() as stream:
+        committed = {(row["experiment"], row["claim"]): row["verdict"] for row in csv.DictReader(stream)}
+    frame = pl.read_parquet(folder / "metrics.parquet")
+    for experiment in EXPERIMENTS:
+        runs = frame.filter(experiment=experiment.name)
+        for found in judged(experiment, runs, "pilot") if len(runs) else ():
+            assert committed.pop((experiment.name, found.claim.statement)) == found.verdict
+    assert {name for name, _ in committed} == {"compare"}

@@ -101,6 +101,14 @@ def test_fixed_numbers_are_learnt_for_each_transition_in_place_of_rewards(offlin
     assert np.abs(numbers - [[GAMMA, GAMMA], [1, 1]]).max() > 0.5
 
 
+def test_fixed_numbers_can_have_the_scale_of_q_values(offline):
+    _, ring = transitions.ring_of(CHAIN, GAMMA)
+    plain, large = (aimed("fixed numbers", 0, ring, mean).reward for mean in (0.0, 25.0))
+    np.testing.assert_allclose(large, plain + 25, rtol=1e-6)
+    with pytest.raises(ValueError, match="numbers_mean needs targets='fixed numbers', got 'moving'"):
+        replace(offline, numbers_mean=25.0)
+
+
 def test_targets_that_are_not_numbers_leave_the_data_as_it_is():
     _, ring = transitions.ring_of(CHAIN, GAMMA)
     assert aimed("moving", 0, ring) is ring and aimed("frozen network", 0, ring) is ring
@@ -254,10 +262,17 @@ def test_a_pretrained_student_begins_with_the_last_network_of_its_run():
             agent=agent, replay=jax.tree.map(lambda leaf: leaf[None], ring), agent_steps=jnp.array([5])
         )
         ended.append(FinishedRun(state, Path()))
-    run = replace(DISTILLATION, states=500).after(Path(), *ended)
-    teacher, student = (each.state.agent.learner.params["head"]["kernel"] for each in ended)
-    assert (run.lesson.teacher["head"]["kernel"] == teacher).all()
-    assert (run.lesson.begin["head"]["kernel"] == student).all()
+    training = replace(DISTILLATION, states=500, student=DeviceTraining(AGENT))
+    run = training.after(Path(), *ended)
+    teacher, student = (each.state.agent.learner.params for each in ended)
+    assert (run.lesson.teacher["head"]["kernel"] == teacher["head"]["kernel"]).all()
+    assert (run.lesson.begin["head"]["kernel"] == student["head"]["kernel"]).all()
+    fresh = _fresh(training, jnp.array(training.seeds))
+    begin = replace(training, new_head=True).after(Path(), *ended).lesson.begin
+    assert (begin["head"]["kernel"] == fresh["head"]["kernel"]).all()
+    assert (begin["dense_0"]["kernel"] == student["dense_0"]["kernel"]).all()
+    with pytest.raises(ValueError, match="new_head needs a pretrained student"):
+        replace(DISTILLATION, new_head=True)
     assert run.lesson.states.shape == (1, 500, 1)
     # The ring holds five steps with even observations. Each is about a fifth of the drawn states.
     found, counts = np.unique(run.lesson.states, return_counts=True)

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import polars as pl
 
+from dormant.experiments.phenomenon import FIG05
 from dormant.lab import Claim, Experiment, Panel, Quantity
+from dormant.lab.judging.claims import judge
 from dormant.lab.judging.table import overlap_metrics, overlaps, with_overlaps
 from dormant.lab.runs.folder import RunFolder
 
@@ -53,3 +55,40 @@ def test_runs_get_a_column_for_each_overlap_that_an_experiment_names(tmp_path):
         mine = table.filter(seed=seed)
         assert mine["overlap/previous/0.1/dense"].to_list() == [None, None, 0.5, 1.0, 0.0]
         assert mine["overlap/union/0/dense"].to_list() == [None, None, 0.5, 1.0, 0.0]
+
+
+def study(rng, stay, neurons=64, seeds=3):
+    """A table of runs for figure 5, in which each dormant neuron stays dormant with probability `stay`."""
+    frames = []
+    for seed in range(seeds):
+        dormant = np.zeros(neurons, bool)
+        scores = np.ones((1, 12, neurons))
+        for point, size in enumerate(np.linspace(4, 28, 12).astype(int)):
+            kept = dormant & (rng.random(neurons) < stay)
+            order = np.argsort(rng.random(neurons) - kept)
+            dormant = np.isin(np.arange(neurons), order[:size])
+            scores[0, point, dormant] = 0.0
+        columns = {name: overlaps(scores, 0.0, name.split("/")[1])[0] for name in overlap_metrics(FIG05)}
+        columns |= {f"dormant/{tau}/dense": (scores[0] == 0).mean(axis=-1) for tau in ("0", "0.1")}
+        frames.append(pl.DataFrame({"agent_steps": np.arange(12)} | columns).with_columns(seed=pl.lit(seed)))
+    return pl.concat(frames).with_columns(
+        arm=pl.lit("DQN"), environment=pl.lit("MinAtar/Asterix"), reset_age=pl.lit(None, pl.Float64)
+    )
+
+
+def test_claims_about_overlaps_fail_for_neurons_that_are_dormant_at_random_and_pass_for_lasting_ones():
+    rng = np.random.default_rng(0)
+    at_random = [judge(claim, study(rng, stay=0.0)).verdict for _ in range(15) for claim in FIG05.claims]
+    assert at_random.count("reproduced") <= 0.05 * len(at_random)
+    assert {judge(claim, study(rng, stay=0.9)).verdict for claim in FIG05.claims} == {"reproduced"}
+
+
+def test_claims_about_overlaps_need_dormant_neurons_and_room_above_chance():
+    frame = study(np.random.default_rng(0), stay=0.9)
+    none = frame.with_columns(pl.lit(0.01).alias("dormant/0.1/dense"))
+    full = frame.with_columns(pl.lit(0.97).alias("overlap/union-by-chance/0.1/dense"))
+    (claim,) = [each for each in FIG05.claims if each.quantity.metric == "overlap/union/0.1/dense"]
+    needs_some, needs_room = judge(claim, none), judge(claim, full)
+    assert needs_some.verdict == needs_room.verdict == "not testable"
+    assert needs_some.why.startswith("The claim needs at least 2.0 % dormant neurons in “dense” (τ = 0.1) of DQN")
+    assert needs_room.why.startswith("The claim needs at most 95.0 % overlap with all before, by chance (τ = 0.1)")

@@ -173,7 +173,7 @@ def _before(now: Bool[np.ndarray, "seeds points neurons"], history: str) -> Bool
 def overlap_metrics(experiment: Experiment) -> list[str]:
     """The overlaps in the panels and claims of an experiment, as `overlap/HISTORY/TAU/LAYER`."""
     metrics = [panel.metric for panel in experiment.panels]
-    metrics += [claim.quantity.metric for claim in experiment.claims]
+    metrics += [quantity.metric for claim in experiment.claims for quantity in claim.quantities]
     return list(dict.fromkeys(metric for metric in metrics if metric.startswith("overlap/")))
 
 

@@ -185,7 +185,7 @@ def sentence(claim: Claim, ruling: Ruling, unit: str, interval: Bounds) -> str:
             "opposite": "it goes the other way",
             "not settled": f"it goes the claimed way, but can be smaller than {smallest}, which would matter"
             if sure
-            else f"these runs fit no effect as well as {smallest}, which would matter"
+            else f"these runs cannot tell {smallest}, which would matter, from no effect"
             if _holds(claim, interval)
             else "these runs do not show which way it goes",
         }[ruling]

@@ -177,8 +177,9 @@ def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experimen
 
 # The meaning of each verdict (`judging.claims.ruling`), and of the marks of `interval`.
 KEY = (
-    "All claims were declared before the runs. Intervals have a level of 95 %; those of an experiment's primary claims "
-    "are wider, by Holm's correction. <b>Reproduced</b>: the whole interval lies on the claimed side of no effect, and "
+    "All claims of these figures, with one verdict per claim. Intervals have a level of 95 %; those of an experiment's "
+    "primary claims are wider, by Holm's correction. "
+    "<b>Reproduced</b>: the whole interval lies on the claimed side of no effect, and "
     "the estimate is large enough to matter. <b>Weaker than claimed</b>: it lies on that side, but falls short of what "
     "matters. <b>No such effect</b>: it falls short of what matters, both ways. <b>Opposite</b>: it lies on the other "
     "side. <b>Not settled</b>: it fits several of these. <b>Not testable</b>: a precondition of the claim does not "
@@ -189,7 +190,7 @@ KEY = (
 
 def _claim(figure: str, verdict: Verdict) -> str:
     claim = verdict.claim
-    about = f"{'Primary' if claim.primary else 'Exploratory'}. {_compared(claim, verdict.unit)}"
+    about = f"{'Primary' if claim.primary else 'Exploratory'}: {_compared(claim, verdict.unit)}"
     cells = (
         _cell(f'<a href="#{figure}">{figure}</a> {escape(claim.statement)}{_small(about)}', head=True),
         _cell(f"{mark(verdict.verdict)}{_small(verdict.why)}"),

@@ -19,6 +19,7 @@ Shape = tuple[int, ...]
 
 # The initialiser of the paper's networks (dopamine/labs/redo/networks.py). MinAtar's own DQN has PyTorch's default: it
 # draws kernels and biases uniformly within 1/sqrt(fan in).
+OUTPUT_LAYERS = ("head", "advantage", "value")
 KERNEL = jax.nn.initializers.xavier_uniform()
 EPSILON = 1e-6  # of LayerNorm; Flax's default
 
