@@ -78,7 +78,7 @@ def _minatar(
 
 def _laptop(ratio: float, intervention: Intervention, width: int | float, agent: Changes) -> DeviceTraining:
     run = _minatar(ratio, intervention, width, agent, LAPTOP_STEPS)
-    return between(replace(run, eval_episodes=100, eval_period=40_000))
+    return between(replace(run, eval_episodes=100, eval_period=40_000, rank_batch=512))
 
 
 def between(training: DeviceTraining) -> DeviceTraining:

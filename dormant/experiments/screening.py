@@ -32,7 +32,8 @@ class Screened(NamedTuple):
     def passes(self) -> bool:
         """Whether DQN learns and its dormant fraction grows with every seed."""
         complete = len(self.returns) == len(self.growth) == len(SEEDS)
-        return complete and min(self.returns) >= LEARNS and min(self.growth) >= MANY_NEURONS
+        learns = all(each >= LEARNS for each in self.returns)  # false for NaN
+        return complete and learns and all(each >= MANY_NEURONS for each in self.growth)
 
 
 def screening(games: Iterable[str]) -> Experiment:
@@ -58,9 +59,9 @@ def _arm(ratio: float) -> str:
 
 
 def _learnt(run: pl.DataFrame) -> float:
-    last = run["agent_steps"].max()
     at_random = _per_episode(run.filter(pl.col("agent_steps") <= RANDOM_PLAY))
-    return _per_episode(run.filter(pl.col("agent_steps") > END * last)) / at_random if at_random else np.inf
+    at_end = _per_episode(run.filter(pl.col("agent_steps") > END * pl.col("agent_steps").max()))
+    return at_end / at_random if at_random else np.inf if at_end > 0 else 0.0
 
 
 def _per_episode(run: pl.DataFrame) -> float:

@@ -18,6 +18,7 @@ from .envs import Environment, EnvState, step_or_restart
 from .envs.minatar import MinAtar
 from .learning import (
     EVALUATED,
+    REPRESENTED,
     Experience,
     Learning,
     LearningState,
@@ -25,13 +26,13 @@ from .learning import (
     TrainState,
     dormancy,
     evaluated,
-    feature_rank,
     gradient_step,
     lanes_of,
     network_of,
     no_losses,
     on_host,
     progress,
+    representation,
     synchronised,
     unmeasured,
 )
@@ -129,7 +130,8 @@ class DeviceTraining:
         evaluation = _evaluate(*self.program, state) if due else {}
         found |= {name: np.asarray(evaluation[name]) if due else absent for name in EVALUATED}
         if self.rank_batch:
-            found["srank"] = np.asarray(_ranks(*self.program, state)) if due else absent
+            representations = _represent(*self.program, state) if due else {}
+            found |= {name: np.asarray(representations[name]) if due else absent for name in REPRESENTED}
         return state, found
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
@@ -289,11 +291,13 @@ def _random_play(training: DeviceTraining, key: Array) -> Num[Array, "states pac
 
 
 @partial(jax.jit, static_argnums=0)
-def _ranks(training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState) -> Float[Array, " seeds"]:
-    def one(seed: Array, state: TrainState) -> Array:
+def _represent(
+    training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState
+) -> dict[str, Float[Array, " seeds"]]:
+    def one(seed: Array, state: TrainState) -> dict[str, Array]:
         uniform = jax.random.uniform(key_for(seed, "rank", state.agent_steps), (training.rank_batch,))
         states = training.replay.states(state.replay, state.agent_steps, uniform)
-        return feature_rank(training.network.wiring, state.agent.learner.params, states)
+        return representation(training.network.wiring, state.agent.learner.params, states)
 
     return over_seeds(seeds, jax.vmap(one))(state)
 

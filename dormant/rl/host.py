@@ -20,6 +20,7 @@ from .agents.sac import SAC
 from .envs import HostPlayed, Player
 from .learning import (
     EVALUATED,
+    REPRESENTED,
     AgentState,
     Experience,
     Learning,
@@ -29,7 +30,7 @@ from .learning import (
     TrainState,
     dormancy,
     gradient_step,
-    lane_ranks,
+    lane_representations,
     lane_scores,
     lanes_of,
     no_losses,
@@ -175,7 +176,8 @@ class HostLoop:
         names = EVALUATED if isinstance(training.agent, DQN) else EVALUATED[:1]
         measured |= self.evaluate(state).metrics() if due else dict.fromkeys(names, absent)
         if training.rank_batch:
-            measured["srank"] = np.asarray(self.ranks(state)) if due else absent
+            representations = self.representations(state) if due else {}
+            measured |= {name: np.asarray(representations[name]) if due else absent for name in REPRESENTED}
         return state, measured
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
@@ -184,9 +186,9 @@ class HostLoop:
         metrics = _dormancy(_scores(self.training, params_of(state), inputs))
         return {name: np.asarray(value) for name, value in metrics.items()}
 
-    def ranks(self, state: TrainState) -> Float[Array, " seeds"]:
-        """The rank of the last layer's features, on stored states."""
-        return _ranks(self.training, params_of(state), self._inputs(state, "rank", self.training.rank_batch))
+    def representations(self, state: TrainState) -> dict[str, Float[Array, " seeds"]]:
+        """The ranks and the norms of `representation`, on stored states."""
+        return _represent(self.training, params_of(state), self._inputs(state, "rank", self.training.rank_batch))
 
     def evaluate(self, state: TrainState) -> HostPlayed:
         """Plays the evaluation episodes."""
@@ -342,8 +344,8 @@ def _scores(training: HostTraining, params: list[PyTree[Array]], inputs: Array) 
 
 
 @partial(jax.jit, static_argnums=0)
-def _ranks(training: HostTraining, params: list[PyTree[Array]], inputs: Array) -> Float[Array, " seeds"]:
-    return lane_ranks(training.learning.network.wiring, params, inputs)
+def _represent(training: HostTraining, params: list[PyTree[Array]], inputs: Array) -> dict[str, Float[Array, " seeds"]]:
+    return lane_representations(training.learning.network.wiring, params, inputs)
 
 
 _dormancy = jax.jit(dormancy)

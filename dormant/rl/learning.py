@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from dormant.interventions import Intervention, recycled_counts
-from dormant.metrics import srank
+from dormant.metrics import effective_rank, feature_norm, norm, srank, stable_rank, weight_norms
 from dormant.scores import dormant_fraction
 from dormant.surgery import Learner
 from dormant.tracing import trace
@@ -26,6 +26,7 @@ from .schedule import join_seeds, lanes, map_seeds, take_seed
 
 TAUS = (0.0, 0.025, 0.1)
 EVALUATED = ("eval_return", "q_gap")  # the metrics of an evaluation
+REPRESENTED = ("srank", "effective_rank", "stable_rank", "feature_norm", "weight_norm")  # those of `representation`
 Scores = dict[str, Float[Array, "*seeds neurons"]]
 Losses = dqn.Losses | sac.Losses
 
@@ -194,19 +195,29 @@ def lane_scores(wiring: Wiring, params: list[PyTree[Array]], inputs: Array) -> S
     return join_seeds([scores(own, take_seed(inputs, lane)) for lane, own in enumerate(params)])
 
 
-def lane_ranks(wiring: Wiring, params: list[PyTree[Array]], inputs: Array) -> Float[Array, " seeds"]:
-    """The feature ranks of all seeds. `params` has an entry per lane, `inputs` a leading axis of seeds."""
-    rank = map_seeds(partial(feature_rank, wiring))
-    return join_seeds([rank(own, take_seed(inputs, lane)) for lane, own in enumerate(params)])
+def lane_representations(
+    wiring: Wiring, params: list[PyTree[Array]], inputs: Array
+) -> dict[str, Float[Array, " seeds"]]:
+    """The representations of all seeds. `params` has an entry per lane, `inputs` a leading axis of seeds."""
+    measure = map_seeds(partial(representation, wiring))
+    return join_seeds([measure(own, take_seed(inputs, lane)) for lane, own in enumerate(params)])
 
 
-def feature_rank(wiring: Wiring, params: PyTree[Array], inputs: Array) -> Float[Array, ""]:
-    """The srank of the activations of the last neuron layer, for one seed. The matrix has one row per input.
+def representation(wiring: Wiring, params: PyTree[Array], inputs: Array) -> dict[str, Float[Array, ""]]:
+    """Ranks and norm of the activations of one seed's last neuron layer, and the norm of all its parameters.
 
-    Source: the paper's table 7. We assume the definition of Kumar et al. 2021.
+    The activations form a matrix with one row per input. Source of `srank`: the paper's table 7. We assume the
+    definition of Kumar et al. 2021.
     """
-    features = wiring.activations(params, inputs)[wiring.layers[-1].name]
-    return srank(features.reshape(len(features), -1))
+    activations = wiring.activations(params, inputs)[wiring.layers[-1].name]
+    features = activations.reshape(len(activations), -1)
+    return {
+        "srank": srank(features),
+        "effective_rank": effective_rank(features),
+        "stable_rank": stable_rank(features),
+        "feature_norm": feature_norm(features),
+        "weight_norm": norm(jnp.stack(list(weight_norms(params).values()))),
+    }
 
 
 @jax.vmap

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from dormant.rl.envs import Gap, Objective, Outcome, play, play_on_host
+from dormant.rl.envs import Objective, Outcome, QGap, play, play_on_host
 
 GAMMA = 0.9
 
@@ -29,7 +29,7 @@ def test_the_gap_of_an_episode_follows_its_definition(truncated):
     rng = np.random.default_rng(0)
     values, rewards = rng.normal(size=(2, 7)).astype(np.float32)
     zero, one = np.float32([0.0]), np.float32([1.0])
-    gap = Gap(zero, zero, zero)
+    gap = QGap(zero, zero, zero)
     for step, (value, reward) in enumerate(zip(values, rewards, strict=True)):
         last = one * (step == 6)
         ends = (zero, last) if truncated else (last, zero)

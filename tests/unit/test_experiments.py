@@ -256,6 +256,7 @@ def test_a_game_passes_if_dqn_learns_and_its_dormant_fraction_grows(end, grown, 
 def test_a_game_with_a_missing_run_does_not_pass():
     assert not screened("Asterix", screening_runs(3.0, 0.5, SEEDS[:1])).passes
     assert not Screened("Asterix", (9.0, 1.0), (0.5, 0.5)).passes
+    assert not Screened("Asterix", (9.0, float("nan")), (0.5, 0.5)).passes
     assert not screened("Seaquest", screening_runs(3.0, 0.5)).passes
 
 

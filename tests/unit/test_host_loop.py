@@ -60,13 +60,21 @@ def test_metrics_have_a_value_for_each_seed(run):
 def test_the_rank_of_features_is_measured_where_it_is_asked_for(run, tmp_path):
     loop, states, metrics = run
     ranked = replace(TRAINING, rank_batch=12)
-    found = replace(loop, training=ranked).ranks(states[-1])
+    found = replace(loop, training=ranked).representations(states[-1])
     seen = loop._inputs(states[-1], "rank", 12)
     for seed in range(2):
         layer = jax.tree.map(lambda leaf, seed=seed: np.asarray(leaf[seed]), states[-1].agent.learner.params["dense_0"])
         features = np.maximum(seen[seed].reshape(12, -1) @ layer["kernel"] + layer["bias"], 0)
         values = np.linalg.svd(features, compute_uv=False)
-        assert float(found[seed]) == np.sum(np.cumsum(values) < 0.99 * values.sum()) + 1
+        assert float(found["srank"][seed]) == np.sum(np.cumsum(values) < 0.99 * values.sum()) + 1
+        shares = values[values > 0] / values.sum()
+        assert_allclose(found["effective_rank"][seed], np.exp(-(shares * np.log(shares)).sum()), rtol=1e-4)
+        assert_allclose(found["stable_rank"][seed], (values**2).sum() / values.max() ** 2, rtol=1e-4)
+        assert_allclose(found["feature_norm"][seed], np.linalg.norm(features, axis=1).mean(), rtol=1e-5)
+        weights = jax.tree.leaves(jax.tree.map(lambda leaf, seed=seed: leaf[seed], states[-1].agent.learner.params))
+        assert_allclose(
+            found["weight_norm"][seed], np.linalg.norm(np.concatenate([w.ravel() for w in weights])), rtol=1e-5
+        )
     assert "srank" not in metrics[-1]
     # The first chunk has no evaluation.
     first = ranked.open(tmp_path, ranked.init()).advance(ranked.init())[1]["srank"]

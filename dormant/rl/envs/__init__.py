@@ -135,13 +135,13 @@ class Objective:
         return reward.clip(-1.0, 1.0) if self.clip_rewards else reward
 
 
-class Gap(NamedTuple):
+class QGap(NamedTuple):
     """Sums over the states of evaluation episodes: Q less the discounted return that followed, and the states' number.
 
     `weight` is the factor of the next reward in the sum of the discounted returns.
 
     >>> zero, one = np.float32([0.0]), np.float32([1.0])
-    >>> gap = Gap(zero, zero, zero).after(3 * one, one, zero, zero, Objective(gamma=0.5))
+    >>> gap = QGap(zero, zero, zero).after(3 * one, one, zero, zero, Objective(gamma=0.5))
     >>> gap = gap.after(2 * one, one, one, zero, Objective(gamma=0.5))  # the returns were 1.5 and 1
     >>> gap.total.tolist(), gap.states.tolist()
     ([2.5], [2.0])
@@ -153,7 +153,7 @@ class Gap(NamedTuple):
 
     def after(
         self, value: Numbers, reward: Numbers, terminal: Numbers, truncated: Numbers, objective: Objective
-    ) -> "Gap":
+    ) -> "QGap":
         """The sums after a state with this Q value and the agent step from it. `terminal` and `truncated` are 0 or 1.
 
         At a truncation the last state's Q stands for the return from that state on, and that state is not counted.
@@ -161,7 +161,7 @@ class Gap(NamedTuple):
         before = objective.gamma * self.weight
         followed = truncated * before * value + (1.0 - truncated) * (before + 1.0) * objective.reward(reward)
         total = self.total + (1.0 - truncated) * value - followed
-        return Gap(total, self.states + (1.0 - truncated), (1.0 - terminal) * (1.0 - truncated) * (before + 1.0))
+        return QGap(total, self.states + (1.0 - truncated), (1.0 - terminal) * (1.0 - truncated) * (before + 1.0))
 
 
 UNDISCOUNTED = Objective()
@@ -171,7 +171,7 @@ class Played(NamedTuple):
     """Evaluation episodes on the device: their undiscounted, unclipped returns, and the sums behind `q_gap`."""
 
     returns: Float[Array, " episodes"]
-    gap: Gap
+    gap: QGap
 
 
 def play(env: Environment, policy: Policy, key: Key[Array, ""], episodes: int, objective: Objective) -> Played:
@@ -193,7 +193,7 @@ def _episode(env: Environment, policy: Policy, key: Array, objective: Objective)
         return number + 1, state, total + outcome.reward, gap, outcome.terminal | outcome.truncated
 
     zero = jnp.zeros(())
-    start = (jnp.zeros((), jnp.int32), env.reset(key), zero, Gap(zero, zero, zero), jnp.zeros((), bool))
+    start = (jnp.zeros((), jnp.int32), env.reset(key), zero, QGap(zero, zero, zero), jnp.zeros((), bool))
     _, _, total, gap, _ = jax.lax.while_loop(lambda carry: ~carry[4], step, start)
     return Played(total, gap)
 
@@ -235,12 +235,14 @@ class HostPlayed(NamedTuple):
     """Evaluation episodes on the host: their undiscounted, unclipped returns and the sums behind `q_gap`, per seed."""
 
     returns: list[Float32[ndarray, " episodes"]]
-    gap: Gap | None  # None without Q values
+    gap: QGap | None  # None without Q values
 
     def metrics(self) -> dict[str, Float[ndarray, " seeds"]]:
         """The mean return of each seed, and the gap if there are Q values."""
         found = {"eval_return": np.array([np.mean(each) for each in self.returns])}
-        return found | ({} if self.gap is None else {"q_gap": self.gap.total / np.maximum(self.gap.states, 1.0)})
+        if self.gap is not None:
+            found["q_gap"] = np.asarray(self.gap.total / np.maximum(self.gap.states, 1.0))
+        return found
 
 
 def play_on_host(
@@ -267,7 +269,7 @@ def play_on_host(
         actions, values = policy(player.observations)
         outcome = player.step(actions)
         if values is not None:
-            gap = _gap_after(gap or Gap(*np.zeros((3, seeds), np.float32)), playing, values, outcome, objective)
+            gap = _gap_after(gap or QGap(*np.zeros((3, seeds), np.float32)), playing, values, outcome, objective)
         totals += outcome.reward
         for seed in np.flatnonzero(outcome.restarted & playing):
             returns[seed].append(totals[seed])
@@ -282,9 +284,9 @@ def play_on_host(
 
 
 def _gap_after(
-    gap: Gap, playing: Bool[ndarray, " seeds"], values: ndarray, outcome: HostOutcome, objective: Objective
-) -> Gap:
+    gap: QGap, playing: Bool[ndarray, " seeds"], values: ndarray, outcome: HostOutcome, objective: Objective
+) -> QGap:
     """The sums after an agent step of the seeds that still play."""
     ends = (each.astype(np.float32) for each in (outcome.terminal, outcome.restarted & ~outcome.terminal))
     after = gap.after(values, outcome.reward, *ends, objective)
-    return Gap(*(np.where(playing, new, old) for new, old in zip(after, gap, strict=True)))
+    return QGap._make(np.where(playing, new, old) for new, old in zip(after, gap, strict=True))
