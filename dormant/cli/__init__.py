@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     match command:
         case demo.Demo():
             return demo.demo(command)
-        case train.TrainMinAtar() | train.TrainAtari() | train.TrainControl():
+        case train.TrainMinAtar() | train.TrainAtari() | train.TrainControl() | train.TrainLike():
             return train.train(command)
         case figure.Figure():
             return figure.figure(command)

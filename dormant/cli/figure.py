@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 from rich.console import Console
 
+from dormant.cli.changes import Changes, with_variants
 from dormant.cli.report import Report, report
 from dormant.cli.terminal import KNOWN_SPEEDS, check_folder, check_seconds, counted, live_board, plan, refuse
 from dormant.experiments import EXPERIMENTS
@@ -130,7 +131,7 @@ class Figure:
     """Complete the runs of some experiments, judge their claims and draw them. The same command resumes."""
 
     names: tyro.conf.Positional[tuple[str, ...]]
-    """Names of experiments, such as fig07 fig09, or all."""
+    """Names of experiments, such as fig07 fig09, or all. The page has these experiments only."""
     scale: Scale = "smoke"
     """Size of the experiments: smoke takes seconds and only shows that they run, laptop takes hours, paper is the size
     in the paper."""
@@ -140,6 +141,9 @@ class Figure:
     """Print the missing runs and their estimated time. Start no run."""
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
+    changes: Changes = ()
+    """Run a variant of each arm too, with a setting changed, such as tau=0.3. Several --set make one variant. Variants
+    are exploratory: no claim is about them."""
     data: Path | None = None
     """Your copy of a data set: the CIFAR-10 archive, or the folder of Fashion-MNIST or DQN-replay."""
     cluster: Annotated[ClusterFlags, tyro.conf.arg(name="")] = field(default_factory=ClusterFlags)
@@ -151,7 +155,8 @@ def figure(flags: Figure) -> int:
     try:
         check_seconds(flags.checkpoint_seconds)
         check_folder(flags.run_dir)
-        wanted = [with_data(each, flags.scale, flags.data) for each in chosen(flags.names, flags.scale)]
+        asked = with_variants(chosen(flags.names, flags.scale), flags.scale, flags.changes)
+        wanted = [with_data(each, flags.scale, flags.data) for each in asked]
         where = site(flags.cluster)
         known = speeds(flags.run_dir, KNOWN_SPEEDS, where.backend)
         wanted = wanted if flags.dry_run else list(_with_data_present(console, flags, wanted))
@@ -173,7 +178,8 @@ def figure(flags: Figure) -> int:
     except RunRefused as error:
         refuse(error)
     if any(drawn):
-        report(Report(flags.run_dir, flags.run_dir / flags.scale / "report.html", flags.scale))
+        page = Report(flags.run_dir, flags.run_dir / flags.scale / "report.html", flags.scale)
+        report(page, None if "all" in flags.names else wanted)
     return 1 if board.count("failed") else 0
 
 

@@ -27,14 +27,18 @@ class Report:
     """Scale of the runs. Needed if the folder has runs at several scales."""
 
 
-def report(flags: Report) -> int:
-    """Writes the page and returns 0. Ends the command with a message in one line and code 2 for bad input."""
+def report(flags: Report, only: Sequence[Experiment] | None = None) -> int:
+    """Writes the page and returns 0. Ends the command with a message in one line and code 2 for bad input.
+
+    Without `only` the page has all experiments and the newest comparison.
+    """
     from dormant.lab.page import page  # imported after the checks of the input, because it loads slowly
 
     scale = _scale(flags)
     _check_writable(flags.out)
     try:
-        chapters, others = _read(flags.runs, scale, EXPERIMENTS)
+        chapters, others = _read(flags.runs, scale, EXPERIMENTS if only is None else only)
+        chapters += _compared(flags.runs, scale) if only is None else []
         if not chapters:
             refuse(
                 f"{flags.runs} has no finished run of an experiment at scale {scale}; make some with `dormant figure`."
@@ -87,7 +91,7 @@ def _read(root: Path, scale: Scale, experiments: Sequence[Experiment]):
             others.append(experiment)
         else:
             chapters.append(chapter(root, scale, experiment, frame, judged(experiment, frame, scale)))
-    return [*chapters, *_compared(root, scale)], others
+    return chapters, others
 
 
 def _compared(root: Path, scale: Scale):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
+from dormant.cli.changes import TrainLike, like
 from dormant.cli.interventions import Settings, dqn_for, for_sac, intervention, sac_for
 from dormant.cli.terminal import check_finite, check_folder, check_seconds, held_back, not_written, progress_bar, refuse
 from dormant.files import available_memory
@@ -82,8 +83,8 @@ class Length:
 class TrainMinAtar:
     """Train an agent; the same command resumes a run that was interrupted.
 
-    These are the flags of DQN and DrQ on MinAtar. Atari games and SAC have flags of their own: see
-    `dormant train --env ALE/Pong --help` and `dormant train --agent sac --help`.
+    These are the flags of DQN and DrQ on MinAtar. There are others for Atari games (`dormant train --env ALE/Pong
+    --help`), for SAC (`--agent sac --help`), and to start from an earlier run's settings (`--like RUN --help`).
     """
 
     run_dir: Path
@@ -99,7 +100,7 @@ class TrainMinAtar:
     eval_epsilon: float = DeviceTraining.eval_epsilon
     """Probability of a random action in evaluation episodes."""
     rank_batch: int = DeviceTraining.rank_batch
-    """States on which the rank of the last layer's features is measured at each evaluation; 0 measures no rank."""
+    """States on which ranks and norms of the last layer's features are measured at each evaluation; 0 measures none."""
     length: Annotated[Length, tyro.conf.arg(name="")] = field(default_factory=Length)
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
     agent: Annotated[DQN, *FLAT] = field(default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps))
@@ -133,7 +134,7 @@ class TrainAtari:
     video: bool = False
     """Whether to record the first seed's first episode of each evaluation, in the run's folder `videos`."""
     rank_batch: int = AtariTraining.rank_batch
-    """States on which the rank of the last layer's features is measured at each evaluation; 0 measures no rank."""
+    """States on which ranks and norms of the last layer's features are measured at each evaluation; 0 measures none."""
     length: Annotated[Length, tyro.conf.arg(name="")] = field(default_factory=Length)
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
     network: Literal["nature", "impala"] = "nature"
@@ -161,16 +162,18 @@ class TrainControl:
     agent: Annotated[SAC, *FLAT] = field(default_factory=SAC)
 
 
-Flags = TrainMinAtar | TrainAtari | TrainControl
+Flags = TrainMinAtar | TrainAtari | TrainControl  # `TrainLike` has no flags of an agent
 Training = DeviceTraining | AtariTraining | ControlTraining
 
 
-def parse(arguments: Sequence[str]) -> Flags:
-    """Parses the flags of `dormant train`. The agent and environment decide which flags exist and their defaults.
+def parse(arguments: Sequence[str]) -> Flags | TrainLike:
+    """Parses the flags of `dormant train`. `--like`, or the agent and environment, decide which flags there are.
 
     >>> parse(["--run-dir", "run", "--env", "ALE/Pong", "--replay-ratio", "0.25"]).agent.target_period
     8000
     """
+    if _given("like", arguments):
+        return tyro.cli(TrainLike, args=arguments, prog="dormant train")
     choice, _ = tyro.cli(Choice, args=arguments, prog="dormant train", return_unknown_args=True, add_help=False)
     flags = tyro.cli(flags_of(choice), args=arguments, prog="dormant train")
     _refuse_idle(flags, arguments)
@@ -316,18 +319,20 @@ def _minatar_game(env: str) -> str:
     return env.removeprefix(MINATAR)
 
 
-def train(flags: Flags) -> int:
+def train(flags: Flags | TrainLike) -> int:
     """Runs the training to its end. Returns 0 if it is done, 1 if it diverged, 130 on Ctrl-C."""
     folder = RunFolder(flags.run_dir)
     try:
         training = _prepared(flags, folder)
-    except (ValueError, OverflowError, KeyError, ImportError) as error:
+    except (ValueError, OverflowError, KeyError, ImportError, RunRefused) as error:
         refuse(error.args[0])
+    except (FileNotFoundError, NotADirectoryError) as error:
+        refuse(f"--like: there is no run at {error.filename}.")
     except (MemoryError, TypeError, jax.errors.JaxRuntimeError) as error:
         refuse(f"a size is too large for this machine ({' '.join(str(error).split())[:200]}); choose a smaller one.")
     try:
         done = folder.done.exists()
-        with progress_bar(folder, flags.length.steps, frames=isinstance(flags, TrainAtari)) as update:
+        with progress_bar(folder, training.agent_steps, frames=isinstance(training, AtariTraining)) as update:
             _run(training, flags, update)
     except Diverged as error:
         print(f"dormant: {error}", file=sys.stderr)
@@ -342,26 +347,28 @@ def train(flags: Flags) -> int:
     return 0
 
 
-def _run(training: Training, flags: Flags, progress: Progress) -> None:
+def _run(training: Training, flags: Flags | TrainLike, progress: Progress) -> None:
     """Runs the training. Ends the command if a file of the run cannot be written."""
+    saving = flags if isinstance(flags, TrainLike) else flags.length
     try:
         with held_back():
-            run(training, flags.run_dir, progress, flags.length.checkpoint_seconds, flags.length.stop_when_diverged)
+            run(training, flags.run_dir, progress, saving.checkpoint_seconds, saving.stop_when_diverged)
     except OSError as error:
         not_written(error, flags.run_dir, _advice(error))
 
 
-def _prepared(flags: Flags, folder: RunFolder) -> Training:
+def _prepared(flags: Flags | TrainLike, folder: RunFolder) -> Training:
     """Sets up JAX and the cores. Returns the training, checked as far as possible before it starts."""
-    check_seconds(flags.length.checkpoint_seconds)
+    saving = flags if isinstance(flags, TrainLike) else flags.length
+    check_seconds(saving.checkpoint_seconds)
     check_folder(flags.run_dir)
-    if flags.length.core is not None:
-        pin(flags.length.core)
-    elif isinstance(flags, TrainMinAtar):
-        spread_seeds(flags.length.seeds)
+    training = like(RunFolder(flags.like), flags.changes) if isinstance(flags, TrainLike) else training_of(flags)
+    if saving.core is not None:
+        pin(saving.core)
+    elif isinstance(training, DeviceTraining):
+        spread_seeds(len(training.seeds))
     keep_compiled_code()
-    training = training_of(flags)
-    for part in (flags.settings, flags.agent):
+    for part in (training.agent,) if isinstance(flags, TrainLike) else (flags.settings, flags.agent):
         check_finite(part)
     _refuse_large_batches(training)
     # Raises an error if the intervention does not fit the network. Computes nothing.

@@ -69,6 +69,32 @@ def test_it_runs_what_is_missing_judges_and_draws_it(laboratory, tmp_path, capsy
     assert "larger has no smoke scale, only paper." in said
 
 
+def test_the_page_has_only_the_experiments_that_were_asked_for(laboratory, tmp_path, capsys):
+    """They share their runs, so that the other one has runs too."""
+    call, page = laboratory(experiment(), experiment("others")), tmp_path / "runs" / "smoke" / "report.html"
+    assert call("walks", "--workers", "1") == 0
+    assert "1 experiment, " in capsys.readouterr().out
+    assert 'id="walks"' in page.read_text() and "others" not in page.read_text() and "larger" not in page.read_text()
+    assert call("all", "--workers", "1") == 0
+    assert "2 experiments, " in capsys.readouterr().out
+    assert 'id="walks"' in page.read_text() and 'id="others"' in page.read_text() and "larger" in page.read_text()
+
+
+def test_a_setting_makes_variants_beside_the_arms_that_no_claim_is_about(laboratory, tmp_path, capsys):
+    call, folder = laboratory(experiment()), tmp_path / "runs" / "smoke"
+    assert call("walks", "--workers", "1", "--set", "seconds=0.001", "--set", "log-period=6") == 0
+    assert "8 runs made, 0 failed." in capsys.readouterr().out
+    label = "(exploratory: seconds=0.001 and log_period=6)"
+    page = (folder / "report.html").read_text()
+    assert f"near {label}" in page and f"far {label}" in page
+    assert "Exploratory variants, which no claim is about: seconds=0.001 and log_period=6" in page
+    assert "dormant figure walks --scale smoke --set seconds=0.001 --set log_period=6" in page
+    assert call("walks", "--workers", "1", "--set", "network=long legs") == 0
+    assert "2 runs made, 0 failed." in capsys.readouterr().out  # the far walker has long legs already
+    page = (folder / "report.html").read_text()
+    assert "near (exploratory: network=long legs)" in page and "far (exploratory" not in page
+
+
 def test_a_run_that_fails_is_reported_at_the_end_and_the_others_are_drawn(laboratory, tmp_path, capsys):
     call = laboratory(experiment(wrong="raise"))
     assert call("walks", "--workers", "1") == 1
@@ -108,6 +134,17 @@ def test_a_dry_run_counts_and_costs_and_makes_nothing(laboratory, tmp_path, caps
         ([], "dormant: name an experiment: walks, larger, all."),
         (["larger"], "dormant: larger has no smoke scale, only paper."),
         (["walks", "--scale", "paper"], "dormant: walks has no paper scale, only smoke, pilot."),
+        (["walks", "--set", "seconds"], "dormant: --set expects FIELD=VALUE, such as tau=0.3, got 'seconds'."),
+        (["walks", "--set", "second=1"], "dormant: --set second=1: no field has this name; did you mean seconds?"),
+        (
+            ["walks", "--set", "at=soon"],
+            "dormant: --set at=soon: expected a value like 8, which is of type int.",
+        ),
+        (["walks", "--set", "at=8"], "dormant: --set at=8: every arm of walks has this value already."),
+        (
+            ["walks", "--set", "seeds=7"],
+            "dormant: --set seeds=7: the experiment sets the environments and the seeds.",
+        ),
         (["walks", "--workers", "0"], "dormant: --workers must be between 1 and"),
         (["walks", "--checkpoint-seconds", "-1"], "dormant: --checkpoint-seconds must be at least 0, got -1.0."),
     ],

@@ -1,0 +1,226 @@
+"""Trainings made from others: variants with changed fields (`--set`), and the training of an earlier run (`--like`)."""
+
+import ast
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import tyro
+
+from dormant import regularisers
+from dormant.hints import suggestion
+from dormant.interventions import Chain, holding, how_many, recycle, resets, schedule
+from dormant.lab import Arm, Experiment, Scale
+from dormant.lab.runs.description import describe, differences
+from dormant.lab.runs.folder import RunFolder, origin_of
+from dormant.rl import atari as atari_loop
+from dormant.rl import control, device, networks
+from dormant.rl.agents import dqn, sac
+from dormant.rl.envs import atari, minatar, mujoco
+from dormant.rl.networks import convolutional
+
+Made = TypeVar("Made")
+Place = tuple[str | int, ...]  # names of fields and positions in tuples, from a training to one of its fields
+# FIELD=VALUE for each change; the flag may be given several times.
+Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE"), tyro.conf.UseAppendAction]
+# The modules whose dataclasses a run's spec.json can name.
+PARTS: tuple[ModuleType, ...] = (
+    *(schedule, recycle, resets, holding, how_many, regularisers, dqn, sac, networks, convolutional),
+    *(minatar, atari, mujoco, device, atari_loop, control),
+)
+
+
+@dataclass(frozen=True)
+class TrainLike:
+    """Train with the settings of an earlier run; the same command resumes a run that was interrupted."""
+
+    run_dir: Path
+    """Folder of the run: created, resumed, or left alone if the run is done."""
+    like: Path
+    """Folder of the earlier run."""
+    changes: Changes = ()
+    """A setting that differs from the earlier run, such as tau=0.3, agent_steps=50000 or seeds=7,8. If several settings
+    have the name, the error lists their full names."""
+    checkpoint_seconds: float = 30.0
+    """Seconds of training between two checkpoints."""
+    stop_when_diverged: bool = False
+    """End the run when a network diverges: when its loss, dormant fraction or another metric is NaN or infinite."""
+    core: int | None = None
+    """CPU core to stay on, with one thread, so that runs on other cores are not disturbed. Default: all cores."""
+
+
+class Change(NamedTuple):
+    """A new value for a field, which is named by the end of its path: `tau`, or `agent.gamma`."""
+
+    field: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.field}={self.value}"
+
+
+def parsed(text: str) -> Change:
+    """The change that a text such as tau=0.3 describes. Raises ValueError for another text.
+
+    >>> parsed("tau=0.3")
+    Change(field='tau', value='0.3')
+    """
+    name, sign, value = (part.strip() for part in text.partition("="))
+    if not (name and sign and value):
+        raise ValueError(f"--set expects FIELD=VALUE, such as tau=0.3, got {text!r}.")
+    return Change(name.replace("-", "_"), value)
+
+
+def changed(training: Made, changes: Sequence[Change]) -> Made:
+    """The training with new values of its fields.
+
+    >>> from dormant.rl.device import DeviceTraining
+    >>> changed(DeviceTraining(), [Change("gamma", "0.9"), Change("seeds", "4,5")]).seeds
+    (4, 5)
+
+    Raises KeyError for a field that the training does not have. Raises ValueError if several fields have that name, and
+    for a value that the field cannot have.
+    """
+    for change in changes:
+        known = {_shown(path): path for path in _paths(training)}
+        found = [path for name, path in known.items() if f".{name}".endswith(f".{change.field}")]
+        found = [known[change.field]] if change.field in known else found
+        if not found:
+            names = dict.fromkeys(str(path[-1]) for path in known.values())
+            raise KeyError(f"--set {change}: no field has this name; {suggestion(change.field, names)}")
+        if len(found) > 1:
+            raise ValueError(f"--set {change}: several fields have this name; use {' or '.join(map(_shown, found))}.")
+        training = _with(training, found[0], change)
+    return training
+
+
+def _shown(path: Place) -> str:
+    return ".".join(map(str, path))
+
+
+def _paths(value: object) -> Iterator[Place]:
+    """The paths of all fields that hold a plain value."""
+    if dataclasses.is_dataclass(value):
+        parts = [(each.name, getattr(value, each.name)) for each in dataclasses.fields(value)]
+    elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+        parts = list(enumerate(value))
+    else:
+        yield ()
+        return
+    for name, part in parts:
+        yield from ((name, *path) for path in _paths(part))
+
+
+def _with(value: Any, path: Place, change: Change) -> Any:
+    """The value with the field at the end of the path changed."""
+    if not path:
+        return _converted(value, change)
+    name, *rest = path
+    if isinstance(name, int):
+        return (*value[:name], _with(value[name], tuple(rest), change), *value[name + 1 :])
+    part = _with(getattr(value, name), tuple(rest), change)
+    return Chain(*part) if isinstance(value, Chain) else replace(value, **{name: part})
+
+
+def _converted(old: object, change: Change) -> object:
+    """The new value, of the type of the old one."""
+    try:
+        new = ast.literal_eval(change.value.capitalize() if change.value in ("true", "false") else change.value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        new = change.value
+    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
+        return float(new)
+    if isinstance(old, tuple) and not isinstance(new, tuple):
+        new = tuple(new.split(",")) if isinstance(new, str) else (new,)
+    if old is not None and type(new) is not type(old):
+        raise ValueError(f"--set {change}: expected a value like {old!r}, which is of type {type(old).__name__}.")
+    return new
+
+
+def with_variants(experiments: Sequence[Experiment], scale: Scale, texts: Sequence[str]) -> list[Experiment]:
+    """The experiments with a variant beside each arm at a scale that has all the changed fields.
+
+    Variants are marked as exploratory, and no claim is about them. Without changes the experiments are the same.
+
+    Raises ValueError for a text that is not FIELD=VALUE, for a value that the field cannot have, and if no experiment
+    gets a variant.
+    """
+    changes, found, reason = [parsed(text) for text in texts], list(experiments), ""
+    for change in changes:
+        if change.field.split(".")[0] in ("env", "seeds"):
+            raise ValueError(f"--set {change}: the experiment sets the environments and the seeds.")
+    for number, experiment in enumerate(experiments if changes else ()):
+        try:
+            found[number] = _with_variants(experiment, scale, changes)
+        except KeyError as error:
+            reason = str(error.args[0])
+    if changes and found == list(experiments):
+        raise ValueError(reason)
+    return found
+
+
+def _with_variants(experiment: Experiment, scale: Scale, changes: Sequence[Change]) -> Experiment:
+    """The experiment with its variants. Raises KeyError, with the reason, if there are none."""
+    label, design = " and ".join(map(str, changes)), experiment.designs[scale]
+    variants, reason = [], f"--set {label}: every arm of {experiment.name} has this value already."
+    for arm in design.arms:
+        try:
+            training = changed(arm.training, changes)
+        except KeyError as error:
+            reason = str(error.args[0])
+            continue
+        if training != arm.training:
+            variants.append(Arm(_marked(arm.name, label), training))
+    if not variants:
+        raise KeyError(reason)
+    given = "".join(f" --set {change}" for change in changes)
+    return replace(
+        experiment,
+        designs={**experiment.designs, scale: replace(design, arms=(*design.arms, *variants))},
+        command=f"dormant figure {experiment.name} --scale {scale}{given}",
+        settings=f"{experiment.settings} Exploratory variants, which no claim is about: {label}.".strip(),
+    )
+
+
+def _marked(arm: str, label: str) -> str:
+    # Before the comma, so that the variant is not part of the arm's family.
+    name, comma, rest = arm.partition(",")
+    return f"{name} (exploratory: {label}){comma}{rest}"
+
+
+def like(folder: RunFolder, texts: Sequence[str]) -> Any:
+    """The training of a run, with the fields changed that the texts name.
+
+    Raises Damaged for a damaged spec.json, OSError if it is missing. Raises ValueError for a text that is not
+    FIELD=VALUE, for a field or value that there cannot be, and for a run that this version cannot make.
+    """
+    description = origin_of(folder)["training"]
+    try:
+        training = _rebuilt(description)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder.path}: this version cannot make its training: {error}") from error
+    lost = [each for each in differences(description, describe(training)) if each.old != "absent"]
+    if lost:
+        raise ValueError(f"{folder.path}: this version cannot make its training: {lost[0].setting} would change.")
+    try:
+        return changed(training, [parsed(text) for text in texts])
+    except KeyError as error:
+        raise ValueError(error.args[0]) from error
+
+
+def _rebuilt(description: Any) -> Any:
+    """The value that `describe` described. Raises ValueError for a class or a field that this version does not have."""
+    if isinstance(description, list):
+        return tuple(map(_rebuilt, description))
+    if not isinstance(description, dict):
+        return description
+    known = {name: each for part in PARTS for name, each in vars(part).items() if dataclasses.is_dataclass(each)}
+    name = description.get("is", "")
+    if name not in known:
+        raise ValueError(f"it has no {name or 'class'} for `dormant train`.")
+    settings = {key: _rebuilt(value) for key, value in description.items() if key != "is"}
+    kind: Any = known[name]
+    return Chain(*settings["links"]) if kind is Chain else kind(**settings)
