@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
+from dormant.rl import envs
 from dormant.rl.envs import Objective, Outcome, QGap, play, play_on_host
 
 GAMMA = 0.9
@@ -77,6 +78,26 @@ def test_the_gap_is_measured_on_the_device_with_the_rewards_that_the_agent_learn
     assert_allclose(played.returns, [12.0] * 3)
     assert_allclose(played.gap.total, [total] * 3, rtol=1e-5)
     assert_allclose(played.gap.states, [states] * 3)
+
+
+@dataclass(frozen=True)
+class Lottery(Countdown):
+    """A countdown whose length is drawn."""
+
+    def reset(self, key):
+        return Played(jax.random.randint(key, (), 1, 9).astype(jnp.float32))
+
+
+def test_many_episodes_are_played_in_batches_and_are_the_same(monkeypatch):
+    def policy(observation, uniform):
+        return jnp.int32(0), observation[0]
+
+    found = play(Lottery(), policy, jax.random.key(0), 23, Objective(GAMMA))
+    monkeypatch.setattr(envs, "AT_ONCE", 100)
+    together = play(Lottery(), policy, jax.random.key(0), 23, Objective(GAMMA))
+    assert len(set(found.returns.tolist())) > 4
+    assert_array_equal(found.returns, together.returns)
+    assert_allclose(found.gap.total, together.gap.total, rtol=1e-6)
 
 
 class Step(NamedTuple):

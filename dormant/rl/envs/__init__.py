@@ -165,6 +165,8 @@ class QGap(NamedTuple):
 
 
 UNDISCOUNTED = Objective()
+# Episodes that a CPU plays at once. Its time per agent step grows with them, and all wait for the longest one (LOG.md).
+AT_ONCE = 10
 
 
 class Played(NamedTuple):
@@ -175,11 +177,18 @@ class Played(NamedTuple):
 
 
 def play(env: Environment, policy: Policy, key: Key[Array, ""], episodes: int, objective: Objective) -> Played:
-    """Plays `episodes` whole episodes on the device, all at once.
+    """Plays `episodes` whole episodes on the device.
 
     Source: the paper's evaluation phase, which plays with epsilon 0.001; dopamine/discrete_domains/run_experiment.py.
     """
-    return jax.vmap(lambda key: _episode(env, policy, key, objective))(jax.random.split(key, episodes))
+
+    def episode(key: Array) -> Played:
+        return _episode(env, policy, key, objective)
+
+    keys = jax.random.split(key, episodes)
+    if episodes <= AT_ONCE or jax.default_backend() != "cpu":
+        return jax.vmap(episode)(keys)
+    return jax.lax.map(episode, keys, batch_size=AT_ONCE)
 
 
 def _episode(env: Environment, policy: Policy, key: Array, objective: Objective) -> Played:
