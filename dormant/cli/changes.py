@@ -2,7 +2,7 @@
 
 import ast
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +23,7 @@ from dormant.rl.envs import atari, minatar, mujoco
 from dormant.rl.networks import convolutional
 
 Made = TypeVar("Made")
+Training = device.DeviceTraining | atari_loop.AtariTraining | control.ControlTraining
 Place = tuple[str | int, ...]  # names of fields and positions in tuples, from a training to one of its fields
 # FIELD=VALUE for each change; the flag may be given several times.
 Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE"), tyro.conf.UseAppendAction]
@@ -191,7 +192,7 @@ def _marked(arm: str, label: str) -> str:
     return f"{name} (exploratory: {label}){comma}{rest}"
 
 
-def like(folder: RunFolder, texts: Sequence[str]) -> Any:
+def like(folder: RunFolder, texts: Sequence[str]) -> Training:
     """The training of a run, with the fields changed that the texts name.
 
     Raises Damaged for a damaged spec.json, OSError if it is missing. Raises ValueError for a text that is not
@@ -200,6 +201,8 @@ def like(folder: RunFolder, texts: Sequence[str]) -> Any:
     description = origin_of(folder)["training"]
     try:
         training = _rebuilt(description)
+        if not isinstance(training, Training):
+            raise ValueError("it is not a run of `dormant train`")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder.path}: this version cannot make its training: {error}") from error
     lost = [each for each in differences(description, describe(training)) if each.old != "absent"]
@@ -211,7 +214,7 @@ def like(folder: RunFolder, texts: Sequence[str]) -> Any:
         raise ValueError(error.args[0]) from error
 
 
-def _rebuilt(description: Any) -> Any:
+def _rebuilt(description: object) -> object:
     """The value that `describe` described. Raises ValueError for a class or a field that this version does not have."""
     if isinstance(description, list):
         return tuple(map(_rebuilt, description))
@@ -222,5 +225,5 @@ def _rebuilt(description: Any) -> Any:
     if name not in known:
         raise ValueError(f"it has no {name or 'class'} for `dormant train`.")
     settings = {key: _rebuilt(value) for key, value in description.items() if key != "is"}
-    kind: Any = known[name]
-    return Chain(*settings["links"]) if kind is Chain else kind(**settings)
+    kind: Callable[..., object] = known[name]
+    return kind(*settings["links"]) if kind is Chain else kind(**settings)

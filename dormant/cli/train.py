@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from dormant.cli.changes import TrainLike, like
+from dormant.cli.changes import Training, TrainLike, like
 from dormant.cli.interventions import Settings, dqn_for, for_sac, intervention, sac_for
 from dormant.cli.terminal import check_finite, check_folder, check_seconds, held_back, not_written, progress_bar, refuse
 from dormant.files import available_memory
@@ -163,7 +163,6 @@ class TrainControl:
 
 
 Flags = TrainMinAtar | TrainAtari | TrainControl  # `TrainLike` has no flags of an agent
-Training = DeviceTraining | AtariTraining | ControlTraining
 
 
 def parse(arguments: Sequence[str]) -> Flags | TrainLike:
