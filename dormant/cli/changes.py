@@ -220,10 +220,11 @@ def _rebuilt(description: object) -> object:
         return tuple(map(_rebuilt, description))
     if not isinstance(description, dict):
         return description
-    known = {name: each for part in PARTS for name, each in vars(part).items() if dataclasses.is_dataclass(each)}
+    found = [each for part in PARTS for each in vars(part).values() if isinstance(each, type)]
+    known: dict[str, Callable[..., object]] = {each.__name__: each for each in found if dataclasses.is_dataclass(each)}
     name = description.get("is", "")
     if name not in known:
         raise ValueError(f"it has no {name or 'class'} for `dormant train`.")
     settings = {key: _rebuilt(value) for key, value in description.items() if key != "is"}
-    kind: Callable[..., object] = known[name]
-    return kind(*settings["links"]) if kind is Chain else kind(**settings)
+    links = settings.get("links")
+    return Chain(*links) if name == "Chain" and isinstance(links, tuple) else known[name](**settings)

@@ -296,6 +296,7 @@ def _gap_after(
     gap: QGap, playing: Bool[ndarray, " seeds"], values: ndarray, outcome: HostOutcome, objective: Objective
 ) -> QGap:
     """The sums after an agent step of the seeds that still play."""
-    ends = (each.astype(np.float32) for each in (outcome.terminal, outcome.restarted & ~outcome.terminal))
+    terminal, truncated = outcome.terminal, outcome.restarted & ~outcome.terminal
+    ends = terminal.astype(np.float32), truncated.astype(np.float32)
     after = gap.after(values, outcome.reward, *ends, objective)
     return QGap._make(np.where(playing, new, old) for new, old in zip(after, gap, strict=True))
