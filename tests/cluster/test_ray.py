@@ -53,7 +53,7 @@ def rows_of(path):
 
 
 def test_a_node_is_lost_in_the_middle_and_every_run_ends_as_in_one_process(cluster, tmp_path):
-    experiment = Experiment("small", "", {"smoke": Design(ARMS, GAMES[:1], (0, 1))})
+    experiment = Experiment("small", "", {"smoke": Design(ARMS, GAMES[:1], (0,))})
     todo = jobs([experiment], "smoke", tmp_path / "ray", together=False)
     said, nodes_at_work = {job.path: [] for job in todo}, set()
 

@@ -77,7 +77,7 @@ def check_bit_equal(apply, network, params, inputs, intervention):
 
 
 @given(plain_architectures, optimizers, st.integers(0, 2**31))
-@settings(max_examples=16)
+@settings(max_examples=8)
 def test_recycling_silent_neurons_keeps_outputs_and_everything_else(architecture, tx, seed):
     network, inputs = network_of(architecture, tx), examples()
     params, chosen = silenced(network, architecture.weights(1), np.random.default_rng(seed))
@@ -91,7 +91,7 @@ def test_recycling_silent_neurons_keeps_outputs_and_everything_else(architecture
 
 @given(plain_architectures, st.sampled_from(["layer", "rms", "group"]), st.integers(0, 2**31))
 @example(Architecture(hidden=(1,), activation="elu"), "layer", 29)  # a layer with one neuron has no coupling
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_a_normalisation_couples_only_the_layers_it_names(architecture, norm, seed):
     architecture = replace(architecture, norm=norm)
     network, inputs = network_of(architecture), examples()

@@ -112,7 +112,7 @@ def entries_of(wiring, masks, sides):
     return hit
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(net_x=networks(), make=st.sampled_from(sorted(OPTIMIZERS)), data=st.data())
 def test_recycling_silent_neurons_changes_only_their_entries(net_x, make, data):
     net, x = net_x
@@ -149,7 +149,7 @@ def test_recycling_silent_neurons_changes_only_their_entries(net_x, make, data):
                 assert moment == 1
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(net_x=networks(), data=st.data())
 def test_masks_agree_with_brute_force(net_x, data):
     """Changing an outgoing entry of a silent neuron never changes the output; changing one of a live neuron does."""

@@ -16,7 +16,8 @@ from dormant.rl.agents.dqn import DQN, DQNState, td_error
 from dormant.rl.device import DeviceTraining
 from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.networks import MLP
-from dormant.rl.networks.convolutional import MinAtarCNN, patches_times_kernel, xla_convolution
+from dormant.rl.networks.convolution import patches_times_kernel, xla_convolution
+from dormant.rl.networks.convolutional import MinAtarCNN
 from dormant.rl.replay.device import Batch
 
 AGENT = DQN(network=MLP((8,)), replay_capacity=64, min_replay=8, batch_size=4, target_period=16, epsilon_steps=32)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dormant.rl.networks import convolutional
+from dormant.rl.networks import convolution
 from dormant.rl.networks.convolutional import ImageCNN
 from dormant.supervised import Batch, Classifier, SupervisedTraining, _labels, images
 from dormant.supervised.images import CIFAR10, Digits, FashionMNIST
@@ -118,7 +118,7 @@ def test_patches_are_xlas_convolution_with_stride_and_padding(side):
     maps, kernel = jax.random.normal(keys[0], (2, side, side + 1, 3)), jax.random.normal(keys[1], (3, 3, 3, 4))
     ours, theirs = (
         multiply(maps, kernel, 2, "SAME")
-        for multiply in (convolutional.patches_times_kernel, convolutional.xla_convolution)
+        for multiply in (convolution.patches_times_kernel, convolution.xla_convolution)
     )
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 

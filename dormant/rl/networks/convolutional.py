@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ from jaxtyping import Array, Float, Key, Shaped
 
 from . import (
     Activation,
-    Layer,
     Params,
     Shape,
     activated,
@@ -22,8 +20,8 @@ from . import (
     q_values,
     spectrally_normalised,
 )
+from .convolution import Padding, convolved, convolved_by_patches, output_length
 
-Padding = Literal["SAME", "VALID"]
 INNER_KERNEL = jax.nn.initializers.lecun_normal()  # Flax's default; the reference code uses it in residual blocks
 NATURE = ((8, 4, 32), (4, 2, 64), (3, 1, 64))  # side, stride and filters of each convolution
 STACKS = (32, 64, 64)  # filters of each stack
@@ -74,7 +72,7 @@ class MinAtarCNN:
         self, params: Params, observations: Shaped[Array, "batch height width channels"]
     ) -> Float[Array, "batch actions"]:
         """Q values of a batch of observations."""
-        maps = _by_patches(observations.astype(jnp.float32), params["conv"], 1, "VALID")
+        maps = convolved_by_patches(observations.astype(jnp.float32), params["conv"], 1, "VALID")
         conv = active(maps, params["conv"], self.activation)
         dense = spectrally_normalised(params["dense"]) if self.spectral_norm else params["dense"]
         hidden = linear(conv.reshape(len(conv), -1), dense)
@@ -119,7 +117,7 @@ class ImageCNN:
     ) -> Float[Array, "batch classes"]:
         """The logits of the classes."""
         for number in range(len(self.filters)):
-            images = jax.nn.relu(_by_patches(images, params[f"conv{number + 1}"], 2, "SAME"))
+            images = jax.nn.relu(convolved_by_patches(images, params[f"conv{number + 1}"], 2, "SAME"))
         dense = jax.nn.relu(linear(images.reshape(len(images), -1), params["dense"]))
         return linear(dense, params["head"])
 
@@ -159,7 +157,7 @@ class NatureCNN:
         for number, (side, stride, filters) in enumerate(NATURE):
             shape = (side, side, channels, scaled(filters, self.width))
             params[f"conv{number + 1}"] = fresh_layer(keys[number], shape, self.layer_norm)
-            high, wide = (_length(length, side, stride, self.padding) for length in (high, wide))
+            high, wide = (output_length(length, side, stride, self.padding) for length in (high, wide))
             channels = outputs_of(shape[-1], self.activation)
         return params | _head(keys[-1], high * wide * channels, actions, self)
 
@@ -170,7 +168,7 @@ class NatureCNN:
         maps = pixels(observations)
         for number, (_, stride, _) in enumerate(NATURE):
             layer = params[f"conv{number + 1}"]
-            maps = active(_convolved(maps, layer, stride, self.padding), layer, self.activation)
+            maps = active(convolved(maps, layer, stride, self.padding), layer, self.activation)
         return _values(maps, params, self)
 
 
@@ -224,15 +222,15 @@ class ImpalaResNet:
         """Q values of a batch of observations."""
         stream = pixels(observations)
         for number in range(1, len(STACKS) + 1):
-            stream = pooled(_convolved(stream, params[f"stack{number}_conv"]))
+            stream = pooled(convolved(stream, params[f"stack{number}_conv"]))
             for block in (1, 2):
                 stream = stream + self._branch(params, f"stack{number}_block{block}", stream)
         return _values(activated(stream, self.activation), params, self)
 
     def _branch(self, params: Params, block: str, stream: Array) -> Array:
         first, second = params[f"{block}_conv1"], params[f"{block}_conv2"]
-        inner = active(_convolved(activated(stream, self.activation), first), first, self.activation)
-        return _convolved(inner, second)
+        inner = active(convolved(activated(stream, self.activation), first), first, self.activation)
+        return convolved(inner, second)
 
 
 def scaled(neurons: int, width: float | int) -> int:
@@ -254,57 +252,6 @@ def pooled(maps: Float[Array, "batch height width channels"]) -> Float[Array, "b
     return jax.lax.reduce_window(maps, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
 
 
-def _convolved(maps: Array, layer: Layer, stride: int = 1, padding: Padding = "SAME") -> Array:
-    # Uses XLA's convolution on every backend. A matrix product of patches never made a gradient step faster (LOG.md).
-    return xla_convolution(maps, layer["kernel"], stride, padding) + layer["bias"][None, None, None]
-
-
-def _by_patches(images: Array, layer: Layer, stride: int, padding: Padding) -> Array:
-    """A convolution of images with few channels, plus the bias.
-
-    On a CPU it computes a matrix product of patches. There, XLA's convolution of so few channels is several times
-    slower, and its gradient in a loop is many times slower (LOG.md). Other backends use XLA's convolution. Both agree
-    to float32 rounding.
-    """
-    multiply = patches_times_kernel if jax.default_backend() == "cpu" else xla_convolution
-    return multiply(images, layer["kernel"], stride, padding) + layer["bias"][None, None, None]
-
-
-def xla_convolution(
-    images: Float[Array, "batch height width channels"],
-    kernel: Float[Array, "high wide channels filters"],
-    stride: int,
-    padding: Padding,
-) -> Float[Array, "batch rows columns filters"]:
-    """XLA's convolution, without a bias."""
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(images, kernel, (stride, stride), padding, dimension_numbers=numbers)
-
-
-def patches_times_kernel(
-    images: Float[Array, "batch height width channels"],
-    kernel: Float[Array, "high wide channels filters"],
-    stride: int,
-    padding: Padding,
-) -> Float[Array, "batch rows columns filters"]:
-    """The convolution of `xla_convolution`, computed as one matrix product."""
-    high, wide, channels, filters = kernel.shape
-    rows = _length(images.shape[1], high, stride, padding)
-    columns = _length(images.shape[2], wide, stride, padding)
-    if padding == "SAME":
-        margins = (_margins(images.shape[1], high, stride), _margins(images.shape[2], wide, stride))
-        images = jnp.pad(images, ((0, 0), *margins, (0, 0)))
-    down, right = stride * (rows - 1) + 1, stride * (columns - 1) + 1
-    shifted = [images[:, y : y + down : stride, x : x + right : stride] for y in range(high) for x in range(wide)]
-    return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(high * wide * channels, filters)
-
-
-def _margins(length: int, side: int, stride: int) -> tuple[int, int]:
-    """How many zeros SAME padding adds before and after an axis. If their sum is odd, one more is added after it."""
-    total = max(stride * (-(-length // stride) - 1) + side - length, 0)
-    return total // 2, total - total // 2
-
-
 def _values(maps: Array, params: Params, network: NatureCNN | ImpalaResNet) -> Array:
     dense = linear(maps.reshape(len(maps), -1), params["dense"])
     return q_values(active(dense, params["dense"], network.activation), params)
@@ -315,7 +262,3 @@ def _head(key: Array, inputs: int, actions: int, network: NatureCNN | ImpalaResN
     width = scaled(DENSE, network.width)
     params = {"dense": fresh_layer(dense, (inputs, width), network.layer_norm)}
     return params | output_layers(output, outputs_of(width, network.activation), actions, network.dueling)
-
-
-def _length(length: int, side: int, stride: int, padding: Padding) -> int:
-    return -(-length // stride) if padding == "SAME" else (length - side) // stride + 1
