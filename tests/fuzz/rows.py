@@ -104,7 +104,7 @@ def combined(b: "Builder", h: int) -> int:
         other = moved(b, h)
         if other != h and b.shape(other) == b.shape(h):
             return b.add(
-                b.pick({"add": 1, "sub": 2, "mul": 0.5, "maximum": 0.5, "concat_": 0.01} | {"lerp": 0.3}).rstrip("_"),
+                b.pick({"add": 1, "sub": 2, "mul": 0.5, "maximum": 0.5, "minimum": 0.01, "lerp": 0.3}),
                 (h, other),
             )
     return h
