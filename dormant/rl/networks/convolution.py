@@ -51,9 +51,17 @@ def xla_convolution(
     return convolve(images, kernel, stride, pads)
 
 
-def _convolution(images: Array, kernel: Array, stride: int, pads: Pads, **dilation: tuple[int, int]) -> Array:
-    layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(images, kernel, (stride, stride), pads, dimension_numbers=layout, **dilation)
+def _convolution(images: Array, kernel: Array, stride: int, pads: Pads, spread: int = 1, apart: int = 1) -> Array:
+    """XLA's convolution. Zeros put the pixels of the images `spread` apart, and those of the kernel `apart`."""
+    return jax.lax.conv_general_dilated(
+        images,
+        kernel,
+        (stride, stride),
+        pads,
+        lhs_dilation=(spread, spread),
+        rhs_dilation=(apart, apart),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -87,7 +95,7 @@ def _gradient_of_images(gradient: Array, images: Array, kernel: Array, stride: i
         first = side - 1 - before
         margins.append((first, images.shape[axis + 1] + side - 1 - spread - first))
     flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    return _convolution(gradient, flipped, 1, tuple(margins), lhs_dilation=(stride, stride))
+    return _convolution(gradient, flipped, 1, tuple(margins), spread=stride)
 
 
 def _gradient_of_kernel(gradient: Array, images: Array, kernel: Array, stride: int, pads: Pads) -> Array:
@@ -97,7 +105,7 @@ def _gradient_of_kernel(gradient: Array, images: Array, kernel: Array, stride: i
         spread = stride * (gradient.shape[axis + 1] - 1) + 1
         margins.append((before, kernel.shape[axis] - 1 + spread - images.shape[axis + 1] - before))
     weights = gradient.transpose(1, 2, 0, 3)
-    found = _convolution(images.transpose(3, 1, 2, 0), weights, 1, tuple(margins), rhs_dilation=(stride, stride))
+    found = _convolution(images.transpose(3, 1, 2, 0), weights, 1, tuple(margins), apart=stride)
     return found.transpose(1, 2, 0, 3)
 
 
