@@ -5,7 +5,6 @@ inputs gives NaN. `readings` copies numbers to the host and raises ValueError fo
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Num, PyTree
 
+from .reasons import Interval as Interval
 from .scores import AnyArray, dormant_fraction, magnitudes, neuron_scores
 from .surgery import Learner
 from .wiring import Entries, Network, NeuronLayer, Wiring, by_path, entry_sums
@@ -216,14 +216,6 @@ def policy_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
     return jnp.where(jnp.isnan(old + new).any(), jnp.nan, changed)
 
 
-class Interval(NamedTuple):
-    """An estimate and the bounds of its 95 % interval, which are NaN if they are unknown."""
-
-    estimate: Scalar
-    low: Scalar
-    high: Scalar
-
-
 def gradient_dormancy(wiring: Wiring, gradients: PyTree[Array], tau: float = 0.01) -> Float[Array, ""]:
     """Returns the fraction of neurons whose gradient score is at most tau; see `gradient_scores`.
 
@@ -252,7 +244,7 @@ def dormant_interval(activations: Mapping[str, Num[AnyArray, "samples ..."]], ta
     bounds = {name: score_bounds(values) for name, values in activations.items()}
     # The highest credible scores give the lowest fraction.
     high, share, low = (dormant_fraction({name: rows[row] for name, rows in bounds.items()}, tau) for row in range(3))
-    return Interval(share, low, high)
+    return Interval._make((share, low, high))
 
 
 def score_bounds(activations: Num[AnyArray, "samples ..."]) -> Float[Array, "3 neurons"]:

@@ -1,8 +1,12 @@
-"""Reasons why a layer is measured but not recycled, their cures, and the printed form of a wiring."""
+"""What is told of a network in JAX or PyTorch: reports, printed wirings, and why layers are not recycled."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
 
 WIDTH = 120  # columns
 NARROWEST = 8  # fewest columns of a wrapped cell
@@ -127,3 +131,85 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
             line = [cell[index] if index < len(cell) else "" for cell in cells]
             lines.append("  ".join(map(str.ljust, line, widths)).rstrip())
     return lines
+
+
+class Interval(NamedTuple):
+    """An estimate and the bounds of its 95 % interval, which are NaN if they are unknown; arrays in compiled code."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class LayerReport:
+    """Dormancy, effective rank and weight norm of one layer on the batch, or of all layers pooled.
+
+    The pooled report has NaN for the rank and the norm. A layer with NaN or infinite activations has NaN for the
+    scores, the share, the interval and the effective rank.
+    """
+
+    name: str
+    neurons: int
+    dormant: int
+    interval: Interval
+    effective_rank: float
+    weight_norm: float
+    scores: Float[np.ndarray, " neurons"]
+    reasons: tuple[str, ...] = ()
+    coupled_by: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """The number of dormant neurons divided by the number of neurons; NaN if a score is NaN."""
+        return float(self.interval.estimate)
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Reports of all layers of a network, in the order of computation, and of all layers pooled. Printed as a table."""
+
+    layers: tuple[LayerReport, ...]
+    all: LayerReport
+    tau: float
+    samples: int
+
+    def __str__(self) -> str:
+        rows = [("layer", "neurons", "dormant", "share", "95 % interval", "effective rank", "weight norm")]
+        rows += [*map(_row, self.layers), (*_row(self.all)[:5], "", "")]
+        last = ["recyclable", *(status(layer) for layer in self.layers), ""]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]), status]).rstrip()
+            for row, status in zip(rows, last, strict=True)
+        ]
+        return "\n".join([*lines, self.conditions])
+
+    @property
+    def conditions(self) -> str:
+        """Returns the threshold and the size of the batch as text."""
+        told = f"tau = {self.tau:g}, a batch of {self.samples} samples"
+        finite = [layer for layer in self.layers if not np.isnan(layer.share)]
+        unknown = any(np.isnan(layer.interval.low) for layer in finite)
+        return f"{told}; no intervals: the samples of a batch influence one another" if unknown else told
+
+
+def pooled(layers: Sequence[LayerReport]) -> LayerReport:
+    """Returns the report of all layers together."""
+    neurons, dormant = sum(layer.neurons for layer in layers), sum(layer.dormant for layer in layers)
+    ends = [float(sum(layer.interval[end] * layer.neurons for layer in layers) / neurons) for end in (1, 2)]
+    scores = np.concatenate([layer.scores for layer in layers])
+    share = np.nan if np.isnan(scores).any() else dormant / neurons
+    return LayerReport("all", neurons, dormant, Interval(share, *ends), np.nan, np.nan, scores)
+
+
+def _row(layer: LayerReport) -> tuple[str, ...]:
+    _, low, high = layer.interval
+    interval = "-" if np.isnan(low) else f"{100 * low:.1f} - {100 * high:.1f} %"
+    known = not np.isnan(layer.share)
+    dormant, share = (str(layer.dormant), f"{100 * layer.share:.1f} %") if known else ("nan", "nan")
+    unknown = "" if known else "nan"
+    rank, weights = (
+        unknown if np.isnan(value) else f"{value:.2f}" for value in (layer.effective_rank, layer.weight_norm)
+    )
+    return layer.name, str(layer.neurons), dormant, share, interval, rank, weights

@@ -2,71 +2,20 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .metrics import Interval, effective_rank, norm, score_bounds
-from .reasons import status
+from .metrics import effective_rank, norm, score_bounds
+from .reasons import Interval as Interval
+from .reasons import LayerReport as LayerReport
+from .reasons import Report as Report
+from .reasons import pooled
 from .scores import checked_tau
 from .tracing import trace
 from .wiring import Activation, NeuronLayer, Wiring, by_path
-
-
-@dataclass(frozen=True, eq=False)
-class LayerReport:
-    """Dormancy, effective rank and weight norm of one layer on the batch, or of all layers pooled.
-
-    The pooled report has NaN for the rank and the norm. A layer with NaN or infinite activations has NaN for the
-    scores, the share, the interval and the effective rank.
-    """
-
-    name: str
-    neurons: int
-    dormant: int
-    interval: Interval
-    effective_rank: float
-    weight_norm: float
-    scores: Float[np.ndarray, " neurons"]
-    reasons: tuple[str, ...] = ()
-    coupled_by: tuple[str, ...] = ()
-
-    @property
-    def share(self) -> float:
-        """The number of dormant neurons divided by the number of neurons; NaN if a score is NaN."""
-        return float(self.interval.estimate)
-
-
-@dataclass(frozen=True, eq=False)
-class Report:
-    """Reports of all layers of a network, in the order of computation, and of all layers pooled. Printed as a table."""
-
-    layers: tuple[LayerReport, ...]
-    all: LayerReport
-    tau: float
-    samples: int
-
-    def __str__(self) -> str:
-        rows = [("layer", "neurons", "dormant", "share", "95 % interval", "effective rank", "weight norm")]
-        rows += [*map(_row, self.layers), (*_row(self.all)[:5], "", "")]
-        last = ["recyclable", *(status(layer) for layer in self.layers), ""]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]), status]).rstrip()
-            for row, status in zip(rows, last, strict=True)
-        ]
-        return "\n".join([*lines, self.conditions])
-
-    @property
-    def conditions(self) -> str:
-        """Returns the threshold and the size of the batch as text."""
-        told = f"tau = {self.tau:g}, a batch of {self.samples} samples"
-        finite = [layer for layer in self.layers if not np.isnan(layer.share)]
-        unknown = any(np.isnan(layer.interval.low) for layer in finite)
-        return f"{told}; no intervals: the samples of a batch influence one another" if unknown else told
 
 
 def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: float = 0.1) -> Report:
@@ -105,7 +54,7 @@ def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: f
     layers = tuple(
         _layer_report(layer, scores[layer.name], bounds[layer.name], places, leaves, tau) for layer in wiring.layers
     )
-    return Report(layers, _pooled(layers), tau, samples)
+    return Report(layers, pooled(layers), tau, samples)
 
 
 def batch_size(inputs: Sequence[PyTree]) -> int:
@@ -200,23 +149,3 @@ def _layer_report(
         layer.reasons,
         layer.coupled_by,
     )
-
-
-def _pooled(layers: Sequence[LayerReport]) -> LayerReport:
-    neurons, dormant = sum(layer.neurons for layer in layers), sum(layer.dormant for layer in layers)
-    ends = [float(sum(layer.interval[end] * layer.neurons for layer in layers) / neurons) for end in (1, 2)]
-    scores = np.concatenate([layer.scores for layer in layers])
-    share = np.nan if np.isnan(scores).any() else dormant / neurons
-    return LayerReport("all", neurons, dormant, Interval(share, *ends), np.nan, np.nan, scores)
-
-
-def _row(layer: LayerReport) -> tuple[str, ...]:
-    _, low, high = layer.interval
-    interval = "-" if np.isnan(low) else f"{100 * low:.1f} - {100 * high:.1f} %"
-    known = not np.isnan(layer.share)
-    dormant, share = (str(layer.dormant), f"{100 * layer.share:.1f} %") if known else ("nan", "nan")
-    unknown = "" if known else "nan"
-    rank, weights = (
-        unknown if np.isnan(value) else f"{value:.2f}" for value in (layer.effective_rank, layer.weight_norm)
-    )
-    return layer.name, str(layer.neurons), dormant, share, interval, rank, weights

@@ -37,6 +37,9 @@ def checked_intervention(what: Intervention) -> Intervention:
     """
     if isinstance(what, type):
         raise TypeError(f"expected an intervention, got the class {what.__name__}; write {what.__name__}(...).")
+    if type(what).__module__.startswith("dormant.torch."):
+        name = type(what).__name__
+        raise TypeError(f"dormant.torch.{name} is for PyTorch; write dormant.{name}(...), which has the same options.")
     if not isinstance(what, Intervention):
         raise TypeError(
             f"expected an intervention, which has `init` and `update`, got {what!r}; write for instance ReDo(tau=0.1)."

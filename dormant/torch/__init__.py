@@ -1,11 +1,63 @@
 """Dormant neurons of a `torch.nn.Module`: trace, measure, recycle. Imports no JAX."""
 
-from .recycling import ReDo as ReDo
-from .recycling import Report as Report
-from .recycling import measure as measure
+from . import how_many as how_many
+from .measuring import Report as Report
+from .measuring import gradient_dormancy as gradient_dormancy
+from .measuring import measure as measure
+from .measuring import report as report
+from .optimizers import L2Init as L2Init
+from .optimizers import Parseval as Parseval
+from .optimizers import Spectral as Spectral
+from .optimizers import penalised as penalised
+from .recycling import Renewal as Renewal
 from .recycling import recycle_ as recycle_
+from .renewing import ContinualBackprop as ContinualBackprop
+from .renewing import Prune as Prune
+from .renewing import Recycle as Recycle
+from .renewing import ReDo as ReDo
+from .resets import ClipWeights as ClipWeights
+from .resets import HareTortoise as HareTortoise
+from .resets import Reset as Reset
+from .resets import ResetOptimizer as ResetOptimizer
+from .resets import ShrinkPerturb as ShrinkPerturb
+from .schedule import Chain as Chain
+from .schedule import Every as Every
+from .schedule import Intervening as Intervening
+from .schedule import Intervention as Intervention
+from .schedule import WhenDormant as WhenDormant
+from .schedule import with_intervention as with_intervention
 from .tracing import trace as trace
 from .wiring import NeuronLayer as NeuronLayer
 from .wiring import Wiring as Wiring
 
-__all__ = ["NeuronLayer", "ReDo", "Report", "Wiring", "measure", "recycle_", "trace"]
+__all__ = [
+    "Chain",
+    "ClipWeights",
+    "ContinualBackprop",
+    "Every",
+    "HareTortoise",
+    "Intervening",
+    "Intervention",
+    "L2Init",
+    "NeuronLayer",
+    "Parseval",
+    "Prune",
+    "ReDo",
+    "Recycle",
+    "Renewal",
+    "Report",
+    "Reset",
+    "ResetOptimizer",
+    "ShrinkPerturb",
+    "Spectral",
+    "WhenDormant",
+    "Wiring",
+    "gradient_dormancy",
+    "how_many",
+    "measure",
+    "penalised",
+    "recycle_",
+    "report",
+    "trace",
+    "with_intervention",
+]

@@ -67,6 +67,13 @@ def tensors_in(value: Any) -> list[Tensor] | None:
     return found
 
 
+def check_batch(inputs: object) -> None:
+    """Raises ValueError if all tensors of the inputs are empty."""
+    shapes = [tuple(tensor.shape) for tensor in tensors_in(inputs) or [] if tensor.ndim]
+    if shapes and all(0 in shape for shape in shapes):
+        raise ValueError(f"expected at least one sample, got an empty batch: the inputs have shapes {shapes}.")
+
+
 class Operations(TorchDispatchMode):
     """Observes every operation of a pass. `restore` undoes writes to memory that the pass did not allocate."""
 

@@ -1,10 +1,17 @@
-"""Resets an optimizer's state for recycled weights."""
+"""Resets an optimizer's state for recycled weights, and adds the gradient of a penalty to that of the loss."""
 
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Bool
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .execution import plain, plain_name
 
 Optimizers = torch.optim.Optimizer | Iterable[torch.optim.Optimizer]
 
@@ -15,6 +22,7 @@ MOMENTS = frozenset(
         *("grad_avg", "exp_inf", "sum", "acc_delta"),
     )
 )
+INITIAL = "initial"  # state that `penalised` keeps: the weights from which training started
 # State with one number per parameter tensor, and the number that a new tensor starts with.
 COUNTS = {"step": 0.0, "mu_product": 1.0}
 
@@ -72,24 +80,219 @@ def check_known(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Te
 def _is_known(name: str, value: object, leaf: Tensor) -> bool:
     if value is None or name in COUNTS:
         return True
-    return name in MOMENTS and isinstance(value, Tensor) and value.shape == leaf.shape
+    return name in (*MOMENTS, INITIAL) and isinstance(value, Tensor) and value.shape == leaf.shape
 
 
 def forget_(
     optimizers: Iterable[torch.optim.Optimizer], leaf: Tensor, entries: Bool[Tensor, "..."], restart: bool
 ) -> None:
-    """Resets the moments of these entries to those of a new weight: zero, or Adagrad's initial accumulator.
+    """Resets the moments of these entries to those of a new weight: mostly zero (see `_start`).
 
-    `restart` also zeroes the parameter's step count, in place, because fused and capturable optimizers hold the tensor.
+    The initial weights of a penalty become the current weights. `restart` also zeroes the parameter's step count, in
+    place, because fused and capturable optimizers keep the tensor.
     """
     for optimizer in optimizers:
         state = optimizer.state.get(leaf, {})
         for name, value in state.items():
             if name in MOMENTS and isinstance(value, Tensor):
-                start = optimizer.defaults.get("initial_accumulator_value", 0) if name == "sum" else 0
-                value.masked_fill_(entries.to(value.device), start)
+                value.masked_fill_(entries.to(value.device), _start(optimizer, name))
+            elif name == INITIAL and isinstance(value, Tensor):
+                value.copy_(torch.where(entries.to(value.device), leaf.detach().to(value), value))
             elif restart and name in COUNTS:
                 if isinstance(value, Tensor):
                     value.fill_(COUNTS[name])
                 else:
                     state[name] = type(value)(COUNTS[name])
+
+
+def _start(optimizer: torch.optim.Optimizer, name: str) -> float:
+    """Returns the moment of a new weight: 0, Adagrad's initial accumulator, or 1 in RMSprop as in TensorFlow."""
+    if name == "sum":
+        return optimizer.defaults.get("initial_accumulator_value", 0.0)
+    # Stable-Baselines3's default optimizer of A2C
+    return 1.0 if (type(optimizer).__name__, name) == ("RMSpropTFLike", "square_avg") else 0.0
+
+
+Weights = Mapping[str, Tensor]
+POWER_STEPS = 8  # steps of the power iteration for the largest singular value
+
+
+@runtime_checkable
+class Penalty(Protocol):
+    """A function of the weights and the initial weights, by name, that returns a term of the loss."""
+
+    def __call__(self, params: Weights, initial: Weights) -> Float[Tensor, ""]: ...
+
+
+class Handles(NamedTuple):
+    """The hooks of a penalty. `remove()` ends it."""
+
+    hooks: tuple[RemovableHandle, ...]
+
+    def remove(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+
+def penalised(penalty: Penalty, optimizer: torch.optim.Optimizer, module: nn.Module) -> Handles:
+    """Adds the gradient of a penalty on the module's weights to their gradients, in every `optimizer.step()`.
+
+    It hooks into the optimizer, so it works with any training loop and with gradient scaling. It comes after any
+    clipping of gradients. The optimizer's state also holds the initial weights, and so does its `state_dict()`. If a
+    neuron is recycled, its fresh weights become its initial weights.
+
+    >>> net = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.constant_(net.weight, 1.0)
+    >>> optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    >>> handles = penalised(L2Init(0.5), optimizer, net)
+    >>> _, net.weight.grad = nn.init.constant_(net.weight, 3.0), torch.zeros(1, 1)
+    >>> optimizer.step()
+    >>> net.weight.item()  # 3 - 2 * 0.5 * (3 - 1)
+    1.0
+
+    Raises TypeError if an argument has the wrong type, ValueError if the optimizer does not hold a trained parameter.
+    """
+    if not isinstance(penalty, Penalty) or isinstance(penalty, type) or not isinstance(module, nn.Module):
+        raise TypeError("expected penalised(penalty, optimizer, module), for instance penalised(L2Init(), adam, net).")
+    leaves = {plain_name(name): leaf for name, leaf in plain(module).named_parameters() if leaf.requires_grad}
+    check_held(optimizer_list(optimizer), leaves)
+    first = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+
+    def initial(stepping: torch.optim.Optimizer, name: str) -> Tensor:
+        return stepping.state.get(leaves[name], {}).get(INITIAL, first[name])
+
+    def add_gradient(stepping: torch.optim.Optimizer, *_: object) -> None:
+        with torch.enable_grad():
+            term = penalty(leaves, {name: initial(stepping, name) for name in leaves})
+            gradients = torch.autograd.grad(term, list(leaves.values()), allow_unused=True)
+        scale = getattr(stepping, "grad_scale", None)  # a fused optimizer divides the gradients by it
+        for leaf, gradient in zip(leaves.values(), gradients, strict=True):
+            if leaf.grad is not None and gradient is not None:
+                leaf.grad.add_(gradient if scale is None else gradient * scale)
+
+    def keep_initial(stepping: torch.optim.Optimizer, *_: object) -> None:
+        # Not before a step: Adam takes a state that is not empty for its own.
+        for name, leaf in leaves.items():
+            if leaf.grad is not None:
+                stepping.state[leaf].setdefault(INITIAL, first[name])
+
+    return Handles((optimizer.register_step_pre_hook(add_gradient), optimizer.register_step_post_hook(keep_initial)))
+
+
+@dataclass(frozen=True)
+class L2Init:
+    """strength * ||w - w0||^2: weights are pulled towards their initial values instead of zero.
+
+    >>> L2Init(0.5)({"w": torch.tensor([3.0])}, {"w": torch.tensor([1.0])}).item()
+    2.0
+
+    Raises ValueError for a negative strength.
+    Source: Kumar et al. 2023, "Maintaining plasticity in continual learning via regenerative regularization".
+    """
+
+    strength: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _check(self.strength)
+
+    def __call__(self, params: Weights, initial: Weights) -> Float[Tensor, ""]:
+        return self.strength * _total([(leaf - initial[name]).square().sum() for name, leaf in params.items()])
+
+
+@dataclass(frozen=True)
+class Parseval:
+    """strength * sum_l ||G_l - scale * I||^2, where G_l is the Gram matrix of the incoming vectors of a layer.
+
+    It ignores the layers named in `free`, the output layers: in `nn.Sequential`, names are numbers such as "4".
+
+    >>> Parseval(1.0)({"hidden.weight": torch.tensor([[1.0, 0.0], [1.0, 2.0]])}, {}).item()  # products 1, 1, 1, 5
+    18.0
+
+    Raises ValueError for a negative strength or a scale that is not positive.
+    Source: Chung et al. 2024, "Parseval regularization for continual reinforcement learning".
+    """
+
+    strength: float = 1e-4
+    scale: float = 1.0
+    free: tuple[str, ...] = ("head", "value", "advantage")
+
+    def __post_init__(self) -> None:
+        _check(self.strength)
+        if not self.scale > 0:
+            raise ValueError(f"scale must be positive, got {self.scale}; 1 makes incoming vectors one long.")
+
+    def __call__(self, params: Weights, initial: Weights) -> Float[Tensor, ""]:
+        del initial
+        return self.strength * _total([self._apart(kernel) for kernel in kernels(params, self.free)])
+
+    def _apart(self, kernel: Float[Tensor, "neurons inputs"]) -> Float[Tensor, ""]:
+        products = kernel @ kernel.T
+        return (products - self.scale * torch.eye(len(products)).to(products)).square().sum()
+
+
+@dataclass(frozen=True)
+class Spectral:
+    """strength * (sum_l (s_l^power - 1)^2 + sum_l ||b_l||^(2 * power)), with s_l a kernel's largest singular value.
+
+    The singular value comes from eight steps of power iteration from a fixed vector.
+
+    >>> penalty = Spectral(1.0, power=1)
+    >>> round(penalty({"a.weight": torch.diag(torch.tensor([3.0, 1.0])), "a.bias": torch.tensor([2.0])}, {}).item(), 3)
+    8.0
+
+    Raises ValueError for a negative strength or a power below 1.
+    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They keep the vector of
+    the iteration between gradient steps. We do not penalise the scales of a normalisation.
+    """
+
+    strength: float = 1e-4
+    power: int = 2
+
+    def __post_init__(self) -> None:
+        _check(self.strength)
+        if self.power < 1:
+            raise ValueError(f"power must be at least 1, got {self.power}; the paper takes 2.")
+
+    def __call__(self, params: Weights, initial: Weights) -> Float[Tensor, ""]:
+        del initial
+        values = [largest_singular_value(kernel) for kernel in kernels(params)]
+        biases = [leaf for name, leaf in params.items() if leaf.ndim < 2 and name.rpartition(".")[2] != "weight"]
+        terms = [(value**self.power - 1.0).square() for value in values]
+        return self.strength * _total([*terms, *(bias.square().sum() ** self.power for bias in biases)])
+
+
+def kernels(params: Weights, free: tuple[str, ...] = ()) -> list[Float[Tensor, "neurons inputs"]]:
+    """Returns the kernels outside of the layers `free`, as matrices whose rows are the neurons' incoming vectors.
+
+    The first axis of a kernel is taken for its neurons, as in `nn.Linear` and `nn.Conv2d`.
+    """
+    return [leaf.flatten(1) for name, leaf in params.items() if leaf.ndim > 1 and not set(name.split(".")) & set(free)]
+
+
+def largest_singular_value(kernel: Float[Tensor, "neurons inputs"]) -> Float[Tensor, ""]:
+    """Returns a lower bound of a kernel's largest singular value, from power iteration with fixed vectors.
+
+    >>> round(largest_singular_value(torch.diag(torch.tensor([3.0, 1.0]))).item(), 3)
+    3.0
+    """
+    still = kernel.detach()
+    right = torch.as_tensor(np.random.default_rng(0).standard_normal(len(kernel)), dtype=kernel.dtype).to(kernel)
+    left = _unit(right @ still)
+    for _ in range(POWER_STEPS):
+        right = _unit(still @ left)
+        left = _unit(right @ still)
+    return right @ kernel @ left
+
+
+def _unit(vector: Tensor) -> Tensor:
+    length = vector.norm()
+    return vector / torch.where(length > 0, length, torch.ones_like(length))
+
+
+def _total(terms: list[Tensor]) -> Tensor:
+    return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def _check(strength: float) -> None:
+    if not 0 <= strength < math.inf:
+        raise ValueError(f"strength must not be negative, got {strength}; 0 leaves the weights alone.")

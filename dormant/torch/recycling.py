@@ -1,104 +1,75 @@
-"""Measures a module's dormant neurons, and recycles them in place."""
+"""Renews neurons of a module in place: draws fresh weights, writes them, and resets the optimizer's state."""
 
+import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as distributed
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor, nn
 
-from ..reasons import table
-from .drawing import Init, check_init, fresh_values
-from .execution import Seed, named_leaves, plain
+from .execution import named_leaves, plain, plain_name, storage
+from .measuring import RUNS, check_arguments, entry_sums, measure
 from .optimizers import Optimizers, check_held, check_known, forget_, optimizer_list
-from .tracing import trace
 from .wiring import NeuronLayer, Wiring
 
-# Seeds of the runs that check whether a dormant neuron fires with other random numbers.
-SEEDS: tuple[Seed, ...] = (0, 1, 2, 3, "lowest", "highest")
+Init = Callable[[], nn.Module]
+Masks = Mapping[str, Bool[Tensor, " neurons"]]
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
-    """Each layer's neuron scores and dormant masks, and the fraction of all neurons that is dormant.
+class Learner:
+    """A module, the optimizers that train it, its wiring, and the function that builds a fresh module.
 
-    `left_out` names the layers that were not computed, because the inputs take another branch.
+    Without `init`, fresh weights come from each layer's `reset_parameters()`.
     """
 
-    tau: float
-    scores: Mapping[str, Float[Tensor, " neurons"]]
-    masks: Mapping[str, Bool[Tensor, " neurons"]]
-    left_out: tuple[str, ...] = ()
+    module: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    wiring: Wiring
+    init: Init | None = None
 
     @property
-    def fraction(self) -> float:
-        """The number of dormant neurons, divided by the number of neurons; layers that are left out do not count.
-
-        NaN if an activation is not finite, or if every layer is left out. Raises ValueError if the module has no
-        neurons.
-        """
-        fractions = self.fractions
-        if not fractions and self.left_out:
-            return math.nan
-        if not fractions:
-            raise ValueError("the module has no neurons: no weight of a layer reads another layer.")
-        if any(math.isnan(fraction) for fraction in fractions.values()):
-            return math.nan
-        return sum(int(mask.sum()) for mask in self.masks.values()) / sum(map(len, self.masks.values()))
-
-    @property
-    def fractions(self) -> dict[str, float]:
-        """The dormant fraction of each layer; NaN for a layer with activations that are not finite."""
-        return {
-            name: math.nan if bool(self.scores[name].isnan().any()) else int(mask.sum()) / len(mask)
-            for name, mask in self.masks.items()
-        }
-
-    def __str__(self) -> str:
-        rows = [("layer", "neurons", f"dormant (tau={self.tau:g})")]
-        for name, fraction in self.fractions.items():
-            mask = self.masks[name]
-            rows.append((name, str(len(mask)), "nan" if math.isnan(fraction) else str(int(mask.sum()))))
-        rows += [(name, "-", "not computed: these inputs take another branch") for name in self.left_out]
-        return "\n".join(table(rows))
+    def leaves(self) -> dict[str, Tensor]:
+        """The parameters and buffers by name, without the prefixes of wrappers."""
+        return named_leaves(plain(self.module))
 
 
-def checked_tau(tau: float) -> float:
-    """Returns `tau`; raises ValueError if it is negative or NaN."""
-    if not tau >= 0:
-        raise ValueError(f"tau must be at least 0, got {tau}; 0 finds only exactly silent neurons, the paper uses 0.1.")
-    return tau
+@dataclass(frozen=True)
+class Renewal:
+    """How the weights of a chosen neuron and their optimizer state change; `ReDo` explains the four options.
 
+    >>> Renewal(incoming="scaled").outgoing
+    'zero'
 
-def measure(module: nn.Module, wiring: Wiring, *inputs: Any, tau: float = 0.1) -> Report:
-    """Returns the scores and dormant masks of a module's neurons on a batch of inputs, without output layers.
-
-    The module runs in evaluation mode without gradients; its state is restored afterwards. A layer with a non-finite
-    activation has NaN as its scores and its dormant fraction, and no dormant neurons. A warning names such a layer
-    once.
-
-    >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    >>> _ = nn.init.constant_(net[0].bias, -100.0)
-    >>> measure(net, trace(net, torch.zeros(1, 3)), torch.zeros(8, 3), tau=0.0).fraction
-    1.0
-
-    Raises ValueError if `tau` is negative, TypeError if `module` or `wiring` has the wrong type.
-    Source: Sokar et al. 2023, definition 3.1.
+    Raises ValueError for an unknown option.
     """
-    checked_tau(tau)
-    _check_arguments(module, wiring)
-    scores = wiring.scores(module, *inputs)
-    left_out = tuple(layer.name for layer in wiring.layers if layer.name not in scores)
-    return Report(tau, scores, {name: score <= tau for name, score in scores.items()}, left_out)
+
+    outgoing: Literal["zero", "fresh"] = "zero"
+    incoming: Literal["fresh", "scaled"] = "fresh"
+    moments: Literal["fresh", "keep"] = "fresh"
+    step_count: Literal["keep", "restart"] = "keep"
+
+    def __post_init__(self) -> None:
+        one_of("outgoing", self.outgoing, ("zero", "fresh"))
+        one_of("incoming", self.incoming, ("fresh", "scaled"))
+        one_of("moments", self.moments, ("fresh", "keep"))
+        one_of("step_count", self.step_count, ("keep", "restart"))
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError unless `value` is one of the two choices of the option `name`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}.")
 
 
 def recycle_(
     module: nn.Module,
     wiring: Wiring,
-    *inputs: Any,
+    *inputs: object,
     tau: float = 0.1,
     optimizer: Optimizers = (),
     init: Init | None = None,
@@ -128,6 +99,7 @@ def recycle_(
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> _ = nn.init.constant_(net[0].bias, -100.0)
+    >>> from dormant.torch import trace
     >>> recycle_(net, trace(net, torch.zeros(1, 3)), torch.zeros(8, 3), tau=0.0)
     {'0': 4}
 
@@ -137,29 +109,31 @@ def recycle_(
     Source: Sokar et al. 2023, algorithm 1. timoklein/redo zeroes the step counts at every check, even without dormant
     neurons.
     """
-    _check_options(step_count, coupled)
-    _check_arguments(module, wiring)
+    renewal = Renewal(step_count=step_count)
+    one_of("coupled", coupled, ("recycle", "skip"))
+    check_arguments(module, wiring)
     check_init(init)
+    learner = Learner(module, optimizer_list(optimizer), wiring, init)
     chosen = [layer for layer in _chosen(wiring, layers) if coupled == "recycle" or not layer.coupled_by]
-    optimizers = optimizer_list(optimizer)
-    leaves = named_leaves(plain(module))
-    _check_writable(leaves, chosen, optimizers)
-    report = measure(module, wiring, *inputs, tau=tau)
-    masks = {layer.name: report.masks[layer.name] for layer in chosen if layer.name in report.masks}
-    masks = _dormant_elsewhere(module, wiring, inputs, masks, tau)
-    _same_on_every_process(module, masks.values())
-    counts = {name: int(mask.sum()) for name, mask in masks.items()}
-    if _any(masks):
-        _rewire_(module, wiring, masks, init, optimizers, step_count == "restart")
-    return counts
+    check_writable(learner, chosen)
+    return renew_(learner, dormant_masks(learner, chosen, inputs, tau), renewal)
+
+
+def dormant_masks(learner: Learner, layers: Iterable[NeuronLayer], inputs: tuple[object, ...], tau: float) -> Masks:
+    """Returns masks of the neurons of these layers that are dormant in both modes and with any random numbers.
+
+    Layers that the inputs leave out are missing.
+    """
+    found = measure(learner.module, learner.wiring, *inputs, tau=tau).masks
+    masks = {layer.name: found[layer.name] for layer in layers if layer.name in found}
+    return _dormant_elsewhere(learner.module, learner.wiring, inputs, masks, tau)
 
 
 def _dormant_elsewhere(
-    module: nn.Module, wiring: Wiring, inputs: tuple[Any, ...], masks: dict[str, Tensor], tau: float
+    module: nn.Module, wiring: Wiring, inputs: tuple[object, ...], masks: dict[str, Tensor], tau: float
 ) -> dict[str, Tensor]:
     """Returns the masks without neurons that fire in training mode or with other random numbers."""
-    runs: list[tuple[bool, Seed]] = [(True, None), *((mode, seed) for seed in SEEDS for mode in (False, True))]
-    for training, seed in runs:
+    for training, seed in RUNS:
         if not _any(masks):
             return masks
         scores = wiring.scores(module, *inputs, training=training, seed=seed)
@@ -169,25 +143,6 @@ def _dormant_elsewhere(
 
 def _any(masks: Mapping[str, Tensor]) -> bool:
     return any(bool(mask.any()) for mask in masks.values())
-
-
-def _check_arguments(module: object, wiring: object) -> None:
-    for place, value, kind in (("first", module, nn.Module), ("second", wiring, Wiring)):
-        if not isinstance(value, kind):
-            raise TypeError(
-                f"expected a {kind.__name__} as the {place} argument, got a {type(value).__name__}: "
-                "wiring = trace(module, *inputs), and then measure(module, wiring, *inputs) or "
-                "recycle_(module, wiring, *inputs)."
-            )
-
-
-def _check_options(step_count: str, coupled: str) -> None:
-    for name, value, known in (
-        ("step_count", step_count, ("keep", "restart")),
-        ("coupled", coupled, ("recycle", "skip")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be {known[0]!r} or {known[1]!r}, got {value!r}.")
 
 
 def _chosen(wiring: Wiring, layers: Iterable[str] | None) -> list[NeuronLayer]:
@@ -201,50 +156,123 @@ def _chosen(wiring: Wiring, layers: Iterable[str] | None) -> list[NeuronLayer]:
     return [layer for layer in wiring.layers if layer.recyclable and layer.name in wanted]
 
 
-def _check_writable(
-    leaves: Mapping[str, Tensor], layers: Iterable[NeuronLayer], optimizers: list[torch.optim.Optimizer]
-) -> None:
+def recyclable(wiring: Wiring, names: tuple[str, ...] | None, coupled: Literal["recycle", "skip"]) -> list[NeuronLayer]:
+    """Returns the layers that can be recycled, or those of them in `names`: names of layers, or of parts of the module.
+
+    Raises ValueError for a name that does not exist, and for the name of a layer that can't be recycled.
+    """
+    layers = {layer.name: layer for layer in wiring.layers}
+    for name in names or ():
+        if name in layers and layers[name].reasons:
+            raise ValueError(f"layer {name!r} can't be recycled: {'; '.join(layers[name].reasons)}.")
+        if not any(layer == name or layer.startswith(f"{name}.") for layer in layers):
+            raise ValueError(f"no layer is called {name!r}, or begins with {name + '.'!r}; the layers are {[*layers]}.")
+    wanted = [
+        layer
+        for layer in wiring.layers
+        if names is None or any(layer.name == name or layer.name.startswith(f"{name}.") for name in names)
+    ]
+    return [layer for layer in wanted if layer.recyclable and not (layer.coupled_by and coupled == "skip")]
+
+
+def check_writable(learner: Learner, layers: Iterable[NeuronLayer]) -> None:
     """Checks that every parameter of these layers still requires gradients, and that the given optimizers hold it."""
+    leaves = learner.leaves
     touched = {name: leaves[name] for layer in layers for name in (*layer.incoming, *layer.outgoing) if name in leaves}
     touched = {name: leaf for name, leaf in touched.items() if isinstance(leaf, nn.Parameter)}
     for name, leaf in touched.items():
         if not leaf.requires_grad:
             raise ValueError(f"{name} is frozen (requires_grad=False) and was not when it was traced: trace again.")
-    check_held(optimizers, touched)
+    check_held(learner.optimizers, touched)
 
 
 @torch.no_grad()
-def _rewire_(
-    module: nn.Module,
-    wiring: Wiring,
-    masks: Mapping[str, Tensor],
-    init: Init | None,
-    optimizers: list[torch.optim.Optimizer],
-    restart: bool,
+def renew_(learner: Learner, masks: Masks, renewal: Renewal) -> dict[str, int]:
+    """Renews the masked neurons in place, and returns their number per layer.
+
+    Processes of a distributed module take the masks and fresh weights of rank 0. Raises ValueError, before anything is
+    changed, if fresh weights can't be drawn or the optimizer's state is not known.
+    """
+    same_on_every_process(learner.module, masks.values())
+    counts = {name: int(mask.sum()) for name, mask in masks.items()}
+    if not any(counts.values()):
+        return counts
+    leaves = learner.leaves
+    incoming, outgoing = entries_of(learner, masks, "incoming"), entries_of(learner, masks, "outgoing")
+    drawn = {**incoming, **(outgoing if renewal.outgoing == "fresh" else {})}
+    fresh = fresh_values(plain(learner.module), {name: leaves[name] for name in drawn}, learner.init)
+    if renewal.incoming == "scaled":
+        fresh |= _scaled(fresh, leaves, [learner.wiring[name] for name, count in counts.items() if count], masks)
+    hit = {name: [side[name] for side in (incoming, outgoing) if name in side] for name in {**incoming, **outgoing}}
+    write_(
+        learner,
+        {name: torch.stack(torch.broadcast_tensors(*each)).any(0) for name, each in hit.items()},
+        {name: _donor(name, leaves[name], fresh, outgoing, renewal) for name in hit},
+        renewal.moments,
+        renewal.step_count,
+    )
+    return counts
+
+
+def _donor(
+    name: str, leaf: Tensor, fresh: Mapping[str, Tensor], outgoing: Mapping[str, Tensor], renewal: Renewal
+) -> Tensor:
+    """Returns the fresh weights of a parameter, with zeros where it reads a recycled neuron."""
+    donor = fresh[name].to(leaf) if name in fresh else torch.zeros_like(leaf)
+    cut = renewal.outgoing == "zero" and name in outgoing
+    return donor.masked_fill(outgoing[name], 0) if cut else donor
+
+
+@torch.no_grad()
+def write_(
+    learner: Learner,
+    hit: Mapping[str, Bool[Tensor, "..."]],
+    donor: Mapping[str, Tensor],
+    moments: Literal["fresh", "keep"],
+    step_count: Literal["keep", "restart"],
 ) -> None:
-    inner = plain(module)
-    leaves = named_leaves(inner)
-    incoming, outgoing = (_hits(wiring, masks, leaves, side) for side in ("incoming", "outgoing"))
-    fresh = fresh_values(inner, {name: leaves[name] for name in incoming}, init)
-    check_known(optimizers, {name: leaves[name] for name in (*incoming, *outgoing)})
-    for name in dict.fromkeys([*incoming, *outgoing]):
-        leaf, nowhere = leaves[name], torch.zeros((), dtype=torch.bool, device=leaves[name].device)
-        drawn, cut = incoming.get(name, nowhere), outgoing.get(name, nowhere)
-        if name in incoming:
-            leaf.copy_(torch.where(drawn, fresh[name].to(leaf), leaf))
-        leaf.masked_fill_(cut, 0)
-        forget_(optimizers, leaf, drawn | cut, restart)
-        _same_on_every_process(module, [leaf])
+    """Overwrites the masked entries of these parameters in place by the donor's, and resets their optimizer state.
+
+    Raises ValueError, before anything is changed, for optimizer state that is not known.
+    """
+    leaves = learner.leaves
+    if (moments, step_count) != ("keep", "keep"):
+        check_known(learner.optimizers, {name: leaves[name] for name in hit})
+    for name, entries in hit.items():
+        leaf = leaves[name]
+        leaf.copy_(torch.where(entries, donor[name].to(leaf), leaf))
+        same_on_every_process(learner.module, [leaf])
+        forgotten = entries if moments == "fresh" else torch.zeros_like(entries)
+        forget_(learner.optimizers, leaf, forgotten, step_count == "restart")
 
 
-def _hits(wiring: Wiring, masks: Mapping[str, Tensor], leaves: Mapping[str, Tensor], side: str) -> dict[str, Tensor]:
-    """Returns, per parameter, a mask of the entries that belong to recycled neurons on this side."""
-    hits: dict[str, Tensor] = {}
-    for layer in wiring.layers:
+def _scaled(
+    fresh: Mapping[str, Tensor], leaves: Mapping[str, Tensor], layers: Iterable[NeuronLayer], masks: Masks
+) -> dict[str, Tensor]:
+    """Returns fresh kernels whose incoming vectors have the mean length of those of the layer's kept neurons."""
+    scaled: dict[str, Tensor] = {}
+    for layer in layers:
+        for name, owners in layer.incoming.items():
+            if name not in fresh or leaves[name].ndim < 2:  # skips biases and the scales of normalisations
+                continue
+            new = scaled.get(name, fresh[name].to(leaves[name]))
+            before, after = (entry_sums(each.square(), owners, layer.width).sqrt() for each in (leaves[name], new))
+            kept = ~masks[layer.name].to(before.device)
+            wanted = (before * kept).sum() / kept.sum().clamp(min=1)
+            unscaled = ~kept.any() | (after == 0)
+            factor = torch.where(unscaled, 1.0, wanted / torch.where(after == 0, 1.0, after))
+            owners = owners.to(new.device)
+            scaled[name] = new * torch.where(owners >= 0, factor[owners.clamp(min=0)], 1.0)
+    return scaled
+
+
+def entries_of(learner: Learner, masks: Masks, side: Literal["incoming", "outgoing"]) -> dict[str, Tensor]:
+    """Returns, per parameter, a mask of the entries that belong to masked neurons on this side."""
+    leaves, hits = learner.leaves, dict[str, Tensor]()
+    for layer in learner.wiring.layers:
         if layer.name not in masks or not masks[layer.name].any():
             continue
-        entries: Mapping[str, Int[Tensor, ...]] = getattr(layer, side)
-        for name, owner in entries.items():
+        for name, owner in (layer.incoming if side == "incoming" else layer.outgoing).items():
             # Padded with False at the end, for entries that belong to no neuron (index -1).
             dormant = nn.functional.pad(masks[layer.name].to(leaves[name].device), (0, 1))
             hit = dormant[owner.to(leaves[name].device)]
@@ -253,7 +281,7 @@ def _hits(wiring: Wiring, masks: Mapping[str, Tensor], leaves: Mapping[str, Tens
     return hits
 
 
-def _same_on_every_process(module: nn.Module, tensors: Iterable[Tensor]) -> None:
+def same_on_every_process(module: nn.Module, tensors: Iterable[Tensor]) -> None:
     """Broadcasts the tensors from rank 0 to all processes of a distributed module."""
     while not isinstance(module, nn.parallel.DistributedDataParallel):
         if not isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
@@ -263,57 +291,72 @@ def _same_on_every_process(module: nn.Module, tensors: Iterable[Tensor]) -> None
         distributed.broadcast(tensor, group=module.process_group, group_src=0)
 
 
-class ReDo:
-    """Recycles a module's dormant neurons every `period` gradient steps of your own training loop.
+def fresh_values(module: nn.Module, leaves: Mapping[str, Tensor], init: Init | None) -> dict[str, Tensor]:
+    """Returns newly drawn values of the parameters and buffers in `leaves`, by name.
 
-    Call `step` with a batch of the module's inputs after each `optimizer.step()`. It returns the number of recycled
-    neurons per layer every `period` steps, and None on other steps. Save `gradient_steps` in your checkpoint to resume
-    the schedule.
+    >>> net = nn.Linear(3, 4)
+    >>> fresh_values(net, {"weight": net.weight}, None)["weight"].shape
+    torch.Size([4, 3])
 
-    >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    >>> redo = ReDo(net, torch.optim.Adam(net.parameters()), tau=0.0, period=2)
-    >>> _ = nn.init.constant_(net[0].bias, -100.0)
-    >>> [redo.step(torch.zeros(8, 3)) for _ in range(2)]
-    [None, {'0': 4}]
-
-    Raises ValueError if `period` is not positive or `tau` is negative, TypeError if an argument has the wrong type.
-    Source: Sokar et al. 2023, algorithm 1: tau = 0.1 and a period of 1,000 gradient steps for DQN, scored on 64
-    states.
+    Raises ValueError if a value can't be drawn; the message names the parameter.
     """
+    if init is not None:
+        return _from_init(leaves, init)
+    parts = {plain_name(name): part for name, part in module.named_modules(remove_duplicate=False)}
+    fresh: dict[str, Tensor] = {}
+    for owner in dict.fromkeys(name.rpartition(".")[0] for name in leaves):
+        wanted = [name for name in leaves if name.rpartition(".")[0] == owner]
+        redrawn = _redrawn(owner, parts[owner], [name.rpartition(".")[2] for name in wanted])
+        fresh |= {name: redrawn[name.rpartition(".")[2]] for name in wanted}
+    return fresh
 
-    def __init__(
-        self,
-        module: nn.Module,
-        optimizer: Optimizers,
-        tau: float = 0.1,
-        period: int = 1_000,
-        init: Init | None = None,
-        step_count: Literal["keep", "restart"] = "keep",
-        coupled: Literal["recycle", "skip"] = "recycle",
-    ) -> None:
-        if period < 1:
-            raise ValueError(f"period must be at least 1 gradient step, got {period}.")
-        checked_tau(tau)
-        _check_options(step_count, coupled)
-        check_init(init)
-        optimizer_list(optimizer)
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"expected a torch.nn.Module as the first argument, got a {type(module).__name__}.")
-        self.coupled: Literal["recycle", "skip"] = coupled
-        self.module, self.optimizer, self.init, self.step_count = module, optimizer, init, step_count
-        self.tau, self.period, self.gradient_steps = tau, period, 0
-        self.wiring: Wiring | None = None
 
-    def step(self, *inputs: Any) -> dict[str, int] | None:
-        """Counts one gradient step. Recycles and returns counts every `period` steps; else returns None."""
-        self.gradient_steps += 1
-        if self.gradient_steps % self.period:
-            return None
-        self.wiring = self.wiring or trace(self.module, *inputs)
-        options = {
-            "optimizer": self.optimizer,
-            "init": self.init,
-            "step_count": self.step_count,
-            "coupled": self.coupled,
-        }
-        return recycle_(self.module, self.wiring, *inputs, tau=self.tau, **options)
+def check_init(init: object) -> None:
+    """Raises TypeError unless `init` is None or a function that can build a module."""
+    if isinstance(init, nn.Module) or not (init is None or callable(init)):
+        raise TypeError(
+            f"init must be a function that builds a fresh module at every call, got a {type(init).__name__}: "
+            "init=lambda: Network(...)."
+        )
+
+
+def _from_init(leaves: Mapping[str, Tensor], init: Init) -> dict[str, Tensor]:
+    built = init()
+    if not isinstance(built, nn.Module):
+        raise TypeError(f"init() must build a torch.nn.Module, got a {type(built).__name__}.")
+    fresh = named_leaves(plain(built))
+    for name, leaf in leaves.items():
+        if name not in fresh or fresh[name].shape != leaf.shape:
+            found = f"has the shape {tuple(fresh[name].shape)}" if name in fresh else "is missing"
+            raise ValueError(
+                f"init() built a {type(built).__name__} in which {name} {found}; expected {tuple(leaf.shape)}, as in "
+                "the module. init must build the same kind of module."
+            )
+        if storage(fresh[name]) == storage(leaf):
+            raise ValueError(f"init() returned the module's own {name}; it must build a fresh module at every call.")
+    return {name: fresh[name].detach() for name in leaves}
+
+
+def _redrawn(name: str, part: nn.Module, wanted: list[str]) -> dict[str, Tensor]:
+    """Returns fresh values of the `wanted` parameters of a submodule, drawn in a copy of the submodule."""
+    title = f"{name or 'the module'} ({type(part).__name__})"
+    cure = "pass init=, a function that builds a freshly initialised module of the same kind."
+    # nn.MultiheadAttention has a method `_reset_parameters`, with an underscore.
+    reset = next((way for way in ("reset_parameters", "_reset_parameters") if callable(getattr(part, way, None))), None)
+    if reset is None:
+        raise ValueError(f"{title} has no reset_parameters(), so its weights cannot be drawn afresh; {cure}")
+    try:
+        part = copy.deepcopy(part)
+    except RuntimeError as error:
+        raise ValueError(f"{title} can't be copied ({error}), so its weights cannot be drawn afresh; {cure}") from error
+    leaves = {leaf: tensor for leaf, tensor in named_leaves(part).items() if leaf in wanted}
+    with torch.no_grad():
+        for leaf in leaves.values():
+            if leaf.is_floating_point() or leaf.is_complex():
+                leaf.fill_(math.nan)
+        getattr(part, reset)()
+    leaves = {leaf: tensor.detach() for leaf, tensor in named_leaves(part).items() if leaf in wanted}
+    for leaf, tensor in leaves.items():
+        if bool(tensor.isnan().any()):
+            raise ValueError(f"{reset}() of {title} does not draw {leaf} afresh; {cure}")
+    return leaves

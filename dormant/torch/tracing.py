@@ -16,6 +16,7 @@ from .execution import (
     Operations,
     Recorder,
     Seed,
+    check_batch,
     named_leaves,
     plain,
     plain_name,
@@ -55,12 +56,13 @@ def trace(module: nn.Module, *example_inputs: Any) -> Wiring:
     output layers, not measured: 2
 
     Raises TypeError without example inputs, or if the module returns an object whose tensors can't be found; ValueError
-    if the module has no parameters, or lazy parameters.
+    if the module has no parameters, or lazy parameters, or if the inputs are empty.
     """
     module = plain(module)
     _check(module)
     if not example_inputs:
         raise TypeError("trace needs example inputs: trace(module, x), where x is a batch of inputs of forward.")
+    check_batch(example_inputs)
     return _traced(module, example_inputs)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..reasons import printed_wiring
-from .execution import Seed
+from .execution import Seed, check_batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +79,10 @@ class Wiring:
         A neuron that is read at several places (a shared layer, CReLU's two halves) gets the largest of its scores, so
         it is dormant only if it is dormant at all places. A layer with a non-finite activation has only NaN scores; a
         RuntimeWarning names the layer once. A layer has no scores if the inputs take a branch without it.
-        Raises ValueError if the module is wired differently on these inputs than when it was traced.
+        Raises ValueError if the inputs are an empty batch, and if the module is wired differently on them than when it
+        was traced.
         """
+        check_batch(inputs)
         widths = {layer.name: layer.width for layer in self.layers}
         found: dict[str, list[Tensor]] = {}
         for name, neurons, values in self.measure(module, inputs, training, seed):
@@ -115,7 +117,7 @@ def neuron_scores(activations: Tensor, neurons: Int[Tensor, "..."], width: int) 
     Source: Sokar et al. 2023, equation 1. The reference code adds 1e-9 to the layer mean; dividing only where
     it is not zero keeps the scores independent of the layer's scale.
     """
-    values = _magnitudes(activations)
+    values = magnitudes(activations)
     owner = neurons.to(values.device).flatten()
     mine = owner >= 0
     samples = [axis for axis in range(values.ndim) if neurons.shape[axis] == 1]
@@ -134,7 +136,7 @@ def neuron_scores(activations: Tensor, neurons: Int[Tensor, "..."], width: int) 
     return scores if bool((finite == 1).all()) else torch.full_like(scores, torch.nan)
 
 
-def _magnitudes(activations: Tensor) -> Float[Tensor, "..."]:
+def magnitudes(activations: Tensor) -> Float[Tensor, "..."]:
     """Returns absolute values in single precision or higher."""
     if activations.dtype is torch.complex32:
         activations = activations.to(torch.complex64)

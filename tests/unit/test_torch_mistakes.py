@@ -9,6 +9,7 @@ import json, sys
 import numpy as np
 import torch
 from torch import nn
+import dormant
 import dormant.torch as dt
 
 X = torch.ones(2, 3)
@@ -21,6 +22,10 @@ def network(hidden=4):
 
 def adam(module):
     return torch.optim.Adam(module.parameters())
+
+def plan(intervention):
+    net = network()
+    return dt.with_intervention(net, adam(net), intervention)
 
 for mistake in json.loads(sys.argv[1]):
     net = network()
@@ -56,6 +61,23 @@ MISTAKES = {
     "dt.ReDo(net, adam(net), period=0)": "period must be at least 1 gradient step, got 0.",
     "dt.ReDo(net, 1e-3)": "must be a torch.optim.Optimizer or a list of optimizers that train the module; got a float.",
     "dt.ReDo(adam(net), net)": "optimizer must be a torch.optim.Optimizer",
+    "dt.with_intervention(net, adam(net), dt.ReDo)": "expected an intervention, got the class ReDo; write ReDo(...).",
+    "dt.with_intervention(net, adam(net), dormant.ReDo())": "dormant.ReDo is for JAX; write dormant.torch.ReDo(...)",
+    "dt.with_intervention(net, dt.ReDo(), adam(net))": "optimizer must be a torch.optim.Optimizer",
+    "dt.with_intervention(net, adam(net), dt.ReDo(), net)": "got a Sequential: init=lambda: Network(...).",
+    "plan(dt.ReDo(layers=('9',))).step(X)": "no layer is called '9', or begins with '9.'; the layers are ['0'].",
+    "plan(dt.Reset(('9',))).step(X)": "no parameters belong to layer '9'",
+    "plan(dt.Recycle('gradient')).step(X)": "no running average of the gradient of 0.weight",
+    "plan(dt.ReDo()).step()": "trace needs example inputs",
+    "plan(dt.ReDo()).step(X[:0])": "expected at least one sample, got an empty batch: the inputs have shapes [(0, 3)].",
+    "plan(dt.ReDo()).load_state_dict({})": "expected what `state_dict` of an object from with_intervention returned",
+    "plan(dt.ReDo()).load_state_dict(plan(dt.Reset()).state_dict())": "the state is one of Reset(",
+    "plan(dt.ReDo()).wiring": "the wiring is known after the first call of step",
+    "dt.measure(net, wiring, X[:0])": "expected at least one sample, got an empty batch",
+    "dt.trace(net, X[:0])": "expected at least one sample, got an empty batch",
+    "dt.penalised(adam(net), dt.L2Init(), net)": "expected penalised(penalty, optimizer, module)",
+    "dt.penalised(dt.L2Init(), adam(network()), net)": "the optimizer holds none of the parameters",
+    "dormant.Chain(dt.ReDo())": "dormant.torch.ReDo is for PyTorch; write dormant.ReDo(...)",
 }
 
 

@@ -1,0 +1,153 @@
+"""Rules for how many neurons of each layer of a module to recycle: by threshold, share, or gaps between scores."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .measuring import checked_tau
+
+Scores = Mapping[str, Float[Tensor, " neurons"]]
+
+
+@runtime_checkable
+class Number(Protocol):
+    """A rule for the number of neurons to recycle, given the scores of each layer and the recyclings so far.
+
+    The number is 0 for a layer with NaN scores, which result from NaN or infinite activations.
+    """
+
+    def count(self, scores: Scores, recyclings: int) -> dict[str, int]: ...
+
+
+@dataclass(frozen=True)
+class Dormant:
+    """Recycles the tau-dormant neurons, whose score is at most tau.
+
+    >>> Dormant(0.1).count({"dense": torch.tensor([0.0, 0.1, 2.9])}, 0)
+    {'dense': 2}
+
+    Source: Sokar et al. 2023, definition 3.1.
+    """
+
+    tau: float = 0.1
+
+    def __post_init__(self) -> None:
+        checked_tau(self.tau)
+
+    def count(self, scores: Scores, recyclings: int) -> dict[str, int]:
+        del recyclings
+        return {name: int((values <= self.tau).sum()) for name, values in scores.items()}
+
+
+@dataclass(frozen=True)
+class Share:
+    """Recycles a share of each layer, and at least one neuron. With `recyclings`, the share decays to zero.
+
+    The n-th recycling takes share * cos(pi/2 * n / recyclings) of the layer. The last recycling takes no neuron.
+
+    >>> [Share(0.5, recyclings=3).count({"dense": torch.ones(20)}, n)["dense"] for n in range(3)]
+    [9, 5, 0]
+
+    Raises ValueError for a share outside of (0, 1] and for recyclings below 1.
+    Source: Sokar et al. 2023, figure 15. The reference code recycles all neurons whose score equals the threshold.
+    """
+
+    share: float = 0.1
+    recyclings: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_share(self.share)
+        if self.recyclings is not None and self.recyclings < 1:
+            raise ValueError(
+                f"recyclings must be at least 1, got {self.recyclings}; leave it out for a constant share."
+            )
+
+    def count(self, scores: Scores, recyclings: int) -> dict[str, int]:
+        share, over = self.share, False
+        if self.recyclings is not None:
+            share = float(np.float32(share) * np.cos(np.float32(np.pi / 2 * (recyclings + 1) / self.recyclings)))
+            over = recyclings + 1 >= self.recyclings
+        return {
+            name: 0 if over or bool(values.isnan().any()) else max(1, round(share * len(values)))
+            for name, values in scores.items()
+        }
+
+
+@dataclass(frozen=True)
+class PooledShare:
+    """Recycles a share of the neurons of all layers together, those with the lowest scores.
+
+    The threshold is the `share` quantile of all scores, but at most `highest`. No neuron is chosen if every score is
+    above `highest`.
+
+    >>> scores = {"conv": torch.tensor([0.9, 1.1]), "dense": torch.tensor([0.0, 0.1, 0.2, 3.7])}
+    >>> PooledShare(0.33).count(scores, 0)
+    {'conv': 0, 'dense': 2}
+
+    Raises ValueError for a share outside of (0, 1] and for a negative highest threshold.
+    Source: ours. Sokar et al. 2023 leave an adaptive threshold to future work.
+    """
+
+    share: float = 0.05
+    highest: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_share(self.share)
+        checked_tau(self.highest)
+
+    def count(self, scores: Scores, recyclings: int) -> dict[str, int]:
+        del recyclings
+        if not scores:
+            return {}
+        pooled = torch.cat(list(scores.values())).sort().values  # NaN last
+        tau = pooled[max(1, round(self.share * len(pooled))) - 1].clamp(max=self.highest)
+        return {name: int((values <= tau).sum()) for name, values in scores.items()}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Recycles the neurons below the widest gap in the sorted scores of a layer, or none if no gap is wide enough.
+
+    A gap is the ratio of two neighbouring scores, the larger one divided by the smaller one. Scores below `floor` count
+    as `floor`. The gap must be at least `least`, and its smaller score at most `highest`.
+
+    >>> scores = {"dense": torch.tensor([0.01, 0.02, 0.4, 0.8, 3.77])}
+    >>> Gap().count(scores, 0), Gap(least=30.0).count(scores, 0)
+    ({'dense': 2}, {'dense': 0})
+
+    Raises ValueError for a gap that is not above 1, a floor that is not above 0, and a negative highest score.
+    Source: ours. Sokar et al. 2023 leave an adaptive threshold to future work.
+    """
+
+    least: float = 4.0
+    highest: float = 0.5
+    floor: float = 1e-3
+
+    def __post_init__(self) -> None:
+        checked_tau(self.highest)
+        if not self.least > 1:
+            raise ValueError(f"least must be above 1, got {self.least}; neighbours that are equal have a gap of 1.")
+        if not self.floor > 0:
+            raise ValueError(f"floor must be above 0, got {self.floor}; scores below it count as equal.")
+
+    def count(self, scores: Scores, recyclings: int) -> dict[str, int]:
+        del recyclings
+        return {name: self._below(values.sort().values) for name, values in scores.items()}
+
+    def _below(self, ordered: Float[Tensor, " neurons"]) -> int:
+        if len(ordered) < 2 or bool(ordered.isnan().any()):
+            return 0
+        raised = ordered.clamp(min=self.floor)
+        gaps = torch.where(ordered[:-1] <= self.highest, raised[1:] / raised[:-1], 1.0)
+        widest = int(gaps.argmax())
+        return widest + 1 if gaps[widest] >= self.least else 0
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share <= 1:
+        raise ValueError(f"share must lie above 0 and not above 1, got {share}; 0.1 is a tenth of the neurons.")

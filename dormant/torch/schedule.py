@@ -1,0 +1,322 @@
+"""The protocol of interventions on modules, wrappers that schedule or combine them, and the object that runs them."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import nn
+
+from .measuring import Report, checked_tau, measure
+from .optimizers import Optimizers, optimizer_list
+from .recycling import Init, Learner, check_init, same_on_every_process
+from .tracing import trace
+from .wiring import Wiring
+
+State = dict[str, Any]  # numbers, tensors, lists and dicts of them: `torch.save` and `weights_only=True` take it
+Counts = dict[str, int]
+Inputs = Callable[[], tuple[object, ...]]
+
+
+@runtime_checkable
+class Intervention(Protocol):
+    """An object that changes a module and its optimizer's state in place, outside of the gradient step.
+
+    - `init` returns the state before the first gradient step.
+    - `check` raises ValueError if the intervention can't act on this learner.
+    - `update_` is called after `steps` more gradient steps, mostly 1. It changes the learner and the state in place.
+      It returns the number of neurons recycled per layer, or None if it did not act. `inputs()` returns a score batch.
+    """
+
+    def init(self, module: nn.Module) -> State: ...
+
+    def check(self, learner: Learner) -> None: ...
+
+    def update_(self, learner: Learner, state: State, inputs: Inputs, steps: int = 1) -> Counts | None: ...
+
+
+def checked_intervention(what: Intervention) -> Intervention:
+    """Returns `what` if it is an intervention. Raises TypeError for anything else, such as a class."""
+    if isinstance(what, type):
+        raise TypeError(f"expected an intervention, got the class {what.__name__}; write {what.__name__}(...).")
+    if isinstance(what, Intervention):
+        return what
+    name = type(what).__name__
+    if type(what).__module__.startswith("dormant.interventions"):
+        raise TypeError(f"dormant.{name} is for JAX; write dormant.torch.{name}(...), which has the same options.")
+    raise TypeError(f"expected an intervention, got {what!r}; write for instance ReDo(tau=0.1).")
+
+
+def checked_occasional(what: Intervention, within: str) -> Intervention:
+    """Returns `what` if it may skip gradient steps.
+
+    Raises TypeError for any other object, and ValueError for an intervention that must be called at every step.
+    """
+    if getattr(checked_intervention(what), "every_step", False):
+        raise ValueError(
+            f"{what!r} works only when it is called at every gradient step, so it may not stand within {within}; "
+            "leave it by itself, or put it beside other interventions in a Chain."
+        )
+    return what
+
+
+def checked_steps(name: str, steps: int) -> int:
+    """Returns `steps` if it is a positive whole number of gradient steps.
+
+    Raises TypeError for another type, such as the float 1e3, and ValueError for a number that is too small.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
+        hint = f"; write {int(steps)}" if isinstance(steps, float) and steps.is_integer() else ""
+        raise TypeError(f"{name} must be a whole number of gradient steps, got {steps!r}{hint}.")
+    if steps < 1:
+        raise ValueError(f"{name} must be at least 1 gradient step, got {steps}.")
+    return steps
+
+
+@dataclass(frozen=True)
+class Every:
+    """Applies `what` every `period` gradient steps, from the gradient step `start` on and before `stop`.
+
+    Gradient steps count from 1, so with `start=0` the first application is at step `period`. If a call follows several
+    gradient steps and one of them was due, `what` is applied once.
+
+    >>> Every(1_000, Chain(), stop=2_500_000).period
+    1000
+
+    Raises TypeError if the period is not a whole number or `what` is not an intervention. Raises ValueError for a
+    period below 1, a negative start, a stop not after the start, and an intervention that must be called at every
+    gradient step, such as ClipWeights.
+    """
+
+    period: int
+    what: Intervention
+    start: int = 0
+    stop: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.period, Intervention):
+            raise TypeError(f"the period comes first: write Every(1_000, {self.period!r}).")
+        checked_steps("period", self.period)
+        checked_occasional(self.what, "Every")
+        if self.start < 0 or (self.stop is not None and self.stop <= self.start):
+            raise ValueError(f"expected 0 <= start < stop in gradient steps, got start={self.start}, stop={self.stop}.")
+
+    def init(self, module: nn.Module) -> State:
+        return {"gradient_steps": 0, "inner": self.what.init(module)}
+
+    def check(self, learner: Learner) -> None:
+        self.what.check(learner)
+
+    def update_(self, learner: Learner, state: State, inputs: Inputs, steps: int = 1) -> Counts | None:
+        before = state["gradient_steps"]
+        state["gradient_steps"] += steps
+        if not self.due(before, state["gradient_steps"]):
+            return None
+        return self.what.update_(learner, state["inner"], inputs)
+
+    def due(self, before: int, now: int) -> bool:
+        """Whether `what` is applied after gradient steps `before + 1` to `now`.
+
+        >>> Every(10, Chain(), stop=30).due(15, 20), Every(10, Chain(), stop=30).due(20, 40)
+        (True, False)
+        """
+        wait = max(before + 1 - self.start, 0)  # from `start` to the next step, rounded up to whole periods
+        first = self.start + -(-wait // self.period) * self.period
+        return first <= now and (self.stop is None or first < self.stop)
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Chain:
+    """Applies several interventions one after the other; `Chain()` does nothing.
+
+    >>> Chain(Every(1_000, Chain()), Every(50_000, Chain())).links[1].period
+    50000
+
+    Raises TypeError for a list of interventions in place of several arguments, and for arguments of another type.
+    """
+
+    links: tuple[Intervention, ...]
+
+    def __init__(self, *links: Intervention) -> None:
+        if len(links) == 1 and isinstance(links[0], list | tuple):
+            raise TypeError("Chain takes each intervention as an argument of its own: write Chain(*interventions).")
+        object.__setattr__(self, "links", tuple(checked_intervention(link) for link in links))
+
+    @property
+    def every_step(self) -> bool:
+        """Whether an intervention in the chain must be called at every gradient step."""
+        return any(getattr(link, "every_step", False) for link in self.links)
+
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(map(repr, self.links))})"
+
+    def init(self, module: nn.Module) -> State:
+        return {"links": [link.init(module) for link in self.links]}
+
+    def check(self, learner: Learner) -> None:
+        for link in self.links:
+            link.check(learner)
+
+    def update_(self, learner: Learner, state: State, inputs: Inputs, steps: int = 1) -> Counts | None:
+        links = zip(self.links, state["links"], strict=True)
+        acted = [link.update_(learner, inner, inputs, steps) for link, inner in links]
+        acted = [counts for counts in acted if counts is not None]
+        return (
+            {name: sum(counts.get(name, 0) for counts in acted) for each in acted for name in each} if acted else None
+        )
+
+
+@dataclass(frozen=True)
+class WhenDormant:
+    """Applies `what` if at least `share` of all neurons are tau-dormant on the score batch.
+
+    Use it to reset only when the network needs it. Put it within `Every` to set how often it checks: each check costs a
+    forward pass of the score batch.
+
+    >>> WhenDormant(0.25, Chain()).tau
+    0.1
+
+    Raises TypeError if `what` is not an intervention. Raises ValueError for a share outside of (0, 1], for a negative
+    tau, and for an intervention that must be called at every gradient step.
+    Source: ours; Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization", let
+    the dormant share decide how strongly to perturb the network.
+    """
+
+    share: float
+    what: Intervention
+    tau: float = 0.1
+
+    def __post_init__(self) -> None:
+        checked_tau(self.tau)
+        checked_occasional(self.what, "WhenDormant")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must lie above 0 and not above 1, got {self.share}; 0.25 is a quarter of them.")
+
+    def init(self, module: nn.Module) -> State:
+        return self.what.init(module)
+
+    def check(self, learner: Learner) -> None:
+        self.what.check(learner)
+
+    def update_(self, learner: Learner, state: State, inputs: Inputs, steps: int = 1) -> Counts | None:
+        fraction = measure(learner.module, learner.wiring, *inputs(), tau=self.tau).fraction
+        due = torch.tensor(fraction >= self.share, device=next(learner.module.parameters()).device)
+        same_on_every_process(learner.module, [due])
+        return self.what.update_(learner, state, inputs, steps) if bool(due) else None
+
+
+def with_intervention(
+    module: nn.Module, optimizer: Optimizers, intervention: Intervention, init: Init | None = None
+) -> "Intervening":
+    """Returns an object that applies an intervention to a module while you train it.
+
+    After each `optimizer.step()`, call `step` with a batch of the module's inputs, on which neurons are scored.
+
+    - `optimizer`: the optimizer that trains the module, or a list of them.
+    - `init`: a function that builds a fresh module. Without it, fresh weights come from each layer's
+      `reset_parameters()`.
+
+    >>> from dormant.torch import ReDo
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> redo = with_intervention(net, torch.optim.Adam(net.parameters()), Every(2, ReDo(tau=0.0)))
+    >>> _ = nn.init.constant_(net[0].bias, -100.0)
+    >>> [redo.step(torch.zeros(8, 3)) for _ in range(2)]
+    [None, {'0': 4}]
+
+    Raises TypeError if an argument has the wrong type.
+    """
+    optimizers = optimizer_list(optimizer)
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"expected a torch.nn.Module as the first argument, got {type(module).__name__}: "
+            "with_intervention(module, optimizer, Every(1_000, ReDo(tau=0.1)))."
+        )
+    check_init(init)
+    checked_intervention(intervention)
+    return Intervening(module, optimizers, intervention, init)
+
+
+class Intervening:
+    """Applies an intervention to a module during training; `with_intervention` returns it.
+
+    `state_dict()` holds what a checkpoint needs to resume the intervention. Fresh weights come from torch's global
+    generator, whose state you save yourself.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizers: list[torch.optim.Optimizer],
+        intervention: Intervention,
+        init: Init | None = None,
+    ) -> None:
+        self.module, self.optimizers, self.intervention, self.init = module, optimizers, intervention, init
+        self.gradient_steps = 0
+        self.state = intervention.init(module)
+        self.learner: Learner | None = None
+
+    def step(self, *inputs: object, steps: int = 1) -> Counts | None:
+        """Counts a gradient step, or several; returns the recycled neurons per layer, or None if it did not act.
+
+        Traces the module at the first call, and raises ValueError then if the intervention can't act on it.
+        """
+        return self.step_on(lambda: inputs, steps)
+
+    def step_on(self, inputs: Inputs, steps: int = 1) -> Counts | None:
+        """Like `step`, with a function that returns the inputs. It is called only if they are needed."""
+        learner = self.traced(inputs)
+        self.gradient_steps += steps
+        return self.intervention.update_(learner, self.state, inputs, steps)
+
+    def traced(self, inputs: Inputs) -> Learner:
+        """Returns the learner. The first call traces the module and checks the intervention."""
+        if self.learner is None:
+            learner = Learner(self.module, self.optimizers, trace(self.module, *inputs()), self.init)
+            self.intervention.check(learner)
+            self.learner = learner
+        return self.learner
+
+    def measure(self, *inputs: object, tau: float = 0.1) -> Report:
+        """Returns the scores and dormant masks of all neurons on a batch of inputs, as `dormant.torch.measure`."""
+        return measure(self.module, self.traced(lambda: inputs).wiring, *inputs, tau=tau)
+
+    @property
+    def wiring(self) -> Wiring:
+        """The wiring of the module. Print it to see which layers are recycled."""
+        if self.learner is None:
+            raise ValueError("the wiring is known after the first call of step or measure, which traces the module.")
+        return self.learner.wiring
+
+    @property
+    def recycled(self) -> Counts:
+        """The number of neurons recycled so far, per layer."""
+        return recycled_counts(self.state)
+
+    def state_dict(self) -> State:
+        """Returns the intervention's state, the number of gradient steps, and the intervention as text."""
+        intervention = repr(self.intervention)
+        return {"intervention": intervention, "gradient_steps": self.gradient_steps, "state": copy.deepcopy(self.state)}
+
+    def load_state_dict(self, state_dict: State) -> None:
+        """Resumes from the result of `state_dict`. Raises ValueError if another intervention made it."""
+        if not isinstance(state_dict, Mapping) or "intervention" not in state_dict:
+            raise ValueError("expected what `state_dict` of an object from with_intervention returned.")
+        if state_dict["intervention"] != repr(self.intervention):
+            raise ValueError(f"the state is one of {state_dict['intervention']}, not of {self.intervention!r}.")
+        self.gradient_steps = state_dict["gradient_steps"]
+        self.state = copy.deepcopy(state_dict["state"])
+
+
+def recycled_counts(state: State) -> Counts:
+    """Returns the number of neurons recycled so far per layer, summed over all interventions of a plan's state.
+
+    >>> recycled_counts({"links": [{"recycled": {"0": 1}}, {"gradient_steps": 2, "inner": {"recycled": {"0": 2}}}]})
+    {'0': 3}
+    """
+    total: Counts = dict(state.get("recycled", {}))
+    for inner in (state.get("inner"), *state.get("links", ())):
+        for name, count in recycled_counts(inner).items() if isinstance(inner, dict) else ():
+            total[name] = total.get(name, 0) + count
+    return total
