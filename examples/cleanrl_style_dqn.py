@@ -1,4 +1,4 @@
-"""DQN in one file, in the style of CleanRL, with ReDo in the two marked lines. Runs in seconds.
+"""DQN in one file, in the style of CleanRL, with ReDo in the three marked lines. Runs in seconds.
 
 python examples/cleanrl_style_dqn.py --agent-steps 4000
 """
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-import dormant.torch as dormant
+import dormant.torch as dormant  # <- ours
 
 
 def q_network() -> nn.Module:
@@ -38,9 +38,9 @@ def main() -> None:
     online, target = q_network(), q_network()
     target.load_state_dict(online.state_dict())
     optimizer = torch.optim.Adam(online.parameters(), lr=2.5e-4)
-    redo = dormant.ReDo(online, optimizer, tau=0.1, period=200)  # <- the first line
+    cure = dormant.with_intervention(online, optimizer, dormant.Every(200, dormant.ReDo(tau=0.1)))  # <- ours
 
-    replay, returns = deque(maxlen=10_000), []
+    replay, returns, gradient_steps = deque(maxlen=10_000), [], 0
     observation, _ = env.reset(seed=0)
     for agent_step in range(agent_steps):
         epsilon = max(0.05, 1.0 - agent_step / 2_000)
@@ -60,8 +60,11 @@ def main() -> None:
         optimizer.zero_grad()
         nn.functional.mse_loss(values, targets).backward()
         optimizer.step()
-        if (recycled := redo.step(observations)) is not None:  # <- the second line
-            print(f"agent step {agent_step}: recycled {recycled}, mean return {np.mean(returns[-10:]):.0f}")
+        gradient_steps += 1
+        log = {"return": round(float(np.mean(returns[-10:])), 1)}
+        log["recycled"] = cure.step(observations)  # <- ours
+        if gradient_steps % 200 == 0:
+            print(f"agent step {agent_step}: {log}")
         if agent_step % 500 == 0:
             target.load_state_dict(online.state_dict())
 

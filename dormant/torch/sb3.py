@@ -1,14 +1,20 @@
-"""ReDo for the off-policy agents of Stable-Baselines3 (extra `sb3`)."""
+"""A callback that measures and recycles the networks of Stable-Baselines3 and sb3-contrib agents (extra `sb3`)."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from .recycling import Init, Report, measure, recycle_
-from .tracing import trace
+from .measuring import Report, checked_tau, measure
+from .recycling import Init
+from .renewing import ReDo
+from .schedule import Every, Intervening, Intervention, checked_intervention, checked_steps
 from .wiring import Wiring
 
 try:
@@ -16,125 +22,236 @@ try:
 except ImportError as error:
     raise ImportError('dormant.torch.sb3 needs Stable-Baselines3: pip install "dormant[sb3]"') from error
 
+VALUES = ("q_net", "quantile_net")  # the networks of DQN and QR-DQN
+SAVED = "dormant_intervention"  # the attribute of the model that holds the state, so that `model.save` saves it
 
-class ReDoCallback(BaseCallback):
-    """Measures and recycles the dormant neurons of a DQN or actor-critic agent's networks during training.
 
-    `networks` names attributes of the model: ("q_net",) of a DQN, ("actor", "critic") of SAC or TD3. All of the
-    model's networks are traced together, so a neuron of a shared feature extractor is recycled only if it is dormant
-    in every network. SB3 counts gradient steps in `model._n_updates`, which it saves and restores, so a loaded
-    model continues the schedule. SB3 calls a callback only between two calls of `train`. If a call takes several
-    gradient steps, recycling happens at the first call that ends at or after a multiple of `period`. Target networks
-    are not recycled; only SB3's updates change them. Scoring does not change the run, because the score batch is
-    drawn with a separate random generator.
+class InterventionCallback(BaseCallback):
+    """Applies an intervention to the networks of an agent while it learns, and logs their dormant neurons.
 
-    `recycled` is the number of recycled neurons so far; `report` and `wiring` are the most recent ones. The callback
-    logs `dormant/fraction` and `dormant/<network>` (before recycling), and `dormant/recycled`.
+    It finds the networks itself: those of DQN, QR-DQN, SAC, TD3, DDPG, TQC and CrossQ, and the policies of PPO, A2C and
+    their relatives, recurrent ones included. All networks are traced together, so a neuron of a shared feature
+    extractor is recycled only if it is dormant in every network. Name submodules to choose some of them, such as
+    `ReDo(layers=("critic",))`. Target networks are not changed; they follow by their own updates.
 
-    Raises ValueError if `period` is not positive or `tau` is negative, and at the start of training if the model
-    does not have these networks.
-    Source: Sokar et al. 2023, algorithm 1 (DQN: period 1,000, tau 0.1, 64 states; SAC: 200,000, 0, 256).
+    SB3 calls a callback between two calls of `train`. If a call takes several gradient steps, an intervention that was
+    due is applied after it, and one that acts at every gradient step is applied once; a warning says so. Neurons are
+    scored on `score_batch` samples of the replay buffer, or of the most recent rollout. Scoring does not change the
+    run: the batch is drawn with a separate random generator. Fresh weights come from a new policy of the same kind,
+    or from `init`, a function that builds one.
+
+    Every `period` gradient steps, the callback logs `dormant/fraction` and `dormant/<network>` (before the
+    intervention acts), and `dormant/recycled`. The model holds the intervention's state, so a model that is saved and
+    loaded continues the schedule. `report` is the most recent measurement, `recycled` the number of recycled neurons.
+
+    Raises TypeError for an argument of the wrong type, ValueError if `period` is below 1 or `tau` is negative, and at
+    the start of training if the agent has no network that is known. Warns once if no layer can be recycled.
     """
 
-    model: Any  # an OffPolicyAlgorithm
+    model: Any  # of SB3 or sb3-contrib
 
     def __init__(
         self,
-        tau: float = 0.1,
+        intervention: Intervention,
         period: int = 1_000,
-        networks: tuple[str, ...] = ("q_net",),
+        tau: float = 0.1,
         score_batch: int = 64,
-        init: Init | None = None,
+        init: Callable[[], nn.Module] | None = None,
         seed: int = 0,
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        if period < 1 or not tau >= 0:
-            raise ValueError(f"period must be at least 1 gradient step and tau at least 0, got {period} and {tau}.")
-        self.tau, self.period, self.networks = tau, period, networks
-        self.score_batch, self.init_network, self.seed = score_batch, init, seed
-        self.recycled = 0
-        self.wiring: Wiring | None = None
+        self.intervention = checked_intervention(intervention)
+        self.period, self.tau = checked_steps("period", period), checked_tau(tau)
+        self.score_batch, self.init_policy, self.seed = score_batch, init, seed
+        self.plan: Intervening | None = None
         self.report: Report | None = None  # of the most recent measurement
+        self.new_steps = 0  # gradient steps since the intervention was last called
+        self.rollout: tuple[object, ...] | None = None
+        self.hook: RemovableHandle | None = None
+        self.told = False  # whether it warned that several gradient steps are taken at once
 
     def _on_training_start(self) -> None:
-        known = _networks(self.model)
-        if not self.networks or set(self.networks) - set(known):
-            raise ValueError(f"networks must name some of {known} of {type(self.model).__name__}, got {self.networks}.")
-        self.wiring = None  # the model may have changed
-        self.periods_done = self._gradient_steps() // self.period
+        policy = self.model.policy
+        networks = Networks(policy)
+        make = self.init_policy or (lambda: type(policy)(**policy._get_constructor_parameters()))
+        fresh: Init = lambda: Networks(make())  # noqa: E731
+        self.plan = Intervening(networks, networks.optimizers, self.intervention, fresh)
+        saved = getattr(self.model, SAVED, None)
+        if saved is not None and saved["intervention"] == repr(self.intervention):
+            self.plan.load_state_dict(saved)
+        self.measured = self.plan.gradient_steps
+        # The optimizer of the critic, or of the only network, steps once per gradient step.
+        self.hook = networks.optimizers[-1].register_step_post_hook(self._count)
+
+    def _count(self, *_: object) -> None:
+        self.new_steps += 1
+
+    def _on_rollout_end(self) -> None:
+        if hasattr(self.model, "rollout_buffer"):
+            self.rollout = self._rollout_batch()
 
     def _on_rollout_start(self) -> None:
-        periods = self._gradient_steps() // self.period
-        if periods > self.periods_done and self.model.replay_buffer.size() > 0:
-            self.periods_done = periods
-            self._measure_and_recycle()
+        steps, self.new_steps = self.new_steps, 0
+        if self.plan is None or not steps:
+            return
+        if steps > 1 and getattr(self.intervention, "every_step", False) and not self.told:
+            self.told = True
+            warnings.warn(
+                f"{self.intervention!r} acts at every gradient step, but {type(self.model).__name__} takes {steps} "
+                "between two calls of a callback: it is applied once after them.",
+                stacklevel=2,
+            )
+        batch = cache(self._score_batch)
+        plan, now = self.plan, self.plan.gradient_steps + steps
+        first = plan.learner is None
+        wiring = plan.traced(batch).wiring
+        if first and not any(layer.recyclable for layer in wiring.layers):
+            why = "\n".join(f"{layer.name}: {'; '.join(layer.reasons)}" for layer in wiring.layers)
+            warnings.warn(f"no layer of this {type(self.model).__name__} can be recycled:\n{why}", stacklevel=2)
+        if due := now // self.period > plan.gradient_steps // self.period:
+            self.report = measure(plan.module, wiring, *batch(), tau=self.tau)
+        plan.step_on(batch, steps)
+        # Not `state_dict()`, which would copy the state at every step.
+        state = {"gradient_steps": plan.gradient_steps, "state": plan.state}
+        setattr(self.model, SAVED, {"intervention": repr(self.intervention), **state})
+        if due:
+            self._log()
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
         self._on_rollout_start()
+        if self.hook is not None:
+            self.hook.remove()
 
-    def _gradient_steps(self) -> int:
-        return self.model._n_updates
+    @property
+    def wiring(self) -> Wiring | None:
+        """The wiring of all networks together; None before the first gradient step."""
+        return self.plan.learner.wiring if self.plan and self.plan.learner else None
 
-    def _measure_and_recycle(self) -> None:
-        module, inputs = Networks(self.model), self._score_batch()
-        self.wiring = wiring = self.wiring or trace(module, *inputs)
-        chosen = [layer.name for layer in wiring.layers if layer.name.split(".")[0] in self.networks]
-        self.report = _only(chosen, measure(module, wiring, *inputs, tau=self.tau))
-        counts = recycle_(
-            module, wiring, *inputs, tau=self.tau, optimizer=module.optimizers, init=self.init_network, layers=chosen
-        )
-        self.recycled += sum(counts.values())
-        self._log(self.report)
+    @property
+    def recycled(self) -> int:
+        """The number of neurons recycled so far, including those before the model was saved and loaded."""
+        return sum(self.plan.recycled.values()) if self.plan else 0
 
-    def _score_batch(self) -> tuple[Any, ...]:
+    def _score_batch(self) -> tuple[object, ...]:
+        if self.rollout is not None:
+            return self.rollout
         model = self.model
-        with _own_generator(self.seed + self._gradient_steps()):
+        steps = self.plan.gradient_steps if self.plan else 0
+        with _own_generator(self.seed + steps):
             batch = model.replay_buffer.sample(self.score_batch, env=model._vec_normalize_env)
-        return (batch.observations,) if hasattr(model, "q_net") else (batch.observations, batch.actions)
+        values = any(hasattr(model, name) for name in VALUES)
+        return (batch.observations,) if values else (batch.observations, batch.actions)
 
-    def _log(self, report: Report) -> None:
-        self.logger.record("dormant/fraction", report.fraction)
-        for network in self.networks:
-            mine = [name for name in report.masks if name.split(".")[0] == network]
-            self.logger.record(f"dormant/{network}", _only(mine, report).fraction)
+    def _rollout_batch(self) -> tuple[object, ...]:
+        """Returns samples of the rollout that was collected: observations, and states of recurrent layers."""
+        buffer = self.model.rollout_buffer
+        steps, environments = buffer.episode_starts.shape
+        draws = np.random.default_rng(self.seed + self.model.num_timesteps)
+        size = min(self.score_batch, steps * environments)
+        rows, columns = np.unravel_index(draws.choice(steps * environments, size, replace=False), (steps, environments))
+
+        def drawn(values: Any) -> object:
+            if isinstance(values, dict):
+                return {name: drawn(each) for name, each in values.items()}
+            return buffer.to_torch(values[rows, columns])
+
+        observations = drawn(buffer.observations)
+        if not hasattr(buffer, "hidden_states_pi"):
+            return (observations,)
+        kept = 1.0 - buffer.episode_starts[rows, columns]
+        names = ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf")
+        states = [getattr(buffer, name)[rows, :, columns] * kept[:, None, None] for name in names]  # samples first
+        return (observations, *(buffer.to_torch(each).swapaxes(0, 1).contiguous() for each in states))
+
+    def _log(self) -> None:
+        if self.report is None:
+            return
+        self.logger.record("dormant/fraction", self.report.fraction)
+        for network in sorted({name.split(".")[0] for name in self.report.masks}):
+            mine = [name for name in self.report.masks if name.split(".")[0] == network]
+            self.logger.record(f"dormant/{network}", _only(mine, self.report).fraction)
         self.logger.record("dormant/recycled", self.recycled)
 
 
+def ReDoCallback(
+    tau: float = 0.1,
+    period: int = 1_000,
+    networks: Sequence[str] | None = None,
+    score_batch: int = 64,
+    init: Callable[[], nn.Module] | None = None,
+    seed: int = 0,
+    verbose: int = 0,
+) -> InterventionCallback:
+    """Returns a callback that recycles the dormant neurons every `period` gradient steps: `Every(period, ReDo(tau))`.
+
+    `networks` limits recycling to these networks, such as ("critic",).
+
+    >>> ReDoCallback(tau=0.0, period=500).intervention.period
+    500
+
+    Source: Sokar et al. 2023, algorithm 1 (DQN: period 1,000, tau 0.1, 64 states; SAC: 200,000, 0, 256).
+    """
+    plan = Every(period, ReDo(tau, layers=None if networks is None else tuple(networks)))
+    return InterventionCallback(plan, period, tau, score_batch, init, seed, verbose)
+
+
 def _only(layers: list[str], report: Report) -> Report:
-    here = [name for name in layers if name in report.scores]
-    scores, masks = ({name: values[name] for name in here} for values in (report.scores, report.masks))
-    return Report(report.tau, scores, masks, tuple(name for name in layers if name not in here))
+    scores, masks = ({name: values[name] for name in layers} for values in (report.scores, report.masks))
+    return Report(report.tau, scores, masks)
 
 
 class Networks(nn.Module):
-    """The online networks of a model in one module, so that the tracer sees which layers they share."""
+    """The online networks of a policy in one module, so that the tracer sees which layers they share.
 
-    q_net: nn.Module
-    actor: nn.Module
-    critic: nn.Module
+    Raises ValueError for a policy without a network that is known.
+    """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, policy: nn.Module) -> None:
         super().__init__()
-        for name in _networks(model):
-            setattr(self, name, getattr(model, name))
-        owners = [model.policy, *self.children()]
-        self.optimizers = [owner.optimizer for owner in owners if getattr(owner, "optimizer", None) is not None]
+        found = {name: getattr(policy, name, None) for name in (*VALUES, "actor", "critic")}
+        found = {name: each for name, each in found.items() if isinstance(each, nn.Module)}
+        if hasattr(policy, "mlp_extractor"):
+            found = {"policy": policy}  # PPO, A2C: actor and critic are parts of the policy
+        if not found:
+            raise ValueError(
+                f"no network of {type(policy).__name__} is known; expected q_net, quantile_net, actor and critic, or "
+                "an actor-critic policy."
+            )
+        for name, network in found.items():
+            setattr(self, name, network)
+        owners = [policy, *found.values()]
+        kept = {id(each): each for owner in owners if (each := getattr(owner, "optimizer", None)) is not None}
+        self.optimizers: list[torch.optim.Optimizer] = list(kept.values())
 
-    def forward(self, observations: Any, actions: Tensor | None = None) -> Any:
+    def forward(self, observations: object, *more: Tensor) -> object:
         """Returns all outputs that the networks compute from their hidden layers."""
-        if actions is None:
-            return self.q_net(observations)
+        parts = dict(self.named_children())
+        if "policy" in parts:
+            return _actor_critic(parts["policy"], observations, *more)
+        for name in VALUES:
+            if name in parts:
+                return parts[name](observations)
         # SAC's actor computes a mean and a standard deviation, and then samples; this skips the sampling.
-        actor = getattr(self.actor, "get_action_dist_params", self.actor)
-        return actor(observations), self.critic(observations, actions)
+        actor = getattr(parts["actor"], "get_action_dist_params", parts["actor"])
+        return actor(observations), parts["critic"](observations, *more)
 
 
-def _networks(model: Any) -> list[str]:
-    return [name for name in ("q_net", "actor", "critic") if isinstance(getattr(model, name, None), nn.Module)]
+def _actor_critic(policy: Any, observations: Any, *states: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the parameters of the action distribution and the values of an actor-critic policy."""
+    features = policy.extract_features(observations)
+    actor, critic = (features, features) if policy.share_features_extractor else features
+    if states:
+        actor = policy.lstm_actor(actor[None], states[:2])[0][0]
+        if policy.lstm_critic is not None:
+            critic = policy.lstm_critic(critic[None], states[2:])[0][0]
+        else:
+            critic = actor.detach() if policy.shared_lstm else policy.critic(critic)
+    actor, critic = policy.mlp_extractor.forward_actor(actor), policy.mlp_extractor.forward_critic(critic)
+    return policy.action_net(actor), policy.value_net(critic)
 
 
 @contextmanager

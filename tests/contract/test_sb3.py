@@ -5,10 +5,12 @@ import warnings
 
 import pytest
 import torch
-from stable_baselines3 import DQN, SAC
+from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.logger import Logger
 
-from dormant.torch.sb3 import Networks, ReDoCallback
+from dormant.torch import Chain, ClipWeights, Every, ReDo, ShrinkPerturb
+from dormant.torch.sb3 import InterventionCallback, Networks, ReDoCallback
 
 torch.set_num_threads(1)
 
@@ -25,14 +27,20 @@ class Memory(Logger):
         super().record(key, value, exclude)
 
 
+OFF_POLICY = dict(learning_starts=50, batch_size=16, buffer_size=2_000)
+
+
+def agent(kind, env="Pendulum-v1", policy="MlpPolicy", **options):
+    settings = dict(seed=0, device="cpu", policy_kwargs={"net_arch": [32, 32]})
+    return kind(policy, env, **settings | options)
+
+
 def dqn(**options):
-    settings = dict(learning_starts=50, train_freq=2, batch_size=16, buffer_size=2_000, seed=0, device="cpu")
-    return DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [32, 32]}, **settings | options)
+    return agent(DQN, "CartPole-v1", **OFF_POLICY | {"train_freq": 2} | options)
 
 
 def sac(**options):
-    settings = dict(learning_starts=50, batch_size=16, buffer_size=2_000, seed=0, device="cpu")
-    return SAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [32, 32]}, **settings | options)
+    return agent(SAC, **OFF_POLICY | options)
 
 
 def learn(model, callback, agent_steps):
@@ -42,37 +50,108 @@ def learn(model, callback, agent_steps):
     return logger.values
 
 
-CASES = {
-    "dqn": (dqn, ("q_net",), ["q_net.q_net.0", "q_net.q_net.2"]),
-    "sac": (
-        sac,
-        ("actor", "critic"),
-        [f"actor.latent_pi.{i}" for i in (0, 2)] + [f"critic.qf{k}.{i}" for k in (0, 1) for i in (0, 2)],
+def act(model, callback):
+    """Calls the callback as after one gradient step."""
+    callback.init_callback(model)
+    callback.on_training_start({}, {})
+    callback.new_steps = 1
+    callback.on_rollout_start()
+    callback.on_training_end()
+    return callback
+
+
+HIDDEN = (0, 2)
+TWO_CRITICS = [f"actor.latent_pi.{i}" for i in HIDDEN] + [f"critic.qf{k}.{i}" for k in (0, 1) for i in HIDDEN]
+POLICY = [f"policy.mlp_extractor.{kind}_net.{i}" for kind in ("policy", "value") for i in HIDDEN]
+ROLLOUT = dict(n_steps=64, batch_size=32, n_epochs=2)
+AGENTS = {
+    "DQN": (dqn, ["q_net.q_net.0", "q_net.q_net.2"]),
+    "QR-DQN": (
+        lambda: agent(QRDQN, "CartPole-v1", **OFF_POLICY, train_freq=2),
+        ["quantile_net.quantile_net.0", "quantile_net.quantile_net.2"],
+    ),
+    "SAC": (sac, TWO_CRITICS),
+    "TD3": (lambda: agent(TD3, **OFF_POLICY), [name.replace("latent_pi", "mu") for name in TWO_CRITICS]),
+    "DDPG": (
+        lambda: agent(DDPG, **OFF_POLICY),
+        [name.replace("latent_pi", "mu") for name in TWO_CRITICS if "qf1" not in name],
+    ),
+    "TQC": (lambda: agent(TQC, **OFF_POLICY), TWO_CRITICS),
+    "PPO": (lambda: agent(PPO, "CartPole-v1", **ROLLOUT), POLICY),
+    "A2C": (lambda: agent(A2C, "CartPole-v1", n_steps=8), POLICY),
+    "TRPO": (lambda: agent(TRPO, "CartPole-v1", n_steps=64, batch_size=32), POLICY),
+    "RecurrentPPO": (
+        lambda: agent(RecurrentPPO, "CartPole-v1", "MlpLstmPolicy", **ROLLOUT),
+        ["policy.lstm_actor", "policy.lstm_critic", *POLICY],
     ),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_train_recycle_save_load_go_on(name, tmp_path):
-    make, networks, layers = CASES[name]
-    callback = ReDoCallback(tau=0.2, period=40, networks=networks)
-    model = make()
-    logged = learn(model, callback, 250)
-    done = model._n_updates
-    assert len(logged["dormant/fraction"]) == done // 40 and all(
-        0 <= value <= 1 for value in logged["dormant/fraction"]
-    )
+@pytest.mark.parametrize("name", AGENTS)
+def test_networks_are_found_measured_recycled_saved_and_loaded(name, tmp_path):
+    make, layers = AGENTS[name]
+    plan = Chain(Every(10, ReDo(0.4)), Every(35, ShrinkPerturb(0.9)))
+    callback, model = InterventionCallback(plan, period=10), make()
+    logged = learn(model, callback, 130)
+    steps = callback.plan.gradient_steps
+    assert sorted(layer.name for layer in callback.wiring.layers) == sorted(layers)
+    assert all(layer.recyclable for layer in callback.wiring.layers if "lstm" not in layer.name)
+    assert len(logged["dormant/fraction"]) >= 1 and all(0 <= value <= 1 for value in logged["dormant/fraction"])
     assert callback.recycled > 0 and logged["dormant/recycled"][-1] == callback.recycled
-    assert [layer.name for layer in callback.wiring.layers] == layers
-    assert all(layer.recyclable for layer in callback.wiring.layers)
 
     model.save(tmp_path / "model.zip")
-    model.save_replay_buffer(tmp_path / "replay.pkl")
     loaded = type(model).load(tmp_path / "model.zip", env=model.get_env(), device="cpu")
+    again = InterventionCallback(plan, period=10)
+    learn(loaded, again, 70)
+    assert again.plan.gradient_steps > steps and again.recycled >= callback.recycled
+    other = InterventionCallback(Every(10, ReDo(0.3)))
+    learn(loaded, other, 10)
+    assert other.plan.gradient_steps < steps  # another plan starts afresh
+
+
+def test_gradient_steps_are_counted_exactly():
+    for model, count in ((dqn(), lambda m: m._n_updates), (agent(PPO, "CartPole-v1", **ROLLOUT), lambda m: 2 * 2 * 2)):
+        callback = ReDoCallback(period=10**6)
+        learn(model, callback, 128)
+        assert callback.plan.gradient_steps == count(model) > 0
+
+
+def test_a_network_that_cannot_be_recycled_is_measured_and_says_so_once():
+    model, callback = agent(CrossQ, **OFF_POLICY), InterventionCallback(Every(10, ReDo(0.4)), period=10)
+    with pytest.warns(UserWarning, match="no layer of this CrossQ can be recycled:\nactor.latent_pi.1: ") as seen:
+        logged = learn(model, callback, 100)
+    assert sum("no layer" in str(each.message) for each in seen) == 1
+    assert callback.recycled == 0 and len(logged["dormant/fraction"]) > 1
+
+
+def test_a_cure_of_every_step_says_that_it_is_called_less_often():
+    model = dqn(train_freq=4, gradient_steps=4)
+    with pytest.warns(UserWarning, match="DQN takes 4 between two calls") as seen:
+        learn(model, InterventionCallback(ClipWeights(0.01)), 100)
+    assert sum("between two calls" in str(each.message) for each in seen) == 1
+    assert max(float(leaf.detach().abs().max()) for leaf in model.q_net.parameters()) < 0.1
+
+
+def test_train_recycle_save_load_go_on(tmp_path):
+    callback = ReDoCallback(tau=0.2, period=40)
+    model = dqn()
+    logged = learn(model, callback, 250)
+    done = model._n_updates
+    assert len(logged["dormant/fraction"]) == done // 40
+    model.save(tmp_path / "model.zip")
+    model.save_replay_buffer(tmp_path / "replay.pkl")
+    loaded = DQN.load(tmp_path / "model.zip", env=model.get_env(), device="cpu")
     loaded.load_replay_buffer(tmp_path / "replay.pkl")
-    again = ReDoCallback(tau=0.2, period=40, networks=networks)
-    logged = learn(loaded, again, 150)
+    logged = learn(loaded, ReDoCallback(tau=0.2, period=40), 150)
     assert len(logged["dormant/fraction"]) == loaded._n_updates // 40 - done // 40 > 0
+
+
+def test_fresh_weights_are_those_of_a_new_policy():
+    model = agent(PPO, "CartPole-v1", **ROLLOUT)  # whose policies start orthogonal, and not as torch's layers
+    callback = InterventionCallback(Every(1, ReDo(100.0, outgoing="fresh")), period=10**6)
+    learn(model, callback, 64)
+    weights = model.policy.mlp_extractor.policy_net[2].weight.detach()
+    torch.testing.assert_close(weights @ weights.T, 2 * torch.eye(32), rtol=1e-4, atol=1e-4)
 
 
 def test_recycling_keeps_the_function_and_clears_both_optimizers():
@@ -81,14 +160,13 @@ def test_recycling_keeps_the_function_and_clears_both_optimizers():
     with torch.no_grad():
         model.actor.latent_pi[2].bias[3] = -100.0
         model.critic.qf1[0].bias[5] = -100.0
-    callback = ReDoCallback(tau=0.0, period=1, networks=("actor", "critic"))
+    callback = ReDoCallback(tau=0.0, period=1)
     callback.init_callback(model)
     callback.on_training_start({}, {})
     batch = callback._score_batch()
-    before = Networks(model)(*batch)
-    callback.periods_done = 0
-    callback.on_rollout_start()
-    after = Networks(model)(*batch)
+    before = Networks(model.policy)(*batch)
+    act(model, callback)
+    after = Networks(model.policy)(*batch)
     assert torch.equal(before[0][0], after[0][0]) and torch.equal(before[0][1], after[0][1])
     assert all(map(torch.equal, before[1], after[1])) and callback.recycled >= 2
     # Both heads read the actor's last layer, and each network has an optimizer of its own.
@@ -102,20 +180,15 @@ def test_only_the_named_networks_are_recycled():
     model = sac()
     learn(model, ReDoCallback(tau=0.0, period=10**6, networks=("critic",)), 60)
     actor = [leaf.clone() for leaf in model.actor.parameters()]
-    callback = ReDoCallback(tau=10.0, period=1, networks=("critic",))
-    callback.init_callback(model)
-    callback.on_training_start({}, {})
-    callback.periods_done = 0
-    callback.on_rollout_start()
-    assert callback.recycled == 4 * 32 == sum(mask.numel() for mask in callback.report.masks.values())
+    callback = act(model, ReDoCallback(tau=10.0, period=1, networks=("critic",)))
+    assert callback.recycled == 4 * 32 and sum(mask.numel() for mask in callback.report.masks.values()) == 6 * 32
     assert all(map(torch.equal, actor, model.actor.parameters()))
 
 
-def test_measuring_alone_does_not_change_the_run(monkeypatch):
-    monkeypatch.setattr("dormant.torch.sb3.recycle_", lambda *_, **__: {})
+def test_measuring_alone_does_not_change_the_run():
     plain = dqn()
     learn(plain, None, 200)
-    watched, callback = dqn(), ReDoCallback(period=10, networks=("q_net",))
+    watched, callback = dqn(), InterventionCallback(Chain(), period=10)
     learn(watched, callback, 200)
     assert callback.report is not None
     assert all(map(torch.equal, plain.q_net.parameters(), watched.q_net.parameters()))
@@ -134,7 +207,7 @@ def test_nan_is_logged_as_nan_and_nobody_is_recycled():
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         for _ in range(2):
-            callback.periods_done = 0
+            callback.new_steps = 1
             callback.on_rollout_start()
     assert all(math.isnan(value) for name in ("fraction", "q_net") for value in logger.values[f"dormant/{name}"])
     assert len(logger.values["dormant/fraction"]) == 2 and logger.values["dormant/recycled"] == [0, 0]
@@ -145,7 +218,9 @@ def test_nan_is_logged_as_nan_and_nobody_is_recycled():
 
 
 def test_a_network_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match=r"must name some of \['q_net'\] of DQN, got \('actor',\)"):
-        dqn().learn(10, callback=ReDoCallback(networks=("actor",)))
+    with pytest.raises(ValueError, match="no layer is called 'actor'"):
+        dqn().learn(100, callback=ReDoCallback(networks=("actor",)))
+    with pytest.raises(ValueError, match="no network of Linear is known"):
+        Networks(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="period must be at least 1"):
         ReDoCallback(period=0)
