@@ -16,7 +16,7 @@ Scores = Mapping[str, Float[Tensor, " neurons"]]
 
 @runtime_checkable
 class Number(Protocol):
-    """A rule for the number of neurons to recycle, given the scores of each layer and the recyclings so far.
+    """A rule for the number of neurons to recycle, given each layer's scores and the number of recyclings so far.
 
     The number is 0 for a layer with NaN scores, which result from NaN or infinite activations.
     """
@@ -46,7 +46,7 @@ class Dormant:
 
 @dataclass(frozen=True)
 class Share:
-    """Recycles a share of each layer, and at least one neuron. With `recyclings`, the share decays to zero.
+    """Recycles the same share of every layer's neurons, at least one. With `recyclings`, the share decays to zero.
 
     The n-th recycling takes share * cos(pi/2 * n / recyclings) of the layer. The last recycling takes no neuron.
 
@@ -80,7 +80,7 @@ class Share:
 
 @dataclass(frozen=True)
 class PooledShare:
-    """Recycles a share of the neurons of all layers together, those with the lowest scores.
+    """Recycles the neurons with the lowest scores over all layers: a `share` of all neurons.
 
     The threshold is the `share` quantile of all scores, but at most `highest`. No neuron is chosen if every score is
     above `highest`.

@@ -181,7 +181,7 @@ def penalised(penalty: Penalty, optimizer: torch.optim.Optimizer, module: nn.Mod
 
 @dataclass(frozen=True)
 class L2Init:
-    """strength * ||w - w0||^2: weights are pulled towards their initial values instead of zero.
+    """The penalty strength * ||w - w0||^2, which pulls weights towards their initial values instead of zero.
 
     >>> L2Init(0.5)({"w": torch.tensor([3.0])}, {"w": torch.tensor([1.0])}).item()
     2.0
@@ -201,9 +201,9 @@ class L2Init:
 
 @dataclass(frozen=True)
 class Parseval:
-    """strength * sum_l ||G_l - scale * I||^2, where G_l is the Gram matrix of the incoming vectors of a layer.
+    """The penalty strength * sum_l ||G_l - scale * I||^2, with G_l the Gram matrix of a layer's incoming vectors.
 
-    It ignores the layers named in `free`, the output layers: in `nn.Sequential`, names are numbers such as "4".
+    It ignores layers in `free`, by default output layers. Names in `nn.Sequential` are numbers such as "4".
 
     >>> Parseval(1.0)({"hidden.weight": torch.tensor([[1.0, 0.0], [1.0, 2.0]])}, {}).item()  # products 1, 1, 1, 5
     18.0
@@ -219,7 +219,7 @@ class Parseval:
     def __post_init__(self) -> None:
         _check(self.strength)
         if not self.scale > 0:
-            raise ValueError(f"scale must be positive, got {self.scale}; 1 makes incoming vectors one long.")
+            raise ValueError(f"scale must be positive, got {self.scale}; 1 gives incoming vectors length 1.")
 
     def __call__(self, params: Weights, initial: Weights) -> Float[Tensor, ""]:
         del initial
@@ -251,7 +251,7 @@ class Spectral:
     def __post_init__(self) -> None:
         _check(self.strength)
         if self.power < 1:
-            raise ValueError(f"power must be at least 1, got {self.power}; the paper takes 2.")
+            raise ValueError(f"power must be at least 1, got {self.power}; the paper uses 2.")
 
     def __call__(self, params: Weights, initial: Weights) -> Float[Tensor, ""]:
         del initial

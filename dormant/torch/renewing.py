@@ -45,7 +45,7 @@ class ReDo:
       tensor with a recycled entry to zero, also for its other entries.
     - `coupled`: "recycle" or "skip" layers whose neurons are coupled by a normalisation.
     - `layers`: names of layers to recycle, or of submodules; None for all safe layers.
-    - `incoming`: "fresh", or "scaled" to give each fresh kernel vector the mean length of those of the layer's other
+    - `incoming`: "fresh", or "scaled" to scale each fresh kernel vector to the mean vector length of the layer's other
       neurons (the paper's figure 23).
 
     >>> ReDo(tau=0.025).tau
@@ -77,7 +77,7 @@ class ReDo:
 
     @property
     def renewal(self) -> Renewal:
-        """How dormant neurons are renewed."""
+        """Returns the options for renewing dormant neurons."""
         return Renewal(self.outgoing, self.incoming, self.moments, self.step_count)
 
     def init(self, module: nn.Module) -> State:
@@ -125,9 +125,9 @@ class Recycle:
       optimizer's state (ReGraMa); "contribution" or "utility", the utilities of continual backprop. All scores average
       1 over a layer.
     - `number`: how many neurons to recycle: `Dormant`, `Share`, `PooledShare` or `Gap`.
-    - `order`: "lowest" scores first. "highest" and "random" are controls that recycle as many neurons.
+    - `order`: "lowest" scores first. "highest" and "random" are controls that recycle the same number of neurons.
     - `at_most`: the largest number of neurons to recycle per layer and call.
-    - `renewal`: how chosen neurons are renewed. `coupled` and `layers` are those of `ReDo`.
+    - `renewal`: how chosen neurons are renewed. `coupled` and `layers` work as in `ReDo`.
 
     >>> regrama = Recycle("gradient", Dormant(tau=0.01))
     >>> Recycle(number=Dormant(0.1), order="random").at_most is None
@@ -219,7 +219,7 @@ def lowest(values: Float[Tensor, " neurons"], number: int) -> Bool[Tensor, " neu
 
 @dataclass(frozen=True)
 class ContinualBackprop:
-    """Replaces the share `replacement_rate` of the mature neurons per layer and update, those of the lowest utility.
+    """Replaces a share `replacement_rate` of each layer's mature neurons per update, lowest utility first.
 
     A neuron is mature if it is older than `maturity` updates. Its utility is a running average with weight `decay`,
     divided by 1 - decay^age because it starts at zero. `utility` is "contribution", or "overall", which also divides
@@ -305,15 +305,15 @@ def unused(utility: Float[Tensor, " neurons"]) -> State:
 class Prune:
     """Removes tau-dormant neurons by setting their outgoing weights to zero for the rest of training.
 
-    It looks for dormant neurons every `period` gradient steps, and sets the weights of all removed neurons to zero at
-    every step. Call it at every gradient step, not within `Every`.
+    It looks for dormant neurons every `period` gradient steps, and zeroes the outgoing weights of all removed neurons
+    at every step. Call it at every gradient step, not within `Every`.
 
     >>> Prune(tau=0.0, period=1_000)
     Prune(tau=0.0, period=1000)
 
     Raises ValueError for a negative tau or a period below 1.
-    Source: Sokar et al. 2023, figure 6. The paper does not state how often it checks, or how it removes neurons; the
-    period is ours.
+    Source: Sokar et al. 2023, figure 6. The paper does not state how often it prunes, or how it removes neurons; we
+    chose the period.
     """
 
     every_step: ClassVar[bool] = True

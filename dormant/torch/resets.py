@@ -61,7 +61,7 @@ class Reset:
 
 
 def owner(name: str, layers: tuple[str, ...]) -> set[str]:
-    """Returns those of the layers that contain the parameter with this name.
+    """Returns the names in `layers` whose layer contains the parameter with this name.
 
     >>> owner("net.0.weight", ("net.0", "net.2"))
     {'net.0'}
@@ -139,8 +139,8 @@ class ResetOptimizer:
     ResetOptimizer(moments='fresh', step_count='keep')
 
     Raises ValueError for an unknown option, and if both options are "keep", which would do nothing.
-    Source: Asadi et al. 2023, "Resetting the optimizer in deep RL: an empirical study". They reset both at every
-    update of the target network.
+    Source: Asadi et al. 2023, "Resetting the optimizer in deep RL: an empirical study". The paper resets both at
+    every update of the target network.
     """
 
     moments: Literal["fresh", "keep"] = "fresh"

@@ -56,8 +56,8 @@ def checked_occasional(what: Intervention, within: str) -> Intervention:
     """
     if getattr(checked_intervention(what), "every_step", False):
         raise ValueError(
-            f"{what!r} works only when it is called at every gradient step, so it may not stand within {within}; "
-            "leave it by itself, or put it beside other interventions in a Chain."
+            f"{what!r} must be called at every gradient step, so it can't be used within {within}; "
+            "use it alone, or in a Chain with other interventions."
         )
     return what
 
@@ -181,7 +181,7 @@ class WhenDormant:
     Raises TypeError if `what` is not an intervention. Raises ValueError for a share outside of (0, 1], for a negative
     tau, and for an intervention that must be called at every gradient step.
     Source: ours; Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization", let
-    the dormant share decide how strongly to perturb the network.
+    the dormant share set how strongly the network is perturbed.
     """
 
     share: float
@@ -192,7 +192,7 @@ class WhenDormant:
         checked_tau(self.tau)
         checked_occasional(self.what, "WhenDormant")
         if not 0 < self.share <= 1:
-            raise ValueError(f"share must lie above 0 and not above 1, got {self.share}; 0.25 is a quarter of them.")
+            raise ValueError(f"share must lie above 0 and not above 1, got {self.share}; 0.25 is a quarter of all.")
 
     def init(self, module: nn.Module) -> State:
         return self.what.init(module)

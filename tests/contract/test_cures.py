@@ -287,11 +287,11 @@ def test_what_replaces_silent_neurons_keeps_the_outputs_to_the_last_bit(plan, fr
 
 
 MISUSE = {
-    "Every(10, ClipWeights())": (ValueError, "may not stand within Every"),
-    "Every(10, HareTortoise())": (ValueError, "may not stand within Every"),
-    "Every(10, Prune())": (ValueError, "may not stand within Every"),
-    "Every(10, Chain(ContinualBackprop()))": (ValueError, "may not stand within Every"),
-    "WhenDormant(0.5, ClipWeights())": (ValueError, "may not stand within WhenDormant"),
+    "Every(10, ClipWeights())": (ValueError, "can't be used within Every"),
+    "Every(10, HareTortoise())": (ValueError, "can't be used within Every"),
+    "Every(10, Prune())": (ValueError, "can't be used within Every"),
+    "Every(10, Chain(ContinualBackprop()))": (ValueError, "can't be used within Every"),
+    "WhenDormant(0.5, ClipWeights())": (ValueError, "can't be used within WhenDormant"),
     "Every(10, ReDo)": (TypeError, r"the class ReDo; write ReDo\(...\)"),
     "Every(ReDo(), 10)": (TypeError, "the period comes first"),
     "Every(1e3, ReDo())": (TypeError, "whole number of gradient steps, got 1000.0; write 1000"),
