@@ -90,6 +90,8 @@ class DistillationTraining:
     @property
     def kind(self) -> str:
         """The prefix of the names of the run folders."""
+        if self.new_head:
+            return "distillation-new-head"
         return "distillation-fresh" if self.student is None else "distillation-pretrained"
 
     @property

@@ -79,7 +79,7 @@ class OfflineTraining:
     @property
     def kind(self) -> str:
         """The prefix of the names of the run folders."""
-        return f"offline-dqn-{self.targets.replace(' ', '-')}"
+        return f"offline-dqn-{'large-numbers' if self.numbers_mean else self.targets.replace(' ', '-')}"
 
     @property
     def agent_steps(self) -> int:
