@@ -48,6 +48,25 @@ def test_claims_come_first_and_all_are_there(opened):
         assert re.sub(r"[^a-z ]", "", words).strip() in RULINGS
 
 
+def test_filters_hide_claims(opened):
+    tab = opened()
+    rows = tab.locator("table.claims tbody tr")
+    status, every = tab.get_by_role("status"), rows.count()
+    assert status.inner_text() == f"{every} of {every} claims"
+    tab.get_by_role("combobox", name="Figure").select_option("fig09")
+    shown = tab.locator("table.claims tbody tr:visible")
+    assert {row.get_attribute("data-figure") for row in shown.all()} == {"fig09"} and shown.count() == 4
+    verdict = shown.first.get_attribute("data-verdict")
+    tab.get_by_role("combobox", name="Verdict").select_option(verdict)
+    assert {row.get_attribute("data-verdict") for row in shown.all()} == {verdict}
+    assert status.inner_text() == f"{shown.count()} of {every} claims"
+    tab.get_by_role("combobox", name="Kind").select_option("primary")
+    assert shown.count() == 0
+    for name in ("Figure", "Verdict"):
+        tab.get_by_role("combobox", name=name).select_option("all")
+    assert {row.get_attribute("data-kind") for row in shown.all()} == {"primary"} and shown.count() == 3
+
+
 def test_the_pointer_reads_values(opened):
     tab = opened()
     field = tab.locator(".field").first

@@ -198,7 +198,13 @@ def _claim(figure: str, verdict: Verdict) -> str:
         _cell(f"{verdict.runs}", name="Pairs of runs"),
         _cell(escape(method(verdict)), "small", name="Method"),
     )
-    return f'<tr role="row">{"".join(cells)}</tr>'
+    return _claim_row(figure, claim, verdict.verdict, cells)
+
+
+def _claim_row(figure: str, claim: Claim, verdict: str, cells: Iterable[str]) -> str:
+    """A row with the attributes by which the script filters claims."""
+    kind = "primary" if claim.primary else "exploratory"
+    return f'<tr role="row" data-figure="{figure}" data-verdict="{verdict}" data-kind="{kind}">{"".join(cells)}</tr>'
 
 
 def method(verdict: Verdict) -> str:
@@ -214,7 +220,7 @@ def _no_verdict(experiment: Experiment, claim: Claim, why: str) -> str:
         _cell(f'<span class="verdict"><span aria-hidden="true">–</span>not judged</span>{_small(why)}'),
         *(_cell("–", name=name) for name in ("Estimate", "Pairs of runs", "Method")),
     )
-    return f'<tr role="row">{"".join(cells)}</tr>'
+    return _claim_row(experiment.name, claim, "not judged", cells)
 
 
 def mark(verdict: Ruling) -> str:
@@ -283,7 +289,7 @@ def _points(plot: Plot, line: Line) -> list[int]:
 def _values(plot: Plot, line: Line, at: int) -> str:
     middle, low, high = (_value(plot, float(bound[at])) for bound in (line.middle, line.low, line.high))
     shown = f"{middle} [{low}, {high}]" if math.isfinite(line.low[at]) else middle
-    cells = [plot.title, plot.place, line.label, f"{line.x[at]:,g}", plot.x_name.replace("_", " "), shown]
+    cells = [plot.title, plot.place, line.label, f"{line.x[at]:,.10g}", plot.x_name.replace("_", " "), shown]
     return _row([*cells, str(int(np.isfinite(line.seeds[:, at]).sum())) if line.seeds.size else "–"])
 
 

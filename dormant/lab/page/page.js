@@ -271,6 +271,27 @@
     return list;
   }
 
+  function filters(table) {
+    const rows = [...table.tBodies[0].rows], chosen = {};
+    const count = html("span", { class: "small", role: "status" });
+    const refresh = () => {
+      for (const row of rows) {
+        row.hidden = Object.entries(chosen).some(([name, value]) => value && row.dataset[name] !== value);
+      }
+      count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} claims`;
+    };
+    const labels = ["figure", "verdict", "kind"].map((name) => {
+      const values = [...new Set(rows.map((row) => row.dataset[name]))];
+      const options = values.map((value) => html("option", { value }, value));
+      const select = html("select", {}, html("option", { value: "" }, "all"), ...options);
+      select.addEventListener("change", () => { chosen[name] = select.value; refresh(); });
+      return html("label", {}, name[0].toUpperCase() + name.slice(1) + " ", select);
+    });
+    table.before(html("div", { class: "filters", role: "group", "aria-label": "Choice of claims" }, ...labels, count));
+    refresh();
+  }
+
+  filters(document.querySelector("table.claims"));
   let drawn = 0;
   for (const figure of figures) {
     const section = document.getElementById(figure.name);
