@@ -197,7 +197,7 @@ def _episode(env: Environment, policy: Policy, key: Array, objective: Objective)
         key_act, key_step = jax.random.split(jax.random.fold_in(key, number))
         action, value = policy(env.observe(state), jax.random.uniform(key_act, (2,)))
         state, outcome = env.step(key_step, state, action)
-        ends = (each.astype(jnp.float32) for each in (outcome.terminal, outcome.truncated))
+        ends = outcome.terminal.astype(jnp.float32), outcome.truncated.astype(jnp.float32)
         gap = gap.after(value, outcome.reward, *ends, objective)
         return number + 1, state, total + outcome.reward, gap, outcome.terminal | outcome.truncated
 
