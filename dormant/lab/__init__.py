@@ -9,7 +9,7 @@ from dormant.rl.envs.mujoco import MuJoCo
 from dormant.supervised.images import ImageSet
 
 Scale = Literal["smoke", "pilot", "laptop", "paper"]
-FAMILIES = {"Atari": "ALE"}  # class name of an environment -> name of its family of games, if they differ
+FAMILIES = {"Atari": "ALE"}  # class name of an environment -> name of its family of games, if the two names differ
 SCALES: tuple[Scale, ...] = ("smoke", "pilot", "laptop", "paper")
 
 
@@ -23,7 +23,7 @@ class Game(Protocol):
 
 @runtime_checkable
 class Trainable(Protocol):
-    """A training that an experiment can run: a frozen dataclass with these fields, such as `DeviceTraining`."""
+    """A training that an experiment can run. It is a frozen dataclass with these fields, such as `DeviceTraining`."""
 
     __dataclass_fields__: ClassVar[dict[str, Field]]
 
@@ -69,13 +69,13 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number per seed: a metric of the run, reduced to its end, its mean, its start or its lowest value.
+    """One number per seed: the start, the end, the mean or the lowest value of a metric's curve.
 
-    Unmeasured values are ignored; `judging.claims.reduced` defines the reductions. "per episode" is the mean over
-    training episodes, for `train_return`. Both means cover the run from the fraction `after` to the fraction `until`.
-    `reset_age=(low, high)` keeps only log points at which the networks of both arms were reset at least `low` and less
-    than `high` reset periods ago. It leaves out evaluations shortly after a reset, when an agent plays like a new one.
-    It does not restrict arms without resets.
+    Unmeasured values are ignored; `judging.claims.reduced` defines the reductions. "per episode" is the mean of
+    `train_return` over training episodes. "mean" and "per episode" cover the part of the run between the fractions
+    `after` and `until`. Shortly after a reset, an agent plays like a new one. `reset_age=(low, high)` can leave out
+    such log points: it keeps a log point only if the last reset was at least `low` and less than `high` reset periods
+    ago in both arms. An arm without resets restricts nothing.
 
     >>> Quantity("eval_return", "mean", after=0.5, reset_age=(0.5, math.inf)).metric
     'eval_return'
@@ -105,14 +105,14 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Precondition:
-    """A condition without which a claim cannot be tested: the mean of an arm's quantity lies between two bounds.
+    """A condition that must hold before a claim can be tested: the mean of an arm's quantity lies between two bounds.
 
     For example, a dormant fraction can only fall by five percentage points if it starts at five or more.
 
     >>> Precondition(Quantity("dormant/0/all", "start"), "DQN", least=0.05).most
     inf
 
-    Raises ValueError for bounds that do not increase.
+    Raises ValueError unless `least` is below `most`.
     """
 
     quantity: Quantity
@@ -127,18 +127,20 @@ class Precondition:
 
 @dataclass(frozen=True)
 class Claim:
-    """The claim that one arm's quantity is higher (or lower) than another's by at least the effect `smallest`.
+    """The claim that one arm's quantity is higher (or lower) than that of the arm `against`, by at least `smallest`.
 
-    `against=None` compares the arm with its own start. `baseline` is the quantity of the other side, if it is not the
-    same quantity: with `against=None` it is another quantity of the same runs. `by="ratio"` compares quotients: no
-    effect is 1, and `smallest` is for example 1.5, or 0.67 for "lower". `by="difference"` compares differences: no
-    effect is 0, and `smallest` is for example 0.1, or -0.1 for "lower". If `smallest` lies on the other side of no
-    effect, the claim is a bound: "higher" with a ratio of 0.9 claims that less than a tenth is lost.
+    `against=None` compares the arm with its own start. If `baseline` is set, the arm's `quantity` is compared with the
+    `baseline` of the arm `against`, or of the arm itself with `against=None`. `by="ratio"` compares quotients: 1 means
+    no effect, and `smallest` is for example 1.5 for "higher" or 0.67 for "lower". `by="difference"` compares
+    differences: 0 means no effect, and `smallest` is for example 0.1 for "higher" or -0.1 for "lower". A claim is a
+    bound if its `smallest` allows a small effect against the claimed direction: "higher" with a ratio of 0.9 claims
+    that less than a tenth is lost.
 
-    The primary claims of an experiment are corrected for their number (see `judging.claims.judged`). All others are
-    exploratory. The claim can only be tested if all preconditions in `requires` hold.
+    The intervals of an experiment's primary claims are corrected for the number of these claims (see
+    `judging.claims.judged`). All other claims are exploratory. The claim can only be tested if all preconditions in
+    `requires` hold.
 
-    Raises ValueError for a smallest ratio that is not positive.
+    Raises ValueError if `by` is "ratio" and `smallest` is not positive.
     """
 
     statement: str
@@ -171,7 +173,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot with a line per arm: `metric` against `over`. Against "replay_ratio", it shows values at run ends."""
+    """One plot with a line per arm: `metric` against `over`. Against "replay_ratio", it shows end values."""
 
     title: str
     metric: str

@@ -33,14 +33,14 @@ def pin(core: int) -> None:
 
 
 def release_memory() -> None:
-    """Returns freed memory to the system. Linux's C library would keep it, separately for each thread."""
+    """Returns freed memory to the system, because Linux's C library keeps freed memory, separately for each thread."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other systems lack it
     if trim is not None:
         trim(0)
 
 
 def accelerated() -> bool:
-    """Returns whether JAX uses an accelerator. Turns off preallocation, so that processes can share its memory."""
+    """Returns whether JAX uses an accelerator. Turns off preallocation, so that processes can share the memory."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     return jax.default_backend() != "cpu"
 
@@ -99,7 +99,7 @@ def version(package: str) -> str | None:
 
 def revision() -> str:
     """The git revision of dormant's checkout, with "-dirty" if it has changes. "unknown" without a checkout."""
-    # An installed copy may lie in another project's checkout, whose revision is unrelated.
+    # Checks that the checkout is dormant's, because an installed copy may lie inside the checkout of another project.
     source = Path(__file__).parents[2]
     if not (source / ".git").exists():
         return "unknown"

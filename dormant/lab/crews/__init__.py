@@ -49,20 +49,20 @@ class Event(NamedTuple):
 
 
 def jobs(experiments: Iterable[Experiment], scale: Scale, root: Path, together: bool) -> list[Job]:
-    """The missing runs of some experiments.
+    """The jobs for the missing runs of some experiments.
 
-    A job has all missing seeds of an arm in one environment if `together` is true, otherwise a single seed. A run that
-    several experiments share is included once. A seed is missing if no finished run contains it. An unfinished run is
-    resumed if it has the same seeds as the job.
+    With `together`, a job trains all missing seeds of an arm in one environment; without it, a job trains one seed. A
+    run that several experiments share is included once. A seed is missing if no finished run contains it. An unfinished
+    run is resumed if it has the same seeds as the job.
     """
     found = {job.path: job for cell in cells(experiments, scale) for job in _missing(cell, scale, root, together)}
     return list(found.values())
 
 
 def cells(experiments: Iterable[Experiment], scale: Scale) -> Iterator[Cell]:
-    """Every arm in every environment of the experiments that have a design at that scale, without repetitions.
+    """Yields every arm in every environment, once, of the experiments that have a design at the given scale.
 
-    The trainings that an arm's training needs come before the arm.
+    If an arm's training needs other trainings, these come before the arm.
     """
     seen = set()
     for experiment in experiments:
@@ -140,7 +140,7 @@ def last_log_line(job: Job | None) -> str:
 def _logged(path: Path) -> Iterator[None]:
     """Sends all output, including that of compiled code, to the job's log. Removes the log if no error is raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes that claim the same folder share this log, so neither may empty it.
+    # Neither process may empty the log, because two processes that try to claim one folder both write to this file.
     with log_file(path).open("a") as stream:
         kept = [os.dup(number) for number in (1, 2)]
         try:
@@ -209,7 +209,7 @@ class Standing:
         return self.job
 
     def take(self, event: Event) -> None:
-        """Updates the state with a worker's event. Raises DiskFull for a full disk."""
+        """Updates the state with a worker's event. Raises DiskFull if the event reports a full disk."""
         match event.kind:
             case "queued":
                 self.state = "queued"
@@ -228,7 +228,8 @@ class Standing:
             case "refused":
                 self.state, self.message = "failed", event.message
             case "lost" if self.agent_steps > self.furthest:
-                # A lost machine is not a failed try if the job has made progress since the previous loss.
+                # Losing a machine does not count as a failed try if the job has made progress since it last lost a
+                # machine.
                 self.state, self.furthest, self.message = "waiting", self.agent_steps, event.message
             case "crashed" | "lost":
                 self.tries += 1
@@ -252,10 +253,10 @@ class Board:
         return self.count("waiting", "queued", "running", "in use")
 
     def next(self, last: Path | None = None) -> Standing | None:
-        """The job to start now, or None. Jobs whose folders were in use come last, after RETRY_SECONDS.
+        """The job to start now, or None. A job whose folder was in use comes last, after RETRY_SECONDS.
 
-        `last` is the folder of the worker's last job. The best job is another seed of the same training, because the
-        worker has compiled its code. The second best is a training that no other worker is running.
+        `last` is the folder of the worker's last job. The best choice is another seed of that job's training, because
+        the worker has already compiled its code. The second best is a training that no other worker is running.
         """
         now = time.monotonic()
         running = {each.job.path.parent for each in self.standings if each.state in ("queued", "running")}

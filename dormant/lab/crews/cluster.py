@@ -24,7 +24,7 @@ class NoCluster(ValueError):
 
 @dataclass(frozen=True)
 class Resources:
-    """The resources of one run. Raises ValueError for less than one core or for a negative amount.
+    """The resources of one run. Raises ValueError for less than one core, or for a negative number of GPUs or GB.
 
     >>> Resources(cpus=2).environment()["NPROC"]
     '2'
@@ -41,9 +41,9 @@ class Resources:
             raise ValueError(f"a run's memory must be above 0 GB, got {self.memory_gb:g}.")
 
     def environment(self) -> dict[str, str]:
-        """The environment variables of a run: a thread per core, no GPU unless requested, and the import paths."""
-        # XLA reads its number of threads from NPROC (xla/pjrt/utils.cc). Without preallocation runs can share a GPU.
-        # The log level hides a false error that XLA reports for all code from the compilation cache.
+        """The environment variables of a run: one thread per core, no GPU unless requested, and the import paths."""
+        # XLA reads its number of threads from NPROC (xla/pjrt/utils.cc). Preallocation is off so that runs can share a
+        # GPU. The log level hides an error that XLA wrongly reports whenever it loads code from the compilation cache.
         variables = {"NPROC": str(self.cpus), "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"}
         if not self.gpus:
             variables["JAX_PLATFORMS"] = "cpu"
@@ -51,13 +51,13 @@ class Resources:
 
 
 def own_paths() -> list[str]:
-    """The import paths of this process outside its Python installation. Other machines may share these folders."""
+    """The import paths of this process outside its Python installation, in folders that other machines may share."""
     installed = (sys.prefix, sys.base_prefix)
     return [os.path.abspath(path) for path in sys.path if not os.path.abspath(path).startswith(installed)]
 
 
 def with_absolute_path(job: Job) -> Job:
-    """The job with an absolute path, for a machine with another working directory."""
+    """The job with an absolute path, so that a machine with a different working directory finds it."""
     return job._replace(path=job.path.absolute())
 
 

@@ -16,7 +16,7 @@ import jax
 from dormant.lab.crews import Event, Job, last_log_line, run_job
 from dormant.lab.machine import compile_quickly, keep_compiled_code, pin
 
-# Spawned, because a forked process would inherit XLA's threads without their state.
+# Processes are spawned, because a forked process would have broken copies of XLA's threads.
 PROCESSES = multiprocessing.get_context("spawn")
 
 
@@ -75,7 +75,7 @@ class Worker:
 
 @dataclass
 class Processes:
-    """A crew of worker processes on this machine: one per entry of `cores`. A None there allows any core.
+    """A crew of worker processes on this machine, one per entry of `cores`. A worker without a core (None) may use any.
 
     With `short`, code compiles faster but runs more slowly. Use it for runs that last seconds.
     """
@@ -103,14 +103,14 @@ class Processes:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Delays Ctrl-C to the end of the block. A process that is started in the block never receives it.
+    """Delays Ctrl-C to the end of the block. A process that is started inside the block never receives Ctrl-C.
 
-    The signal is blocked, not ignored, because this process would lose an ignored signal.
+    The signal is blocked and not ignored, because an ignored signal would not reach this process after the block.
     """
     caught: list[tuple[int, FrameType | None]] = []
-    # Blocking affects only this thread. This handler catches signals that XLA's threads receive.
+    # Blocking affects only this thread, so this handler catches the signals that XLA's threads receive.
     handler = signal.signal(signal.SIGINT, lambda *signal_and_frame: caught.append(signal_and_frame))
-    resource_tracker.ensure_running()  # starting the tracker would unblock the signal
+    resource_tracker.ensure_running()  # now, because starting it later would unblock the signal
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -122,8 +122,9 @@ def interrupts_held() -> Iterator[None]:
 
 
 def _work(pipe: Connection, core: int | None, checkpoint_seconds: float, short: bool) -> None:
-    # Ctrl-C reaches every process of the terminal. Only the process that started the workers handles it. The signal is
-    # unblocked so that new threads do not inherit the block of `interrupts_held`.
+    # Ctrl-C reaches every process of the terminal, but only the process that started the workers may handle it.
+    # Therefore a worker ignores the signal. It also unblocks the signal, so that its new threads do not inherit the
+    # block of `interrupts_held`.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if core is not None:

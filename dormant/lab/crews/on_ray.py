@@ -1,4 +1,4 @@
-"""Jobs as tasks of a Ray cluster. Ray places each task on a node with free resources and reports lost nodes."""
+"""Jobs as tasks of a Ray cluster. Ray runs each task on a node with free resources and reports lost nodes."""
 
 import logging
 import os
@@ -65,10 +65,10 @@ class Slot:
 
 @dataclass
 class RayCluster:
-    """A crew with as many runs as the nodes have room for, counted again every CENSUS_SECONDS.
+    """A crew with as many runs as fit on the nodes. The nodes are counted again every CENSUS_SECONDS.
 
-    Raises NoCluster if no cluster answers or no node has the resources of a run. Raises ValueError for another kind of
-    address, such as a Ray client's (ray://): the machine of a client may not see the run folders.
+    Raises NoCluster if no cluster answers or no node has the resources of a run. Raises ValueError for an
+    invalid address. The address of a Ray client (ray://) is invalid, because its machine may not see the run folders.
     """
 
     address: str
@@ -95,7 +95,7 @@ class RayCluster:
             raise
 
     def workers(self, wanted: int) -> list[Slot]:
-        """The busy slots, and free slots as far as the cluster has room."""
+        """The busy slots, and as many free slots as the cluster has room for."""
         self._count()
         busy = [slot for slot in self.slots if slot.job]
         free = [slot for slot in self.slots if not slot.job]
@@ -110,7 +110,7 @@ class RayCluster:
             self.room = min(room, self.at_once or room)
 
     def _sender(self) -> Callable[[Job], Any]:
-        # Ray must not retry jobs: the scheduler does, because it knows their progress.
+        # Ray must not retry jobs. The scheduler retries them, because it knows their progress.
         arguments = (self.checkpoint_seconds, self.resources, self.token)
         env = {"env_vars": self.resources.environment()}
         options = {"num_returns": "streaming", "max_retries": 0, "runtime_env": env, **declared(self.resources)}
@@ -153,7 +153,8 @@ def connect(address: str) -> None:
     try:
         if host:
             _ask(address)
-        # Ray's messages below errors concern its own processes. They are in Ray's logs.
+        # Hides Ray's warnings and less severe messages, because they concern Ray's own processes and are also in its
+        # logs.
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except grpc.RpcError as error:
         raise _nobody(address, str(error.details())) from None
@@ -164,7 +165,7 @@ def connect(address: str) -> None:
 def _ask(address: str) -> None:
     """Raises RpcError if no cluster answers at the address. Without this check Ray would try for minutes."""
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-        return  # this check has no access to Ray's TLS certificates
+        return  # with TLS no check is made, because it would need Ray's certificates
     try:
         with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
             channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=ANSWER_SECONDS)

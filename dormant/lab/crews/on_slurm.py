@@ -13,8 +13,8 @@ from typing import Any
 from dormant.lab.crews import Event, Job, last_line, last_log_line
 from dormant.lab.crews.cluster import NoCluster, RemoteProgress, Resources, run_job_here, with_absolute_path
 
-# Keeps submitit from configuring logging for the whole process, which would close other handlers. It has to be set
-# before the import. In SLURM jobs `parameters` sets it back.
+# submitit would configure logging for the whole process and close the handlers of other packages. This variable
+# prevents that. It must be set before submitit is imported. `parameters` sets it back in SLURM jobs.
 os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -22,15 +22,15 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 ARRAY_SIZE = 1_000  # SLURM's default MaxArraySize is 1,001
 CENSUS_SECONDS = 15.0  # time between two queries of the controller, which all users share
 GRACE_SECONDS = 30.0  # longest wait for a new job to appear in the queue, or for a result on the shared disk
-TIMEOUTS = 1_000  # number of times that a job is queued again when its time is up
+TIMEOUTS = 1_000  # how often a job may be queued again because its time is up
 WAITS = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
 RUNS = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
-FAULTS = {"FAILED", "OUT_OF_MEMORY", "COMPLETED"}  # other ends, such as NODE_FAIL and TIMEOUT, are not failed tries
+FAULTS = {"FAILED", "OUT_OF_MEMORY", "COMPLETED"}  # states of a failed try; NODE_FAIL and TIMEOUT are not failed tries
 
 
 @dataclass(frozen=True)
 class Terms:
-    """SLURM settings other than the resources of a run. Raises ValueError for less than a minute."""
+    """SLURM settings other than the resources of a run. Raises ValueError if the time limit is below one minute."""
 
     hours: float = 24.0
     partition: str | None = None
@@ -45,7 +45,10 @@ class Terms:
 
 @dataclass(frozen=True)
 class Errand:
-    """The function that a node runs for a job. When its time is nearly up, submitit queues it again to resume."""
+    """The function that a node runs for a job.
+
+    When the time limit is near, submitit queues the function again, which then resumes the job.
+    """
 
     checkpoint_seconds: float
     resources: Resources
@@ -122,7 +125,7 @@ class SlurmArray:
     """A crew with one entry per job. SLURM decides how many jobs run at once, at most `at_once`.
 
     If an earlier command has submitted a job that is still in the queue, this crew follows that job.
-    Raises NoCluster if there is no SLURM or SLURM refuses the jobs, ValueError for a fraction of a GPU.
+    Raises NoCluster if there is no SLURM or SLURM refuses the jobs. Raises ValueError for a fraction of a GPU.
     """
 
     root: Path
@@ -172,7 +175,7 @@ class SlurmArray:
         if job and record(job).exists():
             number = record(job).read_text().strip()
             queued = submitit.SlurmJob(self.executor.folder, number)
-            # A job stays in the queue for a moment after its result is written.
+            # Checks for a result too, because a job stays in the queue for a moment after its result is written.
             if self.state_of(number) in WAITS | RUNS and not queued.paths.result_pickle.exists():
                 return queued
         return None

@@ -1,4 +1,4 @@
-"""Pictures: the colours, the pictures of the demo and of a report, and small pictures of neuron scores over time."""
+"""Pictures of the demo, of a report, and of neuron scores over time, and the colours of all pictures."""
 
 import base64
 import io
@@ -38,7 +38,8 @@ STYLE: dict[Any, Any] = {
 def demo_picture(arms: Mapping[str, RunFolder], tau: float, title: str, caption: str) -> Figure:
     """Draws four panels that compare arms: return, dormant fraction, dormant fraction per layer, and neuron scores.
 
-    Thin lines are seeds and thick lines their means. The neuron scores are those of the last layer in the first seed.
+    Thin lines are single seeds, and thick lines are means over seeds. The neuron scores are those of the last layer in
+    the first seed.
     """
     with mpl.rc_context(STYLE):
         figure = _titled((11.0, 7.6), title, caption)
@@ -79,7 +80,7 @@ def _lines(
     axes: Axes, folder: RunFolder, name: str, colour: str, label: str, line: str = "-", seeds: bool = True
 ) -> None:
     steps, values = curve(folder, name)
-    # Skips log points without a value, because not every log point has an evaluation.
+    # Skips log points without a value, because some log points have no evaluation.
     measured = ~np.isnan(values).all(axis=0)
     for seed in values[:, measured] if seeds else ():
         axes.plot(steps[measured], seed, color=colour, linewidth=0.8, alpha=0.4)
@@ -168,8 +169,8 @@ def _scores_by_rank(axes: Axes, report: Report) -> None:
 
 COLUMNS, ROWS = 80, 256
 NOT_A_NUMBER = 15
-HIGHEST = 3.0  # all higher scores have the same shade; the mean score of a layer is 1
-# Dormant neurons are purple, others grey (darker for higher scores), and NaN is yellow.
+HIGHEST = 3.0  # all scores above this have the same shade; the mean score of a layer is 1
+# Dormant neurons are purple, active neurons grey (darker for higher scores), and NaN is yellow.
 PALETTE = [
     tuple(bytes.fromhex(DORMANT[1:])),
     *((grey, grey, grey) for grey in np.linspace(244, 30, 14).astype(int)),
@@ -191,7 +192,7 @@ class ScoreMap(NamedTuple):
 def score_maps(run: RunFolder, tau: float) -> Iterator[ScoreMap]:
     """Yields a map per layer of the run's first seed, from input to output. Yields nothing for a run without scores.
 
-    Raises RunRefused for a damaged line.
+    Raises RunRefused if a line of the run's files is damaged.
     """
     table = list(rows(run.scores))
     first = [row for row in table if row["seed"] == table[0]["seed"]]

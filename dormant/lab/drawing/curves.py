@@ -23,7 +23,7 @@ ALL = "all environments"
 class Line:
     """One arm in one plot: the values per seed, their mean or IQM, and the bounds of its interval (NaN if missing).
 
-    The paper's lines have no seeds. `colour` and `dash` are indices of a colour and a dash pattern.
+    Lines of the paper have no values per seed. `colour` and `dash` are indices of a colour and a dash pattern.
     """
 
     label: str
@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """Lines on one pair of axes. `place` is the environment, `ALL`, or the source of the paper's lines."""
+    """Lines on one pair of axes. `place` names the environment, `ALL`, or the source of the paper's lines."""
 
     title: str
     place: str
@@ -62,9 +62,9 @@ Pens = dict[str, Pen]
 
 
 def plots(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> tuple[Plot, ...]:
-    """The plots of each panel: one per environment, and one of all environments if they have a common unit.
+    """The plots of each panel: one per environment, and one of all environments if their values have a common unit.
 
-    Skips arms and environments that are not in the table, and empty plots.
+    Skips arms and environments that are not in the table. Skips empty plots.
     """
     design = experiment.designs[scale]
     environments = [name for each in design.environments if (name := name_of(each)) in set(frame["environment"])]
@@ -74,7 +74,8 @@ def plots(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> tuple[Pl
 
 
 def _places(environments: Sequence[str], panel: Panel) -> list[list[str]]:
-    # Fractions and human-normalised returns have a common unit. Returns of two MinAtar games do not.
+    # Fractions and human-normalised returns can be averaged over games. Returns of MinAtar's games have different
+    # units.
     comparable = is_fraction(panel.metric) or _normalisable(panel.metric, environments)
     return [[name] for name in environments] + [list(environments)] * (len(environments) > 1 and comparable)
 
@@ -160,7 +161,7 @@ def pens(arms: Sequence[str]) -> Pens:
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Heights between 0 and 1, moved as little as possible so that they are a gap apart, in the same order.
+    """Moves heights between 0 and 1 as little as possible until neighbours are `gap` apart. Keeps their order.
 
     >>> [round(height, 2) for height in spread([0.5, 0.52, 0.9], 0.1)]
     [0.46, 0.56, 0.9]
@@ -184,7 +185,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 def measured(rows: pl.DataFrame, environments: Sequence[str], x_name: str, metric: str) -> tuple[Points, Measured]:
     """The x values at which an arm was measured in all environments, and the values per seed (NaN if missing).
 
-    Skips log points at which some environment has no value, because their mean would be over fewer environments.
+    Skips log points at which an environment has no value, because their mean would cover fewer environments.
     """
     value = pl.col(metric).cast(pl.Float64) if metric in rows.columns else pl.lit(None, pl.Float64).alias(metric)
     rows = rows.filter(pl.col("environment").is_in(environments)).select("environment", "seed", x_name, value)

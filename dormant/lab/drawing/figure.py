@@ -1,4 +1,4 @@
-"""Draws the figure of an experiment: a row per panel, a column per environment, and the paper's curves at the end."""
+"""Draws the figure of an experiment: one row per panel, one column per environment, and then the paper's curves."""
 
 import csv
 import math
@@ -25,13 +25,13 @@ from dormant.lab.judging.claims import Verdict
 from dormant.lab.judging.wording import Ruling, effect
 
 Row = dict[str, Any]  # a row of published.csv
-DOMAINS = {"fig03": "CIFAR-10", "fig14": "MuJoCo"}  # all others are Atari
+DOMAINS = {"fig03": "CIFAR-10", "fig14": "MuJoCo"}  # experiments that are not listed use Atari
 QUANTITIES = {
     "dormant_percent": "dormant neurons",
     "overlap_percent": "overlap of dormant neurons",
     "iqm_human_normalised": "human-normalised return, IQM",
 }
-METRICS = {"dormant_percent": "dormant/", "overlap_percent": "overlap"}  # prefix of our metric; others are returns
+METRICS = {"dormant_percent": "dormant/", "overlap_percent": "overlap"}  # prefix of our metric; the rest are returns
 
 
 def published(experiment: Experiment, scale: Scale) -> tuple[Plot, ...]:
@@ -111,7 +111,7 @@ def _column(rows: list[Row], name: str) -> np.ndarray:
 
 
 def _counterpart(words: Sequence[str], labels: Sequence[str]) -> str | None:
-    """Our label that matches the words of a label in the paper. None if every label of ours has further words.
+    """Our label that matches a label of the paper. None if each of ours has a word that the paper's label lacks.
 
     >>> _counterpart(["redo", "DemonAttack", "replay_ratio=1"], ["DQN, RR 1", "ReDo, RR 1", "ReDo, RR 2"])
     'ReDo, RR 1'
@@ -169,7 +169,7 @@ def experiment_figure(
 
 
 def grid(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> list[list[Plot]]:
-    """The rows of plots, one per panel. The paper's plots of a quantity follow in the first row with this quantity."""
+    """The rows of plots, one per panel. The paper's plots of a quantity end our first row of that quantity."""
     ours, theirs = plots(experiment, scale, frame), list(published(experiment, scale))
     titles = dict.fromkeys((plot.title, plot.metric, plot.x_name) for plot in ours)
     rows = [[plot for plot in ours if (plot.title, plot.metric, plot.x_name) == title] for title in titles]
@@ -247,7 +247,7 @@ def draw(axes: Axes, plot: Plot) -> None:
 
 
 def _reach(plot: Plot) -> tuple[float, float]:
-    """The y limits. They contain all measured values, but cut off wide intervals that would flatten the lines."""
+    """The y limits. They contain all measured values, but cut off intervals that would flatten the lines."""
     measured = np.concatenate([values for line in plot.lines for values in (line.middle, *line.seeds)])
     bounds = np.concatenate([values for line in plot.lines for values in (line.low, line.high)])
     bottom = min(0.0, float(np.nanmin(measured)))
@@ -259,7 +259,7 @@ def _reach(plot: Plot) -> tuple[float, float]:
 
 def _line(axes: Axes, plot: Plot, line: Line) -> None:
     colour = COLOURS[line.colour % len(COLOURS)]
-    dash = line.dash + line.colour // len(COLOURS)  # arms beyond the number of colours differ in their dashes
+    dash = line.dash + line.colour // len(COLOURS)  # arms that share a colour differ in their dashes
     style = (0, (5, 2)) if plot.published else DASHES[dash % len(DASHES)]
     if plot.x_name == "replay_ratio":
         whiskers = np.nan_to_num(np.abs(np.stack([line.low, line.high]) - line.middle))

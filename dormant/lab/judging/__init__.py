@@ -1,8 +1,8 @@
 """Statistics of runs: means, interquartile means and their 95 % intervals over seeds, and values at the end of a run.
 
-A table has the axes [seeds, environments]. A missing value is NaN and is ignored. `iqm`, `mean` and `half_width` map
-over any leading axes. `benchmarks/coverage.py` measures how often each interval contains the true value. The demo uses
-this file, so it must not import polars.
+A table has the axes [seeds, environments]. A missing value is NaN and is ignored. `iqm`, `mean` and `half_width` accept
+further leading axes and return one value per entry of these axes. `benchmarks/coverage.py` measures how often each
+interval contains the true value. The demo uses this file, so it must not import polars.
 """
 
 import math

@@ -61,7 +61,7 @@ def _table(values: PerRun, seeds: Sequence[int], environments: Sequence[str]) ->
 
 
 def _per_run(frame: pl.DataFrame, arm: str, quantity: Quantity) -> PerRun:
-    """The quantity of each run of an arm. If another arm of the table ignores a log point, this arm does too."""
+    """The quantity of each run of an arm. Ignores a log point if any arm of the table ignores it."""
     low, high = quantity.reset_age
     wrong_age = ((pl.col("reset_age") < low) | (pl.col("reset_age") >= high)).fill_null(False)
     ignored = wrong_age.any().over("environment", "agent_steps")
@@ -91,8 +91,8 @@ def reduced(
 
     The end is the mean of the last tenth of the run. The mean is the area under the curve divided by its length,
     between the fractions `after` and `until` of the run. The lowest value is taken after the first measured point. "per
-    episode" is the mean over the training episodes that ended between these fractions. Its values are means over
-    `episodes` episodes since the log point before.
+    episode" is the mean over the training episodes that ended between these fractions. For it, each value of the curve
+    is the mean over the `episodes` episodes since the previous log point.
 
     >>> reduced(Quantity("loss", "mean", after=0.5), np.array([0, 50, 75, 100]), np.array([9.0, 1.0, 2.0, 1.0]))
     1.5
@@ -103,7 +103,7 @@ def reduced(
     measured = ~np.isnan(values)
     if quantity.reduce == "per episode":
         assert episodes is not None, "the number of episodes at each log point"
-        # A log point holds the episodes since the log point before.
+        # Excludes the log point at `after`, because its value covers the episodes that ended before it.
         measured &= (steps > quantity.after * steps[-1]) & (steps <= quantity.until * steps[-1]) & (episodes > 0)
         return float(np.average(values[measured], weights=episodes[measured])) if measured.any() else np.nan
     if quantity.reduce == "mean":
@@ -127,14 +127,14 @@ WITHOUT_VERDICTS: Scale = "smoke"  # runs at this scale are too short to learn a
 
 
 class Verdict(NamedTuple):
-    """The ruling on a claim, with the estimate and the interval behind it.
+    """The verdict on a claim: the ruling, and the estimate and interval on which it is based.
 
     The estimate is the difference between the quantities of the arm and of `against` (or of the arm's own start), or
-    their quotient if the claim is a ratio. The claim's direction does not change its sign. Quotients are clipped at
-    100. `runs` is the number of pairs of runs, one per seed and environment. `interval` names the method, and `level`
-    is its confidence level. `unit` is the unit of the estimate; in percentage points, 0.05 is 5. `why` is one
-    sentence. `claim` is the claim as it was judged: on Atari, a claim about a quotient of returns is one about a
-    difference of human-normalised scores.
+    their quotient if the claim is a ratio. The claim's direction does not change its sign. Quotients are clipped to
+    [1/100, 100]. `runs` is the number of pairs of runs, one per seed and environment. `interval` names the method, and
+    `level` is its confidence level. `unit` is the unit of the estimate; an estimate of 0.05 is shown as 5 percentage
+    points. `why` is one sentence. `claim` is the claim as it was judged: on Atari, a claim about a quotient of returns
+    is judged as a claim about a difference of human-normalised scores.
     """
 
     claim: Claim
@@ -172,14 +172,15 @@ def judge(claim: Claim, frame: pl.DataFrame, level: float = LEVEL) -> Verdict:
 
     Runs are paired by seed and environment. The effect is the mean over environments of the mean difference of the
     pairs, or of the logarithm of their quotients. Environments with fewer than two pairs are ignored. `ruling` defines
-    the verdicts that rest on the interval. Two others do not:
+    the verdicts that are based on the interval. Two verdicts are not:
 
     - *not testable*: a precondition of the claim does not hold, or the effect is undefined.
     - *not measured*: no finished run has measured the quantity.
 
-    Returns of different games are converted to one scale. On Atari, differences of human-normalised scores are judged,
-    because a game at random play has no quotient: a claim about a quotient becomes one about a difference of
-    `SMALLEST_SCORE`. In other environments a difference is divided by the other arm's mean return.
+    Returns of different games are converted to one scale. On Atari, a quotient is undefined if an arm only reaches the
+    score of random play. Therefore differences of human-normalised scores are judged, and a claim about a quotient
+    becomes a claim about a difference of `SMALLEST_SCORE`. In other environments a difference is divided by the mean
+    return of the arm `against`.
     """
     return verdict(claim, pairs(claim, frame), level, _failed_precondition(claim, frame))
 
@@ -188,7 +189,7 @@ def verdict(claim: Claim, found: Pairs, level: float = LEVEL, failed: tuple[Ruli
     """Judges a claim from its pairs of runs; see `judge`. `failed` is the verdict if a precondition does not hold."""
     claim, found = _comparable(claim, found)
     count = found.complete().sum(axis=0)
-    # If no environment has two pairs, keeps those with one: they give an estimate without an interval.
+    # If no environment has two pairs, keeps environments with one pair: they give an estimate without an interval.
     kept = count >= max(1, min(2, count.max(initial=0)))
     used = found.of(kept)
     effects = _effects(claim, used)
@@ -202,13 +203,13 @@ def verdict(claim: Claim, found: Pairs, level: float = LEVEL, failed: tuple[Ruli
 
 
 def ruling(interval: Bounds, smallest: float) -> Ruling:
-    """The ruling on an interval whose claimed direction is upwards and whose no effect is 0: the first that fits.
+    """The ruling on an interval: the first one below that fits. The claimed direction is upwards, 0 is no effect.
 
     - *reproduced*: the whole interval lies above 0, and the estimate is at least the smallest effect that matters.
     - *weaker than claimed*: the whole interval lies above 0 and below the smallest effect.
     - *no such effect*: the whole interval lies within the smallest effect, both ways.
     - *opposite*: the whole interval lies below 0.
-    - *not settled*: all others.
+    - *not settled*: none of these fits.
 
     A negative `smallest` is a bound: the claim is reproduced if the whole interval lies above it, and opposite if the
     whole interval lies below it.
@@ -241,7 +242,7 @@ def _shown(claim: Claim, bound: float) -> float:
 
 
 def _comparable(claim: Claim, found: Pairs) -> tuple[Claim, Pairs]:
-    """The claim and the pairs on one scale: differences of human-normalised scores, if the games are Atari's."""
+    """The claim and the pairs on one scale. For Atari games, it is the difference of human-normalised scores."""
     games = _atari_games(found) if _of_returns(claim) else []
     if not games:
         return claim, found
@@ -298,12 +299,13 @@ def _interval(claim: Claim, effects: Effects, level: float) -> Bounds:
 
 
 def _degrees(claim: Claim) -> Degrees:
-    # The skews of two arms cancel in differences, so Welch's interval holds. It is too narrow for one arm's change.
+    # In differences the skews of two arms cancel, so Welch's interval is valid. For the change of one arm, nothing
+    # cancels its skew, so Welch's interval is too narrow.
     return "fewest" if claim.against is None else "welch"
 
 
 def _p_value(claim: Claim, frame: pl.DataFrame) -> float:
-    """The p-value of no effect, or of a bound. NaN if the claim has no interval."""
+    """The p-value of the hypothesis "no effect", or of "effect at the bound". NaN if the claim has no interval."""
     claim, found = _comparable(claim, pairs(claim, frame))
     effects = _effects(claim, found.of(found.complete().sum(axis=0) >= 2))
     if _failed_precondition(claim, frame) or not effects.size or np.isinf(effects).any():

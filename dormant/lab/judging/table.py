@@ -25,7 +25,8 @@ FIRST_COLUMNS = {
     "diverged": pl.Int64,
 }
 LAST_COLUMNS = {"replay_ratio": pl.Float64, "reset_age": pl.Float64}
-# History -> label of a plot's axis. A history is an earlier set of dormant neurons that `overlaps` compares with.
+# History -> label of a plot's axis. A history is a set of earlier dormant neurons; `overlaps` compares the present ones
+# with it.
 HISTORIES = {
     "union": "overlap with all before",
     "previous": "overlap with the point before",
@@ -48,7 +49,7 @@ def read(root: Path, scale: Scale, experiment: Experiment, unfinished: bool = Fa
     Unfinished runs are read only if `unfinished` is true. If several runs contain a seed, a finished one is used. An
     incomplete last line of a file is ignored.
 
-    Raises RunRefused for any other damaged line.
+    Raises RunRefused if any other line is damaged.
     """
     cells = list(experiment.designs[scale].cells()) if scale in experiment.designs else []
     found = [(cell, runs_by_seed(root, scale, cell.training, unfinished)) for cell in cells]
@@ -74,7 +75,8 @@ def _metrics(run: RunFolder) -> pl.DataFrame:
         return pl.DataFrame(schema=FIRST_COLUMNS)
     table = _parsed(b"\n".join(content))
     if len(table) != len(content) or not _numeric(table):
-        # This slow reader names the damaged line and field. It accepts NaN and infinite numbers, which are not JSON.
+        # Reads again with a slower reader, which names the damaged line and field. It also accepts NaN and infinite
+        # numbers, which are not JSON.
         table = pl.DataFrame(list(rows(run.metrics)), infer_schema_length=None)
     metrics = [pl.col(name).cast(FIRST_COLUMNS.get(name, pl.Float64)) for name in table.columns]
     table = table.select(metrics).unique(["seed", "agent_steps"], keep="last", maintain_order=True)
@@ -116,7 +118,7 @@ def _of_cell(cell: Cell, held: RunOfSeed, tables: Mapping[RunFolder, pl.DataFram
 
 
 def _reset_age(training: Trainable) -> pl.Expr:
-    """The age of the network in reset periods: since its last reset, or since the run began if there was none."""
+    """The reset periods since the network's last reset, or since the start of the run if it was never reset."""
     ages = []
     for reset in _resets(training):
         steps = pl.col("gradient_steps")
@@ -143,11 +145,11 @@ def _resets(value: object) -> Iterator[Every]:
 def overlaps(
     scores: Float[np.ndarray, "seeds points neurons"], tau: float, history: str
 ) -> Float[np.ndarray, "seeds points"]:
-    """The overlap coefficient of each log point's dormant neurons X with a historical set Y, |X and Y| / min(|X|, |Y|).
+    """The overlap coefficient |X and Y| / min(|X|, |Y|) of a log point's dormant neurons X with a historical set Y.
 
     The history "union" is the union of the dormant neurons at all earlier log points; "previous" is the set at the
     previous log point. With the suffix "-by-chance" the result is max(|X|, |Y|) / neurons, the expected overlap of two
-    random sets of these sizes. NaN at the first log point, and where a set is empty.
+    random sets of these sizes. The result is NaN at the first log point, and if either set is empty.
 
     >>> overlaps(np.array([[[0.0, 0.0, 2.0], [0.0, 1.0, 2.0], [1.0, 0.0, 0.0]]]), 0.0, "union").tolist()
     [[nan, 1.0, 0.5]]
@@ -180,7 +182,7 @@ def overlap_metrics(experiment: Experiment) -> list[str]:
 def with_overlaps(table: pl.DataFrame, run: RunFolder, metrics: Iterable[str]) -> pl.DataFrame:
     """Adds a column per overlap metric to the rows of a run. Returns an empty table unchanged.
 
-    Raises RunRefused for a layer without scores or for a damaged row.
+    Raises RunRefused if a layer has no scores or a row is damaged.
     """
     for metric in metrics if len(table) else ():
         _, history, tau, layer = metric.split("/")

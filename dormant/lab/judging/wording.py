@@ -110,7 +110,7 @@ def number(value: float) -> str:
 
 
 def bare(unit: str, value: float) -> str:
-    """An effect without its unit. Quotients are clipped, and the result says so.
+    """An effect without its unit. For a clipped quotient, the text is "at least" or "at most" the limit.
 
     >>> bare("times", 250.0), bare("times", 0.001), bare("percentage points", -0.059), bare("% of DQN", 0.2)
     ('at least 100', 'at most 0.01', '-5.9', '+20')
@@ -193,7 +193,7 @@ def sentence(claim: Claim, ruling: Ruling, unit: str, interval: Bounds) -> str:
 
 
 def _holds(claim: Claim, interval: Bounds) -> bool:
-    """Whether the smallest effect that matters lies in an interval or nearer to no effect than its far bound."""
+    """Whether the smallest effect that matters is at most as far from no effect as the interval's far bound."""
     return interval.high >= claim.smallest if claim.direction == "higher" else interval.low <= claim.smallest
 
 
@@ -209,5 +209,5 @@ def unmet(condition: Precondition, value: float) -> str:
 
 
 def unmeasured(arm: str, metric: str) -> str:
-    """The sentence for a quantity that no finished run has."""
+    """The sentence for a quantity that no finished run has measured."""
     return f"No finished run of {arm} has measured {metric}."

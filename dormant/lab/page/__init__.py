@@ -37,7 +37,7 @@ def page(
 ) -> str:
     """Builds the HTML of the page for `file`. `others` are experiments without a finished run.
 
-    The page stays below 6 MB. If necessary it has fewer points per curve and fewer score maps, and a note about this.
+    The page stays below 6 MB. If necessary it has fewer points per curve and fewer score maps, and a note says so.
     Raises ValueError if even the smallest version is too large.
     """
     for points, environments in SIZES:

@@ -95,7 +95,7 @@ def tau(experiment: Experiment) -> float:
 
 
 def settings(experiment: Experiment, scale: Scale) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """The settings that all arms share, then each arm's other settings (name -> value), without seeds and game."""
+    """The settings that all arms share, and each arm's own settings (name -> value), without seeds and game."""
     described = {arm.name: dict(_flat(describe(arm.training))) for arm in experiment.designs[scale].arms}
     names = dict.fromkeys(name for settings in described.values() for name in settings)
     skipped = ("env.game", "seeds")
@@ -168,7 +168,7 @@ def _short(value: float) -> float | int:
 
 
 def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experiment, str]]) -> str:
-    """The table of claims, one row per claim. A claim that was not judged has the reason instead of a verdict."""
+    """The table of claims, one row per claim. A claim that was not judged has a reason in place of its verdict."""
     rows = [_claim(each.experiment.name, verdict) for each in chapters for verdict in each.verdicts]
     rows += [_no_verdict(experiment, claim, why) for experiment, why in unjudged for claim in experiment.claims]
     heads = ("Claim", "Verdict", "Estimate and interval", "Pairs of runs", "Method")
@@ -343,7 +343,7 @@ def _row(cells: Iterable[str], last: str = "") -> str:
 def _table(kind: str, caption: str, heads: Sequence[str], rows: Sequence[str]) -> str:
     columns = "".join(f'<th scope="col" role="columnheader">{escape(head)}</th>' for head in heads)
     body = "".join(rows)
-    # The roles keep the table's meaning on narrow screens, which show rows as blocks.
+    # Narrow screens show rows as blocks. The roles tell screen readers that it is still a table.
     return (
         f'<table class="{kind}" role="table"><caption>{caption}</caption>'
         f'<thead role="rowgroup"><tr role="row">{columns}</tr></thead><tbody role="rowgroup">{body}</tbody></table>'

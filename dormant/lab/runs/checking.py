@@ -23,7 +23,7 @@ MARKS_OF_A_RUN = ("spec.json", "done", *FILES)
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The folders in or under `root` that hold any file of a run, even if other files are gone."""
+    """The folders in or under `root` that hold at least one file of a run, even if the run's other files are gone."""
     return sorted({file.parent for name in MARKS_OF_A_RUN for file in root.rglob(name) if file.is_file()})
 
 
@@ -57,7 +57,7 @@ def _faults(folder: RunFolder) -> Iterator[str]:
 def _of(check: Callable[..., object], *arguments: object) -> Iterator[str]:
     try:
         check(*arguments)
-    except Exception as error:  # a damaged file of a ring raises many types of errors
+    except Exception as error:  # reading a damaged file of a ring raises many types of errors
         yield str(error) or type(error).__name__
 
 
@@ -71,7 +71,7 @@ def _check_end(folder: RunFolder) -> None:
 
 
 def _check_last(folder: RunFolder, steps: list[int]) -> None:
-    """Raises Damaged if a finished run has no checkpoint at the step of its last row."""
+    """Raises Damaged unless a finished run has a checkpoint at the step of its last row."""
     if folder.done.exists() and last_row(folder.metrics).get("agent_steps") not in steps:
         raise Damaged(f"{folder.checkpoint} lacks the checkpoint of the end of the run.")
 
@@ -109,7 +109,8 @@ def _replay(folder: Path, training: Values) -> FrameReplay | StepReplay:
     capacity = int(agent["replay_capacity"])
     if training["is"] == ControlTraining.__name__:
         slots, numbers = np.load(first / "steps.npy", mmap_mode="r").shape
-        # A row has two observations, an action, a reward and a discount. Only the sum of their lengths matters.
+        # A row has two observations, an action, a reward and a discount. Any split of its numbers is good enough here,
+        # because only the sum of the lengths matters.
         actions = 1 if numbers % 2 else 2
         return StepReplay(capacity, (numbers - 2 - actions) // 2, actions, slots - capacity)
     (slots,) = np.load(first / "reward.npy", mmap_mode="r").shape

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the state, and a seal with the checksum of every array, written and renamed together."""
+"""The checkpoints of a run. Each holds the state and a seal, which has the checksum of every array of the state."""
 
 import contextlib
 import errno
@@ -41,10 +41,10 @@ def checkpoints(folder: RunFolder, read_only: bool = False) -> ocp.CheckpointMan
 def save(manager: ocp.CheckpointManager, agent_steps: int, state: PyTree, owner: int, files: dict[str, Mark]) -> None:
     """Writes a checkpoint of the run with the number `owner`. `files` has the marks of the run's files of rows.
 
-    Raises OSError for a full disk, which Orbax reports as a ValueError.
+    Raises OSError if the disk is full. Orbax itself would raise a ValueError.
     """
-    # Saves NumPy arrays. A JAX array would stay in memory: Orbax asks for its shards, which refer to the array, and
-    # Python rarely collects such cycles.
+    # Saves NumPy arrays, because a JAX array would stay in memory: Orbax asks for its shards, the shards refer to the
+    # array, and Python rarely collects such cycles.
     arrays = {name: leaf if _is_key(leaf) else np.asarray(leaf) for name, leaf in _filled(state).items()}
     sums = {name: checksum(leaf) for name, leaf in arrays.items()}
     seal = Seal(owner=owner, agent_steps=agent_steps, leaves=sums, files=files)
@@ -56,7 +56,7 @@ def save(manager: ocp.CheckpointManager, agent_steps: int, state: PyTree, owner:
             if os.strerror(number) in str(error):
                 raise OSError(number, os.strerror(number), str(manager.directory)) from error
         raise
-    release_memory()  # Orbax copies the arrays in many threads
+    release_memory()  # Orbax copies the arrays in many threads, and each thread would keep its memory
 
 
 def restore(manager: ocp.CheckpointManager, agent_steps: int, like: PyTree, owner: int) -> tuple[PyTree, Seal]:
@@ -73,7 +73,7 @@ def restore(manager: ocp.CheckpointManager, agent_steps: int, like: PyTree, owne
 
 
 def _as(like: Leaf, saved: Leaf) -> Leaf:
-    """Converts the saved leaf to a JAX array. NumPy arrays stay, because they may have a type that JAX lacks."""
+    """Converts the saved leaf to a JAX array, unless `like` is a NumPy array, because JAX may lack its type."""
     kept = saved is like or _is_key(saved) or isinstance(like, ndarray | np.generic)
     return saved if kept else jnp.asarray(saved)
 
@@ -131,7 +131,7 @@ def _is_key(leaf: Leaf) -> bool:
 
 
 def _filled(state: PyTree) -> Arrays:
-    # Orbax refuses arrays without elements, which the states of some games contain.
+    # Leaves out arrays without elements, because Orbax refuses them. The states of some games contain such arrays.
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if leaf.size}
 
 

@@ -37,7 +37,7 @@ class Speed(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """The estimated seconds of a training, with its seeds one after another, and the source of the estimate."""
+    """The estimated seconds of a training if its seeds run one after another, and the source of the estimate."""
 
     seconds: float
     source: Literal["runs", "table"]
@@ -45,7 +45,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Speeds:
-    """Seconds per agent step, measured in finished runs, per kind and replay ratio. A table has the other kinds.
+    """Seconds per agent step, per kind and replay ratio, from finished runs. A table has kinds without a finished run.
 
     A training without an actor has no replay ratio. Its steps are gradient steps.
     """
@@ -99,7 +99,7 @@ def speeds(root: Path, table: Path, backend: str) -> Speeds:
 def paces(finished: Iterable[Path]) -> dict[tuple[Kind, float | None], float]:
     """The mean seconds per agent step and seed of finished runs, by kind and replay ratio.
 
-    Skips runs without timing or with damaged files.
+    Skips runs that have no timing or a damaged file.
     """
     agent_steps, seconds = defaultdict(float), defaultdict(float)
     for done in finished:
@@ -157,7 +157,8 @@ def _warm(training: Any, folder: Path) -> Callable[[], None]:
     # The length and the evaluation period are so long that a measurement reaches neither.
     endless = 10_000_000 * training.log_period
     begins = training.agent.min_replay + training.log_period
-    # The ring holds only the steps of the measurement. A full ring of Atari frames would take 7 GB per training.
+    # The ring holds only the steps of the measurement. A ring of the usual size takes 7 GB of Atari frames per
+    # training.
     room = min(training.agent.replay_capacity, begins + (REPEATS + 2) * training.log_period)
     agent = replace(training.agent, replay_capacity=room)
     training = replace(training, agent=agent, seeds=training.seeds[:1], agent_steps=endless, eval_period=endless)
@@ -175,5 +176,5 @@ def _warm(training: Any, folder: Path) -> Callable[[], None]:
 
 def _seconds(step: Callable[[], None]) -> float:
     start = time.perf_counter()
-    step()  # the metrics are on the host, so this waits for the device
+    step()  # waits for the device, because the metrics are copied to the host
     return time.perf_counter() - start

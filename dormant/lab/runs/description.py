@@ -42,7 +42,7 @@ def describe(value: Any) -> Any:
 
 def _deciding(value: Any) -> Iterator[dataclasses.Field]:
     for field in dataclasses.fields(value):
-        # A field with `compare=False` does not change the result of a run, so it is left out.
+        # Leaves out fields with `compare=False`, because they do not change the result of a run.
         if field.compare:
             yield field
 
@@ -57,7 +57,7 @@ def differences(old: object, new: object) -> list[Difference]:
 
 
 def _differing(old: object, new: object, name: str = "") -> Iterator[Difference]:
-    # Two classes have unrelated settings, so both values are shown completely.
+    # Values of different classes have unrelated settings, so both are shown completely.
     if isinstance(old, dict) and isinstance(new, dict) and old.get("is") == new.get("is"):
         for key in {**old, **new}:
             yield from _differing(old.get(key, "absent"), new.get(key, "absent"), f"{name}.{key}" if name else key)
@@ -92,7 +92,7 @@ def run_path(root: Path, scale: Scale, training: Trainable) -> Path:
 
 
 def kind(training: Any) -> str:
-    """The start of the names of a training's run folders: its own `kind`, or its agent and replay ratio.
+    """The prefix of a training's run folders: its `kind` if it has one, otherwise its agent and replay ratio.
 
     >>> from dormant.rl.device import DeviceTraining
     >>> from dormant.supervised import SupervisedTraining
@@ -104,7 +104,7 @@ def kind(training: Any) -> str:
 
 
 def sibling_path(path: Path, training: Trainable) -> Path:
-    """The run folder of another training in the same environment with the same seeds."""
+    """The run folder of another training that has the same environment and seeds as the run at `path`."""
     return path.parent.parent / _name(training) / path.name
 
 

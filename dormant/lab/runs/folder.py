@@ -33,12 +33,12 @@ from dormant.lab.runs.lease import Lease, Taken, held_by_another_machine, is_lea
 from dormant.lab.runs.rows import Newest, rows
 from dormant.lab.runs.schema import Done, Mark, RunRefused, Spec, Timing, read, sealed
 
-LOCK_TRIES = 3  # a lock may be busy for an instant, because `in_use` takes it
+LOCK_TRIES = 3  # a free folder may look locked for an instant, because `in_use` takes the lock to test it
 UNLOCKABLE = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without locks, or without locks on folders
 
 
 class RunInUse(RunRefused):
-    """Another process is running in the folder. The caller can wait for it."""
+    """Another process is running in the folder. The caller can wait until that process ends."""
 
 
 class Curve(NamedTuple):
@@ -91,7 +91,7 @@ class RunFolder:
 
     @property
     def timing(self) -> Timing:
-        """The timing so far; zero if the file cannot be read."""
+        """The timing so far. All its fields are zero if the file cannot be read."""
         try:
             return read(Timing, self.path / "timing.json")
         except (OSError, RunRefused):
@@ -109,7 +109,7 @@ class RunFolder:
         write_whole(self.done, sealed(origin() | {"files": marks}))
 
     def check(self) -> None:
-        """Raises RunInUse if another machine has taken over the run, as can happen after a lost connection."""
+        """Raises RunInUse if another machine has taken over the run, which can happen after a lost connection."""
         try:
             if self.lease:
                 self.lease.check()
@@ -141,7 +141,7 @@ def end_of(folder: RunFolder) -> Done:
 def curve(folder: RunFolder, name: str) -> Curve:
     """One metric of a run.
 
-    Raises KeyError, which lists the known names, for an unmeasured metric, RunRefused for a damaged row.
+    Raises KeyError, which lists the known names, if the metric was not measured. Raises RunRefused if a row is damaged.
     """
     table = list(rows(folder.scores if name.startswith("scores/") else folder.metrics))
     if not any(name in row for row in table):
@@ -168,7 +168,7 @@ def runs_of(root: Path, scale: Scale, training: Any) -> list[RunFolder]:
 
 
 def runs_by_seed(root: Path, scale: Scale, training: Any, unfinished: bool = False) -> dict[int, RunFolder]:
-    """Maps each seed of a training to a finished run that contains it, or, with `unfinished`, to an unfinished one."""
+    """Maps each seed to a finished run that contains it. With `unfinished`, maps other seeds to unfinished runs."""
     runs = runs_of(root, scale, training)
     finished = [run for run in runs if run.done.exists()]
     others = [run for run in runs if run not in finished and run.metrics.exists()] if unfinished else []
@@ -216,7 +216,7 @@ def _lock(handle: int, path: Path) -> bool:
 
 @contextlib.contextmanager
 def _leased(path: Path, alone: bool) -> Iterator[RunFolder]:
-    """Takes a lease on the folder. A finished run needs no lease, because nothing is written to its folder."""
+    """Takes a lease on the folder. Takes none if the run is finished, because nothing is written to its folder."""
     folder = RunFolder(path)
     if folder.done.exists():
         yield folder

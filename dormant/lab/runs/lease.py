@@ -1,11 +1,11 @@
-"""A lease on a run folder that several machines share. Its holder renews it, and it lapses without renewal.
+"""A lease on a run folder that several machines share. Its holder must renew it, otherwise it lapses.
 
-Processes of one machine exclude each other with a lock of the operating system, which ends with its process. Other
-machines may not see that lock (Linux locks an NFS folder only for its own machine), and a lost machine cannot release
-anything. Therefore a run folder has a file lease-<number> with a counter. The holder increases the counter. A machine
-that sees no increase for LAPSE_SECONDS creates the file with the next number. Only one machine can succeed because the
-file must be new. Clocks of two machines are never compared. A holder that was paused for longer than that writes
-nothing until it has created the next file itself.
+Processes of one machine exclude each other with a lock of the operating system, which releases it when the process
+ends. Other machines may not see that lock (Linux locks an NFS folder only for its own machine), and a lost machine
+cannot release anything. Therefore a run folder has a file lease-<number> with a counter. The holder keeps increasing
+the counter. A machine that sees no increase for LAPSE_SECONDS creates the file with the next number. Only one machine
+can succeed, because creating the file fails if it exists. The clocks of two machines are never compared. A holder that
+was paused for longer than LAPSE_SECONDS writes nothing until it has created the next file itself.
 """
 
 import json
@@ -22,7 +22,7 @@ from dormant.lab.runs.schema import Damaged, Holder, read
 RENEW_SECONDS = 5.0
 TRUST_SECONDS = 20.0  # how long the holder may write after a renewal without reading the folder again
 LAPSE_SECONDS = 45.0  # how long without renewal until another machine may take over; allows for a slow write
-TEXT_BYTES = 256  # fixed length, because the file is overwritten in place: other machines see that at once
+TEXT_BYTES = 256  # fixed length, so that the file can be overwritten in place, which other machines see at once
 
 
 class Taken(Exception):
@@ -39,9 +39,10 @@ MACHINE = machine()
 
 
 class Lease:
-    """The right to write in a folder, renewed by a thread until `end`. Raises Taken if another process has it.
+    """The right to write in a folder. A thread renews it until `end`. Raises Taken if another process has it.
 
-    `alone` means that no other process of this machine uses the folder. An old lease of this machine is then free.
+    `alone` means that no other process of this machine uses the folder. An old lease of this machine then has no holder
+    and can be replaced at once.
     """
 
     def __init__(self, folder: Path, alone: bool) -> None:
@@ -64,7 +65,7 @@ class Lease:
 
     def renew(self) -> None:
         """Renews the lease. If it has lapsed, competes for a new one."""
-        # Ignores a disk that does not answer, because `check` uses the time of the last renewal.
+        # Ignores errors of the disk, because `check` notices from the time of the last renewal that none succeeded.
         with self.lock, suppress(OSError):
             self._renew()
 
@@ -73,7 +74,7 @@ class Lease:
         self.over.set()
         self.thread.join()
         file = _file(self.folder, self.number)
-        with suppress(OSError):  # a lease that cannot be released lapses
+        with suppress(OSError):  # a lease that cannot be released lapses by itself
             if self.taken or newest(self.folder) != self.number:
                 return
             if keep:
@@ -105,7 +106,7 @@ class Lease:
         except FileExistsError:
             self.taken = True
             return
-        if newest(self.folder) != self.number + 1:  # others took and released the lease while this process was paused
+        if newest(self.folder) != self.number + 1:  # other machines took and released it during a pause of this process
             file.unlink()
             self.taken = True
             return
@@ -119,7 +120,7 @@ class Lease:
 
 
 def held_by_another_machine(folder: Path) -> bool:
-    """Whether another machine has a current lease on a folder. Assumes that the two clocks agree."""
+    """Whether another machine has a current lease on a folder. Assumes that the clocks of both machines agree."""
     file = _file(folder, newest(folder))
     known = _known(file)
     if known is None or not known.held or known.machine == MACHINE:
@@ -130,7 +131,7 @@ def held_by_another_machine(folder: Path) -> bool:
 def is_lease(file: Path) -> bool:
     """Whether a file in a run folder is a lease.
 
-    A folder is not a lease, and neither is a file whose name has other digits, such as lease-².
+    A folder is not a lease, and neither is a file whose number is not in the digits 0 to 9, such as lease-².
     """
     return re.fullmatch("lease-[1-9][0-9]{0,17}", file.name, re.ASCII) is not None and file.is_file()
 
@@ -191,5 +192,5 @@ def _overwrite(file: Path, text: bytes) -> None:
 
 
 def _now() -> float:
-    # Uses a clock that continues while the machine sleeps, if there is one.
+    # Uses CLOCK_BOOTTIME where it exists, because it continues while the machine sleeps.
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

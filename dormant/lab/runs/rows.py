@@ -1,8 +1,8 @@
 """The rows of a run: metrics.jsonl and scores.jsonl, one line per log point and seed.
 
 While a run is written, a `Journal` tracks the length and the checksum of both files, and updates them from new rows
-only. Every checkpoint records both numbers, so that a resumed run continues from complete and unchanged rows. The file
-`done` records them at the end, so that a reader notices a changed file.
+only. Every checkpoint records them, so that a resumed run continues from complete and unchanged rows. At the end, the
+file `done` records them, so that a reader notices if a file has changed.
 """
 
 import json
@@ -112,7 +112,8 @@ def lines(file: Path) -> list[bytes]:
 def rows(file: Path) -> Iterator[Values]:
     """The complete rows of a file. An incomplete last line (after a kill or on a full disk) is ignored.
 
-    Raises Damaged, with the line and the field, for any other line that is not a row, or if `lines` raises it.
+    Raises Damaged, which names the line and the field, if any other line is not a row. Also raises the error of
+    `lines`.
     """
     model = ScoresRow if file.name == FILES[1] else Row
     for number, line in enumerate(lines(file), start=1):
@@ -147,10 +148,10 @@ class Newest:
     def update(self) -> dict[str, float]:
         """Reads the new rows. Returns the mean over seeds of each measured metric.
 
-        Raises Damaged for a damaged row.
+        Raises Damaged if a row is damaged.
         """
         if not self.file.exists() or self.file.stat().st_size < self.read:
-            self.__init__(self.file, self.values)  # the file has become shorter, so read it again
+            self.__init__(self.file, self.values)  # the file has become shorter, so all rows are read again
         for line in self._new_lines():
             self.number += 1
             self.take(parsed(Row, line, f"line {self.number} of {self.file}").model_dump())
@@ -192,6 +193,6 @@ def _json(value: Any) -> Any:
     if value is np.ma.masked:
         return None
     if np.ndim(value):
-        # Four digits are enough for a picture. Full precision would triple the file.
+        # Rounds to four digits, which are enough for a picture. Full precision would triple the size of the file.
         return [float(f"{item:.4g}") for item in np.asarray(value, dtype=float)]
     return np.asarray(value).item()

@@ -50,13 +50,14 @@ class FilingTraining(Protocol):
     def seeds(self) -> tuple[int, ...]: ...
     def init(self) -> Any: ...
     def agent_steps_done(self, state: Any) -> int: ...
-    # `owner` identifies the run. Raises ValueError if the files do not fit or belong to another run.
+    # `owner` identifies the run. Raises ValueError if the files are too large for this machine or belong to another
+    # run.
     def open(self, folder: Path, state: Any, owner: int = 0) -> "FilingLoop": ...
 
 
 @runtime_checkable
 class FilingLoop(Protocol):
-    """An opened training. `save_due` returns whether the next chunk would overwrite what the last checkpoint needs.
+    """An opened training. `save_due` returns whether the next chunk overwrites data that the last checkpoint needs.
 
     `flush` is called before each checkpoint.
     """
@@ -99,7 +100,8 @@ def run(
     A seed has diverged when one of its metrics is NaN or infinite. The log then gets a warning. The run continues
     unless `stop_when_diverged` is true.
 
-    Raises RunRefused if the folder cannot be used, OSError if it cannot be written to, Diverged if the run was stopped.
+    Raises RunRefused if the folder cannot be used, OSError if it cannot be written to, and Diverged if the run was
+    stopped because a seed diverged.
     """
     with claimed(path, training) as folder:
         if not folder.done.exists():
@@ -115,7 +117,7 @@ def run(
 def _ready(training: AnyTraining, folder: RunFolder, checkpoint_seconds: float) -> Training | FilingTraining:
     """Returns the training, ready to run.
 
-    If it needs other trainings, runs them first and starts from their last states.
+    If the training needs other trainings, runs those first. The training then starts from their last states.
     """
     if not isinstance(training, FollowingTraining):
         return training
@@ -173,7 +175,7 @@ class Watched:
 
 
 def diverged(metrics: Metrics, seeds: tuple[int, ...]) -> dict[int, str]:
-    """The seeds with a NaN or infinite metric, and the name of that metric. Masked values are ignored.
+    """Maps each seed that has a NaN or infinite metric to the name of that metric. Masked values are ignored.
 
     >>> diverged({"loss": np.array([1.0, np.nan]), "return": np.ma.masked_all(2)}, (0, 1))
     {1: 'loss'}
@@ -210,7 +212,7 @@ def _train(
     folder.check()
     journal.cut()
     if fresh:
-        # Measures the initial state too, because the dormant fraction does not start at zero.
+        # Also measures the initial state, because the dormant fraction of a fresh network is not zero.
         start = np.zeros(len(training.seeds), int)
         metrics = {"agent_steps": start, "gradient_steps": start, **loop.measure(state)}
         folder.check()
@@ -239,7 +241,7 @@ def _train(
 def _start(training: Training | FilingTraining, folder: RunFolder, manager: ocp.CheckpointManager, owner: int) -> Start:
     """Opens the newest undamaged checkpoint with its rows and files, or a fresh state if there is no checkpoint.
 
-    Deletes newer checkpoints, which are damaged, and logs a warning. Raises RunRefused if all checkpoints are
+    If newer checkpoints are damaged, deletes them and logs a warning. Raises RunRefused if all checkpoints are
     damaged.
     """
     fresh, faults = training.init(), []

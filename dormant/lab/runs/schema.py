@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-LARGEST_FILE = 16 * 2**20  # limit in bytes for a file with one JSON object; a normal one has a few thousand
+LARGEST_FILE = 16 * 2**20  # limit in bytes for a file with one JSON object; a normal file has a few thousand bytes
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Checksum = Annotated[int, Field(ge=0, lt=2**32)]
@@ -30,7 +30,7 @@ class Model(BaseModel):
 
 
 class Row(Model):
-    """A row of metrics.jsonl. Its other fields are numbers, including NaN, or null if not measured."""
+    """A row of metrics.jsonl. Its other fields are numbers (including NaN), or null if a metric was not measured."""
 
     __pydantic_extra__: dict[str, int | float | None]  # pyright: ignore[reportIncompatibleVariableOverride]
     seed: Count
@@ -78,10 +78,10 @@ class Done(Origin):
 
 
 class Seal(Model):
-    """What is stored with a checkpoint to detect damage.
+    """The data that is stored with a checkpoint to detect damage.
 
-    It holds the run, the agent step, the checksum of each array, and for each file of rows a `Mark` of what the file
-    held when the checkpoint was written.
+    A seal holds the owner number of the run, the agent step, and the checksum of each array. For each file of rows, it
+    holds a `Mark` of the content that the file had when the checkpoint was written.
     """
 
     owner: Checksum
