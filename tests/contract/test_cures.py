@@ -351,3 +351,14 @@ def test_misuse_is_one_clear_error(text, framework):
 def test_a_layer_that_does_not_exist_is_refused_before_training_goes_on(text, message, framework):
     with pytest.raises((ValueError, KeyError), match=message):
         LOOPS[framework](value(text, framework)).step()
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 5, 12])
+@pytest.mark.parametrize("stop", [None, 13, 20])
+def test_both_frameworks_act_at_the_same_gradient_steps(start, stop):
+    ours, theirs = dt.Every(5, dt.Chain(), start, stop), dormant.Every(5, dormant.Chain(), start, stop)
+    due = [step for step in range(1, 40) if theirs.due(step)]
+    assert [step for step in range(1, 40) if ours.due(step - 1, step)] == due
+    # Three gradient steps between two calls: it acts at the first call after one of them was due.
+    calls = [now for now in range(3, 40, 3) if ours.due(now - 3, now)]
+    assert calls == sorted({-(-step // 3) * 3 for step in due if -(-step // 3) * 3 < 40})

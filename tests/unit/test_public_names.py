@@ -3,6 +3,7 @@
 import importlib.metadata
 
 import dormant
+import dormant.torch
 
 
 def test_every_public_name_is_there_and_a_star_gives_them_all():
@@ -11,6 +12,13 @@ def test_every_public_name_is_there_and_a_star_gives_them_all():
     assert set(dormant.__all__) <= set(names) and len(set(dormant.__all__)) == len(dormant.__all__)
     assert {"trace", "ReDo", "ReDoAsPublished", "how_many", "metrics", "regularisers"} <= set(dormant.__all__)
     assert dormant.how_many.Share(0.1).share == 0.1 and callable(dormant.metrics.effective_rank)
+
+
+def test_every_public_name_for_pytorch_is_there_and_documented():
+    assert sorted(dormant.torch.__all__) == sorted(set(dormant.torch.__all__))
+    found = {name: getattr(dormant.torch, name) for name in dormant.torch.__all__}
+    # Named tuples and dataclasses without a docstring get one that begins with their signature.
+    assert not [name for name, one in found.items() if not one.__doc__ or one.__doc__.startswith(f"{name}(")]
 
 
 def test_the_version_is_that_of_the_installed_package():
