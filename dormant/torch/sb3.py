@@ -80,7 +80,9 @@ class InterventionCallback(BaseCallback):
         saved = getattr(self.model, SAVED, None)
         if saved is not None and saved["intervention"] == repr(self.intervention):
             self.plan.load_state_dict(saved)
-        self.measured = self.plan.gradient_steps
+        self.new_steps, self.rollout, self.report = 0, None, None
+        if self.hook is not None:  # of a training that an exception ended
+            self.hook.remove()
         # The optimizer of the critic, or of the only network, steps once per gradient step.
         self.hook = networks.optimizers[-1].register_step_post_hook(self._count)
 

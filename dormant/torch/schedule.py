@@ -262,6 +262,8 @@ class Intervening:
 
         Traces the module at the first call, and raises ValueError then if the intervention can't act on it.
         """
+        if not inputs:
+            raise TypeError("step needs a batch of the module's inputs, on which neurons are scored: cure.step(x).")
         return self.step_on(lambda: inputs, steps)
 
     def step_on(self, inputs: Inputs, steps: int = 1) -> Counts | None:

@@ -68,7 +68,7 @@ MISTAKES = {
     "plan(dt.ReDo(layers=('9',))).step(X)": "no layer is called '9', or begins with '9.'; the layers are ['0'].",
     "plan(dt.Reset(('9',))).step(X)": "no parameters belong to layer '9'",
     "plan(dt.Recycle('gradient')).step(X)": "no running average of the gradient of 0.weight",
-    "plan(dt.ReDo()).step()": "trace needs example inputs",
+    "plan(dt.ReDo()).step()": "step needs a batch of the module's inputs",
     "plan(dt.ReDo()).step(X[:0])": "expected at least one sample, got an empty batch: the inputs have shapes [(0, 3)].",
     "plan(dt.ReDo()).load_state_dict({})": "expected what `state_dict` of an object from with_intervention returned",
     "plan(dt.ReDo()).load_state_dict(plan(dt.Reset()).state_dict())": "the state is one of Reset(",

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 from torch_nets import mlp, with_silent
 
@@ -138,3 +139,11 @@ def test_a_parameter_frozen_since_the_trace_is_refused():
     net[2].weight.requires_grad_(False)
     with pytest.raises(ValueError, match=r"2.weight is frozen .* trace again"):
         dt.recycle_(net, wiring, torch.randn(8, 3), tau=0.0)
+
+
+def test_rmsprop_as_in_tensorflow_starts_at_one():
+    net = with_silent(mlp(), 1)
+    optimizer = stepped(net, RMSpropTFLike(net.parameters()))
+    dt.recycle_(net, dt.trace(net, torch.zeros(1, 3)), torch.randn(8, 3), tau=0.0, optimizer=optimizer, layers=["0"])
+    averages = optimizer.state[net[0].weight]["square_avg"]
+    assert (averages[1] == 1).all() and (averages[[0, 2, 3]] != 1).any()
