@@ -27,7 +27,7 @@ from .replay.device import Batch
 from .replay.frames import FrameReplay, FrameRing
 from .schedule import Schedule, check_evaluation, draws_of, join_seeds, key_for, map_seeds, schedule_of, take_seed
 
-EVALUATION_BLOCK = 1_024  # evaluations draw the random numbers of this many agent steps at once
+EVALUATION_BLOCK = 1_024  # an evaluation draws the random numbers of this many agent steps at once
 
 
 class ChunkDraws(NamedTuple):
@@ -51,7 +51,7 @@ class AtariTraining(OnHost):
     >>> AtariTraining(replay_ratio=0.25).schedule.agent_steps_per_round
     4
 
-    Raises ValueError for settings that `Schedule` rejects, or that do not allow an evaluation.
+    Raises ValueError for settings that `Schedule` rejects, or with which no evaluation can run.
     """
 
     agent: DQN = field(default_factory=atari_dqn)
@@ -125,7 +125,7 @@ class AtariTraining(OnHost):
         explores: Bool[ndarray, " seeds"],
         action: Integer[ndarray, " seeds"],
     ) -> Integer[ndarray, " seeds"]:
-        """The given action for seeds that explore, the greedy action for the others."""
+        """The given action for seeds that explore, and the greedy action for seeds that do not."""
         return self.act_with_value(params, seen, explores, action)[0]
 
     def act_with_value(

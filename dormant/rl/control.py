@@ -31,14 +31,15 @@ class ControlTraining(OnHost):
     """A training of SAC on a continuous environment. On one machine, equal fields give bit-identical results.
 
     Fields shared with `DeviceTraining` have the same meaning. An evaluation plays `eval_episodes` episodes with the
-    policy's mean action; an `eval_period` longer than the run disables evaluation. Gradient steps sample only earlier
-    rounds, so the device computes them while the host plays the round's last step. `init` returns the
-    first state. `open` returns the loop that advances the state and stores the steps of each seed in files.
+    policy's mean action; an `eval_period` longer than the run disables evaluation. The gradient steps of a round sample
+    only steps of earlier rounds. Therefore the device can compute them while the host plays the round's last step.
+    `init` returns the first state. `open` returns the loop that advances the state and stores the steps of each seed in
+    files.
 
     >>> ControlTraining(replay_ratio=2.0).schedule.gradient_steps_per_round
     2
 
-    Raises ValueError for settings that `Schedule` rejects, or that do not allow an evaluation.
+    Raises ValueError for settings that `Schedule` rejects, or with which no evaluation can run.
     """
 
     agent: SAC = field(default_factory=SAC)
@@ -53,7 +54,7 @@ class ControlTraining(OnHost):
     eval_period: int = 10_000
 
     learns_from_round = False
-    rank_batch = 0  # SAC has three networks and no single last layer
+    rank_batch = 0  # ranks are not measured, because SAC has three networks and no single last layer
 
     def __post_init__(self) -> None:
         schedule_of(self, eval_episodes=self.eval_episodes)
@@ -131,7 +132,7 @@ class ControlTraining(OnHost):
         explores: Bool[ndarray, " seeds"],
         action: Float32[ndarray, "seeds actions"],
     ) -> Float32[ndarray, "seeds actions"]:
-        """The policy's actions, drawn with the noise `action`. Never called during exploration: ignores `explores`."""
+        """The policy's actions, drawn with the noise `action`. Ignores `explores`: exploring seeds do not call this."""
         del explores
         return np.asarray(_act(self, params, seen, action))
 

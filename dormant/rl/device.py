@@ -61,7 +61,7 @@ class DeviceTraining:
     The size of the chunks does not change what is learned. An evaluation plays `eval_episodes` episodes. The rank of
     the last layer's features is measured at each evaluation on `rank_batch` states, or never if `rank_batch` is 0.
 
-    Raises ValueError for settings that `Schedule` rejects, or that do not allow an evaluation.
+    Raises ValueError for settings that `Schedule` rejects, or with which no evaluation can run.
     """
 
     agent: DQN = field(default_factory=DQN)
@@ -106,8 +106,8 @@ class DeviceTraining:
 
     @cached_property
     def program(self) -> tuple["DeviceTraining", Int[Array, " seeds"]]:
-        """The training without its seeds, and the seeds as an array. So other seeds can reuse the compiled code."""
-        with jax.ensure_compile_time_eval():  # the array is cached, so it must not belong to a trace
+        """The training without its seeds, and the seeds as an array, so that all seeds can share compiled code."""
+        with jax.ensure_compile_time_eval():  # the array is cached, so it must be a value and not a tracer
             return replace(self, seeds=tuple(range(len(self.seeds)))), jnp.array(self.seeds)
 
     def init(self) -> TrainState:
@@ -174,7 +174,7 @@ def chunk(
 def _chunk(
     training: DeviceTraining, warm_rounds: int, seeds: Array, state: TrainState
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Scans the rounds that only fill the replay, then the others. A single scan would copy the ring at every step."""
+    """Scans the rounds that only fill the replay, then those that learn. One scan would copy the ring at every step."""
     schedule = training.schedule
     rounds = training.log_period // schedule.agent_steps_per_round
     starts = state.agent_steps[0] + schedule.agent_steps_per_round * jnp.arange(rounds)

@@ -58,9 +58,9 @@ class DistillationTraining:
     >>> DistillationTraining(student=DeviceTraining()).kind, len(DistillationTraining().needs)
     ('distillation-pretrained', 1)
 
-    Raises ValueError for inconsistent lengths, or if the teacher or student has a different network than the agent.
-    Source: Sokar et al. 2023, figure 8, for the regression and its 50,000 gradient steps. Loss, optimizer and states
-    are our choice, because the paper does not state them.
+    Raises ValueError for inconsistent lengths, or if the network of the teacher or student is not the agent's.
+    Source: Sokar et al. 2023, figure 8, describes the regression and its 50,000 gradient steps. The paper does not
+    state the loss, the optimizer and the states, so they are our choice.
     """
 
     agent: DQN = field(default_factory=lambda: minatar_dqn(200_000))
@@ -106,7 +106,7 @@ class DistillationTraining:
         return tuple(replace(other, env=self.env, seeds=self.seeds) for other in others)
 
     def after(self, folder: Path, *earlier: FinishedRun) -> "DistillationRun":
-        """Returns the run, which uses the final states of the earlier runs. Writes nothing to the folder."""
+        """Returns the run, which starts from the final states of the earlier runs. Writes nothing to the folder."""
         del folder
         teacher, *student = earlier
         begin = _fresh(self, jnp.array(self.seeds))
@@ -149,7 +149,7 @@ class DistillationRun(WithoutActor):
 
 
 def with_head(params: Params, fresh: Params) -> Params:
-    """The parameters with the output layers of other parameters.
+    """The parameters `params`, with the output layers of `fresh`.
 
     >>> one, two = ({name: {"bias": jnp.full(1, value)} for name in ("dense", "head")} for value in (1, 2))
     >>> {name: int(layer["bias"][0]) for name, layer in with_head(one, two).items()}
@@ -166,7 +166,7 @@ def regression_loss(
 
 
 def remembered(played: Played, ended: FinishedRun, states: int) -> Shaped[Array, "seeds states *shape"]:
-    """States drawn with replacement from a finished run's replay, either in the run's last state or in its files."""
+    """States drawn with replacement from a finished run's replay, which is in the run's last state or in its files."""
     added = int(ended.state.agent_steps[0])
     uniform = [np.random.default_rng(seed).random(states, np.float32) for seed in played.seeds]
     if isinstance(played, AtariTraining):

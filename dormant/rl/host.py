@@ -50,7 +50,8 @@ from .schedule import Schedule, Scheduled, join_seeds, key_for
 class RoundDraws(NamedTuple):
     """The random numbers of one round on the host.
 
-    `action` holds random actions for seeds that explore. For SAC it holds the action noise of the other seeds.
+    `action` holds random actions for seeds that explore. For SAC it also holds the action noise of seeds that do not
+    explore.
     """
 
     explores: Bool[ndarray, "agent_steps seeds"]
@@ -64,8 +65,9 @@ class RoundDraws(NamedTuple):
 class HostTraining(Scheduled, Protocol):
     """A training that the host loop can run: `AtariTraining` or `ControlTraining`.
 
-    If `learns_from_round` is true, the gradient steps of a round follow its agent steps and can sample them. Otherwise
-    they sample only earlier rounds, and the device computes them while the host plays the round's last agent step.
+    If `learns_from_round` is true, the gradient steps of a round follow its agent steps and can sample them. If it is
+    false, the gradient steps sample only earlier rounds, and the device computes them while the host plays the round's
+    last agent step.
     """
 
     @property
@@ -96,7 +98,7 @@ class HostTraining(Scheduled, Protocol):
 
 
 def slack(capacity: int, log_period: int) -> int:
-    """Extra steps that a ring stores: 10,000 or its capacity, whichever is less, but at least one chunk."""
+    """The number of extra steps that a ring stores: the smaller of 10,000 and its capacity, but at least one chunk."""
     return max(min(10_000, capacity), log_period)
 
 
@@ -213,7 +215,7 @@ class _Chunk:
         self.training, self.player, self.rings, self.before = loop.training, loop.player, loop.rings, state
         self.schedule, self.replay = loop.training.schedule, loop.training.replay
         self.player.restore(state.env)
-        # Copies the caller's state, because each gradient step donates its input's memory to its output.
+        # Copies the caller's state, because a gradient step reuses the memory of its input for its output.
         self.states = jax.tree.map(jnp.copy, lanes_of(self.training.learning, state))
         self.totals = np.array(state.episode_return)
         # Passed to compiled code as an argument, because XLA could fold a constant into the network.
@@ -278,7 +280,7 @@ class _Chunk:
         self.gradient_steps = updates[-1]
 
     def _drawn_from(self, start: int) -> int:
-        """How many agent steps have been added when a round's gradient steps sample the replay."""
+        """The number of agent steps in the replay when a round's gradient steps sample it."""
         return start + self.schedule.agent_steps_per_round * self.training.learns_from_round
 
     def _early_batch(self, start: int, draws: RoundDraws) -> PyTree | None:
@@ -361,7 +363,7 @@ def stacked(trees: list[PyTree], axis: int) -> PyTree:
     """Stacks trees along a new axis. Returns one tree of NumPy arrays."""
 
     def stack(*leaves: Array | ndarray) -> ndarray:
-        # A batch of frames is too large to be copied just to add an axis.
+        # A single array gets the axis without a copy, because copying a batch of frames takes long.
         return np.expand_dims(leaves[0], axis) if len(leaves) == 1 else np.stack(leaves, axis)
 
     return jax.tree.map(stack, *trees)

@@ -86,7 +86,7 @@ class Experience(NamedTuple):
 
 @dataclass(frozen=True)
 class Learning(Generic[State, Batch]):
-    """The parts of a gradient step: the agent, the intervention that follows its update, and the agent's network."""
+    """The parts of a gradient step: the agent, the intervention that runs after its update, and the agent's network."""
 
     agent: Agent[State, Batch]
     intervention: Intervention
@@ -140,7 +140,7 @@ def gradient_step(
 def unseen_step(
     learning: Learning[State, Batch], blank: Array, states: list[LearningState], xs: tuple[Batch, Array]
 ) -> tuple[list[LearningState], Losses]:
-    """Takes a gradient step at which no intervention is due, in each lane. `blank` replaces the inputs for scores."""
+    """Takes a gradient step without a due intervention in each lane. `blank` replaces the inputs that are scored."""
     return _each_lane(partial(_unseen_step, learning, blank), states, xs)
 
 
@@ -174,7 +174,8 @@ def _unseen_step(
 ) -> tuple[LearningState, Losses]:
     """Takes a gradient step at which no intervention is due. Only the intervention's state is updated.
 
-    The intervention's returned learner is discarded, because the `cond` would copy the learner at every step.
+    The learner that the intervention returns is discarded. Returning it through the `cond` would copy the learner at
+    every step.
     """
     agent, losses = learning.agent.update(state.agent, batch)
     _, inner = learning.intervention.update(key, agent.learner, state.intervention, learning.network, blank)
@@ -206,8 +207,8 @@ def lane_representations(
 def representation(wiring: Wiring, params: PyTree[Array], inputs: Array) -> dict[str, Float[Array, ""]]:
     """Ranks and norm of the activations of one seed's last neuron layer, and the norm of all its parameters.
 
-    The activations form a matrix with one row per input. Source of `srank`: the paper's table 7. We assume the
-    definition of Kumar et al. 2021.
+    The activations form a matrix with one row per input. Source: the paper's table 7 reports `srank`. The paper does
+    not define it, so we use the definition of Kumar et al. 2021.
     """
     activations = wiring.activations(params, inputs)[wiring.layers[-1].name]
     features = activations.reshape(len(activations), -1)
@@ -242,8 +243,8 @@ def evaluated(
 ) -> dict[str, Float[Array, ""]]:
     """Plays evaluation episodes of one seed on the device.
 
-    `eval_return` is their mean return. `q_gap` is Q less the discounted return that followed, averaged over all states
-    that were visited: how far the network overestimates its own policy.
+    `eval_return` is their mean return. `q_gap` is Q minus the discounted return that followed, averaged over all
+    visited states. It measures how far the network overestimates its own policy.
     """
 
     def policy(observation: Array, uniform: Array) -> tuple[Array, Array]:
@@ -254,7 +255,7 @@ def evaluated(
 
 
 def unmeasured(seeds: int) -> np.ma.MaskedArray:
-    """A metric that was not measured in a chunk: masked for each seed. NaN would mean that a network diverged."""
+    """A metric that was not measured in a chunk. It is masked, because NaN would mean that a network diverged."""
     return np.ma.masked_all(seeds)
 
 

@@ -47,7 +47,7 @@ class OfflineTraining:
     >>> OfflineTraining(targets="frozen network").kind
     'offline-dqn-frozen-network'
 
-    Raises ValueError for inconsistent lengths or periods, or for an evaluation on Atari.
+    Raises ValueError for inconsistent lengths or periods. Also raises it for an evaluation on Atari.
     Source: Sokar et al. 2023, figure 4. The paper does not state how its fixed random targets are made.
     """
 
@@ -92,7 +92,7 @@ class OfflineTraining:
         return self.data.needs(self.env, self.seeds)
 
     def after(self, folder: Path, *earlier: FinishedRun) -> "OfflineRun":
-        """Opens the data and returns the run. Data of one of our runs is also written to files in the folder.
+        """Opens the data and returns the run. If the data comes from one of our runs, also writes it to the folder.
 
         Raises ValueError if the data is missing, damaged, or from a different environment.
         """

@@ -1,4 +1,4 @@
-"""The schedule of a run, its random numbers, and functions that compute its seeds in parallel."""
+"""The schedule of a run, its random numbers, and functions that run its seeds in parallel."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +17,14 @@ Tree = TypeVar("Tree", bound=PyTree)
 # The keys of a purpose depend on its position in this tuple, so new purposes must be added at the end.
 PURPOSES = (
     *("init", "reset", "round", "measure", "evaluate", "rank"),
-    # For training without an actor. "fresh" differs from "init", so that a student does not start as its teacher did.
+    # For training without an actor. "fresh" is not "init", so that a student's initial weights differ from its
+    # teacher's.
     *("fresh", "target", "batches", "numbers", "score", "order", "labels"),
 )
 
 
 def key_for(seed: Array | int, purpose: str, number: Array | int = 0) -> Key[Array, ""]:
-    """A key that depends only on the arguments. So training states need no keys, and purposes are independent.
+    """A key that depends only on the arguments. Thus a training state needs no keys, and purposes are independent.
 
     >>> [bool(key_for(0, "init") == key_for(0, purpose)) for purpose in ("init", "rank")]
     [True, False]
@@ -32,8 +33,8 @@ def key_for(seed: Array | int, purpose: str, number: Array | int = 0) -> Key[Arr
 
 
 # A lane is a group of seeds that one call computes. On an accelerator all seeds form one lane, which is vmapped. On a
-# CPU each seed is one lane: there, `vmap` turns small matrix products into batched ones, whose gradients XLA transposes
-# in memory, and that is slower than computing one seed after another.
+# CPU each seed is one lane: there, `vmap` would turn small matrix products into batched products. XLA transposes the
+# gradients of batched products in memory, which takes longer than computing one seed after another.
 
 
 def lanes(seeds: int) -> int:
@@ -76,7 +77,7 @@ def over_devices(function: Callable[..., Tree], seeds: int) -> Callable[..., Tre
     axis = PartitionSpec("seeds")
     if devices(seeds) == 1:
         return function
-    # Seeds are computed independently, so there is no replication to check.
+    # Turns off the check of replicated values, because seeds are independent and nothing is replicated.
     return jax.shard_map(function, mesh=_mesh(seeds), in_specs=axis, out_specs=axis, check_vma=False)
 
 
@@ -86,7 +87,7 @@ def share_out(tree: Tree, seeds: int) -> Tree:
 
 
 def devices(seeds: int) -> int:
-    """The number of devices used for `seeds` seeds: the largest that gives every device an equal share.
+    """The number of devices used for `seeds` seeds: the largest number with equally many seeds per device.
 
     >>> devices(1)
     1
@@ -128,7 +129,8 @@ class Schedule:
     >>> schedule.agent_steps_per_round, schedule.gradient_steps_per_round, schedule.evaluates(1_000)
     (4, 1, True)
 
-    Raises ValueError for another ratio, or for a length or period that is not a multiple of the next shorter one.
+    Raises ValueError for a ratio that is not n or 1/n, or if a length or period is not a multiple of the next shorter
+    one.
     """
 
     replay_ratio: float
@@ -216,7 +218,7 @@ def _check_ratio(ratio: float) -> None:
 
 
 class Draws(NamedTuple):
-    """The random numbers of one round of a DQN. Drawing a whole chunk at once costs less than drawing inside a scan."""
+    """The random numbers of one round of a DQN. Drawing a whole chunk at once is cheaper than in a scan."""
 
     act: Float[Array, "... agent_steps 2"]
     env: Key[Array, "... agent_steps"]

@@ -42,8 +42,8 @@ class Classifier:
 
     Raises ValueError for a hyper-parameter outside its range.
     Source: the paper's figure 3 uses SGD. Learning rate and momentum come from secondary sources, which also
-    report a batch of 256. We use 32, because only then does a network recover from shuffled labels within 20 epochs, as
-    in the paper.
+    report a batch of 256. We use 32. With 256, a network does not recover from shuffled labels within 20 epochs, as it
+    does in the paper.
     """
 
     network: ImageCNN = field(default_factory=ImageCNN)
@@ -89,15 +89,15 @@ class SupervisedTraining:
     """A training of a classifier on an image set. On one machine, equal fields give bit-identical results.
 
     With shuffled labels, the first `shuffle_epochs` epochs use the true labels. After that, a new permutation of the
-    labels over all images is drawn every `shuffle_epochs` epochs. Each epoch draws its own order of the images and
-    drops the last incomplete batch. Neurons are always scored on the same `score_batch` images.
+    labels over all images is drawn every `shuffle_epochs` epochs. Each epoch draws a new order of the images and drops
+    the last batch if it is incomplete. Neurons are always scored on the same `score_batch` images.
 
     >>> SupervisedTraining(epochs=100).agent_steps
     31200
 
     Raises ValueError for a number below 1, or for a batch with more images than the training has.
-    Source: Sokar et al. 2023, figure 3. We infer from the height of its jumps that labels are shuffled over images and
-    not renamed by class.
+    Source: Sokar et al. 2023, figure 3. We infer from the height of the jumps in that figure that the paper shuffles
+    labels over images and does not rename classes.
     """
 
     agent: Classifier = field(default_factory=Classifier)
@@ -157,8 +157,8 @@ class SupervisedTraining:
     def advance(self, state: SupervisedState) -> tuple[SupervisedState, dict[str, np.ndarray]]:
         """Trains for one epoch. Returns the new state and its metrics: arrays [seeds] or [seeds, neurons].
 
-        After an epoch that started with a shuffle of the labels, `rise/TAU/all` is the growth of the dormant fraction
-        in that epoch.
+        `rise/TAU/all` is measured after an epoch that started with a shuffle of the labels. It is the growth of the
+        dormant fraction in that epoch.
         """
         epoch = int(state.epochs[0])
         before = self.measure(state) if self.shuffles_at(epoch) else {}

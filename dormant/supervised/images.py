@@ -71,10 +71,11 @@ class FashionMNIST:
     >>> FashionMNIST().image_shape
     (28, 28, 1)
 
-    Source: Xiao, Rasul and Vollgraf 2017. The MD5 is of the unpacked content, because copies differ in compression.
+    Source: Xiao, Rasul and Vollgraf 2017. The MD5 is that of the unpacked content, because the compressed files differ
+    between sources.
     """
 
-    path: Path | None = field(default=None, compare=False)  # does not change results, because the content is checked
+    path: Path | None = field(default=None, compare=False)  # does not change results, because `load` checks the content
     name = "Fashion-MNIST"
     classes = 10
     image_shape = (28, 28, 1)

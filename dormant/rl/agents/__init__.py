@@ -9,8 +9,8 @@ from .dqn import DQN, Augmentation
 TARGET_GRADIENT_STEPS = 2_000
 INTENSITY = 0.05
 # Atari 100k: settings of its games (fields of `Atari`) and of its runs (fields of `AtariTraining`).
-# Source: DrQ_eps.gin and eval_run_experiment.py of dopamine/labs/atari_100k. The paper's figure, and secondary
-# sources that quote its appendix, show runs four times as long as those of the released configuration.
+# Source: DrQ_eps.gin and eval_run_experiment.py of dopamine/labs/atari_100k. The paper's figure, and secondary sources
+# that quote its appendix, show runs that are four times as long as in the released configuration.
 ATARI_100K_GAME: dict[str, Any] = {"sticky": 0.0, "noops": 29, "life_loss": True}
 ATARI_100K_RUN: dict[str, Any] = {
     "agent_steps": 400_000,
@@ -28,9 +28,9 @@ def minatar_dqn(agent_steps: int, replay_ratio: float = 1.0) -> DQN:
     >>> minatar_dqn(200_000).epsilon_steps, minatar_dqn(200_000, replay_ratio=0.25).target_period
     (20000, 4000)
 
-    Source: Young & Tian 2019 use RMSprop, a replay of 100,000 and a target copied every 1,000 steps at replay ratio 1.
-    Like `atari_dqn`, we count the target's period in gradient steps. The optimizer is the paper's Adam with four times
-    the paper's learning rate. Exploration ends after a tenth of the run.
+    Source: Young & Tian 2019 use RMSprop, a replay of 100,000 steps, and copy the target network every 1,000 steps at
+    replay ratio 1. We count this period in gradient steps, as in `atari_dqn`. The optimizer is the paper's Adam with
+    four times the paper's learning rate. Exploration ends after a tenth of the run.
     """
     return DQN(
         learning_rate=2.5e-4,
@@ -50,8 +50,8 @@ def atari_dqn(replay_ratio: float = 1.0, network: NatureCNN | ImpalaResNet | Non
     (8000, 2000, NatureCNN(width=1, padding='SAME', activation='relu', layer_norm=False, dueling=False))
 
     Source: dopamine/jax/agents/dqn/configs/dqn.gin and dopamine/labs/redo/configs/dqn_dense.gin, at replay ratio 0.25.
-    2,000 agent steps at replay ratio 1 are taken from timoklein/redo. The paper may also have used the default of the
-    released code, which is always 8,000 agent steps.
+    The period of 2,000 agent steps at replay ratio 1 is taken from timoklein/redo. The paper may instead have used the
+    default of the released code, which is 8,000 agent steps at every replay ratio.
     """
     period = max(1, round(TARGET_GRADIENT_STEPS / replay_ratio))
     return DQN(network=network or NatureCNN(), target_period=period)
@@ -84,9 +84,9 @@ def minatar_drq(agent_steps: int) -> DQN:
     >>> minatar_drq(200_000).target_period, minatar_drq(200_000).augmentation
     (1, Augmentation(pad=0, intensity=0.05))
 
-    Images are not shifted. In Atari a shift is at most 4 of 84 pixels, which would be half of one of MinAtar's ten
-    cells. A shift by a whole cell is as far as objects move in a step, and it doubles or removes objects at the edge.
-    Images are still scaled in intensity, which works for any image size.
+    Images are scaled in intensity, but not shifted. The smallest shift in MinAtar is one of ten cells. That is as far
+    as objects move in a step, and it doubles or removes objects at the edge. In Atari a shift is smaller: at most 4 of
+    84 pixels.
     """
     return replace(
         minatar_dqn(agent_steps),

@@ -19,7 +19,7 @@ from ..replay.device import Batch
 
 
 class Noise(NamedTuple):
-    """The random numbers of an augmented batch, separate for the observations before and after a transition."""
+    """The random numbers of an augmented batch. Observations before and after a transition have separate numbers."""
 
     offset_tm1: Int[Array, "*steps batch 2"]
     offset_t: Int[Array, "*steps batch 2"]
@@ -29,17 +29,18 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Shifts each image by up to `pad` cells either way and scales it by about `intensity`. By default it does neither.
+    """Shifts each image by up to `pad` cells in each direction and scales it by a factor near 1 that `intensity` sets.
 
-    Only training batches are augmented. Scores and actions are computed from the unchanged observations.
+    The factor's standard deviation is about `intensity`. By default images are unchanged. Only training batches are
+    augmented. Scores and actions are computed from the unchanged observations.
 
     >>> noise = Augmentation(pad=4, intensity=0.05).draw(jax.random.key(0), 1, 32)
     >>> noise.offset_tm1.shape, bool(jnp.all((noise.factor_tm1 >= 0.9) & (noise.factor_tm1 <= 1.1)))
     ((1, 32, 2), True)
 
-    Raises ValueError for a negative number.
+    Raises ValueError if `pad` is negative or `intensity` lies outside [0, 0.5).
     Source: Kostrikov et al. 2020 and Schwarzer et al. 2021; dopamine/labs/atari_100k/atari_100k_rainbow_agent.py. That
-    code never draws the largest offset, so its images never move `pad` cells up or left. Ours do.
+    code never draws the largest offset, so its images never move `pad` cells up or left. Our images can.
     """
 
     pad: int = 0
@@ -153,7 +154,7 @@ class DQN:
     weight_decay: float = 0.0  # L2 in Adam, biases included
     double: bool = False
     clip_rewards: bool = True
-    replay_capacity: int = 1_000_000  # agent steps; so are min_replay, target_period and epsilon_steps
+    replay_capacity: int = 1_000_000  # in agent steps, like min_replay, target_period and epsilon_steps
     min_replay: int = 20_000
     target_period: int = 8_000  # the paper copies every 2,000 gradient steps: 8,000 agent steps at replay ratio 0.25
     epsilon_steps: int = 250_000
@@ -198,7 +199,7 @@ class DQN:
         return DQNState(Learner(params, self.optimizer().init(params)), params)
 
     def epsilon(self, agent_steps: Int[Array, ""]) -> Float[Array, ""]:
-        """Probability of a random action: 1 until learning starts, then falling linearly over `epsilon_steps`."""
+        """The probability of a random action: 1 until learning starts, then it falls linearly over `epsilon_steps`."""
         progress = (agent_steps - self.min_replay).astype(jnp.float32) / self.epsilon_steps
         return 1.0 - (1.0 - self.epsilon_end) * jnp.clip(progress, 0.0, 1.0)
 
@@ -225,7 +226,7 @@ class DQN:
         return jnp.where(explore < epsilon, random_action(choice, len(q)), jnp.argmax(q).astype(jnp.int32)), q.max()
 
     def update(self, state: DQNState, batch: Batch) -> tuple[DQNState, Losses]:
-        """One gradient step on the augmented batch. The target network does not change: see `synchronise`."""
+        """Takes one gradient step on the augmented batch. Leaves the target network unchanged; see `synchronise`."""
         params, opt_state = state.learner
         batch = self.augmentation.augmented(batch)
         gradient, losses = jax.grad(self.loss, has_aux=True)(params, state.target, batch)
@@ -278,7 +279,7 @@ def td_error(
     q_t: Float[Array, " actions"],
     selector_t: Float[Array, " actions"],
 ) -> Float[Array, ""]:
-    """The error of double Q-learning. The next action is the greedy action of `selector_t`, and `q_t` holds its value.
+    """The error of double Q-learning. The next action is greedy with respect to `selector_t`; `q_t` holds its value.
 
     >>> q_tm1, q_t, selector_t = jnp.array([[1.0, 2.0], [4.0, 6.0], [1.0, 0.0]])
     >>> float(td_error(q_tm1, jnp.array(0), jnp.array(1.0), jnp.array(0.5), q_t, selector_t))

@@ -19,8 +19,8 @@ CRITICS = ("critic1", "critic2")
 NETWORKS = ("actor", *CRITICS)
 SACParams = dict[str, Params]  # the parameters of each network, by its name
 GAP: PyTree = optax.MaskedNode()
-# Bounds of the policy's log standard deviation. Outside them neither the policy nor its gradients are useful. Source:
-# the code of Haarnoja et al. 2018.
+# Bounds of the policy's log standard deviation. Outside these bounds, neither the policy nor its gradients are useful.
+# Source: the code of Haarnoja et al. 2018.
 LOG_STD = (-20.0, 2.0)
 
 
@@ -51,8 +51,8 @@ class SAC:
     """The hyper-parameters of SAC. Its methods are pure functions of states and arrays. Actions lie in [-1, 1].
 
     `width` multiplies the hidden layers. `target_entropy` is per action dimension. With `reset_targets`, an
-    intervention overwrites the same weights in a critic and in its target. Without it, the target keeps its old neurons
-    until Polyak averaging has replaced them.
+    intervention that overwrites weights of a critic also overwrites these weights in the critic's target. Without it,
+    the target keeps its old neurons until Polyak averaging has replaced them.
 
     >>> agent = SAC(hidden=(4,))
     >>> state = agent.init(jax.random.key(0), observations=3, actions=2)
@@ -61,7 +61,7 @@ class SAC:
 
     Raises ValueError for a hyper-parameter outside its range.
     Source: TF-Agents' SacAgent with the settings of dopamine/labs/redo/tfagents/sac_train_eval.py. The paper does not
-    state its reward scale and target entropy; ours are the defaults of TF-Agents.
+    state its reward scale and target entropy, so we use the defaults of TF-Agents.
     """
 
     hidden: tuple[int, ...] = (256, 256)
@@ -79,7 +79,7 @@ class SAC:
     target_entropy: float = -0.5
     initial_temperature: float = 1.0
     reset_targets: bool = False
-    replay_capacity: int = 1_000_000  # agent steps, like min_replay
+    replay_capacity: int = 1_000_000  # in agent steps, like min_replay
     min_replay: int = 10_000
     regulariser: L2Init | Parseval | Spectral | None = None  # for actor and critics
 
@@ -221,7 +221,7 @@ class SAC:
         return state
 
     def target_due(self, before: int, after: int) -> bool:
-        """False: the target networks are never copied."""
+        """Returns False, because the target networks are averaged at every update and never copied."""
         del before, after
         return False
 
@@ -229,7 +229,8 @@ class SAC:
         """The learner after an optimizer step of each network in `gradient`."""
         params, parts = dict(learner.params), dict(learner.opt_state.inner_states)
         for name in gradient:
-            # `optax.partition` keeps one state per network, with a gap in place of each other network.
+            # Each tree keeps one network and has a gap in place of the others, because the states in `optax.partition`
+            # have this form.
             alone = [{each: tree[each] if each == name else GAP for each in NETWORKS} for tree in (gradient, params)]
             change: PyTree
             with jax.numpy_dtype_promotion("standard"):  # strict promotion forbids Adam's float ** int
@@ -239,7 +240,7 @@ class SAC:
         return Learner(params, learner.opt_state._replace(inner_states=parts))
 
     def _step_temperature(self, learner: Learner, log_density: Float[Array, " batch"], actions: int) -> Learner:
-        """Raises the temperature if the policy's entropy is below its target, and lowers it otherwise."""
+        """Raises the temperature if the policy's entropy is below its target. Otherwise lowers the temperature."""
         # The gradient of TF-Agents' loss: (entropy - target entropy) times the logarithm of the temperature.
         gradient = -(log_density.mean() + self.target_entropy * actions)
         with jax.numpy_dtype_promotion("standard"):

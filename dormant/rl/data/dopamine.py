@@ -3,9 +3,9 @@
 Each part N of a run's log has the files `$store$_observation_ckpt.N.gz`, `$store$_action_ckpt.N.gz`,
 `$store$_reward_ckpt.N.gz`, `$store$_terminal_ckpt.N.gz` and `add_count_ckpt.N.gz`: gzipped NumPy arrays.
 
-Source: google/dopamine, dopamine/replay_memory/circular_replay_buffer.py. The files were written by google-research/
-batch_rl, logged_replay_buffer.py, whenever all slots but one were filled. So a part ends before its cursor, and the
-rows after the cursor belong to the previous part.
+Source: google/dopamine, dopamine/replay_memory/circular_replay_buffer.py. The files were written by
+google-research/batch_rl, logged_replay_buffer.py. It writes a part when all slots of the buffer but one are filled.
+Therefore a part ends before its cursor, and the rows after the cursor belong to the previous part.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ PREFIX = "$store$_"
 
 
 class FrameLog(NamedTuple):
-    """One part of a log, with one row per step and per blank frame before an episode.
+    """One part of a log. It has one row per step, and one row per blank frame before an episode.
 
     `discount` is 0 at a termination. The first `number` entries of `steps` are the rows that may be drawn. Logs of
     several seeds have a leading axis of seeds.
@@ -81,7 +81,7 @@ def read(folder: Path, part: int, gamma: float, stack: int = 4, rows: int | None
     the `stack - 1` rows before it is terminal and its successor was logged. These files do not mark truncations, so a
     step across a truncation is drawn like any other.
 
-    Raises ValueError for a file that is missing or damaged, or whose length differs from the other files.
+    Raises ValueError if a file is missing or damaged, or if the files have different lengths.
     """
     columns = {name: _array(folder, PREFIX + name, part) for name in ("observation", "action", "reward", "terminal")}
     count, shapes = _array(folder, "add_count", part), {name: column.shape for name, column in columns.items()}
@@ -113,7 +113,7 @@ def read(folder: Path, part: int, gamma: float, stack: int = 4, rows: int | None
 
 
 def drawable(terminal: ndarray, stack: int) -> ndarray:
-    """The rows of the steps that have a whole stack of frames before them and a successor after them.
+    """The rows of steps that have a whole stack of frames before them, and a next step.
 
     >>> drawable(np.array([0, 0, 0, 1, 0, 0, 0, 0]), stack=2).tolist()
     [1, 2, 3, 5, 6]

@@ -33,7 +33,7 @@ class FinishedRun(NamedTuple):
 
 @runtime_checkable
 class Data(Protocol):
-    """Opened data. `memory` draws batches from the arrays that `at` returns, which have a leading axis of seeds."""
+    """Opened data. `at` returns arrays with a leading axis of seeds, and `memory` draws batches from these arrays."""
 
     @property
     def memory(self) -> Memory: ...
@@ -101,7 +101,7 @@ class TransitionFiles:
     path: Path | None = field(default=None, compare=False)
 
     def needs(self, env: Playable, seeds: tuple[int, ...]) -> Needs:
-        """Returns no training, because these data need no earlier run."""
+        """Returns no training, because the data do not come from one of our runs."""
         del env, seeds
         return ()
 
@@ -118,7 +118,7 @@ class Minari:
     name: str
 
     def needs(self, env: Playable, seeds: tuple[int, ...]) -> Needs:
-        """Returns no training, because these data need no earlier run."""
+        """Returns no training, because the data do not come from one of our runs."""
         del env, seeds
         return ()
 
@@ -148,7 +148,7 @@ class DopamineReplay:
     rows: int | None = None
 
     def needs(self, env: Playable, seeds: tuple[int, ...]) -> Needs:
-        """Returns no training, because these data need no earlier run."""
+        """Returns no training, because the data do not come from one of our runs."""
         del env, seeds
         return ()
 

@@ -62,7 +62,7 @@ def read(file: Path) -> Transitions:
 
 
 def _check_types(file: Path, found: dict[str, ndarray]) -> None:
-    """Raises ValueError unless the arrays have the types and numbers of axes of transitions."""
+    """Raises ValueError unless each array has the type and the number of axes that its field requires."""
     before, after = found["observation"], found["next_observation"]
     if before.shape != after.shape or before.dtype != after.dtype or before.dtype.kind not in "biuf":
         arrays = f"{before.dtype}{before.shape} and {after.dtype}{after.shape}"
@@ -128,9 +128,11 @@ def joined(rings: list[ReplayState]) -> ReplayState:
 def read_minari(name: str) -> Transitions:
     """Reads all steps of a data set in Minari's folder (MINARI_DATASETS_PATH). Downloads nothing.
 
-    An episode has one observation more than steps, so a truncated episode keeps its last observation. An episode that
-    ends without a termination counts as truncated. Raises ValueError if minari or the data set is missing, or if its
-    observations are not arrays or its actions are not numbers of a finite set.
+    An episode has one more observation than it has steps, so the last observation of a truncated episode is known. An
+    episode that ends without a termination counts as truncated.
+
+    Raises ValueError if minari or the data set is missing, if an observation is not an array, or if actions are not
+    numbers of a finite set.
     """
     episodes = list(_loaded(name).iterate_episodes())
     if not episodes or not all(len(each.rewards) for each in episodes):

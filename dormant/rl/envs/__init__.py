@@ -118,8 +118,8 @@ SCALE = 2  # factor by which videos enlarge the Atari screen
 
 # Maps an observation and two uniform numbers to an action and the Q value of the greedy action.
 Policy = Callable[[Shaped[Array, " *shape"], Float[Array, "2"]], tuple[Int[Array, ""], Float[Array, ""]]]
-# Maps the observations of all seeds to their actions and Q values. SAC has no Q values (None): they contain an entropy
-# that an evaluation with the mean action does not have.
+# Maps the observations of all seeds to their actions and Q values. For SAC the Q values are None, because its critics
+# include an entropy bonus, which an evaluation with the mean action does not earn.
 HostPolicy = Callable[[ndarray], tuple[ndarray, ndarray | None]]
 
 
@@ -136,7 +136,7 @@ class Objective:
 
 
 class QGap(NamedTuple):
-    """Sums over the states of evaluation episodes: Q less the discounted return that followed, and the states' number.
+    """Sums over the states of evaluation episodes: of Q minus the discounted return that followed, and of states.
 
     `weight` is the factor of the next reward in the sum of the discounted returns.
 
@@ -156,7 +156,8 @@ class QGap(NamedTuple):
     ) -> "QGap":
         """The sums after a state with this Q value and the agent step from it. `terminal` and `truncated` are 0 or 1.
 
-        At a truncation the last state's Q stands for the return from that state on, and that state is not counted.
+        At a truncation, the return from the last state on is unknown. The Q value of that state replaces it, and that
+        state is not counted.
         """
         before = objective.gamma * self.weight
         followed = truncated * before * value + (1.0 - truncated) * (before + 1.0) * objective.reward(reward)
@@ -165,7 +166,8 @@ class QGap(NamedTuple):
 
 
 UNDISCOUNTED = Objective()
-# Episodes that a CPU plays at once. Its time per agent step grows with them, and all wait for the longest one (LOG.md).
+# The number of episodes that a CPU plays at once. With more, each agent step takes longer, and all episodes wait for
+# the longest one (LOG.md).
 AT_ONCE = 10
 
 
@@ -265,8 +267,8 @@ def play_on_host(
     """Plays whole episodes on the host.
 
     Every seed plays at least `agent_steps` agent steps and at least `episodes` episodes. A lost life does not end an
-    episode, but the return that Q estimates ends with it if the game says so. The film, if there is one, shows the
-    first episode of the first seed.
+    episode. If its step is terminal, it ends the return that Q estimates. The film, if there is one, shows the first
+    episode of the first seed.
     """
     seeds = len(player.observations)
     totals, playing = np.zeros(seeds, np.float32), np.ones(seeds, bool)

@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from dormant.hints import suggestion
 
-# Game -> score of random play, score of a human. Source: rliable for the games of Atari 100k, dqn_zoo for the others.
+# Game -> score of random play, score of a human. Source: rliable for the games of Atari 100k, dqn_zoo for the rest.
 SCORES = {
     "Alien": (227.8, 7127.7),
     "Amidar": (5.8, 1719.5),
@@ -83,7 +83,7 @@ def human_normalised(game: str, score: float | Float[ndarray, "*shape"]) -> floa
 
 
 def known_game(game: str) -> str:
-    """The game's name. Raises ValueError, with similar names, for a game without scores.
+    """The game's name. Raises ValueError, which suggests similar names, for a game without scores.
 
     >>> known_game("DemonAttck")
     Traceback (most recent call last):
@@ -99,7 +99,7 @@ def known_game(game: str) -> str:
 FRAME_SKIP = 4
 SIDE = 84
 STACK = 4
-# The longest emulator state among these games has 14,463 bytes.
+# Bytes reserved for an emulator state. The longest state of the games above has 14,463 bytes.
 EMULATOR_BYTES = 16_384
 
 
@@ -110,7 +110,7 @@ class Atari:
     An agent step is four frames of the emulator. The agent's frame is the pixelwise maximum of the last two, in grey,
     resized to 84 x 84. An observation stacks the agent's last four frames, newest last, with zeros before the episode.
 
-    - `sticky`: probability, per emulator frame, that the last action is repeated instead of the chosen one.
+    - `sticky`: probability, per emulator frame, that the last action is repeated instead of the chosen action.
     - `time_limit`: agent steps after which an episode is truncated.
     - `noops`: largest number of frames without action before an episode. The number is drawn uniformly.
     - `life_loss`: whether losing a life ends the return. The game continues.
@@ -157,7 +157,7 @@ class AtariOutcome(NamedTuple):
     - `frame`: the frame after the action, before any restart.
     - `terminal`: the return ends, so nothing is bootstrapped.
     - `truncated`: the episode ends, but the return does not.
-    - `restarted`: a new game has begun. A lost life does not begin one.
+    - `restarted`: a new game has begun. A lost life does not begin a new game.
     """
 
     frame: UInt8[ndarray, "*games height width"]

@@ -35,14 +35,15 @@ class MinAtar:
     """One MinAtar game with its minimal action set, as a pure environment.
 
     Observations are Boolean: 10 x 10 cells with one channel per kind of object. `sticky` is the probability that the
-    last action is repeated instead of the chosen one. An episode is truncated after `time_limit` agent steps.
+    last action is repeated instead of the chosen action. An episode is truncated after `time_limit` agent steps.
 
     >>> MinAtar("Breakout").observation_shape
     (10, 10, 4)
 
     Raises ValueError for an unknown game, ImportError at its first use if pgx is not installed.
-    Source: Young & Tian 2019 (MinAtar 1.0.15). The games equal MinAtar's step for step, with two exceptions: an episode
-    begins with no action to repeat, and MinAtar has no time limit. `_as_minatar` corrects Seaquest of pgx 2.6.
+    Source: Young & Tian 2019 (MinAtar 1.0.15). The games equal MinAtar's step for step, with two exceptions: ours do
+    not repeat the last action of the previous episode, and MinAtar has no time limit. `_as_minatar` corrects Seaquest
+    of pgx 2.6.
     """
 
     game: str = "Asterix"
@@ -112,16 +113,17 @@ def _lenient() -> ExitStack:
 
 
 def _first(name: str, game: PyTree) -> PyTree:
-    # pgx increments Seaquest's ramp index before it tests for odd or even, MinAtar after. So pgx must start one lower.
+    # Starts one lower, because pgx increments Seaquest's ramp index before it tests whether the index is odd. MinAtar
+    # tests first and then increments.
     return game.replace(_ramp_index=game._ramp_index - 1) if name == "Seaquest" else game
 
 
 def _as_minatar(name: str, pgx: PyTree, before: PyTree, after: PyTree) -> PyTree:
     """Corrects pgx's game after a step to MinAtar's rules. Only Seaquest differs.
 
-    pgx ends an episode one step late: when the oxygen is below zero, instead of at zero. It also keeps enemy bullets
-    that have left the screen, and these block other bullets. One difference remains: in MinAtar, a submarine
-    that is shot in the step in which it fires still fires.
+    pgx ends an episode when the oxygen is below zero, which is one step too late: MinAtar ends it at zero. pgx also
+    keeps enemy bullets that have left the screen, and these block other bullets. One difference remains: in MinAtar, a
+    submarine that is shot in the step in which it fires still fires.
     """
     if name != "Seaquest":
         return after

@@ -29,7 +29,8 @@ class MuJoCo:
     (11, 3)
 
     Raises ValueError for an unknown task, ImportError at its first use if Gymnasium or MuJoCo is not installed.
-    Source: the paper uses the `-v2` tasks of OpenAI Gym; docs/differences.md lists how `-v5` differs.
+    Source: the paper uses the `-v2` tasks of OpenAI Gym; docs/differences.md lists how the `-v5` tasks differ from
+    them.
     """
 
     task: str = "HalfCheetah-v5"
@@ -54,7 +55,7 @@ class MuJoCo:
 
 
 def known_task(task: str) -> str:
-    """The task's name. Raises ValueError, with similar names, for an unknown task.
+    """The task's name. Raises ValueError, which suggests similar names, for an unknown task.
 
     >>> known_task("Hoper-v5")
     Traceback (most recent call last):
@@ -143,7 +144,8 @@ class MuJoCoBody:
         ends = np.cumsum([self._size, data.xpos.size])
         integrated, places, centres = np.split(physics, ends)
         self._mujoco.mj_setState(self._task.model, data, integrated, self._kind)
-        # Rewards of Ant and Humanoid compare these positions before and after a step. Only a step recomputes them.
+        # Restores these positions too: the rewards of Ant and Humanoid compare them before and after a step, and MuJoCo
+        # recomputes them only in a step.
         data.xpos[:], data.xipos[:] = places.reshape(data.xpos.shape), centres.reshape(data.xipos.shape)
         self.observation = np.array(state.observation)
         self._elapsed, self._episodes = int(state.elapsed), int(state.episodes)
@@ -168,7 +170,8 @@ class MuJoCoBody:
 def _task(name: str) -> Any:
     gymnasium, mujoco = _packages()
     with _quiet(mujoco):
-        # Unwrapped, because this file counts the time limit itself and a known environment needs no checks.
+        # Unwrapped, because this file applies the time limit itself, and these environments need no wrapper that checks
+        # them.
         return gymnasium.make(name, disable_env_checker=True).unwrapped
 
 

@@ -17,8 +17,8 @@ Layer = dict[str, Array]
 Params = dict[str, dict[str, Array]]
 Shape = tuple[int, ...]
 
-# The initialiser of the paper's networks (dopamine/labs/redo/networks.py). MinAtar's own DQN has PyTorch's default: it
-# draws kernels and biases uniformly within 1/sqrt(fan in).
+# The initialiser of the paper's networks (dopamine/labs/redo/networks.py). MinAtar's own DQN uses PyTorch's default,
+# which draws kernels and biases uniformly within ±1/sqrt(fan in).
 OUTPUT_LAYERS = ("head", "advantage", "value")
 KERNEL = jax.nn.initializers.xavier_uniform()
 EPSILON = 1e-6  # of LayerNorm; Flax's default
@@ -45,7 +45,7 @@ def fresh_layer(
 
 
 def outputs_of(neurons: int, activation: Activation) -> int:
-    """The number of activations that `neurons` neurons give: CReLU gives two per neuron.
+    """The number of activations of `neurons` neurons: two per neuron with CReLU, one per neuron otherwise.
 
     >>> outputs_of(16, "relu"), outputs_of(16, "crelu")
     (16, 32)
@@ -169,7 +169,7 @@ class Injectable:
     """A Q-network whose values are head(x) + new_head(x) - minus_head(x). The last two heads start equal.
 
     `shared` names the layers below the head, which all three heads read. `PlasticityInjection` decides which heads
-    learn, and when; without it all of them learn. The cost is three passes through the head.
+    learn, and when. Without this intervention, all three heads learn. The cost is three passes through the head.
 
     >>> params = Injectable(MLP((4, 3)), shared=("dense_0",)).init(jax.random.key(0), (2,), actions=2)
     >>> list(params)

@@ -1,4 +1,4 @@
-"""One convolution: as XLA computes it with gradients that are fast in loops, and as a matrix product of patches."""
+"""Two ways to compute a convolution: XLA's, with gradients that are fast in loops, and a matrix product of patches."""
 
 from functools import partial
 from typing import Literal
@@ -16,7 +16,8 @@ Pads = tuple[tuple[int, int], tuple[int, int]]  # zeros before and after the row
 def convolved(maps: Array, layer: Layer, stride: int = 1, padding: Padding = "SAME") -> Array:
     """XLA's convolution plus the bias.
 
-    A matrix product of patches never made a gradient step of these networks faster (LOG.md).
+    Not computed as a matrix product of patches, because that never made a gradient step of these networks faster
+    (LOG.md).
     """
     return xla_convolution(maps, layer["kernel"], stride, padding) + layer["bias"][None, None, None]
 
@@ -24,9 +25,9 @@ def convolved(maps: Array, layer: Layer, stride: int = 1, padding: Padding = "SA
 def convolved_by_patches(images: Array, layer: Layer, stride: int, padding: Padding) -> Array:
     """A convolution of images with few channels, plus the bias.
 
-    On a CPU it computes a matrix product of patches. There, XLA's convolution of so few channels is several times
-    slower, and its gradient in a loop is many times slower (LOG.md). Other backends use XLA's convolution. Both agree
-    to float32 rounding.
+    On a CPU, XLA's convolution of so few channels is slow, and its gradient in a loop is even slower (LOG.md).
+    Therefore this function computes a matrix product of patches on a CPU, and XLA's convolution on other backends. Both
+    results agree to float32 rounding.
     """
     multiply = patches_times_kernel if jax.default_backend() == "cpu" else xla_convolution
     return multiply(images, layer["kernel"], stride, padding) + layer["bias"][None, None, None]
@@ -41,7 +42,8 @@ def xla_convolution(
     """XLA's convolution, without a bias, with gradients that are as fast inside a loop as outside.
 
     On a CPU, XLA rewrites the gradients of a convolution into a fast form, but not inside loops such as `lax.scan`
-    (jax-ml/jax 12868). There, `loop_convolution` states the gradients in that form. Results are the same bits.
+    (jax-ml/jax 12868). On a CPU, this function therefore calls `loop_convolution`, which states the gradients in that
+    form. The results are bit-identical to XLA's own.
     """
     pads = (
         _pads(images.shape[1], kernel.shape[0], stride, padding),
@@ -52,7 +54,7 @@ def xla_convolution(
 
 
 def _convolution(images: Array, kernel: Array, stride: int, pads: Pads, spread: int = 1, apart: int = 1) -> Array:
-    """XLA's convolution. Zeros put the pixels of the images `spread` apart, and those of the kernel `apart`."""
+    """XLA's convolution. Zeros put the images' pixels `spread` apart and the kernel's pixels `apart` apart."""
     return jax.lax.conv_general_dilated(
         images,
         kernel,
@@ -99,7 +101,7 @@ def _gradient_of_images(gradient: Array, images: Array, kernel: Array, stride: i
 
 
 def _gradient_of_kernel(gradient: Array, images: Array, kernel: Array, stride: int, pads: Pads) -> Array:
-    """The images convolved with the output gradient. Channels take the place of the batch, and the batch theirs."""
+    """The images convolved with the output gradient. The channel and batch axes are exchanged."""
     margins = []
     for axis, (before, _) in enumerate(pads):
         spread = stride * (gradient.shape[axis + 1] - 1) + 1
@@ -130,7 +132,7 @@ def patches_times_kernel(
 
 
 def _pads(length: int, side: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """The number of zeros before and after an axis. If their sum is odd, one more is added after the axis."""
+    """The number of zeros before and after an axis. If their sum is odd, the additional zero is after the axis."""
     if padding == "VALID":
         return 0, 0
     total = max(stride * (-(-length // stride) - 1) + side - length, 0)

@@ -38,8 +38,8 @@ class MinAtarCNN:
     >>> MinAtarCNN().apply(params, jnp.zeros((2, 10, 10, 4), bool)).shape
     (2, 3)
 
-    `activation` and `layer_norm` apply to both layers, the normalisation first. `spectral_norm` applies to the dense
-    layer, whose neurons are then measured but not recycled.
+    `activation` and `layer_norm` apply to both layers. The normalisation comes before the activation. `spectral_norm`
+    applies to the dense layer, whose neurons are then measured but not recycled.
 
     Source: Young & Tian 2019, MinAtar's DQN (16 filters of 3 x 3 without padding, 128 neurons). Kernels are Xavier
     uniform and biases zero, as in the paper's networks.
@@ -90,8 +90,8 @@ class ImageCNN:
     Raises ValueError for a layer without neurons.
     Source: the paper's network for figure 3 has "three convolutions and a dense layer". The 32, 64 and 64 filters of
     3 x 3 come from secondary sources, because the paper's appendix was not available. Strides instead of pooling are
-    our choice: with pooling to the same sizes, a step takes five times as long on a CPU. Weights are initialised as in
-    the paper's agents.
+    our choice: pooling layers that give maps of equal size would make a step five times slower on a CPU. Weights are
+    initialised as in the paper's agents.
     """
 
     filters: tuple[int, int, int] = (32, 64, 64)
@@ -182,9 +182,9 @@ class ImpalaResNet:
      (3, 3, 32, 64), (7744, 512))
 
     Raises ValueError for a width that is not positive.
-    Source: the paper's ResNet (dopamine/labs/redo/networks.py), which is the one of Espeholt et al. 2018 with twice the
-    filters. Neurons that are summed into a residual stream are measured but not recycled. `layer_norm` normalises the
-    dense layer and every convolution that does not write into a residual stream.
+    Source: the paper's ResNet (dopamine/labs/redo/networks.py), which is the network of Espeholt et al. 2018 with twice
+    the filters. Neurons that are summed into a residual stream are measured but not recycled. `layer_norm` normalises
+    the dense layer and every convolution that does not write into a residual stream.
     """
 
     width: float | int = 1

@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 
 class ReplayState(NamedTuple):
-    """The arrays of a ring, with one entry per agent step. `observations` holds packed pairs: before and after it.
+    """The arrays of a ring, one entry per agent step. `observations` has packed observations before and after a step.
 
     Several rings have a leading axis of seeds. `discount` is 0 at a termination and gamma elsewhere. `last` is True at
     the end of an episode, whether terminated or truncated.
@@ -86,7 +86,7 @@ class Replay:
     ) -> ReplayState:
         """Adds one agent step, after `added` earlier ones. If the ring is full, it replaces the oldest step.
 
-        The rings of all seeds are written by one update in place. Under `vmap` the update would become a slow scatter.
+        One update in place writes the rings of all seeds, because under `vmap` the update would become a slow scatter.
         """
         seeds = action_tm1.ndim
         pair = self.pack(jnp.stack([observation_tm1, observation_t], axis=seeds))
@@ -122,7 +122,8 @@ class Replay:
         """The slots of the steps at which the drawn transitions start."""
         held = jnp.minimum(added, self.capacity)
         number = held - self.n_step + 1
-        # A float32 has 24 bits, so every step of a ring of up to 16 million can be drawn.
+        # A float32 has a 24-bit significand, so every step can be drawn from a ring of up to 2**24 (about 16 million)
+        # steps.
         offset = jnp.minimum((uniform * number.astype(jnp.float32)).astype(jnp.int32), number - 1)
         return (added - held + offset) % self.capacity
 

@@ -1,8 +1,8 @@
-"""Rings in memory-mapped files: opening them, flushing them, checking their content and that they fit on this machine.
+"""Rings in memory-mapped files: opens them, flushes them, verifies their content, and checks that they fit.
 
 The checksum of a stored step covers its bytes, its number, and the ring's owner, a number that identifies one seed of
-one run. So a step of another run, an older step in its place, or a flipped bit gives a wrong checksum. A checksum
-takes 3 microseconds per Atari frame, and opening a ring reads its steps once, at about 1.5 GB per second.
+one run. The checksum is therefore wrong if the slot holds a step of another run or an older step, or if a bit has
+flipped. It takes 3 microseconds per Atari frame. Opening a ring reads all its steps once, at about 1.5 GB per second.
 """
 
 import os
@@ -55,7 +55,7 @@ def opener(added: int) -> Callable[[Path, tuple[int, ...], type], ndarray]:
 def created(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
     """Creates a file of zeros and maps it into memory. Raises OSError if the disk is full."""
     array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
-    # Reserves the disk space. Otherwise a full disk would kill the process at a write to the mapped memory.
+    # Reserves the disk space. Without this, a full disk would kill the process when it writes to the mapped memory.
     if hasattr(os, "posix_fallocate"):
         with file.open("r+b") as stream:
             os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
@@ -63,7 +63,7 @@ def created(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
 
 
 def opened(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
-    """Maps an existing file. Raises DamagedRing for damage or another shape or dtype, OSError if it is missing."""
+    """Maps an existing file. Raises DamagedRing if its content, shape or dtype is wrong, OSError if it is missing."""
     try:
         array = np.lib.format.open_memmap(file, mode="r")  # for writing, NumPy would extend a truncated file
     except OSError:
@@ -81,7 +81,7 @@ def opened(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
 
 
 def claim_ring(mark: ndarray, owner: int | None, added: int, folder: Path) -> None:
-    """Writes the owner into a new ring. Raises DamagedRing if an existing ring has another owner than `owner`."""
+    """Writes the owner into a new ring. Raises DamagedRing if an existing ring has an owner other than `owner`."""
     if added == 0:
         mark[0] = owner or 0
     elif owner is not None and mark[0] != owner:

@@ -15,7 +15,7 @@ from .files import checksum, claim_ring, opener, refuse_changed, save_due
 
 
 class FrameRing(NamedTuple):
-    """The arrays of a ring, in memory or in mapped files, with one entry per agent step and one place per frame.
+    """The arrays of a ring, in memory or in mapped files. They have one entry per agent step, and one place per frame.
 
     `place` is the running number of the frame seen before the step. The observation before the step stacks this frame
     and the `age` frames before it. `discount` is 0 at a termination and gamma elsewhere. `last` is True at the
@@ -78,7 +78,7 @@ class FrameReplay:
 
     @property
     def places(self) -> int:
-        """Number of frames stored: one per step, one more per truncation, and a few at the two ends."""
+        """Number of frames stored: one per step, one more per truncation, and a few for the oldest and newest stack."""
         return self.slots + self.slots // self.time_limit + self.stack + 2
 
     @property
@@ -105,7 +105,7 @@ class FrameReplay:
     def open(self, folder: Path, added: int, owner: int | None = None) -> FrameRing:
         """Opens the ring in a folder's files, as it was after `added` steps. Creates a new ring if `added` is 0.
 
-        `owner` identifies the run and seed of the ring; None accepts any.
+        `owner` identifies the run and seed of the ring; None accepts a ring of any owner.
 
         Raises DamagedRing if the files are damaged, hold another ring, or no longer hold all steps because later steps
         have overwritten them, OSError if a file is missing or the disk is full.
@@ -151,7 +151,7 @@ class FrameReplay:
     def sample(self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]) -> Batch:
         """n-step transitions as NumPy arrays, drawn by numbers `uniform` in [0, 1). 0 draws the oldest transition.
 
-        Raises ValueError if fewer than n steps were added.
+        Raises ValueError if fewer than `n_step` steps were added.
         """
         first = self._starts(added, uniform)
         return_t, discount_t, final = np.zeros(first.shape, np.float32), np.ones(first.shape, np.float32), first
@@ -178,7 +178,7 @@ class FrameReplay:
     def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
         """Whether `sample(ring, added, uniform)` would read only steps that were added before step `there`.
 
-        So the host can sample before the steps from `there` on have been played.
+        If so, the host can sample before it plays the steps from `there` on.
 
         >>> FrameReplay(capacity=100).drawn_before(50, np.array([0.1, 0.9]), there=49)
         True

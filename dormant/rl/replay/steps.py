@@ -85,7 +85,7 @@ class StepReplay:
     def open(self, folder: Path, added: int, owner: int | None = None) -> StepRing:
         """Opens the ring in a folder's files, as it was after `added` steps. Creates a new ring if `added` is 0.
 
-        `owner` identifies the run and seed of the ring; None accepts any.
+        `owner` identifies the run and seed of the ring; None accepts a ring of any owner.
 
         Raises DamagedRing if the files are damaged, hold another ring, or no longer hold all steps because later steps
         have overwritten them, OSError if a file is missing or the disk is full.
@@ -125,7 +125,7 @@ class StepReplay:
     def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
         """Whether `rows(ring, added, uniform)` would read only steps that were added before step `there`.
 
-        So the host can draw rows before the steps from `there` on have been played.
+        If so, the host can draw rows before it plays the steps from `there` on.
 
         >>> StepReplay(100, 1, 1).drawn_before(50, np.array([0.1, 0.9]), there=49)
         True
