@@ -211,8 +211,8 @@ class HareTortoise:
         leaves = trained(learner.module)
         slow = state["tortoise"] = {name: state["tortoise"][name].to(leaf) for name, leaf in leaves.items()}
         kept = self.momentum**steps
-        torch._foreach_mul_([*slow.values()], kept)
-        torch._foreach_add_([*slow.values()], [*leaves.values()], alpha=1 - kept)
+        for name, leaf in leaves.items():
+            slow[name].mul_(kept).add_(leaf, alpha=1 - kept)
         if before // self.period == state["gradient_steps"] // self.period:
             return None
         write_(learner, everywhere(leaves), slow, self.moments, "keep")
