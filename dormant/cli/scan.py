@@ -13,13 +13,12 @@ from typing import Annotated
 import jax
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import tyro
-from etils import epath
 from jaxtyping import PyTree
 
 import dormant
 from dormant import Learner, Network, trace
+from dormant.cli.saved import as_in_haiku, inside, loaded, saved, state_dict
 from dormant.cli.terminal import refuse
 from dormant.files import read_array, read_arrays
 from dormant.lab.drawing import report_picture
@@ -36,11 +35,14 @@ class Scan:
     """Measure the dormant neurons of a saved network on a batch of its inputs."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """Orbax checkpoint folder, or .npz file whose names are paths of parameters such as dense/kernel."""
-    apply: Annotated[str, tyro.conf.arg(metavar="MODULE:FUNCTION")]
-    """The network, a function of the parameters and the inputs. Modules in the current folder are found too."""
+    """What was saved. JAX: an Orbax folder, .npz, .safetensors or .msgpack file. PyTorch: a .pt or .safetensors file,
+    or the .zip file of a Stable-Baselines3 model."""
     batch: Path
     """The inputs, with samples along the first axis: an .npy file for one input, an .npz file for several in order."""
+    apply: Annotated[str, tyro.conf.arg(metavar="MODULE:FUNCTION")] = ""
+    """The JAX network, a function of the parameters and the inputs. Modules in the current folder are found too."""
+    module: Annotated[str, tyro.conf.arg(metavar="MODULE:FUNCTION")] = ""
+    """For PyTorch: a function without arguments that builds the module, or the Stable-Baselines3 model."""
     params: str = ""
     """Path of the parameters in the checkpoint, such as state/params. Default: the whole checkpoint."""
     tau: float = 0.1
@@ -60,19 +62,52 @@ def scan(flags: Scan) -> int:
         if flags.picture is not None:
             _drawable(flags.picture)
         _check_probe(flags)
-        apply = function(flags.apply, "--apply")
-        init = function(flags.init, "--init") if flags.init else None
-        params = inside(saved(flags.checkpoint), flags.params)
-        inputs = arrays(flags.batch)
-        found = _report(flags, apply, params, inputs)
-        print(found)
-        if init is not None:
-            print(probed(apply, init, params, inputs, flags.fit_steps))
+        if bool(flags.apply) == bool(flags.module):
+            raise ValueError("give --apply for a JAX network or --module for one of PyTorch, as MODULE:FUNCTION.")
+        found = _scanned_module(flags) if flags.module else _scanned_function(flags)
         if flags.picture is not None:
             _draw(found, flags)
     except (ValueError, OSError) as error:
         refuse(error)
     return 0
+
+
+def _scanned_function(flags: Scan) -> dormant.Report:
+    """Prints and returns the report of a JAX network."""
+    apply = function(flags.apply, "--apply")
+    init = function(flags.init, "--init") if flags.init else None
+    params = inside(saved(flags.checkpoint), flags.params)
+    inputs = arrays(flags.batch)
+    checked_tau(flags.tau)
+    batch_size(inputs)
+    params = _as_expected(flags.apply, apply, params, inputs)
+    found = _report(flags, apply, params, inputs)
+    print(found)
+    if init is not None:
+        print(probed(apply, init, params, inputs, flags.fit_steps))
+    return found
+
+
+def _scanned_module(flags: Scan) -> dormant.Report:
+    """Prints and returns the report of a PyTorch module, or of the networks of an SB3 model."""
+    if flags.init:
+        raise ValueError("--init and --fit-steps fit JAX networks only.")
+    make = function(flags.module, "--module")
+    state = inside(state_dict(flags.checkpoint), flags.params)
+    import torch
+
+    import dormant.torch
+
+    module = loaded(make, flags.module, state, flags.checkpoint)
+    inputs = arrays(flags.batch)
+    try:
+        found = dormant.torch.report(module, *map(torch.from_numpy, inputs), tau=checked_tau(flags.tau))
+    except ValueError:
+        raise
+    except Exception as error:  # the user's module can raise anything
+        raise _does_not_run(flags.module, {}, inputs, error) from error
+    print(found)
+    return found
 
 
 def _check_probe(flags: Scan) -> None:
@@ -101,71 +136,6 @@ def function(name: str, flag: str) -> Callable[..., PyTree]:
     return found
 
 
-def saved(path: Path) -> PyTree:
-    """Reads the tree of arrays in a checkpoint. Raises ValueError, with a hint, if the path is not a checkpoint."""
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; name a checkpoint.")
-    if path.is_file():
-        return nested(_archive(path, "a checkpoint is an Orbax folder or an .npz file"))
-    if not _is_orbax(path):
-        raise ValueError(f"{path} is not an Orbax checkpoint; {_hint(path)}")
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            return checkpointer.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=_as_numpy(path)))
-    except Exception as error:  # Orbax raises many types of errors for a damaged checkpoint
-        raise ValueError(f"the checkpoint {path} cannot be read: {_message(error)}") from error
-
-
-def _hint(path: Path) -> str:
-    """The end of an error message: suggests checkpoints in the folder, newest last."""
-    found = [folder for depth in ("*/", "*/*/", "*/*/*/") for folder in path.glob(depth) if _is_orbax(folder)]
-    near = sorted(found, key=lambda folder: [(len(part), part) for part in folder.parts])
-    if not near:
-        return "an Orbax checkpoint has a file _METADATA."
-    hint = f"did you mean {' or '.join(map(str, near[-3:]))}?"
-    of_run = (path / "spec.json").is_file()
-    return f"it is a run folder; {hint} Its arrays have a first axis of seeds." if of_run else hint
-
-
-def nested(leaves: dict[str, PyTree]) -> dict[str, PyTree]:
-    """Builds a tree from leaves and their paths.
-
-    >>> nested({"dense/kernel": 1, "dense/bias": 2})
-    {'dense': {'kernel': 1, 'bias': 2}}
-
-    Raises ValueError if a path leads through a leaf.
-    """
-    tree: dict[str, PyTree] = {}
-    for path, leaf in leaves.items():
-        *parents, last = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise ValueError(f"the path {path!r} leads through a parameter.")
-        if last in node:
-            raise ValueError(f"{path!r} is both a parameter and a folder of parameters.")
-        node[last] = leaf
-    return tree
-
-
-def inside(tree: PyTree, path: str) -> PyTree:
-    """The part of a tree at a path. Raises ValueError, which lists the existing names, if there is none."""
-    for step in path.split("/") if path else ():
-        children = _children(tree)
-        if step not in children:
-            known = ", ".join(children) or "nothing"
-            raise ValueError(f"the checkpoint has no {step!r} on the way to {path!r}; it has {known} there.")
-        tree = children[step]
-    return tree
-
-
-def _children(tree: PyTree) -> dict[str, PyTree]:
-    if isinstance(tree, list | tuple):
-        return {str(index): child for index, child in enumerate(tree)}
-    return tree if isinstance(tree, dict) else {}
-
-
 def arrays(path: Path) -> list[np.ndarray]:
     """Reads the inputs in a batch file. Raises ValueError for a missing file, NaN, or values that are not numbers."""
     if not path.is_file():
@@ -188,23 +158,24 @@ def _archive(path: Path, expected: str) -> dict[str, np.ndarray]:
     return read_arrays(path)
 
 
-def _is_orbax(folder: Path) -> bool:
-    return (folder / "_METADATA").is_file()
+def _as_expected(name: str, apply: Callable[..., PyTree], params: PyTree, inputs: list[np.ndarray]) -> PyTree:
+    """The parameters as the function runs on them: as they are, or named as Haiku names them.
 
-
-def _as_numpy(path: Path) -> PyTree:
-    """Orbax arguments that restore every array as a NumPy array, whichever device it was saved from."""
-    metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path.absolute())).tree
-    return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
-
-
-def _report(flags: Scan, apply: Callable[..., PyTree], params: PyTree, inputs: list[np.ndarray]) -> dormant.Report:
-    checked_tau(flags.tau)
-    batch_size(inputs)
+    Raises ValueError if the function runs on neither.
+    """
     try:
         jax.eval_shape(apply, params, *inputs)
     except (Exception, SystemExit) as error:  # the user's function can raise anything
-        raise _does_not_run(flags.apply, params, inputs, error) from error
+        try:
+            named = as_in_haiku(params)
+            jax.eval_shape(apply, named, *inputs)
+            return named
+        except (Exception, SystemExit):
+            raise _does_not_run(name, params, inputs, error) from error
+    return params
+
+
+def _report(flags: Scan, apply: Callable[..., PyTree], params: PyTree, inputs: list[np.ndarray]) -> dormant.Report:
     try:
         return dormant.report(apply, params, *inputs, tau=flags.tau)
     except ValueError:  # from dormant and not from the user's function, which has just run

@@ -108,6 +108,7 @@ COMMANDS: dict[str, tuple[Sequence[str], dict[str, Sequence[str | None]]]] = {
                 "--apply": (*WORDS, "net:apply", "net:", "leaves:apply", "net:leave", "net:number", "os:getcwd"),
             },
             **{"--batch": (*PATHS, "x.npy", "net.npz"), "--params": (*WORDS, "dense"), "--tau": NUMBERS},
+            "--module": (*WORDS, "net:apply", "net:number", "os:getcwd"),
             **{
                 "--picture": (*PATHS, "a.png", "a.gif", "folder/a.svg"),
                 "--fit-steps": NUMBERS,

@@ -16,7 +16,8 @@ import numpy as np
 
 from campaign.damage import DAMAGES, of_another
 from campaign.outcomes import Outcome, Tally
-from dormant.cli.scan import arrays, saved
+from dormant.cli.saved import saved
+from dormant.cli.scan import arrays
 from dormant.experiments.comparison import GROUNDS, PLAIN, candidates, read_record
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.lab.runs.lease import held_by_another_machine

@@ -7,7 +7,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from dormant.cli import run, scan
+from dormant.cli import run, saved
 
 NETWORK = """
 import jax
@@ -178,7 +178,7 @@ BAD = {
     },
     "no checkpoint": (("none.npz",), "none.npz does not exist; name a checkpoint"),
     "no orbax folder": (("steps",), "did you mean steps/7/default?"),
-    "no archive": (("text.npz",), "a checkpoint is an Orbax folder or an .npz file"),
+    "no archive": (("text.npz",), "a checkpoint is an Orbax folder, an .npz, .safetensors"),
     "no colon": (("params.npz", "scanned_agent"), "must be module:function"),
     "no module": (("params.npz", "no_such_agent:f"), "cannot import the module 'no_such_agent'"),
     "broken module": (("params.npz", "broken_agent:f"), "No module named 'no_such_package'"),
@@ -249,6 +249,6 @@ def test_bad_input_is_refused_in_one_line(refused, name):
 
 def test_names_that_cannot_be_a_tree_are_refused():
     with pytest.raises(ValueError, match="leads through a parameter"):
-        scan.nested({"a": 1, "a/b": 2})
+        saved.nested({"a": 1, "a/b": 2})
     with pytest.raises(ValueError, match="both a parameter and a folder"):
-        scan.nested({"a/b": 2, "a": 1})
+        saved.nested({"a/b": 2, "a": 1})
