@@ -37,7 +37,7 @@ COMMANDS = {
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command that the arguments name. Returns its exit code: 0 done, 1 failed, 2 refused, 130 interrupted."""
-    # Warnings start with the name of the package instead of the level, like errors.
+    # Warnings start with the name of the package instead of the level, because errors start with it too.
     logging.basicConfig(format="%(name)s: %(message)s")
     # Hides stack traces of failed writes from Orbax and asyncio, because commands report such errors in one line.
     for library in ("absl", "asyncio"):

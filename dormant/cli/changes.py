@@ -1,4 +1,4 @@
-"""Trainings made from others: variants with changed fields (`--set`), and the training of an earlier run (`--like`)."""
+"""Makes a training from another one: a variant with changed fields (`--set`), or that of an earlier run (`--like`)."""
 
 import ast
 import dataclasses
@@ -54,7 +54,7 @@ class TrainLike:
 
 
 class Change(NamedTuple):
-    """A new value for a field, which is named by the end of its path: `tau`, or `agent.gamma`."""
+    """A new value for a field. `field` is the end of the field's path, such as `tau` or `agent.gamma`."""
 
     field: str
     value: str
@@ -64,7 +64,7 @@ class Change(NamedTuple):
 
 
 def parsed(text: str) -> Change:
-    """The change that a text such as tau=0.3 describes. Raises ValueError for another text.
+    """The change that a text such as tau=0.3 describes. Raises ValueError unless the text is FIELD=VALUE.
 
     >>> parsed("tau=0.3")
     Change(field='tau', value='0.3')
@@ -82,8 +82,8 @@ def changed(training: Made, changes: Sequence[Change]) -> Made:
     >>> changed(DeviceTraining(), [Change("gamma", "0.9"), Change("seeds", "4,5")]).seeds
     (4, 5)
 
-    Raises KeyError for a field that the training does not have. Raises ValueError if several fields have that name, and
-    for a value that the field cannot have.
+    Raises KeyError if the training does not have the field. Raises ValueError if several fields have that name, or if
+    the field cannot have that value.
     """
     for change in changes:
         known = {_shown(path): path for path in _paths(training)}
@@ -116,7 +116,7 @@ def _paths(value: object) -> Iterator[Place]:
 
 
 def _with(value: Any, path: Place, change: Change) -> Any:
-    """The value with the field at the end of the path changed."""
+    """The value, in which the field at the end of the path is changed."""
     if not path:
         return _converted(value, change)
     name, *rest = path
@@ -127,7 +127,7 @@ def _with(value: Any, path: Place, change: Change) -> Any:
 
 
 def _converted(old: object, change: Change) -> object:
-    """The new value, of the type of the old one."""
+    """The new value, converted to the type of the old value."""
     try:
         new = ast.literal_eval(change.value.capitalize() if change.value in ("true", "false") else change.value)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -142,12 +142,12 @@ def _converted(old: object, change: Change) -> object:
 
 
 def with_variants(experiments: Sequence[Experiment], scale: Scale, texts: Sequence[str]) -> list[Experiment]:
-    """The experiments with a variant beside each arm at a scale that has all the changed fields.
+    """The experiments with a variant next to each arm of the scale that has all the changed fields.
 
-    Variants are marked as exploratory, and no claim is about them. Without changes the experiments are the same.
+    Variants are marked as exploratory, and no claim is about them. Without changes, returns the experiments unchanged.
 
-    Raises ValueError for a text that is not FIELD=VALUE, for a value that the field cannot have, and if no experiment
-    gets a variant.
+    Raises ValueError if a text is not FIELD=VALUE, if a field cannot have the value, or if no experiment gets a
+    variant.
     """
     changes, found, reason = [parsed(text) for text in texts], list(experiments), ""
     for change in changes:
@@ -187,16 +187,16 @@ def _with_variants(experiment: Experiment, scale: Scale, changes: Sequence[Chang
 
 
 def _marked(arm: str, label: str) -> str:
-    # Before the comma, so that the variant is not part of the arm's family.
+    # The change comes before the comma, so that the variant is not part of the arm's family.
     name, comma, rest = arm.partition(",")
     return f"{name} (exploratory: {label}){comma}{rest}"
 
 
 def like(folder: RunFolder, texts: Sequence[str]) -> Training:
-    """The training of a run, with the fields changed that the texts name.
+    """The training of a run, in which the fields that the texts name are changed.
 
-    Raises Damaged for a damaged spec.json, OSError if it is missing. Raises ValueError for a text that is not
-    FIELD=VALUE, for a field or value that there cannot be, and for a run that this version cannot make.
+    Raises Damaged if spec.json is damaged, OSError if it is missing. Raises ValueError if a text is not FIELD=VALUE, if
+    the training has no such field, if the field cannot have the value, or if this version cannot make the training.
     """
     description = origin_of(folder)["training"]
     try:

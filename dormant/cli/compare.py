@@ -36,8 +36,10 @@ DEFAULT = "redo,regrama,continual-backprop,shrink-perturb,reset,l2-init,layer-no
 
 @dataclass(frozen=True)
 class Compare:
-    """Tune methods against dormant neurons with equal budgets, and judge them against plain DQN. The same command
-    resumes."""
+    """Tune methods against dormant neurons with equal budgets, and judge them against plain DQN.
+
+    If it is interrupted, the same command resumes it.
+    """
 
     interventions: str = DEFAULT
     """Names of methods, separated by commas, or all."""
@@ -76,7 +78,7 @@ def compare(flags: Compare) -> int:
 
 
 def methods(text: str) -> list[str]:
-    """Parses the names of methods. Raises ValueError for no method, a repeated one, or an unknown one."""
+    """Parses the names of methods. Raises ValueError if no method is named, or if one is repeated or unknown."""
     if text == "all":
         return list(METHODS)
     names = [canonical(name.strip(), METHODS) for name in text.split(",") if name.strip()]
@@ -130,7 +132,7 @@ def _tuned(console: Console, flags: Compare, names: Sequence[str]) -> Record:
     for name, setting in settings.items():
         console.print(f"{title(name)}: {setting}", highlight=False)
     same = before is not None and before.suite == flags.suite
-    # Measures the times of methods again if a setting has changed, although they hardly depend on settings.
+    # If a setting has changed, measures the times of all methods again, although times hardly depend on settings.
     cost = before.cost if before is not None and same and before.chosen == settings else {}
     record = Record(suite=flags.suite, chosen=settings, cost=cost)
     write_record(flags.run_dir, flags.scale, record)

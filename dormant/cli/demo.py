@@ -22,8 +22,8 @@ from dormant.lab.runs.rows import last_row
 from dormant.metrics import Interval
 
 GAME = "MinAtar/Asterix"
-# Takes about ten minutes, because neurons become dormant slowly. A higher learning rate does not shorten the demo: then
-# recycled neurons become dormant again before the next check (LOG.md).
+# Takes about ten minutes, because neurons become dormant slowly. A higher learning rate does not shorten the demo,
+# because with it recycled neurons become dormant again before the next check (LOG.md).
 AGENT_STEPS = 150_000
 TAU = 0.1
 TRAINING = ("--replay-ratio", "1", "--eval-period", "10000")
@@ -85,7 +85,7 @@ def _train(console: Console, flags: Demo, folders: Mapping[str, RunFolder]) -> i
 
 
 def _arguments(arm: str, flags: Demo, folder: RunFolder) -> list[str]:
-    # Sets --epsilon-steps so that exploration ends after a tenth of the run.
+    # --epsilon-steps is set so that exploration ends after a tenth of the run.
     scale = (
         "--steps",
         str(flags.steps),
@@ -160,7 +160,7 @@ def _picture(flags: Demo, folders: Mapping[str, RunFolder]) -> Path:
     spec = json.loads(next(iter(folders.values())).spec.read_text())
     caption = (
         f"dormant demo --steps {flags.steps} --seeds {flags.seeds}; revision {spec['revision']}; {spec['device']}. "
-        "Thin lines are seeds, thick ones their mean; neuron scores are seed 0's."
+        "Thin lines are seeds, thick lines are their means; the neuron scores are those of seed 0."
     )
     file = flags.run_dir / "demo.png"
     demo_picture(folders, TAU, f"{GAME} at replay ratio 1", caption).savefig(file)

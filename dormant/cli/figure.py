@@ -69,7 +69,7 @@ class Site(NamedTuple):
 def site(flags: ClusterFlags) -> Site:
     """The site that the flags describe. Raises ValueError for contradictory flags.
 
-    On a cluster, the flags determine JAX's backend, because this machine may have another one.
+    On a cluster, the flags determine JAX's backend, because this machine's backend may differ from the cluster's.
     """
     if flags.ray is not None and not flags.ray.strip():
         raise ValueError("--ray expects HOST:PORT or auto, got an empty text; is a variable of the shell unset?")
@@ -91,9 +91,9 @@ def site(flags: ClusterFlags) -> Site:
 
 
 def runs_at_once(flags: ClusterFlags, wanted: int) -> int:
-    """The number of concurrent runs, as far as it is known without asking the cluster.
+    """The number of concurrent runs, as far as the flags and this machine determine it. Does not ask the cluster.
 
-    Raises ValueError for an impossible number.
+    Raises ValueError if --workers is out of range.
     """
     if not flags.ray and not flags.slurm:
         return len(cores_of(flags.workers))
@@ -103,7 +103,7 @@ def runs_at_once(flags: ClusterFlags, wanted: int) -> int:
 
 
 def crew(flags: ClusterFlags, root: Path, checkpoint_seconds: float, wanted: int, scale: Scale) -> Crew:
-    """Starts the crew for the runs. Raises ValueError for impossible resources, NoCluster if no cluster answers."""
+    """Starts the crew for the runs. Raises ValueError for invalid resources, NoCluster if no cluster answers."""
     if not wanted or not (flags.ray or flags.slurm):  # no cluster is needed if no run is missing
         return Processes(cores_of(flags.workers) if wanted else (), checkpoint_seconds, scale == "smoke")
     chosen = {name: getattr(flags, name) for name in OF_A_RUN if getattr(flags, name) is not None}
@@ -119,7 +119,7 @@ def crew(flags: ClusterFlags, root: Path, checkpoint_seconds: float, wanted: int
 
 
 def cores_of(number: int | None) -> tuple[int | None, ...]:
-    """One core per worker, or None for any core. Raises ValueError for an impossible number of workers."""
+    """One core per worker, or None for any core. Raises ValueError if --workers is out of range."""
     usable: tuple[int | None, ...] = (None,) if accelerated() else cores()
     if number is not None and not 1 <= number <= len(usable):
         raise ValueError(f"--workers must be between 1 and {len(usable)} here, got {number}.")
@@ -186,7 +186,8 @@ def figure(flags: Figure) -> int:
 def chosen(names: Sequence[str], scale: Scale) -> list[Experiment]:
     """The named experiments that have a design at a scale, in the paper's order.
 
-    Raises ValueError for no name, for an unknown name (suggests similar ones), and if no experiment has a design.
+    Raises ValueError if no name is given, if a name is unknown (suggests similar names), or if no experiment has a
+    design at the scale.
     """
     known = [*(each.name for each in EXPERIMENTS), "all"]
     names = [canonical(name, known) for name in names]
@@ -235,7 +236,7 @@ def train(console: Console, run_dir: Path, todo: Sequence[Job], workers: Crew, k
 
 def draw(console: Console, root: Path, scale: Scale, experiment: Experiment) -> bool:
     """Judges and draws the finished runs of an experiment. Returns False if there are none."""
-    # Imported only when needed, because the modules for drawing load slowly.
+    # Imported here and not at the top, because the modules for drawing load slowly.
     from dormant.lab.drawing.figure import experiment_figure, save
     from dormant.lab.judging.claims import WITHOUT_VERDICTS, judged
     from dormant.lab.judging.table import read

@@ -189,7 +189,7 @@ def intervention(settings: Settings) -> Intervention:
 
 
 def _scheduled(name: Name, given: Given) -> Intervention:
-    # The paper's periods. The period of resets is the paper's best one, according to secondary sources.
+    # The paper's periods. For resets it is the best of several, according to secondary sources.
     schedule = {"period": 100_000 if name == "reset" else 1_000}
     schedule |= {setting: given.pop(setting) for setting in SCHEDULE if setting in given}
     share = given.pop("when_dormant", None)

@@ -32,7 +32,7 @@ def report(flags: Report, only: Sequence[Experiment] | None = None) -> int:
 
     Without `only` the page has all experiments and the newest comparison.
     """
-    from dormant.lab.page import page  # imported after the checks of the input, because it loads slowly
+    from dormant.lab.page import page  # imported after the input is checked, because it loads slowly
 
     scale = _scale(flags)
     _check_writable(flags.out)
@@ -69,7 +69,7 @@ def _scale(flags: Report) -> Scale:
 
 
 def _check_writable(file: Path) -> None:
-    """Ends the command if the output file cannot be written. Reading the runs first would take minutes."""
+    """Ends the command if the output file cannot be written. Called first, because reading the runs takes minutes."""
     if file.is_dir():
         refuse(f"--out {file} is a folder; name a file.")
     if not file.parent.is_dir():

@@ -25,7 +25,7 @@ LAST_VALUES = {
     "eval_return": "{:.2f}",
     "dormant/0.1/all": "{:.1%}",
 }
-EVENTS_SUFFIX = ".dormant"  # suffix of event files, which a later call replaces
+EVENTS_SUFFIX = ".dormant"  # suffix of our event files; a later call replaces files with this suffix
 KEYS = ("seed", "agent_steps")
 
 
@@ -61,7 +61,7 @@ class Entry:
     wanted: int = 0
     returned: float | None = None
     dormant: float | None = None
-    unit: str = ""  # unit of the steps, if they are not agent steps
+    unit: str = ""  # unit of the steps, empty for agent steps
     diverged: str = ""  # the agent step of the divergence, as text
 
 
@@ -85,7 +85,7 @@ def runs(flags: Runs) -> int:
 
 
 def _check(flags: Runs) -> int:
-    """Prints the faults of each run folder. Returns 1 if it finds any, else 0. Raises ValueError for other flags."""
+    """Prints the faults of each run folder. Returns 1 if there are any, else 0. Raises ValueError with other flags."""
     from dormant.lab.runs.checking import faults, run_folders
 
     if flags != Runs(flags.root, check=True):
@@ -226,7 +226,7 @@ def write_events(folder: RunFolder, to: Path) -> None:
 
     Replaces the event files of an earlier call. Skips values that were not measured.
 
-    Raises RunRefused if the run is damaged, ModuleNotFoundError without tensorboardX.
+    Raises RunRefused if the run is damaged, ModuleNotFoundError if tensorboardX is not installed.
     """
     from tensorboardX import SummaryWriter
 

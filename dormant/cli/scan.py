@@ -137,7 +137,7 @@ def function(name: str, flag: str) -> Callable[..., PyTree]:
 
 
 def arrays(path: Path) -> list[np.ndarray]:
-    """Reads the inputs in a batch file. Raises ValueError for a missing file, NaN, or values that are not numbers."""
+    """Reads the inputs in a batch file. Raises ValueError if the file is missing, or if a value is NaN or no number."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist; name a batch of inputs.")
     whole = path.suffix == ".npy"
@@ -178,9 +178,9 @@ def _as_expected(name: str, apply: Callable[..., PyTree], params: PyTree, inputs
 def _report(flags: Scan, apply: Callable[..., PyTree], params: PyTree, inputs: list[np.ndarray]) -> dormant.Report:
     try:
         return dormant.report(apply, params, *inputs, tau=flags.tau)
-    except ValueError:  # from dormant and not from the user's function, which has just run
+    except ValueError:  # raised by dormant, because the user's function has just run without an error
         raise
-    except (Exception, SystemExit) as error:  # the function may fail on a single sample even if it runs on the batch
+    except (Exception, SystemExit) as error:  # a function that runs on the batch may fail on a single sample
         raise _does_not_run(flags.apply, params, inputs, error) from error
 
 
@@ -229,12 +229,12 @@ def probed(
 ) -> str:
     """Fits random targets from the saved and from fresh parameters. Returns one line with both mean errors.
 
-    Raises ValueError if `init` does not run on a key or draws parameters of another structure.
+    Raises ValueError if `init` does not run on a key, or draws parameters whose structure differs from the saved ones.
     """
     params, fresh = jax.tree.map(jax.numpy.asarray, params), _fresh(init, params)
     network = Network(trace(apply, params, *inputs), init, optax.adam(LEARNING_RATE))
 
-    # A Python loop calls this step, because XLA computes convolutions slowly in its own loops on a CPU.
+    # A Python loop calls this step, because on a CPU XLA computes convolutions slowly inside its own loops.
     step = jax.jit(lambda learner, targets: fitting_step(learner, apply, network, targets, *inputs), donate_argnums=0)
 
     def error(params: PyTree, key: jax.Array) -> float:

@@ -1,4 +1,4 @@
-"""Output of the commands: errors in one line, the plan of runs, the board of many runs, and the progress bar of one."""
+"""Output of the commands: errors in one line, the plan of runs, the board of many runs, and a run's progress bar."""
 
 import contextlib
 import dataclasses
@@ -101,7 +101,7 @@ def parsing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Delays the stderr output of libraries until the end of the block. Drops it after OSError and RunRefused."""
+    """Delays what libraries write to stderr until the end of the block. Drops it if OSError or RunRefused is raised."""
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output), _outlasting_orbax():
@@ -119,7 +119,8 @@ def _outlasting_orbax() -> Iterator[None]:
         yield
     except (OSError, RunRefused) as error:
         if error.__cause__ is not None:
-            # Waits for Orbax's other reads or writes, which end a little later and print stack traces.
+            # Waits, because other reads or writes of Orbax end a little later and print stack traces that are to be
+            # dropped.
             time.sleep(0.5)
         raise
 
@@ -134,7 +135,8 @@ def unboxed(box: str) -> str:
     """
     text = re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯]", "", box)
     _, *sections = (" ".join(section.split()) for section in re.split("[─-]{4,}", text))
-    # If a flag accepts several types, tyro appends " Got errors:" and one error for each type, which are no help.
+    # Drops the text after " Got errors:". tyro appends it if a flag accepts several types, with an unhelpful error for
+    # each type.
     texts = (re.sub(r"Error parsing __tyro\S*: ", "", section.split(" Got errors:")[0]) for section in sections)
     return " ".join(section.rstrip(".") + "." for section in texts if section)
 
@@ -191,7 +193,7 @@ def _running(board: Board) -> Table:
 
 
 def _made(standing: Standing) -> int:
-    # Not below 0, because a resumed run first returns to its last checkpoint.
+    # Clipped at 0, because a resumed run first returns to its last checkpoint, which lowers its agent steps.
     return max(0, standing.agent_steps - (standing.begun_at or 0))
 
 
@@ -238,7 +240,7 @@ def counted(number: int, noun: str) -> str:
 def plan(
     experiments: Sequence[Experiment], scale: Scale, todo: Sequence[Job], root: Path, known: Speeds, workers: int
 ) -> Group:
-    """The table of a dry run: one row per experiment, and the total, which counts shared runs once."""
+    """The table of a dry run: one row per experiment, and a row with the total, which counts a shared run once."""
     title = f"{counted(len(experiments), 'experiment')} at scale {scale}, runs in {root}"
     table = Table("", "arms", "environments", "seeds", "runs", "done", "missing", "time", title=title)
     for each in experiments:
@@ -288,7 +290,7 @@ def _notes(
 
 @contextmanager
 def progress_bar(folder: RunFolder, steps: int, frames: bool) -> Iterator[Callable[[int], None]]:
-    """Shows a bar. Yields the function that updates it with the agent steps done. `frames` adds emulator frames."""
+    """Shows a bar. Yields a function that sets the bar to the agent steps done. `frames` also shows emulator frames."""
     columns = (
         TextColumn("agent steps"),
         BarColumn(),

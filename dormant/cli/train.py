@@ -55,7 +55,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Length:
-    """How long a run is, and when it is measured and saved. Steps and periods are agent steps per seed."""
+    """The length of a run, and when it is measured and saved. Steps and periods are agent steps per seed."""
 
     seeds: int = 3
     """Number of seeds, trained side by side."""
@@ -83,8 +83,8 @@ class Length:
 class TrainMinAtar:
     """Train an agent; the same command resumes a run that was interrupted.
 
-    These are the flags of DQN and DrQ on MinAtar. There are others for Atari games (`dormant train --env ALE/Pong
-    --help`), for SAC (`--agent sac --help`), and to start from an earlier run's settings (`--like RUN --help`).
+    These are the flags of DQN and DrQ on MinAtar. To see the flags for other trainings, add --help to: `dormant train
+    --env ALE/Pong` for Atari games, `--agent sac` for SAC, and `--like RUN` to use an earlier run's settings.
     """
 
     run_dir: Path
@@ -162,11 +162,11 @@ class TrainControl:
     agent: Annotated[SAC, *FLAT] = field(default_factory=SAC)
 
 
-Flags = TrainMinAtar | TrainAtari | TrainControl  # `TrainLike` has no flags of an agent
+Flags = TrainMinAtar | TrainAtari | TrainControl  # without `TrainLike`, which has no flags of an agent
 
 
 def parse(arguments: Sequence[str]) -> Flags | TrainLike:
-    """Parses the flags of `dormant train`. `--like`, or the agent and environment, decide which flags there are.
+    """Parses the flags of `dormant train`. `--like`, `--agent` and `--env` determine which other flags exist.
 
     >>> parse(["--run-dir", "run", "--env", "ALE/Pong", "--replay-ratio", "0.25"]).agent.target_period
     8000
@@ -180,7 +180,7 @@ def parse(arguments: Sequence[str]) -> Flags | TrainLike:
 
 
 def _refuse_idle(flags: Flags, arguments: Sequence[str]) -> None:
-    """Raises ValueError if the user requests weight decay and sets its strength to zero."""
+    """Raises ValueError if the user requests weight decay with a strength of zero."""
     given = [name for name in ("weight-decay", "actor-weight-decay", "critic-weight-decay") if _given(name, arguments)]
     decays = [getattr(flags.agent, name.replace("-", "_")) for name in given]
     if flags.settings.intervention == "weight-decay" and given and not any(decays):
@@ -192,7 +192,7 @@ def _given(name: str, arguments: Sequence[str]) -> bool:
 
 
 def flags_of(choice: Choice) -> type[Flags]:
-    """The flags class for an agent in an environment, with their defaults.
+    """The flags class for an agent in an environment, with the defaults for both.
 
     >>> flags_of(Choice(agent="drq"))(Path("run")).agent.n_step, flags_of(Choice(env="Hopper-v5")).__name__
     (10, 'TrainControl')
@@ -209,19 +209,19 @@ def flags_of(choice: Choice) -> type[Flags]:
 
 
 def _ratio(choice: Choice) -> float:
-    # For a ratio out of range, the training later raises an error.
+    # Replaces a ratio out of range by 1. The training later raises an error for such a ratio.
     return choice.replay_ratio if 1e-6 <= choice.replay_ratio <= 1e6 else 1.0
 
 
 def _with_defaults(kind: type[Flags], **defaults: object) -> type[Flags]:
-    """The same class of flags with other defaults."""
+    """A copy of a class of flags, with the given defaults."""
     types = {each.name: each.type for each in fields(kind)}
     changed = [(name, types[name], field(default=value)) for name, value in defaults.items()]
     return make_dataclass(kind.__name__, changed, bases=(kind,), frozen=True, namespace={"__doc__": kind.__doc__})
 
 
 def _atari_defaults(choice: Choice) -> dict[str, object]:
-    # For an unknown network, tyro later reports an error.
+    # Uses the Nature CNN for an unknown network, for which tyro later reports an error.
     network = NETWORKS.get(choice.network, NatureCNN())
     if choice.agent == "drq":
         run = ATARI_100K_RUN
@@ -303,7 +303,7 @@ def _task(env: str) -> str:
 
 
 def _minatar_game(env: str) -> str:
-    """The game of a MinAtar environment. Raises ValueError, with similar names, for any other environment.
+    """The game of a MinAtar environment. Raises ValueError, which suggests similar names, for any other environment.
 
     >>> _minatar_game("MinAtar/Breakout")
     'Breakout'
@@ -370,7 +370,7 @@ def _prepared(flags: Flags | TrainLike, folder: RunFolder) -> Training:
     for part in (training.agent,) if isinstance(flags, TrainLike) else (flags.settings, flags.agent):
         check_finite(part)
     _refuse_large_batches(training)
-    # Raises an error if the intervention does not fit the network. Computes nothing.
+    # Traces the initialisation without computing it, so that an intervention that does not fit the network raises now.
     jax.eval_shape(training.init)
     if not isinstance(training, DeviceTraining) and not folder.done.exists():
         training.refuse_without_room(folder.replay)

@@ -64,7 +64,8 @@ FIG11 = Experiment(
     },
     panels=(RETURN, DORMANT),
     claims=(
-        # In the paper about 40 % are dormant at a quarter of the learning rate, 47 % with DQN, and 10 % with ReDo.
+        # In the paper about 40 % of the neurons are dormant at a quarter of the learning rate, 47 % with DQN, 10 % with
+        # ReDo.
         Claim(
             "A quarter of the learning rate makes fewer neurons dormant (τ = 0.1)",
             dormant_at_end(),
@@ -100,7 +101,7 @@ WIDTHS = (1, 2, 4)
 
 
 def _narrow(ratio: float, intervention: Intervention, width: int, agent: Changes) -> DeviceTraining | AtariTraining:
-    # Uses half of each width. A network of four times the usual width would take an hour per run on one core.
+    # Halves each width, because a run at four times the usual width would take an hour on one core.
     return LAPTOP.train(ratio, intervention, width / 2, agent)
 
 
@@ -138,7 +139,8 @@ FIG12 = Experiment(
             "higher",
             HIGHER_RETURN,
         ),
-        # In the paper the human-normalised returns are 0.71 at four times the width and 0.62 at the default one.
+        # In the paper the human-normalised returns of ReDo are 0.71 at four times the width and 0.62 at the default
+        # width.
         returns(
             "ReDo's return is higher at four times the width than at the default one",
             "ReDo, width 4",
@@ -146,7 +148,7 @@ FIG12 = Experiment(
             "higher",
             HIGHER_RETURN,
         ),
-        # In the paper 54 % are dormant at four times the width, and 47 % at the default one.
+        # In the paper 54 % of DQN's neurons are dormant at four times the width, and 47 % at the default width.
         Claim(
             "DQN at four times the width has no smaller share of dormant neurons (τ = 0.1)",
             dormant_at_end(),
@@ -155,7 +157,7 @@ FIG12 = Experiment(
             "higher",
             -MANY_NEURONS,
         ),
-        # In the paper the human-normalised returns are 0.30, 0.37 and 0.33 at one, two and four times the width.
+        # In the paper DQN's human-normalised returns are 0.30, 0.37 and 0.33 at one, two and four times the width.
         returns(
             "Four times the width does not raise DQN's return by a quarter",
             "DQN, width 4",
@@ -163,7 +165,7 @@ FIG12 = Experiment(
             "lower",
             LARGE_GAIN,
         ),
-        # In the paper 11 % and 12 % are dormant with ReDo, and 47 % to 54 % with DQN.
+        # In the paper 11 % and 12 % of the neurons are dormant with ReDo, and 47 % to 54 % with DQN.
         *(halves_dormancy(f"ReDo, width {width}", f"DQN, width {width}") for width in WIDTHS),
     ),
     published=("DemonAttack tau=0.1", "atari17 replay_ratio=1"),
@@ -186,7 +188,7 @@ def methods(bench: Bench) -> tuple[Arm, ...]:
 
 
 def methods_and_tests(bench: Bench) -> tuple[Arm, ...]:
-    """Six arms: those of `methods`, and two that test whether overestimated values explain the effect of ReDo."""
+    """Six arms: the arms of `methods`, and two to test whether overestimated values explain the effect of ReDo."""
     plain = bench.dqn()
     normalised = replace(plain.agent.network, layer_norm=True)
     return (
@@ -261,7 +263,7 @@ def sac_methods(plain: ControlTraining) -> tuple[Arm, ...]:
     return (
         Arm("SAC", plain),
         Arm("ReDo", treated(Every(period, ReDo(tau=0.0)))),
-        # As in the released code, the target networks get the new weights too.
+        # `reset_targets`, because in the released code the target networks get the new weights too.
         Arm("Reset", treated(Every(period, Reset(NETWORKS)), reset_targets=True)),
         Arm("Weight decay", treated(Chain(), actor_weight_decay=WEIGHT_DECAY, critic_weight_decay=WEIGHT_DECAY)),
     )
@@ -272,7 +274,8 @@ def on_mujoco(plain: ControlTraining, tasks: tuple[str, ...], seeds: int, leaves
     return Design(sac_methods(plain), tuple(map(MuJoCo, tasks)), tuple(range(seeds)), leaves_out)
 
 
-# The return of evaluations in the second half of a run. With resets, only those of networks that have learnt since.
+# The return of evaluations in the second half of a run. For Reset, `lowers_sac` leaves out evaluations soon after a
+# reset.
 SAC_RETURN = Quantity("eval_return", "mean", after=0.5)
 
 

@@ -19,7 +19,7 @@ Changes = dict[str, Any]  # field of an agent -> new value
 WEIGHT_DECAY = 1e-5  # the best value of the paper's grid, according to secondary sources
 ONE, TWO, THREE = ("Asterix",), ("Asterix", "SpaceInvaders"), ("Asterix", "SpaceInvaders", "Seaquest")
 LAPTOP_STEPS = 400_000  # agent steps
-LAPTOP_SEEDS = (5, 6, 7, 8, 9)  # runs of lower seeds were looked at before the claims were chosen
+LAPTOP_SEEDS = (5, 6, 7, 8, 9)  # not lower seeds, because we had seen their runs before we chose the claims
 NOTHING = Chain()
 
 
@@ -82,11 +82,11 @@ def _laptop(ratio: float, intervention: Intervention, width: int | float, agent:
 
 
 def between(training: DeviceTraining) -> DeviceTraining:
-    """The training with its scheduled intervention moved, so that the first evaluation comes half a period after it.
+    """Moves a training's scheduled intervention, so that the first evaluation comes half a period after an event.
 
-    Exactly, it comes one gradient step earlier. If the evaluation period is a whole number of the intervention's
-    periods, all evaluations come at that phase. If it is half a period more, every second one comes one gradient step
-    before the end of a period.
+    More exactly, the first evaluation comes one gradient step earlier. If the evaluation period is a whole number of
+    the intervention's periods, all evaluations come at that phase. If the evaluation period is half a period longer
+    than that, every second evaluation comes one gradient step before the end of a period.
 
     >>> redo = between(replace(MINATAR.dqn(2.0, MINATAR.redo()), eval_period=40_000)).intervention
     >>> learnt = (40_000 - 2_000) * 2
@@ -117,19 +117,20 @@ def _small_resnet(ratio: float, intervention: Intervention, width: int, agent: C
 
 SMOKE_RESNET = Bench(_small_resnet, redo_period=10, reset_period=20)
 SMOKE = Bench(_small, redo_period=50, reset_period=200)
-# At replay ratio 1 a run has 20 reset periods; the paper's has 25. Evaluations come every 20,000 agent steps. The first
-# 2,000 agent steps have no gradient step, so each evaluation comes 8,000 gradient steps after a reset.
+# At replay ratio 1 a run has 20 reset periods; a run of the paper has 25. Evaluations come every 20,000 agent steps.
+# The first 2,000 agent steps have no gradient step, so each evaluation comes 8,000 gradient steps after a reset.
 MINATAR = Bench(_minatar, redo_period=1_000, reset_period=10_000)
-# At replay ratio 1 a run has 25 reset periods, as the paper's. Evaluations come 499 gradient steps after a recycling at
-# each replay ratio, and in turn 7,999 and 15,999 after a reset.
+# At replay ratio 1 a run has 25 reset periods, like a run of the paper. Evaluations come 499 gradient steps after a
+# recycling at each replay ratio, and in turn 7,999 and 15,999 after a reset.
 LAPTOP = Bench(_laptop, redo_period=1_000, reset_period=16_000)
 
 
 def atari_bench(million_frames: int, network: type[NatureCNN | ImpalaResNet] = NatureCNN) -> Bench:
     """The paper's Atari settings, for runs of `million_frames` million frames.
 
-    Source: see `atari_dqn`. ReDo's period comes from secondary sources. Here ReDo acts until the end of a run. The
-    released configurations stop it after 2.5 million gradient steps, which is before the end only at replay ratio 2.
+    Source: see `atari_dqn`. ReDo's period comes from secondary sources. Here ReDo acts until the end of a run. In the
+    released configurations ReDo stops after 2.5 million gradient steps, which comes before the end of a run only at
+    replay ratio 2.
     """
 
     def train(ratio: float, intervention: Intervention, width: int, agent: Changes) -> AtariTraining:
@@ -159,12 +160,12 @@ def smoke_on_atari(arms: Arms) -> Design:
 
 
 def minatar(arms: Arms, games: tuple[str, ...], seeds: int, leaves_out: str, bench: Bench = MINATAR) -> Design:
-    """A design with runs on MinAtar, of 200,000 agent steps unless the bench has another length."""
+    """A design with runs on MinAtar. Their length is that of the bench, which is 200,000 agent steps by default."""
     return Design(arms(bench), tuple(MinAtar(game) for game in games), tuple(range(seeds)), leaves_out)
 
 
 def laptop(arms: Arms, games: tuple[str, ...], leaves_out: str, bench: Bench = LAPTOP, seeds: int = 5) -> Design:
-    """A design with runs on MinAtar of 400,000 agent steps, and with seeds that no earlier run has."""
+    """A design with runs of 400,000 agent steps on MinAtar, and with seeds that were not used before."""
     return replace(minatar(arms, games, seeds, leaves_out, bench), seeds=LAPTOP_SEEDS[:seeds])
 
 
@@ -208,8 +209,8 @@ LARGE_GAIN = 1.25  # wider networks raise the return of the paper's DQN by up to
 # A ratio of effective ranks. The paper's two ranks differ by 5 %, and each varies by 1.3 % to either side.
 HIGHER_RANK = 1.02
 
-# The outcome of claims about returns: all training episodes that ended in the last fifth of the run. They are about ten
-# times as many as the evaluation episodes of that time, so they vary less between seeds.
+# The outcome of claims about returns: all training episodes that ended in the last fifth of the run. There are about
+# ten times as many of them as evaluation episodes in that fifth, so their mean varies less between seeds.
 TRAINED = Quantity("train_return", "per episode", after=0.8)
 RETURN = Panel("Return", "eval_return")
 TRAINING = Panel("Training return", "train_return")
@@ -245,7 +246,7 @@ def after_the_dip(tau: str = "0.1") -> Quantity:
 
 
 def some_dormant(arm: str, quantity: Quantity, least: float = MANY_NEURONS) -> tuple[Precondition, ...]:
-    """The precondition of claims about fewer dormant neurons: an arm has enough that can become fewer."""
+    """The precondition of claims about fewer dormant neurons: the arm's fraction is at least `least`."""
     return (Precondition(quantity, arm, least=least),)
 
 

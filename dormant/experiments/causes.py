@@ -50,13 +50,13 @@ def falls_with_fixed_labels(tau: str) -> Claim:
 
 
 def more_if_shuffled(tau: str) -> Claim:
-    """The claim that shuffled labels end with more dormant neurons. In the paper: 32 %, and 0.7 % with fixed labels."""
+    """The claim that more neurons end dormant with shuffled labels. In the paper 32 % do; with fixed labels 0.7 %."""
     statement = f"With shuffled labels more neurons end dormant (τ = {tau}) than with fixed ones"
     return Claim(statement, dormant_at_end(tau), SHUFFLED, FIXED, "higher", MANY_NEURONS)
 
 
 def every_shuffle_raises(tau: str) -> Claim:
-    """The claim that every shuffle raises the dormant fraction. In the paper: by 12 to 24 points within one epoch."""
+    """The claim that every shuffle raises the dormant fraction. In the paper it rises by 12 to 24 points per epoch."""
     statement = f"Each shuffle raises the share of dormant neurons (τ = {tau})"
     return Claim(statement, Quantity(f"rise/{tau}/all", "lowest"), SHUFFLED, None, "higher", SOME_NEURONS)
 
@@ -90,7 +90,7 @@ FIG03 = Experiment(
 )
 
 
-LOGGED_AT = 0.25  # replay ratio of the agent that collects the data, as for the published data
+LOGGED_AT = 0.25  # replay ratio of the agent that collects the data; the published data was collected at this ratio
 MOVING, NETWORK, NUMBERS = "Offline", "Offline, frozen random network", "Offline, fixed random numbers"
 LARGE = "Offline, large fixed numbers"
 MOVING_VALUES = 25.0  # the mean Q value at the end of the pilot's runs with moving targets
@@ -102,7 +102,7 @@ TARGETS = {
 
 
 def by_targets(training: OfflineTraining) -> tuple[Arm, ...]:
-    """Four arms: the same training with four kinds of targets. The last kind has the scale of the moving targets."""
+    """Four arms: one training with four kinds of targets. Those of the last kind are as large as the moving targets."""
     return (
         Arm(MOVING, training),
         Arm(NETWORK, replace(training, targets="frozen network")),
@@ -149,7 +149,7 @@ def still_grows(tau: str, smallest: float) -> Claim:
 
 
 def fewer_than_moving(arm: str, tau: str, smallest: float) -> Claim:
-    """The claim that fewer neurons end dormant with fixed targets than with moving ones.
+    """The claim that fewer neurons end dormant with fixed targets than with moving targets.
 
     In the paper the difference is 8 points in DemonAttack and 35 in Asterix.
     """
@@ -193,9 +193,9 @@ HALF = 0.5
 
 
 def students(bench: Bench, gradient_steps: int, log_period: int) -> tuple[Arm, ...]:
-    """Three arms: a fresh network, one trained at replay ratio 1, and the same one with a new head.
+    """Three arms: a fresh network, a network trained at replay ratio 1, and this trained network with a new head.
 
-    All have a teacher that was trained at replay ratio 0.25.
+    The teacher of all arms was trained at replay ratio 0.25.
     """
     used = bench.dqn(STUDENT_AT)
     fresh = DistillationTraining(
@@ -215,9 +215,9 @@ HIGHER_LOSS = 1.1  # like returns
 
 
 def ends_with_higher_loss(arm: str) -> Claim:
-    """The claim that a network with dormant neurons ends with a higher loss than a new one. In the paper: 0.7 and 0.1.
+    """The claim that a network with dormant neurons ends with a higher loss than a new one (in the paper 0.7 and 0.1).
 
-    It needs dormant neurons at the start, in the paper 61 %.
+    Its precondition is dormant neurons at the start. In the paper 61 % are dormant.
     """
     name = "A pretrained network" if arm == PRETRAINED else "A pretrained network with a new head"
     requires = some_dormant(arm, Quantity("dormant/0.1/all", "start"))

@@ -25,7 +25,7 @@ from dormant.experiments.benches import (
 from dormant.interventions import Recycle, Share
 from dormant.lab import Arm, Claim, Experiment, Panel, Quantity
 
-SHARE = 0.1  # fraction of each layer's neurons to recycle at the start of a run; it falls to zero at the end
+SHARE = 0.1  # fraction of each layer's neurons to recycle at the start of a run; it falls to zero by the end
 
 
 def selections(bench: Bench) -> tuple[Arm, ...]:
@@ -45,7 +45,7 @@ def selections(bench: Bench) -> tuple[Arm, ...]:
 
 
 def better_than(arm: str, description: str) -> Claim:
-    """The claim that recycling the neurons of lowest score gives a higher return than the arm does."""
+    """The claim that recycling the neurons of lowest score gives a higher return than the given arm reaches."""
     statement = f"Recycling the neurons of lowest score gives a higher return than recycling {description}"
     return returns(statement, "Lowest score", arm, "higher", HIGHER_RETURN)
 
@@ -64,7 +64,8 @@ FIG15 = Experiment(
         # The paper's returns (lowest score, random, highest): 3,500, 500, 0 on DemonAttack; 2,200, 500, 500 on Asterix.
         better_than("Random", "as many at random"),
         better_than("Highest score", "as many of highest score"),
-        # In figure 25 utility is similar on Asterix and worse on DemonAttack; our sources have no numbers.
+        # In figure 25, recycling by utility is as good as by score on Asterix and worse on DemonAttack; our sources
+        # have no numbers.
         returns(
             "Recycling by score does not give a tenth less return than by continual backprop's utility",
             "Lowest score",
@@ -141,7 +142,7 @@ def score_batches(bench: Bench) -> tuple[Arm, ...]:
 
 
 def no_different(direction: Literal["higher", "lower"], smallest: float) -> Claim:
-    """The claim that batches of 1,024 and of 32 states differ by less than 5 points, in one of the two directions."""
+    """The claim that 1,024 states do not give a dormant fraction 5 points higher (or lower) than 32 states."""
     statement = f"1,024 states find a share of dormant neurons (τ = 0.1) not 5 points {direction} than 32 states do"
     opposite = "higher" if direction == "lower" else "lower"
     quantity = dormant_in_second_half()

@@ -75,7 +75,7 @@ def _by_agent(setting: str, values: Sequence[float], change: Change) -> Maker:
 
 
 def _by_learning_rate(change: Change) -> Maker:
-    """Returns a function that makes one candidate per learning rate, for a method without settings of its own."""
+    """Returns a function that makes one candidate per learning rate, for a method without a setting of its own."""
 
     def candidates(bench: Bench) -> Candidates:
         plain = bench.dqn().agent

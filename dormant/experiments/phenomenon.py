@@ -30,7 +30,7 @@ from dormant.lab import Arm, Claim, Experiment, Panel, Precondition, Quantity
 
 
 def plain(ratio: float) -> Arms:
-    """Returns the function that builds one arm: DQN at this replay ratio."""
+    """Returns a function that builds one arm: DQN at this replay ratio."""
 
     def arms(bench: Bench) -> tuple[Arm, ...]:
         return (Arm("DQN", bench.dqn(ratio)),)
@@ -78,8 +78,8 @@ def overlap(history: str, tau: str) -> str:
 def overlap_exceeds_chance(history: str, tau: str) -> Claim:
     """The claim that the overlap is larger than that of random sets of the same sizes.
 
-    In the paper the overlap ends at 68 % and 79 %. Its growth is no evidence: the overlap of random sets grows too,
-    because the sets become larger.
+    In the paper the overlap ends at 68 % and 79 %. The growth of the overlap is no evidence, because larger sets
+    overlap more even if they are random, and the sets grow.
     """
     statement = f"The overlap of dormant neurons (τ = {tau}) with {HISTORIES[history]} exceeds chance"
     chance = Quantity(overlap(f"{history}-by-chance", tau))
@@ -121,7 +121,7 @@ FIG05 = Experiment(
 
 
 def pruned(ratio: float) -> Arms:
-    """Returns the function that builds two arms: DQN, and DQN whose silent neurons are pruned."""
+    """Returns a function that builds two arms: DQN, and DQN whose silent neurons are pruned."""
 
     def arms(bench: Bench) -> tuple[Arm, ...]:
         return Arm("DQN", bench.dqn(ratio)), Arm("Pruned", bench.dqn(ratio, bench.prune()))
@@ -168,7 +168,7 @@ def named(ratio: float) -> str:
 
 
 def more_dormant(high: float, low: float, tau: str, smallest: float) -> Claim:
-    """The claim that the higher replay ratio ends with more dormant neurons."""
+    """The claim that runs at replay ratio `high` end with more dormant neurons than runs at `low`."""
     statement = f"More neurons are dormant (τ = {tau}) at replay ratio {high:g} than at {low:g}"
     return Claim(statement, dormant_at_end(tau), named(high), named(low), "higher", smallest)
 

@@ -1,7 +1,7 @@
 """The results of a comparison: the setting chosen for each method, and the table of methods.
 
-`dormant.experiments.comparison` defines the runs. This file is separate because reading runs needs polars, which other
-commands do not import.
+`dormant.experiments.comparison` defines the runs. This file is separate because it reads runs with polars, which
+commands other than `compare` need not import.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,7 +50,7 @@ class Row(NamedTuple):
 def chosen(suite: Suite, scale: Scale, names: Sequence[str], frame: pl.DataFrame) -> dict[str, str]:
     """The setting with the highest return in the tuning runs, for each method and the plain agent.
 
-    Raises ValueError for a method without a measured return.
+    Raises ValueError if no finished tuning run of a method has measured a return.
     """
     return {name: _best(name, suite, scale, frame) for name in (PLAIN, *names)}
 

@@ -37,7 +37,7 @@ from dormant.rl.networks.convolutional import ImpalaResNet, MinAtarCNN, NatureCN
 
 
 def with_tau(tau: float, ratio: float) -> Arms:
-    """Returns the function that builds two arms: DQN, and DQN whose tau-dormant neurons are recycled."""
+    """Returns a function that builds two arms: DQN, and DQN whose tau-dormant neurons are recycled."""
 
     def arms(bench: Bench) -> tuple[Arm, ...]:
         return Arm("DQN", bench.dqn(ratio)), Arm("ReDo", bench.dqn(ratio, bench.redo(tau)))
@@ -62,9 +62,10 @@ FIG09 = Experiment(
         RETURN,
     ),
     claims=(
-        # The paper's fraction falls from 28 % to 2 %. Recycling makes the curve jump, so the second half is averaged.
+        # In the paper the dormant fraction is 28 % with DQN and 2 % with ReDo. The second half is averaged, because
+        # recycling makes the curve jump.
         *(halves_dormancy("ReDo", "DQN", tau) for tau in ("0.1", "0.025")),
-        # The paper's return is about 1.7 times as high.
+        # In the paper ReDo's return is about 1.7 times DQN's.
         returns("ReDo ends with a higher return than DQN", "ReDo", "DQN", "higher", HIGHER_RETURN),
         returns(
             "ReDo's return is higher over the whole run",
@@ -95,7 +96,7 @@ SWEEP_PANELS = (
 def swept(
     taus: dict[float, float] | None = None, ratios: tuple[float, ...] = RATIOS, name: str = "DQN", **agent: Any
 ) -> Arms:
-    """Returns a function that builds arms with and without ReDo. `taus` maps ratios to thresholds, default 0.1."""
+    """Returns a function that builds arms with and without ReDo. `taus` maps ratios to thresholds (default 0.1)."""
     return partial(_arms, taus or {}, ratios, name, agent)
 
 
@@ -115,7 +116,7 @@ SWEEP_CLAIMS = (
     returns("ReDo's return is higher than DQN's at replay ratio 2", "ReDo, RR 2", "DQN, RR 2", "higher", HIGHER_RETURN),
     returns("ReDo does no harm at replay ratio 0.25", "ReDo, RR 0.25", "DQN, RR 0.25", "higher", LOWER_RETURN),
 )
-# The claims of the suite at the laptop scale: the first three are primary. They come again for evaluations.
+# At the laptop scale the first three claims are primary. Each claim is repeated for the returns of evaluations.
 PRIMARY_CLAIMS = tuple(replace(claim, primary=True) for claim in SWEEP_CLAIMS[:3])
 EVALUATED_CLAIMS = tuple(
     replace(claim, statement=f"In evaluations, {claim.statement}", quantity=Quantity("eval_return"))
@@ -136,7 +137,8 @@ FIG10A = Experiment(
         *PRIMARY_CLAIMS,
         *SWEEP_CLAIMS[3:],
         *EVALUATED_CLAIMS,
-        # In this panel of the paper the return is 1.35 times as high. The other panels do not show this effect.
+        # In this panel of the paper ReDo's return at replay ratio 2 is 1.35 times its return at 0.25. The other panels
+        # do not show this effect.
         returns(
             "With ReDo, replay ratio 2 gives a higher return than 0.25",
             "ReDo, RR 2",
@@ -210,8 +212,8 @@ def _atari_drq(ratio: float, intervention: Intervention, width: int, agent: Chan
 DRQ_SWEEP = swept(ratios=(1.0, 2.0, 4.0, 8.0), name="DrQ")
 SMOKE_DRQ = Bench(_small_drq, redo_period=50, reset_period=200)
 MINATAR_DRQ = Bench(_minatar_drq, redo_period=1_000, reset_period=10_000)
-# ReDo's period comes from secondary sources. Here ReDo acts until the end of a run. The released configuration stops
-# it after 400,000 gradient steps, which is the end only at replay ratio 1.
+# ReDo's period comes from secondary sources. Here ReDo acts until the end of a run. In the released configuration ReDo
+# stops after 400,000 gradient steps, which is the end of a run only at replay ratio 1.
 ATARI_DRQ = Bench(_atari_drq, redo_period=1_000, reset_period=100_000)
 
 FIG10D = Experiment(

@@ -10,18 +10,19 @@ from dormant.experiments.benches import LAPTOP, MANY_NEURONS, RATIOS
 from dormant.lab import Arm, Design, Experiment
 from dormant.rl.envs.minatar import MinAtar
 
-SEEDS = (100, 101)  # no judged design has these seeds
+SEEDS = (100, 101)  # designs that are judged have none of these seeds
 LOW, HIGH = RATIOS[0], RATIOS[-1]
 RANDOM_PLAY = 10_000  # agent steps at the start of a run, in which most actions are random
 START, END = 0.1, 0.8  # the first tenth and the last fifth of a run
-LEARNS = 2.0  # smallest quotient of the return at the end and that of random play
+LEARNS = 2.0  # smallest quotient of the return at the end and the return of random play
 
 
 class Screened(NamedTuple):
     """One game: by how much DQN's return and its dormant fraction grow, per seed.
 
-    `returns` is the return of training episodes in the last fifth of the run, over that of random play, at replay ratio
-    0.25. `growth` is the dormant fraction (τ = 0.1) in the last fifth, less that in the first tenth, at replay ratio 2.
+    `returns` is the return of training episodes in the last fifth of the run, divided by the return of random play, at
+    replay ratio 0.25. `growth` is the dormant fraction (τ = 0.1) in the last fifth, minus the fraction in the first
+    tenth, at replay ratio 2.
     """
 
     game: str
