@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from dormant.hints import extra_of
 
-NARROWEST = 40  # fewest columns for help texts
+NARROWEST = 40  # the help text is formatted for at least this many columns
 
 
 def main() -> None:
@@ -21,7 +21,8 @@ def main() -> None:
     # XLA logs a false error of two kilobytes whenever it loads code from the compilation cache.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        # An exception in a signal handler is lost, or crashes the process, while compiled modules are imported.
+        # While compiled modules are imported, an exception in a signal handler is lost or crashes the process. So
+        # Ctrl-C exits without one.
         signal.signal(signal.SIGINT, _leave)
         from dormant.cli import run
 
@@ -46,9 +47,9 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Makes both streams accept all text. Python sets a stream to None if its descriptor is closed."""
+    """Makes both streams accept all text. Replaces a stream by the null device if its descriptor is closed."""
     if shutil.get_terminal_size().columns < NARROWEST:
-        os.environ["COLUMNS"] = str(NARROWEST)  # at fewer columns, formatting the help text never ends
+        os.environ["COLUMNS"] = str(NARROWEST)  # with fewer columns, formatting the help text never ends
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and arrays from files that may be damaged or hostile."""
+"""Writes files completely or not at all, and reads arrays from files that may be damaged or hostile."""
 
 import gzip
 import math
@@ -18,8 +18,8 @@ BLOCK_BYTES = 2**24
 def replacing(file: Path) -> Iterator[Path]:
     """Yields the path of a new file. The new file replaces `file` when the block ends without an error.
 
-    A process that is killed leaves either the old content or the new content. An existing file or link at the new
-    path is removed first, so nothing is ever written through a link.
+    If the process is killed, `file` has either the old content or the new content. An existing file or link at the
+    yielded path is removed first, so that nothing is ever written through a link.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -46,26 +46,27 @@ def replacing(file: Path) -> Iterator[Path]:
 def write_whole(file: Path, text: str) -> None:
     """Writes a text file completely or not at all.
 
-    Raises OSError if the disk is full or the folder cannot be written to. The old content is kept.
+    Raises OSError if the disk is full or the folder cannot be written to. The file then keeps its old content.
     """
-    # Mode "x" fails if someone created a link after `replacing` removed the old file.
+    # Mode "x" raises if another process created a link here after `replacing` removed the old file.
     with replacing(file) as part, part.open("x", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
 
 
 class UnreadableFile(ValueError):
-    """Raised if a file is damaged, has another format, or is too large. The message names the file."""
+    """Raised if a file is damaged, is too large, or does not have the expected format. The message names the file."""
 
 
 def read_array(file: Path) -> np.ndarray:
     """Returns the array in an .npy file, which may be gzipped (.gz).
 
-    Raises UnreadableFile for a file that is damaged, holds Python objects or is larger than the memory.
+    Raises UnreadableFile if the file is damaged, holds Python objects, or holds an array larger than the available
+    memory.
     """
     with _readable(file), gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         found = _array(stream)
-        # Reading to the end makes gzip compare its checksum.
+        # gzip verifies its checksum only when the end of the file is read.
         if stream.read(1):
             raise ValueError("there is more data after the array")
         return found
@@ -74,7 +75,8 @@ def read_array(file: Path) -> np.ndarray:
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
     """Returns the arrays in an .npz file by name, in the order of the file.
 
-    Raises UnreadableFile for a file that is damaged or encrypted, holds Python objects or is larger than the memory.
+    Raises UnreadableFile if the file is damaged or encrypted, holds Python objects, or does not fit into the available
+    memory.
     """
     with _readable(file), zipfile.ZipFile(file) as archive:
         names = [member.filename for member in archive.infolist()]
@@ -108,7 +110,7 @@ def _readable(file: Path) -> Iterator[None]:
 
 
 def _array(stream: Any) -> np.ndarray:
-    """Returns the first array of a stream in NumPy's format. Checks that it fits into memory before allocating any."""
+    """Returns the first array of a stream in NumPy's format. Before allocating it, checks that it fits into memory."""
     magic = stream.read(8)
     if len(magic) < 8 or not magic.startswith(np.lib.format.MAGIC_PREFIX) or magic[6] not in (1, 2, 3):
         raise ValueError("it is not a NumPy file")
@@ -130,7 +132,7 @@ def _array(stream: Any) -> np.ndarray:
 
 
 def available_memory() -> int:
-    """Returns the bytes of memory that this process may use. If free memory is not reported, returns the total.
+    """Returns the bytes of memory that this process may use, or all memory if the system does not report free memory.
 
     >>> available_memory() > 0
     True

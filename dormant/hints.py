@@ -1,4 +1,4 @@
-"""Hints in error messages: similar names, missing packages, and faulty versions of jaxlib."""
+"""Hints for error messages: similar names, extras to install, and faulty versions of jaxlib."""
 
 import functools
 import re
@@ -12,7 +12,7 @@ FAULTS = {
     "(jax-ml/jax 39103)",
     "0.11.0": "on CPUs it crashes or hangs on a product, then a sum, of arrays with 7 or 8 axes (jax-ml/jax 39257)",
 }
-RIGHT = "0.10.1"  # has neither fault
+RIGHT = "0.10.1"  # a version with neither of these faults
 
 
 def fault_of(jaxlib: str) -> str | None:
@@ -31,15 +31,15 @@ def fault_of(jaxlib: str) -> str | None:
 @functools.cache
 def warn_once() -> None:
     """Warns about the installed jaxlib if it has a known fault. Only the first call in a process has an effect."""
-    # The warning points to the caller of `trace`, not to this file.
+    # With stacklevel 3, the warning points to the caller of `trace`.
     if fault := fault_of(version("jaxlib")):
         warnings.warn(fault, stacklevel=3)
 
 
 def extras() -> dict[str, list[str]]:
-    """Returns the packages of each extra from dormant's metadata. The key "" holds those that are always installed.
+    """Returns the packages of each extra from dormant's metadata. The key "" holds the packages of every installation.
 
-    The result is empty if dormant runs without being installed.
+    The result is empty if dormant is imported from a folder without being installed.
     """
     try:
         requirements = requires("dormant") or []
@@ -67,9 +67,9 @@ def extra_of(module: str) -> str | None:
 
 
 def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Returns the end of an error message about an unknown name: the nearest known names, or all if none is near.
+    """Returns a hint for an error message about an unknown name: similar known names, or all names if none is similar.
 
-    Capitals, underscores and hyphens are ignored. `otherwise` replaces the list of all names.
+    Capitals, underscores and hyphens are ignored. If `otherwise` is given, it replaces the list of all names.
 
     >>> suggestion("demon_attck", ["DemonAttack", "Pong"])
     'did you mean DemonAttack?'
@@ -85,7 +85,7 @@ def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
 
 
 def canonical(name: str, known: Iterable[str]) -> str:
-    """Returns the known name that equals `name` up to capitals, underscores and hyphens, or `name` if none does.
+    """Returns the known name that equals `name` apart from capitals, underscores and hyphens, or `name` if none does.
 
     >>> canonical("shrink_perturb", ["reset", "shrink-perturb"])
     'shrink-perturb'

@@ -25,8 +25,8 @@ FREQUENCY = 1e5  # frequency of the sine that makes the targets of two states un
 def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float[Array, " neurons"]]:
     """Returns the mean absolute gradient of each neuron's incoming entries, divided by the mean of its layer.
 
-    `gradients` has the tree of the parameters. Scores average 1 over a layer, like those of activations, unless all its
-    gradients are zero. The cost is one pass over the gradients.
+    `gradients` has the same tree as the parameters. The scores of a layer average 1, unless all of its gradients are
+    zero. The cost is one pass over the gradients.
 
     >>> from dormant import trace
     >>> params = {"hidden": {"w": jnp.ones((2, 3))}, "head": {"w": jnp.ones((3, 1))}}
@@ -35,8 +35,8 @@ def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float
     >>> gradient_scores(wiring, gradients)["hidden"].tolist()
     [0.0, 1.0, 2.0]
 
-    Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL" (ReGraMa). Its
-    ports also use the gradient of the batch's mean loss. We count biases among the incoming entries.
+    Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL" (ReGraMa).
+    Like its ports, we use the gradient of the batch's mean loss. We count biases among the incoming entries.
     """
     ones = by_path(jax.tree.map(lambda leaf: jnp.ones(leaf.shape), gradients))
     gradient_sizes = by_path(jax.tree.map(magnitudes, gradients))
@@ -50,7 +50,7 @@ def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float
 def contributions(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
     """Returns the mean absolute activation of each neuron, times the sum of its absolute outgoing weights.
 
-    If a neuron is read through several non-linearities, the largest of its mean activations is used.
+    If a neuron is read through several non-linearities, it has one mean activation for each; the largest is used.
 
     Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning", contribution utility.
     """
@@ -76,7 +76,7 @@ def utilities(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[st
 
 
 def _activity(wiring: Wiring, params: PyTree[Array], inputs: PyTree, centred: bool) -> dict[str, Array]:
-    """Returns the mean absolute activation (or deviation, if `centred`) of each neuron. NaN as in `Wiring.scores`."""
+    """Returns each neuron's mean absolute activation, or deviation if `centred`. NaN as in `Wiring.scores`."""
     means = {layer.name: jnp.zeros(layer.width) for layer in wiring.layers}
     for layer, neurons, values in wiring.measure(params, *inputs):
         rows = values.reshape(-1, values.shape[-1])
@@ -100,7 +100,8 @@ def effective_rank(matrix: Matrix) -> Float[Array, ""]:
     """Returns exp(-sum_i p_i log p_i), where p_i = s_i / sum_j s_j: the exponential entropy of the singular values s.
 
     It lies between 1 and the rank, and need not be an integer. A zero matrix has effective rank 0, which is our choice.
-    The cost is that of the singular values, as in `srank` and `stable_rank`: samples * neurons * min(samples, neurons).
+    The cost is that of the singular values: samples * neurons * min(samples, neurons). `srank` and `stable_rank` cost
+    the same.
 
     >>> round(float(effective_rank(np.diag([1.0, 1.0, 0.0]))), 3)
     2.0
@@ -109,14 +110,14 @@ def effective_rank(matrix: Matrix) -> Float[Array, ""]:
     """
     shares = _shares(matrix)
     entropy = -jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1.0)), 0.0))
-    total = shares.sum()  # 1, 0 for a zero matrix, or NaN
+    total = shares.sum()  # 1; 0 for a zero matrix; NaN if an entry is NaN
     return jnp.where(total > 0, jnp.exp(entropy), total)
 
 
 def srank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
     """Returns the smallest k such that the k largest singular values sum to at least 1 - delta times the total.
 
-    Kumar et al. call it the effective rank. It is not the stable rank. A zero matrix has srank 0.
+    Kumar et al. call it the effective rank. It differs from the stable rank. A zero matrix has srank 0.
 
     >>> int(srank(np.diag([3.0, 1.0, 0.01])))
     2
@@ -183,8 +184,8 @@ def effective_learning_rates(before: PyTree, after: PyTree) -> dict[str, Float[A
     >>> {path: round(float(rate), 3) for path, rate in effective_learning_rates(before, after).items()}
     {'w': 0.1}
 
-    Source: Lyle et al. 2024, "Normalization and effective learning rates in reinforcement learning". In a network
-    with normalisation, a step of the same length changes the outputs less if the weights are larger.
+    Source: Lyle et al. 2024, "Normalization and effective learning rates in reinforcement learning". In a network with
+    normalisation, larger weights make a step of a given length change the outputs less.
     """
     moved = jax.tree.map(lambda old, new: _inexact(new) - _inexact(old), before, after)
     steps, lengths = weight_norms(moved), weight_norms(before)
@@ -219,7 +220,7 @@ def policy_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
 def gradient_dormancy(wiring: Wiring, gradients: PyTree[Array], tau: float = 0.01) -> Float[Array, ""]:
     """Returns the fraction of neurons whose gradient score is at most tau; see `gradient_scores`.
 
-    `gradients` has the tree of the parameters. The cost is one pass over the gradients.
+    `gradients` has the same tree as the parameters. The cost is one pass over the gradients.
 
     Raises ValueError for a negative tau.
     Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL".
@@ -230,9 +231,10 @@ def gradient_dormancy(wiring: Wiring, gradients: PyTree[Array], tau: float = 0.0
 def dormant_interval(activations: Mapping[str, Num[AnyArray, "samples ..."]], tau: float = 0.1) -> Interval:
     """Returns the dormant fraction over all layers, with a sampling interval. Activations are [samples, ..., neurons].
 
-    The low end counts the neurons that are certainly dormant, the high end those that may be dormant, given the bounds
-    of `score_bounds`. Samples must not influence each other. The cost is three passes over the activations and a sort
-    of each layer's neurons.
+    A neuron is certainly dormant if even the upper bound of its score is at most tau, and may be dormant if the lower
+    bound is; see `score_bounds`. The interval runs from the fraction of certainly dormant neurons to the fraction of
+    neurons that may be dormant. Samples must not influence each other. The cost is three passes over the activations
+    and a sort of each layer's neurons.
 
     >>> maps = {"dense": jnp.array([[1.0, 2.0, 0.0]] * 25 + [[2.0, 1.0, 0.0]] * 25)}
     >>> [round(float(value), 2) for value in dormant_interval(maps, tau=0.01)]
@@ -242,18 +244,19 @@ def dormant_interval(activations: Mapping[str, Num[AnyArray, "samples ..."]], ta
     Source: ours; ratio estimates, Cochran 1977, "Sampling techniques", section 6.3.
     """
     bounds = {name: score_bounds(values) for name, values in activations.items()}
-    # The highest credible scores give the lowest fraction.
+    # The upper bounds of the scores give the lower bound of the fraction.
     high, share, low = (dormant_fraction({name: rows[row] for name, rows in bounds.items()}, tau) for row in range(3))
     return Interval._make((share, low, high))
 
 
 def score_bounds(activations: Num[AnyArray, "samples ..."]) -> Float[Array, "3 neurons"]:
-    """Returns the lowest credible score, the score, and the highest credible score of each neuron, as three rows.
+    """Returns each neuron's lower 95 % confidence bound, its score, and its upper 95 % confidence bound, as three rows.
 
-    The bounds lie 1.96 standard errors of a ratio of means below and above the score. The upper bound also assumes one
-    more sample, on which the neuron is as active as on its active samples (or as the layer's median if it is silent).
-    A small batch shows neither the activity nor the variance of a silent neuron. Without the added sample, the interval
-    of a dormant fraction misses the true value most of the time.
+    The bounds lie 1.96 standard errors of a ratio of means below and above the score. A neuron that happens to be
+    silent in a small batch has zero mean and zero variance there, so its plain interval would be too narrow: the
+    interval of a dormant fraction would miss the true value most of the time. The upper bound therefore adds one
+    hypothetical sample. On it, the neuron's activation is its mean over the samples on which it is active. For a neuron
+    that is never active, it is the median of these means over the layer.
 
     >>> activations = np.array([[1.0, 2.0, 0.0]] * 25 + [[2.0, 1.0, 0.0]] * 25, np.float32)
     >>> np.round(score_bounds(activations), 2).tolist()[0]
@@ -307,7 +310,7 @@ def _singular_values(matrix: Matrix) -> Float[Array, " values"]:
 
 
 def _inexact(values: Num[AnyArray, "..."]) -> Num[Array, "..."]:
-    """Converts values to single precision. Double precision and complex values are kept."""
+    """Converts integers and lower precisions to single precision. Double precision and complex values are kept."""
     values = jnp.asarray(values)
     if jnp.issubdtype(values.dtype, jnp.complexfloating):
         return values
@@ -329,8 +332,9 @@ def target_fitting_error(
     """Returns the mean squared error on random targets after training `params` with a new optimizer state.
 
     Targets are sin(1e5 * y), where y are the outputs of a network drawn by `network.init(key)`. A network that lost its
-    plasticity has a larger error than a fresh one. Compare the error with that of `params=network.init(another_key)`.
-    `params`, for example from a checkpoint, are not changed. The cost is `gradient_steps` on all `inputs`.
+    plasticity has a larger error than a fresh network, so compare the error with the one for
+    `params=network.init(another_key)`. `params` may come from a checkpoint and are not changed. The cost is
+    `gradient_steps` gradient steps on all `inputs`.
 
     >>> from dormant import Network, trace
     >>> apply = lambda params, x: jax.nn.relu(x @ params["hidden"]["w"]) @ params["head"]["w"]
@@ -345,9 +349,9 @@ def target_fitting_error(
     >>> bool(error(params) < 0.01), bool(error(dead) > 0.1)
     (True, True)
 
-    Raises ValueError for less than one gradient step.
+    Raises ValueError if `gradient_steps` is below 1.
     Source: Lyle et al. 2022, "Understanding and preventing capacity loss in reinforcement learning". They average over
-    several sets of targets; to do the same, map this function over keys.
+    several sets of targets; to average as they do, map this function over keys.
     """
     if gradient_steps < 1:
         raise ValueError(f"gradient_steps must be at least 1, got {gradient_steps}.")

@@ -26,7 +26,7 @@ class Model(NamedTuple):
     """The user's network as functions.
 
     `split` returns the parameters of the object that the user trains. `joined` returns that object with new parameters.
-    The object holds more than parameters for NNX and Equinox.
+    In NNX and Equinox, the object holds more than its parameters.
     """
 
     apply: Apply
@@ -36,7 +36,7 @@ class Model(NamedTuple):
 
 
 class InterventionState(NamedTuple):
-    """The states of the wrapped optimizer and the intervention, the number of `intervene` calls, and a key's data."""
+    """States of the wrapped optimizer and of the intervention, the number of `intervene` calls, and a random key."""
 
     inner: PyTree
     intervention: PyTree
@@ -52,14 +52,14 @@ def with_intervention(
     *inputs: PyTree,
     key: Array | None = None,
 ) -> "InterveningOptimizer":
-    """Returns the optimizer `tx` with two more methods: `intervene`, and `measure` for the share of dormant neurons.
+    """Returns the optimizer `tx` with two more methods: `intervene`, and `measure` for the fraction of dormant neurons.
 
     Use it in place of `tx`. After each gradient step, call `intervene` with parameters, optimizer state and a batch.
 
     - `apply`: `apply(params, *inputs)` runs the network, such as `model.apply` in Flax Linen. You can also pass a model
       of Flax NNX or Equinox itself.
-    - `init`: `init(key)` or `init(key, *inputs)` returns fresh parameters, such as `model.init`. For NNX, a function
-      from `nnx.Rngs` to a fresh model; for Equinox, from a key to a fresh model.
+    - `init`: `init(key)` or `init(key, *inputs)` returns fresh parameters, such as `model.init`. For NNX, it takes
+      `nnx.Rngs` and returns a fresh model. For Equinox, it takes a key and returns a fresh model.
     - `inputs`: a batch of example inputs. An Equinox model is mapped over the batch.
     - `key`: the source of fresh weights, `jax.random.key(0)` by default. Networks with different initial parameters
       get different fresh weights.
@@ -77,7 +77,7 @@ def with_intervention(
     ['dormant/0.1/all', 'dormant/0.1/hidden', 'recycled/hidden']
 
     Raises TypeError for a wrong argument, ValueError if no example input is given, and TraceError if `apply` has no
-    layer of neurons. `tx.init` raises ValueError for parameters of another structure than those that `init` returns.
+    layer of neurons. `tx.init` raises ValueError unless its parameters have the structure of those that `init` returns.
     """
     _check_optimizer(tx)
     checked_intervention(intervention)
@@ -109,7 +109,7 @@ class InterveningOptimizer:
         params = self.model.split(params)
         inner = self.tx.init(params)
         state = self.intervention.init(Learner(params, inner), self.network(params))
-        own = jax.random.fold_in(self.key, _bits(params))  # seeds mapped by `vmap` share `self.key`
+        own = jax.random.fold_in(self.key, _bits(params))  # because seeds mapped by `vmap` share `self.key`
         return InterventionState(inner, state, jnp.zeros((), jnp.int32), jax.random.key_data(own))
 
     def update(
@@ -123,16 +123,17 @@ class InterveningOptimizer:
     def intervene(self, trained: Trained, *inputs: PyTree) -> Trained:
         """Returns `trained` after the intervention. Call it after each gradient step; it can be compiled.
 
-        `trained` is a Flax TrainState or another object with `params` and `opt_state`, or a pair (params, opt_state).
-        For Equinox it is a pair (model, opt_state). For NNX it is a pair (model, optimizer), which changes in place.
+        `trained` is a Flax TrainState, another object with `params` and `opt_state`, or a pair (params, opt_state). For
+        Equinox it is a pair (model, opt_state). For NNX it is a pair (model, optimizer), and both change in place.
 
-        Raises TypeError for any other type. Raises ValueError for the state of another optimizer, or for inputs that do
+        Raises TypeError for any other type. Raises ValueError if another optimizer made the state, or if the inputs do
         not fit the network.
         """
         self._check_inputs(inputs)
         old, opt_state = _parts(trained)
         params, state = self.model.split(old), _checked(opt_state)
-        # Each step gets its own key. `fold_in` would cost 50 us, also on steps that need no random numbers.
+        # Each step needs its own key. Adding the step count is cheap; `fold_in` would cost 50 us at every step, even at
+        # steps that draw no random numbers.
         data = state.key.at[-1].add(state.gradient_steps.astype(jnp.uint32))
         key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(self.key))
         learner, inner = self.intervention.update(
@@ -142,7 +143,7 @@ class InterveningOptimizer:
         return _rejoined(trained, self.model.joined(old, learner.params), after)
 
     def measure(self, trained: Any, *inputs: PyTree, tau: float = 0.1) -> dict[str, Array]:
-        """Returns the share of tau-dormant neurons, in total and per layer, and the recycled neurons per layer."""
+        """Returns the fraction of tau-dormant neurons, in total and per layer, and the recycled neurons per layer."""
         self._check_inputs(inputs)
         old, opt_state = _parts(trained)
         params = self.model.split(old)
@@ -156,7 +157,7 @@ class InterveningOptimizer:
         }
 
     def network(self, params: PyTree[Array]) -> Network:
-        """Returns the network for parameters of this structure. Each structure is traced once."""
+        """Returns the network for parameters with this structure. Each structure is traced only once."""
         structure = jax.tree.structure(params)
         if structure not in self.networks:
             apply, make = self._for(structure)
@@ -175,7 +176,7 @@ class InterveningOptimizer:
     def _for(self, structure: PyTree) -> tuple[Apply, Callable[[Array], PyTree[Array]]]:
         """Returns `apply` and `make` for parameters of this structure.
 
-        The structure must be that of the whole tree that `init` returns, or of its "params" entry (Flax).
+        The structure must equal that of the whole tree that `init` returns, or that of its "params" entry (Flax).
         """
         made = jax.eval_shape(self.model.make, self.key)
         if jax.tree.structure(made) == structure:
@@ -191,8 +192,8 @@ class InterveningOptimizer:
                 key
             )["params"]
         raise ValueError(
-            f"the optimizer got parameters of the structure {structure}, and `init` makes {jax.tree.structure(made)}; "
-            "expected the same."
+            f"expected parameters with the structure that `init` makes, {jax.tree.structure(made)}; the optimizer got "
+            f"{structure}."
         )
 
     def _check_inputs(self, inputs: tuple[PyTree, ...]) -> None:
@@ -216,8 +217,8 @@ def _check_optimizer(tx: Any) -> None:
 def _checked(state: object) -> InterventionState:
     if not isinstance(state, InterventionState):
         raise ValueError(
-            "the optimizer's state was made by another optimizer: call `init` of the one that with_intervention "
-            f"returned, or pass that one to TrainState.create or nnx.Optimizer; got {type(state).__name__}."
+            "the optimizer's state was made by another optimizer: call `init` of the optimizer that with_intervention "
+            f"returned, or pass that optimizer to TrainState.create or nnx.Optimizer; got {type(state).__name__}."
         )
     return state
 
@@ -267,7 +268,7 @@ def _takes_only_a_key(init: Callable[..., PyTree]) -> bool:
         return False
     except ValueError:  # for functions without a signature, such as some built-in ones
         return True
-    # Flax's Module.init takes (key, *args, **kwargs) and needs the inputs.
+    # A function with *args, such as Flax's Module.init, takes the inputs as well.
     return not any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(init).parameters.values())
 
 
@@ -283,7 +284,7 @@ def _loaded_nnx() -> Any:
 
 
 def _nnx_model(model: Any, init: Callable[..., PyTree]) -> Model | None:
-    """Returns the functions of a Flax NNX model, whose parameters become a tree of arrays. None for other models."""
+    """Returns the functions of a Flax NNX model, whose parameters become a tree of arrays, or None for other models."""
     nnx = _loaded_nnx()
     if nnx is None or not isinstance(model, nnx.Module):
         return None
@@ -305,7 +306,7 @@ def _nnx_model(model: Any, init: Callable[..., PyTree]) -> Model | None:
 
 
 def _equinox_model(model: Any, init: Callable[..., PyTree]) -> Model | None:
-    """Returns the functions of an Equinox model, whose parameters are its float arrays. None for other models."""
+    """Returns the functions of an Equinox model, whose parameters are its float arrays, or None for other models."""
     eqx = sys.modules.get("equinox")
     if eqx is None or not isinstance(model, eqx.Module):
         return None
@@ -323,7 +324,7 @@ def _equinox_model(model: Any, init: Callable[..., PyTree]) -> Model | None:
 
 
 def _made(init: Callable[..., PyTree], key: Array) -> PyTree:
-    """Returns a fresh model. Equinox's own classes take the key as a keyword argument."""
+    """Returns a fresh model. The key is passed by name if `init` requires that, as Equinox's own classes do."""
     try:
         inspect.signature(init).bind(key)
     except TypeError:

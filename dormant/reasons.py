@@ -1,4 +1,4 @@
-"""What is told of a network in JAX or PyTorch: reports, printed wirings, and why layers are not recycled."""
+"""Reports, printed wirings, and reasons why layers are not recycled, for networks in JAX and PyTorch."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 WIDTH = 120  # columns
 NARROWEST = 8  # fewest columns of a wrapped cell
-SENTENCE = 40  # narrowest last column (sentences) before the other columns are wrapped
+SENTENCE = 40  # the last column holds sentences and shrinks to this width before other columns are wrapped
 
 
 class Reason(str):
@@ -41,7 +41,7 @@ RUNS = "make forward run on the example inputs in training mode, with gradients 
 
 
 def cures(reasons: Mapping[str, Sequence[str]]) -> list[str]:
-    """Returns one line per cure with the layers that it helps. `reasons` maps names of layers to their reasons.
+    """Returns one line per cure, with the layers that need the cure. `reasons` maps each layer's name to its reasons.
 
     >>> cures({"conv": [Reason("its kernel is frozen", TRAIN)], "dense": []})
     ['to recycle conv: let a gradient reach that parameter, or leave the layer as it is']
@@ -56,7 +56,7 @@ def cures(reasons: Mapping[str, Sequence[str]]) -> list[str]:
 
 @runtime_checkable
 class Told(Protocol):
-    """An object that has the reasons and couplings of a layer."""
+    """An object with a layer's reasons and couplings."""
 
     @property
     def reasons(self) -> Sequence[str]: ...
@@ -79,7 +79,7 @@ class Layer(Told, Protocol):
 
 
 def printed_wiring(layers: Sequence[Layer], outputs: Sequence[str], not_followed: Mapping[str, str]) -> str:
-    """Returns a table of the layers, followed by the output layers, the parameters not followed, and the cures."""
+    """Returns a table of the layers, then the output layers, the parameters that are not followed, and the cures."""
     rows = [("layer", "neurons", "fed by", "read by", "recycled")]
     rows += [
         (layer.name, str(layer.width), _paths(layer.incoming), _paths(layer.outgoing), status(layer))
@@ -94,7 +94,7 @@ def printed_wiring(layers: Sequence[Layer], outputs: Sequence[str], not_followed
 
 
 def status(layer: Told) -> str:
-    """Returns the table cell that tells whether a layer is recycled, and if not, why."""
+    """Returns the table cell that states whether a layer is recycled, or why it is not."""
     if layer.reasons:
         return "no: " + "; ".join(layer.reasons)
     return "yes" + (f", but its neurons are coupled by {', '.join(layer.coupled_by)}" if layer.coupled_by else "")
@@ -121,7 +121,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     widths[-1] = min(widths[-1], max(SENTENCE, WIDTH - gaps - sum(widths[:-1])))
     while (over := sum(widths) + gaps - WIDTH) > 0 and max(widths) > NARROWEST:
         widest = widths.index(max(widths))
-        # The widest column shrinks to the width of the next widest, or to the width that fits.
+        # The widest column shrinks to the width of the second widest, or only as far as needed if that is less.
         next_widest = max((size for size in widths if size < widths[widest]), default=0)
         widths[widest] = max(next_widest, widths[widest] - over, NARROWEST)
     lines = []
@@ -134,7 +134,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 class Interval(NamedTuple):
-    """An estimate and the bounds of its 95 % interval, which are NaN if they are unknown; arrays in compiled code."""
+    """An estimate and the bounds of its 95 % interval. Unknown bounds are NaN. Compiled code returns arrays instead."""
 
     estimate: float
     low: float
@@ -145,8 +145,8 @@ class Interval(NamedTuple):
 class LayerReport:
     """Dormancy, effective rank and weight norm of one layer on the batch, or of all layers pooled.
 
-    The pooled report has NaN for the rank and the norm. A layer with NaN or infinite activations has NaN for the
-    scores, the share, the interval and the effective rank.
+    In the report of all layers, the rank and the norm are NaN. For a layer with NaN or infinite activations, the
+    scores, the share, the interval and the effective rank are NaN.
     """
 
     name: str
@@ -161,13 +161,13 @@ class LayerReport:
 
     @property
     def share(self) -> float:
-        """The number of dormant neurons divided by the number of neurons; NaN if a score is NaN."""
+        """The number of dormant neurons divided by the number of neurons, or NaN if a score is NaN."""
         return float(self.interval.estimate)
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Reports of all layers of a network, in the order of computation, and of all layers pooled. Printed as a table."""
+    """Reports of each layer of a network, in the order of computation, and of all layers pooled. Prints as a table."""
 
     layers: tuple[LayerReport, ...]
     all: LayerReport

@@ -1,4 +1,4 @@
-"""Regularisers: penalties on the weights. The penalty's gradient is added to the loss gradient before the optimizer."""
+"""Regularisers: penalties on the weights. A penalty's gradient is added to the gradient that the optimizer gets."""
 
 import math
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class Penalty(Protocol):
 
 
 class Initial(NamedTuple):
-    """The initial weights. `graft` replaces the initial weights of a recycled neuron by its fresh weights."""
+    """The initial weights. If a neuron is recycled, `graft` replaces its initial weights by its fresh weights."""
 
     params: Params
 
 
 def penalised(penalty: Penalty | None, tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Returns the optimizer with the penalty's gradient added to each gradient; without a penalty, `tx` itself.
+    """Returns the optimizer with the penalty's gradient added to each gradient, or `tx` itself if `penalty` is None.
 
     Each step also computes the gradient of the penalty. The optimizer's state also holds a copy of the weights.
 
@@ -79,13 +79,13 @@ class L2Init:
 class Parseval:
     """The penalty strength * sum_l ||G_l - scale * I||^2, with G_l the Gram matrix of a layer's incoming vectors.
 
-    The penalty pulls the incoming vectors of a layer towards being orthogonal with squared length `scale`. It ignores
-    layers in `free`, by default output layers. The cost per layer is that of the Gram matrix: inputs * neurons^2.
+    The penalty pulls the incoming vectors of a layer towards orthogonal vectors of squared length `scale`. It ignores
+    the layers in `free`, by default the output layers. Computing the Gram matrix costs inputs * neurons^2 per layer.
 
     >>> float(Parseval(1.0)({"hidden": jnp.array([[1.0, 1.0], [0.0, 2.0]])}, {}))  # products 1, 1, 1, 5
     18.0
 
-    Raises ValueError for a negative strength or a scale that is not positive.
+    Raises ValueError if the strength is negative or the scale is not positive.
     Source: Chung et al. 2024, "Parseval regularization for continual reinforcement learning".
     """
 
@@ -96,7 +96,7 @@ class Parseval:
     def __post_init__(self) -> None:
         _check(self.strength)
         if not self.scale > 0:
-            raise ValueError(f"scale must be positive, got {self.scale}; 1 gives incoming vectors length 1.")
+            raise ValueError(f"scale must be positive, got {self.scale}; with 1, incoming vectors get length 1.")
 
     def __call__(self, params: Params, initial: Params) -> Float[Array, ""]:
         del initial
@@ -111,15 +111,16 @@ class Parseval:
 class Spectral:
     """strength * (sum_l (s_l^power - 1)^2 + sum_l ||b_l||^(2 * power)), with s_l a kernel's largest singular value.
 
-    The singular value comes from eight steps of power iteration from a fixed vector. They cost 16 products of the
-    kernel and a vector, much less than the gradient of a batch.
+    The singular value is estimated by eight steps of power iteration from a fixed vector. They cost 16 products of the
+    kernel and a vector, which is much less than the gradient of a batch.
 
     >>> round(float(Spectral(1.0, power=1)({"w": jnp.diag(jnp.array([3.0, 1.0])), "b": jnp.array([2.0])}, {})), 3)
     8.0
 
     Raises ValueError for a negative strength or a power below 1.
-    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They keep the vector of
-    the iteration between gradient steps. We do not penalise the scales of a normalisation.
+    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They continue the iteration from
+    the vector of the last gradient step; we restart it from a fixed vector. We do not penalise the scales of a
+    normalisation.
     """
 
     strength: float = 1e-4
@@ -152,7 +153,7 @@ def largest_singular_value(kernel: Float[Array, "inputs neurons"]) -> Float[Arra
     >>> round(float(largest_singular_value(jnp.diag(jnp.array([3.0, 1.0])))), 3)
     3.0
     """
-    # Uses sums in place of matrix products, which the tracer would treat as neuron layers.
+    # Computes products as sums, because the tracer would take matrix products for neuron layers.
     still = jax.lax.stop_gradient(kernel)
     right = jax.random.normal(jax.random.key(0), (kernel.shape[1],), kernel.dtype)  # an arbitrary vector
     left = _unit((still * right[None]).sum(axis=1))
@@ -173,4 +174,4 @@ def _total(terms: list[Array]) -> Float[Array, ""]:
 
 def _check(strength: float) -> None:
     if not 0 <= strength < math.inf:
-        raise ValueError(f"strength must not be negative, got {strength}; 0 leaves the weights alone.")
+        raise ValueError(f"strength must not be negative, got {strength}; 0 has no effect on the weights.")

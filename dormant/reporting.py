@@ -22,10 +22,11 @@ def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: f
     """Returns a report on each layer of `apply(params, *inputs)`: dormant neurons, intervals, ranks and weight norms.
 
     Every array of `inputs` has the samples of the batch along its first axis. A small batch makes too many neurons look
-    dormant, because some are active on few samples only. The low end of the interval counts the neurons that are
-    certainly dormant, the high end those that may be dormant, given the standard error of each neuron's score over
-    samples. The effective rank is that of the activations, with one row per sample and position; it is the largest one
-    if a layer is measured in several places. The weight norm is that of all incoming entries.
+    dormant, because some neurons are active on few samples only. The interval therefore accounts for the standard error
+    of each neuron's score over samples. Its lower bound counts the neurons that are certainly dormant, its upper bound
+    the neurons that may be dormant. The effective rank is the rank of the activations, with one row per sample and
+    position. If a layer is measured at several values, the report shows the largest of their ranks. The weight norm is
+    the norm of all incoming entries.
 
     >>> params = {"dense": {"kernel": jnp.diag(jnp.array([1.0, 1.0, 0.0]))}, "head": {"kernel": jnp.ones((3, 1))}}
     >>> def apply(params, x):
@@ -39,8 +40,8 @@ def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: f
     A layer with NaN or infinite activations has NaN in the table, and so does the row of all layers. A RuntimeWarning
     names the layers.
 
-    Raises ValueError for a negative tau, and if the inputs do not share their first axis or have no samples. Raises
-    TraceError like `trace`.
+    Raises ValueError if tau is negative, if the inputs differ in the length of their first axis, or if they have no
+    samples. Raises TraceError if `trace` does.
     Source: Sokar et al. 2023 for the scores. The interval is ours (see `score_bounds`).
     """
     checked_tau(tau)
@@ -65,8 +66,8 @@ def batch_size(inputs: Sequence[PyTree]) -> int:
         raise ValueError(f"expected at least one sample, got an empty batch: the inputs have shapes {shapes}.")
     if len(lengths) != 1 or not lengths - {None}:
         raise ValueError(
-            f"expected inputs that share a first axis, the samples of the batch; got shapes {shapes}. "
-            "Give other arguments to the function beforehand: lambda params, x: apply(params, x, key)."
+            f"every input must have the batch as its first axis, with the same length; got shapes {shapes}. Bind "
+            "arguments that are not batched inputs with a lambda, e.g. lambda params, x: apply(params, x, key)."
         )
     (length,) = lengths
     return int(length or 0)
@@ -80,7 +81,7 @@ def _warn_of(diverged: Sequence[str]) -> None:
 
 
 def _by_sample(wiring: Wiring, params: PyTree, inputs: Sequence[PyTree]) -> list[Activation]:
-    """Returns activations as [samples, ..., neurons]. The network runs per sample, so that samples come first."""
+    """Returns activations as [samples, ..., neurons]. Runs the network once per sample to get this order of axes."""
     found: list[Activation] = []
 
     def measure(sample: Sequence[PyTree]) -> list[Array]:
@@ -99,9 +100,9 @@ def _magnitudes(place: Activation) -> Float[np.ndarray, "samples neurons"]:
 def _layer_bounds(
     wiring: Wiring, places: Sequence[Activation], scores: dict[str, Float[np.ndarray, " neurons"]]
 ) -> dict[str, Float[np.ndarray, "2 neurons"]]:
-    """Returns the score bounds of each layer. If a neuron is measured in several places, returns the largest bounds.
+    """Returns the score bounds of each layer: the largest bounds, for a neuron that is measured at several values.
 
-    Bounds are NaN if samples influence each other, and in layers with NaN or infinite activations.
+    All bounds are NaN if samples influence each other. The bounds of a layer with NaN or infinite activations are NaN.
     """
     bounds = {layer.name: np.zeros((2, layer.width)) for layer in wiring.layers}
     alone = {layer.name: np.zeros(layer.width) for layer in wiring.layers}

@@ -38,18 +38,19 @@ def graft(
 ) -> Learner:
     """Returns the learner with masked weights taken from `donor`, and the optimizer state of these weights reset.
 
-    `mask` has the tree of the parameters; each leaf is a Boolean array that broadcasts to its parameter. Reset state
-    has the values of `tx.init` for the new parameters: zero for Adam's moments, the initial accumulator for Adagrad,
-    the weight itself if an optimizer keeps a copy of it (schedule-free's z). `optax.tree_utils.tree_map_params` finds
-    the state of each parameter, so any optax chain works, including weight decay and `inject_hyperparams`. All other
-    state (step counts, schedules) does not change. If `forget` is given, it is the mask of the state to reset.
+    `mask` has the same tree as the parameters; each leaf is a Boolean array that broadcasts to its parameter. Reset
+    state has the values of `tx.init` for the new parameters: zero for Adam's moments, the initial accumulator for
+    Adagrad, the new weight if the optimizer keeps a copy of the weights (schedule-free's z).
+    `optax.tree_utils.tree_map_params` finds the state of each parameter, so any optax chain works, including weight
+    decay and `inject_hyperparams`. All other state (step counts, schedules) does not change. If `forget` is given, it
+    masks the state to reset in place of `mask`.
 
     >>> tx = optax.sgd(0.1, momentum=0.9); params = {"w": jnp.ones(3)}
     >>> learner = Learner(params, tx.init(params))
     >>> graft(learner, {"w": jnp.array([True, False, False])}, {"w": jnp.zeros(3)}, tx).params["w"].tolist()
     [0.0, 1.0, 1.0]
 
-    Raises ValueError if the optimizer keeps state of another shape for a parameter of which only some entries change.
+    Raises ValueError if only some entries of a parameter change and its optimizer state does not have its shape.
     Source: Sokar et al. 2023, algorithm 1. The reference code expects the moments in `opt_state[0]`, sets them to
     zero, and keeps the moments of biases.
     """
@@ -68,7 +69,7 @@ def _replace(old: Array, hit: Array, new: Array) -> Array:
 
 
 def _state_mask(tx: optax.GradientTransformation, learner: Learner, mask: PyTree[Bool[Array, "..."]]) -> PyTree:
-    """Returns the optimizer state with the state of each parameter replaced by its mask, and other leaves by None."""
+    """Returns the optimizer state with each parameter's state replaced by its mask, and all other leaves by None."""
     misfits: list[str] = []
 
     def note(state: PyTree, hit: PyTree, param: PyTree) -> PyTree:
@@ -84,13 +85,13 @@ def _state_mask(tx: optax.GradientTransformation, learner: Learner, mask: PyTree
         hits = mapped(tx, note, learner.opt_state, mask, learner.params, is_leaf=is_absent)
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
-            "the optimizer's state could not be matched with the parameters; expected one array of the parameter's own "
-            f"shape per parameter, as optax.tree_utils.tree_map_params finds them: {error}"
+            "the optimizer's state could not be matched with the parameters; expected one array per parameter, with "
+            f"the parameter's shape, as optax.tree_utils.tree_map_params finds them: {error}"
         ) from error
     if misfits:
         raise ValueError(
-            f"the optimizer keeps {misfits[0]}; only state of the parameter's own shape can be reset for some "
-            "of its weights."
+            f"the optimizer keeps {misfits[0]}; state can be reset for single weights only if it has the "
+            "parameter's shape."
         )
     return hits
 
@@ -98,9 +99,9 @@ def _state_mask(tx: optax.GradientTransformation, learner: Learner, mask: PyTree
 def untrained(tx: optax.GradientTransformation, params: Params) -> frozenset[str]:
     """Returns the paths of the parameters that an optimizer does not train, such as those of `optax.set_to_zero`.
 
-    A parameter is trained if its update depends on its gradient or on itself. An update that equals the gradient does
-    not count: `optax.masked` returns it for parameters outside of its mask. The result is empty if no trained
-    parameter is found, or if the optimizer can't be traced.
+    A parameter is trained if its update depends on its gradient or on the parameter. It is not trained if its update
+    equals its gradient, because `optax.masked` returns the gradient for parameters outside of its mask. The result is
+    empty if no trained parameter is found, or if the optimizer can't be traced.
 
     >>> tx = optax.multi_transform({"train": optax.adam(1e-3), "fix": optax.set_to_zero()}, {"w": "train", "b": "fix"})
     >>> sorted(untrained(tx, {"w": jnp.ones(2), "b": jnp.ones(2)}))
@@ -119,7 +120,7 @@ def _untrained(tx: optax.GradientTransformation, structure: Any, kinds: tuple[tu
     try:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             traced = flat_program(lambda *one: tx.update(*one)[0], params, jax.eval_shape(tx.init, params), params)
-    except Exception:  # an optimizer that takes more arguments, or uses concrete values
+    except Exception:  # raised by an optimizer that takes more arguments, or that uses concrete values
         return (False,) * len(kinds)
     own = [*range(len(kinds)), *[-1] * (len(traced.inputs) - 2 * len(kinds)), *range(len(kinds))]
     seen = {number: {leaf} - {-1} for number, leaf in zip(traced.inputs, own, strict=True)}
@@ -134,16 +135,17 @@ def _untrained(tx: optax.GradientTransformation, structure: Any, kinds: tuple[tu
 
 
 def restart_step_count(learner: Learner, due: Bool[Array, ""]) -> Learner:
-    """Returns the learner with the step counts of bias correction set to zero where `due`.
+    """Returns the learner with the step counts of bias correction set to zero if `due`.
 
-    These are the counts in a state with `mu` or `nu`, such as Adam's. The counts of schedules do not change.
+    These counts are in the states with `mu` or `nu`, such as Adam's. The counts of schedules do not change.
 
     >>> tx = optax.adam(1e-3); params = {"w": jnp.ones(1)}
     >>> _, state = tx.update(params, tx.init(params))
     >>> int(restart_step_count(Learner(params, state), jnp.array(True)).opt_state[0].count)
     0
 
-    Source: timoklein/redo sets the count of each tensor to zero at every check. We do it only if a neuron is recycled.
+    Source: timoklein/redo sets the count of each tensor to zero at every check. We set it to zero only if a neuron is
+    recycled.
     """
 
     def counts(state: object) -> bool:
@@ -159,13 +161,13 @@ def restart_step_count(learner: Learner, due: Bool[Array, ""]) -> Learner:
 
 
 def first_moments(learner: Learner) -> Params:
-    """Returns the running average of each parameter's gradient from the optimizer state: `mu` or `trace`.
+    """Returns the running average of each parameter's gradient, which the optimizer state holds as `mu` or `trace`.
 
-    If weight decay comes first in the chain, the average includes the decay.
+    If the chain applies weight decay before the average, the average includes the decay.
 
     >>> tx = optax.adam(1e-3, b1=0.9); params = {"w": jnp.ones(1)}
     >>> _, state = tx.update({"w": jnp.array([2.0])}, tx.init(params))
-    >>> round(float(first_moments(Learner(params, state))["w"][0]), 3)  # not corrected for starting at zero
+    >>> round(float(first_moments(Learner(params, state))["w"][0]), 3)  # without bias correction
     0.2
 
     Raises ValueError if the state has no running average for some parameter.
@@ -177,8 +179,8 @@ def first_moments(learner: Learner) -> Params:
             found = [new if old is None else old for old, new in zip(found, _leaves(tree, learner.params), strict=True)]
     if any(leaf is None for leaf in found):
         raise ValueError(
-            "the optimizer's state has no running average of every parameter's gradient; expected one with `mu` or "
-            "`trace`, such as Adam or SGD with momentum."
+            "the optimizer's state does not average the gradient of every parameter; expected a state with `mu` or "
+            "`trace`, such as that of Adam or SGD with momentum."
         )
     return jax.tree.unflatten(structure, found)
 
@@ -193,7 +195,7 @@ def _leaves(tree: PyTree, params: Params) -> list[Array | None]:
 
     try:
         jax.tree.map(note, tree, params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
-    except ValueError:  # `tree` is not a running average but, say, a parameter called mu
+    except ValueError:  # `tree` is no running average: a parameter may be called mu
         return [None] * len(jax.tree.leaves(params))
     return leaves
 
@@ -212,7 +214,7 @@ class Recycled(NamedTuple):
 
 @dataclass(frozen=True)
 class Renewal:
-    """Options for renewing a chosen neuron's weights and their optimizer state; `ReDo` explains all four.
+    """How a chosen neuron's weights and their optimizer state are renewed; `ReDo` explains the four options.
 
     >>> Renewal(incoming="scaled").outgoing
     'zero'
@@ -250,7 +252,7 @@ def renewed(key: Array, learner: Learner, network: Network, masks: Masks, renewa
 
 
 def _scaled(donor: PyTree[Array], params: PyTree[Array], layers: Sequence[NeuronLayer], masks: Masks) -> PyTree[Array]:
-    """Returns the donor with incoming kernel vectors scaled to the mean vector length of the kept neurons."""
+    """Returns the donor with each incoming kernel vector scaled to the mean length of the kept neurons' vectors."""
     new, old = (by_path(tree) for tree in (donor, params))
     for layer in layers:
         kept = ~masks[layer.name]
@@ -269,10 +271,10 @@ def _scaled(donor: PyTree[Array], params: PyTree[Array], layers: Sequence[Neuron
 def recyclable(
     network: Network, params: PyTree, names: tuple[str, ...] | None, coupled: Literal["recycle", "skip"]
 ) -> list[NeuronLayer]:
-    """Returns the layers that can be recycled. `names` limits them to the layers or networks with these names.
+    """Returns the layers that can be recycled, or those among them that `names` lists by layer or network.
 
-    A layer can't be recycled if the optimizer does not train a parameter that feeds or reads it,
-    because the new neurons would not learn. Warns of such layers if `names` is None.
+    The new neurons of a layer would not learn if the optimizer does not train a parameter that feeds or reads them, so
+    such a layer can't be recycled. Warns of these layers if `names` is None. Raises ValueError if `names` contains one.
     """
     wiring, fixed = network.wiring, untrained(network.tx, params)
     reasons = {layer.name: layer.reasons or _untrained_reasons(layer, fixed) for layer in wiring.layers}
@@ -298,7 +300,7 @@ def _untrained_reasons(layer: NeuronLayer, fixed: Collection[str]) -> tuple[str,
 
 
 def _within(wiring: Wiring, network: str) -> list[str]:
-    """Returns the names of the layers of one network: those that start with the network's name and a slash."""
+    """Returns the names of the layers of one network. They start with the network's name and a slash."""
     return [layer.name for layer in wiring.layers if layer.name.startswith(f"{network}/")]
 
 
@@ -335,7 +337,7 @@ def everything(params: PyTree[Array]) -> PyTree[Bool[Array, "..."]]:
 
 
 def recycled_counts(state: PyTree) -> dict[str, Int[Array, ""]]:
-    """Returns the number of recycled neurons per layer from the state of any intervention; empty if it recycles none.
+    """Returns the recycled neurons per layer from the state of any intervention, or {} if it recycles no neurons.
 
     >>> int(recycled_counts((Recycled({"dense": jnp.array(3)}), ()))["dense"])
     3

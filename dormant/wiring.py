@@ -21,9 +21,9 @@ Masks = Mapping[str, Bool[Array, " neurons"]]
 class NeuronLayer:
     """A layer of neurons, with the parameter entries that feed and read each neuron.
 
-    `incoming` and `outgoing` map the path of a parameter to an integer array that broadcasts to its shape: the index of
-    the neuron to which each entry belongs, or -1. If the layer can't be recycled, `reasons` explains why. `coupled_by`
-    names the normalisations through which its neurons influence each other.
+    `incoming` and `outgoing` map the path of a parameter to an integer array that broadcasts to the parameter's shape.
+    It holds the index of the neuron to which each entry belongs, or -1. If the layer can't be recycled, `reasons`
+    explains why. `coupled_by` names the normalisations through which its neurons influence each other.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Wiring:
     """The neuron layers of a traced function, in the order of computation. `outputs` names the output layers.
 
     `not_followed` maps the path of each parameter that neither feeds nor reads a neuron to a description of its use.
-    It includes the parameters inside unknown operations. `layers` does not contain the layers inside such operations.
+    It includes the parameters that unknown operations use. `layers` does not contain layers inside such operations.
 
     >>> from dormant import trace
     >>> def apply(params, x):
@@ -79,7 +79,8 @@ class Wiring:
     def activations(self, params: PyTree, *inputs: PyTree) -> dict[str, Array]:
         """Runs the traced function and returns the activations of every layer, each [*samples, neurons].
 
-        A layer that is read through several non-linearities has one entry for each: `name`, `name@2` and so on.
+        A layer that is read through several non-linearities has one entry per non-linearity: `name`, `name@2` and so
+        on.
         """
         found: dict[str, Array] = {}
         for activation in self.measure(params, *inputs):
@@ -90,9 +91,9 @@ class Wiring:
     def scores(self, params: PyTree, *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
         """Returns the score of every neuron of every layer.
 
-        If a neuron is read through several non-linearities (CReLU, shared weights), its score is the largest over them:
-        the neuron is dormant only if it is dormant after each. A layer with a NaN or infinite activation has NaN for
-        all of its neurons.
+        If a neuron is read through several non-linearities (CReLU, shared weights), it has a score after each. The
+        largest is returned, so the neuron counts as dormant only if it is dormant after each of them. A layer with a
+        NaN or infinite activation has NaN for all of its neurons.
         """
         scores = {layer.name: jnp.zeros(layer.width) for layer in self.layers}
         for layer, neurons, values in self.measure(params, *inputs):
@@ -116,7 +117,8 @@ class Wiring:
 class Network(NamedTuple):
     """The parts of a network that interventions use: its wiring, its initialiser and its optimizer.
 
-    `init(key)` returns fresh parameters with the same tree, so that every layer keeps its own initialiser.
+    `init(key)` returns fresh parameters with the tree of the network's parameters, so every layer keeps its
+    initialiser.
     """
 
     wiring: Wiring
@@ -146,7 +148,7 @@ def by_path(params: PyTree) -> dict[str, Any]:
 
 
 def entry_mask(params: PyTree, entries: Mapping[str, Entries], masks: Masks) -> PyTree[Bool[Array, "..."]]:
-    """Returns, per parameter, a mask of the entries of masked neurons. The mask broadcasts to the parameter's shape.
+    """Returns, per parameter, a mask of the masked neurons' entries. The mask broadcasts to the parameter's shape.
 
     `entries` maps a layer's name to its incoming or outgoing entries.
 

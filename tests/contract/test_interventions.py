@@ -137,7 +137,7 @@ STATEFUL = [each for each in INTERVENTIONS if not isinstance(each, Chain | Every
 def test_every_optimizer(intervention, optimizer):
     network, learner, inputs = start(intervention, optimizer)
     if intervention == Recycle("gradient", Dormant(0.5)) and optimizer in ("rmsprop", "adagrad", "schedule_free"):
-        with pytest.raises(ValueError, match="no running average of every parameter's gradient"):
+        with pytest.raises(ValueError, match="does not average the gradient of every parameter"):
             intervention.init(learner, network)
         return
     state = jax.eval_shape(lambda learner: intervention.init(learner, network), learner)

@@ -171,7 +171,7 @@ MISTAKES = {
         "TrainState.create",
     ),
     "the parameters alone": (lambda: optimizer().intervene(PARAMS, X), "expected the training state"),
-    "other parameters": (lambda: optimizer().init(PARAMS["params"]["Dense_0"]), "expected the same"),
+    "other parameters": (lambda: optimizer().init(PARAMS["params"]["Dense_0"]), "parameters with the structure"),
     "the wiring too early": (lambda: optimizer().wiring, "call `init` with the parameters first"),
 }
 

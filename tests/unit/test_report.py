@@ -166,7 +166,7 @@ def test_an_input_that_is_not_finite_is_told_too(params):
 def test_bad_input_is_refused(params):
     with pytest.raises(ValueError, match="tau must be at least 0"):
         dormant.report(apply, params, batch(8), tau=-1.0)
-    with pytest.raises(ValueError, match="share a first axis"):
+    with pytest.raises(ValueError, match="the batch as its first axis"):
         dormant.report(lambda params, x, y: apply(params, x) + y, params, batch(8), jnp.ones(()))
     with pytest.raises(ValueError, match=r"at least one sample, got an empty batch: .* \[\(0, 16\)\]"):
         dormant.report(apply, params, batch(0))
