@@ -45,7 +45,7 @@ BY_COLUMN = optax.GradientTransformation(
 
 @pytest.mark.parametrize("tx", [optax.adafactor(1e-3, min_dim_size_to_factor=2), optax.novograd(1e-3), BY_COLUMN])
 def test_state_that_has_no_entry_for_each_weight_is_refused(tx):
-    with pytest.raises(ValueError, match="own shape"):
+    with pytest.raises(ValueError, match="the parameter's shape"):
         graft(learner(tx), MASK, ZEROS, tx)
 
 
