@@ -5,7 +5,8 @@
 DQN and DrQ(eps) play an Atari game with the Nature CNN and batches of 32. SAC plays HalfCheetah-v5 with batches of 256.
 A measurement is one chunk of `dormant train`, with metrics and without a checkpoint. After a warm-up, the agents are
 measured in turn; each number is a median. In chunks with ReDo, ReDo acts after every gradient step, so that its cost
-exceeds the noise. The cost is per event, and relative to the gradient steps of the paper's period.
+exceeds the noise. The cost is printed per event, and as a fraction of the time that the gradient steps of the paper's
+period take.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from dormant.rl.atari import AtariTraining
 from dormant.rl.control import ControlTraining
 from dormant.rl.envs.atari import Atari
 
-PERIODS = {"DQN": 1_000, "DrQ(eps)": 1_000, "SAC": 200_000}  # gradient steps between two events of the paper's ReDo
+PERIODS = {"DQN": 1_000, "DrQ(eps)": 1_000, "SAC": 200_000}  # gradient steps between two events of ReDo in the paper
 RING: dict[str, Any] = {"replay_capacity": 1_000, "min_replay": 300}
 
 
@@ -56,7 +57,7 @@ def chunks(training: Any, folder: Path) -> Callable[[], Any]:
 
 
 def seconds(rows: dict[Any, Callable[[], Any]], repeats: int) -> dict[Any, float]:
-    """Median wall time of each function. They are called in turn, so that a disturbance affects all of them."""
+    """Median wall time of each function. Functions are called in turn, so that a disturbance affects all of them."""
     times: dict[Any, list[float]] = {name: [] for name in rows}
     for _ in range(repeats):
         for name, advance in rows.items():

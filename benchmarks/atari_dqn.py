@@ -2,11 +2,11 @@
 
     python benchmarks/atari_dqn.py [--repeats 5] [--steps 5] [--agent-steps 200] [--core 0]
 
-All rows use the same game, network (Nature CNN with SAME padding) and batch size of 32. After a warm-up they are
-measured in turn, `--repeats` times; each number is a median. Our gradient step uses a fixed batch; those of the
-stand-ins (atari_peers.py) include sampling it. A loop acts greedily, plays, stores, samples and learns. Operations are
-counted by hand, without element-wise operations and Adam. ReDo acts once per measurement; its cost is divided by
-the 1,000 gradient steps of its usual period. Networks use a GPU if there is one.
+All rows share one game, one network (Nature CNN with SAME padding) and a batch size of 32. After a warm-up they are
+measured in turn, `--repeats` times; each number is a median. Our gradient step uses a fixed batch; the gradient steps
+of the stand-ins (atari_peers.py) include sampling a batch. A loop acts greedily, plays, stores, samples and learns.
+Operations are counted by hand, without element-wise operations and Adam. ReDo acts once per measurement; its cost is
+divided by the 1,000 gradient steps of its usual period. Networks use a GPU if there is one.
 """
 
 import argparse
@@ -33,14 +33,15 @@ Step = Callable[[], Any]
 def step_operations() -> int:
     """Floating-point operations of one update: two forward passes, and the gradients of one of them.
 
-    A layer's gradient has one product for the kernel and one for the input. The first layer needs only the former.
+    A layer's gradient has one product for the kernel and one for the input. The first layer needs no gradient of its
+    input.
     """
     first, rest = 21 * 21 * 8 * 8 * 4 * 32, 11 * 11 * (4 * 4 * 32 * 64 + 3 * 3 * 64 * 64 + 64 * 512) + 512 * ACTIONS
     return 2 * BATCH * (3 * first + 4 * rest)
 
 
 def our_step() -> Step:
-    """A function that calls the compiled `DQN.update` once, always with the same batch."""
+    """A function that calls the compiled `DQN.update` once. Every call gets the same batch."""
     import jax
     import jax.numpy as jnp
 
@@ -95,7 +96,7 @@ def peer_step(name: str) -> Step:
 
 
 def peer_loop(name: str, ratio: float, agent_steps: int, redo: bool) -> Step:
-    """A function that takes `agent_steps` agent steps with their gradient steps, then, with `redo`, recycles once."""
+    """A function that takes `agent_steps` agent steps and their gradient steps. With `redo`, it then recycles once."""
     import atari_peers
 
     from dormant.rl.envs.atari import Atari, AtariGames
@@ -126,7 +127,7 @@ def matmul() -> Step:
 
 
 def seconds(rows: dict[str, Step], repeats: int, count: int = 1) -> dict[str, float]:
-    """Median wall time of one call of each function. They are measured in turn, so that a disturbance affects all."""
+    """Median wall time of one call of each function. Functions are timed in turn, so that a disturbance affects all."""
     import jax
 
     times: dict[str, list[float]] = {name: [] for name in rows}
@@ -136,7 +137,7 @@ def seconds(rows: dict[str, Step], repeats: int, count: int = 1) -> dict[str, fl
             start = time.perf_counter()
             for _ in range(count):
                 result = step()
-            jax.block_until_ready(result.cpu() if hasattr(result, "cpu") else result)  # on PyTorch, copying waits
+            jax.block_until_ready(result.cpu() if hasattr(result, "cpu") else result)  # for PyTorch, copying waits
             if number:  # the first round warms up
                 times[name].append((time.perf_counter() - start) / count)
     return {name: statistics.median(values) for name, values in times.items()}

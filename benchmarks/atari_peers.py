@@ -1,7 +1,7 @@
 """Stand-ins for Dopamine's and CleanRL's DQN on Atari, for `benchmarks/atari_dqn.py`.
 
-Both have a small ring on the host, the paper's settings and network (Nature CNN with SAME padding), and use a GPU if
-there is one.
+Both stand-ins have a small ring on the host, and the paper's settings and network (Nature CNN with SAME padding). They
+use a GPU if there is one.
 """
 
 from collections.abc import Callable
@@ -48,9 +48,9 @@ class Ring:
 
 
 def dopamine(actions: int) -> Peer:
-    """Like Dopamine, the reference: `vmap` over examples, a separate call for the targets, and stacks made by NumPy.
+    """Stands in for Dopamine, the reference: `vmap` over examples, targets in a separate call, stacks made by NumPy.
 
-    ReDo is our function, compiled anew at every event, because Dopamine's code also compiles its masks at every event.
+    ReDo is our function. It is compiled anew at every event, because Dopamine's code compiles its masks at every event.
 
     Source: dopamine/labs/redo/recycled_dqn_agents.py and weight_recyclers.py.
     """
@@ -117,7 +117,7 @@ def dopamine(actions: int) -> Peer:
 
 
 def cleanrl(actions: int) -> Peer:
-    """Like CleanRL's dqn_atari.py: PyTorch, and whole stacks in the replay. We add channels last and fused Adam.
+    """Stands in for CleanRL's dqn_atari.py: PyTorch and whole stacks in the replay. Adds channels last and fused Adam.
 
     ReDo is written as in the PyTorch port (timoklein/redo): scores in one forward pass, then masks in place.
     """
@@ -136,7 +136,8 @@ def cleanrl(actions: int) -> Peer:
     optimizer = torch.optim.Adam(online.parameters(), lr=6.25e-5, eps=1.5e-4, fused=True)
 
     def tensor(frames: np.ndarray) -> Any:
-        # The memory of [batch, height, width, channels] is already what torch calls channels last.
+        # Permutes without a copy, because an array [batch, height, width, channels] already has the memory layout that
+        # torch calls channels last.
         return torch.as_tensor(frames).to(device).permute(0, 3, 1, 2) / 255.0
 
     def act(frames: np.ndarray) -> int:
@@ -174,7 +175,7 @@ def cleanrl(actions: int) -> Peer:
         fresh = torch.empty_like(layer.weight)
         nn.init.kaiming_uniform_(fresh, a=5**0.5)
         into = mask.view(-1, *[1] * (fresh.ndim - 1))
-        outgoing = mask.repeat_interleave(after.weight.shape[1] // len(mask))  # a flatten repeats channels
+        outgoing = mask.repeat_interleave(after.weight.shape[1] // len(mask))  # a flatten gives a channel many columns
         out = outgoing.view(1, -1, *[1] * (after.weight.ndim - 2))
         layer.weight.copy_(torch.where(into, fresh, layer.weight))
         layer.bias.masked_fill_(mask, 0.0)

@@ -3,10 +3,11 @@
     python benchmarks/coverage.py [--simulations 2000] [--resamples 500] [--output benchmarks/coverage.csv]
 
 Draws returns from known distributions many times, and computes each interval for each draw. *One arm* is the aggregate
-of one arm's returns. It also stands for a change from a start, or a difference from a collapsed arm, that is the same
-for all seeds. *No effect* and *doubled* are paired differences between an arm and a second arm, whose returns have the
-same distribution, or half the values. The seeds of the two arms are independent. The games differ in level and spread.
-Verdicts use *t, Welch* to compare two arms, and *t, fewest degrees* to compare an arm with its own start.
+of one arm's returns. Its coverage also holds for the change from a start, or the difference to a collapsed arm, if that
+start or arm has one value for all seeds. *No effect* and *doubled* are paired differences between two arms. With *no
+effect* the returns of both arms have one distribution; with *doubled* the returns of the second arm are half as large.
+The seeds of the two arms are independent. The games differ in level and spread. Verdicts use *t, Welch* to compare two
+arms, and *t, fewest degrees* to compare an arm with its own start.
 
 The file has one row per interval. `coverage` should be 0.95. `above_zero` is how often the whole interval lies above
 zero: the false positive rate if there is no effect, otherwise the power. The third number is the median half width.
@@ -81,7 +82,7 @@ def arms(
 
 
 def t_over_seeds(tables: np.ndarray) -> Bounds:
-    """The t-interval of each seed's mean over games. Ignores that games differ."""
+    """The t-interval of each seed's mean over games. Treats the games as one, although they differ."""
     return around(mean(tables), half_width(tables.mean(axis=-1)[..., None]))
 
 
@@ -91,7 +92,7 @@ def around(centre: np.ndarray, half: np.ndarray) -> Bounds:
 
 def unpaired(first: np.ndarray, second: np.ndarray) -> Bounds:
     """Welch's interval for the difference of two arms with unpaired seeds."""
-    both = np.concatenate([first, -second], axis=-1)  # its mean over twice as many strata is half the difference
+    both = np.concatenate([first, -second], axis=-1)  # the mean over these strata is half the difference
     return around(2 * mean(both), 2 * half_width(both))
 
 
@@ -113,7 +114,8 @@ def _bootstraps(rng: np.random.Generator, tables: np.ndarray, resamples: int) ->
     errors = np.sqrt(tables.var(axis=-2, ddof=1).sum(axis=-1))
     with np.errstate(divide="ignore", invalid="ignore"):
         studentised = (mean(drawn) - mean(tables)[:, None]) / np.sqrt(drawn.var(axis=-2, ddof=1).sum(axis=-1))
-    # A resample of one seed alone has no variance. Its ratio counts as 0 if it equals the mean, otherwise as infinite.
+    # A resample that repeats a single seed has no variance, so its ratio is undefined. The ratio counts as 0 if the
+    # resample's mean equals the table's, and otherwise as infinite.
     low, high = np.quantile(np.nan_to_num(studentised, nan=0.0, posinf=1e9, neginf=-1e9), ends, axis=1)
     return {
         "percentile bootstrap of the IQM": np.quantile(iqm(drawn), ends, axis=1),

@@ -3,10 +3,10 @@
     python benchmarks/integrity.py [--repeats 5] [--agent-steps 4000 400]
 
 Measures CPU seconds, because other programs on the machine affect wall-clock time. For each environment, the share is
-the fraction of a run's time that is spent in the functions that compute checksums and sync. The ratio is the time of a
-run with these functions divided by the time of a run without them, as the median over pairs. It includes the noise
-between runs. Runs have one seed, start learning after a tenth of their steps, and write one checkpoint at their end,
-which is more often than one in 30 seconds. Compiled code is shared.
+the fraction of a run's time that it spends on computing checksums and syncing. The ratio is the time of a run with
+these functions divided by the time of a run without them, as the median over pairs. It includes the noise between runs.
+Runs have one seed, start learning after a tenth of their steps, and write one checkpoint at their end. They are short,
+so this is more than the usual one checkpoint per 30 seconds. Compiled code is shared.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 
 A checkpoint is written every minute. The slopes are least squares lines over the second half of the run, so that
 compiling and filling the replay do not count. Prints both CPU and wall-clock seconds per chunk, because other programs
-on the machine affect the latter. Prints a line every ten minutes.
+on the machine affect wall-clock seconds. Prints a line every ten minutes.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def report(table: np.ndarray) -> None:
         f"resident memory {memory.mean():.0f} MB ({memory.min():.0f} to {memory.max():.0f}), {slope:+.1f} MB per hour"
     )
     for name, column in (("CPU", 1), ("wall-clock", 0)):
-        # One value per two minutes, which contain checkpoints.
+        # Keeps one value every two minutes, so that each interval includes at least one checkpoint.
         marks = late[:: max(1, round(120 / SECONDS))]
         pace = np.diff(marks[:, column]) / np.maximum(np.diff(marks[:, 3]), 1)
         slope, _ = np.polyfit(marks[1:, 0] / 3600, pace, 1)

@@ -1,4 +1,4 @@
-"""Measures the speed of DQN on MinAtar, and compares it with one large matrix product of as many operations.
+"""Measures the speed of DQN on MinAtar, and compares its operations per second with one large matrix product's.
 
     python benchmarks/minatar_update.py [--repeats 9] [--steps 500] [--core 0]
 
@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# Without these settings, glibc returns large freed blocks to the kernel, so every call would pay for fresh pages.
+# Makes glibc keep large freed blocks. It would otherwise return them to the kernel, and every call would pay for fresh
+# pages.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "100000000"}
 
 
@@ -36,7 +37,7 @@ def arguments() -> argparse.Namespace:
 BATCH, CHANNELS, ACTIONS = 32, 4, 5
 PLACES, PATCH, FILTERS, FLAT, WIDTH = 8 * 8 * BATCH, 9 * CHANNELS, 16, 8 * 8 * 16, 128
 # The matrix products of one update, rows x inner x columns: two forward passes, then the gradients of one of them. A
-# layer's gradient has one product for the kernel and one for the input. The first layer needs only that for the kernel.
+# layer's gradient has one product for the kernel and one for the input. The first layer needs no gradient of its input.
 PRODUCTS = [(PLACES, PATCH, FILTERS), (BATCH, FLAT, WIDTH), (BATCH, WIDTH, ACTIONS)] * 2 + [
     *[(PATCH, PLACES, FILTERS), (FLAT, BATCH, WIDTH), (BATCH, WIDTH, FLAT)],
     *[(WIDTH, BATCH, ACTIONS), (BATCH, ACTIONS, WIDTH)],
@@ -63,7 +64,7 @@ def calls(steps: int, change: Callable[[Any], Any], state: Any) -> Callable[[], 
     import jax.numpy as jnp
 
     compiled = jax.jit(change, donate_argnums=0)
-    # Copies the arrays, because an array cannot be donated twice in one call.
+    # Copies the arrays, because one call cannot donate an array twice.
     state = jax.tree.map(jnp.copy, state)
 
     def run() -> None:
@@ -133,7 +134,7 @@ def loop(steps: int, seeds: int, recycle: int = 0) -> Callable[[], Any]:
 
 
 def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median wall time of each function. They are called in turn, so that a disturbance affects all of them."""
+    """Median wall time of each function. Functions are called in turn, so that a disturbance affects all of them."""
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -207,7 +208,7 @@ def loop_lines(taken: dict[str, float], steps: int) -> list[Line]:
 
 
 def cost_lines(taken: dict[str, float], steps: int) -> list[Line]:
-    """The lines on ReDo's cost, which is measured with a hundred times as many events to exceed the noise."""
+    """The lines on ReDo's cost. To exceed the noise, it is measured with a hundred times as many events as usual."""
     recycling = (taken["often"] - taken["never"]) / (steps / OFTEN)
     share, idle = recycling * steps / 1_000 / taken["loop 4"], taken["never"] / taken["loop 4"] - 1
     return [

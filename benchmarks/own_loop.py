@@ -1,6 +1,6 @@
 """Measures the time that `intervene` adds to a compiled gradient step if ReDo acts every 1,000 steps.
 
-Times the same step with and without `intervene` in turn, and prints the medians.
+Times one step with and without `intervene` in turn, and prints the medians.
 
 python benchmarks/own_loop.py
 """

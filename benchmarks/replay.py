@@ -4,8 +4,9 @@
 
 First fills a ring with random frames, in files of a temporary folder inside `--folder`, and draws from it. Then DQN
 plays Breakout at random until a second ring is full, and learns at replay ratio 1 for `--minutes`. `own` is the memory
-of the process. `mapped` is the part of the ring's files in memory, which the kernel can free. The allocator keeps freed
-blocks, as in minatar_update.py. With `--plain-malloc` it does not, so every batch needs fresh pages.
+of the process. `mapped` is the part of the ring's files that is in memory. The kernel can free it. The allocator keeps
+freed blocks, as in minatar_update.py. With `--plain-malloc` it returns them to the kernel, so every batch needs fresh
+pages.
 """
 
 import argparse
@@ -91,7 +92,7 @@ def train(folder: Path, capacity: int, minutes: float) -> None:
     training = AtariTraining(agent=agent, env=Atari("Breakout"), **length)
     state = training.init()
     loop = training.open(folder, state)
-    while (done := training.agent_steps_done(state)) < capacity + CHUNK:  # the last chunk learns, so it compiles
+    while (done := training.agent_steps_done(state)) < capacity + CHUNK:  # compiles, because the last chunk learns
         state, _ = loop.advance(state)
     full, part = done, minutes * 60 / 10
     print(f"\n{'minutes':>8}{'agent steps':>13}{'steps/s':>10}{'own MB':>10}{'mapped MB':>11}")

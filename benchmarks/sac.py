@@ -2,7 +2,7 @@
 
     python benchmarks/sac.py [--env HalfCheetah-v5] [--repeats 5] [--steps 200]
 
-All three train on the same task with the same network, batch size and replay ratio 1. After a warm-up they are measured
+All three share the task, the network and the batch size, and train at replay ratio 1. After a warm-up they are measured
 in turn; each number is a median. `CONTESTANTS` maps the name of a row to a function of the task, which returns a
 function that takes `--steps` agent steps, each with a gradient step. `ours with ReDo` recycles twice per measurement.
 """
@@ -76,7 +76,7 @@ CONTESTANTS: dict[str, Callable[[str, int], Advance]] = {
 
 
 def seconds(contestants: dict[str, Advance], repeats: int) -> dict[str, float]:
-    """Median wall time per contestant. They are measured in turn, so that a disturbance affects all of them."""
+    """Median wall time per contestant. Contestants are measured in turn, so that a disturbance affects all of them."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(repeats + 1):
         for name, advance in contestants.items():

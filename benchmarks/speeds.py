@@ -1,7 +1,8 @@
 """Measures how fast each network of an experiment acts and learns, and writes dormant/experiments/speeds.csv.
 
-Times are CPU seconds on one core with one thread, because other programs affect them little. Chunks that only fill the
-replay give the time per agent step. Chunks at replay ratio 1, minus this time, give the time per gradient step.
+Times are CPU seconds on one core with one thread, because other programs hardly affect CPU seconds. Chunks that only
+fill the replay give the time per agent step. Chunks at replay ratio 1, minus this time, give the time per gradient
+step.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 def kinds() -> Iterator[tuple]:
-    """Yields one training per environment family and network of the experiments, without those only in smoke scale."""
+    """Yields one training per environment family and network of the experiments. Leaves out the smoke scale."""
     compared = [
         tuning(suite, scale, list(METHODS))
         for suite, grounds in GROUNDS.items()

@@ -1,7 +1,7 @@
 """Measures what measuring and recycling every 1,000 gradient steps adds to a PyTorch training loop.
 
-Takes turns between a gradient step, an idle call of `step`, an event that measures and recycles, and one call of each
-cure that acts at every step. Prints medians on one thread, and the share that events and idle calls add to training.
+Times in turn a gradient step, an idle call of `step`, an event that measures and recycles, and one call of each cure
+that acts at every step. Prints medians on one thread, and the share that events and idle calls add to training.
 
 python benchmarks/torch_loop.py
 """
@@ -65,7 +65,7 @@ def table(name: str, net: nn.Module, x: torch.Tensor) -> None:
     for repeat in range(REPEATS + 1):
         measured = {name: seconds(call) for name, call in calls.items()}
         measured["idle"] = seconds(lambda: idle.step(scored), IDLE_CALLS)
-        for what, took in measured.items() if repeat else ():  # the first one traces
+        for what, took in measured.items() if repeat else ():  # not the first call, because it traces
             times[what].append(took)
     medians = {what: statistics.median(each) for what, each in times.items()}
     for what, median in medians.items():

@@ -3,10 +3,10 @@
     python benchmarks/trace.py [--repeats 21]
     python benchmarks/trace.py --against 0ae57e9      compares traces with another revision
 
-A trace is the first call in a fresh process, after the imports, in CPU seconds. Its time is the median of three
+A trace's time is the CPU seconds of the first call in a fresh process, after the imports. It is the median of three
 processes, or with `--against` of seven per revision. Steps with and without the schedule are measured in turn,
-`--repeats` times each. The added time is the median of the differences of pairs, with quartiles, because it is smaller
-than the noise of a busy machine.
+`--repeats` times each. The added time is smaller than the noise of a busy machine. Therefore it is the median of the
+differences of pairs, printed with quartiles.
 """
 
 import argparse

@@ -3,22 +3,24 @@
     python benchmarks/verdicts.py [--simulations 20000] [--output benchmarks/verdicts.csv]
 
 Each row is one kind of claim with one true effect, judged with some seeds and games by the rules of `dormant.lab`. The
-columns are the fractions of studies with each verdict, the fraction that is false, and how often the interval contains
-the true effect. A verdict is false if it is "reproduced", "weaker than claimed" or "opposite" without an effect, or if
-it is "weaker than claimed", "no such effect" or "opposite" with an effect that matters. A bound is falsely reproduced
-if it does not hold, and falsely opposite if it does.
+columns are the fractions of studies with each verdict, the fraction of studies whose verdict is false, and how often
+the interval contains the true effect. A verdict is false if it is "reproduced", "weaker than claimed" or "opposite"
+without an effect, or if it is "weaker than claimed", "no such effect" or "opposite" with an effect that matters. For a
+bound, "reproduced" is false if the bound does not hold, and "opposite" is false if it holds.
 
 - *returns*: a quotient of returns of at least 1.1 is claimed. Returns are lognormal. The standard deviations of their
   logarithms over seeds are those of the pilot: 0.25 and 0.42 for training episodes, 0.93 for evaluations.
 - *no harm*: a quotient of at least 0.9 is claimed.
 - *dormant*: a difference of 5 percentage points between two arms is claimed. Dormant fractions have a beta
   distribution: their standard deviation over seeds is 3 points around a mean of 2 %, and 9 points around 40 %.
-- *own change*: the same claim about a run and its own start, where 2 % are dormant. Small fractions are skewed.
+- *own change*: a difference of 5 percentage points between a run and its own start is claimed. At the start 2 % are
+  dormant. Small fractions are skewed.
 - *Atari*: a quotient of 1.1 is claimed for 17 games, of which some stay at random play. "Scores" is our rule, a
-  difference of 0.05 of the human-normalised score. "Quotients" is shown for comparison.
-- *primary*: the three primary claims of figure 10a, of which none is true. A study counts as false if any verdict is.
+  difference of 0.05 of the human-normalised score. "Quotients" is a different rule, shown for comparison.
+- *primary*: the three primary claims of figure 10a, of which none is true. A study counts as false if any of its
+  verdicts is false.
 - *overlap*: figure 5's claims, for neurons that are dormant at random, and for neurons of which nine in ten stay
-  dormant from one log point to the next. Numbers of dormant neurons are the pilot's.
+  dormant from one log point to the next. The numbers of dormant neurons are those of the pilot.
 """
 
 import argparse
@@ -47,8 +49,8 @@ SMALLEST_RATIO, HARM, SMALLEST_SHARE = math.log(1.1), math.log(0.9), 0.05
 BY_INTERVAL = RULINGS[:5]  # the verdicts that rest on an interval
 FALSE_WITHOUT_EFFECT = {"reproduced", "weaker than claimed", "opposite"}
 FALSE_WITH_EFFECT = {"weaker than claimed", "no such effect", "opposite"}
-NEURONS, POINTS = 128, 50  # of the pilot's dense layer, and log points
-CONCENTRATION = 30  # of beta distributions of dormant fractions
+NEURONS, POINTS = 128, 50  # neurons of the pilot's dense layer, and log points
+CONCENTRATION = 30  # parameter of the beta distributions of dormant fractions
 SHARES = {"0": (0.0, 0.09), "0.1": (0.02, 0.45)}  # threshold -> dormant fraction at the start and at the end
 
 
@@ -94,7 +96,7 @@ def row(claim: str, truth: str, effects: np.ndarray, smallest: float, true: floa
 
 
 def false_verdicts(true: float, smallest: float) -> set[str]:
-    """The verdicts that are false for a true effect, which is none or matters."""
+    """The verdicts that are false for a true effect. The effect is either zero or large enough to matter."""
     if smallest < 0:
         return {"opposite"} if true > smallest else {"reproduced"}
     return FALSE_WITH_EFFECT if true >= smallest else FALSE_WITHOUT_EFFECT
@@ -144,7 +146,7 @@ def on_atari(rng: np.random.Generator, simulations: int, seeds: int = 5) -> Iter
 
 
 def of_primary(rng: np.random.Generator, shape: tuple[int, int, int]) -> Iterator[Row]:
-    """Three claims without an effect, that share arms like those of figure 10a, with and without Holm's correction."""
+    """Three claims without an effect, with and without Holm's correction. They share arms as in figure 10a."""
     low, high, mid, redo_mid, redo_high = SPREADS[0] * rng.standard_normal((5, *shape))
     claims = (low - high, redo_mid - mid, redo_high - high)
     p_values = np.stack([p_value(effects) for effects in claims], axis=-1)
@@ -158,9 +160,9 @@ def of_primary(rng: np.random.Generator, shape: tuple[int, int, int]) -> Iterato
 def dormant_sets(
     rng: np.random.Generator, shape: tuple[int, int, int], sizes: Sequence[int], stay: float
 ) -> np.ndarray:
-    """Scores [*shape, points, neurons]: 0 for dormant neurons, of which there are `sizes`, and 1 for the others.
+    """Scores [*shape, points, neurons]: 0 for dormant neurons, whose numbers are `sizes`, and 1 for active neurons.
 
-    Each dormant neuron stays dormant with the probability `stay`; the others are drawn at random.
+    Each dormant neuron stays dormant with the probability `stay`. The remaining dormant neurons are drawn at random.
     """
     scores, before = np.ones((*shape, len(sizes), NEURONS), np.float32), np.zeros((*shape, NEURONS), bool)
     for point, size in enumerate(sizes):
@@ -212,7 +214,7 @@ def printed(rows: Sequence[Row]) -> None:
     print(f"\nMost false verdicts: {100 * worst.false:.1f} % ({where}).")
 
 
-NOT_OURS = ("Atari, quotients", "primary, not corrected")  # rules that are shown for comparison
+NOT_OURS = ("Atari, quotients", "primary, not corrected")  # rows of rules that are not ours, shown for comparison
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def forward(params, images):
 
 
 def dormant_masks(params, images):
-    """Which neurons of each layer are dormant: their mean |activation| is at most TAU times the mean of their layer."""
+    """Masks of the dormant neurons, whose mean |activation| is at most TAU times the mean of their layer."""
     masks = {}
     for name, activations in forward(params, images)[1].items():
         magnitude = jnp.abs(activations).mean(axis=range(activations.ndim - 1))
@@ -44,7 +44,7 @@ def weight_masks(masks):
     """Two trees of masks over the parameters: incoming weights of dormant neurons, and their outgoing weights."""
     conv, dense = masks["conv"], masks["dense"]
     off = jnp.zeros((), bool)
-    # The flatten puts channels last, so that row r of the dense kernel reads channel r % CHANNELS.
+    # The flatten keeps channels last, so row r of the dense kernel reads channel r % CHANNELS.
     feeds = {
         "conv": {"kernel": conv[None, None, None], "bias": conv},
         "dense": {"kernel": dense[None], "bias": dense},
@@ -60,7 +60,7 @@ def weight_masks(masks):
 
 @jax.jit
 def redo(key, params, opt_state, images):
-    """Recycles dormant neurons: fresh incoming weights, zero outgoing weights, and zero moments in Adam for both."""
+    """Recycles dormant neurons: fresh incoming weights, zero outgoing weights, and zero Adam moments for both."""
     feeds, reads = weight_masks(dormant_masks(params, images))
 
     def reset(weight, feed, read, fresh):

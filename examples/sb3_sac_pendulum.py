@@ -28,7 +28,7 @@ def new_model() -> SAC:
 
 
 def learn(model: SAC, agent_steps: int) -> None:
-    """Trains for some more agent steps. A short period shows something in a short run; the paper has 200,000."""
+    """Trains for some more agent steps. The period is shorter than the paper's 200,000, so short runs recycle too."""
     callbacks: list[BaseCallback] = []
     callbacks.append(ReDoCallback(tau=0.1, period=200, score_batch=256))  # <- ours
     model.learn(agent_steps, callback=callbacks, reset_num_timesteps=False)
@@ -37,7 +37,7 @@ def learn(model: SAC, agent_steps: int) -> None:
 
 
 def main() -> None:
-    """Trains, saves, loads and resumes. The model holds the state of the schedule, so that it resumes too."""
+    """Trains, saves, loads and resumes. The model stores the schedule's state, so that the schedule resumes too."""
     torch.set_num_threads(1)  # for networks this small, two threads are slower
     parser = argparse.ArgumentParser(description="SB3's SAC on Pendulum with ReDo.")
     parser.add_argument("--agent-steps", type=int, default=800)

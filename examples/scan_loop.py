@@ -1,6 +1,6 @@
 """A whole training inside `lax.scan`, mapped over seeds, and ReDo in the three marked lines. Runs in seconds.
 
-This is the shape of purejaxrl's agents: `make_train` returns a function of a key, which `vmap` maps over seeds.
+purejaxrl's agents have this structure: `make_train` returns a function of a key, and `vmap` maps it over seeds.
 
 python examples/scan_loop.py
 """

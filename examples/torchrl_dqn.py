@@ -17,12 +17,12 @@ import dormant.torch as dormant  # <- ours
 
 
 def main() -> None:
-    """Trains, and prints the loss and what was recycled at intervals."""
+    """Trains, and regularly prints the loss and the numbers of recycled neurons."""
     parser = argparse.ArgumentParser(description="TorchRL's DQN on CartPole with ReDo.")
     parser.add_argument("--agent-steps", type=int, default=2_000)
     agent_steps = parser.parse_args().agent_steps
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # networks this small are slower on two
+    torch.set_num_threads(1)  # for networks this small, two threads are slower
     env = GymEnv("CartPole-v1", categorical_action_encoding=True)
     network = MLP(in_features=4, out_features=2, num_cells=[120, 84], activation_class=torch.nn.ReLU)
     actor = QValueActor(network, in_keys=["observation"], spec=env.action_spec)

@@ -6,8 +6,8 @@
     done
     python results/breakout.py runs/breakout
 
-The agents of the last checkpoints, and an agent that acts at random, each play evaluation episodes for --agent-steps
-agent steps. The runs need not be finished.
+The agent of each run's last checkpoint and an agent that acts at random play evaluation episodes for --agent-steps
+agent steps each. The runs need not be finished.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def training(arm: str, folder: Path) -> AtariTraining:
 
 
 def episodes(arm: str, folder: RunFolder, agent_steps: int) -> dict[str, Sequence[float]]:
-    """Maps a label with the agent's steps of training to the returns of its evaluation episodes."""
+    """Maps a label, which names the arm and its agent steps of training, to the returns of evaluation episodes."""
     plan = replace(training(arm, folder.path), eval_agent_steps=agent_steps)
     with checkpoints(folder) as manager:
         step = manager.latest_step()

@@ -4,8 +4,8 @@
     python results/halfcheetah.py --run-dir runs
 
 Our runs are those of figure 14. Missing runs of sbx are trained here, one seed after another on one core. All runs have
-100,000 agent steps, batch 256, two hidden layers of 256, 10,000 steps of random play, rewards times 0.1, and the same
-target entropy. Every 5,000 agent steps, an evaluation plays five episodes with the policy's mean action.
+100,000 agent steps, batch 256, two hidden layers of 256, 10,000 steps of random play, rewards times 0.1, and one target
+entropy. Every 5,000 agent steps, an evaluation plays five episodes with the policy's mean action.
 """
 
 import argparse

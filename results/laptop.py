@@ -5,7 +5,8 @@
     python results/laptop.py --run-dir runs                 keeps the metrics of the finished runs
     python results/laptop.py                                judges the claims again from the parquet file
 
-Both kinds of runs resume if they are interrupted. LOG.md has the plan, which was written before any judged run.
+If the runs of either command are interrupted, the same command resumes them. LOG.md has the plan, which was written
+before any judged run was made.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def screen(run_dir: Path, games: list[str], workers: int | None) -> int:
 
 
 def gather(run_dir: Path) -> pl.DataFrame:
-    """The metrics of all finished runs of the suite, under the name of each experiment that has them."""
+    """The metrics of all finished runs of the suite. A run of several experiments appears once per experiment."""
     frames = {each.name: read(run_dir, SCALE, each) for each in EXPERIMENTS if each.name in SUITE}
     named = [frame.with_columns(experiment=pl.lit(name)) for name, frame in frames.items() if not frame.is_empty()]
     return pl.concat(named, how="diagonal")

@@ -39,7 +39,7 @@ def experiments(root: Path) -> list[Experiment]:
 
 
 def gather(run_dir: Path) -> pl.DataFrame:
-    """The metrics of all finished pilot runs, with a column `experiment`. Runs of several experiments are repeated."""
+    """The metrics of all finished pilot runs, with a column `experiment`. A run of several experiments is repeated."""
     frames = {each.name: read(run_dir, "pilot", each) for each in experiments(run_dir)}
     named = [frame.with_columns(experiment=pl.lit(name)) for name, frame in frames.items() if not frame.is_empty()]
     return pl.concat(named, how="diagonal")
