@@ -46,7 +46,7 @@ from dormant.lab.machine import revision
 SEEDS, GAMES = (3, 5, 10), (1, 3, 17)
 SPREADS = (0.25, 0.42, 0.93)
 SMALLEST_RATIO, HARM, SMALLEST_SHARE = math.log(1.1), math.log(0.9), 0.05
-BY_INTERVAL = RULINGS[:5]  # the verdicts that rest on an interval
+BY_INTERVAL = RULINGS[:5]  # the verdicts that are based on an interval
 FALSE_WITHOUT_EFFECT = {"reproduced", "weaker than claimed", "opposite"}
 FALSE_WITH_EFFECT = {"weaker than claimed", "no such effect", "opposite"}
 NEURONS, POINTS = 128, 50  # neurons of the pilot's dense layer, and log points

@@ -2,8 +2,8 @@
 
     python tests/campaign.py --files 3000 --commands 500 --kills 60 --seed 1
 
-Every case must raise a one-line error or give bitwise the results of an undamaged run. The exit code is 1 if a case
-gave wrong results, ended in a traceback or hung. `--only N` repeats one case of a kind.
+Every case must raise a one-line error, or give results that are bit-identical to those of an undamaged run. The exit
+code is 1 if a case gave wrong results, ended in a traceback or hung. `--only N` repeats one case of a kind.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> int:
     known = ["MinAtar", "SAC", "Atari", "figure"]
     parser.add_argument("--families", nargs="+", default=known, choices=known, help="kinds of runs to damage and kill")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", type=int, help="repeat this case of each kind that has one")
+    parser.add_argument("--only", type=int, help="repeat the case with this number of each kind of damage")
     flags = parser.parse_args()
     tally, began = Tally(), time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM also prints the table
@@ -46,8 +46,8 @@ def main() -> int:
 
 def everything(tally: Tally, flags: argparse.Namespace) -> None:
     """Runs all parts one after another."""
-    gc.freeze()  # a collection in a forked process would copy all memory
-    # These come first because they fork, which is safe only before JAX has computed anything.
+    gc.freeze()  # without this, a garbage collection in a forked process would copy all memory
+    # The commands run first, because they fork. Forking is safe only before JAX has computed anything.
     commands.campaign(tally, flags.commands, flags.seed, flags.only)
     surroundings.campaign(tally, min(1.0, flags.commands / 500))
     kills.campaign(tally, flags.kills, flags.seed, flags.only, flags.families)

@@ -10,9 +10,9 @@ import tempfile
 import typing
 from pathlib import Path
 
-# Compilation takes most of a test's time. Subprocesses inherit these variables. The flags save two thirds of it.
+# Compilation takes most of a test's time. Subprocesses inherit these variables. The flags save two thirds of the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA reports a false error for code that it loads from a cache
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides an error that XLA wrongly reports for code from a cache
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # shared by all workers of a session
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -27,10 +27,10 @@ from jaxtyping import install_import_hook, jaxtyped
 
 
 def quickly_jaxtyped(*, typechecker):
-    """`jaxtyping.jaxtyped` where it is needed, because it costs more than all else that a traced function does.
+    """Applies `jaxtyping.jaxtyped` only where it is needed, because it takes most of a traced function's time.
 
-    Functions without shapes need the type checker only. Functions inside functions are not checked: a checker would be
-    compiled whenever one is defined.
+    Functions without shapes need only the type checker. Functions inside functions are not checked, because a checker
+    would be compiled whenever an inner function is defined.
     """
 
     def decorate(checked):
@@ -48,8 +48,8 @@ def has_shapes(annotation):
     return shaped or any(map(has_shapes, typing.get_args(annotation)))
 
 
-jaxtyping.jaxtyped = quickly_jaxtyped  # the name by which the hook below calls it
-install_import_hook("dormant", "beartype.beartype")  # before anything of dormant is imported
+jaxtyping.jaxtyped = quickly_jaxtyped  # the import hook below calls the function by this name
+install_import_hook("dormant", "beartype.beartype")  # must come before any module of dormant is imported
 
 # With two devices, two seeds are spread over devices, while one or three seeds are not.
 jax.config.update("jax_num_cpu_devices", 2)
@@ -76,7 +76,7 @@ LARGEST_RESIDENT_SET = 1 << 30  # bytes that a worker may keep between two test 
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled_code_is_dropped():
-    """Frees compiled code after each test file. JAX would keep it all, about 5 GB per worker."""
+    """Frees compiled code after each test file, because JAX would keep all of it, about 5 GB per worker."""
     yield
     if psutil.Process().memory_info().rss > LARGEST_RESIDENT_SET:
         jax.clear_caches()

@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 FILE = Path(__file__).with_suffix(".json")
-# Short runs spend most of their time compiling.
+# Compiles without optimisation, because short runs spend most of their time compiling.
 QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 REDO = ("--intervention", "redo", "--period", "50", "--tau", "0.3")
 ATARI = (

@@ -102,7 +102,7 @@ def prepared() -> None:
 
 
 def pool(workers: int) -> Any:
-    import torch  # noqa: F401  (fails here if torch is missing; a pool would restart failing workers forever)
+    import torch  # noqa: F401  (fails here without torch, because a pool would restart failing workers forever)
 
     os.environ["XLA_FLAGS"] = XLA_FLAGS
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -4,8 +4,8 @@
     python tests/mutants.py --slice 2/4      the second quarter of all mutants
     python tests/mutants.py claims resets    the mutants with one of these words in their file or tests
 
-Each mutant is one line of `MUTANTS`: a file, a text that occurs once in it, what replaces that text, and the tests. The
-tests also run on unchanged code, because a test that fails anyway would kill every mutant. Everything happens in a copy
+Each mutant is one line of `MUTANTS`: a file, a text that occurs once in that file, its replacement, and the tests. The
+tests also run on unchanged code, because a test that always fails would kill every mutant. Everything happens in a copy
 of the working tree, and compiled code is shared between mutants. A mutant takes about ten seconds of one core.
 """
 

@@ -16,7 +16,7 @@ FIGURE = replace(FIG09, designs={"smoke": Design(ARMS, GAMES, (0, 1), "All that 
 
 
 def trained(root: Path, experiment: Experiment = FIGURE) -> Path:
-    """Returns a folder of finished runs. The first caller trains them, while other processes wait."""
+    """Returns a folder of finished runs. The first process that calls it trains them, while the others wait."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -37,7 +37,7 @@ FLOORS = {
     5: {"cli", "__main__"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
-MOST_FILES = 127  # raise this for a new file that holds one whole idea
+MOST_FILES = 127  # raise this limit for a new file that holds one whole idea
 MEDIAN_LINES, MOST_LINES, FEWEST_LINES = 110, 400, 40
 MOST_ANY = 230  # lines with Any
 LONGEST_FUNCTION = 60  # lines, without its docstring
@@ -64,7 +64,7 @@ def imports(file: Path) -> Iterator[str]:
 def floor(module: str) -> int:
     top = [*module.split("."), ""][1]
     floors = [number for number, names in FLOORS.items() if top in names]
-    return floors[0] if floors else floor("dormant")  # a name defined in dormant/__init__.py
+    return floors[0] if floors else floor("dormant")  # no floor, so `name` is defined in dormant/__init__.py
 
 
 def functions(file: Path) -> Iterator[tuple[str, int]]:
@@ -119,7 +119,7 @@ def test_no_circle_among_modules():
     graph = {module_name(file): set() for file in FILES}
     for file in FILES:
         for name in imports(file):
-            # The imported name is a module, or else a name that a module defines.
+            # The imported name is either a module or a name that a module defines.
             found = next((each for each in (name, name.rpartition(".")[0]) if each in graph), None)
             if found and found != module_name(file):
                 graph[module_name(file)].add(found)
@@ -179,7 +179,7 @@ def test_functions_stay_small():
 
 
 def test_git_ignores_no_source():
-    """The wheel would not contain source files that git ignores."""
+    """git must not ignore source files, because the wheel would not contain them."""
     ignored = subprocess.run(["git", "check-ignore", "--no-index", *FILES], capture_output=True, text=True, cwd=ROOT)
     assert not ignored.stdout
 

@@ -29,7 +29,7 @@ class Walker:
 
 @dataclass(frozen=True)
 class Walk:
-    """One random walk per seed. `wrong` is the failure at agent step `at`, which occurs once if `marker` is set."""
+    """One random walk per seed. The failure `wrong` occurs at agent step `at`, and only once if `marker` is set."""
 
     env: Place = field(default_factory=Place)
     agent: Walker = field(default_factory=Walker)

@@ -16,11 +16,12 @@ from dormant.lab.runs.folder import RunFolder, rows
 
 
 def start(arguments: tuple[str, ...], path: Path) -> subprocess.Popen:
-    """Starts a run on one core, because sums depend on the number of threads. Test workers use different cores."""
+    """Starts a run on one core, because results depend on the number of threads. Each test worker has its own core."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     core = cores()[worker % len(cores())]
     command = [sys.executable, "-m", "dormant", *arguments, "--core", str(core), "--run-dir", str(path)]
-    # Removes a variable that only the tests set. Uses a separate cache, because a killed run may damage its files.
+    # Removes a variable that only the tests set. Uses a separate cache, because a killed run may damage the cache's
+    # files.
     shell = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     shell["JAX_COMPILATION_CACHE_DIR"] = str(path.parent / "compiled")
     # Writes stderr to a file, because a full pipe that nobody reads would block the run.
@@ -29,7 +30,7 @@ def start(arguments: tuple[str, ...], path: Path) -> subprocess.Popen:
 
 
 def finish(arguments: tuple[str, ...], path: Path) -> None:
-    """Runs to the end. The run must succeed without the internal messages of XLA's compilation cache."""
+    """Runs to the end. The run must succeed, and print no internal messages of XLA's compilation cache."""
     returncode = start(arguments, path).wait()
     said = path.with_name(path.name + ".stderr").read_text()
     assert returncode == 0, said
@@ -59,7 +60,7 @@ def final_state(path: Path, agent_steps: int) -> dict[str, bytes]:
 
 
 def assert_same_run(whole: Path, killed: Path, agent_steps: int) -> set[str]:
-    """Asserts that rows and final states are equal, byte for byte. Returns the names of the arrays."""
+    """Asserts that the rows and final states of two runs are equal, byte for byte. Returns the names of the arrays."""
     for file in ("metrics.jsonl", "scores.jsonl"):
         assert (killed / file).read_bytes() == (whole / file).read_bytes()
     one, other = final_state(whole, agent_steps), final_state(killed, agent_steps)

@@ -26,7 +26,7 @@ def as_torch(params):
 
 
 def convolved(images, layer, stride, padding):
-    """A convolution with TensorFlow's SAME padding: if the number of zeros is odd, one more is added at the end."""
+    """A convolution with TensorFlow's SAME padding: of an odd number of zeros, the additional zero is at the end."""
     kernel, length = layer["kernel"], images.shape[-1]
     total = max((-(-length // stride) - 1) * stride + kernel.shape[-1] - length, 0) if padding == "SAME" else 0
     around = (total // 2, total - total // 2) * 2
@@ -60,7 +60,7 @@ def impala(weights, observations):
 
 
 def with_biases(params):
-    """The parameters with random biases, because zero biases would hide a misplaced one."""
+    """The parameters with random biases, because zero biases would hide a misplaced bias."""
     keys = iter(jax.random.split(jax.random.key(7), len(params)))
     return {
         name: layer | {"bias": 0.05 * jax.random.normal(next(keys), layer["bias"].shape)}

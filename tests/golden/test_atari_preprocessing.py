@@ -1,4 +1,4 @@
-"""Our Atari adapter, compared with Gymnasium's wrappers, and restored games, compared with uninterrupted ones."""
+"""Compares our Atari adapter with Gymnasium's wrappers, and restored games with uninterrupted games."""
 
 import sys
 
@@ -104,7 +104,7 @@ def test_a_return_that_ends_at_the_time_limit_is_not_truncated():
 @pytest.mark.parametrize("game", ["Breakout", "DemonAttack", "Qbert"])
 @pytest.mark.parametrize("options", [{}, {"sticky": 0.0, "noops": 29, "life_loss": True}], ids=["dqn", "drq"])
 def test_a_saved_game_goes_on_as_if_it_had_not_been(game, options):
-    """The comparison lasts longer than an episode. The state is restored into games that are in another state."""
+    """The comparison lasts longer than an episode. The state is restored into games whose own state differs from it."""
     spec = Atari(game, **options)
     actions = random_actions(spec, 300, games=2)
     whole = AtariGames(spec, seeds=[3, 4])
@@ -139,7 +139,7 @@ def test_streams_and_seeds_differ():
 
 
 def test_an_action_sticks_in_a_quarter_of_the_frames():
-    """Counts the actions that the emulator gets. Chosen actions alternate, so a different one is a repeated one."""
+    """Counts the actions that the emulator gets. Chosen actions alternate, so any action not chosen is a repeat."""
     games = AtariGames(Atari("Freeway"), seeds=[0])
     game, sent = games._games[0], []
     game._emulator = Spy(game._emulator, sent)
@@ -154,7 +154,7 @@ def test_an_action_sticks_in_a_quarter_of_the_frames():
 
 
 def test_no_action_sticks_to_the_next_episode():
-    """Every episode has one step. If its first frame is sticky, the emulator must get action 0."""
+    """Every episode has one step. If the first frame of an episode is sticky, the emulator must get action 0."""
     games, sent = AtariGames(Atari("Freeway", time_limit=1), seeds=[0]), []
     games._games[0]._emulator = Spy(games._games[0]._emulator, sent)
     played(games, np.ones((100, 1), int))

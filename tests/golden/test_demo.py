@@ -1,4 +1,4 @@
-"""`make demo` installs only two extras. The demo and the other commands must work without all other packages."""
+"""`make demo` installs only two extras. All commands must work without the packages of other extras."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def installed_with(extras: str) -> set[str]:
 
 @pytest.fixture
 def bare(tmp_path):
-    """A function that runs `dormant` as if only these packages were installed, also in the processes it starts."""
+    """A function that runs `dormant`, with its subprocesses, as if only the packages of EXTRAS were installed."""
     there = installed_with(EXTRAS)
     distributions = packages_distributions()
     names = {name for name, owners in distributions.items() if not there & set(map(canonicalize_name, owners))}

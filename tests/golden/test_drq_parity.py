@@ -1,4 +1,4 @@
-"""DrQ's updates equal those of an independent PyTorch implementation with the same weights, batches and noise."""
+"""DrQ's updates equal those of an independent PyTorch implementation that has equal weights, batches and noise."""
 
 from dataclasses import replace
 
@@ -87,7 +87,7 @@ def assert_same_trees(ours, theirs, **tolerance):
 
 
 def test_updates_agree_with_pytorch():
-    """In the first update, the target network has other weights than the online network. Then it is copied."""
+    """In the first update, the target network's weights differ from the online network's. Then the target is copied."""
     state = AGENT.init(jax.random.key(0), FRAMES, ACTIONS)
     state = state._replace(target=with_biases(AGENT.network.init(jax.random.key(1), FRAMES, ACTIONS)))
     theirs, update = Theirs(state), jax.jit(AGENT.update)

@@ -1,4 +1,4 @@
-"""Every training loop in examples/ runs as a user would run it. Neurons become dormant in it and are recycled."""
+"""Every training loop in examples/ runs as a user would run it. In each, neurons become dormant and are recycled."""
 
 import ast
 import re
@@ -23,7 +23,7 @@ def test_a_loop_measures_and_recycles(name):
     assert recycled[0] < recycled[-1] and recycled[-1] > 10
 
 
-# Arguments, and what the loop prints without our lines.
+# Name -> arguments, and a text that the loop prints even without our lines.
 TORCH_LOOPS = {
     "cleanrl_style_dqn": (("--agent-steps", "2000"), "agent step 1296: {'return': "),
     "sb3_dqn_cartpole": (("--agent-steps", "2000"), "2000 agent steps, "),

@@ -25,7 +25,7 @@ def one_file():
 
 @pytest.fixture(scope="module")
 def recyclings(one_file):
-    """For four recyclings in one training: masks and resulting learners, each from the file and from the library."""
+    """The masks and the resulting learners of four recyclings in one training, from the file and from the library."""
     images = jax.random.normal(jax.random.key(1), (64, 8, 8, 1))
     params = one_file.init(jax.random.key(0))
     wiring = dormant.trace(lambda params, images: one_file.forward(params, images)[0], params, images)

@@ -36,7 +36,7 @@ AGENTS = [
 
 
 class Theirs:
-    """The same agent in PyTorch, with torch's distributions and optimizers."""
+    """SAC in PyTorch, with torch's distributions and optimizers."""
 
     def __init__(self, agent, state):
         self.agent = agent
@@ -55,7 +55,7 @@ class Theirs:
         std = log_std.clamp(-20, 2).exp()
         policy = TransformedDistribution(Independent(Normal(mean, std), 1), [TanhTransform(cache_size=1)])
         action = torch.tanh(mean + std * noise)
-        # Computes this from the noise, because the inverse of tanh is not exact.
+        # Computes the pre-activation from the noise, because inverting tanh is not exact.
         before = mean + std * noise
         slope = TanhTransform().log_abs_det_jacobian(before, action).sum(1)
         return action, policy.base_dist.log_prob(before) - slope
@@ -136,7 +136,7 @@ def batches():
 
 
 def our_gradients(agent, state, after, batch):
-    """The gradients of the critics at the old weights, and of the actor with the new critics."""
+    """The gradients of the critics at their old weights, and of the actor with the updated critics."""
     alpha = jnp.exp(state.temperature.params)
     critics = {name: state.learner.params[name] for name in CRITICS}
     found, _ = jax.grad(agent.critic_loss, has_aux=True)(critics, state, batch, alpha)

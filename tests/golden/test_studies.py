@@ -18,7 +18,7 @@ from dormant.rl.offline import OfflineTraining
 
 @dataclass(frozen=True)
 class TwoSteps(Probe):
-    """A test problem that run folders can be named after."""
+    """A test problem with a name for run folders."""
 
     game = "steps"
 

@@ -1,4 +1,4 @@
-"""With the same weights, JAX and torch give the same scores and masks, and with the same donor the same new weights."""
+"""JAX and torch give equal scores and masks for equal weights, and equal new weights for equal donors."""
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +166,7 @@ def adam_state(params):
 @pytest.mark.parametrize("plan", PLANS)
 def test_every_cure_does_the_same_with_the_same_donors(case, wirings, plan, monkeypatch):
     params, donor, x, images = case
-    # What is drawn at random: the donors, and the order of neurons.
+    # Gives both frameworks the same random draws: the donors, and the order of neurons.
     order = lambda count: np.random.default_rng(count).random(count, np.float32)  # noqa: E731
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.asarray(order(*shape)))
     monkeypatch.setattr(torch, "rand", lambda count: torch.tensor(order(count)))
@@ -223,7 +223,8 @@ def test_penalties_have_the_same_values_and_gradients(case, name):
     options = {"free": ("dense_1",)} if name == "Parseval" else {}
     ours = getattr(dt, name)(0.3, **options)(leaves, as_torch(donor))
     ours.backward()
-    # The power iteration of Spectral starts elsewhere, and ends close by.
+    # The power iteration of Spectral starts from different vectors in the two frameworks, so its results are only
+    # close.
     near = {"rtol": 0.03, "atol": 0.1} if name == "Spectral" else {"rtol": 1e-4, "atol": 1e-5}
     np.testing.assert_allclose(ours.item(), value, **near)
     for key, expected in as_torch(gradient).items():

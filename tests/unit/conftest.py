@@ -1,4 +1,4 @@
-"""Fixtures for command lines of `dormant train` that train nothing. A test module's `FLAGS` apply to all of them."""
+"""Fixtures that parse command lines of `dormant train` without training. A test module's `FLAGS` are always added."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def built(monkeypatch, tmp_path, request):
     trainings = []
     monkeypatch.setattr(train, "run", lambda training, *rest: trainings.append(training))
     monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
-    monkeypatch.setattr(train, "spread_seeds", lambda seeds: None)  # JAX has its devices already
+    monkeypatch.setattr(train, "spread_seeds", lambda seeds: None)  # not possible, because JAX already has its devices
 
     def build(*arguments, **flags):
         """Returns the training. Keyword arguments are flags that override the module's `FLAGS`; None removes a flag."""

@@ -47,7 +47,8 @@ def test_it_prints_what_the_runs_measured_and_draws_it(arms, tmp_path, capsys, m
     shown = capsys.readouterr().out
     assert "MinAtar/Asterix, replay ratio 1, 100 agent steps, 2 seeds per arm." in shown
     dense = next(line for line in shown.splitlines() if "dormant, dense" in line)
-    # The two seeds differ by 1 %. The interval extends 12.7 times half of this difference to each side of the mean.
+    # The two seeds differ by 1 %, so the standard error is half of this. The interval is the mean ± 12.7 standard
+    # errors.
     assert "50.5%  [44.1%, 56.9%]" in dense
     assert "10.5%  [4.1%, 16.9%]" in dense
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")

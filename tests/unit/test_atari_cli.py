@@ -56,7 +56,7 @@ def test_train_and_figure_have_the_same_settings(name, ratio):
     figure = benches[name].dqn(ratio)
     line = ["--run-dir", "run", "--agent", agent, "--env", {"MinAtar": "MinAtar/Asterix", "Atari": "ALE/Pong"}[family]]
     trained = train.training_of(train.parse([*line, f"--replay-ratio={ratio}", f"--steps={figure.agent_steps}"]))
-    # The capacities of the rings may differ, because both are larger than the run.
+    # The capacities of the rings may differ, because both rings hold more steps than the run has.
     assert replace(trained.agent, replay_capacity=figure.agent.replay_capacity) == figure.agent
     assert figure.agent.replay_capacity >= min(trained.agent.replay_capacity, figure.agent_steps)
 

@@ -1,4 +1,4 @@
-"""Trainings made from others: changed fields, and the training of an earlier run."""
+"""Trainings that are made from another training, by changed fields or from an earlier run."""
 
 import json
 import math
@@ -60,7 +60,7 @@ def test_a_field_is_changed_by_the_end_of_its_path_and_nothing_else(text, found)
     [
         ("period=3", ValueError, "use intervention.links.0.period or intervention.links.1.period"),
         ("gama=0.9", KeyError, "did you mean"),
-        ("ma=0.9", KeyError, "no field has this name"),  # gamma ends with it, but not after a dot
+        ("ma=0.9", KeyError, "no field has this name"),  # "gamma" ends with "ma", but there is no dot before it
         ("gamma=high", ValueError, "expected a value like 0.99, which is of type float"),
         ("gamma=2", ValueError, "gamma must lie between 0 and 1"),
         ("double=1", ValueError, "of type bool"),
@@ -75,12 +75,12 @@ def test_a_change_that_cannot_be_is_one_clear_error(text, kind, message):
 
 
 def test_a_variant_does_not_belong_to_the_family_of_its_arm():
-    """Over the replay ratio the arms of a family are one line."""
+    """If the arm were in the family, a plot over the replay ratio would join both in one line."""
     plain, sweep = (next(each for each in EXPERIMENTS if each.name == name) for name in ("fig07", "fig10a"))
     same, varied = with_variants([plain, sweep], "smoke", ["tau=0.3"])
     added = [arm.name for arm in varied.designs["smoke"].arms][len(sweep.designs["smoke"].arms) :]
     assert added[0] == "ReDo (exploratory: tau=0.3), RR 0.25" and len(added) == 4
-    assert same is plain  # no arm of it has a threshold
+    assert same is plain  # unchanged, because no arm of `plain` has a threshold
     assert with_variants([sweep], "smoke", []) == [sweep]
     with pytest.raises(ValueError, match="no field has this name"):
         with_variants([plain], "smoke", ["tau=0.3"])

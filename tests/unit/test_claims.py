@@ -20,7 +20,7 @@ GROWS = Claim("Dormancy grows", Quantity(DORMANT), "DQN", None, "higher", 0.1)
 
 
 def runs(arm, ends, metric=DORMANT, environment="MinAtar/Asterix", start=0.0, ages=(None, None)):
-    """Rows of runs with seeds 0, 1, ..., each with a first and a last log point. An end of None means no run."""
+    """Rows of runs with seeds 0, 1, ..., each with a first and a last log point. None stands for a missing run."""
     table = [
         {"arm": arm, "environment": environment, "seed": seed, "agent_steps": steps, metric: value, "reset_age": age}
         for seed, end in enumerate(ends)
@@ -80,7 +80,7 @@ def test_an_interval_within_what_matters_both_ways_is_no_such_effect():
         "The effect is -1.3 percentage points [-2.8, +0.1]: it is smaller than -10.0 percentage points, which would "
         "matter, and than as much the other way."
     )
-    # The same the other way: certainly not zero, but too small to be an opposite effect that matters.
+    # An effect in the opposite direction, which is certainly not zero but too small to matter.
     assert judge(FEWER, both([0.33, 0.32, 0.34], [0.30, 0.30, 0.31])).verdict == "no such effect"
 
 
@@ -181,7 +181,8 @@ def test_returns_are_shares_of_what_they_are_compared_with_in_each_environment()
     hard = both([1.2, 1.1, 1.3], [1.0, 1.1, 0.9], "eval_return", "MinAtar/Asterix")
     verdict = judge(RETURN, pl.concat([easy, hard]))
     # Relative to DQN's return, the differences are 0.2, 0.4 and 0 in one game and 0.2, 0 and 0.4 in the other. Each
-    # game's mean has standard error 0.2 / sqrt(3). That of both is smaller by sqrt(2), with four degrees of freedom.
+    # game's mean has standard error 0.2 / sqrt(3). The mean of both has an error smaller by sqrt(2), with four degrees
+    # of freedom.
     half = 2.776445 * 0.2 / math.sqrt(6)
     np.testing.assert_allclose(bounds(verdict), [0.2, 0.2 - half, 0.2 + half], rtol=1e-6)
     assert (verdict.runs, verdict.unit) == (6, "% of DQN")
@@ -202,7 +203,7 @@ def test_returns_of_atari_are_human_normalised():
 
 def test_a_quotient_of_returns_of_atari_is_judged_as_a_difference_of_scores():
     more = replace(RETURN, by="ratio", smallest=1.1)
-    pong = both([-3.05, -3.05, -1.0], [-6.0, -4.0, -4.0], "eval_return", "ALE/Pong")  # a human's score is 35.3 higher
+    pong = both([-3.05, -3.05, -1.0], [-6.0, -4.0, -4.0], "eval_return", "ALE/Pong")  # human minus random play is 35.3
     verdict = judge(more, pong)
     np.testing.assert_allclose(bounds(verdict), t_bounds(np.array([2.95, 0.95, 3.0]) / 35.3), rtol=1e-6)
     assert (verdict.claim.by, verdict.claim.smallest) == ("difference", 0.05)
@@ -278,7 +279,7 @@ def test_every_claim_is_judged():
 
 
 def test_holms_levels_reject_what_holm_rejects():
-    # Of four claims 0.05 / 4, 0.05 / 3, 0.05 / 2 and 0.05 are the thresholds in the order of p-values.
+    # With four claims, the thresholds in the order of p-values are 0.05 / 4, 0.05 / 3, 0.05 / 2 and 0.05.
     np.testing.assert_allclose(holm_levels([0.03, 0.01, 0.016, 0.2]), [1 - 0.025, 1 - 0.0125, 1 - 0.05 / 3, 0.975])
     np.testing.assert_allclose(holm_levels([0.02, 0.04]), [0.975, 0.95])
     np.testing.assert_allclose(holm_levels([math.nan, 0.02]), [0.95, 0.975])
@@ -286,7 +287,7 @@ def test_holms_levels_reject_what_holm_rejects():
 
 
 def test_primary_claims_are_corrected_together_and_exploratory_ones_are_not():
-    # Pairs differ by -0.3 with a p-value of 0.026; the second claim has one of 0.39.
+    # In the first claim pairs differ by -0.3 and the p-value is 0.026. The second claim has a p-value of 0.39.
     frame = pl.concat([both([0.2, 0.1, 0.0], [0.45, 0.35, 0.4]), runs("Reset", [0.4, 0.2, 0.7])])
     first = replace(FEWER, primary=True)
     second = replace(first, arm="Reset", against="ReDo", direction="higher", smallest=0.1)
@@ -311,7 +312,7 @@ def test_a_claim_whose_precondition_fails_is_not_testable():
         verdict.why
         == "The claim needs at least 10.0 % dormant neurons (τ = 0.1) of DQN, at the start, but finds 2.0 %."
     )
-    assert verdict.estimate == pytest.approx(-0.0166667, abs=1e-6)  # the effect is shown all the same
+    assert verdict.estimate == pytest.approx(-0.0166667, abs=1e-6)  # shown although the claim is not testable
     assert judge(fall, runs("DQN", [0.0, 0.0, 0.01], start=0.12)).verdict == "reproduced"
     room = replace(fall, requires=(Precondition(Quantity(DORMANT), "DQN", most=0.9),))
     assert judge(room, runs("DQN", [0.95, 0.97, 0.96])).why == (
@@ -357,7 +358,7 @@ def test_a_claim_may_compare_two_quantities_of_the_same_run():
         ((0.9, 0.1), (0.5, math.inf), 5 / 4),
         ((0.9, 0.1), (0.0, 0.5), 9.0),
         ((0.9, 0.1), (0.1, 0.9), 9.0),
-        ((0.0, 0.1), (0.0, 0.1), 5 / 4),  # the lower bound is included, the upper one is not
+        ((0.0, 0.1), (0.0, 0.1), 5 / 4),  # the lower bound is included, the upper bound is not
     ],
 )
 def test_a_reset_network_is_compared_at_these_ages_and_the_other_arm_at_the_same_times(ages, reset_age, quotient):
@@ -379,7 +380,7 @@ STEPS = np.array([0, 100, 200, 300, 1000])
             Quantity("loss", "end"),
             [1.0, 2.0, 3.0, 4.0, math.nan],
             4.0,
-        ),  # no value in the last tenth: takes the last one
+        ),  # takes the last value, because there is none in the last tenth
         (Quantity("loss", "mean"), [0.0, 2.0, 2.0, 2.0, 0.0], (100 + 200 + 200 + 700) / 1000),
         (Quantity("loss", "mean", after=0.2), [9.0, 9.0, 1.0, 1.0, 2.0], (100 * 1.0 + 700 * 1.5) / 800),
         (Quantity("loss", "mean", after=0.1, until=0.3), [9.0, 3.0, 1.0, 1.0, 9.0], (100 * 2.0 + 100 * 1.0) / 200),

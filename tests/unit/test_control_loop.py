@@ -146,7 +146,7 @@ def test_targets_are_reset_too_if_the_agent_says_so_at_replay_ratio_two(tmp_path
 
 
 def test_an_evaluation_plays_whole_episodes_with_the_mean_action(tmp_path):
-    """The episodes have one or two steps, and a random stream of their own."""
+    """The episodes of evaluations have one or two steps, and a separate random stream."""
     state = TRAINING.init()
     params = [jax.tree.map(lambda leaf, n=n: leaf[n], state.agent.learner.params) for n in (0, 1)]
     first, again = (np.array(TRAINING.evaluate(params, 32, tmp_path).returns) for _ in range(2))

@@ -1,4 +1,4 @@
-"""The gradients that `dormant` states for a convolution are those that JAX finds, and the tracer sees through them."""
+"""Our gradient rule for convolutions gives the gradients that JAX computes, and the tracer follows it."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Neurons combined with a mix of their own layer. If the mix has weights, the layer is only measured, else coupled."""
+"""Neurons combined with a mix of their layer's neurons. The layer is only measured if the mix has weights."""
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ MEETING = {
 
 
 def layer_a(f, meeting, shapes):
-    """The traced layer a of a network that combines a's neurons with the mix f of them."""
+    """The traced layer a of a network that combines a's neurons with f, a mix of these neurons."""
     params = initialiser({**AB, **shapes})(jax.random.key(0))
 
     def apply(p, x):
@@ -118,14 +118,14 @@ def test_an_old_weight_of_a_mix_would_feed_a_recycled_neuron():
     [
         (lambda mix, hidden: jax.nn.relu(mix + hidden), False),
         (lambda mix, hidden: jnp.maximum(mix, hidden), False),
-        (lambda mix, hidden: jax.nn.relu(mix * hidden), True),  # zero where the neuron is silent
+        (lambda mix, hidden: jax.nn.relu(mix * hidden), True),  # the product is zero if the neuron is silent
     ],
     ids=["sum", "maximum", "product"],
 )
 def test_a_mix_that_meets_a_neuron_behind_its_activation_feeds_it_if_another_activation_follows(join, recyclable):
     def apply(params, x):
         first = x @ params["first"]
-        mix = first[:, 1:] - first[:, :-1]  # the tracer cannot tell which neurons are in it
+        mix = first[:, 1:] - first[:, :-1]  # the tracer cannot tell which neurons are in the mix
         hidden = jax.nn.relu(x @ params["second"])
         return join(mix, hidden) @ params["head"]
 

@@ -102,8 +102,8 @@ def test_recycling_by_gradient_takes_the_neuron_that_learns_nothing():
         (Recycle(number=Share(1.0, recyclings=1)), [1, 2, 0.5]),
         (Recycle(number=PooledShare(0.34, highest=0.5)), [1, 2, 7]),
         (Recycle(number=PooledShare(0.34, highest=0.4)), [1, 2, 0.5]),
-        (Recycle(number=Gap(1.9, highest=0.9)), [1, 2, 7]),  # scores 3/7 and 6/7: the second is twice the first
-        (Recycle(number=Gap(1.9, highest=0.5)), [1, 2, 7]),  # only the smaller score has to be at most `highest`
+        (Recycle(number=Gap(1.9, highest=0.9)), [1, 2, 7]),  # scores 3/7 and 6/7: the second score is twice the first
+        (Recycle(number=Gap(1.9, highest=0.5)), [1, 2, 7]),  # only the smaller score must be at most `highest`
         (Recycle(number=Gap(2.1, highest=0.9)), [1, 2, 0.5]),
     ],
     ids=repr,
@@ -114,7 +114,7 @@ def test_which_neurons_are_recycled(recycle, weights):
 
 def test_a_share_that_falls_counts_the_recyclings():
     recycle, state = Recycle(number=Share(1.0, recyclings=2)), None
-    for number in (2, 0):  # cos(pi/4) * 3 neurons = 2.1; after that the schedule has ended
+    for number in (2, 0):  # cos(pi/4) * 3 neurons = 2.1; the schedule ends after that, so 0 follows
         learner, state = after(recycle, state=state)
         assert sum(weight == 7 for weight in hidden(learner)) == number
 
@@ -155,7 +155,7 @@ def test_scaled_incoming_vectors_are_as_long_as_the_others_on_average():
     params = jax.jit(lambda learner: redo.update(KEY, learner, redo.init(learner, network), network, x)[0])(
         learner
     ).params
-    # Neuron 1 gets (6, 8), scaled from length 10 to the mean length of the others, (3 + 5) / 2. Biases are not scaled.
+    # Neuron 1 gets (6, 8), scaled from length 10 to the other neurons' mean length (3 + 5) / 2. Biases are not scaled.
     assert_allclose(params["hidden"]["w"], [[3.0, 2.4, 0.0], [0.0, 3.2, 5.0]], rtol=1e-6)
     assert params["hidden"]["b"].tolist() == [0, 6, 0]
 
@@ -257,7 +257,7 @@ def test_plasticity_injection_changes_what_learns_and_not_what_is_computed():
 
     @jax.jit
     def learn(learner, state):
-        """Takes a gradient step and then the intervention. Returns both learners and the intervention's state."""
+        """Takes a gradient step, then intervenes. Returns the learners after each, and the intervention's state."""
         gradient = jax.grad(lambda params: jnp.square(net.apply(params, x) - 1.0).sum())(learner.params)
         with jax.numpy_dtype_promotion("standard"):
             change, opt_state = TX.update(gradient, learner.opt_state)
@@ -306,6 +306,7 @@ def test_plasticity_injection_changes_what_learns_and_not_what_is_computed():
     ],
 )
 def test_bad_arguments_are_refused(make, message):
-    # jaxtyping's type checks, active in tests, may reject a wrong option before the library does.
+    # Also accepts TypeError, because the type checks of the test suite may reject a wrong option before the library
+    # does.
     with pytest.raises((ValueError, TypeError), match=message):
         make()

@@ -56,7 +56,7 @@ def test_the_target_is_the_largest_value_of_the_next_state(discount, expected):
 
 
 def linear_batch(*errors):
-    """A batch for a network with one input and one action. If its value is 0, the TD errors are `errors`."""
+    """A batch for a network with one input and one action. If the network's value is 0, the TD errors are `errors`."""
     ones = jnp.ones((len(errors), 1))
     return Batch(ones, jnp.zeros(len(errors), jnp.int32), jnp.array(errors, jnp.float32), jnp.zeros(len(errors)), ones)
 
@@ -194,7 +194,7 @@ def test_an_episode_that_is_cut_off_is_bootstrapped_and_one_that_ends_is_not(tru
     at_its_end = agent.gamma if truncated else 0.0
     assert_allclose(state.replay.discount[0, :8], [agent.gamma, at_its_end] * 4)
     assert state.replay.last[0, :8].tolist() == [False, True] * 4
-    # The value of the last step's next observation is bootstrapped, not that of the next episode's first observation.
+    # Bootstraps the value of the observation after the last step, and not of the next episode's first observation.
     assert state.replay.observations[0, :4, :, 0].tolist() == [[0, 1], [1, 2]] * 2
 
 

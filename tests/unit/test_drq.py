@@ -44,7 +44,7 @@ def slowly_shifted(images, offsets, pad):
 
 @pytest.mark.parametrize("pad", [1, 4, 9])
 def test_a_shift_is_its_slow_definition_to_the_last_offset(pad):
-    """Tests the extreme offsets, the neutral offset and random ones, and also a pad wider than the image."""
+    """Tests the extreme offsets, the neutral offset and random offsets. One pad is wider than the image."""
     rng = np.random.default_rng(pad)
     offsets = np.array(
         [[0, 0], [0, 2 * pad], [2 * pad, 0], [2 * pad, 2 * pad], [pad, pad], *rng.integers(0, 2 * pad, (7, 2))]
@@ -152,7 +152,7 @@ def test_the_learner_chooses_the_next_action_and_the_target_values_it():
 
 
 def test_a_return_of_ten_steps_ends_with_a_life():
-    """A life is lost at step 5, and the game continues. Returns must stop there, without bootstrapping."""
+    """A life is lost at step 5, and the game continues. Returns must stop at that step, without bootstrapping."""
     replay = FrameReplay(32, (1, 1), stack=1, n_step=10)
     ring = replay.init()
     for step in range(20):

@@ -20,7 +20,7 @@ def roomy(monkeypatch):
 
 
 def test_the_defaults_on_atari_are_the_papers(built):
-    """DrQ has them at any replay ratio. DQN's defaults do not change."""
+    """DrQ has the paper's defaults at every replay ratio. DQN's defaults are unchanged."""
     training = built("--replay-ratio", "8", "--intervention", "redo")
     assert training == AtariTraining(
         atari_drq(),

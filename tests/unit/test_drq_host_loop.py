@@ -1,4 +1,4 @@
-"""DrQ with ReDo in the host loop: an interrupted run ends with the same bits as an uninterrupted one."""
+"""DrQ with ReDo in the host loop: an interrupted run ends with the same bits as an uninterrupted run."""
 
 from dataclasses import replace
 

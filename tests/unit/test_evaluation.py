@@ -1,4 +1,4 @@
-"""Evaluations: Q less the discounted return that followed, against its definition, on the device and on the host."""
+"""Evaluations: Q minus the discounted return that followed, compared with its definition, on device and host."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +16,7 @@ GAMMA = 0.9
 
 
 def by_definition(values, rewards, truncated, gamma=GAMMA):
-    """The sum over the states of one episode, and their number. A truncated one leaves out its last state."""
+    """The sum over the states of one episode, and their number. Leaves out the last state of a truncated episode."""
     counted = len(values) - truncated
     total = 0.0
     for state in range(counted):
@@ -107,7 +107,7 @@ class Step(NamedTuple):
 
 
 class Scripted:
-    """Two seeds. An episode has two steps and ends for good, or three steps and is truncated; a life is lost on one."""
+    """Two seeds. An episode terminates after two steps, or is truncated after three. A life is lost in one step."""
 
     def __init__(self):
         self.done = 0

@@ -1,4 +1,4 @@
-"""The example in docs/extending.md works: this file has the same code as the page."""
+"""The example in docs/extending.md works. This test checks that the page has the code of this file."""
 
 from pathlib import Path
 

@@ -70,7 +70,7 @@ def test_it_runs_what_is_missing_judges_and_draws_it(laboratory, tmp_path, capsy
 
 
 def test_the_page_has_only_the_experiments_that_were_asked_for(laboratory, tmp_path, capsys):
-    """They share their runs, so that the other one has runs too."""
+    """Both experiments share their runs, so the experiment that was not asked for has runs too."""
     call, page = laboratory(experiment(), experiment("others")), tmp_path / "runs" / "smoke" / "report.html"
     assert call("walks", "--workers", "1") == 0
     assert "1 experiment, " in capsys.readouterr().out
@@ -90,7 +90,7 @@ def test_a_setting_makes_variants_beside_the_arms_that_no_claim_is_about(laborat
     assert "Exploratory variants, which no claim is about: seconds=0.001 and log_period=6" in page
     assert "dormant figure walks --scale smoke --set seconds=0.001 --set log_period=6" in page
     assert call("walks", "--workers", "1", "--set", "network=long legs") == 0
-    assert "0 runs made, 0 failed." in capsys.readouterr().out  # the far arm has made these runs
+    assert "0 runs made, 0 failed." in capsys.readouterr().out  # the arm `far` has these settings and runs
     page = (folder / "report.html").read_text()
     assert "near (exploratory: network=long legs)" in page and "far (exploratory" not in page
 
@@ -204,7 +204,7 @@ class TestCosts:
         folder = train(Walk(seeds=(0, 1), seconds=0.01), tmp_path / "runs" / "deep" / "seed0-1")
         kind = kind_of(Walk(), "cpu")
         known = speeds(tmp_path / "runs", terminal.KNOWN_SPEEDS, "cpu")
-        # Two seeds run side by side, so each counts half of the time.
+        # Two seeds run side by side, so each seed takes half of the time.
         pace = folder.timing.seconds / 12 / 2
         assert known.runs == {(kind, 1.0): pytest.approx(pace)}
         assert known.cost(Walk(agent_steps=120)) == pytest.approx((120 * pace, "runs"))
@@ -346,7 +346,7 @@ class TestWatching:
         return board
 
     def test_time_left_is_told_from_what_was_made_here(self):
-        # 150 steps took 10 s, and 50 + 100 are left.
+        # 150 steps took 10 s, and 50 + 100 steps are left.
         assert terminal.time_left(self.board(), lambda job: 1.0) == pytest.approx(10.0, abs=0.1)
         assert terminal.summary(self.board(), lambda job: 1.0) == "1 of 4 runs done, 1 running, 1 failed, 10 s left"
 

@@ -13,7 +13,7 @@ RUNNING, OVER, CUT = (GAMMA, False), (0.0, True), (GAMMA, True)  # discount and 
 
 
 def numbered(capacity, n_step=1, stack=2, slack=3, time_limit=1):
-    """The settings of a ring whose frames have one pixel, so that a frame is a number."""
+    """The settings of a ring whose frames have one pixel, so that each frame is a number."""
     return FrameReplay(capacity, (1, 1), stack, n_step, slack, time_limit)
 
 
@@ -136,7 +136,7 @@ def test_states_are_the_observations_acted_from():
 
 @pytest.mark.parametrize("saved", [1, 4, 6, 9, 25])
 def test_a_killed_run_finds_its_ring_as_it_was(saved, tmp_path):
-    """Before the kill, steps that differ from those after resuming overwrite the whole slack."""
+    """Before it is killed, the run overwrites the whole slack, with steps that it does not repeat after resuming."""
     replay = numbered(6, n_step=2)
     kinds = [RUNNING, RUNNING, OVER, RUNNING, CUT, RUNNING, RUNNING] * 6
     ring = added_to(replay, replay.open(tmp_path, 0), kinds[:saved])
@@ -145,7 +145,7 @@ def test_a_killed_run_finds_its_ring_as_it_was(saved, tmp_path):
     room = next(steps for steps in range(1, 99) if replay.save_due(saved, saved, steps)) - 1
     assert room >= replay.slack
     for k in range(saved, saved + room):
-        # The first of these steps starts from the frame that the ring already has, because the emulator is restored.
+        # Because the emulator is restored, the first of these steps starts from the frame that the ring already has.
         replay.add(ring, k, frame(10 + k if k == saved else 200), 9, -1.0, GAMMA, True, frame(201))
     del ring
     resumed = replay.open(tmp_path, saved)
@@ -203,7 +203,7 @@ def test_the_ring_of_another_run_is_refused(tmp_path):
     flush(added_to(replay, replay.open(tmp_path, 0, owner=7), [RUNNING] * 8))
     with pytest.raises(DamagedRing, match="the ring of another run or seed"):
         replay.open(tmp_path, 8, owner=8)
-    # The ring has the owner of this run, but steps of another run.
+    # The file now names this run as the owner, but the steps in the ring belong to another run.
     (tmp_path / "owner.npy").write_bytes((tmp_path / "owner.npy").read_bytes().replace(b"\x07", b"\x08"))
     with pytest.raises(DamagedRing, match="step 2 has changed"):
         replay.open(tmp_path, 8, owner=8)

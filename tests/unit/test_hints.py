@@ -1,4 +1,4 @@
-"""The installed jaxlib gives the same results with and without jit. Versions that do not are reported."""
+"""The installed jaxlib gives equal results with and without jit. Versions with unequal results are reported."""
 
 from importlib.metadata import version
 

@@ -132,7 +132,7 @@ def test_the_replay_ratio_counts_gradient_steps_per_agent_step(ratio, gradient_s
 
 
 def test_the_target_is_copied_after_so_many_agent_steps(tmp_path):
-    """After learning starts at step 16, the target equals the online network only right after a copy (32 and 48)."""
+    """Learning starts at step 16. After that, the target equals the online network only right after a copy (32, 48)."""
     training = replace(TRAINING, log_period=8, intervention=Chain(), seeds=(0,), eval_period=640)
     _, states, _ = played(training, tmp_path)
     same = [np.array_equal(s.agent.target["head"]["kernel"], s.agent.learner.params["head"]["kernel"]) for s in states]
@@ -151,7 +151,7 @@ def test_the_replay_keeps_what_was_seen_done_and_clipped(run):
 
 
 def test_pruning_acts_at_every_step(tmp_path):
-    """Between its checks, pruning keeps weights at zero without scores."""
+    """Between its checks, pruning keeps weights at zero and needs no scores."""
     training = replace(TRAINING, intervention=Prune(tau=0.5, period=10), seeds=(0,), eval_period=640)
     _, states, _ = played(training, tmp_path)
     gone = np.asarray(states[-1].intervention.gone["dense_0"][0])

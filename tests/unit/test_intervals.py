@@ -56,7 +56,8 @@ def test_bootstrap_bounds_equal_rliables_within_monte_carlo_error(ours, theirs, 
     values = table(shape)
     _, bounds = library.get_interval_estimates({"": values}, lambda x: np.array([theirs(x)]), reps=RESAMPLES)
     _, *mine = bootstrap_interval(ours, values, resamples=RESAMPLES)
-    # Each bound lies between two quantiles of our draws, whose levels are four standard errors below and above.
+    # Each bound, rliable's and ours, lies between two quantiles of our draws. Their levels are four standard errors
+    # below and above the bound's level.
     drawn = 4 * np.sqrt(0.025 * 0.975 / RESAMPLES)
     draws = bootstrap(ours, values, RESAMPLES, seed=0)
     wide, narrow = (np.quantile(draws, [0.025 - sign * drawn, 0.975 + sign * drawn]) for sign in (1, -1))
@@ -97,7 +98,7 @@ def test_the_stratified_interval_is_welchs():
     first, second = np.array([1.0, 2.0, 4.0]), np.array([10.0, 14.0, 19.0])
     estimate, low, high = stratified_interval(np.column_stack([first, -second]))
     expected = scipy.stats.ttest_ind(first, second, equal_var=False).confidence_interval()
-    # With one sample negated, the mean over two environments is half of the difference of the two samples.
+    # One sample is negated, so the mean over two environments is half of the difference of the samples.
     np.testing.assert_allclose([2 * low, 2 * high], expected, rtol=1e-9)
     assert 2 * estimate == first.mean() - second.mean()
 
@@ -141,7 +142,7 @@ def test_a_t_interval_holds_the_truth_as_often_as_it_says(seeds, environments):
     spreads = np.array([1.0, 3.0, 0.5])[:environments]
     tables = spreads * np.random.default_rng(0).normal(size=(10_000, seeds, environments))
     held = (np.abs(mean(tables)) <= half_width(tables)).mean()
-    assert 0.94 < held < 0.97  # Welch's is a little too wide at three seeds
+    assert 0.94 < held < 0.97  # Welch's interval is a little too wide for three seeds
 
 
 def test_the_p_value_is_that_of_scipy_and_fits_the_interval():
@@ -164,7 +165,7 @@ def test_simulated_studies_have_at_most_five_percent_false_verdicts():
     rows = simulated().filter(~pl.col("claim").is_in(["Atari, quotients", "primary, not corrected"]))
     shape = {(seeds, games) for seeds in (3, 5, 10) for games in (1, 3, 17)}
     assert shape <= set(rows.select("seeds", "games").iter_rows())
-    # Of 10,000 studies, 5 % have a standard error of 0.2 %.
+    # With 10,000 studies, a fraction of 5 % has a standard error of 0.2 %.
     assert rows.filter(~pl.col("claim").str.starts_with("overlap"))["false"].max() <= 0.056
     assert rows.filter(truth="dormant at random")["reproduced"].max() <= 0.05
     assert simulated(claim="primary, not corrected")["false"].min() > 0.05

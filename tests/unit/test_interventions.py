@@ -123,7 +123,8 @@ def test_coupled_layers_can_be_skipped():
     ],
 )
 def test_bad_arguments_are_refused(make, message):
-    # jaxtyping's type checks, active in tests, may reject a wrong option before the library does.
+    # Also accepts TypeError, because the type checks of the test suite may reject a wrong option before the library
+    # does.
     with pytest.raises((ValueError, TypeError)) as refused:
         make()
     assert message in str(refused.value) or "Literal" in str(refused.value) or "violates" in str(refused.value)

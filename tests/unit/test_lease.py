@@ -40,7 +40,7 @@ def soon(monkeypatch):
 
 @pytest.fixture
 def unlocked(monkeypatch):
-    """Simulates a disk such as NFS, whose locks other machines do not see: no process sees any lock."""
+    """Simulates a disk such as NFS, whose locks other machines do not see. No process sees any lock then."""
     monkeypatch.setattr(run_folder.fcntl, "flock", lambda *arguments: None)
 
 

@@ -29,7 +29,7 @@ class Scripted:
 
 
 def below(flag):
-    """A number in [0, 1): below 1/3 if the flag is set, otherwise above 1/2."""
+    """A number in [0, 1). It is below 1/3 if the flag is set, otherwise above 1/2."""
     return 0.0 if flag else 0.9
 
 
@@ -85,7 +85,7 @@ FIRST = {"Freeway": freeway_cars, "Breakout": lambda key: Scripted([], [int(jax.
 
 
 def oracle_game(name, key):
-    logging.disable(logging.WARNING)  # minatar warns through the root logger that it cannot draw
+    logging.disable(logging.WARNING)  # minatar warns through the root logger that it cannot display games
     from minatar.environment import Environment
 
     logging.disable(logging.NOTSET)
@@ -96,7 +96,7 @@ def oracle_game(name, key):
 
 
 def policy(name, generator, game):
-    """Random actions, but in Seaquest mostly those that keep a submarine alive: dive, gather divers, surface, shoot."""
+    """Random actions. In Seaquest, most actions keep the submarine alive: dive, gather divers, surface, shoot."""
     if name != "Seaquest":
         return generator.integers(MinAtar(name).actions)
     if game.sub_y == 0 or (game.oxygen > 60 and game.sub_y < 3):
@@ -107,7 +107,7 @@ def policy(name, generator, game):
 
 
 def playthrough(name, steps, seed):
-    """Yields the adapter's outcome and MinAtar's for each step, restarting both at each end."""
+    """Yields the adapter's outcome and MinAtar's outcome of each step. Restarts both games when an episode ends."""
     env = MinAtar(name, sticky=0.0)
     reset, step = jax.jit(env.reset), jax.jit(env.step)
     generator = np.random.default_rng(seed)

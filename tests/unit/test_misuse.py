@@ -1,4 +1,4 @@
-"""Wrong use of interventions raises an error at once that tells the user what to write."""
+"""Wrong use of an intervention immediately raises an error that tells the user what to write."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ MISTAKES = {
 
 
 def test_every_mistake_is_told_in_the_users_words():
-    # Uses a new process, because in this one the test suite's type checks would raise first.
+    # Uses a new process, because in this process the test suite's type checks would raise first.
     program = "import sys\nfrom dormant import *\nimport dormant\n"
     program += "from dormant.interventions import *\n"
     for mistake in MISTAKES:

@@ -38,7 +38,7 @@ def test_plays_as_gymnasium_does(task, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_restored_state_goes_on_to_the_same_bits(task):
-    """The state is restored into a body that is in another state. The comparison lasts several episodes."""
+    """The body into which the state is restored has a different state before. The comparison lasts several episodes."""
     spec = MuJoCo(task, time_limit=25)
     bodies, other = spec.begin([5]), spec.begin([5])
     actions = actions_of(spec, 90)

@@ -1,4 +1,4 @@
-"""Trainings that start from the last state of other trainings: these run first, are reused, and are listed first."""
+"""Trainings that start from the last state of others. The other trainings run first, are reused, are listed first."""
 
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +15,7 @@ from dormant.lab.runs.runner import FollowingTraining, last_state, run
 
 @dataclass(frozen=True)
 class Onward:
-    """A training that starts a random walk at the last position of another one."""
+    """A training that starts a random walk at the last position of another random walk."""
 
     env: Place = field(default_factory=Place)
     agent: Walker = field(default_factory=Walker)

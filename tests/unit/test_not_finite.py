@@ -81,7 +81,7 @@ def test_nobody_in_it_is_recycled(cure):
     np.testing.assert_array_equal(after.params["c"], params["c"])
     fed_by_a = np.flatnonzero((np.asarray(after.params["b"]) != np.asarray(params["b"])).any(axis=1))
     nan = np.isnan(np.asarray(after.params["b"]))
-    assert (nan == np.isnan(np.asarray(params["b"]))).all() or len(fed_by_a)  # only rows that read layer a
+    assert (nan == np.isnan(np.asarray(params["b"]))).all() or len(fed_by_a)  # or only rows that layer a feeds are NaN
 
 
 def test_continual_backprop_resumes_once_the_layer_is_finite_again():

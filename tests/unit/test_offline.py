@@ -80,7 +80,7 @@ def test_moving_targets_lead_to_the_right_values(offline, tmp_path):
     assert [row["gradient_steps"].tolist() for row in rows] == [[400, 400], [800, 800], [1200, 1200]]
     assert [np.ma.getmaskarray(row["eval_return"]).all() for row in rows] == [True, False, True]
     assert rows[1]["eval_return"].tolist() == [1.0, 1.0]
-    # The target is copied every 50 gradient steps, so also at the last one, 1,200.
+    # The target is copied every 50 gradient steps, and therefore also at the last gradient step, 1,200.
     np.testing.assert_array_equal(state.agent.target["head"]["kernel"], state.agent.learner.params["head"]["kernel"])
 
 
@@ -274,7 +274,7 @@ def test_a_pretrained_student_begins_with_the_last_network_of_its_run():
     with pytest.raises(ValueError, match="new_head needs a pretrained student"):
         replace(DISTILLATION, new_head=True)
     assert run.lesson.states.shape == (1, 500, 1)
-    # The ring holds five steps with even observations. Each is about a fifth of the drawn states.
+    # The ring holds five steps with even observations. Each observation is about a fifth of the drawn states.
     found, counts = np.unique(run.lesson.states, return_counts=True)
     assert found.tolist() == [0, 2, 4, 6, 8] and counts.min() > 50
 

@@ -17,13 +17,14 @@ SCORES = np.array([[[1, 1, 1, 1], [0, 0, 2, 2], [2, 0, 0, 2], [0, 0.1, 0, 3.9], 
 
 def test_the_union_is_of_all_earlier_points_and_not_of_the_present_one():
     found = overlaps(SCORES, 0.1, "union")
-    # Point 2 has one of its two in the union {0, 1}. Point 3 equals the union {0, 1, 2}. Point 4 is disjoint from it.
+    # One of the two neurons of point 2 is in the union {0, 1} of earlier points. Point 3 equals the union {0, 1, 2}.
+    # Point 4 has no neuron in the union.
     np.testing.assert_array_equal(found, [[np.nan, np.nan, 0.5, 1.0, 0.0]])
 
 
 def test_the_previous_set_is_that_of_the_point_before():
     np.testing.assert_array_equal(overlaps(SCORES, 0.1, "previous"), [[np.nan, np.nan, 0.5, 1.0, 0.0]])
-    # At tau = 0, point 3 is {0, 2} and point 2 is {1, 2}: they have one of two in common.
+    # At tau = 0, point 3 is {0, 2} and point 2 is {1, 2}: one of two neurons is in both.
     np.testing.assert_array_equal(overlaps(SCORES, 0.0, "previous"), [[np.nan, np.nan, 0.5, 0.5, 0.0]])
     # The union before point 3 is {0, 1, 2}, which contains both neurons of point 3.
     np.testing.assert_array_equal(overlaps(SCORES, 0.0, "union"), [[np.nan, np.nan, 0.5, 1.0, 0.0]])

@@ -17,7 +17,7 @@ def numbered(capacity, n_step=1):
 
 
 def filled(replay, rewards, discounts=None, last=None, first=0):
-    """A ring of steps. Step k goes from observation k to k + 0.5, so no other step has its `observation_t`."""
+    """A ring of steps. Step k goes from observation k to k + 0.5, so each step has a unique `observation_t`."""
     ring, add = replay.init(), jax.jit(replay.add)
     for k, reward in enumerate(rewards):
         discount = GAMMA if discounts is None else discounts[k]

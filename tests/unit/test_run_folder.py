@@ -340,7 +340,7 @@ def small_disk(tmp_path):
             ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)], capture_output=True
         ).returncode
     )
-    # Without the right to mount, yields None: tests then use /dev/full, which cannot hold a run folder.
+    # Yields None if this process may not mount. Tests then use /dev/full, which cannot hold a run folder.
     yield path if mounted else None
     if mounted:
         subprocess.run(["umount", str(path)], check=True)

@@ -42,7 +42,7 @@ def test_workers_live_for_many_jobs_each_on_its_core_and_give_what_one_process_g
         for child in multiprocessing.active_children():
             seen.add((child.pid, tuple(os.sched_getaffinity(child.pid))))
 
-    # A job takes as long as a worker needs to start, so that every worker gets a job.
+    # A job takes as long as a worker takes to start, so that every worker gets a job.
     todo = [job(tmp_path / f"seed{seed}", seeds=(seed,), seconds=0.3) for seed in range(4)]
     board = run_all(todo, Processes(cores()), watch)
     assert [each.state for each in board.standings] == ["done"] * 4
@@ -175,7 +175,7 @@ def test_ctrl_c_never_reaches_a_worker_even_while_it_loads(tmp_path, whole, capf
 
 def test_ctrl_c_while_a_worker_is_started_comes_after_that():
     reached = []
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores the signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # because a shell's background jobs ignore Ctrl-C
     with pytest.raises(KeyboardInterrupt), interrupts_held():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.05)

@@ -36,7 +36,7 @@ def test_forget_names_other_entries_than_the_mask():
     assert not after.params["w"][:, 1].any() and after.opt_state[0].mu["w"].all()
 
 
-# An optimizer whose state has a leaf of one row per parameter: the same rank as the parameter, but another shape.
+# An optimizer whose state has, for each parameter, a leaf with one row. Its rank is the parameter's, but not its shape.
 BY_COLUMN = optax.GradientTransformation(
     lambda params: jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:])), params),
     lambda updates, state, params=None: (updates, state),

@@ -209,7 +209,7 @@ def test_architecture(name):
     assert "o" not in found and ("t" in name or "GRU" in name or found.keys() == expected.keys()), str(wiring)
 
     silence_(net, wiring)
-    # `init` is needed, because parameters outside of layers have no initialiser.
+    # Passes `init`, because parameters outside of layers have no initialiser.
     outputs, counts = net(x), dt.recycle_(net, wiring, x, tau=0.0, init=lambda: Net(forward, **copy.deepcopy(layers)))
     assert counts.keys() == {layer.name for layer in wiring.layers if layer.recyclable}
     assert same(net(x), outputs)

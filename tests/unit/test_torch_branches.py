@@ -78,7 +78,7 @@ def test_a_report_names_the_layers_that_the_inputs_leave_out():
 
 @pytest.mark.parametrize("draw", [random.random, np.random.rand], ids=["python", "numpy"])
 def test_a_branch_on_a_random_number_of_python_is_a_reason(draw):
-    for number in range(3):  # the first trace may take either branch
+    for number in range(3):  # repeated, because a trace may take either branch
         random.seed(number)
         np.random.seed(number)
         branching = dt.trace(two_heads(lambda s, x: draw() < 0.5), X)["a"]

@@ -1,4 +1,4 @@
-"""Networks that a tracer could silently get wrong. Checks the recycled layers by another method than tracing."""
+"""Networks that a tracer could silently get wrong. A method other than tracing checks the recycled layers."""
 
 import copy
 

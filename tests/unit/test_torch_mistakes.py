@@ -82,7 +82,7 @@ MISTAKES = {
 
 
 def test_every_mistake_is_one_clear_error_and_changes_nothing():
-    # Uses a new process, because in this one the test suite's type checks would raise first.
+    # Uses a new process, because in this process the test suite's type checks would raise first.
     command = [sys.executable, "-c", PREPARED, json.dumps(list(MISTAKES))]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
     told = dict(zip(MISTAKES, ran.stdout.splitlines(), strict=True))

@@ -1,4 +1,4 @@
-"""How dormant.torch resets the optimizer state of recycled weights, and which optimizers it refuses."""
+"""dormant.torch resets the optimizer state of recycled weights, and refuses optimizers whose state it does not know."""
 
 import copy
 

@@ -95,7 +95,7 @@ def test_state_is_changed_in_place_for_every_kind_of_optimizer(make):
 def test_a_capturable_optimizer_keeps_its_step_tensor():
     net = with_silent(mlp(), 1)
     optimizer = torch.optim.Adam(net.parameters(), capturable=True)
-    for leaf in net.parameters():  # as after steps in a CUDA graph, which a CPU can't run
+    for leaf in net.parameters():  # as after steps in a CUDA graph; simulated, because a CPU can't run one
         moments = {name: torch.ones_like(leaf) for name in ("exp_avg", "exp_avg_sq")}
         optimizer.state[leaf] = {"step": torch.tensor(7.0), **moments}
     steps = [state["step"] for state in optimizer.state.values()]
@@ -167,7 +167,7 @@ def test_pruned_neurons_stay_out():
         cure.step(X)
         assert bool((net[2].weight[:, 1] == 0).all()) == (step >= 2)
         if step == 2:
-            nn.init.constant_(net[0].bias, 1.0)  # it wakes up, and nobody listens
+            nn.init.constant_(net[0].bias, 1.0)  # the neuron is active again, but no layer reads it
 
 
 def test_a_schedule_may_be_called_after_several_gradient_steps():
@@ -187,7 +187,7 @@ def test_inputs_are_drawn_only_if_they_are_needed():
     cure = dt.with_intervention(mlp(), (), dt.Chain(dt.Every(5, dt.ReDo()), dt.ClipWeights()))
     for _ in range(10):
         cure.step_on(inputs)
-    assert len(drawn) == 3  # one trace, two events
+    assert len(drawn) == 3  # by one trace and two events
 
 
 def test_a_checkpoint_resumes_to_the_last_bit():

@@ -38,7 +38,7 @@ def test_nothing_is_left_behind():
     net = Everything().train()
     net.drop.eval()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    loss = net(torch.ones(8, 3)).sum()  # tracing must not break the backward pass of this graph
+    loss = net(torch.ones(8, 3)).sum()  # the backward pass below uses this graph, which tracing must not break
     state, plain, seen = copy.deepcopy(net.state_dict()), net.plain.clone(), list(net.seen)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))

@@ -107,11 +107,12 @@ def test_actions_that_are_no_bytes_and_seeds_of_other_lengths_are_refused():
 
 
 def test_dopamines_frames_are_stacked_and_never_across_a_termination(tmp_path):
-    # Of the ten slots, the last belongs to the previous part. Blank frames are at 0, 1, 6 and 7.
+    # The last of the ten slots belongs to the previous part. Blank frames are in slots 0, 1, 6 and 7.
     dopamine(tmp_path, part=3, cursor=29, terminal=[0, 0, 0, 0, 0, 1, 0, 0, 0, 0])
     log = dopamine_files.read(tmp_path, part=3, gamma=0.5, stack=3)
     assert log.frames.shape == (9, 2, 2)
-    # Slots 6 and 7 have the termination among the two before them, and slot 8 has no successor.
+    # Slots 6 and 7 may not be drawn, because the termination is in one of the two slots before them. Slot 8 has no next
+    # step.
     assert int(log.number) == 4 and log.steps[:4].tolist() == [2, 3, 4, 5]
     memory = FrameMemory(stack=3)
     batch = memory.sample(log, jnp.array(0), jnp.array([0.0, 0.3, 0.6, 0.9]))
