@@ -215,7 +215,7 @@ def like(folder: RunFolder, texts: Sequence[str]) -> Training:
 
 
 def _rebuilt(description: object) -> object:
-    """The value that `describe` described. Raises ValueError for a class or a field that this version does not have."""
+    """The value that `describe` described. Raises ValueError if this version lacks a class or field."""
     if isinstance(description, list):
         return tuple(map(_rebuilt, description))
     if not isinstance(description, dict):

@@ -39,7 +39,7 @@ class ClusterFlags:
     ray: str | None = None
     """Run on the Ray cluster whose head is at HOST:PORT, or on the cluster of this machine (auto)."""
     slurm: bool = False
-    """Run as an array of SLURM jobs. They continue if this command ends, and the same command finds them."""
+    """Run as an array of SLURM jobs. The jobs continue if this command ends; the same command follows them again."""
     cpus: int | None = None
     """CPU cores per run on a cluster (default 1). The number of cores can change the last bits of a result."""
     gpus: float | None = None

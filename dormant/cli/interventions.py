@@ -100,7 +100,7 @@ class Settings:
     order: Literal["lowest", "highest", "random"] | None = None
     """recycle: which neurons are recycled first."""
     number: Literal["dormant", "share", "pooled-share", "gap"] | None = None
-    """recycle: how many neurons: all dormant ones, a share of each layer or of all neurons, or those below a gap."""
+    """recycle: number of neurons: all dormant neurons, a share of each layer or of all layers, or all below a gap."""
     share: float | None = None
     """recycle: fraction of neurons to recycle, for --number share or pooled-share."""
     recyclings: int | None = None
@@ -163,7 +163,7 @@ USES: dict[Name, tuple[str, ...]] = {
 def intervention(settings: Settings) -> Intervention:
     """The intervention that the settings describe.
 
-    Raises ValueError for a setting that the intervention does not use, and for a value that it does not accept.
+    Raises ValueError for a setting that the intervention does not use, or a value that it does not accept.
 
     >>> intervention(Settings("prune", tau=0.1))
     Prune(tau=0.1, period=1000)

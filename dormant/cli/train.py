@@ -70,13 +70,13 @@ class Length:
     eval_period: int = DeviceTraining.eval_period
     """Agent steps between two evaluations."""
     eval_episodes: int = DeviceTraining.eval_episodes
-    """Episodes per evaluation. On Atari, an evaluation has at least this many."""
+    """Episodes per evaluation. On Atari, an evaluation has at least this many episodes."""
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
     stop_when_diverged: bool = False
     """End the run when a network diverges: when its loss, dormant fraction or another metric is NaN or infinite."""
     core: int | None = None
-    """Use only this CPU core, with one thread, to leave the other cores to other runs. Default: all cores."""
+    """Use only this CPU core, with one thread, to leave the remaining cores to other runs. Default: all cores."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ class TrainMinAtar:
     run_dir: Path
     """Folder of the run: created, resumed, or left alone if the run is done."""
     algorithm: Annotated[Literal["dqn", "drq"], tyro.conf.arg(name="agent")] = "dqn"
-    """The agent. With drq, some other flags have other defaults."""
+    """The agent. With drq, the defaults of some flags differ from those of dqn."""
     env: str = "MinAtar/Asterix"
     """The environment."""
     sticky: float = MinAtar.sticky
-    """Probability that the environment repeats the last action instead of the chosen one."""
+    """Probability that the environment repeats the last action instead of the chosen action."""
     time_limit: int = MinAtar.time_limit
     """Agent steps after which an episode is truncated."""
     eval_epsilon: float = DeviceTraining.eval_epsilon
@@ -120,7 +120,7 @@ class TrainAtari:
     env: str = "ALE/DemonAttack"
     """The environment."""
     sticky: float = Atari.sticky
-    """Probability, per frame, that the last action is repeated instead of the chosen one."""
+    """Probability, per frame, that the last action is repeated instead of the chosen action."""
     time_limit: int = Atari.time_limit
     """Agent steps after which an episode is truncated."""
     noops: int = Atari.noops
@@ -128,7 +128,7 @@ class TrainAtari:
     life_loss: bool = Atari.life_loss
     """Whether losing a life ends the return."""
     eval_agent_steps: int = AtariTraining.eval_agent_steps
-    """Smallest number of agent steps per evaluation, which then ends with the current episode."""
+    """Smallest number of agent steps per evaluation. After these, the evaluation ends with the current episode."""
     eval_epsilon: float = AtariTraining.eval_epsilon
     """Probability of a random action in evaluation episodes."""
     video: bool = False
@@ -138,7 +138,7 @@ class TrainAtari:
     length: Annotated[Length, tyro.conf.arg(name="")] = field(default_factory=Length)
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
     network: Literal["nature", "impala"] = "nature"
-    """The network: the paper's Nature CNN or its ResNet. Each network has some flags of its own."""
+    """The network: the paper's Nature CNN or the paper's ResNet. Each network adds flags."""
     agent: Annotated[DQN, *FLAT] = field(default_factory=atari_dqn)
 
 

@@ -301,7 +301,8 @@ FIG14 = Experiment(
         Panel("Dormant neurons of all networks (τ = 0.1)", "dormant/0.1/all"),
     ),
     claims=(
-        # In the paper ReDo's return equals SAC's within noise: 11,250 and 11,500 on one task, about 5,000 on the other.
+        # In the paper ReDo's return equals SAC's within noise: 11,250 and 11,500 on one task, about 5,000 each on the
+        # second task.
         Claim("ReDo does SAC no harm", SAC_RETURN, "ReDo", "SAC", "higher", LOWER_RETURN, "ratio"),
         # In the paper weight decay loses a tenth in HalfCheetah and 5 % in Ant.
         lowers_sac("Weight decay", SLIGHTLY_LOWER),

@@ -227,7 +227,7 @@ def returns(
     smallest: float,
     quantity: Quantity = TRAINED,
 ) -> Claim:
-    """A claim about the ratio of two returns, by default those of training episodes in the last fifth of the run."""
+    """A claim about the ratio of two returns, by default returns of training episodes in a run's last fifth."""
     return Claim(statement, quantity, arm, against, direction, smallest, "ratio")
 
 
@@ -239,8 +239,8 @@ def dormant_at_end(tau: str = "0.1") -> Quantity:
 def after_the_dip(tau: str = "0.1") -> Quantity:
     """The mean dormant fraction from 5 % to 15 % of a run.
 
-    A new network has more dormant neurons than one that has learnt for a short time. In the paper the fraction falls
-    from 13 % and 17 % to 4 % within the first 4 % of the run (figure 2).
+    A new network has more dormant neurons than a network that has learnt for a short time. In the paper the fraction
+    falls from 13 % and 17 % to 4 % within the first 4 % of the run (figure 2).
     """
     return Quantity(f"dormant/{tau}/all", "mean", after=0.05, until=0.15)
 

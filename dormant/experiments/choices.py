@@ -154,7 +154,7 @@ FIG24 = Experiment(
     title="Size of the score batch",
     designs=five_games(score_batches),
     panels=(DORMANT, RETURN),
-    # The paper calls the fractions the same; our sources have no numbers.
+    # The paper calls the fractions equal; our sources have no numbers.
     claims=(no_different("lower", -MANY_NEURONS), no_different("higher", MANY_NEURONS)),
 )
 

@@ -166,7 +166,7 @@ class Claim:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the claim bounds an effect instead of claiming one."""
+        """Whether the claim bounds an effect instead of claiming that there is one."""
         effect = self.smallest - (1 if self.by == "ratio" else 0)
         return effect < 0 if self.direction == "higher" else effect > 0
 

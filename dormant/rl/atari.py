@@ -167,7 +167,7 @@ class AtariTraining(OnHost):
     def measured_inputs(
         self, rings: tuple[FrameRing, ...], added: int, purpose: str, number: int
     ) -> UInt8[ndarray, "seeds states height width stack"]:
-        """Stored observations for a measurement between chunks, or those of random play if too few are stored."""
+        """Stored observations for a measurement between chunks, or observations of random play if few are stored."""
         if added < self.agent.n_step:
             return np.stack([_random_play(self.env, seed, number) for seed in self.seeds])
         keys = [key_for(jnp.asarray(seed), purpose, added) for seed in self.seeds]

@@ -58,8 +58,9 @@ class DeviceTraining:
     """A training of DQN with the device loop. On one machine, equal fields give bit-identical results.
 
     `Schedule` explains the fields that count steps. One call of `advance` runs a chunk of `log_period` agent steps.
-    The size of the chunks does not change what is learned. An evaluation plays `eval_episodes` episodes. The rank of
-    the last layer's features is measured at each evaluation on `rank_batch` states, or never if `rank_batch` is 0.
+    The size of the chunks does not change the results of learning. An evaluation plays `eval_episodes` episodes. The
+    rank of the last layer's features is measured at each evaluation on `rank_batch` states, or never if `rank_batch` is
+    0.
 
     Raises ValueError for settings that `Schedule` rejects, or with which no evaluation can run.
     """
@@ -271,7 +272,7 @@ def _measure(training: DeviceTraining, seeds: Int[Array, " seeds"], state: Train
         return training.network.wiring.scores(state.agent.learner.params, states)
 
     def several(seeds: Array, state: TrainState) -> Scores:
-        # All seeds share `added`, so that the `cond` stays a branch under `vmap`.
+        # All seeds share `added`. With one value per seed, `vmap` would turn the `cond` into computing both branches.
         return jax.vmap(partial(one, state.agent_steps[0]))(seeds, state)
 
     return dormancy(over_seeds(seeds, several)(state))

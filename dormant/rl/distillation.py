@@ -50,8 +50,8 @@ class Lesson(NamedTuple):
 class DistillationTraining:
     """A training that distils a DQN into a student. On one machine, equal fields give bit-identical results.
 
-    The student minimises the squared error between its Q values and those of the teacher's final network, over all
-    actions and over `states` states from the teacher's replay. The student starts from the final network of the
+    The student minimises the squared error between its Q values and the Q values of the teacher's final network, over
+    all actions and over `states` states from the teacher's replay. The student starts from the final network of the
     training `student`, or from a fresh network if that is None. The optimizer is the agent's, with a fresh state. The
     trainings `teacher` and `student` run with `env` and `seeds`.
 
@@ -136,7 +136,7 @@ class DistillationRun(WithoutActor):
     def advance(self, state: DistillationState) -> tuple[DistillationState, dict[str, np.ndarray]]:
         """Takes `log_period` gradient steps. Returns the new state and its metrics: arrays [seeds] or [seeds, neurons].
 
-        The loss is the mean over those gradient steps.
+        The loss is the mean over the `log_period` gradient steps.
         """
         state, loss = _chunk(self.training, jnp.array(self.seeds), self.lesson, state)
         done = np.full(len(self.seeds), self.agent_steps_done(state))

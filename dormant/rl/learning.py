@@ -26,7 +26,7 @@ from .schedule import join_seeds, lanes, map_seeds, take_seed
 
 TAUS = (0.0, 0.025, 0.1)
 EVALUATED = ("eval_return", "q_gap")  # the metrics of an evaluation
-REPRESENTED = ("srank", "effective_rank", "stable_rank", "feature_norm", "weight_norm")  # those of `representation`
+REPRESENTED = ("srank", "effective_rank", "stable_rank", "feature_norm", "weight_norm")  # the keys of `representation`
 Scores = dict[str, Float[Array, "*seeds neurons"]]
 Losses = dqn.Losses | sac.Losses
 

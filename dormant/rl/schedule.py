@@ -248,6 +248,6 @@ def draw(schedule: Schedule, agent: DQN, key: Key[Array, ""]) -> Draws:
         jax.random.uniform(batch, (updates, agent.batch_size)),
         jax.random.uniform(score, (updates, schedule.score_batch)),
         jax.random.split(intervention, updates),
-        # Uses a sixth key, so that the other draws are the same with and without augmentation.
+        # Uses a sixth key, so that augmentation does not change the other draws.
         agent.augmentation.draw(jax.random.fold_in(key, 5), updates, agent.batch_size),
     )

@@ -77,8 +77,8 @@ def test_an_interval_within_what_matters_both_ways_is_no_such_effect():
     # Differences of -0.01, -0.02 and -0.01: half a width of 0.0143 on either side of -0.0133.
     assert verdict.verdict == "no such effect"
     assert verdict.why == (
-        "The effect is -1.3 percentage points [-2.8, +0.1]: it is smaller than -10.0 percentage points, which would "
-        "matter, and than as much the other way."
+        "The effect is -1.3 percentage points [-2.8, +0.1]: in both directions it is smaller than -10.0 "
+        "percentage points, which would matter."
     )
     # An effect in the opposite direction, which is certainly not zero but too small to matter.
     assert judge(FEWER, both([0.33, 0.32, 0.34], [0.30, 0.30, 0.31])).verdict == "no such effect"

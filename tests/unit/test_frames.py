@@ -217,7 +217,7 @@ def test_a_run_without_a_checkpoint_starts_a_new_ring(tmp_path):
 
 def test_files_of_another_ring_are_refused(tmp_path):
     added_to(numbered(6), numbered(6).open(tmp_path, 0), [RUNNING] * 4)
-    with pytest.raises(ValueError, match=r"frames.npy has uint8\[\d+, 1, 1\], not uint8\[\d+, 1, 1\]: another ring"):
+    with pytest.raises(ValueError, match=r"frames.npy has uint8\[\d+, 1, 1\], not uint8\[\d+, 1, 1\]; it belongs"):
         numbered(7).open(tmp_path, 4)
 
 
@@ -262,7 +262,7 @@ def test_rings_that_do_not_fit_are_refused_with_the_sum(tmp_path):
     replay = FrameReplay(100_000)
     fits = 2 * replay.bytes
     assert shortage(replay, 2, memory=fits + 2 * 10**9, disk=fits) == ""
-    assert "= 1.6 GB. With 2.0 GB for the rest that is more than the 3.6 GB" in shortage(
+    assert "= 1.6 GB. With 2.0 GB for other data, that is more than the 3.6 GB" in shortage(
         replay, 2, memory=fits + 2 * 10**9 - 1, disk=fits
     )
     assert "That is more than the 1.6 GB of free disk" in shortage(replay, 2, memory=10**12, disk=fits - 1)

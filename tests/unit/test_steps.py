@@ -78,7 +78,7 @@ def test_a_flipped_bit_and_another_owner_are_refused(tmp_path):
 
 def test_another_ring_or_none_is_refused(tmp_path):
     filled(tmp_path, 3)
-    with pytest.raises(ValueError, match=r"steps.npy has float32\[10, 10\], not float32\[9, 10\]: another ring"):
+    with pytest.raises(ValueError, match=r"steps.npy has float32\[10, 10\], not float32\[9, 10\]; it belongs"):
         StepReplay(capacity=5, observations=3, actions=2, slack=4).open(tmp_path, 3)
     with pytest.raises(FileNotFoundError):
         REPLAY.open(tmp_path / "other", 3)

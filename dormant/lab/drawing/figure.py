@@ -54,7 +54,7 @@ def published(experiment: Experiment, scale: Scale) -> tuple[Plot, ...]:
 
 
 def shows(plot: Plot, metric: str) -> bool:
-    """Whether a plot of the paper shows the quantity of one of our metrics."""
+    """Whether a plot of the paper shows the quantity that our metric measures."""
     return metric.startswith(METRICS.get(plot.metric, ("eval_return", "train_return")))
 
 
@@ -207,7 +207,7 @@ def judgement(verdict: Verdict) -> str:
 
 
 def save(picture: Figure, stem: Path) -> tuple[Path, Path]:
-    """Writes stem.svg and stem.png, each completely or not at all. The same figure gives the same bytes."""
+    """Writes stem.svg and stem.png, each completely or not at all. Equal figures give equal bytes."""
     files = stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png")
     with mpl.rc_context({"svg.hashsalt": "dormant", "svg.fonttype": "none"}):
         for file in files:

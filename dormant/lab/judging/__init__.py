@@ -125,8 +125,9 @@ def _error(
 def holm_levels(p_values: Sequence[float], error: float = 1 - LEVEL) -> list[float]:
     """The confidence level of each claim's interval so that intervals without "no effect" are Holm's rejections.
 
-    The claim of the smallest of m p-values gets the level 1 - error / m, the next one 1 - error / (m - 1), and so on.
-    After the first claim that Holm does not reject, all others get the same level. A p-value of NaN counts as 1.
+    The claim with the smallest of m p-values gets the level 1 - error / m, the next claim 1 - error / (m - 1), and so
+    on. All claims after the first one that Holm does not reject get the level of that claim. A p-value of NaN counts as
+    1.
 
     >>> [round(level, 3) for level in holm_levels([0.2, 0.001, 0.03])]
     [0.975, 0.983, 0.975]

@@ -278,7 +278,7 @@ def _effects(claim: Claim, found: Pairs) -> Effects:
 def log_quotients(
     arm: Float[np.ndarray, "*shape"], against: Float[np.ndarray, "*shape"]
 ) -> Float[np.ndarray, "*shape"]:
-    """The logarithms of quotients, clipped to those of 1 / `LARGEST_RATIO` and `LARGEST_RATIO`; 0 for two zeros."""
+    """The logarithms of quotients, which are clipped to [1 / `LARGEST_RATIO`, `LARGEST_RATIO`]; 0 for two zeros."""
     bound = math.log(LARGEST_RATIO)
     with np.errstate(divide="ignore", invalid="ignore"):
         quotients = np.clip(np.log(arm) - np.log(against), -bound, bound)

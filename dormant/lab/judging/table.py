@@ -46,7 +46,7 @@ def read(root: Path, scale: Scale, experiment: Experiment, unfinished: bool = Fa
     - `diverged`: the agent steps at the seed's first number that is not finite, null if all numbers are finite.
     - the overlap metrics in the experiment's panels and claims.
 
-    Unfinished runs are read only if `unfinished` is true. If several runs contain a seed, a finished one is used. An
+    Unfinished runs are read only if `unfinished` is true. If several runs contain a seed, a finished run is used. An
     incomplete last line of a file is ignored.
 
     Raises RunRefused if any other line is damaged.

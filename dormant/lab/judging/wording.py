@@ -165,7 +165,7 @@ def matters(claim: Claim, unit: str) -> str:
 
 
 def sentence(claim: Claim, ruling: Ruling, unit: str, interval: Bounds) -> str:
-    """The reason for a ruling that rests on an interval, in one sentence."""
+    """The reason for a ruling that is based on an interval, in one sentence."""
     if unknown(unit, interval):
         return "The quotient cannot be estimated: these runs fit anything from a hundredth to 100 times."
     smallest = amount(unit, claim.smallest)
@@ -181,7 +181,7 @@ def sentence(claim: Claim, ruling: Ruling, unit: str, interval: Bounds) -> str:
         text = {
             "reproduced": f"it goes the claimed way, and the estimate reaches {smallest}, which matters",
             "weaker than claimed": f"it goes the claimed way, but is smaller than {smallest}, which would matter",
-            "no such effect": f"it is smaller than {smallest}, which would matter, and than as much the other way",
+            "no such effect": f"in both directions it is smaller than {smallest}, which would matter",
             "opposite": "it goes the other way",
             "not settled": f"it goes the claimed way, but can be smaller than {smallest}, which would matter"
             if sure

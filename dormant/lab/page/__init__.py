@@ -23,7 +23,7 @@ from dormant.lab.page.chapters import (
 from dormant.lab.page.chapters import chapter as chapter
 
 LARGEST = 6_000_000  # bytes
-# Choices of (points per line, environments with score maps). The first one that keeps the page small is used.
+# Choices of (points per line, environments with score maps). The first choice that keeps the page small enough is used.
 SIZES = ((120, 99), (60, 99), (60, 3), (40, 1), (20, 0))
 # Content security policy of the page: the browser loads nothing from outside the file.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -95,7 +95,7 @@ NO_VERDICTS = "This scale gives no verdicts. It only shows that the experiments 
 
 
 def counts(chapters: Sequence[Chapter]) -> str:
-    """The number of claims per verdict, in one or two sentences. Claims that were not measured are counted apart."""
+    """The number of claims per verdict, in one or two sentences. Unmeasured claims are counted separately."""
     if not any(each.verdicts for each in chapters):
         return NO_VERDICTS
     found = Counter(verdict.verdict for each in chapters for verdict in each.verdicts)
@@ -119,7 +119,7 @@ def _chapter(each: Chapter, file: Path) -> str:
         f"Lines are means over seeds, bands are 95 % t-intervals, thin lines are single seeds.{published}</p>"
         f"{comparison_table(each)}"
         '<div class="stage"></div>'
-        "<noscript><p>The plots need JavaScript. The tables below have the same numbers.</p></noscript>"
+        "<noscript><p>The plots need JavaScript. The tables below have their numbers.</p></noscript>"
         f'<div class="panel" id="{name}-panel">{_maps(each)}</div>'
         f"{_fold('Values at the end of the runs', values_table(each))}"
         f"{_fold('Settings', settings_tables(each))}"

@@ -24,7 +24,7 @@ from dormant.lab.runs.description import describe
 from dormant.lab.runs.folder import RunFolder, origin_of, runs_of
 from dormant.lab.runs.rows import last_row
 
-TAU = 0.1  # threshold of score maps, if no panel names one
+TAU = 0.1  # threshold of score maps if no panel names a threshold
 
 
 class Run(NamedTuple):
@@ -181,8 +181,8 @@ KEY = (
     "primary claims are wider, by Holm's correction. "
     "<b>Reproduced</b>: the whole interval lies on the claimed side of no effect, and "
     "the estimate is large enough to matter. <b>Weaker than claimed</b>: it lies on that side, but falls short of what "
-    "matters. <b>No such effect</b>: it falls short of what matters, both ways. <b>Opposite</b>: it lies on the other "
-    "side. <b>Not settled</b>: it fits several of these. <b>Not testable</b>: a precondition of the claim does not "
+    "matters. <b>No such effect</b>: in both directions it falls short of what matters. <b>Opposite</b>: it lies on the "
+    "other side. <b>Not settled</b>: it fits several of these. <b>Not testable</b>: a precondition of the claim does not "
     "hold. In the drawings the dot is the estimate, and the line through it the interval. The dashed line is no "
     "effect, and the green line is the smallest effect that matters, or the bound."
 )
@@ -281,7 +281,7 @@ def values_table(chapter: Chapter) -> str:
 
 
 def _points(plot: Plot, line: Line) -> list[int]:
-    """The indices of the points that `values_table` lists: all points over replay ratios, otherwise the last one."""
+    """The indices of the points that `values_table` lists: all points over replay ratios, otherwise the last point."""
     measured = np.flatnonzero(np.isfinite(line.middle)).tolist()
     return measured if plot.x_name == "replay_ratio" else measured[-1:]
 
@@ -300,7 +300,7 @@ def _value(plot: Plot, value: float) -> str:
 
 
 def settings_tables(chapter: Chapter) -> str:
-    """The tables of settings: those that differ between arms, then those that all arms share."""
+    """The tables of settings: settings that differ between arms, then settings that all arms share."""
     shared, own = settings(chapter.experiment, chapter.scale)
     names = list(next(iter(own.values()), {}))
     arms = [_row([arm, *values.values()]) for arm, values in own.items()]

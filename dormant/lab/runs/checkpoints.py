@@ -28,7 +28,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, quota or file s
 
 
 def checkpoints(folder: RunFolder, read_only: bool = False) -> ocp.CheckpointManager:
-    """Opens the checkpoints of a run. Each one is written under a temporary name, then renamed. Keeps the last two."""
+    """Opens the checkpoints of a run. Each is written under a temporary name, then renamed. Keeps the last two."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=None if read_only else 2,
         enable_async_checkpointing=False,

@@ -92,7 +92,7 @@ def _kind(training: Mapping[str, Any], backend: str) -> Kind:
 
 
 def speeds(root: Path, table: Path, backend: str) -> Speeds:
-    """Reads the speeds of the finished runs under a folder, and those in a benchmark's table."""
+    """Reads speeds from the finished runs under a folder and from a benchmark's table."""
     return Speeds(paces(sorted(root.rglob("done")) if root.exists() else ()), read_table(table), backend)
 
 

@@ -178,7 +178,7 @@ def runs_by_seed(root: Path, scale: Scale, training: Any, unfinished: bool = Fal
 
 @contextlib.contextmanager
 def claimed(path: Path, training: Any) -> Iterator[RunFolder]:
-    """Claims the folder of a training, new or not. Inside the block, no other process on any machine can use it.
+    """Claims the folder of a training, new or not. Inside the block, only this process can use the folder.
 
     When a process of this machine ends, its folder is free at once. If a machine is lost, its folder is free after
     LAPSE_SECONDS without a renewal of its lease.

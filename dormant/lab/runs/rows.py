@@ -38,7 +38,7 @@ class Journal:
             check_beginning(path / name, self.marks[name])
 
     def cut(self) -> None:
-        """Drops the rows after the marks. The resumed run writes the same rows again."""
+        """Drops the rows after the marks, because the resumed run writes these rows again."""
         for name, mark in self.marks.items():
             file = self.path / name
             if file.exists():

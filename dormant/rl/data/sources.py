@@ -44,7 +44,7 @@ class Data(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Fixed:
-    """Data whose arrays are the same at every gradient step."""
+    """Data whose arrays do not change during the run."""
 
     memory: Replay
     arrays: ReplayState
@@ -55,7 +55,7 @@ class Fixed:
         return self.memory.capacity
 
     def at(self, gradient_steps: int) -> ReplayState:
-        """Returns the arrays, the same for any number of gradient steps."""
+        """Returns the arrays, which do not depend on the number of gradient steps."""
         del gradient_steps
         return self.arrays
 

@@ -76,7 +76,7 @@ def human_normalised(game: str, score: float | Float[ndarray, "*shape"]) -> floa
     >>> human_normalised("Pong", -20.7), human_normalised("Pong", 14.6)
     (0.0, 1.0)
 
-    Raises ValueError for an unknown game, with similar names.
+    Raises ValueError, which suggests similar names, for an unknown game.
     """
     random, human = SCORES[known_game(game)]
     return (score - random) / (human - random)
@@ -183,7 +183,7 @@ class AtariState(NamedTuple):
 class AtariGames:
     """Independent copies of one game, one per seed.
 
-    The same seeds and actions give exactly the same steps. `stream` separates evaluation from training.
+    Equal seeds and actions give exactly equal steps. `stream` separates evaluation from training.
 
     >>> games = AtariGames(Atari("Pong"), seeds=[0, 1])
     >>> outcome = games.step(np.array([0, 2]))
@@ -350,6 +350,6 @@ def _cv2() -> ModuleType:
         import cv2
     except ImportError as error:
         raise ImportError(f"Atari games need OpenCV ({error}): pip install 'dormant[atari]'") from error
-    # One thread resizes such a small image faster than several, and leaves the other cores to the device.
+    # Uses one thread, because it resizes so small an image faster than several threads, and leaves cores to the device.
     cv2.setNumThreads(1)
     return cv2

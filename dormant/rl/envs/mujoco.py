@@ -81,7 +81,7 @@ class MuJoCoState(NamedTuple):
 class MuJoCoBodies:
     """Independent bodies with the same task, one per seed.
 
-    The same seeds and actions give exactly the same steps.
+    Equal seeds and actions give exactly equal steps.
 
     >>> bodies = MuJoCo("Hopper-v5").begin(seeds=[0, 1])
     >>> outcome = bodies.step(np.zeros((2, 3)))

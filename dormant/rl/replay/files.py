@@ -72,7 +72,8 @@ def opened(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
         raise DamagedRing(f"{file} is damaged ({' '.join(str(error).split())[:200]}).") from None
     if (array.shape, array.dtype) != (shape, np.dtype(dtype)):
         raise DamagedRing(
-            f"{file} has {array.dtype}{list(array.shape)}, not {np.dtype(dtype)}{list(shape)}: another ring."
+            f"{file} has {array.dtype}{list(array.shape)}, not {np.dtype(dtype)}{list(shape)}; "
+            "it belongs to another ring."
         )
     expected = array.offset + array.nbytes
     if file.stat().st_size != expected:
@@ -129,13 +130,13 @@ def shortage(ring: Ring, rings: int, memory: int, disk: int) -> str:
     >>> from dormant.rl.replay.frames import FrameReplay
     >>> print(shortage(FrameReplay(1_000_000), 2, memory=10 * 10**9, disk=100 * 10**9))
     2 rings of 1,000,000 agent steps take 2 x (1,010,043 frames x 7,060 bytes + 1,010,000 steps x 23 bytes) = 14.3 GB.
-    With 2.0 GB for the rest that is more than the 10.0 GB of available memory, which has room for 2 rings of
+    With 2.0 GB for other data, that is more than the 10.0 GB of available memory, which has room for 2 rings of
     554,... agent steps.
     """
     total = f"{_rings(rings)} of {ring.capacity:,} agent steps take {rings} x ({ring.layout}) = "
     total += f"{_gb(rings * ring.bytes)}."
     limits = [
-        (f"With {_gb(OTHER_BYTES)} for the rest that is", "available memory", memory, memory - OTHER_BYTES),
+        (f"With {_gb(OTHER_BYTES)} for other data, that is", "available memory", memory, memory - OTHER_BYTES),
         ("That is", "free disk", disk, disk),
     ]
     for subject, resource, there, usable in limits:
