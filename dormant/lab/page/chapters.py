@@ -177,14 +177,14 @@ def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experimen
 
 # The meaning of each verdict (`judging.claims.ruling`), and of the marks of `interval`.
 KEY = (
-    "All claims of these figures, with one verdict per claim. Intervals have a level of 95 %; those of an experiment's "
-    "primary claims are wider, by Holm's correction. "
-    "<b>Reproduced</b>: the whole interval lies on the claimed side of no effect, and "
-    "the estimate is large enough to matter. <b>Weaker than claimed</b>: it lies on that side, but falls short of what "
-    "matters. <b>No such effect</b>: in both directions it falls short of what matters. <b>Opposite</b>: it lies on the "
-    "other side. <b>Not settled</b>: it fits several of these. <b>Not testable</b>: a precondition of the claim does not "
-    "hold. In the drawings the dot is the estimate, and the line through it the interval. The dashed line is no "
-    "effect, and the green line is the smallest effect that matters, or the bound."
+    "All claims of these figures, with one verdict per claim. Intervals have a level of 95 %; the intervals of an "
+    "experiment's primary claims are wider, by Holm's correction. <b>Reproduced</b>: the whole interval lies on the "
+    "claimed side of no effect, and the estimate is large enough to matter. <b>Weaker than claimed</b>: it lies on "
+    "that side, but falls short of what matters. <b>No such effect</b>: in both directions it falls short of what "
+    "matters. <b>Opposite</b>: it lies on the other side. <b>Not settled</b>: it fits several of these verdicts. "
+    "<b>Not testable</b>: a precondition of the claim does not hold. In the drawings the dot is the estimate, and the "
+    "line through it is the interval. The dashed line marks no effect, and the green line marks the smallest effect "
+    "that matters, or the bound."
 )
 
 
