@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def measure(network: NatureCNN | ImpalaResNet, flags: argparse.Namespace) -> bool:
-    """Prints the table of one network. Returns whether our rule keeps its promises."""
+    """Prints the table of one network. Returns whether our rule is fast enough and bit-identical for all its rows."""
     params = network.init(jax.random.key(0), (84, 84, 4), 6)
     shape = (flags.steps, flags.batch, 84, 84, 4)
     batches = jax.random.randint(jax.random.key(1), shape, 0, 256).astype(jnp.uint8)
@@ -90,7 +90,7 @@ def report(title: str, seconds: dict, found: dict, steps: int) -> bool:
 
 
 def equal(one: dict, other: dict) -> bool:
-    """Whether all leaves have the same bits."""
+    """Whether all leaves of two trees have equal bits."""
     leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in leaves)
 

@@ -1,4 +1,4 @@
-"""Compares the agent steps per second of our SAC with those of Stable-Baselines3 and sbx.
+"""Compares our SAC with Stable-Baselines3's and sbx's in agent steps per second.
 
     python benchmarks/sac.py [--env HalfCheetah-v5] [--repeats 5] [--steps 200]
 

@@ -1,4 +1,4 @@
-"""Measures what measuring and recycling every 1,000 gradient steps adds to a PyTorch training loop.
+"""Measures the time that measuring and recycling every 1,000 gradient steps add to a PyTorch training loop.
 
 Times in turn a gradient step, an idle call of `step`, an event that measures and recycles, and one call of each cure
 that acts at every step. Prints medians on one thread, and the share that events and idle calls add to training.

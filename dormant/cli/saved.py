@@ -1,4 +1,4 @@
-"""Reads what people save: parameters in the formats of JAX and PyTorch, and models of Stable-Baselines3. No pickle."""
+"""Reads saved parameters in the formats of JAX and PyTorch, and saved Stable-Baselines3 models. Never unpickles."""
 
 import io
 import zipfile
@@ -26,9 +26,9 @@ TORCH = (".pt", ".pth", ".bin", ".ckpt")
 def saved(path: Path) -> PyTree:
     """Reads the tree of arrays in a checkpoint of a JAX network.
 
-    NNX writes each parameter as `{"value": array}`; the array takes its place. Names in an .npz or .safetensors file
-    are paths, separated by slashes, or by dots if no name has a slash.
-    Raises ValueError, with a hint, if the path is not a checkpoint.
+    NNX writes each parameter as `{"value": array}`; the result has the array alone. Names in an .npz or .safetensors
+    file are paths, separated by slashes, or by dots if no name has a slash. Raises ValueError, which gives a hint, if
+    the path is not a checkpoint.
     """
     if not path.exists():
         raise ValueError(f"{path} does not exist; name a checkpoint.")
@@ -46,7 +46,7 @@ def saved(path: Path) -> PyTree:
 
 
 def _numbers(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    """Returns numbers. NumPy stores bfloat16, which it does not know, as two bytes without a type."""
+    """Returns the array as numbers. bfloat16 is converted, because NumPy stores it as two bytes without a type."""
     if values.dtype.kind != "V":
         return values
     if values.dtype.itemsize != 2 or values.dtype.names:
@@ -60,7 +60,7 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _msgpack(path: Path) -> PyTree:
-    """Reads what `flax.serialization.to_bytes` wrote. Lists are dictionaries with the keys "0", "1", ..."""
+    """Reads a file that `flax.serialization.to_bytes` wrote. Lists are dictionaries with the keys "0", "1", ..."""
     from flax.serialization import msgpack_restore  # extra `flax`
 
     with _readable(path):
@@ -84,7 +84,7 @@ def _orbax(path: Path) -> PyTree:
         raise ValueError(f"{path} is not an Orbax checkpoint; {_hint(path)}")
     try:
         metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path.absolute())).tree
-        # As NumPy arrays, whichever device they were saved from.
+        # Restores NumPy arrays, so that the devices from which they were saved need not exist here.
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
         with ocp.PyTreeCheckpointer() as checkpointer:
             return checkpointer.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
@@ -152,7 +152,7 @@ def nested(leaves: dict[str, PyTree]) -> dict[str, PyTree]:
 
 
 def as_in_haiku(tree: PyTree) -> PyTree:
-    """The same parameters with one dictionary per module, whose name is a path, as Haiku has them.
+    """The parameters with one dictionary per module, as in Haiku. The name of a module is its path.
 
     >>> as_in_haiku({"mlp": {"~": {"linear_0": {"w": 1, "b": 2}}}})
     {'mlp/~/linear_0': {'w': 1, 'b': 2}}
@@ -190,7 +190,7 @@ def is_sb3(path: Path) -> bool:
 
 
 def state_dict(path: Path) -> dict[str, object]:
-    """Reads the tensors that PyTorch or Stable-Baselines3 saved, by name; those of the policy of an SB3 model.
+    """Reads the tensors that PyTorch saved, or the tensors of the policy in a Stable-Baselines3 model, by name.
 
     Uses PyTorch's loader for weights only, which runs no code from the file.
     Raises ValueError, which says how to save, for files that hold other Python objects.
@@ -217,15 +217,15 @@ def state_dict(path: Path) -> dict[str, object]:
 
 
 def _single(values: np.ndarray) -> np.ndarray:
-    """As float32 if PyTorch cannot take the type from NumPy."""
+    """Converts to float32 if PyTorch has no counterpart of the NumPy type."""
     return values.astype(np.float32) if values.dtype == ml_dtypes.bfloat16 else values
 
 
 def loaded(make: Callable[[], object], name: str, state: dict[str, object], path: Path) -> Any:
-    """A PyTorch module with saved tensors in it: the one that `make` builds, or the networks of the SB3 model.
+    """A PyTorch module with the saved tensors: the module that `make` builds, or the networks of its SB3 model.
 
     Names may begin with the prefixes of DistributedDataParallel and torch.compile.
-    Raises ValueError if `make` builds nothing of the kind, or if names or shapes do not fit.
+    Raises ValueError if `make` builds neither a module nor an SB3 model, or if names or shapes do not fit.
     """
     from torch import Tensor, nn
 

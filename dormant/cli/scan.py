@@ -35,7 +35,7 @@ class Scan:
     """Measure the dormant neurons of a saved network on a batch of its inputs."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """What was saved. JAX: an Orbax folder, .npz, .safetensors or .msgpack file. PyTorch: a .pt or .safetensors file,
+    """The saved network. JAX: an Orbax folder, .npz, .safetensors or .msgpack file. PyTorch: a .pt or .safetensors file,
     or the .zip file of a Stable-Baselines3 model."""
     batch: Path
     """The inputs, with samples along the first axis: an .npy file for one input, an .npz file for several in order."""
@@ -115,7 +115,7 @@ def _check_probe(flags: Scan) -> None:
         raise ValueError(f"--fit-steps must be at least 0, got {flags.fit_steps}.")
     if bool(flags.fit_steps) != bool(flags.init):
         raise ValueError(
-            "--fit-steps needs --init, and --init needs --fit-steps: a fresh network is fitted too; give both."
+            "--fit-steps needs --init, and --init needs --fit-steps: give both, because a fresh network is fitted too."
         )
 
 
@@ -159,9 +159,9 @@ def _archive(path: Path, expected: str) -> dict[str, np.ndarray]:
 
 
 def _as_expected(name: str, apply: Callable[..., PyTree], params: PyTree, inputs: list[np.ndarray]) -> PyTree:
-    """The parameters as the function runs on them: as they are, or named as Haiku names them.
+    """The parameters in the form on which the function runs: unchanged, or with Haiku's names.
 
-    Raises ValueError if the function runs on neither.
+    Raises ValueError if the function runs on neither form.
     """
     try:
         jax.eval_shape(apply, params, *inputs)

@@ -163,7 +163,7 @@ def test_no_action_sticks_to_the_next_episode():
 
 
 class Spy:
-    """An emulator that records the actions it gets."""
+    """An emulator that records the actions that it gets."""
 
     def __init__(self, emulator, sent):
         self.emulator, self.sent = emulator, sent

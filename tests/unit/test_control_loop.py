@@ -136,7 +136,7 @@ def test_pruning_acts_at_every_step_on_every_network_at_replay_ratio_a_quarter(t
 
 
 def test_targets_are_reset_too_if_the_agent_says_so_at_replay_ratio_two(tmp_path):
-    """The reset is at the last gradient step, so no later step hides it. With Polyak 0, only resets change targets."""
+    """The reset is at the last gradient step, so no later step hides it. As Polyak is 0, only resets change targets."""
     agent = replace(AGENT, reset_targets=True, polyak=0.0)
     training = replace(ALONE, replay_ratio=2.0, agent=agent, intervention=Every(96, Reset(layers=("critic1",))))
     _, states, metrics = played(training, tmp_path)

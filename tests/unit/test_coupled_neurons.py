@@ -1,4 +1,4 @@
-"""Neurons combined with a mix of their layer's neurons. The layer is only measured if the mix has weights."""
+"""Neurons combined with a mix of their layer's neurons. If the mix has weights, the layer is not recycled."""
 
 import jax
 import jax.numpy as jnp

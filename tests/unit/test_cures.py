@@ -79,7 +79,7 @@ def test_mean_activation_times_outgoing_weights_is_what_a_neuron_contributes():
 
 
 def test_recycling_by_gradient_takes_the_neuron_that_learns_nothing():
-    # Neuron 1 is the most active one, but its gradients cancel: scores 1.5, 0 and 1.5.
+    # Neuron 1 is the most active neuron, but its gradients cancel, so the scores are 1.5, 0 and 1.5.
     learner, state = after(Recycle("gradient", Dormant(0.1)), with_moments(1.0, 0.0, -1.0))
     assert hidden(learner) == [1, 7, 0.5] and head(learner) == [1, 0, 4]
     assert first_moments(learner)["head"]["w"][:, 0].tolist() == [5, 0, 5]

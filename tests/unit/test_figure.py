@@ -193,7 +193,7 @@ if __name__ == "__main__":
         130,
         f"Stopped; the same command resumes the runs in {tmp_path / 'runs'}.",
     )
-    # Python's resource tracker ends a moment after the other processes.
+    # Waits, because Python's resource tracker ends a moment after the other processes.
     while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
         assert time.monotonic() < deadline + 30
         time.sleep(0.1)

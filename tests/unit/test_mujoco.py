@@ -1,4 +1,4 @@
-"""MuJoCo's tasks: the same numbers as Gymnasium, exact saved states, and truncations distinct from terminations."""
+"""MuJoCo's tasks give Gymnasium's numbers, restore saved states exactly, and tell truncations from terminations."""
 
 import os
 import sys

@@ -226,7 +226,7 @@ def without_seal(checkpoint):
 
 
 def other_numbers(checkpoint):
-    """Replaces the arrays of a checkpoint by those of another run. Orbax does not notice this."""
+    """Replaces the arrays of a checkpoint by the arrays of another run. Orbax does not notice this."""
     other = killed(checkpoint.parents[2] / "other", 20)[-1]
     shutil.rmtree(checkpoint / "default")
     with pytest.raises(Killed):

@@ -97,8 +97,8 @@ def run(
     checkpoint and writes them again, so it ends with the same files as an uninterrupted run. Trainings that this one
     needs are run first, in sibling folders.
 
-    A seed has diverged when one of its metrics is NaN or infinite. The log then gets a warning. The run continues
-    unless `stop_when_diverged` is true.
+    A seed has diverged when one of its metrics is NaN or infinite. A warning is then logged. The run continues unless
+    `stop_when_diverged` is true.
 
     Raises RunRefused if the folder cannot be used, OSError if it cannot be written to, and Diverged if the run was
     stopped because a seed diverged.
