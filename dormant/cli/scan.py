@@ -35,8 +35,8 @@ class Scan:
     """Measure the dormant neurons of a saved network on a batch of its inputs."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """The saved network. JAX: an Orbax folder, .npz, .safetensors or .msgpack file. PyTorch: a .pt or .safetensors file,
-    or the .zip file of a Stable-Baselines3 model."""
+    """The saved network. JAX: an Orbax folder, .npz, .safetensors or .msgpack file. PyTorch: a .pt or .safetensors
+    file, or the .zip file of a Stable-Baselines3 model."""
     batch: Path
     """The inputs, with samples along the first axis: an .npy file for one input, an .npz file for several in order."""
     apply: Annotated[str, tyro.conf.arg(metavar="MODULE:FUNCTION")] = ""
