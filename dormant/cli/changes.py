@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -35,6 +35,22 @@ PARTS: tuple[ModuleType, ...] = (
 
 
 @dataclass(frozen=True)
+class Saving:
+    """When a run is saved, where else its metrics go, and what it may use."""
+
+    checkpoint_seconds: float = 30.0
+    """Seconds of training between two checkpoints."""
+    stop_when_diverged: bool = False
+    """End the run when a network diverges: when its loss, dormant fraction or another metric is NaN or infinite."""
+    tensorboard: Path | None = None
+    """Folder for TensorBoard event files with every metric, written while the run trains; one folder per seed."""
+    wandb: str = ""
+    """Project of Weights & Biases to log to. With WANDB_MODE=offline, nothing is sent."""
+    core: int | None = None
+    """Use only this CPU core, with one thread, to leave the other cores to other runs. Default: all cores."""
+
+
+@dataclass(frozen=True)
 class TrainLike:
     """Train with the settings of an earlier run; the same command resumes a run that was interrupted."""
 
@@ -45,12 +61,7 @@ class TrainLike:
     changes: Changes = ()
     """A setting that differs from the earlier run, such as tau=0.3, agent_steps=50000 or seeds=7,8. If several settings
     have the name, the error lists their full names."""
-    checkpoint_seconds: float = 30.0
-    """Seconds of training between two checkpoints."""
-    stop_when_diverged: bool = False
-    """End the run when a network diverges: when its loss, dormant fraction or another metric is NaN or infinite."""
-    core: int | None = None
-    """CPU core to stay on, with one thread, so that runs on other cores are not disturbed. Default: all cores."""
+    saving: Annotated[Saving, tyro.conf.arg(name="")] = field(default_factory=Saving)
 
 
 class Change(NamedTuple):

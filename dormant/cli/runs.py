@@ -15,6 +15,7 @@ from dormant.hints import folded
 from dormant.lab import FAMILIES
 from dormant.lab.runs.description import differences, shown
 from dormant.lab.runs.folder import RunFolder, RunRefused, end_of, in_use, newest, origin_of
+from dormant.lab.runs.live import TensorBoard, send
 from dormant.lab.runs.rows import rows
 
 Status = Literal["done", "running", "stopped", "damaged"]
@@ -25,8 +26,6 @@ LAST_VALUES = {
     "eval_return": "{:.2f}",
     "dormant/0.1/all": "{:.1%}",
 }
-EVENTS_SUFFIX = ".dormant"  # suffix of our event files; a later call replaces files with this suffix
-KEYS = ("seed", "agent_steps")
 
 
 @dataclass(frozen=True)
@@ -228,17 +227,6 @@ def write_events(folder: RunFolder, to: Path) -> None:
 
     Raises RunRefused if the run is damaged, ModuleNotFoundError if tensorboardX is not installed.
     """
-    from tensorboardX import SummaryWriter
-
-    table = list(rows(folder.metrics))
-    for seed in sorted({row["seed"] for row in table}):
-        target = to / f"seed{seed}"
-        for old in target.glob(f"*{EVENTS_SUFFIX}"):
-            old.unlink()
-        with SummaryWriter(str(target), filename_suffix=EVENTS_SUFFIX) as writer:
-            writer.add_text("spec", f"```\n{folder.spec.read_text()}\n```")
-            for row in table:
-                if row["seed"] == seed:
-                    for name, value in row.items():
-                        if name not in KEYS and value is not None:
-                            writer.add_scalar(name, value, row["agent_steps"])
+    sink = TensorBoard(to, folder.spec.read_text())
+    send(list(rows(folder.metrics)), (sink,))
+    sink.close()

@@ -154,8 +154,8 @@ def nested(leaves: dict[str, PyTree]) -> dict[str, PyTree]:
 def as_in_haiku(tree: PyTree) -> PyTree:
     """The parameters with one dictionary per module, as in Haiku. The name of a module is its path.
 
-    >>> as_in_haiku({"mlp": {"~": {"linear_0": {"w": 1, "b": 2}}}})
-    {'mlp/~/linear_0': {'w': 1, 'b': 2}}
+    >>> as_in_haiku({"mlp": {"~": {"linear_0": {"b": 1, "w": 2}}}})
+    {'mlp/~/linear_0': {'b': 1, 'w': 2}}
     """
     modules: dict[str, dict[str, PyTree]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

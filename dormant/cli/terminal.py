@@ -72,11 +72,11 @@ def _short(number: int) -> str:
     return digits if 0 < len(digits) <= 20 else "a number of more digits"
 
 
-def check_folder(path: Path) -> None:
-    """Raises ValueError if a folder of runs cannot be created because it or a parent is a file."""
+def check_folder(path: Path, flag: str = "--run-dir") -> None:
+    """Raises ValueError if the folder of a flag cannot be created because it or a parent is a file."""
     existing = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
     if not existing.is_dir():
-        raise ValueError(f"--run-dir {path}: {existing} is not a folder; choose another --run-dir.")
+        raise ValueError(f"{flag} {path}: {existing} is not a folder; choose another {flag}.")
 
 
 def not_written(error: OSError, path: object, advice: str) -> NoReturn:

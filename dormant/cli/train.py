@@ -10,13 +10,15 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from dormant.cli.changes import Training, TrainLike, like
+from dormant.cli.changes import Saving, Training, TrainLike, like
 from dormant.cli.interventions import Settings, dqn_for, for_sac, intervention, sac_for
 from dormant.cli.terminal import check_finite, check_folder, check_seconds, held_back, not_written, progress_bar, refuse
 from dormant.files import available_memory
 from dormant.hints import suggestion
 from dormant.lab.machine import keep_compiled_code, pin, spread_seeds
+from dormant.lab.runs.description import describe
 from dormant.lab.runs.folder import RunFolder, RunRefused
+from dormant.lab.runs.live import following, sinks_of
 from dormant.lab.runs.runner import FULL, Diverged, Progress, run
 from dormant.rl.agents import (
     ATARI_100K_GAME,
@@ -55,7 +57,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Length:
-    """The length of a run, and when it is measured and saved. Steps and periods are agent steps per seed."""
+    """The length of a run, and when it is measured. Steps and periods are agent steps per seed."""
 
     seeds: int = 3
     """Number of seeds, trained side by side."""
@@ -71,12 +73,6 @@ class Length:
     """Agent steps between two evaluations."""
     eval_episodes: int = DeviceTraining.eval_episodes
     """Episodes per evaluation. On Atari, an evaluation has at least this many episodes."""
-    checkpoint_seconds: float = 30.0
-    """Seconds of training between two checkpoints."""
-    stop_when_diverged: bool = False
-    """End the run when a network diverges: when its loss, dormant fraction or another metric is NaN or infinite."""
-    core: int | None = None
-    """Use only this CPU core, with one thread, to leave the remaining cores to other runs. Default: all cores."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +98,7 @@ class TrainMinAtar:
     rank_batch: int = DeviceTraining.rank_batch
     """States on which ranks and norms of the last layer's features are measured at each evaluation; 0 measures none."""
     length: Annotated[Length, tyro.conf.arg(name="")] = field(default_factory=Length)
+    saving: Annotated[Saving, tyro.conf.arg(name="")] = field(default_factory=Saving)
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
     agent: Annotated[DQN, *FLAT] = field(default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps))
 
@@ -136,6 +133,7 @@ class TrainAtari:
     rank_batch: int = AtariTraining.rank_batch
     """States on which ranks and norms of the last layer's features are measured at each evaluation; 0 measures none."""
     length: Annotated[Length, tyro.conf.arg(name="")] = field(default_factory=Length)
+    saving: Annotated[Saving, tyro.conf.arg(name="")] = field(default_factory=Saving)
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
     network: Literal["nature", "impala"] = "nature"
     """The network: the paper's Nature CNN or the paper's ResNet. Each network adds flags."""
@@ -158,6 +156,7 @@ class TrainControl:
     time_limit: int = MuJoCo.time_limit
     """Agent steps after which an episode is truncated."""
     length: Annotated[Length, tyro.conf.arg(name="")] = field(default_factory=Length)
+    saving: Annotated[Saving, tyro.conf.arg(name="")] = field(default_factory=Saving)
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
     agent: Annotated[SAC, *FLAT] = field(default_factory=SAC)
 
@@ -198,7 +197,7 @@ def flags_of(choice: Choice) -> type[Flags]:
     (10, 'TrainControl')
     """
     if choice.agent == "sac" or (not choice.agent and choice.env in TASKS):
-        return _with_defaults(TrainControl, length=_length(ControlTraining, 60.0))
+        return _with_defaults(TrainControl, length=_length(ControlTraining), saving=Saving(60.0))
     if choice.env.startswith(ATARI):
         return _with_defaults(TrainAtari, **_atari_defaults(choice))
     # The defaults of MinAtar's agents depend on the length of the run, as in `dormant figure`.
@@ -223,17 +222,17 @@ def _with_defaults(kind: type[Flags], **defaults: object) -> type[Flags]:
 def _atari_defaults(choice: Choice) -> dict[str, object]:
     # Uses the Nature CNN for an unknown network, for which tyro later reports an error.
     network = NETWORKS.get(choice.network, NatureCNN())
+    saving = {"saving": Saving(300.0)}
     if choice.agent == "drq":
         run = ATARI_100K_RUN
-        length = _length(AtariTraining, 300.0, run["agent_steps"], run["eval_period"], run["eval_episodes"])
-        own = {"eval_agent_steps": run["eval_agent_steps"], "length": length, "agent": atari_drq(network)}
+        length = _length(AtariTraining, run["agent_steps"], run["eval_period"], run["eval_episodes"])
+        own = {"eval_agent_steps": run["eval_agent_steps"], "length": length, "agent": atari_drq(network), **saving}
         return {**ATARI_100K_GAME, **own}
-    return {"length": _length(AtariTraining, 300.0), "agent": atari_dqn(_ratio(choice), network)}
+    return {"length": _length(AtariTraining), "agent": atari_dqn(_ratio(choice), network), **saving}
 
 
 def _length(
     kind: type[AtariTraining | ControlTraining],
-    checkpoint_seconds: float,
     steps: int | None = None,
     eval_period: int | None = None,
     eval_episodes: int | None = None,
@@ -246,7 +245,6 @@ def _length(
         score_batch=kind.score_batch,
         eval_period=eval_period or kind.eval_period,
         eval_episodes=eval_episodes or kind.eval_episodes,
-        checkpoint_seconds=checkpoint_seconds,
     )
 
 
@@ -348,19 +346,23 @@ def train(flags: Flags | TrainLike) -> int:
 
 def _run(training: Training, flags: Flags | TrainLike, progress: Progress) -> None:
     """Runs the training. Ends the command if a file of the run cannot be written."""
-    saving = flags if isinstance(flags, TrainLike) else flags.length
+    saving = flags.saving
+    sinks = sinks_of(saving.tensorboard, saving.wandb, flags.run_dir.name, describe(training))
     try:
-        with held_back():
-            run(training, flags.run_dir, progress, saving.checkpoint_seconds, saving.stop_when_diverged)
+        with held_back(), following(RunFolder(flags.run_dir), sinks, progress) as both:
+            run(training, flags.run_dir, both, saving.checkpoint_seconds, saving.stop_when_diverged)
     except OSError as error:
         not_written(error, flags.run_dir, _advice(error))
 
 
 def _prepared(flags: Flags | TrainLike, folder: RunFolder) -> Training:
     """Sets up JAX and the cores. Returns the training, checked as far as possible before it starts."""
-    saving = flags if isinstance(flags, TrainLike) else flags.length
+    saving = flags.saving
     check_seconds(saving.checkpoint_seconds)
     check_folder(flags.run_dir)
+    if saving.tensorboard is not None:
+        check_folder(saving.tensorboard, "--tensorboard")
+    sinks_of(saving.tensorboard, saving.wandb, "", None)  # raises an error now if a package is missing
     training = like(RunFolder(flags.like), flags.changes) if isinstance(flags, TrainLike) else training_of(flags)
     if saving.core is not None:
         pin(saving.core)

@@ -427,5 +427,5 @@ def test_the_newest_values_are_read_without_reading_all_again(whole, tmp_path):
         with file.open("a") as stream:
             stream.write(line[9:])
         assert seen.update() != before or '"agent_steps": 0,' in line
-        assert seen.read == file.stat().st_size
+        assert seen.rows.read == file.stat().st_size
     assert seen.update() == newest(whole, ["dormant/0.1/all"]).means()

@@ -134,6 +134,31 @@ def last_row(file: Path) -> Values:
     return parsed(Row, found[-2], f"the last row of {file}").model_dump() if len(found) > 1 else {}
 
 
+class NewRows:
+    """The rows of a file that were appended since the last `update`. `restarted` counts how often it became shorter."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.read, self.number, self.restarted = file, 0, 0, 0
+
+    def update(self) -> list[Values]:
+        """Reads the new complete rows; all rows if the file has become shorter. Raises Damaged for a damaged row."""
+        if not self.file.exists():
+            return []
+        if self.file.stat().st_size < self.read:
+            self.read, self.number, self.restarted = 0, 0, self.restarted + 1
+        with self.file.open("rb") as stream:
+            stream.seek(self.read)
+            found = stream.read()
+        whole = found[: found.rfind(b"\n") + 1]
+        self.read += len(whole)
+        new = whole.split(b"\n")[:-1]
+        first, self.number = self.number + 1, self.number + len(new)
+        return [
+            parsed(Row, line, f"line {number} of {self.file}").model_dump()
+            for number, line in enumerate(new, start=first)
+        ]
+
+
 class Newest:
     """The last measured value of some metrics of a run, per seed. Each `update` reads only new rows.
 
@@ -141,7 +166,7 @@ class Newest:
     """
 
     def __init__(self, file: Path, names: Iterable[str]) -> None:
-        self.file, self.read, self.number = file, 0, 0
+        self.rows = NewRows(file)
         self.values: dict[str, dict[int, float]] = {name: {} for name in names}
         self.diverged: dict[int, int] = {}
 
@@ -150,26 +175,18 @@ class Newest:
 
         Raises Damaged if a row is damaged.
         """
-        if not self.file.exists() or self.file.stat().st_size < self.read:
-            self.__init__(self.file, self.values)  # the file has become shorter, so all rows are read again
-        for line in self._new_lines():
-            self.number += 1
-            self.take(parsed(Row, line, f"line {self.number} of {self.file}").model_dump())
+        before = self.rows.restarted
+        new = self.rows.update()
+        if self.rows.restarted > before:
+            self.diverged.clear()
+            self.values = {name: {} for name in self.values}
+        for row in new:
+            self.take(row)
         return self.means()
 
     def means(self) -> dict[str, float]:
         """The mean over seeds of each metric that was measured in the rows read so far."""
         return {name: sum(each.values()) / len(each) for name, each in self.values.items() if each}
-
-    def _new_lines(self) -> list[bytes]:
-        if not self.file.exists():
-            return []
-        with self.file.open("rb") as stream:
-            stream.seek(self.read)
-            found = stream.read()
-        whole = found[: found.rfind(b"\n") + 1]
-        self.read += len(whole)
-        return whole.split(b"\n")[:-1]
 
     def take(self, row: Values) -> None:
         """Updates the values from one row."""

@@ -1,0 +1,137 @@
+"""Sends metrics to TensorBoard and Weights & Biases while they are measured: those of a run, or of your own loop."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from dormant.lab.runs.folder import RunFolder
+from dormant.lab.runs.rows import NewRows
+from dormant.lab.runs.schema import Described
+
+SUFFIX = ".dormant"  # ends the names of our event files, which a later call replaces
+KEYS = ("seed", "agent_steps")
+Numbers = Mapping[str, int | float | None]
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Takes numbers by name, for a seed at an agent step. None means that the number was not measured."""
+
+    def write(self, seed: int, agent_steps: int, values: Numbers) -> None: ...
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Writes event files to a folder `seed<k>` for each seed. Replaces the event files of an earlier call there.
+
+    `text` is shown in TensorBoard's tab of texts.
+    Raises ModuleNotFoundError without tensorboardX (extra `tensorboard`).
+    """
+
+    def __init__(self, folder: Path, text: str = "") -> None:
+        from tensorboardX import SummaryWriter
+
+        self.folder, self.text, self.new = folder, text, SummaryWriter
+        self.writers: dict[int, SummaryWriter] = {}
+
+    def write(self, seed: int, agent_steps: int, values: Numbers) -> None:
+        """Writes the numbers, each as a scalar."""
+        writer = self.writers[seed] if seed in self.writers else self._opened(seed)
+        for name, value in values.items():
+            if value is not None:
+                writer.add_scalar(name, value, agent_steps)
+        writer.flush()
+
+    def _opened(self, seed: int):
+        target = self.folder / f"seed{seed}"
+        for old in target.glob(f"*{SUFFIX}"):
+            old.unlink()
+        self.writers[seed] = writer = self.new(str(target), filename_suffix=SUFFIX)
+        if self.text:
+            writer.add_text("spec", f"```\n{self.text}\n```")
+        return writer
+
+    def close(self) -> None:
+        """Closes the files."""
+        for writer in self.writers.values():
+            writer.close()
+
+
+class WeightsAndBiases:
+    """Logs to a project of Weights & Biases, with a run for each seed, named `<name>/seed<k>`.
+
+    Set WANDB_MODE=offline to log to the folder `wandb` only; `wandb sync` uploads it later. The number of agent steps
+    is the metric `agent_steps`, and every chart's axis.
+    Raises ModuleNotFoundError without wandb (extra `wandb`).
+    """
+
+    def __init__(self, project: str, name: str, config: Mapping[str, object] | None = None) -> None:
+        import wandb
+
+        self.project, self.name, self.config, self.wandb = project, name, dict(config or {}), wandb
+        self.runs: dict[int, wandb.Run] = {}
+
+    def write(self, seed: int, agent_steps: int, values: Numbers) -> None:
+        """Logs the numbers."""
+        run = self.runs[seed] if seed in self.runs else self._opened(seed)
+        measured = {name: value for name, value in values.items() if value is not None}
+        run.log({"agent_steps": agent_steps, **measured})
+
+    def _opened(self, seed: int):
+        self.runs[seed] = run = self.wandb.init(
+            project=self.project,
+            group=self.name,
+            name=f"{self.name}/seed{seed}",
+            config={**self.config, "seed": seed},
+            reinit="create_new",
+            settings=self.wandb.Settings(silent=True, console="off"),
+        )
+        run.define_metric("*", step_metric="agent_steps")
+        return run
+
+    def close(self) -> None:
+        """Ends the runs, which writes what is left."""
+        for run in self.runs.values():
+            run.finish()
+
+
+def sinks_of(tensorboard: Path | None, wandb: str, name: str, described: Described | None) -> list[Sink]:
+    """The sinks for a folder of event files and a project of W&B. They write nothing before they get a row."""
+    found: list[Sink] = []
+    if tensorboard is not None:
+        found.append(TensorBoard(tensorboard, json.dumps(described, indent=1)))
+    if wandb:
+        found.append(WeightsAndBiases(wandb, name, {"training": described}))
+    return found
+
+
+def send(rows: Sequence[Numbers], sinks: Sequence[Sink]) -> None:
+    """Writes rows of metrics, such as those of `metrics.jsonl`, to all sinks."""
+    for row in rows:
+        values = {name: value for name, value in row.items() if name not in KEYS}
+        for sink in sinks:
+            sink.write(int(row["seed"] or 0), int(row["agent_steps"] or 0), values)
+
+
+@contextlib.contextmanager
+def following(
+    folder: RunFolder, sinks: Sequence[Sink], progress: Callable[[int], None] = lambda agent_steps: None
+) -> Iterator[Callable[[int], None]]:
+    """Yields a function that calls `progress`, and sends the new rows of a run to the sinks. Closes them at the end.
+
+    Its first call also sends the rows that an earlier process has written.
+    """
+    rows = NewRows(folder.metrics)
+
+    def both(agent_steps: int) -> None:
+        progress(agent_steps)
+        if sinks:
+            send(rows.update(), sinks)
+
+    try:
+        yield both
+    finally:
+        for sink in sinks:
+            sink.close()

@@ -1,0 +1,132 @@
+"""Metrics reach TensorBoard and Weights & Biases while a run trains; both are read back with their own readers."""
+
+import json
+import struct
+
+import pytest
+from walks import Walk
+
+from dormant.cli import run as command
+from dormant.lab.runs import runner
+from dormant.lab.runs.folder import RunFolder, rows
+from dormant.lab.runs.live import TensorBoard, WeightsAndBiases, following, send
+
+TWO_SEEDS = Walk(seeds=(0, 3))
+METRIC = "dormant/0.1/all"
+
+
+def scalars(folder, name):
+    """The steps and values of a metric, as TensorBoard itself reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return [(event.step, event.value) for event in found.Scalars(name)]
+
+
+def expected(folder, seed):
+    table = [row for row in rows(folder.metrics) if row["seed"] == seed]
+    return [(row["agent_steps"], pytest.approx(row[METRIC])) for row in table if row[METRIC] is not None]
+
+
+def records(file):
+    """The records of an offline run of W&B: blocks of 32 KiB with chunks of (checksum, length, type), as in LevelDB."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, part = file.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (left := 32_768 - at % 32_768) < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        part += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield Record.FromString(part)
+            part = b""
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+def trained(path, sinks, stop_at=None):
+    """Runs the walk with sinks that follow it, until agent step `stop_at` if that is given."""
+    folder = RunFolder(path)
+    with following(folder, sinks) as live:
+
+        def progress(agent_steps):
+            live(agent_steps)
+            if agent_steps == stop_at:
+                raise Stopped
+
+        runner.run(TWO_SEEDS, path, progress, checkpoint_seconds=0.0)
+    return folder
+
+
+def test_tensorboard_reads_every_metric_of_each_seed(tmp_path):
+    folder = trained(tmp_path / "run", [TensorBoard(tmp_path / "events", "a text")])
+    for seed in (0, 3):
+        assert len(expected(folder, seed)) == 4
+        assert scalars(tmp_path / "events" / f"seed{seed}", METRIC) == expected(folder, seed)
+
+
+def test_rows_are_there_before_the_run_ends(tmp_path):
+    with pytest.raises(Stopped):
+        trained(tmp_path / "run", [TensorBoard(tmp_path / "events")], stop_at=8)
+    assert [step for step, _ in scalars(tmp_path / "events" / "seed0", METRIC)] == [0, 4, 8]
+
+
+def test_a_resumed_run_has_each_row_once(tmp_path):
+    with pytest.raises(Stopped):
+        trained(tmp_path / "run", [TensorBoard(tmp_path / "events")], stop_at=8)
+    folder = trained(tmp_path / "run", [TensorBoard(tmp_path / "events")])
+    assert scalars(tmp_path / "events" / "seed3", METRIC) == expected(folder, 3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_weights_and_biases_offline_has_a_run_for_each_seed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    sink = WeightsAndBiases("a-project", "a-run", {"tau": 0.1})
+    for seed in (0, 3):
+        send([{"seed": seed, "agent_steps": 4, "loss": 0.5, "eval_return": None}], [sink])
+    sink.close()
+    named, logged = {}, {}
+    for file in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
+        for record in records(file):
+            if record.HasField("run"):
+                named[file] = record.run.display_name
+                assert (record.run.project, record.run.run_group) == ("a-project", "a-run")
+            for item in record.history.item:
+                key = "/".join(item.nested_key) or item.key
+                logged.setdefault(file, {})[key] = json.loads(item.value_json)
+    assert sorted(named.values()) == ["a-run/seed0", "a-run/seed3"]
+    for values in logged.values():
+        assert (values["agent_steps"], values["loss"]) == (4, 0.5) and "eval_return" not in values
+
+
+def test_your_own_loop_sends_numbers(tmp_path):
+    sink = TensorBoard(tmp_path)
+    for step in (1, 2):
+        sink.write(7, step, {"dormant/fraction": step / 10, "not measured": None})
+    sink.close()
+    assert scalars(tmp_path / "seed7", "dormant/fraction") == [(1, pytest.approx(0.1)), (2, pytest.approx(0.2))]
+
+
+def test_the_command_writes_events_while_it_trains(tmp_path):
+    small = ("--steps", "8", "--log-period", "4", "--eval-period", "1000", "--min-replay", "100", "--seeds", "1")
+    size = ("--filters", "1", "--width", "2", "--replay-capacity", "100", "--score-batch", "2")
+    flags = ("--run-dir", str(tmp_path / "run"), "--tensorboard", str(tmp_path / "events"), *small, *size)
+    assert command(["train", *flags]) == 0
+    assert scalars(tmp_path / "events" / "seed0", METRIC) == expected(RunFolder(tmp_path / "run"), 0)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as exit:
+        command(
+            ["train", "--run-dir", str(tmp_path / "run"), "--seeds", "1", "--tensorboard", f"{tmp_path}/file/events"]
+        )
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert exit.value.code == 2 and "file" in line and not (tmp_path / "run").exists()
