@@ -135,7 +135,7 @@ def offline_on_minatar(bench: Bench, seeds: Sequence[int], leaves_out: str) -> D
 
 def offline_on_atari() -> Design:
     """A design with the published replay, and its authors' number of gradient steps on each part of the replay."""
-    agent = replace(atari_dqn(LOGGED_AT), target_period=2_000)  # offline, this counts gradient steps
+    agent = replace(atari_dqn(LOGGED_AT), target_period=2_000)  # offline, `target_period` counts gradient steps
     training = OfflineTraining(
         agent, Atari("DemonAttack"), DopamineReplay(), gradient_steps=6_250_000, log_period=12_500, eval_period=0
     )

@@ -231,7 +231,7 @@ class Record(Model):
     suite: Suite
     chosen: dict[str, str]
     cost: dict[str, float] = Field(default_factory=dict)
-    checksum: Checksum | None = None  # None in files of older versions
+    checksum: Checksum | None = None  # None in files that older versions wrote
 
     def experiment(self, scale: Scale) -> Experiment:
         """The experiment that compares the chosen settings."""

@@ -66,7 +66,7 @@ def keep_compiled_code() -> None:
 
 
 def compile_quickly() -> None:
-    """Halves XLA's compile time. The code is then several times slower, so use this only for runs of seconds.
+    """Halves XLA's compile time. The compiled code is several times slower, so use this only for runs of seconds.
 
     XLA reads its flags once, so the process must not have computed anything yet.
     """

@@ -120,7 +120,7 @@ class DeviceTraining:
 
         A metric without a value is masked, for example if no episode ended or no evaluation was due.
         """
-        state = share_out(state, len(self.seeds))  # a restored state is on one device
+        state = share_out(state, len(self.seeds))  # because a restored state is on one device
         done, size = self.agent_steps_done(state), self.schedule.agent_steps_per_round
         warm_rounds, rounds = -(-(self.agent.min_replay - done) // size), self.log_period // size
         state, metrics = chunk(*self.program, state, min(max(warm_rounds, 0), rounds))
@@ -140,7 +140,7 @@ class DeviceTraining:
         return {name: np.asarray(value) for name, value in _measure(*self.program, state).items()}
 
     def agent_steps_done(self, state: TrainState) -> int:
-        """Agent steps done so far, the same for every seed."""
+        """The agent steps done so far, which are equal for all seeds."""
         return int(state.agent_steps[0])
 
 

@@ -112,7 +112,7 @@ class OnHost:
         return TrainState(agent, intervention, self.players().save(), (), zeros.astype(jnp.float32), zeros, zeros)
 
     def agent_steps_done(self, state: TrainState) -> int:
-        """Agent steps done so far, the same for every seed."""
+        """The agent steps done so far, which are equal for all seeds."""
         return int(state.agent_steps[0])
 
     def refuse_without_room(self: "HostTraining", folder: Path) -> None:

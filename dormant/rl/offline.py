@@ -144,7 +144,7 @@ class WithoutActor:
         return self.training.seeds
 
     def agent_steps_done(self, state: PyTree) -> int:
-        """Gradient steps done so far, the same for every seed."""
+        """The gradient steps done so far, which are equal for all seeds."""
         return int(state.gradient_steps[0])
 
 

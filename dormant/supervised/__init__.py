@@ -187,7 +187,7 @@ class SupervisedTraining:
         return metrics | {"epoch": np.asarray(state.epochs)}
 
     def agent_steps_done(self, state: SupervisedState) -> int:
-        """Gradient steps done so far, the same for every seed."""
+        """The gradient steps done so far, which are equal for all seeds."""
         return int(state.epochs[0]) * self.steps_per_epoch
 
 

@@ -161,7 +161,7 @@ def _logged(path: Path) -> Iterator[None]:
 
 
 TRIES = 2
-RETRY_SECONDS = 2.0  # pause before the next attempt if another process uses the folder
+RETRY_SECONDS = 2.0  # if another process uses the folder, the pause before the next attempt
 State = Literal["waiting", "queued", "running", "in use", "done", "failed"]
 
 

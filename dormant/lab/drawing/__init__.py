@@ -20,7 +20,7 @@ from PIL import Image
 from dormant import Report
 from dormant.lab.runs.folder import RunFolder, curve, layers, rows
 
-# Okabe and Ito's palette for colour-blind readers, without yellow, which is too pale on white.
+# Okabe and Ito's palette for colour-blind readers. Leaves out yellow, because it is too pale on white.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 DORMANT = "#AA3377"
 LINES = ("-", "--", ":", "-.")

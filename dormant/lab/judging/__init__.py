@@ -95,7 +95,7 @@ def half_width(
 def p_value(
     table: Float[np.ndarray, "*more seeds environments"], null: float = 0.0, degrees: Degrees = "welch"
 ) -> Float[np.ndarray, "*more"]:
-    """The two-sided p-value of the mean `null`: `stratified_interval` at level 1 - p has `null` as one of its bounds.
+    """The two-sided p-value p of the mean `null`: at level 1 - p, one bound of `stratified_interval` is `null`.
 
     >>> round(float(p_value(np.array([[1.0], [2.0], [3.0]]))), 3)
     0.074
@@ -199,7 +199,7 @@ def at_end(steps: Int[np.ndarray, " points"], measured: Bool[np.ndarray, " point
 def at_end_of_run(folder: RunFolder, metric: str) -> Float[np.ndarray, " seeds"]:
     """The mean of a metric over the last tenth of a run, per seed.
 
-    Raises KeyError if the metric was never measured, RunRefused for a damaged row.
+    Raises KeyError if the metric was never measured, RunRefused if a row is damaged.
     """
     steps, values = curve(folder, metric)
     measured = np.asarray(~np.isnan(values).all(axis=0))

@@ -207,7 +207,7 @@ def ruling(interval: Bounds, smallest: float) -> Ruling:
 
     - *reproduced*: the whole interval lies above 0, and the estimate is at least the smallest effect that matters.
     - *weaker than claimed*: the whole interval lies above 0 and below the smallest effect.
-    - *no such effect*: the whole interval lies within the smallest effect, both ways.
+    - *no such effect*: the whole interval lies within plus or minus the smallest effect.
     - *opposite*: the whole interval lies below 0.
     - *not settled*: none of these fits.
 

@@ -4,7 +4,7 @@ spec.json       the full configuration, and the code and machine of the first st
 metrics.jsonl   one row per log point and seed, appended and flushed
 scores.jsonl    the neuron scores of every layer at the same log points
 checkpoint/     the last two states, each complete or absent, with the checksum of each array and of the rows so far
-replay/         the replay of a run that keeps its replay in files
+replay/         the replay, if the run keeps it in files
 timing.json     timing only; nothing else depends on it
 lease-<number>  names the machine that runs in the folder; removed when the run is done
 done            written last, with the checksums of the final files

@@ -27,7 +27,7 @@ class Journal:
     """The rows of a run folder while one process appends to them."""
 
     def __init__(self, path: Path, marks: Mapping[str, Mark] | None = None) -> None:
-        """Continues after the rows that `marks` describes, or without rows if it is None. Writes nothing yet.
+        """Continues after the rows that `marks` describes. Without `marks`, starts with no rows. Writes nothing yet.
 
         Raises Damaged if the beginning of a file does not match its mark.
         """
@@ -162,7 +162,7 @@ class NewRows:
 class Newest:
     """The last measured value of some metrics of a run, per seed. Each `update` reads only new rows.
 
-    `diverged` maps a seed to the agent steps of its first row with a number that is not finite.
+    `diverged` maps a seed to the agent steps of the seed's first row that has NaN or an infinite number.
     """
 
     def __init__(self, file: Path, names: Iterable[str]) -> None:

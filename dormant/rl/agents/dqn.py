@@ -1,4 +1,4 @@
-"""The paper's DQN. DrQ(eps) is the same agent with other settings and augmented training batches."""
+"""The paper's DQN agent. DrQ(eps) is this agent with its own settings and with augmented training batches."""
 
 import math
 from dataclasses import dataclass, field
@@ -159,7 +159,7 @@ class DQN:
     target_period: int = 8_000  # the paper copies every 2,000 gradient steps: 8,000 agent steps at replay ratio 0.25
     epsilon_steps: int = 250_000
     epsilon_end: float = 0.01
-    augmentation: Augmentation = NO_AUGMENTATION  # of training batches only
+    augmentation: Augmentation = NO_AUGMENTATION  # augments training batches only
     regulariser: L2Init | Parseval | Spectral | None = None
 
     losses = Losses

@@ -112,7 +112,7 @@ class ControlEnvironment(Protocol):
     def begin(self, seeds: Sequence[int], stream: int = 0) -> Player: ...
 
 
-RANDOM_PLAY = 2**63  # `stream` of random play; the `stream` of an evaluation is the agent steps of training before it
+RANDOM_PLAY = 2**63  # `stream` of random play; an evaluation's `stream` is its number of earlier agent steps
 FRAMES_PER_SECOND = 15  # agent steps, at 60 emulator frames per second
 SCALE = 2  # factor by which videos enlarge the Atari screen
 

@@ -95,7 +95,7 @@ class MinAtar:
 @cache
 def _pgx(game: str, sticky: float) -> Any:
     module, name, _, _ = GAMES[game]
-    # pgx creates arrays when imported. Without `ensure_compile_time_eval` they would be tracers.
+    # pgx creates arrays when it is imported. `ensure_compile_time_eval` keeps these arrays from being tracers.
     with _lenient(), jax.ensure_compile_time_eval():
         try:
             source = import_module(f"pgx.minatar.{module}")

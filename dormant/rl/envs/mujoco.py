@@ -119,7 +119,7 @@ class MuJoCoBody:
     def __init__(self, spec: MuJoCo, seed: int, stream: int = 0) -> None:
         self.spec, self._key, self._episodes = spec, (seed, stream), 0
         self._task, self._mujoco = _task(spec.task), _packages()[1]
-        self._strongest = self._task.action_space.high  # the action bounds of all tasks are symmetric
+        self._strongest = self._task.action_space.high  # enough, because the action bounds of all tasks are symmetric
         self._kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
         self._restart()
 

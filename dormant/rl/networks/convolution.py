@@ -73,7 +73,7 @@ def loop_convolution(
     stride: int,
     pads: Pads,
 ) -> Float[Array, "batch rows columns filters"]:
-    """A convolution whose two gradients are again NHWC convolutions, between explicit transposes.
+    """A convolution with a rule for its two gradients. Each is an NHWC convolution between explicit transposes.
 
     Supports reverse-mode differentiation once; `jax.jvp` and second derivatives need `jax.lax.conv_general_dilated`.
     """
