@@ -23,13 +23,13 @@ class Bounds(NamedTuple):
 class ClipWeights:
     """Clips kernels and biases to `factor` times the largest absolute initial weight in the kernels of their layer.
 
-    Call `update` at every gradient step, not within `Every`. The cost is one pass over the weights. The optimizer's
+    Call `update` at every gradient step, not within `Every`. Each call costs one pass over the weights. The optimizer's
     state does not change. Parameters of normalisations, and of layers without a kernel, are not clipped.
 
     >>> ClipWeights(factor=2.0)
     ClipWeights(factor=2.0)
 
-    Raises ValueError for a factor that is not positive.
+    Raises ValueError unless the factor is positive.
     Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning". They use
     the bound of the uniform distribution of the initial weights. We use the largest initial weight, which is close to
     that bound and is known for any initialiser.
@@ -89,8 +89,8 @@ class Prune:
     Prune(tau=0.0, period=1000)
 
     Raises ValueError for a negative tau or a period below 1.
-    Source: Sokar et al. 2023, figure 6. The paper does not state how often it prunes, or how it removes neurons; we
-    chose the period.
+    Source: Sokar et al. 2023, figure 6. The paper does not state how often it prunes or how it removes neurons; both
+    are our choice.
     """
 
     every_step: ClassVar[bool] = True
@@ -126,7 +126,7 @@ NEW, MINUS = "new_", "minus_"
 
 
 class Injection(NamedTuple):
-    """The gradient steps seen so far, and a copy of the parameters that holds the values of the frozen weights."""
+    """The gradient steps seen so far, and a copy of the parameters with the values of the frozen weights."""
 
     gradient_steps: Int[Array, ""]
     held: PyTree[Array]
@@ -134,17 +134,17 @@ class Injection(NamedTuple):
 
 @dataclass(frozen=True)
 class PlasticityInjection:
-    """Freezes the head after gradient step `at` and trains a new head. The switch does not change the outputs.
+    """Freezes the head after gradient step `at` and trains a new head. Switching heads does not change the outputs.
 
     The network computes head(x) + new_head(x) - minus_head(x), as `dormant.rl.networks.Injectable` does. For each layer
     `dense` of the head it has `new_dense` and `minus_dense`, which start equal. Up to step `at` both are frozen and
-    cancel out. After that step `dense` is frozen and `new_dense` is trained. Frozen weights, and their optimizer state,
-    are reset at every gradient step. Call `update` at every gradient step, not within `Every`.
+    cancel out. After that step `dense` is frozen and `new_dense` is trained. To freeze weights, `update` restores them
+    and their optimizer state after every gradient step. Call `update` at every gradient step, not within `Every`.
 
     >>> PlasticityInjection(at=50_000)
     PlasticityInjection(at=50000)
 
-    Raises ValueError for a step below 1, and at `init` for a network of another form.
+    Raises ValueError if `at` is below 1. `init` raises ValueError if the network does not have these heads.
     Source: Nikishin et al. 2023, "Deep reinforcement learning with plasticity injection".
     """
 

@@ -45,7 +45,7 @@ class Dormant:
 
 @dataclass(frozen=True)
 class Share:
-    """Recycles the same share of every layer's neurons, at least one. With `recyclings`, the share decays to zero.
+    """Recycles a share of each layer's neurons, at least one neuron. With `recyclings`, the share decays to zero.
 
     The n-th recycling takes share * cos(pi/2 * n / recyclings) of the layer. The last recycling takes no neuron.
 
@@ -53,7 +53,7 @@ class Share:
     >>> [int(Share(0.5, recyclings=3).count(scores, jnp.array(n))["dense"]) for n in range(3)]
     [9, 5, 0]
 
-    Raises ValueError for a share outside of (0, 1] and for recyclings below 1.
+    Raises ValueError if the share is outside of (0, 1] or `recyclings` is below 1.
     Source: Sokar et al. 2023, figure 15; dopamine/labs/redo/weight_recyclers.py. The reference code recycles all
     neurons whose score equals the threshold. We recycle exactly the share.
     """
@@ -91,7 +91,7 @@ class PooledShare:
     >>> {name: int(count) for name, count in PooledShare(0.33).count(scores, jnp.array(0)).items()}
     {'conv': 0, 'dense': 2}
 
-    Raises ValueError for a share outside of (0, 1] and for a negative highest threshold.
+    Raises ValueError if the share is outside of (0, 1] or `highest` is negative.
     Source: ours. Sokar et al. 2023 leave an adaptive threshold to future work.
     """
 
@@ -115,14 +115,14 @@ class PooledShare:
 class Gap:
     """Recycles the neurons below the widest gap in the sorted scores of a layer, or none if no gap is wide enough.
 
-    A gap is the ratio of two neighbouring scores, the larger one divided by the smaller one. Scores below `floor` count
-    as `floor`. The gap must be at least `least`, and its smaller score at most `highest`.
+    A gap is the ratio of two neighbouring scores, the larger score divided by the smaller score. Scores below `floor`
+    count as `floor`. The gap must be at least `least`, and its smaller score at most `highest`.
 
     >>> scores = {"dense": jnp.array([0.01, 0.02, 0.4, 0.8, 3.77])}
     >>> int(Gap().count(scores, jnp.array(0))["dense"]), int(Gap(least=30.0).count(scores, jnp.array(0))["dense"])
     (2, 0)
 
-    Raises ValueError for a gap that is not above 1, a floor that is not above 0, and a negative highest score.
+    Raises ValueError unless `least` is above 1, `floor` is above 0 and `highest` is at least 0.
     Source: ours. Sokar et al. 2023 leave an adaptive threshold to future work.
     """
 

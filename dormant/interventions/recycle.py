@@ -32,15 +32,15 @@ from .schedule import when
 class ReDo:
     """Recycles the tau-dormant neurons of every layer that can be recycled safely.
 
-    Incoming weights come from the network's own initialiser. With `tau=0` and `outgoing="zero"` the network's
-    outputs on the score batch stay the same to the last bit, unless a normalisation couples the neurons.
+    Incoming weights come from the network's own initialiser. With `tau=0` and `outgoing="zero"`, recycling does not
+    change a bit of the network's outputs on the score batch, unless a normalisation couples the neurons.
 
     - `outgoing`: "zero", or "fresh" to draw outgoing weights from the initialiser as well (the paper's figure 22).
     - `moments`: "fresh" gives recycled entries the optimizer state of a new weight (zero moments for Adam). "keep" does
       not change their state.
     - `step_count`: "keep" does not change Adam's step count, as in the paper. The first step of a recycled weight is
       then (1 - b1) / sqrt(1 - b2) = 3.2 learning rates long. "restart" sets the count to zero whenever a neuron is
-      recycled, which distorts the bias correction of all other weights.
+      recycled. The count is shared, so this distorts the bias correction of all other weights.
     - `coupled`: "recycle" or "skip" layers whose neurons are coupled by a normalisation.
     - `layers`: names of layers to recycle, or of networks (the part before a slash); None for all safe layers.
     - `incoming`: "fresh", or "scaled" to scale each fresh kernel vector to the mean vector length of the layer's other
@@ -49,8 +49,8 @@ class ReDo:
     >>> ReDo(tau=0.025).tau
     0.025
 
-    Raises ValueError for a negative tau or an unknown option, and at `init` for a layer that does not exist or is
-    not safe.
+    Raises ValueError for a negative tau or an unknown option. `init` raises ValueError for a layer that does not exist
+    or that can't be recycled safely.
     Source: Sokar et al. 2023, algorithm 1. We also reset the moments of biases, draw each layer from its own
     initialiser, and find outgoing weights by tracing. docs/differences.md lists the differences from the reference.
     """
@@ -106,7 +106,8 @@ class Recycle:
       optimizer's state (ReGraMa); "contribution" or "utility", the utilities of continual backprop. All scores average
       1 over a layer.
     - `number`: how many neurons to recycle: `Dormant`, `Share`, `PooledShare` or `Gap`.
-    - `order`: "lowest" scores first. "highest" and "random" are controls that recycle the same number of neurons.
+    - `order`: "lowest" recycles the lowest scores first. "highest" and "random" are controls that recycle as many
+      neurons as "lowest".
     - `at_most`: the largest number of neurons to recycle per layer and call.
     - `renewal`: how chosen neurons are renewed. `coupled` and `layers` work as in `ReDo`.
 
@@ -183,7 +184,7 @@ def _ranked(key: Array, scores: Float[Array, " neurons"], order: str) -> Float[A
 
 
 def lowest(values: Float[Array, " neurons"], number: Int[Array, ""]) -> Bool[Array, " neurons"]:
-    """Returns a mask of the `number` neurons with the lowest values. Among equal values the first is chosen.
+    """Returns a mask of the `number` neurons with the lowest values. Among equal values, earlier neurons come first.
 
     >>> lowest(jnp.array([3.0, 1.0, 1.0]), jnp.array(1)).tolist()
     [False, True, False]
@@ -208,18 +209,18 @@ class Usefulnesses(NamedTuple):
 
 @dataclass(frozen=True)
 class ContinualBackprop:
-    """Replaces a share `replacement_rate` of each layer's mature neurons per update, lowest utility first.
+    """Replaces a share `replacement_rate` of each layer's mature neurons per update, those of lowest utility first.
 
     A neuron is mature if it is older than `maturity` updates. Its utility is a running average with weight `decay`,
-    divided by 1 - decay^age because it starts at zero. `utility` is "contribution", or "overall", which also divides
-    by the size of the incoming weights. Fractions of a neuron add up until a whole neuron is due. Call `update` at
-    every gradient step, not within `Every`. Each call costs a forward pass of the score batch.
+    divided by 1 - decay^age to correct for its start at zero. `utility` is "contribution", or "overall", which also
+    divides by the size of the incoming weights. Fractions of a neuron add up until a whole neuron is due. Call `update`
+    at every gradient step, not within `Every`. Each call costs a forward pass of the score batch.
 
     >>> ContinualBackprop(maturity=1_000).replacement_rate
     0.0001
 
-    Raises ValueError for a rate, decay or maturity outside its range or an unknown option, and at `init` for a layer
-    that does not exist or is not safe.
+    Raises ValueError for an unknown option, and for a rate, decay or maturity outside its range. `init` raises
+    ValueError for a layer that does not exist or that can't be recycled safely.
     Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning". Its released code also
     adds the mean contribution of a replaced neuron to the next layer's bias; we do not. We compute utilities on the
     score batch.
@@ -268,7 +269,7 @@ class ContinualBackprop:
     ) -> tuple[Usefulness, Bool[Array, " neurons"]]:
         """Returns the layer after an update with these utilities, and a mask of the neurons to replace.
 
-        If a utility is NaN, because of a NaN or infinite activation, the layer does not change.
+        If a NaN or infinite activation makes a utility NaN, the layer does not change.
         """
         unknown = jnp.isnan(utility).any()
         age = layer.age + jnp.where(unknown, 0, 1)
@@ -368,11 +369,12 @@ def redo_as_published(
     """Returns ReDo with four quirks of the released code. Each argument switches one quirk on or off.
 
     - `misaligned_flatten`: each channel's dormant flag is repeated over neighbouring rows of the dense kernel. But in a
-      flattened channels-last map the channel varies fastest, so most of the zeroed rows belong to other channels.
+      flattened channels-last map the channel varies fastest, so most of the zeroed rows belong to channels that are not
+      dormant.
     - `next_recorded_layer`: the weights of the next recorded layer count as a layer's outgoing weights. Layers in
       `unrecorded` are not recorded (the last convolution of an IMPALA stack). For the last hidden layer of a residual
       block, weights that read the residual stream are zeroed instead.
-    - `xavier`: fresh weights are Xavier uniform and biases zero. The layer's own initialiser is ignored.
+    - `xavier`: fresh weights are Xavier uniform and fresh biases are zero. The layer's own initialiser is ignored.
     - `keep_bias_moments`: Adam's moments of biases are not reset.
 
     >>> redo_as_published(0.1).misaligned_flatten

@@ -22,9 +22,9 @@ class Reset:
     >>> Reset(layers=("dense",))
     Reset(layers=('dense',), moments='fresh', step_count='keep')
 
-    Raises ValueError for an unknown option, and at `init` for a layer that does not exist.
-    Source: Nikishin et al. 2022. Sokar et al. reset the penultimate layer; their code can only reset all layers
-    from a given one to the end.
+    Raises ValueError for an unknown option. `init` raises ValueError for a layer that does not exist.
+    Source: Nikishin et al. 2022. Sokar et al. reset the penultimate layer, but their code can only reset a layer
+    together with all layers after it.
     """
 
     layers: tuple[str, ...] | None = None
@@ -115,7 +115,7 @@ class ResetOptimizer:
     >>> ResetOptimizer(step_count="keep")
     ResetOptimizer(moments='fresh', step_count='keep')
 
-    Raises ValueError for an unknown option, and if both options are "keep", which would do nothing.
+    Raises ValueError for an unknown option, and if both options are "keep", because nothing would be reset.
     Source: Asadi et al. 2023, "Resetting the optimizer in deep RL: an empirical study". The paper resets both at
     every update of the target network.
     """
@@ -155,14 +155,15 @@ class HareTortoise:
     """Sets the weights (the hare) to their running average (the tortoise) every `period` gradient steps.
 
     The average is tortoise <- momentum * tortoise + (1 - momentum) * hare. Call `update` at every gradient step, not
-    within `Every`. The cost is one pass over the weights. With `moments="fresh"`, the optimizer state is then reset.
+    within `Every`. Each call costs one pass over the weights. With `moments="fresh"`, setting the weights also resets
+    the optimizer state.
 
     >>> HareTortoise(momentum=0.99, period=500).moments
     'keep'
 
-    Raises ValueError for a momentum outside of [0, 1), a period below 1 or an unknown option.
+    Raises ValueError for an unknown option, a momentum outside of [0, 1) or a period below 1.
     Source: Lee et al. 2024, "Slow and steady wins the race: maintaining plasticity with hare and tortoise networks".
-    To our knowledge they evaluate the tortoise. Here the agent acts with the hare.
+    To our knowledge, they evaluate the tortoise. Here, the agent acts with the hare.
     """
 
     every_step: ClassVar[bool] = True

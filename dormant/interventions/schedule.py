@@ -18,9 +18,9 @@ from ..wiring import Network
 class Intervention(Protocol):
     """An object that changes a learner's weights during training, outside of the gradient step.
 
-    `init` returns the intervention's state, a tree of arrays. `update` is called after every gradient step with a
-    key and the inputs of a score batch; it returns the changed learner and state, with the same tree, shapes and
-    dtypes. Both can be compiled, and `update` can be mapped over seeds with `jax.vmap`.
+    `init` returns the intervention's state, a tree of arrays. `update` is called after every gradient step with a key
+    and the inputs of a score batch. It returns the changed learner and state, whose tree, shapes and dtypes do not
+    change. Both can be compiled, and `update` can be mapped over seeds with `jax.vmap`.
     """
 
     def init(self, learner: Learner, network: Network) -> PyTree: ...
@@ -33,7 +33,7 @@ class Intervention(Protocol):
 def checked_intervention(what: Intervention) -> Intervention:
     """Returns `what` if it is an intervention.
 
-    Raises TypeError for anything else, such as a class in place of an instance.
+    Raises TypeError if it is anything else, such as a class in place of an instance.
     """
     if isinstance(what, type):
         raise TypeError(f"expected an intervention, got the class {what.__name__}; write {what.__name__}(...).")
@@ -50,9 +50,9 @@ def checked_intervention(what: Intervention) -> Intervention:
 def checked_occasional(what: Intervention, within: str) -> Intervention:
     """Returns `what` if it is an intervention that may skip gradient steps.
 
-    An intervention that must be called at every gradient step has a true attribute `every_step`.
+    An intervention that must be called at every gradient step has an attribute `every_step` that is true.
 
-    Raises TypeError for any other object, and ValueError for an intervention that must be called at every step.
+    Raises TypeError if `what` is not an intervention, and ValueError if it must be called at every step.
     """
     if getattr(checked_intervention(what), "every_step", False):
         raise ValueError(
@@ -65,7 +65,7 @@ def checked_occasional(what: Intervention, within: str) -> Intervention:
 def checked_steps(name: str, steps: int) -> int:
     """Returns `steps` if it is a positive whole number of gradient steps.
 
-    Raises TypeError for another type, such as the float 1e3, and ValueError for a number that is too small.
+    Raises TypeError if `steps` is not an integer, such as the float 1e3, and ValueError if it is below 1.
     """
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
         hint = f"; write {int(steps)}" if isinstance(steps, float) and steps.is_integer() else ""
@@ -84,7 +84,7 @@ class Scheduled(NamedTuple):
 
 @dataclass(frozen=True)
 class Every:
-    """Applies `what` every `period` gradient steps, from the gradient step `start` on and before `stop`.
+    """Applies `what` every `period` gradient steps, from gradient step `start` until before gradient step `stop`.
 
     Gradient steps count from 1, so with `start=0` the first application is at step `period`.
     On other steps only a comparison runs, because `what` runs in one branch of a `lax.cond`. This also holds if
@@ -94,10 +94,10 @@ class Every:
     >>> Every(1_000, ReDo(tau=0.1), stop=2_500_000).period
     1000
 
-    Raises TypeError if the period is not a whole number or `what` is not an intervention. Raises ValueError for a
-    period below 1, a negative start, a stop not after the start, and an intervention that must be called at every
-    gradient step, such as ClipWeights.
-    Source: the reference code also counts the steps before learning starts. We count calls of `update`.
+    Raises TypeError if the period is not a whole number or `what` is not an intervention. Raises ValueError if the
+    period is below 1, if `0 <= start < stop` does not hold, or if `what` must be called at every gradient step, as
+    ClipWeights must.
+    Source: the reference code also counts the steps before learning starts. We only count calls of `update`.
     """
 
     period: int
@@ -145,7 +145,7 @@ class Chain:
     >>> Chain(Every(1_000, ReDo()), Every(50_000, ShrinkPerturb(keep=0.8))).links[1].period
     50000
 
-    Raises TypeError for a list of interventions in place of several arguments, and for arguments of another type.
+    Raises TypeError if an argument is not an intervention, such as a list of interventions.
     """
 
     links: tuple[Intervention, ...]
@@ -177,7 +177,7 @@ class Chain:
 
 
 def may_change(intervention: Intervention, step: int) -> bool:
-    """Whether an intervention may change a learner at a gradient step. If False, it does not use its inputs.
+    """Whether an intervention may change a learner at a gradient step. If not, it does not use its inputs at that step.
 
     >>> from dormant import Prune, ReDo
     >>> redo = Every(1_000, ReDo())
@@ -194,7 +194,7 @@ def may_change(intervention: Intervention, step: int) -> bool:
 
 
 def when(due: Bool[Array, ""], change: Callable[[], PyTree[Array]], unchanged: PyTree[Array]) -> PyTree[Array]:
-    """Returns the changed values where `due`, else the unchanged ones. Calls `change` only if `due` is true for a seed.
+    """Returns `change()` if `due`, else `unchanged`. With mapped seeds, computes `change` only if a seed is due.
 
     >>> when(jnp.array(False), lambda: jnp.ones(2), jnp.zeros(2)).tolist()
     [0.0, 0.0]
@@ -233,8 +233,8 @@ class WhenDormant:
     >>> Every(1_000, WhenDormant(0.25, ShrinkPerturb(0.5))).what.share
     0.25
 
-    Raises TypeError if `what` is not an intervention. Raises ValueError for a share outside of (0, 1], for a negative
-    tau, and for an intervention that must be called at every gradient step.
+    Raises TypeError if `what` is not an intervention. Raises ValueError if the share is outside of (0, 1], if tau is
+    negative, or if `what` must be called at every gradient step.
     Source: ours; Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization", let
     the dormant share set how strongly the network is perturbed.
     """

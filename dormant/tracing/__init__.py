@@ -21,15 +21,15 @@ from .program import TraceError as TraceError
 from .rules import RULES
 from .values import Constant, Ids, Part, Value, numbered, plain
 
-MOST_DEFERRED = 100  # longest chain of steps on constants whose computation is deferred
-LARGEST_CONSTANT = 1 << 20  # elements; larger constants are never computed while tracing
+MOST_DEFERRED = 100  # longest chain of deferred steps on constants; a longer one would exceed the recursion limit
+LARGEST_CONSTANT = 1 << 20  # elements; larger constants are not computed while tracing
 
 
 def trace(apply: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Wiring:
-    """Returns the wiring of `apply(params, *inputs)`: its layers, and the parameters that feed and read each.
+    """Returns the wiring of `apply(params, *inputs)`: its layers, and the parameters that feed and read each layer.
 
-    The function is traced at the shapes of the example inputs and may be measured at other batch sizes. Output layers,
-    which no kernel reads, are left out. Print the wiring to see why a layer can't be recycled safely.
+    The function is traced at the shapes of the example inputs. Later inputs may have another batch size. The wiring
+    leaves out output layers, which no kernel reads. Print it to see why a layer can't be recycled safely.
 
     >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}, "head": {"kernel": jnp.ones((3, 1))}}
     >>> def apply(params, x):
@@ -68,7 +68,7 @@ def _traced(
     traced = flat_program(apply, params, *inputs)
     _check_scans([earlier for earlier, _ in cache.values()], traced)
     found = _analyse(traced, params)
-    # Tracers of an enclosing jit are valid in that compilation only, so a program that holds them is not cached.
+    # A program that holds tracers of an enclosing jit is not cached, because they are valid in one compilation only.
     if not any(isinstance(constant, core.Tracer) for constant in traced.constants.values()):
         cache[key] = traced, found
     return traced, found
@@ -91,7 +91,7 @@ def _analyse(traced: Program, params: PyTree) -> Found:
         notes.returned |= notes.producers_of(value.neurons) | value.mixed
         notes.note_elsewhere(value.parts, "returned")
     trained = trained_inputs(traced)
-    if trained.intersection(traced.inputs[: len(leaves)]):  # no parameter if the function returns only actions
+    if trained.intersection(traced.inputs[: len(leaves)]):  # false if all outputs are integers (actions)
         notes.untrained = {leaf for leaf in range(len(leaves)) if traced.inputs[leaf] not in trained}
     audit(notes, traced, values)
     found = collect(notes)
@@ -159,14 +159,14 @@ def _known(step: Step, operands: Sequence[Constant], shapes: Sequence[tuple[int,
 
     together = Constant(compute, depth=1 + max((operand.depth for operand in operands), default=0))
     if together.depth % MOST_DEFERRED == 0:
-        _ = together.value  # compute it now, because a longer chain would exceed the recursion limit
+        _ = together.value  # computes the chain now
     numbers = range(len(shapes))
     values = [Constant(lambda number=number: together.value[number], together.depth) for number in numbers]
     return [plain(shape, constant=value) for shape, value in zip(shapes, values, strict=True)]
 
 
 def _activation(site: Site, value: Array) -> Activation:
-    """Returns the activations at a site as [*samples, neurons]. Neurons do not vary along sample axes."""
+    """Returns the activations at a site as [*samples, neurons]. Ids of neurons are constant along sample axes."""
     same = [axis for axis, length in enumerate(site.neurons.shape) if length == 1]
     across = [axis for axis in range(value.ndim) if axis not in same]
     columns = jnp.transpose(value, (*same, *across)).reshape([value.shape[axis] for axis in same] + [-1])
@@ -180,7 +180,7 @@ def _activation(site: Site, value: Array) -> Activation:
 def _columns(site: Site) -> tuple[Ids, Ids]:
     """Returns the neurons that are measured at a site, and the columns of each neuron: [neurons, columns].
 
-    If some neurons have fewer columns than others, their columns are repeated. The mean per neuron does not change.
+    If some neurons have fewer columns than other neurons, their columns are repeated, which does not change their mean.
     """
     owners = site.neurons.ravel()
     present, counts = np.unique(owners[owners >= 0], return_counts=True)
@@ -200,8 +200,8 @@ def _check_scans(earlier: Sequence[Program], traced: Program) -> None:
         length, steps = step.settings["length"], len(step.settings["jaxpr"].jaxpr.eqns)
         raise TraceError(
             f"the 'scan' in {step.scope or 'the function'} now has {length} iterations of {steps} steps. At most "
-            f"{LONGEST_UNROLLED} steps of a scan are written out to measure its neurons; pass shorter sequences, such "
-            "as pieces of these."
+            f"{LONGEST_UNROLLED} steps of a scan are unrolled to measure its neurons; pass shorter sequences, for "
+            "example by cutting these into pieces."
         )
 
 

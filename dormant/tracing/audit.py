@@ -1,8 +1,8 @@
-"""Checks a trace independently: finds all parameters and producers of neurons that each value depends on.
+"""Checks a trace independently: finds every parameter and every producer of neurons that a value depends on.
 
-The tracer follows single neurons and parameter entries, with one rule per operation. The audit needs no rules: it
-assumes that every result of a step depends on all operands. If it finds a dependency that the tracer did not record,
-the layer is measured but not recycled.
+The tracer follows single neurons and parameter entries, with one rule per operation. The audit needs no rules, because
+it assumes that every result of a step depends on all operands of the step. If it finds a dependency that the tracer did
+not record, the layer is measured but not recycled.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from .movement import MOVES
 from .program import Program
 from .values import Value
 
-MOVING = {*MOVES, "split", "unstack"}  # steps whose results depend only on the neurons in them
+MOVING = {*MOVES, "split", "unstack"}  # steps that move elements; a result depends only on the neurons in it
 
 
 class Reached(NamedTuple):
@@ -24,7 +24,7 @@ class Reached(NamedTuple):
 
 
 def audit(notes: Ledger, traced: Program, values: dict[int, Value]) -> None:
-    """Adds a reason not to recycle a producer if a path from a parameter, or to a kernel or output, is not recorded."""
+    """Adds a reason not to recycle a producer if the trace lacks a path from a parameter or to a kernel or output."""
     reached = _reached(notes, traced, values)
     fed = notes.fed_by()
     for feed in notes.feeds:
@@ -42,7 +42,7 @@ def audit(notes: Ledger, traced: Program, values: dict[int, Value]) -> None:
 
 
 def _reached(notes: Ledger, traced: Program, values: dict[int, Value]) -> dict[int, Reached]:
-    """Returns what every value depends on. A kernel's product depends on the new neurons, not on the data."""
+    """Returns what every value depends on. A kernel's product depends on its new neurons, but not on its data."""
     feeds = {feed.result: feed for feed in notes.feeds}
     reached = dict.fromkeys(range(len(traced.shapes)), Reached())
     reached |= {number: Reached(1 << leaf) for leaf, number in enumerate(traced.inputs[: len(notes.leaf_names)])}

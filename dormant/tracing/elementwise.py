@@ -18,14 +18,14 @@ SCALES = "mul", "div"  # the result is zero where the neurons are zero
 
 
 def linear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for linear steps, such as sums. A product of two neurons, or a division by a neuron, is non-linear."""
+    """Rule for steps such as sums, which are linear unless they multiply two neurons or divide by a neuron."""
     carriers = [operand for operand in operands if operand.has_neurons]
     bends = (step.name == "mul" and len(carriers) > 1) or (step.name == "div" and operands[1].has_neurons)
     return [elementwise(notes, step, operands, shapes[0], bends)]
 
 
 def nonlinear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for other element-wise functions. The result is the neurons' activation until the next non-linearity."""
+    """Rule for all other element-wise functions. Their result is the activation until the next non-linearity."""
     return [elementwise(notes, step, operands, shape, bends=True) for shape in shapes]
 
 
@@ -58,7 +58,7 @@ def elementwise(notes: Ledger, step: Step, operands: Sequence[Value], shape: tup
         notes.dropped |= shared - kept
         shared = kept
         notes.note_site(step.results[0], neurons)
-    strays = (neurons == NONE).any()  # whether some elements are not neurons
+    strays = (neurons == NONE).any()  # True if some elements do not belong to a neuron
     mixed, hidden = (union(operands if strays else carriers, name) for name in ("mixed", "hidden"))
     if strays:
         hidden |= {(part.leaf, step.name) for operand in operands for part in operand.parts}
@@ -68,7 +68,7 @@ def elementwise(notes: Ledger, step: Step, operands: Sequence[Value], shape: tup
 
 
 def _outside(carriers: Sequence[Value], shared: Why) -> Why:
-    """Returns the reasons in `shared` that apply to every operand whose neurons have no activation yet.
+    """Returns the reasons in `shared` that all operands with neurons before their activation have in common.
 
     PReLU multiplies only one of its two operands by the learned slope, so the slope belongs to the activation.
     """
@@ -133,11 +133,12 @@ def _describe(notes: Ledger, other: Value) -> str:
 def _joined(
     notes: Ledger, step: Step, neurons: Ids, sites: Ids, carriers: Sequence[Value], others: Sequence[Value]
 ) -> Why:
-    """Records the operands' parameters as incoming weights. Returns why some can't be redrawn for one neuron alone."""
+    """Records the operands' parameters as incoming weights. Returns why some can't be redrawn for a single neuron."""
     ids, places = np.broadcast_arrays(neurons, sites)
     # Neurons before and after their activation.
     before, after = (np.where(places < 0, ids, NONE), np.where(places < 0, NONE, ids))
-    # A scale after the activation keeps a silent neuron silent. An added value feeds it if another activation follows.
+    # A scale after the activation feeds no neuron, because a silent neuron stays silent. An added value feeds the
+    # neuron, because another activation may follow.
     fed = notes.producers_of(before if step.name in SCALES else ids)
     found: set[tuple[int, Reason]] = set()
     for operand in [*others, *carriers]:
@@ -172,10 +173,10 @@ def _met(notes: Ledger, neurons: Ids, operands: Sequence[Value]) -> frozenset[Me
 
 
 def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value, known: frozenset[Met]) -> None:
-    """Records that neurons are combined with a value that mixes neurons, such as their mean.
+    """Records that a step combines neurons with a value that mixes neurons, such as their mean.
 
-    A mix of the same neurons couples them. If the mix also contains other producers, or parameters that are not in
-    `known`, the layers are not recycled, because these producers or parameters reach the neurons without a kernel.
+    If the mix contains only these neurons, it couples them. If it also contains neurons of other producers, or
+    parameters outside of `known`, they reach the neurons without a kernel, so the layers are not recycled.
     """
     if not other.mixed:
         return
@@ -195,9 +196,9 @@ def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value, known: frozense
 
 
 def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, Value]) -> bool:
-    """Compares the neurons of two operands. Merges different neurons in pairs, or marks them as not recyclable.
+    """Compares the neurons of two operands. If they differ, merges them in pairs or marks them as not recyclable.
 
-    Returns True if different neurons of the same kernel are combined. The result then contains no neurons.
+    Returns True if the step combines different neurons of one kernel. Its result then contains no neurons.
     """
     (_, first), (_, second) = one, two
     a, b = np.broadcast_arrays(notes.current(first.neurons), notes.current(second.neurons))
@@ -220,9 +221,10 @@ def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, V
 
 
 def _are_one_neuron(notes: Ledger, step: Step, pairs: Ids, first: set[int], second: set[int]) -> bool:
-    """Whether each pair acts as one neuron: two neurons multiplied, or summed before a kernel reads either.
+    """Whether each pair acts as one neuron, because the step multiplies it, or sums it before a kernel reads either.
 
-    A neuron may be in one pair only. Combining a layer with a shifted copy of itself, for example, mixes its neurons.
+    This requires that a neuron is in one pair only. For example, adding a shifted copy of a layer to the layer puts
+    each neuron into two pairs, which mixes the neurons.
     """
     if len(np.unique(pairs)) != pairs.size or step.name not in (*SUMS, "mul"):
         return False

@@ -35,10 +35,11 @@ def product(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes
 
 
 def kernel_side(operands: Sequence[Value], outer: Sequence[Sequence[int]]) -> int | None:
-    """Returns which operand is the kernel, or None if it is ambiguous. The kernel holds parameters and no neurons.
+    """Returns which operand is the kernel, or None if that is ambiguous. A kernel holds parameters and no neurons.
 
-    If both operands hold parameters, the kernel is the one that does not depend on the inputs. If both depend on the
-    inputs, such as a task's weights and its embedding, the kernel is the one whose entries vary along the `outer` axes.
+    If both operands hold parameters, the kernel is the operand that does not depend on the inputs. Both may depend on
+    the inputs, for example a task's weights and its embedding. Then the kernel is the operand whose entries vary along
+    the `outer` axes.
     """
     sides = [side for side, operand in enumerate(operands[:2]) if operand.parts and not operand.has_neurons]
     pure = [side for side in sides if not operands[side].from_input]
@@ -56,7 +57,7 @@ def _axes(rank: int, batch: Sequence[int], summed: Sequence[int]) -> Axes:
 
 
 def _product_entries(operands: Sequence[Value], axes: Sequence[Axes], side: int) -> tuple[Ids, Ids | None]:
-    """Returns the neuron that each kernel entry feeds, and the neuron that it reads (None if it reads several)."""
+    """Returns the neurons that kernel entries feed, and those that they read, or None if an entry reads several."""
     kernel, data = operands[side], operands[1 - side]
     mine, theirs = axes[side], axes[1 - side]
     own = _columns(kernel, mine.batch + mine.free)
@@ -71,8 +72,8 @@ def _product_entries(operands: Sequence[Value], axes: Sequence[Axes], side: int)
 def _columns(kernel: Value, outer: Sequence[int]) -> Ids:
     """Returns the index of the neuron that each column of a kernel feeds. Columns lie along the `outer` axes.
 
-    Columns with the same entries feed the same neuron, for example if noise per sample is added to a kernel. A column
-    of padding has no entries and feeds no neuron.
+    Columns with equal entries feed one neuron. For example, adding noise per sample to a kernel repeats each column. A
+    column of padding has no entries and feeds no neuron.
     """
     changes = [axis for axis in outer if any(part.entries.shape[axis] > 1 for part in kernel.parts)]
     lengths = [kernel.shape[axis] for axis in changes]
@@ -95,7 +96,7 @@ def _rows(entries: Ids, changes: Sequence[int], lengths: Sequence[int]) -> Ids:
 
 
 def _placed(ids: Ids, axes: Sequence[int], rank: int) -> Ids:
-    """Returns `ids` as an array of this rank, with its axes at the positions `axes`. The other axes have length 1."""
+    """Returns `ids` as an array of rank `rank`, with its axes at the positions `axes`. All other axes have length 1."""
     ordered = ids.transpose(np.argsort(axes, kind="stable"))
     lengths = dict(zip(sorted(axes), ordered.shape, strict=True))
     return ordered.reshape([lengths.get(axis, 1) for axis in range(rank)])
@@ -138,7 +139,7 @@ def _convolution_reads(shape: Sequence[int], spec: Sequence[int], data: Value, c
 
 
 def _constant_convolution(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for convolutions with a constant kernel. They mix channels, except depthwise ones such as a blur."""
+    """Rule for convolutions with a constant kernel. They mix channels, unless they are depthwise, such as a blur."""
     data, kernel = operands
     numbers, groups = step.settings["dimension_numbers"], step.settings["feature_group_count"]
     channel = numbers.lhs_spec[1]
@@ -165,7 +166,7 @@ def feed(
     result: Ids,
     shape: tuple[int, ...],
 ) -> Value:
-    """Returns the product of a kernel and data, which holds new neurons. Records that the kernel reads the data."""
+    """Returns the product of a kernel and data as a value with new neurons. Records that the kernel reads the data."""
     kernel, data = operands[side], operands[1 - side]
     start, clash = _producer(notes, kernel, own)
     feeds, neurons = (np.where(ids < 0, NONE, ids + start) for ids in (own, result))
@@ -208,7 +209,7 @@ def _check_reading(notes: Ledger, kernel: Value, data: Value, reads: Ids | None,
 
 
 def _producer(notes: Ledger, kernel: Value, own: Ids) -> tuple[int, bool]:
-    """Returns the first id of the kernel's neurons (reused kernels keep theirs), and whether neurons share an entry."""
+    """Returns the first id of a kernel's neurons, and whether they share an entry. A reused kernel keeps its ids."""
     part = kernel.parts[0]
     width = int(own.max()) + 1
     in_leaf = notes.in_leaf(part, own, kernel.shape)
@@ -241,7 +242,7 @@ def _members(own: Ids) -> int:
 def _data_product(
     notes: Ledger, step: Step, operands: Sequence[Value], axes: Sequence[Axes], shapes: Shapes
 ) -> list[Value]:
-    """Rule for products without a kernel. Neurons mix if both operands hold them, or if the sum runs over neurons."""
+    """Rule for products without a kernel. Neurons mix if both operands hold neurons, or if the sum is over neurons."""
     carriers = [side for side in (0, 1) if operands[side].has_neurons]
     if len(carriers) == 1:
         side = carriers[0]
@@ -258,7 +259,7 @@ def _weighted(
 ) -> Value:
     """Rule for weighted sums of neurons over samples or positions. The weights, such as attention, are not a kernel.
 
-    If the network computes the weights, neurons are measured before the sum, because silent neurons then add zero.
+    If the network computes the weights, neurons are measured before the sum, because a silent neuron adds zero to it.
     """
     value, weights = operands[side], operands[1 - side]
     mine, theirs = axes[side], axes[1 - side]

@@ -42,7 +42,7 @@ def collect(notes: Ledger) -> Found:
 
 
 def _not_followed(notes: Ledger) -> dict[str, str]:
-    """Returns the paths of parameters that neither feed nor read a neuron, and how each is used instead."""
+    """Returns the paths of the parameters that neither feed nor read a neuron, and a description of each one's use."""
     followed = {use.leaf for use in notes.uses if any(_any(ids) for ids in (use.feeds, use.reads))}
     lost: dict[str, list[str]] = {notes.leaf_names[use.leaf]: [] for use in notes.uses if use.leaf not in followed}
     for use in notes.uses:
@@ -73,7 +73,7 @@ def _ids(notes: Ledger, group: set[int]) -> Ids:
 
 
 def _names(notes: Ledger, groups: list[set[int]]) -> list[str]:
-    """Returns the names of layers: the parent of the kernel, or its whole path if two layers would share a name."""
+    """Returns the names of layers. A layer is named by its kernel's parent, or if that is ambiguous by its kernel."""
     short = ["+".join(dict.fromkeys(notes.name(producer) for producer in sorted(group))) for group in groups]
     often = Counter(short)
     kernels = [[notes.producers[producer].leaf for producer in sorted(group)] for group in groups]
@@ -84,7 +84,7 @@ def _names(notes: Ledger, groups: list[set[int]]) -> list[str]:
 
 
 def _numbers(notes: Ledger, group: set[int]) -> Ids:
-    """Returns each id's index within the group, or NONE if outside it. The last entry is NONE, so id -1 gives NONE."""
+    """Returns each id's index within the group, else NONE. Id -1 selects the last entry, which is also NONE."""
     mine = _ids(notes, group)
     numbers = np.full(len(notes.canonical) + 1, NONE)
     numbers[mine] = np.arange(len(mine))
@@ -157,7 +157,7 @@ def _conflicts(path: str, uses: list[tuple[Use, Ids, Ids]], feeds: Ids | None, r
 
 
 def _sites(notes: Ledger, name: str, group: set[int]) -> list[Site]:
-    """Returns where a layer is measured. Neurons that are not read are measured where a kernel creates them."""
+    """Returns where a layer is measured. Neurons that no kernel reads are measured where a kernel creates them."""
     places = notes.sites if any(notes.sites[producer] for producer in group) else notes.resorts
     numbers = dict.fromkeys(site for producer in sorted(group) for site in places[producer])
     own = _numbers(notes, group)

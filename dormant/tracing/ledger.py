@@ -1,4 +1,4 @@
-"""The ledger of a trace: producers of neurons, uses of parameters, where neurons are read, and reasons."""
+"""The ledger of a trace: producers of neurons, uses of parameters, reads of neurons, and reasons not to recycle."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from .values import NONE, Ids, Part, Shapes, Value, Why, narrow, plain, union, w
 
 
 class Producer(NamedTuple):
-    """A kernel's output neurons, with consecutive ids from `start`. Each kernel of an ensemble is a producer.
+    """A kernel's output neurons, with consecutive ids from `start`. Each kernel of an ensemble is its own producer.
 
     `member` is the index of the kernel in a stack of kernels, or None.
     """
@@ -52,9 +52,9 @@ class Feed(NamedTuple):
 class Ledger:
     """Everything that a trace has recorded so far.
 
-    `canonical` maps the id of each neuron to one id for all neurons that were merged, such as those of two summed
-    kernels. `owners` maps each id to its producer. `follows` maps a producer to the producers that it was combined
-    with; if one of those is read, the producer counts as read. `resorts` holds, per producer, the last values where its
+    `canonical` maps the id of each neuron to the id that it shares with the neurons merged with it, such as those of
+    two summed kernels. `owners` maps each id to its producer. `follows` maps a producer to the producers that it was
+    combined with. It counts as read if one of them is read. `resorts` holds, per producer, the last values in which its
     neurons can be measured before they are mixed. `born` holds the values in which a kernel creates its neurons.
     """
 
@@ -73,7 +73,7 @@ class Ledger:
     follows: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     neurons_at: dict[int, Ids] = field(default_factory=dict)
     known_kernels: dict[tuple[int, int, bytes], int] = field(default_factory=dict)
-    dropped: set[tuple[int, str]] = field(default_factory=set)  # reasons that concern an activation's own parameters
+    dropped: set[tuple[int, str]] = field(default_factory=set)  # reasons that concern only an activation's parameters
     read: set[int] = field(default_factory=set)
     returned: set[int] = field(default_factory=set)
     untrained: set[int] = field(default_factory=set)  # parameters that no gradient reaches
@@ -116,7 +116,7 @@ class Ledger:
         return set(np.flatnonzero(np.bincount(self.owners[present[self.canonical]])).tolist())
 
     def merge(self, pairs: Ids) -> None:
-        """Merges each pair of neurons into one neuron with the larger id. Also merges pairs that share a neuron."""
+        """Merges each pair into one neuron with the larger id. Pairs that share a neuron become one neuron, too."""
         while True:
             ends = self.canonical[pairs]
             low, high = ends.min(axis=1), ends.max(axis=1)
@@ -147,14 +147,14 @@ class Ledger:
         return frozenset(f"{self.leaf_names[leaf]} (in '{where}')" for leaf, where in value.hidden)
 
     def note_reading(self, number: int, value: Value) -> None:
-        """Records that the neurons of `value` are read. Each is measured at its site, or here if it has none."""
+        """Records that a kernel reads the neurons of `value`. They are measured here unless they have a site."""
         owners = self.producers_of(value.neurons)
         self.read |= owners
         self._measure(self.sites, number, value)
         self.blame_why(value.offset | value.shared, owners)
 
     def note_resort(self, number: int, value: Value) -> None:
-        """Records `value` as the last place where its neurons can be measured before they are mixed."""
+        """Records `value` as the last value in which its neurons can be measured before they are mixed."""
         self._measure(self.resorts, number, value)
 
     def note_feed(self, step: Step, side: int, producers: set[int], neurons: Ids) -> None:
@@ -179,7 +179,7 @@ class Ledger:
                     places[owner].append(site)
 
     def follow(self) -> None:
-        """Marks a producer as read or returned if it was combined with one that is read or returned."""
+        """Marks a producer as read or returned if it was combined with a producer that is read or returned."""
         for _ in self.follows:
             for producer, leaders in self.follows.items():
                 self.read |= {producer} if leaders & self.read else set()
@@ -217,7 +217,7 @@ class Ledger:
         return found.reshape(shape)
 
     def in_leaf(self, part: Part, ids: Ids, shape: tuple[int, ...]) -> Ids | None:
-        """Converts ids per element of a value to ids per entry of a parameter. None if an entry gets two ids."""
+        """Converts ids per element of a value to ids per entry of a parameter. Returns None if an entry gets two."""
         leaf_shape = self.leaf_shapes[part.leaf]
         if shape == leaf_shape and is_whole(part.entries, shape):
             return ids

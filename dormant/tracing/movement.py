@@ -1,4 +1,4 @@
-"""Primitives that only move elements, applied to arrays of ids."""
+"""Applies primitives that only move elements to arrays of ids."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,7 +59,7 @@ def _reverse(step: Step, ids: Ids, *_: object) -> Ids:
 
 
 def _pad(step: Step, ids: Ids, shape: tuple[int, ...], _: Sequence[object]) -> Ids:
-    """Pads ids with NONE. Along an axis on which ids are constant, the padding belongs to the same neurons."""
+    """Pads ids with NONE. Along an axis on which ids are constant, the padding gets these ids."""
     for axis, (low, high, inner) in enumerate(step.settings["padding_config"]):
         if ids.shape[axis] > 1:
             ids = _pad_axis(ids, axis, int(low), int(high), int(inner))
@@ -81,7 +81,7 @@ def _tile(step: Step, ids: Ids, *_: object) -> Ids:
 
 
 def _by_running_it(step: Step, ids: Ids, shape: tuple[int, ...], others: Sequence[Any]) -> Ids:
-    """Runs the primitive on the ids themselves. A gather returns NONE for indices out of bounds."""
+    """Runs the primitive on the ids. A gather returns NONE for indices out of bounds."""
     if ids.size == 1 and step.name == "dynamic_slice":
         return ids
     settings = dict(step.settings)

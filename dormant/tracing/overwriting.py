@@ -15,11 +15,11 @@ from .values import Ids, Part, Shapes, Value, narrow, no_ids, side_by_side, vari
 
 
 def overwrite(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for `scatter`: each element comes from the target or from the update."""
+    """Rule for `scatter`, whose result takes each element from the target or from the update."""
     target, indices, update = operands
     raised = _raised(step, target, update)
     if raised is not None and indices.constant is not None and (target.is_zero or update.is_zero):
-        # The zeros count as elements of the same neurons.
+        # The zeros of the target count as elements of the update's neurons.
         return [raised if target.is_zero else replace(target, constant=None)]
     if indices.constant is not None and _writes_once(step, operands, indices.constant.value):
         return [_replaced(step, target, update, [indices.constant.value])]
@@ -40,7 +40,7 @@ def add_at(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes)
 
 
 def overwrite_slice(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for `dynamic_update_slice`: one block of elements comes from the update."""
+    """Rule for `dynamic_update_slice`, whose result takes one block of elements from the update."""
     target, update, *starts = operands
     partial = [axis for axis, length in enumerate(update.shape) if length < target.shape[axis]]
     changes = any(varies(ids, partial) for value in (target, update) for ids in value.arrays)
@@ -76,7 +76,7 @@ def _replaced(step: Step, target: Value, update: Value, known: Sequence[Any]) ->
 
 
 def _writes_once(step: Step, operands: Sequence[Value], known: Any) -> bool:
-    """Whether every element is written at most once. The result of two writes is undefined."""
+    """Whether every element is written at most once. If an element is written twice, its value is undefined."""
     target, _, update = operands
     with jax.ensure_compile_time_eval():
         times = lax.scatter_add(

@@ -26,7 +26,7 @@ INLINED = {
 }
 
 
-# Largest number of steps in an unrolled scan. Each step is compiled again when the network is measured.
+# Largest number of steps in an unrolled scan. It limits compile time, because measuring compiles each step again.
 LONGEST_UNROLLED = 10_000
 
 
@@ -49,7 +49,7 @@ class Step(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Steps over numbered values. `constants` holds the values that are known without any input."""
+    """A list of steps on numbered values. `constants` holds the values that do not depend on the inputs."""
 
     steps: list[Step]
     inputs: list[int]
@@ -78,7 +78,7 @@ def evaluate(traced: Program, arguments: Sequence[Any], wanted: Iterable[int]) -
 
 
 def trained_inputs(traced: Program) -> set[int]:
-    """Returns the inputs that can get a gradient: those that reach the outputs without a `stop_gradient`."""
+    """Returns the inputs that can get a gradient, because they reach the outputs without a `stop_gradient`."""
     reached = set(traced.outputs)
     for step in needed(traced, traced.outputs, stops="stop_gradient"):
         reached.update(step.operands)
@@ -96,7 +96,7 @@ def needed(traced: Program, wanted: Iterable[int], stops: str = "") -> list[Step
 
 
 def _typed(literal: core.Literal) -> np.ndarray:
-    """Returns a literal as an array of the dtype in the jaxpr. JAX would give a Python number the default dtype."""
+    """Returns a literal as an array with the jaxpr's dtype, because JAX would give it the default dtype."""
     return np.asarray(literal.val, _shaped(literal).dtype)
 
 

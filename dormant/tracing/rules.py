@@ -16,7 +16,7 @@ from .values import Ids, Part, Shapes, Value, narrow, no_ids, plain, side_by_sid
 
 Rule = Callable[[Ledger, Step, Sequence[Value], Shapes], list[Value]]
 
-MOST_CHOICES = 64  # largest number of slices of a parameter among which an unknown index may choose
+MOST_CHOICES = 64  # an unknown index is followed if it chooses among at most this many slices of a parameter
 
 
 def move(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
@@ -35,7 +35,7 @@ def move(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -
 
 
 def _move_by_unknown(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for a slice or gather whose index is unknown. Ids stay known if they do not vary along the indexed axes."""
+    """Rule for a slice or gather with an unknown index. Ids that are constant along the indexed axes stay known."""
     value, *others = operands
     axes = indexed_axes(step, value.shape, [other.constant is not None for other in others])
     (reached,) = mix(notes, step._replace(operands=step.operands[1:]), others, shapes)
@@ -59,7 +59,7 @@ def _move_by_unknown(notes: Ledger, step: Step, operands: Sequence[Value], shape
 
 
 def _choices(step: Step, value: Value, known: Sequence[Any], axes: Sequence[int]) -> list[list[Any]]:
-    """Returns all values of an unknown index that chooses a slice of a parameter, such as the head of a task."""
+    """Returns all values that an unknown index can have. It chooses a slice of a parameter, such as a task's head."""
     if len(axes) != 1 or value.shape[axes[0]] > MOST_CHOICES:
         return []
     (axis,) = axes
@@ -88,7 +88,7 @@ def join_ends(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shap
 
 
 def _zeros_of_neurons(axis: int, operands: Sequence[Value]) -> list[Value]:
-    """Returns the operands of a concatenation. Zeros joined to neurons (along time, say) get the same neurons."""
+    """Returns the operands of a concatenation. Zeros get the neurons that they are joined to, such as along time."""
     carriers = [value for value in operands if value.has_neurons]
     first = carriers[0] if carriers else None
     if first is None or any(varies(ids, [axis]) for value in carriers for ids in (value.neurons, value.sites)):
@@ -100,7 +100,7 @@ def _zeros_of_neurons(axis: int, operands: Sequence[Value]) -> list[Value]:
 
 
 def split(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for split and unstack. Every piece keeps the ids of its elements."""
+    """Rule for split and unstack. The elements of every piece keep their ids."""
     (value,) = operands
     axis, drop = step.settings["axis"], step.name == "unstack"
     sizes = [1] * len(shapes) if drop else [shape[axis] for shape in shapes]
@@ -127,7 +127,7 @@ def stack(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) 
 
 
 def reduce(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for reductions. Neurons mix if they vary along the reduced axes; otherwise they stay separate."""
+    """Rule for reductions. Reducing an axis that indexes neurons mixes them; reducing other axes does not."""
     (value,) = operands
     axes = tuple(step.settings["axes"])
     if any(varies(ids, axes) for ids in value.arrays):
@@ -136,7 +136,7 @@ def reduce(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes)
 
 
 def slide(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for pooling and cumulative sums. Neurons mix if they vary along the window's axes."""
+    """Rule for pooling and cumulative sums. A window along an axis that indexes neurons mixes them."""
     value = operands[0]
     if value.parts or any(varies(ids, _window_axes(step, len(value.shape))) for ids in value.arrays):
         return mix(notes, step, operands, shapes)
@@ -152,7 +152,7 @@ def _window_axes(step: Step, rank: int) -> list[int]:
 
 
 def pass_on(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for barriers and annotations. Every result equals its operand."""
+    """Rule for barriers and annotations, whose results equal their operands."""
     return [value.moved(value.shape, lambda ids: ids) for value in operands]
 
 

@@ -28,11 +28,11 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """One intermediate value of the traced function.
+    """An intermediate value of the traced function.
 
     `neurons`, `sites` and the `entries` of every part have the rank of the value. An axis along which they are constant
-    has length 1. `sites` holds, for each element that is a neuron, the number of the value at which its activation is
-    measured. It is NONE before any non-linearity; the neuron is then measured at the value that a kernel reads.
+    has length 1. For each element that is a neuron, `sites` holds the number of the value at which its activation is
+    measured. Before any non-linearity it is NONE, and the neuron is measured at the value that a kernel reads.
     """
 
     shape: tuple[int, ...]
@@ -61,7 +61,7 @@ class Value:
 
     @property
     def is_activated(self) -> bool:
-        """Whether a non-linearity has been applied to some of its neurons."""
+        """Whether a non-linearity was applied to some of its neurons."""
         return bool((self.sites >= 0).any())
 
     @property
@@ -97,7 +97,7 @@ def union(values: Iterable[Value], name: str) -> frozenset[Any]:
 
 
 def side_by_side(values: Sequence[Value]) -> dict[str, Any]:
-    """Returns the set fields of a concatenation. Marks `met` entries that were combined with some neurons only."""
+    """Returns the set fields of a concatenation. In `met`, marks parameters that only some of the neurons met."""
     sets = {name: union(values, name) for name in SETS}
     met = [value.met for value in values if value.has_neurons] or [frozenset()]
     common = frozenset.intersection(*met)

@@ -206,7 +206,7 @@ BAD = {
         "holes.npz has NaN in 'action', first at index [5, 2]",
     ),
     "empty": (("params.npz", "scanned_agent:q_values", "empty.npy"), "dormant: expected at least one sample"),
-    "number": (("params.npz", "scanned_agent:q_values", "number.npy"), "dormant: expected inputs that share a first"),
+    "number": (("params.npz", "scanned_agent:q_values", "number.npy"), "dormant: every input must have the batch"),
     "part": (
         ("params.npz", "scanned_agent:q_values", "batch.npy", "--params", "hidden"),
         "there is no 'hidden'; the parameters are bias, kernel",
