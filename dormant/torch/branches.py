@@ -1,4 +1,4 @@
-"""Finds Python branches that depend on tensor values, by changing each value that Python reads and tracing again."""
+"""Finds Python branches that depend on tensor values: changes each value that Python reads, and traces again."""
 
 import linecache
 import re
@@ -18,13 +18,13 @@ from .layers import Found, same_wiring
 MOST_TRACES = 40  # maximum number of traces with a changed value
 STEPS = 1, -1, 64, -64  # added to an integer
 JUMPS = 1.0, -1.0, 1000.0, -1000.0  # added to a float
-LONGEST = 4  # a pass with more than this many times the first pass's operations has another wiring
+LONGEST = 4  # if a pass runs over this many times as many operations as the first pass, its wiring is different
 
 
 class Got(NamedTuple):
     """A number, list or array that Python reads from a tensor, and the name of the submodule that reads it.
 
-    The tensor depends on inputs, neurons or random numbers.
+    The tensor depends on inputs, neurons or random numbers, so the value may differ in another pass.
     """
 
     value: object
@@ -40,7 +40,7 @@ class Change(NamedTuple):
 
 
 class TooLong(Exception):
-    """Raised if a pass with a change runs many more operations than the pass without it."""
+    """Raised if a pass with a change runs many more operations than the pass without a change."""
 
 
 class Pass(NamedTuple):
@@ -53,9 +53,9 @@ class Pass(NamedTuple):
 def branches(first: Pass, again: Callable[[Change], Pass]) -> list[Reason]:
     """Returns reasons not to recycle layers: one for each value that Python reads and that affects the wiring.
 
-    `again` traces with a change. If the trace stops at a `raise` or `assert` statement, the module only checks the
-    value, which is no branch. A trace that raises any other exception is ignored. If all changes of a value are
-    ignored, the value counts as a branch.
+    `again` traces the module with a change. If this trace stops at a `raise` or `assert` statement, the module only
+    checks the value, which is no branch. A change whose trace raises any other exception is ignored. If all changes of
+    a value are ignored, the value counts as a branch.
     """
     reasons: dict[Reason, None] = {}
     left = MOST_TRACES
@@ -74,7 +74,7 @@ def branches(first: Pass, again: Callable[[Change], Pass]) -> list[Reason]:
 
 
 def _matters(first: Pass, again: Callable[[Change], Pass], changes: Sequence[Change]) -> bool:
-    """Whether one of these changes gives another wiring, or all of them are ignored (see `branches`)."""
+    """Whether one of these changes gives a different wiring, or all of them are ignored (see `branches`)."""
     told = False
     for change in changes:
         try:
@@ -92,7 +92,7 @@ def _matters(first: Pass, again: Callable[[Change], Pass], changes: Sequence[Cha
 
 
 def _is_check(error: Exception) -> bool:
-    """Whether a `raise` or `assert` statement raised this error, and not an operation with invalid arguments."""
+    """Whether a `raise` or `assert` statement raised this error, rather than an operation with invalid arguments."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next

@@ -59,7 +59,7 @@ Rule = Callable[[Ledger, Call], Result]
 def mix(notes: Ledger, call: Call, reason: Reason | None = None, statistic: str | None = None) -> Value:
     """Returns the value of an operation that mixes neurons and parameter entries.
 
-    A layer that contributes is not recycled if a weight reads the result; `reason` explains why. Later values record
+    If a weight reads the result, the contributing layers are not recycled; `reason` explains why. Later values record
     only which layers and parameters contributed.
     """
     values = call.values

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-# Torch inserts these operations if a tensor has other references. They do not change values.
+# Ignored operations: they do not change values, and torch inserts them only if a tensor has a second reference.
 ALIASES = frozenset(("detach", "alias"))
 Extreme = Literal["lowest", "highest"]
 Seed = int | Extreme | None
@@ -41,7 +41,7 @@ def named_leaves(module: nn.Module) -> dict[str, Tensor]:
 
 
 def storage(tensor: Tensor) -> int | None:
-    """Returns the address of a tensor's storage; None if the tensor has no storage (sparse, empty)."""
+    """Returns the address of a tensor's storage, or None if the tensor has no storage (sparse, empty)."""
     try:
         return tensor.untyped_storage().data_ptr() or None
     except (NotImplementedError, RuntimeError):
@@ -49,7 +49,7 @@ def storage(tensor: Tensor) -> int | None:
 
 
 def tensors_in(value: Any) -> list[Tensor] | None:
-    """Returns all tensors in tuples, lists, dicts and attributes of objects; None if an object may hide some."""
+    """Returns all tensors in tuples, lists, dicts and attributes of objects, or None if an object may hide tensors."""
     found: list[Tensor] = []
     seen: set[int] = set()
     waiting = list(tree_leaves(value))
@@ -81,7 +81,7 @@ class Operations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: list[str] = []  # one for each operation, with the parameters that it takes
+        self.names: list[str] = []  # one name per operation, with the parameters that the operation takes
         self.random = False
         self.python_random = False  # whether the pass used Python's or NumPy's generator
         self.leaves: dict[int, int] = {}
@@ -90,13 +90,13 @@ class Operations(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Returns False to avoid importing `torch._dynamo` (two seconds); nothing is compiled in this mode."""
+        """Returns False, because nothing is compiled in this mode and importing `torch._dynamo` takes two seconds."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if torch.is_inference_mode_enabled() and func._can_decompose():
-            with self:  # forward turned on inference mode, which hides the operations inside layers
+            with self:  # because forward turned on inference mode, which hides the operations inside layers
                 return func.decompose(*args, **kwargs)
         if func._schema.is_mutable or "batch_norm" in func.__name__:
             self._save(tensors_of(args, kwargs))
@@ -132,7 +132,7 @@ class Operations(TorchDispatchMode):
         """Called when Python reads a tensor as a list or a NumPy array."""
 
     def python_gets(self, tensors: Sequence[Tensor], result: object) -> object:
-        """Returns what Python gets when it reads tensors as a number, list or array. `result` comes from torch."""
+        """Returns the number, list or array that Python gets when it reads tensors. `result` is torch's result."""
         return result
 
     def finish(self, outputs: Sequence[Tensor]) -> None:
@@ -155,7 +155,7 @@ class Operations(TorchDispatchMode):
 
 
 def _has_no_values(tensor: Tensor) -> bool:
-    """Whether a tensor has no memory to read, like some tensors of `torch.func.jvp`."""
+    """Whether a tensor has no memory to read, as is the case for some tensors of `torch.func.jvp`."""
     return tensor.is_meta or tensor._is_zerotensor()
 
 
@@ -177,10 +177,10 @@ class Recorder(Operations):
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         step, tensors = len(self.names) - 1, tensors_of(outputs)
-        if not tensors:  # the operations differ from the traced ones
+        if not tensors:  # the pass runs other operations than the trace did
             return
         if step in self.wanted:
-            # A clone, because a later operation may change it in place.
+            # Keeps a clone, because a later operation may change the tensor in place.
             self.recorded[step] = tensors[0].detach().clone()
         if step in self.checked and not bool(tensors[0].isfinite().all()):
             self.not_finite.add(step)
@@ -210,7 +210,7 @@ class Dataflow(Operations):
 
     def start(self, leaves: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         super().start(leaves, inputs)
-        for leaf in (*leaves, *inputs):  # gives leaves and inputs the same numbers in every pass
+        for leaf in (*leaves, *inputs):  # numbers them first, so that their numbers are equal in all passes
             self._describe(leaf)
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
@@ -253,12 +253,12 @@ def run(
 ) -> None:
     """Runs the module in evaluation or training mode, and passes each operation to `operations`.
 
-    `seed` seeds all generators; with None, they continue from their current states.
+    `seed` seeds all generators. If it is None, they continue from their current states.
 
     Parameters, buffers, attributes, training flags, gradients and generators are unchanged afterwards.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))  # inference mode hides the operations inside layers
+        stack.enter_context(torch.inference_mode(False))  # because inference mode hides the operations inside layers
         inputs = tree_map_only(Tensor, lambda x: x.clone() if x.is_inference() else x, inputs)
         for context in (_as_it_was(module, training), _same_generators(), _no_autocast_cache(), _parts(module)):
             stack.enter_context(context)
@@ -353,7 +353,7 @@ def _python_states() -> tuple[object, ...]:
 
 @contextlib.contextmanager
 def _no_autocast_cache() -> Iterator[None]:
-    """Turns off autocast's cache, which would keep weights that were cast without gradients."""
+    """Turns off autocast's cache, which could return weights that were cast in a pass without gradients."""
     enabled = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:

@@ -9,10 +9,10 @@ from .execution import Operations, plain_name
 
 
 class Gradients(Operations):
-    """Finds the parameters that no gradient of the outputs reaches, such as those that the module detaches.
+    """Finds the parameters that no gradient of the outputs reaches, for example because the module detaches them.
 
-    Searches the autograd graph. Runs a backward pass, which calls the user's hooks, only if the graph contains a custom
-    `torch.autograd.Function`, because such a function may return no gradient.
+    Searches the autograd graph. A custom `torch.autograd.Function` may return no gradient. If the graph contains one,
+    also runs a backward pass, which calls the user's hooks.
     """
 
     gradients = True

@@ -46,14 +46,14 @@ class Dormant:
 
 @dataclass(frozen=True)
 class Share:
-    """Recycles the same share of every layer's neurons, at least one. With `recyclings`, the share decays to zero.
+    """Recycles a share of each layer's neurons, at least one neuron. With `recyclings`, the share decays to zero.
 
     The n-th recycling takes share * cos(pi/2 * n / recyclings) of the layer. The last recycling takes no neuron.
 
     >>> [Share(0.5, recyclings=3).count({"dense": torch.ones(20)}, n)["dense"] for n in range(3)]
     [9, 5, 0]
 
-    Raises ValueError for a share outside of (0, 1] and for recyclings below 1.
+    Raises ValueError if the share is outside of (0, 1] or `recyclings` is below 1.
     Source: Sokar et al. 2023, figure 15. The reference code recycles all neurons whose score equals the threshold.
     """
 
@@ -89,7 +89,7 @@ class PooledShare:
     >>> PooledShare(0.33).count(scores, 0)
     {'conv': 0, 'dense': 2}
 
-    Raises ValueError for a share outside of (0, 1] and for a negative highest threshold.
+    Raises ValueError if the share is outside of (0, 1] or `highest` is negative.
     Source: ours. Sokar et al. 2023 leave an adaptive threshold to future work.
     """
 
@@ -104,7 +104,7 @@ class PooledShare:
         del recyclings
         if not scores:
             return {}
-        pooled = torch.cat(list(scores.values())).sort().values  # NaN last
+        pooled = torch.cat(list(scores.values())).sort().values  # sorts NaN to the end
         tau = pooled[max(1, round(self.share * len(pooled))) - 1].clamp(max=self.highest)
         return {name: int((values <= tau).sum()) for name, values in scores.items()}
 
@@ -113,14 +113,14 @@ class PooledShare:
 class Gap:
     """Recycles the neurons below the widest gap in the sorted scores of a layer, or none if no gap is wide enough.
 
-    A gap is the ratio of two neighbouring scores, the larger one divided by the smaller one. Scores below `floor` count
-    as `floor`. The gap must be at least `least`, and its smaller score at most `highest`.
+    A gap is the ratio of two neighbouring scores, the larger score divided by the smaller score. Scores below `floor`
+    count as `floor`. The gap must be at least `least`, and its smaller score at most `highest`.
 
     >>> scores = {"dense": torch.tensor([0.01, 0.02, 0.4, 0.8, 3.77])}
     >>> Gap().count(scores, 0), Gap(least=30.0).count(scores, 0)
     ({'dense': 2}, {'dense': 0})
 
-    Raises ValueError for a gap that is not above 1, a floor that is not above 0, and a negative highest score.
+    Raises ValueError unless `least` is above 1, `floor` is above 0 and `highest` is at least 0.
     Source: ours. Sokar et al. 2023 leave an adaptive threshold to future work.
     """
 

@@ -19,9 +19,9 @@ ONLY_TRAINING = "only used in training mode"
 class Measuring(NamedTuple):
     """The operations of a pass, and where each layer is measured.
 
-    `points` maps each layer to the operations (by number) that give its activations, with the neurons of their outputs.
-    `made` maps each layer to its kernel operations, which give its pre-activations. `random` is True if the pass draws
-    random numbers.
+    `points` maps each layer to the numbers of the operations that give its activations, with the neurons of their
+    outputs. `made` maps each layer to its kernel operations, which give its pre-activations. `random` is True if the
+    pass draws random numbers.
     """
 
     operations: list[str]
@@ -33,7 +33,7 @@ class Measuring(NamedTuple):
 class Found(NamedTuple):
     """The layers and output layers of a trace, the parameters that are not followed, and the measuring points.
 
-    `trained` is None if training mode computes the same as evaluation mode.
+    `trained` is None if the module computes the same in training mode as in evaluation mode.
     """
 
     layers: tuple[NeuronLayer, ...]
@@ -74,7 +74,7 @@ def collect(notes: Ledger, evaluated: Operations, trained: Operations | None) ->
 
 
 def _note_clashes(notes: Ledger) -> None:
-    """Records a reason not to recycle the layers of two neurons that share an entry, unless the neurons were merged."""
+    """If two neurons share an entry and were not merged, records a reason not to recycle their layers."""
     for pairs in notes.clashes:
         left, right = notes.current(pairs)
         for neurons in (left[left != right], right[left != right]):
@@ -93,8 +93,8 @@ class Group:
         self.incoming, self.outgoing = (self._entries(side) for side in SIDES)
 
     def local(self, neurons: Tensor) -> Tensor:
-        """Returns the indices of the neurons within the combined layer; -1 for any other neuron."""
-        return self.numbers[self.notes.current(neurons).clamp(min=-1)]  # index -1 gives the last element, -1
+        """Returns the indices of the neurons within the combined layer, or -1 for neurons outside of it."""
+        return self.numbers[self.notes.current(neurons).clamp(min=-1)]  # index -1 selects the last element, which is -1
 
     def layer(self, name: str) -> NeuronLayer:
         reasons = {reason: None for layer in self.members for reason in layer.reasons}
@@ -143,7 +143,7 @@ class Group:
 
 
 def same_wiring(first: Found, second: Found) -> str:
-    """Describes the first difference between two traces of a module. Returns an empty string if there is none."""
+    """Describes the first difference between two traces of a module, or returns an empty string if there is none."""
     names = [[layer.name for layer in found.layers] for found in (first, second)]
     if names[0] != names[1]:
         return f"its layers were {names[0]} and are now {names[1]}"

@@ -16,9 +16,9 @@ SIDES = ("incoming", "outgoing")
 
 @dataclass(eq=False)
 class Layer:
-    """Neurons made by one kernel, numbered from `first`.
+    """The neurons of one kernel, numbered from `first`.
 
-    `points` are the operations whose outputs are the activations, in evaluation mode and in training mode.
+    `points` holds the operations whose outputs are the activations, in evaluation mode and in training mode.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Layer:
 
 
 class Ledger:
-    """Records which neuron owns which parameter entry, in a pass in evaluation mode and a pass in training mode.
+    """Records which neuron each parameter entry belongs to, in one pass in evaluation mode and one in training mode.
 
     Neurons of different kernels that act as one neuron (gated pairs, summed pre-activations) share a number in
     `canonical`. `frozen` maps parameters that must not be overwritten to the reason, such as "a buffer".
@@ -67,8 +67,8 @@ class Ledger:
     def produce(self, keys: Sequence[Tensor], name: str) -> Tensor:
         """Returns the neurons that a kernel makes, of shape [neurons].
 
-        Each key, of shape [neurons, numbers], identifies weights of the neurons. A kernel that shares a key with an
-        earlier kernel makes the same neurons.
+        Each key, of shape [neurons, numbers], identifies weights of the neurons. If a kernel shares a key with an
+        earlier kernel, both make the same neurons.
         """
         telling = [key for key in keys if len(torch.unique(key, dim=0)) == len(key)]
         indices = [("kernel", tuple(key.shape), key.numpy().tobytes()) for key in telling]
@@ -87,7 +87,7 @@ class Ledger:
         return self.canonical[neurons]
 
     def stream(self, left: Tensor, right: Tensor, producers: Sequence[str]) -> Tensor:
-        """Returns the neurons of a residual stream: one for each pair of summed neurons."""
+        """Returns the neurons of a residual stream, one neuron per pair of summed neurons."""
         span = int(max(left.max(), right.max())) + 3
         pairs = compact((left + 2) * span + (right + 2))
         index = ("stream", tuple(pairs.shape), pairs.numpy().tobytes())
@@ -121,14 +121,14 @@ class Ledger:
         return [self.layers[index].name for index in self.layers_of(neurons)]
 
     def current(self, neurons: Tensor) -> Tensor:
-        """Returns the current numbers of these neurons; merged neurons have the same number."""
+        """Returns the current numbers of these neurons. Neurons that were merged share a number."""
         if not len(self.canonical):
             return neurons
         small = lean(neurons)
         return torch.where(small >= 0, self.canonical[small.clamp(min=0)], small).expand(neurons.shape)
 
     def merge(self, pairs: Tensor) -> None:
-        """Merges each pair into one neuron; pairs with a common neuron become one neuron, too."""
+        """Merges each pair into one neuron. Pairs that share a neuron become one neuron, too."""
         merged = {self.groups[index] for index in self.layers_of(pairs)}
         self.groups = [min(merged) if group in merged else group for group in self.groups]
         becomes = torch.arange(len(self.canonical))
@@ -138,7 +138,7 @@ class Ledger:
         self.canonical = becomes[self.canonical]
 
     def is_idle(self, name: str) -> bool:
-        """Whether a parameter only makes neurons that no weight reads and that the module does not return."""
+        """Whether a parameter makes only neurons that no weight reads and that the module does not return."""
         start = self.starts[self.names.index(name)]
         made = self.layers_of(self.owners["incoming"][start : start + self.shapes[name].numel()])
         return bool(made) and not any(any(self.layers[layer].read) or self.layers[layer].returned for layer in made)
@@ -170,7 +170,7 @@ class Ledger:
     # --- entries
 
     def claim(self, side: str, entries: Tensor, neurons: Tensor) -> None:
-        """Assigns parameter entries to neurons on one side; records a clash if an entry gets two neurons."""
+        """Assigns entries to the neurons that they feed or read (`side`). Records a clash if an entry gets two."""
         entries, neurons = torch.broadcast_tensors(entries, neurons)
         entries, neurons = lean(entries, neurons), lean(neurons, entries)
         owners = self._in_place(self.owners[side], entries)
@@ -195,7 +195,7 @@ class Ledger:
             self.layers[layer].parameters |= names
 
     def _claim(self, side: str, entries: Tensor, neurons: Tensor) -> None:
-        """Assigns entries to neurons as `claim` does, for entries that are not a view of the parameters."""
+        """Does the work of `claim` for entries that are not a view of the parameters."""
         real = (entries >= 0) & (neurons != ZERO)
         entries, neurons = entries[real], neurons[real]
         if not entries.numel():
@@ -221,20 +221,20 @@ class Ledger:
                 continue
             owner = self._owner(entries, met)
             if bool((lost := (owner < 0) & (met >= 0)).any()):
-                # After the activation, a parameter may be shared: it does not feed the neuron.
+                # A parameter that is applied after the activation may be shared, because it does not feed the neuron.
                 shared = set(self.layers_of(met[lost])) & set(waiting)
                 self.blame(
                     shared, Reason(f"fed by {self._list(entries[lost])}, which it shares with other values", OWN)
                 )
             self.claim("incoming", entries, owner)
-            # The entry reads no neuron, so it must not be zeroed as an outgoing weight.
+            # Keeps the entry from being zeroed as an outgoing weight, because it reads no neuron.
             self.claim("outgoing", entries, torch.tensor(OTHER))
         for name, how in unfollowed.items():
             self.blame(set(self.layers_of(neurons)) & set(stages), Reason(f"fed by {name} through aten.{how}", DIRECT))
 
     @staticmethod
     def _owner(entries: Tensor, met: Tensor) -> Tensor:
-        """Returns, for each element, the neuron of its entry; -1 if the entry is applied to several neurons."""
+        """Returns, for each element, the neuron of its entry, or -1 if the entry is applied to several neurons."""
         first = int(entries.min())
         place = entries - first
         owner = torch.full((int(place.max()) + 1,), OTHER)

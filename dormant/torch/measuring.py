@@ -15,7 +15,7 @@ from .execution import Seed, plain, plain_name, tensors_in
 from .tracing import trace
 from .wiring import Activation, NeuronLayer, Wiring, magnitudes, neuron_scores
 
-# Seeds of the runs that check whether a dormant neuron fires with other random numbers.
+# Seeds of the runs that check whether a dormant neuron fires if the module draws other random numbers.
 SEEDS: tuple[Seed, ...] = (0, 1, 2, 3, "lowest", "highest")
 RUNS: tuple[tuple[bool, Seed], ...] = ((True, None), *((mode, seed) for seed in SEEDS for mode in (False, True)))
 AVERAGES = ("exp_avg", "momentum_buffer")  # running averages of gradients in the state of optimizers
@@ -25,7 +25,7 @@ AVERAGES = ("exp_avg", "momentum_buffer")  # running averages of gradients in th
 class Report:
     """Each layer's neuron scores and dormant masks, and the fraction of all neurons that is dormant.
 
-    `left_out` names the layers that were not computed, because the inputs take another branch.
+    `left_out` names the layers that were not computed, because these inputs take a branch without them.
     """
 
     tau: float
@@ -35,7 +35,7 @@ class Report:
 
     @property
     def fraction(self) -> float:
-        """The number of dormant neurons, divided by the number of neurons; layers that are left out do not count.
+        """The number of dormant neurons, divided by the number of neurons. Ignores layers that are left out.
 
         NaN if an activation is not finite, or if every layer is left out. Raises ValueError if the module has no
         neurons.
@@ -51,7 +51,7 @@ class Report:
 
     @property
     def fractions(self) -> dict[str, float]:
-        """The dormant fraction of each layer; NaN for a layer with activations that are not finite."""
+        """The dormant fraction of each layer, or NaN for a layer with a NaN or infinite activation."""
         return {
             name: math.nan if bool(self.scores[name].isnan().any()) else int(mask.sum()) / len(mask)
             for name, mask in self.masks.items()
@@ -62,12 +62,12 @@ class Report:
         for name, fraction in self.fractions.items():
             mask = self.masks[name]
             rows.append((name, str(len(mask)), "nan" if math.isnan(fraction) else str(int(mask.sum()))))
-        rows += [(name, "-", "not computed: these inputs take another branch") for name in self.left_out]
+        rows += [(name, "-", "not computed: these inputs take a branch without it") for name in self.left_out]
         return "\n".join(reasons.table(rows))
 
 
 def checked_tau(tau: float) -> float:
-    """Returns `tau`; raises ValueError if it is negative or NaN."""
+    """Returns `tau`. Raises ValueError if it is negative or NaN."""
     if not tau >= 0:
         raise ValueError(f"tau must be at least 0, got {tau}; 0 finds only exactly silent neurons, the paper uses 0.1.")
     return tau
@@ -76,16 +76,16 @@ def checked_tau(tau: float) -> float:
 def measure(module: nn.Module, wiring: Wiring, *inputs: object, tau: float = 0.1) -> Report:
     """Returns the scores and dormant masks of a module's neurons on a batch of inputs, without output layers.
 
-    The module runs in evaluation mode without gradients; its state is restored afterwards. A layer with a non-finite
-    activation has NaN as its scores and its dormant fraction, and no dormant neurons. A warning names such a layer
-    once.
+    The module runs in evaluation mode without gradients, and its state is restored afterwards. If an activation of a
+    layer is NaN or infinite, the layer's scores and dormant fraction are NaN, and none of its neurons counts as
+    dormant. A warning names such a layer once.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> _ = nn.init.constant_(net[0].bias, -100.0)
     >>> measure(net, trace(net, torch.zeros(1, 3)), torch.zeros(8, 3), tau=0.0).fraction
     1.0
 
-    Raises ValueError if `tau` is negative, TypeError if `module` or `wiring` has the wrong type.
+    Raises ValueError if `tau` is negative, and TypeError if `module` or `wiring` has the wrong type.
     Source: Sokar et al. 2023, definition 3.1.
     """
     checked_tau(tau)
@@ -106,9 +106,9 @@ def check_arguments(module: object, wiring: object) -> None:
 
 
 def lasting_scores(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[str, Float[Tensor, " neurons"]]:
-    """Returns the largest score of each neuron in evaluation mode, in training mode, and with other random numbers.
+    """Returns each neuron's largest score over both modes and several seeds of the random numbers.
 
-    A neuron with a low score is inactive in all of them. A module that computes the same in all of them runs once.
+    A neuron with a low score is inactive in all of these runs. A module whose runs would all be equal runs once.
     """
     scores = wiring.scores(module, *inputs)
     for training, seed in RUNS:
@@ -120,8 +120,8 @@ def lasting_scores(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[s
 def contributions(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[str, Float[Tensor, " neurons"]]:
     """Returns each neuron's mean absolute activation, times the sum of its absolute outgoing weights.
 
-    A neuron that is read at several places has the largest of its mean activations. Layers that the inputs leave out
-    are missing.
+    If a neuron is read at several values, it has one mean activation at each; the largest is used. The result lacks
+    layers that these inputs do not compute.
 
     >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
     >>> _ = nn.init.ones_(net[0].weight), nn.init.constant_(net[2].weight, 3.0)
@@ -152,7 +152,7 @@ def utilities(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[str, F
 def gradient_scores(wiring: Wiring, gradients: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " neurons"]]:
     """Returns each neuron's mean absolute incoming gradient, divided by the mean of its layer.
 
-    `gradients` maps the names of parameters to gradients: those of a backward pass, or `first_moments`.
+    `gradients` maps the names of parameters to gradients, from a backward pass or from `first_moments`.
 
     >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
     >>> gradient_scores(trace(net, torch.ones(1, 1)), {"0.weight": torch.tensor([[0.0], [-3.0]])})["0"].tolist()
@@ -177,7 +177,7 @@ def gradient_scores(wiring: Wiring, gradients: Mapping[str, Tensor]) -> dict[str
 
 
 def gradient_dormancy(wiring: Wiring, gradients: Mapping[str, Tensor], tau: float = 0.01) -> float:
-    """Returns the share of neurons whose gradient score is at most tau; NaN if a gradient is NaN or infinite.
+    """Returns the fraction of neurons whose gradient score is at most tau, or NaN if a gradient is NaN or infinite.
 
     Raises ValueError for a negative tau. Source: Liu et al. 2025; see `gradient_scores`.
     """
@@ -190,8 +190,8 @@ def first_moments(
 ) -> dict[str, Tensor]:
     """Returns the running average of the gradient of the named parameters, from the optimizers' state.
 
-    Parameters that were not trained yet are missing, such as those of an actor that is trained later than its critic.
-    Raises ValueError if an optimizer keeps no average, such as RMSprop, and if no parameter has one.
+    The result lacks parameters that were not trained yet, such as those of an actor that is trained later than its
+    critic. Raises ValueError if an optimizer keeps no average, such as RMSprop, or if no parameter has an average.
     """
     leaves = {plain_name(name): leaf for name, leaf in plain(module).named_parameters()}
     wanted = [name for name in names if name in leaves]
@@ -226,7 +226,7 @@ def entry_sums(values: Tensor, owners: Int[Tensor, "..."], width: int) -> Float[
 
 
 def _weight(module: nn.Module, layer: NeuronLayer, side: Literal["incoming", "outgoing"]) -> Tensor:
-    """Returns the sum of the absolute weights on one side of each neuron; buffers do not count."""
+    """Returns the sum of each neuron's absolute incoming or outgoing weights, without buffers."""
     leaves = {plain_name(name): leaf.detach() for name, leaf in plain(module).named_parameters()}
     owners = layer.incoming if side == "incoming" else layer.outgoing
     sums = [
@@ -236,10 +236,10 @@ def _weight(module: nn.Module, layer: NeuronLayer, side: Literal["incoming", "ou
 
 
 def _activity(module: nn.Module, wiring: Wiring, inputs: tuple[object, ...], centred: bool) -> dict[str, Tensor]:
-    """Returns the mean absolute activation of each neuron, or of its deviation if `centred`; NaN if not finite."""
+    """Returns each neuron's mean absolute activation, or deviation if `centred`. NaN if an activation is not finite."""
     widths, found = {layer.name: layer.width for layer in wiring.layers}, dict[str, list[Tensor]]()
     for name, neurons, values in wiring.measure(module, inputs, False, None):
-        if name not in widths or int(neurons.max()) >= widths[name]:  # these inputs take another branch
+        if name not in widths or int(neurons.max()) >= widths[name]:  # these inputs take a branch without it
             continue
         neurons = neurons.to(values.device)
         single = values.to(torch.promote_types(values.dtype, torch.float32))
@@ -260,10 +260,11 @@ def _means(values: Tensor, neurons: Int[Tensor, "..."], width: int) -> Tensor:
 def report(module: nn.Module, *inputs: object, tau: float = 0.1) -> reasons.Report:
     """Returns the dormant neurons of every layer, with sampling intervals, effective ranks and weight norms.
 
-    It is the report of `dormant.report`; print it for a table. Every tensor of `inputs` has the samples of the batch
-    along its first axis. The effective rank is that of the activations, with one row per sample and position. The
-    weight norm is that of all incoming weights. A layer whose activations do not have the samples along their first
-    axis has no interval. The cost is that of a trace and of the singular values of each layer's activations.
+    The result has the type that `dormant.report` returns, and prints as a table. Every tensor of `inputs` has the
+    samples of the batch along its first axis. The effective rank is the rank of the activations, with one row per
+    sample and position. The weight norm is the norm of all incoming weights. A layer has no interval if its activations
+    do not have the samples along their first axis. The cost is a trace, plus the singular values of each layer's
+    activations.
 
     >>> net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 1))
     >>> _ = net[0].weight.data.copy_(torch.diag(torch.tensor([1.0, 1.0, 0.0])))
@@ -273,12 +274,12 @@ def report(module: nn.Module, *inputs: object, tau: float = 0.1) -> reasons.Repo
     all          3        1  33.3 %  33.3 - 33.3 %
     tau = 0.1, a batch of 60 samples
 
-    Raises ValueError for a negative tau, an empty batch, and inputs that do not share their first axis.
+    Raises ValueError if tau is negative, the batch is empty, or the inputs differ in the length of their first axis.
     Source: Sokar et al. 2023 for the scores. The interval is ours (see `dormant.metrics.score_bounds`).
     """
     lengths = {len(each) if each.ndim else None for each in tensors_in(inputs) or []}
     if len(lengths) != 1 or None in lengths:
-        raise ValueError(f"expected inputs that share a first axis, the samples of the batch; got lengths {lengths}.")
+        raise ValueError(f"every input must have the batch as its first axis, with the same length; got {lengths}.")
     wiring = trace(module, *inputs)
     measured = measure(module, wiring, *inputs, tau=tau)
     (samples,) = (length for length in lengths if length is not None)
@@ -325,7 +326,7 @@ def _layer_report(
 
 
 def _by_sample(place: Activation, width: int) -> Float[Tensor, "samples neurons"]:
-    """Returns the mean absolute activation of each neuron on each sample, relative to the layer's mean."""
+    """Returns the mean absolute activation of each neuron on each sample, divided by the layer's mean."""
     rows = [_means(magnitudes(each[None]), place.neurons.to(each.device), width) for each in place.values]
     by_sample = torch.stack(rows)
     mean = by_sample.mean()
@@ -333,7 +334,7 @@ def _by_sample(place: Activation, width: int) -> Float[Tensor, "samples neurons"
 
 
 def score_bounds(relative: Float[Tensor, "samples neurons"]) -> Float[Tensor, "2 neurons"]:
-    """Returns the lowest and the highest credible score of each neuron, as `dormant.metrics.score_bounds`.
+    """Returns the lower and the upper 95 % confidence bound of each neuron's score; see `dormant.metrics.score_bounds`.
 
     `relative` holds the mean absolute activation of each sample and neuron, divided by the layer's mean.
     """
@@ -347,7 +348,7 @@ def score_bounds(relative: Float[Tensor, "samples neurons"]) -> Float[Tensor, "2
     if not bool(times.any()):
         return torch.stack([torch.zeros_like(scores), torch.full_like(scores, torch.inf)])
     median = torch.from_numpy(np.median(active[times > 0].cpu().numpy(), keepdims=True)).to(active)
-    active = torch.where(times > 0, active, median)  # not torch's median, which takes the lower of two
+    active = torch.where(times > 0, active, median)  # torch's median would be the lower of two middle values
     return torch.stack([scores - error, scores + error + active / samples])
 
 
@@ -357,12 +358,12 @@ def _rows(place: Activation) -> Tensor:
     values = place.values.movedim(own, list(range(-len(own), 0))) if own else place.values[..., None]
     owners = place.neurons.flatten().to(values.device)
     values = values.reshape(-1, len(owners))[:, owners.argsort(stable=True)][:, int((owners < 0).sum()) :]
-    each = max(int((owners == owners.max()).sum()), 1)  # elements of a neuron: 1 unless positions lie beside neurons
+    each = max(int((owners == owners.max()).sum()), 1)  # elements per neuron: 1 unless it has positions
     return values.reshape(len(values), -1, each).transpose(1, 2).reshape(-1, values.shape[1] // each)
 
 
 def effective_rank(matrix: Float[Tensor, "samples neurons"]) -> float:
-    """Returns the exponential of the entropy of the singular values; 0 for a zero matrix.
+    """Returns the exponential of the entropy of the normalised singular values, or 0 for a zero matrix.
 
     >>> round(effective_rank(torch.diag(torch.tensor([1.0, 1.0, 0.0]))), 3)
     2.0

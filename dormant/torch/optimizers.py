@@ -1,4 +1,4 @@
-"""Resets an optimizer's state for recycled weights, and adds the gradient of a penalty to that of the loss."""
+"""Resets an optimizer's state for recycled weights, and adds the gradient of a penalty to the loss gradient."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -22,8 +22,8 @@ MOMENTS = frozenset(
         *("grad_avg", "exp_inf", "sum", "acc_delta"),
     )
 )
-INITIAL = "initial"  # state that `penalised` keeps: the weights from which training started
-# State with one number per parameter tensor, and the number that a new tensor starts with.
+INITIAL = "initial"  # the state in which `penalised` keeps the initial weights
+# State with one number per parameter tensor, and the initial value of this number.
 COUNTS = {"step": 0.0, "mu_product": 1.0}
 
 
@@ -44,9 +44,9 @@ def optimizer_list(optimizers: Optimizers) -> list[torch.optim.Optimizer]:
 
 
 def check_held(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Tensor]) -> None:
-    """Checks that the optimizers hold all of these parameters.
+    """Checks that the optimizers hold all parameters in `leaves`.
 
-    Raises ValueError if no optimizer holds a parameter, because its moments could not be reset.
+    Raises ValueError if no optimizer holds one of the parameters, because its moments could not be reset.
     """
     held = {id(leaf) for optimizer in optimizers for group in optimizer.param_groups for leaf in group["params"]}
     missing = [name for name, leaf in leaves.items() if id(leaf) not in held]
@@ -60,9 +60,9 @@ def check_held(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Ten
 
 
 def check_known(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Tensor]) -> None:
-    """Checks that all state of the optimizers that hold these parameters can be reset for single weights.
+    """Checks that the optimizers' state of these parameters can be reset for single weights.
 
-    Raises ValueError, before anything is changed, if a state has an unknown name or another shape than its parameter.
+    Raises ValueError, before anything changes, if a state has an unknown name or does not have its parameter's shape.
     """
     mine = {id(leaf) for leaf in leaves.values()}
     for optimizer in optimizers:
@@ -73,7 +73,7 @@ def check_known(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Te
                 if not _is_known(name, value, leaf):
                     raise ValueError(
                         f"{type(optimizer).__name__} keeps {name!r}, whose value for a fresh weight is not known. "
-                        f"Use an optimizer whose state is among {sorted(MOMENTS)}, in each parameter's own shape."
+                        f"Use an optimizer whose state is among {sorted(MOMENTS)}, with each parameter's shape."
                     )
 
 
@@ -86,10 +86,10 @@ def _is_known(name: str, value: object, leaf: Tensor) -> bool:
 def forget_(
     optimizers: Iterable[torch.optim.Optimizer], leaf: Tensor, entries: Bool[Tensor, "..."], restart: bool
 ) -> None:
-    """Resets the moments of these entries to those of a new weight: mostly zero (see `_start`).
+    """Resets the moments of these entries to the moments of a new weight, mostly zero (see `_start`).
 
-    The initial weights of a penalty become the current weights. `restart` also zeroes the parameter's step count, in
-    place, because fused and capturable optimizers keep the tensor.
+    The current weights become the initial weights of a penalty. `restart` also zeroes the parameter's step count. It is
+    zeroed in place, because fused and capturable optimizers keep a reference to the tensor.
     """
     for optimizer in optimizers:
         state = optimizer.state.get(leaf, {})
@@ -109,7 +109,7 @@ def _start(optimizer: torch.optim.Optimizer, name: str) -> float:
     """Returns the moment of a new weight: 0, Adagrad's initial accumulator, or 1 in RMSprop as in TensorFlow."""
     if name == "sum":
         return optimizer.defaults.get("initial_accumulator_value", 0.0)
-    # Stable-Baselines3's default optimizer of A2C
+    # RMSpropTFLike is the default optimizer of A2C in Stable-Baselines3.
     return 1.0 if (type(optimizer).__name__, name) == ("RMSpropTFLike", "square_avg") else 0.0
 
 
@@ -125,7 +125,7 @@ class Penalty(Protocol):
 
 
 class Handles(NamedTuple):
-    """The hooks of a penalty. `remove()` ends it."""
+    """The hooks of a penalty. `remove()` removes the penalty."""
 
     hooks: tuple[RemovableHandle, ...]
 
@@ -137,9 +137,9 @@ class Handles(NamedTuple):
 def penalised(penalty: Penalty, optimizer: torch.optim.Optimizer, module: nn.Module) -> Handles:
     """Adds the gradient of a penalty on the module's weights to their gradients, in every `optimizer.step()`.
 
-    It hooks into the optimizer, so it works with any training loop and with gradient scaling. It comes after any
-    clipping of gradients. The optimizer's state also holds the initial weights, and so does its `state_dict()`. If a
-    neuron is recycled, its fresh weights become its initial weights.
+    The penalty is added by a hook of the optimizer, so it works with any training loop and with gradient scaling, and
+    after gradients are clipped. The initial weights are part of the optimizer's state, and so of its `state_dict()`. If
+    a neuron is recycled, its fresh weights become its initial weights.
 
     >>> net = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.constant_(net.weight, 1.0)
@@ -150,7 +150,7 @@ def penalised(penalty: Penalty, optimizer: torch.optim.Optimizer, module: nn.Mod
     >>> net.weight.item()  # 3 - 2 * 0.5 * (3 - 1)
     1.0
 
-    Raises TypeError if an argument has the wrong type, ValueError if the optimizer does not hold a trained parameter.
+    Raises TypeError if an argument has the wrong type, and ValueError if the optimizer lacks a trained parameter.
     """
     if not isinstance(penalty, Penalty) or isinstance(penalty, type) or not isinstance(module, nn.Module):
         raise TypeError("expected penalised(penalty, optimizer, module), for instance penalised(L2Init(), adam, net).")
@@ -171,7 +171,7 @@ def penalised(penalty: Penalty, optimizer: torch.optim.Optimizer, module: nn.Mod
                 leaf.grad.add_(gradient if scale is None else gradient * scale)
 
     def keep_initial(stepping: torch.optim.Optimizer, *_: object) -> None:
-        # Not before a step: Adam takes a state that is not empty for its own.
+        # Stores them after the first step, because Adam initialises its state only if the state is empty.
         for name, leaf in leaves.items():
             if leaf.grad is not None:
                 stepping.state[leaf].setdefault(INITIAL, first[name])
@@ -203,12 +203,13 @@ class L2Init:
 class Parseval:
     """The penalty strength * sum_l ||G_l - scale * I||^2, with G_l the Gram matrix of a layer's incoming vectors.
 
-    It ignores layers in `free`, by default output layers. Names in `nn.Sequential` are numbers such as "4".
+    The penalty ignores the layers in `free`, by default the output layers. Names in `nn.Sequential` are numbers such as
+    "4".
 
     >>> Parseval(1.0)({"hidden.weight": torch.tensor([[1.0, 0.0], [1.0, 2.0]])}, {}).item()  # products 1, 1, 1, 5
     18.0
 
-    Raises ValueError for a negative strength or a scale that is not positive.
+    Raises ValueError if the strength is negative or the scale is not positive.
     Source: Chung et al. 2024, "Parseval regularization for continual reinforcement learning".
     """
 
@@ -219,7 +220,7 @@ class Parseval:
     def __post_init__(self) -> None:
         _check(self.strength)
         if not self.scale > 0:
-            raise ValueError(f"scale must be positive, got {self.scale}; 1 gives incoming vectors length 1.")
+            raise ValueError(f"scale must be positive, got {self.scale}; with 1, incoming vectors get length 1.")
 
     def __call__(self, params: Weights, initial: Weights) -> Float[Tensor, ""]:
         del initial
@@ -234,15 +235,16 @@ class Parseval:
 class Spectral:
     """strength * (sum_l (s_l^power - 1)^2 + sum_l ||b_l||^(2 * power)), with s_l a kernel's largest singular value.
 
-    The singular value comes from eight steps of power iteration from a fixed vector.
+    The singular value is estimated by eight steps of power iteration from a fixed vector.
 
     >>> penalty = Spectral(1.0, power=1)
     >>> round(penalty({"a.weight": torch.diag(torch.tensor([3.0, 1.0])), "a.bias": torch.tensor([2.0])}, {}).item(), 3)
     8.0
 
     Raises ValueError for a negative strength or a power below 1.
-    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They keep the vector of
-    the iteration between gradient steps. We do not penalise the scales of a normalisation.
+    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They continue the iteration from
+    the vector of the last gradient step; we restart it from a fixed vector. We do not penalise the scales of a
+    normalisation.
     """
 
     strength: float = 1e-4
@@ -264,7 +266,7 @@ class Spectral:
 def kernels(params: Weights, free: tuple[str, ...] = ()) -> list[Float[Tensor, "neurons inputs"]]:
     """Returns the kernels outside of the layers `free`, as matrices whose rows are the neurons' incoming vectors.
 
-    The first axis of a kernel is taken for its neurons, as in `nn.Linear` and `nn.Conv2d`.
+    Takes the first axis of a kernel as the axis of its neurons, as in `nn.Linear` and `nn.Conv2d`.
     """
     return [leaf.flatten(1) for name, leaf in params.items() if leaf.ndim > 1 and not set(name.split(".")) & set(free)]
 
@@ -295,4 +297,4 @@ def _total(terms: list[Tensor]) -> Tensor:
 
 def _check(strength: float) -> None:
     if not 0 <= strength < math.inf:
-        raise ValueError(f"strength must not be negative, got {strength}; 0 leaves the weights alone.")
+        raise ValueError(f"strength must not be negative, got {strength}; 0 has no effect on the weights.")

@@ -61,7 +61,7 @@ class Renewal:
 
 
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless `value` is one of the two choices of the option `name`."""
+    """Raises ValueError unless `value` is one of the two choices for the option `name`."""
     if value not in choices:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}.")
 
@@ -80,19 +80,19 @@ def recycle_(
     """Recycles the module's dormant neurons in place; returns the number of recycled neurons per recyclable layer.
 
     Incoming weights and biases are drawn afresh, and outgoing weights become zero. The optimizer's moments of these
-    entries are reset to those of a new weight: zero, or Adagrad's initial accumulator. With tau = 0, the module's
-    outputs on these inputs stay bitwise the same, unless a normalisation couples the neurons (see
+    entries are reset to the moments of a new weight: zero, or Adagrad's initial accumulator. With tau = 0, recycling
+    does not change a bit of the module's outputs on these inputs, unless a normalisation couples the neurons (see
     `NeuronLayer.coupled_by`). Call `recycle_` between gradient steps.
 
     Fresh weights come from `reset_parameters()`, called on a copy of each layer, or from `init()`, which builds a fresh
     module: pass `init` if your network does not start from torch's defaults. The weights are drawn from torch's global
-    generator, and only if there are neurons to recycle.
-    torch counts Adam's steps per tensor, not per entry. `step_count="keep"` leaves the count, so the first update of a
-    fresh weight is larger than Adam's usual one. `"restart"` zeroes the count of every tensor with a recycled entry,
-    also for its other entries.
-    A neuron that is dormant in evaluation mode but fires in training mode (before a BatchNorm) or with other random
-    numbers (in a noisy network) is not recycled. Dropout alone does not make a neuron dormant: evaluation mode turns
-    dropout off, and if forward uses dropout even then, one of the scoring runs keeps every neuron.
+    generator, but only if there are neurons to recycle.
+    torch counts Adam's steps per tensor, not per entry. `step_count="keep"` does not change the count, so the first
+    update of a fresh weight is larger than Adam's usual update. `"restart"` zeroes the count of every tensor with a
+    recycled entry, which also affects the entries that are not recycled.
+    A neuron that is dormant in evaluation mode is not recycled if it fires in training mode (before a BatchNorm) or
+    with other random numbers (in a noisy network). Dropout alone does not make a neuron dormant, because evaluation
+    mode turns dropout off. If forward uses dropout even in evaluation mode, one of the scoring runs keeps every neuron.
     `coupled="skip"` skips layers whose neurons are coupled by a normalisation.
     `layers` limits recycling to the layers with these names. Frozen parameters, layers with non-finite activations and
     buffers (except a BatchNorm's running statistics) are never changed.
@@ -103,7 +103,7 @@ def recycle_(
     >>> recycle_(net, trace(net, torch.zeros(1, 3)), torch.zeros(8, 3), tau=0.0)
     {'0': 4}
 
-    Raises ValueError, before anything is changed, if fresh weights can't be drawn, if the optimizer does not hold a
+    Raises ValueError, before anything changes, if fresh weights can't be drawn, if the optimizer does not hold a
     parameter or has unknown state, or if a parameter was frozen after the trace. Raises TypeError if an argument has
     the wrong type.
     Source: Sokar et al. 2023, algorithm 1. timoklein/redo zeroes the step counts at every check, even without dormant
@@ -122,7 +122,7 @@ def recycle_(
 def dormant_masks(learner: Learner, layers: Iterable[NeuronLayer], inputs: tuple[object, ...], tau: float) -> Masks:
     """Returns masks of the neurons of these layers that are dormant in both modes and with any random numbers.
 
-    Layers that the inputs leave out are missing.
+    The result lacks layers that these inputs do not compute.
     """
     found = measure(learner.module, learner.wiring, *inputs, tau=tau).masks
     masks = {layer.name: found[layer.name] for layer in layers if layer.name in found}
@@ -157,9 +157,9 @@ def _chosen(wiring: Wiring, layers: Iterable[str] | None) -> list[NeuronLayer]:
 
 
 def recyclable(wiring: Wiring, names: tuple[str, ...] | None, coupled: Literal["recycle", "skip"]) -> list[NeuronLayer]:
-    """Returns the layers that can be recycled, or those of them in `names`: names of layers, or of parts of the module.
+    """Returns the layers that can be recycled, or those among them that `names` lists by layer or by submodule.
 
-    Raises ValueError for a name that does not exist, and for the name of a layer that can't be recycled.
+    Raises ValueError if a name does not exist or names a layer that can't be recycled.
     """
     layers = {layer.name: layer for layer in wiring.layers}
     for name in names or ():
@@ -190,8 +190,8 @@ def check_writable(learner: Learner, layers: Iterable[NeuronLayer]) -> None:
 def renew_(learner: Learner, masks: Masks, renewal: Renewal) -> dict[str, int]:
     """Renews the masked neurons in place, and returns their number per layer.
 
-    Processes of a distributed module take the masks and fresh weights of rank 0. Raises ValueError, before anything is
-    changed, if fresh weights can't be drawn or the optimizer's state is not known.
+    All processes of a distributed module use the masks and fresh weights of rank 0. Raises ValueError, before anything
+    changes, if fresh weights can't be drawn or the optimizer has unknown state.
     """
     same_on_every_process(learner.module, masks.values())
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
@@ -231,9 +231,9 @@ def write_(
     moments: Literal["fresh", "keep"],
     step_count: Literal["keep", "restart"],
 ) -> None:
-    """Overwrites the masked entries of these parameters in place by the donor's, and resets their optimizer state.
+    """Overwrites the masked entries of these parameters in place by the donor's entries. Resets their optimizer state.
 
-    Raises ValueError, before anything is changed, for optimizer state that is not known.
+    Raises ValueError, before anything changes, if the optimizer has unknown state.
     """
     leaves = learner.leaves
     if (moments, step_count) != ("keep", "keep"):
@@ -249,7 +249,7 @@ def write_(
 def _scaled(
     fresh: Mapping[str, Tensor], leaves: Mapping[str, Tensor], layers: Iterable[NeuronLayer], masks: Masks
 ) -> dict[str, Tensor]:
-    """Returns fresh kernels whose incoming vectors have the mean length of those of the layer's kept neurons."""
+    """Returns fresh kernels with incoming vectors scaled to the mean vector length of the layer's kept neurons."""
     scaled: dict[str, Tensor] = {}
     for layer in layers:
         for name, owners in layer.incoming.items():
@@ -273,7 +273,7 @@ def entries_of(learner: Learner, masks: Masks, side: Literal["incoming", "outgoi
         if layer.name not in masks or not masks[layer.name].any():
             continue
         for name, owner in (layer.incoming if side == "incoming" else layer.outgoing).items():
-            # Padded with False at the end, for entries that belong to no neuron (index -1).
+            # Pads the mask with False at the end, which index -1 selects for entries that belong to no neuron.
             dormant = nn.functional.pad(masks[layer.name].to(leaves[name].device), (0, 1))
             hit = dormant[owner.to(leaves[name].device)]
             if bool(hit.any()):
@@ -292,7 +292,7 @@ def same_on_every_process(module: nn.Module, tensors: Iterable[Tensor]) -> None:
 
 
 def fresh_values(module: nn.Module, leaves: Mapping[str, Tensor], init: Init | None) -> dict[str, Tensor]:
-    """Returns newly drawn values of the parameters and buffers in `leaves`, by name.
+    """Returns newly drawn values for the parameters and buffers in `leaves`, by name.
 
     >>> net = nn.Linear(3, 4)
     >>> fresh_values(net, {"weight": net.weight}, None)["weight"].shape
@@ -341,7 +341,7 @@ def _redrawn(name: str, part: nn.Module, wanted: list[str]) -> dict[str, Tensor]
     """Returns fresh values of the `wanted` parameters of a submodule, drawn in a copy of the submodule."""
     title = f"{name or 'the module'} ({type(part).__name__})"
     cure = "pass init=, a function that builds a freshly initialised module of the same kind."
-    # nn.MultiheadAttention has a method `_reset_parameters`, with an underscore.
+    # nn.MultiheadAttention has `_reset_parameters` with an underscore, so both names are tried.
     reset = next((way for way in ("reset_parameters", "_reset_parameters") if callable(getattr(part, way, None))), None)
     if reset is None:
         raise ValueError(f"{title} has no reset_parameters(), so its weights cannot be drawn afresh; {cure}")

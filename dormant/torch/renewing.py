@@ -41,8 +41,8 @@ class ReDo:
     - `outgoing`: "zero", or "fresh" to draw outgoing weights from the initialiser as well (the paper's figure 22).
     - `moments`: "fresh" gives recycled entries the optimizer state of a new weight (zero moments for Adam). "keep" does
       not change their state.
-    - `step_count`: "keep" does not change Adam's step counts, as in the paper. "restart" sets the count of every
-      tensor with a recycled entry to zero, also for its other entries.
+    - `step_count`: "keep" does not change Adam's step counts, as in the paper. "restart" zeroes the count of every
+      tensor with a recycled entry, which also affects the entries that are not recycled.
     - `coupled`: "recycle" or "skip" layers whose neurons are coupled by a normalisation.
     - `layers`: names of layers to recycle, or of submodules; None for all safe layers.
     - `incoming`: "fresh", or "scaled" to scale each fresh kernel vector to the mean vector length of the layer's other
@@ -51,8 +51,8 @@ class ReDo:
     >>> ReDo(tau=0.025).tau
     0.025
 
-    Raises ValueError for a negative tau or an unknown option, and when training starts for a layer that does not exist
-    or is not safe. `ReDo(module, optimizer, tau, period, ...)` is the older form of
+    Raises ValueError for a negative tau or an unknown option. When training starts, raises ValueError for a layer that
+    does not exist or that can't be recycled safely. `ReDo(module, optimizer, tau, period, ...)` is the older form of
     `with_intervention(module, optimizer, Every(period, ReDo(tau, ...)))`, and returns the same.
     Source: Sokar et al. 2023, algorithm 1. docs/differences.md lists the differences from the reference.
     """
@@ -103,12 +103,12 @@ def _with_redo(
     step_count: Literal["keep", "restart"] = "keep",
     coupled: Literal["recycle", "skip"] = "recycle",
 ) -> Intervening:
-    """The older form, from before there were other interventions."""
+    """Returns the result of ReDo's older form, which dates from before there were other interventions."""
     return with_intervention(module, optimizer, Every(period, ReDo(tau, step_count=step_count, coupled=coupled)), init)
 
 
 def counted(state: State, counts: Counts) -> Counts:
-    """Adds to the numbers of recycled neurons in a state, and returns the added ones."""
+    """Adds `counts` to the numbers of recycled neurons in a state. Returns `counts`."""
     for name, count in counts.items():
         state["recycled"][name] = state["recycled"].get(name, 0) + count
     return counts
@@ -125,7 +125,8 @@ class Recycle:
       optimizer's state (ReGraMa); "contribution" or "utility", the utilities of continual backprop. All scores average
       1 over a layer.
     - `number`: how many neurons to recycle: `Dormant`, `Share`, `PooledShare` or `Gap`.
-    - `order`: "lowest" scores first. "highest" and "random" are controls that recycle the same number of neurons.
+    - `order`: "lowest" recycles the lowest scores first. "highest" and "random" are controls that recycle as many
+      neurons as "lowest".
     - `at_most`: the largest number of neurons to recycle per layer and call.
     - `renewal`: how chosen neurons are renewed. `coupled` and `layers` work as in `ReDo`.
 
@@ -207,7 +208,7 @@ def _ranked(scores: Float[Tensor, " neurons"], order: str) -> Float[Tensor, " ne
 
 
 def lowest(values: Float[Tensor, " neurons"], number: int) -> Bool[Tensor, " neurons"]:
-    """Returns a mask of the `number` neurons with the lowest values. Among equal values the first is chosen.
+    """Returns a mask of the `number` neurons with the lowest values. Among equal values, earlier neurons come first.
 
     >>> lowest(torch.tensor([3.0, 1.0, 1.0]), 1).tolist()
     [False, True, False]
@@ -219,18 +220,18 @@ def lowest(values: Float[Tensor, " neurons"], number: int) -> Bool[Tensor, " neu
 
 @dataclass(frozen=True)
 class ContinualBackprop:
-    """Replaces a share `replacement_rate` of each layer's mature neurons per update, lowest utility first.
+    """Replaces a share `replacement_rate` of each layer's mature neurons per update, those of lowest utility first.
 
     A neuron is mature if it is older than `maturity` updates. Its utility is a running average with weight `decay`,
-    divided by 1 - decay^age because it starts at zero. `utility` is "contribution", or "overall", which also divides
-    by the size of the incoming weights. Fractions of a neuron add up until a whole neuron is due. Call it at every
-    gradient step, not within `Every`. Each call costs a forward pass of the score batch, observed by the tracer.
+    divided by 1 - decay^age to correct for its start at zero. `utility` is "contribution", or "overall", which also
+    divides by the size of the incoming weights. Fractions of a neuron add up until a whole neuron is due. Call it at
+    every gradient step, not within `Every`. Each call costs a forward pass of the score batch, observed by the tracer.
 
     >>> ContinualBackprop(maturity=1_000).replacement_rate
     0.0001
 
-    Raises ValueError for a rate, decay or maturity outside its range or an unknown option, and when training starts for
-    a layer that does not exist or is not safe.
+    Raises ValueError for an unknown option, and for a rate, decay or maturity outside its range. When training starts,
+    raises ValueError for a layer that does not exist or that can't be recycled safely.
     Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning". Its released code also
     adds the mean contribution of a replaced neuron to the next layer's bias; we do not. We compute utilities on the
     score batch.
@@ -278,9 +279,9 @@ class ContinualBackprop:
         return counted(state, renew_(learner, masks, self.renewal))
 
     def choose_(self, layer: State, utility: Float[Tensor, " neurons"]) -> Bool[Tensor, " neurons"]:
-        """Updates a layer's state with these utilities, and returns a mask of the neurons to replace.
+        """Updates a layer's state with these utilities. Returns a mask of the neurons to replace.
 
-        If a utility is NaN, because of a NaN or infinite activation, the layer does not change.
+        If a NaN or infinite activation makes a utility NaN, the layer does not change.
         """
         if bool(utility.isnan().any()):
             return torch.zeros(len(utility), dtype=torch.bool, device=utility.device)
@@ -312,8 +313,8 @@ class Prune:
     Prune(tau=0.0, period=1000)
 
     Raises ValueError for a negative tau or a period below 1.
-    Source: Sokar et al. 2023, figure 6. The paper does not state how often it prunes, or how it removes neurons; we
-    chose the period.
+    Source: Sokar et al. 2023, figure 6. The paper does not state how often it prunes or how it removes neurons; both
+    are our choice.
     """
 
     every_step: ClassVar[bool] = True

@@ -19,12 +19,12 @@ class Reset:
     """Replaces all parameters of some layers by fresh ones, and the running statistics of their BatchNorms.
 
     `layers` are names from the wiring, including output layers, or names of submodules. None resets every parameter.
-    Frozen parameters stay. `moments` and `step_count` control the optimizer's state as in `ReDo`.
+    Frozen parameters do not change. `moments` and `step_count` control the optimizer's state as in `ReDo`.
 
     >>> Reset(layers=("dense",))
     Reset(layers=('dense',), moments='fresh', step_count='keep')
 
-    Raises ValueError for an unknown option, and when training starts for a layer that does not exist.
+    Raises ValueError for an unknown option. When training starts, raises ValueError for a layer that does not exist.
     Source: Nikishin et al. 2022, "The primacy bias in deep reinforcement learning".
     """
 
@@ -92,7 +92,7 @@ def everywhere(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class ShrinkPerturb:
-    """Replaces every weight w by keep * w + (1 - keep) * w', where w' is newly initialised. Frozen weights stay.
+    """Replaces every weight w that is not frozen by keep * w + (1 - keep) * w', where w' is newly initialised.
 
     `moments` is "fresh" to reset the optimizer's state of every weight, or "keep".
 
@@ -133,12 +133,12 @@ class ResetOptimizer:
     """Resets the optimizer's state of every weight, as if training started from the current weights.
 
     `moments` controls the state of each weight (Adam's two moments). `step_count` controls the count for Adam's bias
-    correction. State is reset in place, because fused and capturable optimizers keep its tensors.
+    correction. State is reset in place, because fused and capturable optimizers keep references to its tensors.
 
     >>> ResetOptimizer(step_count="keep")
     ResetOptimizer(moments='fresh', step_count='keep')
 
-    Raises ValueError for an unknown option, and if both options are "keep", which would do nothing.
+    Raises ValueError for an unknown option, and if both options are "keep", because nothing would be reset.
     Source: Asadi et al. 2023, "Resetting the optimizer in deep RL: an empirical study". The paper resets both at
     every update of the target network.
     """
@@ -173,13 +173,14 @@ class HareTortoise:
     """Sets the weights (the hare) to their running average (the tortoise) every `period` gradient steps.
 
     The average is tortoise <- momentum * tortoise + (1 - momentum) * hare. Call it at every gradient step, not within
-    `Every`. The cost is one pass over the weights. With `moments="fresh"`, the optimizer state is then reset. If a call
-    follows several gradient steps, the average takes the last weights for all of them.
+    `Every`. Each call costs one pass over the weights. With `moments="fresh"`, setting the weights also resets the
+    optimizer state. If a call follows several gradient steps, the average uses the weights after the last step for
+    every step.
 
     >>> HareTortoise(momentum=0.99, period=500).moments
     'keep'
 
-    Raises ValueError for a momentum outside of [0, 1), a period below 1 or an unknown option.
+    Raises ValueError for an unknown option, a momentum outside of [0, 1) or a period below 1.
     Source: Lee et al. 2024, "Slow and steady wins the race: maintaining plasticity with hare and tortoise networks".
     """
 
@@ -223,13 +224,13 @@ class HareTortoise:
 class ClipWeights:
     """Clips kernels and biases to `factor` times the largest absolute initial weight in the kernels of their layer.
 
-    Call it at every gradient step, not within `Every`. The cost is one pass over the weights. The optimizer's state
+    Call it at every gradient step, not within `Every`. Each call costs one pass over the weights. The optimizer's state
     does not change. Parameters of normalisations, and of layers without a kernel, are not clipped.
 
     >>> ClipWeights(factor=2.0)
     ClipWeights(factor=2.0)
 
-    Raises ValueError for a factor that is not positive.
+    Raises ValueError unless the factor is positive.
     Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning". They use
     the bound of the uniform distribution of the initial weights. We use the largest initial weight, which is close to
     that bound and is known for any initialiser.

@@ -29,23 +29,24 @@ SAVED = "dormant_intervention"  # the attribute of the model that holds the stat
 class InterventionCallback(BaseCallback):
     """Applies an intervention to the networks of an agent while it learns, and logs their dormant neurons.
 
-    It finds the networks itself: those of DQN, QR-DQN, SAC, TD3, DDPG, TQC and CrossQ, and the policies of PPO, A2C and
-    their relatives, recurrent ones included. All networks are traced together, so a neuron of a shared feature
-    extractor is recycled only if it is dormant in every network. Name submodules to choose some of them, such as
-    `ReDo(layers=("critic",))`. Target networks are not changed; they follow by their own updates.
+    The callback finds the networks of DQN, QR-DQN, SAC, TD3, DDPG, TQC and CrossQ, and the policies of PPO, A2C and
+    agents derived from them, including recurrent agents. All networks are traced together, so a neuron of a shared
+    feature extractor is recycled only if it is dormant in every network. To choose some of the networks, name
+    submodules, such as `ReDo(layers=("critic",))`. Target networks are not recycled; their own updates make them
+    follow.
 
-    SB3 calls a callback between two calls of `train`. If a call takes several gradient steps, an intervention that was
-    due is applied after it, and one that acts at every gradient step is applied once; a warning says so. Neurons are
-    scored on `score_batch` samples of the replay buffer, or of the most recent rollout. Scoring does not change the
-    run: the batch is drawn with a separate random generator. Fresh weights come from a new policy of the same kind,
-    or from `init`, a function that builds one.
+    SB3 calls a callback between two calls of `train`. If `train` takes several gradient steps, an intervention that
+    became due is applied after them. An intervention that acts at every gradient step is applied only once, and a
+    warning says so. Neurons are scored on `score_batch` samples of the replay buffer, or of the most recent rollout.
+    Scoring does not change the run: the batch is drawn with a separate random generator. Fresh weights come from a new
+    policy of the same kind, or from `init`, a function that builds one.
 
     Every `period` gradient steps, the callback logs `dormant/fraction` and `dormant/<network>` (before the
     intervention acts), and `dormant/recycled`. The model holds the intervention's state, so a model that is saved and
     loaded continues the schedule. `report` is the most recent measurement, `recycled` the number of recycled neurons.
 
-    Raises TypeError for an argument of the wrong type, ValueError if `period` is below 1 or `tau` is negative, and at
-    the start of training if the agent has no network that is known. Warns once if no layer can be recycled.
+    Raises TypeError if an argument has the wrong type, and ValueError if `period` is below 1 or `tau` is negative. When
+    training starts, raises ValueError if the agent has no known network. Warns once if no layer can be recycled.
     """
 
     model: Any  # of SB3 or sb3-contrib
@@ -69,7 +70,7 @@ class InterventionCallback(BaseCallback):
         self.new_steps = 0  # gradient steps since the intervention was last called
         self.rollout: tuple[object, ...] | None = None
         self.hook: RemovableHandle | None = None
-        self.told = False  # whether it warned that several gradient steps are taken at once
+        self.told = False  # True after the warning that `train` takes several gradient steps at once
 
     def _on_training_start(self) -> None:
         policy = self.model.policy
@@ -114,7 +115,7 @@ class InterventionCallback(BaseCallback):
         if due := now // self.period > plan.gradient_steps // self.period:
             self.report = measure(plan.module, wiring, *batch(), tau=self.tau)
         plan.step_on(batch, steps)
-        # Not `state_dict()`, which would copy the state at every step.
+        # Does not call `state_dict()`, because that would copy the state at every step.
         state = {"gradient_steps": plan.gradient_steps, "state": plan.state}
         setattr(self.model, SAVED, {"intervention": repr(self.intervention), **state})
         if due:
@@ -149,7 +150,7 @@ class InterventionCallback(BaseCallback):
         return (batch.observations,) if values else (batch.observations, batch.actions)
 
     def _rollout_batch(self) -> tuple[object, ...]:
-        """Returns samples of the rollout that was collected: observations, and states of recurrent layers."""
+        """Returns samples of the last rollout: observations, and the states of recurrent layers."""
         buffer = self.model.rollout_buffer
         steps, environments = buffer.episode_starts.shape
         draws = np.random.default_rng(self.seed + self.model.num_timesteps)
@@ -166,7 +167,9 @@ class InterventionCallback(BaseCallback):
             return (observations,)
         kept = 1.0 - buffer.episode_starts[rows, columns]
         names = ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf")
-        states = [getattr(buffer, name)[rows, :, columns] * kept[:, None, None] for name in names]  # samples first
+        states = [
+            getattr(buffer, name)[rows, :, columns] * kept[:, None, None] for name in names
+        ]  # makes samples the first axis
         return (observations, *(buffer.to_torch(each).swapaxes(0, 1).contiguous() for each in states))
 
     def _log(self) -> None:
@@ -209,7 +212,7 @@ def _only(layers: list[str], report: Report) -> Report:
 class Networks(nn.Module):
     """The online networks of a policy in one module, so that the tracer sees which layers they share.
 
-    Raises ValueError for a policy without a network that is known.
+    Raises ValueError if the policy has no known network.
     """
 
     def __init__(self, policy: nn.Module) -> None:
@@ -237,7 +240,7 @@ class Networks(nn.Module):
         for name in VALUES:
             if name in parts:
                 return parts[name](observations)
-        # SAC's actor computes a mean and a standard deviation, and then samples; this skips the sampling.
+        # Skips the sampling of SAC's actor, which follows the computation of a mean and a standard deviation.
         actor = getattr(parts["actor"], "get_action_dist_params", parts["actor"])
         return actor(observations), parts["critic"](observations, *more)
 
@@ -258,7 +261,7 @@ def _actor_critic(policy: Any, observations: Any, *states: Tensor) -> tuple[Tens
 
 @contextmanager
 def _own_generator(seed: int) -> Iterator[None]:
-    """Seeds NumPy's global generator, from which SB3's replay buffers draw, and restores its state afterwards."""
+    """Seeds NumPy's global generator, because SB3's replay buffers draw from it. Restores its state afterwards."""
     state = np.random.get_state()
     np.random.seed(seed % 2**32)
     try:

@@ -26,8 +26,9 @@ class Intervention(Protocol):
 
     - `init` returns the state before the first gradient step.
     - `check` raises ValueError if the intervention can't act on this learner.
-    - `update_` is called after `steps` more gradient steps, mostly 1. It changes the learner and the state in place.
-      It returns the number of neurons recycled per layer, or None if it did not act. `inputs()` returns a score batch.
+    - `update_` is called after every gradient step, or after several (`steps`). It changes the learner and the state in
+      place. It returns the number of neurons recycled per layer, or None if it did not act. `inputs()` returns a score
+      batch.
     """
 
     def init(self, module: nn.Module) -> State: ...
@@ -38,7 +39,7 @@ class Intervention(Protocol):
 
 
 def checked_intervention(what: Intervention) -> Intervention:
-    """Returns `what` if it is an intervention. Raises TypeError for anything else, such as a class."""
+    """Returns `what` if it is an intervention. Raises TypeError if it is anything else, such as a class."""
     if isinstance(what, type):
         raise TypeError(f"expected an intervention, got the class {what.__name__}; write {what.__name__}(...).")
     if isinstance(what, Intervention):
@@ -52,7 +53,7 @@ def checked_intervention(what: Intervention) -> Intervention:
 def checked_occasional(what: Intervention, within: str) -> Intervention:
     """Returns `what` if it may skip gradient steps.
 
-    Raises TypeError for any other object, and ValueError for an intervention that must be called at every step.
+    Raises TypeError if `what` is not an intervention, and ValueError if it must be called at every step.
     """
     if getattr(checked_intervention(what), "every_step", False):
         raise ValueError(
@@ -65,7 +66,7 @@ def checked_occasional(what: Intervention, within: str) -> Intervention:
 def checked_steps(name: str, steps: int) -> int:
     """Returns `steps` if it is a positive whole number of gradient steps.
 
-    Raises TypeError for another type, such as the float 1e3, and ValueError for a number that is too small.
+    Raises TypeError if `steps` is not an integer, such as the float 1e3, and ValueError if it is below 1.
     """
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
         hint = f"; write {int(steps)}" if isinstance(steps, float) and steps.is_integer() else ""
@@ -77,17 +78,17 @@ def checked_steps(name: str, steps: int) -> int:
 
 @dataclass(frozen=True)
 class Every:
-    """Applies `what` every `period` gradient steps, from the gradient step `start` on and before `stop`.
+    """Applies `what` every `period` gradient steps, from gradient step `start` until before gradient step `stop`.
 
     Gradient steps count from 1, so with `start=0` the first application is at step `period`. If a call follows several
-    gradient steps and one of them was due, `what` is applied once.
+    gradient steps and `what` was due at any of them, it is applied once.
 
     >>> Every(1_000, Chain(), stop=2_500_000).period
     1000
 
-    Raises TypeError if the period is not a whole number or `what` is not an intervention. Raises ValueError for a
-    period below 1, a negative start, a stop not after the start, and an intervention that must be called at every
-    gradient step, such as ClipWeights.
+    Raises TypeError if the period is not a whole number or `what` is not an intervention. Raises ValueError if the
+    period is below 1, if `0 <= start < stop` does not hold, or if `what` must be called at every gradient step, as
+    ClipWeights must.
     """
 
     period: int
@@ -122,7 +123,7 @@ class Every:
         >>> Every(10, Chain(), stop=30).due(15, 20), Every(10, Chain(), stop=30).due(20, 40)
         (True, False)
         """
-        wait = max(before + 1 - self.start, 0)  # from `start` to the next step, rounded up to whole periods
+        wait = max(before + 1 - self.start, 0)  # steps from `start` to the next step, before rounding
         first = self.start + -(-wait // self.period) * self.period
         return first <= now and (self.stop is None or first < self.stop)
 
@@ -134,7 +135,7 @@ class Chain:
     >>> Chain(Every(1_000, Chain()), Every(50_000, Chain())).links[1].period
     50000
 
-    Raises TypeError for a list of interventions in place of several arguments, and for arguments of another type.
+    Raises TypeError if an argument is not an intervention, such as a list of interventions.
     """
 
     links: tuple[Intervention, ...]
@@ -178,8 +179,8 @@ class WhenDormant:
     >>> WhenDormant(0.25, Chain()).tau
     0.1
 
-    Raises TypeError if `what` is not an intervention. Raises ValueError for a share outside of (0, 1], for a negative
-    tau, and for an intervention that must be called at every gradient step.
+    Raises TypeError if `what` is not an intervention. Raises ValueError if the share is outside of (0, 1], if tau is
+    negative, or if `what` must be called at every gradient step.
     Source: ours; Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization", let
     the dormant share set how strongly the network is perturbed.
     """
@@ -258,16 +259,16 @@ class Intervening:
         self.learner: Learner | None = None
 
     def step(self, *inputs: object, steps: int = 1) -> Counts | None:
-        """Counts a gradient step, or several; returns the recycled neurons per layer, or None if it did not act.
+        """Counts `steps` gradient steps. Returns the recycled neurons per layer, or None if no intervention ran.
 
-        Traces the module at the first call, and raises ValueError then if the intervention can't act on it.
+        The first call traces the module, and raises ValueError if the intervention can't act on it.
         """
         if not inputs:
             raise TypeError("step needs a batch of the module's inputs, on which neurons are scored: cure.step(x).")
         return self.step_on(lambda: inputs, steps)
 
     def step_on(self, inputs: Inputs, steps: int = 1) -> Counts | None:
-        """Like `step`, with a function that returns the inputs. It is called only if they are needed."""
+        """Does the work of `step`, but gets the inputs from a function. Calls it only if it needs the inputs."""
         learner = self.traced(inputs)
         self.gradient_steps += steps
         return self.intervention.update_(learner, self.state, inputs, steps)
@@ -288,7 +289,7 @@ class Intervening:
     def wiring(self) -> Wiring:
         """The wiring of the module. Print it to see which layers are recycled."""
         if self.learner is None:
-            raise ValueError("the wiring is known after the first call of step or measure, which traces the module.")
+            raise ValueError("the wiring is not known yet: call step or measure first, which traces the module.")
         return self.learner.wiring
 
     @property
@@ -302,17 +303,17 @@ class Intervening:
         return {"intervention": intervention, "gradient_steps": self.gradient_steps, "state": copy.deepcopy(self.state)}
 
     def load_state_dict(self, state_dict: State) -> None:
-        """Resumes from the result of `state_dict`. Raises ValueError if another intervention made it."""
+        """Resumes from the result of `state_dict`. Raises ValueError if a different intervention made this result."""
         if not isinstance(state_dict, Mapping) or "intervention" not in state_dict:
-            raise ValueError("expected what `state_dict` of an object from with_intervention returned.")
+            raise ValueError("expected the result of `state_dict` of an object from with_intervention.")
         if state_dict["intervention"] != repr(self.intervention):
-            raise ValueError(f"the state is one of {state_dict['intervention']}, not of {self.intervention!r}.")
+            raise ValueError(f"the state belongs to {state_dict['intervention']}, not to {self.intervention!r}.")
         self.gradient_steps = state_dict["gradient_steps"]
         self.state = copy.deepcopy(state_dict["state"])
 
 
 def recycled_counts(state: State) -> Counts:
-    """Returns the number of neurons recycled so far per layer, summed over all interventions of a plan's state.
+    """Returns the number of neurons recycled so far per layer, summed over all interventions in `state`.
 
     >>> recycled_counts({"links": [{"recycled": {"0": 1}}, {"gradient_steps": 2, "inner": {"recycled": {"0": 2}}}]})
     {'0': 3}

@@ -47,7 +47,7 @@ class Record:
 
 
 def _write(flat: Tensor, shape: torch.Size, stride: tuple[int, ...], offset: int, labels: Tensor) -> None:
-    view = flat.as_strided(shape, stride, offset)  # `flat` begins at the start of its storage
+    view = flat.as_strided(shape, stride, offset)  # because `flat` begins at the start of its storage
     labels = labels.expand(shape)
     for axis, step in enumerate(stride):
         if step == 0 and shape[axis] > 1:
@@ -105,7 +105,7 @@ def _viewed(record: Record, tensor: Tensor) -> Value:
     value = record.value
 
     def view(labels: Tensor) -> Tensor:
-        # `labels` may be a view itself; its offset counts from the start of its own storage.
+        # `labels` may be a view itself, so its own offset is added.
         return labels.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() + labels.storage_offset())
 
     parts = tuple(replace(part, entries=view(part.entries)) for part in value.parts)
@@ -140,7 +140,7 @@ def _written(old: Record, new: Record) -> Record:
 
 
 def _grained(record: Record, itemsize: int) -> Record:
-    """Returns the record in elements of another size: a complex number is two real numbers."""
+    """Returns the record in elements of `itemsize` bytes, because a view may turn complex numbers into real numbers."""
     if itemsize == record.itemsize:
         return record
     value, length = record.value, record.length * record.itemsize // itemsize

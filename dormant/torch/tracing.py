@@ -34,7 +34,7 @@ from .values import NOTHING, Part, Value, broken, together
 from .wiring import Activation, Wiring
 
 Kind = TypeVar("Kind", bound=Operations)
-RANDOM_TRACES = 8  # traces with other seeds if Python draws random numbers; a rare branch may still be missed
+RANDOM_TRACES = 8  # extra seeds to trace with if Python draws random numbers; rare branches may be missed
 RANDOM_BRANCH = Reason(
     "forward takes a branch on a random number of Python or NumPy, and only one way was followed", BRANCH
 )
@@ -46,8 +46,8 @@ def trace(module: nn.Module, *example_inputs: Any) -> Wiring:
 
     The module runs in evaluation mode and in training mode; its state is restored afterwards. Layers may be modules or
     functions, in any order. Flattening (in any axis order), concatenation, slicing, pooling and layers with several
-    readers are followed exactly. Output layers, which no weight reads, are not measured. `print(wiring)` shows which
-    layers can't be recycled safely, and why.
+    readers are followed exactly. Output layers are not measured, because no weight reads them. `print(wiring)` shows
+    which layers can't be recycled safely, and why.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> print(trace(net, torch.zeros(1, 3)))
@@ -55,8 +55,8 @@ def trace(module: nn.Module, *example_inputs: Any) -> Wiring:
     0      4        0.weight, 0.bias    2.weight  yes
     output layers, not measured: 2
 
-    Raises TypeError without example inputs, or if the module returns an object whose tensors can't be found; ValueError
-    if the module has no parameters, or lazy parameters, or if the inputs are empty.
+    Raises TypeError if there are no example inputs, or if the module returns an object whose tensors can't be found.
+    Raises ValueError if the module has no parameters or has lazy parameters, or if the inputs are empty.
     """
     module = plain(module)
     _check(module)
@@ -81,9 +81,9 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
     def measure(module: nn.Module, inputs: tuple[Any, ...], training: bool, seed: Seed) -> list[Activation]:
         module = plain(module)
         activations = _activations(module, inputs, latest[0], training, seed)
-        if activations is None and isinstance(seed, str):  # the extreme random numbers take another branch
+        if activations is None and isinstance(seed, str):  # these random numbers take a different branch
             return []
-        if activations is None:  # operations or shapes changed, for example with the batch size
+        if activations is None:  # operations or shapes depend on the inputs, for example on the batch size
             now = _found(module, inputs, again=True)._replace(branches=latest[0].branches)
             if not now.branches and (difference := same_wiring(latest[0], now)):
                 raise ValueError(f"the module is wired differently on these inputs ({difference}): trace it again.")
@@ -99,7 +99,7 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
 def _activations(
     module: nn.Module, inputs: tuple[Any, ...], found: Found, training: bool, seed: Seed
 ) -> list[Activation] | None:
-    """Returns the layers' activations on the inputs; None if the module's operations differ from the traced ones."""
+    """Returns the layers' activations on the inputs, or None if the operations differ from the traced operations."""
     measuring = found.trained if training else found.evaluated
     if measuring is None or (seed is not None and not measuring.random):
         return []
@@ -132,7 +132,7 @@ def _activations(
 
 
 class Passes(NamedTuple):
-    """The ledger, and the tracers of both modes. `trained` is None if training mode raises or computes the same."""
+    """The ledger, and the tracers of both modes. `trained` is None if training mode raises or changes nothing."""
 
     notes: Ledger
     evaluated: "Tracer"
@@ -204,7 +204,7 @@ def _passes(
 
 
 def _note_missed(notes: Ledger, module: nn.Module, inputs: tuple[Any, ...]) -> list[Reason]:
-    """Records the parameters that no gradient reaches in either mode; returns a reason if they can't be found."""
+    """Records the parameters that no gradient reaches in either mode. Returns a reason if these can't be found."""
     try:
         first = _in_training(module, inputs, lambda: Gradients(module))[0]
         if first.missed:
@@ -222,7 +222,7 @@ def _note_missed(notes: Ledger, module: nn.Module, inputs: tuple[Any, ...]) -> l
 def _in_training(
     module: nn.Module, inputs: tuple[Any, ...], make: Callable[[], Kind], seed: Seed = None
 ) -> tuple[Kind, tuple[Any, ...]]:
-    """Runs a module in training mode; returns the object that observed the operations, and the inputs.
+    """Runs a module in training mode. Returns the object that observed the operations, and the inputs.
 
     A batch of one is doubled if the module raises ValueError, as BatchNorm does.
     """
@@ -244,7 +244,7 @@ class Tracer(Dataflow):
 
     def __init__(self, notes: Ledger, parts: Mapping[int, str], change: Change | None, most: int | None) -> None:
         super().__init__()
-        self.most = most  # operations allowed in the pass; None for no limit
+        self.most = most  # largest number of operations in the pass, or None
         self.notes, self.shadows = notes, Shadows()
         self.parts, self.change, self.got = parts, change, list[Got]()
         self.places: dict[int, str] = {}
@@ -262,7 +262,7 @@ class Tracer(Dataflow):
                 self.places[place] = name
 
     def value(self, tensor: Any) -> Value:
-        """Returns what the tracer knows about a tensor, without layers that have no neurons in it."""
+        """Returns what the tracer knows about a tensor. Leaves out layers that have no neurons in the tensor."""
         found = self.shadows.read(tensor) if isinstance(tensor, Tensor) else NOTHING
         if len(found.carried) > 1 and found.neurons is not None:
             present = set(self.notes.layers_of(self.notes.current(found.neurons)))
@@ -287,7 +287,7 @@ class Tracer(Dataflow):
             self._apply(func, args, kwargs, outputs, written)
 
     def _note_choices(self, name: str, args: Any) -> None:
-        """Handles Python indexing by a number from the inputs: the picked row of a parameter may be any row."""
+        """Handles Python indexing by a number from the inputs, which may pick any row of a parameter."""
         if name == "_local_scalar_dense" and not (args[0].is_floating_point() or args[0].dtype is torch.bool):
             value = self.value(args[0])
             self.python_chooses |= value.from_input or value.varies
@@ -311,7 +311,7 @@ class Tracer(Dataflow):
             self.notes.mark(value.neurons, value.stages)
 
     def _others(self, call: Call, first: Value) -> list[Value]:
-        """Returns the values of all outputs but the first (such as indices of maxima), which mix the neurons."""
+        """Returns the values of all outputs after the first, such as indices of maxima. They mix the neurons."""
         if len(call.outputs) < 2:
             return []
         whole = together([first])

@@ -19,8 +19,8 @@ class Stage:
     - `points`: the operations whose outputs are the layer's activations.
     - `active`: a nonlinearity has been applied.
     - `offset`: why a silent neuron's value is no longer zero; the next nonlinearity clears it.
-    - `broken`: why the layer can't be recycled if a weight reads this value. Its neurons can't be told apart any more.
-    - `statistic`: the reduction over neurons that set `broken`. A normalisation by it only couples the neurons.
+    - `broken`: why the layer can't be recycled if a weight reads this value. Its neurons are mixed in this value.
+    - `statistic`: the reduction over neurons that set `broken`. Normalising the neurons by it only couples them.
     - `coupled_by`: the normalisations through which the neurons influence one another.
     """
 
@@ -49,10 +49,11 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What the tracer knows about one tensor. All index tensors have its shape (expanded where they are constant).
+    """What the tracer knows about a tensor. Index tensors have the tensor's shape, expanded along constant axes.
 
-    `neurons` is None if no element belongs to a neuron. `unfollowed` maps parameters whose entries are no longer
-    followed to the operation that used them. `varies` is True if the tensor depends on the inputs or on random numbers.
+    `neurons` is None if no element belongs to a neuron. `unfollowed` maps each parameter whose entries are no longer
+    followed to the operation that used the entries. `varies` is True if the tensor depends on the inputs or on random
+    numbers.
     """
 
     neurons: Tensor | None = None
@@ -85,7 +86,7 @@ NOTHING = Value()
 
 
 def join(values: Iterable[Value], meets: bool = False) -> dict[int, Stage]:
-    """Returns the stages of a value made from these values; `meets` means that they are combined elementwise."""
+    """Returns the stages of a value made from these values. `meets` is True if they are combined elementwise."""
     joined: dict[int, Stage] = {}
     for value in values:
         for layer, stage in value.stages.items():
@@ -97,7 +98,7 @@ def _both(a: Stage, b: Stage, meets: bool) -> Stage:
     coupled = a.coupled_by | b.coupled_by
     if meets and bool(a.broken) != bool(b.broken):
         lost, kept = (a, b) if a.broken else (b, a)
-        if lost.statistic:  # a normalisation
+        if lost.statistic:  # the other value normalises the neurons by their own statistic
             return replace(kept, coupled_by=coupled | {lost.statistic})
     return Stage(
         a.points | b.points,
@@ -137,7 +138,7 @@ def after_nonlinearity(stages: Stages, step: int) -> dict[int, Stage]:
 def after_affine(stages: Stages, step: int, offset: Reason | None = None) -> dict[int, Stage]:
     """Returns the stages after a scaling or, with `offset`, a shift.
 
-    Before the nonlinearity, both are part of the pre-activation.
+    Before the nonlinearity, a scaling or shift is part of the pre-activation.
     """
 
     def move(stage: Stage) -> Stage:
@@ -151,7 +152,7 @@ def after_affine(stages: Stages, step: int, offset: Reason | None = None) -> dic
 
 
 def after_extremum(stages: Stages, step: int) -> dict[int, Stage]:
-    """Returns the stages after a maximum over positions, which is the activation if there is none yet."""
+    """Returns the stages after a maximum over positions. It is the activation of layers that have none yet."""
     waiting = {layer: stage for layer, stage in stages.items() if not stage.active}
     return {**stages, **after_nonlinearity(waiting, step)}
 
@@ -171,7 +172,7 @@ def broken(stages: Stages, reason: Reason, statistic: str | None = None) -> dict
 
 
 def collapse(labels: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Returns the single label along these axes (kept with size 1), and a mask of where labels differ. Ignores `ZERO`.
+    """Returns the label along these axes, which get size 1, and a mask of where labels differ. Ignores `ZERO`.
 
     >>> collapse(torch.tensor([[3, 4], [3, ZERO]]), (0,))[0].tolist()
     [[3, 4]]

@@ -15,12 +15,12 @@ from .execution import Seed, check_batch
 
 @dataclass(frozen=True, eq=False)
 class NeuronLayer:
-    """A layer of neurons, with the parameter entries that feed each neuron and those that read it.
+    """A layer of neurons, with the parameter entries that feed each neuron and the entries that read it.
 
     `incoming` and `outgoing` map the name of a parameter (or of a BatchNorm buffer) to an integer tensor that
-    broadcasts to its shape: the index of the neuron to which each entry belongs, or -1. `reasons` lists why the layer
-    is only measured and not recycled; it is empty if the layer can be recycled. `coupled_by` names the normalisations
-    through which the neurons influence one another.
+    broadcasts to the parameter's shape. It holds the index of the neuron to which each entry belongs, or -1. `reasons`
+    lists why the layer can't be recycled, and is empty if it can. `coupled_by` names the normalisations through which
+    the neurons influence one another.
     """
 
     name: str
@@ -70,23 +70,24 @@ class Wiring:
     def scores(
         self, module: nn.Module, *inputs: Any, training: bool = False, seed: Seed = None
     ) -> dict[str, Float[Tensor, " neurons"]]:
-        """Returns the scores of each layer's neurons on the inputs, in evaluation mode.
+        """Returns the scores of each layer's neurons on the inputs, by default in evaluation mode.
 
-        `training=True` scores in training mode; the result is empty if training mode computes the same. An integer
-        `seed` seeds the random numbers; the result is empty if the module draws none. With `seed="lowest"` or
-        `"highest"`, uniform random numbers are at that end of their range, and dropout keeps every neuron.
+        `training=True` scores in training mode instead, and returns an empty result if the module computes the same in
+        both modes. An integer `seed` seeds the random numbers, and returns an empty result if the module draws none.
+        With `seed="lowest"` or `"highest"`, uniform random numbers are the lowest or highest of their range, and
+        dropout keeps every neuron.
 
-        A neuron that is read at several places (a shared layer, CReLU's two halves) gets the largest of its scores, so
-        it is dormant only if it is dormant at all places. A layer with a non-finite activation has only NaN scores; a
-        RuntimeWarning names the layer once. A layer has no scores if the inputs take a branch without it.
-        Raises ValueError if the inputs are an empty batch, and if the module is wired differently on them than when it
-        was traced.
+        A neuron that is read several times (a shared layer, CReLU's two halves) has one score per read and gets the
+        largest, so it is dormant only if it is dormant at every read. A layer with a NaN or infinite activation has
+        only NaN scores; a RuntimeWarning names the layer once. A layer has no scores if the inputs take a branch
+        without it. Raises ValueError if the batch is empty, or if the module's wiring on these inputs differs from the
+        traced wiring.
         """
         check_batch(inputs)
         widths = {layer.name: layer.width for layer in self.layers}
         found: dict[str, list[Tensor]] = {}
         for name, neurons, values in self.measure(module, inputs, training, seed):
-            if name not in widths or int(neurons.max()) >= widths[name]:  # these inputs take another branch
+            if name not in widths or int(neurons.max()) >= widths[name]:  # these inputs take a branch without it
                 continue
             found.setdefault(name, []).append(neuron_scores(values, neurons, widths[name]))
         scores = {name: torch.stack(found[name]).amax(0) for name in widths if name in found}
@@ -97,7 +98,7 @@ class Wiring:
         if new := [name for name in names if name not in self.warned]:
             self.warned.update(new)
             names = ", ".join(map(repr, new))
-            message = f"activations of layer {names} are not finite: it has no scores, and is not recycled."
+            message = f"activations of layer {names} are not finite: its scores are NaN, and it is not recycled."
             warnings.warn(message, RuntimeWarning, stacklevel=4)
 
     def __str__(self) -> str:
@@ -105,17 +106,17 @@ class Wiring:
 
 
 def neuron_scores(activations: Tensor, neurons: Int[Tensor, "..."], width: int) -> Float[Tensor, " neurons"]:
-    """Returns each neuron's mean absolute activation, divided by the layer's mean; all 0 in a silent layer.
+    """Returns each neuron's mean absolute activation, divided by the layer's mean. In a silent layer all scores are 0.
 
     `neurons` holds the neuron of each activation (-1 for none), with size 1 along the axes over which the mean is
-    taken. A neuron that is not silent never scores 0, however small its activations are. If any activation is not
+    taken. A neuron that is not silent never scores 0, however small its activations are. If an activation is not
     finite, all scores are NaN.
 
     >>> neuron_scores(torch.tensor([[0.0, 1.0, 3.0], [0.0, -1.0, 1.0]]), torch.tensor([[0, 1, 2]]), 3).tolist()
     [0.0, 1.0, 2.0]
 
-    Source: Sokar et al. 2023, equation 1. The reference code adds 1e-9 to the layer mean; dividing only where
-    it is not zero keeps the scores independent of the layer's scale.
+    Source: Sokar et al. 2023, equation 1. The reference code adds 1e-9 to the layer mean. We divide by the mean itself
+    unless it is zero, so that scores do not depend on the layer's scale.
     """
     values = magnitudes(activations)
     owner = neurons.to(values.device).flatten()
@@ -129,7 +130,7 @@ def neuron_scores(activations: Tensor, neurons: Int[Tensor, "..."], width: int) 
     nonzero = means.new_zeros(width).index_add(0, owner[mine], present[mine]) > 0
     elements = torch.bincount(owner[mine], minlength=width)
     magnitude = total / elements.clamp(min=1)
-    # Neurons without an activation in this tensor (sliced away) do not count in the mean.
+    # The mean ignores neurons without an activation in this tensor, because a slice may have removed them.
     scores = magnitude / _or_one(magnitude[elements > 0].mean())
     scores = torch.where(nonzero, scores.clamp(min=torch.finfo(scores.dtype).tiny), scores)
     finite = _mean(values.isfinite().to(values.dtype), samples).flatten()[mine]

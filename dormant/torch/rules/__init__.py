@@ -1,8 +1,8 @@
-"""Rules for tensor operations, by the operation's name in ATen: how each operation changes neurons.
+"""Rules for tensor operations, by the operation's name in ATen. A rule defines how the operation changes neurons.
 
 A rule takes the ledger and the call, and returns the value of the first output, or a list of values, one per output.
-To support another operation, add its name to an existing rule, or write a new rule. Elementwise operations need no
-name in the table; any other operation without a rule mixes its inputs.
+To support another operation, add its name to an existing rule, or write a new rule. Elementwise operations need no name
+in the table. An operation without a rule mixes its inputs unless it is elementwise.
 """
 
 import torch
@@ -92,5 +92,5 @@ def known(notes: Ledger, call: Call) -> Result:
 
 
 def _fills(call: Call) -> bool:
-    """Whether a random operation overwrites or ignores its input, and does not read probabilities from it."""
+    """Whether a random operation overwrites or ignores its input, rather than reading probabilities from it."""
     return call.func._schema.is_mutable or call.name.startswith("new_")

@@ -39,7 +39,7 @@ THROUGH_ZERO = COPIES | frozenset(
 
 
 def pointwise(notes: Ledger, call: Call) -> Value:
-    """Handles elementwise operations: linear ones shift or scale a neuron, all others give its activation."""
+    """Handles elementwise operations. Linear operations shift or scale a neuron. All others give its activation."""
     values = [stretched(call.value(tensor), call.shape) for tensor in call.tensors]
     if call.name in ADDITIVE:
         return add(notes, call, values, _number(call))
@@ -73,7 +73,7 @@ def add(notes: Ledger, call: Call, values: Sequence[Value], number: Any = 0) -> 
     if not found.carried:
         return found
     if foreign := _foreign(notes, values, found):
-        # A residual stream; the neurons of one summand can't be told apart.
+        # The sum is a residual stream in which the neurons of one summand are mixed.
         return replace(found, neurons=None, stages=broken(join(values), Reason(f"summed with {foreign}", APART)))
     if bends:
         return replace(found, stages=after_nonlinearity(found.stages, notes.step))
@@ -104,12 +104,12 @@ def _strange(values: Sequence[Value]) -> list[Value]:
 
 
 def _summands(call: Call, values: Sequence[Value]) -> Sequence[Value]:
-    """Returns the operands that can make the result nonzero where a neuron is silent; gates and conditions can't."""
+    """Returns the operands that can make the result nonzero where a neuron is silent, so no gates or conditions."""
     return {"mul": [], "div": values[:1], "where": values[1:]}.get(call.name, values)
 
 
 def _moved(stages: Stages, step: int) -> Stages:
-    """Returns the stages after a constant is added to the activation or, if there is none yet, the pre-activation."""
+    """Returns the stages after adding a constant to the activation, or to the pre-activation if there is none yet."""
     active = {layer: stage for layer, stage in stages.items() if stage.active}
     return {**after_affine(stages, step), **after_nonlinearity(active, step)}
 
@@ -129,7 +129,7 @@ def no_zeros(ids: Tensor | None) -> Tensor | None:
 
 
 def _without_buffers(value: Value) -> Value:
-    """Returns the value without buffers; a buffer that multiplies neurons (a mask, noise) acts as a constant."""
+    """Returns the value without buffers. A buffer that multiplies neurons (a mask, noise) acts as a constant."""
     return replace(value, parts=tuple(part for part in value.parts if not part.constant))
 
 
@@ -140,7 +140,7 @@ def _number(call: Call) -> Any:
 
 
 def _denominator(call: Call) -> bool:
-    """Whether the operation divides by a neuron, or rounds the quotient."""
+    """Whether the operation divides by a neuron or rounds the quotient."""
     return call.name == "div" and (bool(call.value(call.args[1]).carried) or bool(call.kwargs.get("rounding_mode")))
 
 
@@ -184,7 +184,8 @@ def _silenced(call: Call, values: Sequence[Value]) -> list[bool]:
     if call.name in ADDITIVE:
         return [all(map(silent, values)) and _number(call) == 0] * len(values)
     if call.name == "mul":
-        # True for a kernel times constants or one number. Of two kernels, it is not clear which one to zero.
+        # True for a kernel times constants or one number. False for two kernels, because either of them could be
+        # zeroed.
         sizes = [max([lean(part.entries).numel() for part in value.parts] or [0]) for value in values]
         large = [size > 1 for size in sizes] if max(sizes) > 1 else [size > 0 for size in sizes]
         return [sum(large) == 1 and is_large for is_large in large]
@@ -223,7 +224,7 @@ def _meeting(notes: Ledger, call: Call, values: Sequence[Value]) -> tuple[Value,
 def _relate(notes: Ledger, call: Call, one: Value, two: Value) -> tuple[Value, bool]:
     """Combines two values with neurons. Returns the result, and whether the result is the neurons' activation.
 
-    The neurons of both values are the same, are merged in pairs, make a residual stream, or are mixed.
+    The neurons of both values are equal, are merged in pairs, make a residual stream, or are mixed.
     """
     left, right = (notes.current(value.neurons) for value in (one, two))  # type: ignore[arg-type]
     left, right, shape = lean(left, right), lean(right, left), left.shape
@@ -232,7 +233,7 @@ def _relate(notes: Ledger, call: Call, one: Value, two: Value) -> tuple[Value, b
     differ = both & (left != right)
     if not bool(differ.any()):
         neurons = torch.maximum(left, right).expand(shape)
-        # A neuron minus its own mean is the same activation; the sum of two activations of a neuron is a new one.
+        # A neuron minus its own mean keeps its activation. The sum of two activations of a neuron is a new activation.
         apart = call.name not in ADDITIVE or any(
             stage.active and stage.points != _points(two, layer) for layer, stage in one.carried.items()
         )
@@ -275,7 +276,7 @@ def _before(notes: Ledger, stages: Stages) -> bool:
 
 
 def _kept(notes: Ledger, one: Value, two: Value, left: Tensor, right: Tensor, pairs: Tensor) -> Value | None:
-    """Returns the product of neurons with a gate that several of them share; None if there is no such gate.
+    """Returns the product of neurons with a gate that several of them share, or None if there is no such gate.
 
     The gate does not change which neurons are silent.
     """
@@ -289,7 +290,7 @@ def _kept(notes: Ledger, one: Value, two: Value, left: Tensor, right: Tensor, pa
 
 
 def _stream(notes: Ledger, left: Tensor, right: Tensor, shape: torch.Size, stages: Stages) -> Value:
-    """Returns a residual stream: new neurons, made by several layers. None of these layers is recycled."""
+    """Returns a residual stream, whose new neurons are made by several layers. None of these layers is recycled."""
     producers = [notes.layers[i].name for i in sorted({*notes.layers_of(left), *notes.layers_of(right)})]
     left, right = (no_zeros(ids) for ids in (left, right))  # type: ignore[assignment]
     both = (left >= 0) | (right >= 0)
@@ -297,7 +298,7 @@ def _stream(notes: Ledger, left: Tensor, right: Tensor, shape: torch.Size, stage
     reason = Reason(f"summed: {' + '.join(producers)}", APART)
     new = notes.layers_of(ids)
     notes.blame(new, reason)
-    # A summand without an activation is measured in the sum.
+    # A summand that has no activation yet is measured in the sum.
     parts = {
         index: Stage(stage.points if stage.active or stage.broken else frozenset(), broken=stage.broken or reason)
         for index, stage in stages.items()

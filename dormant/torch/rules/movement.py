@@ -13,7 +13,7 @@ from ..ledger import Ledger
 from ..values import OTHER, ZERO, Part, Value, after_extremum, after_nonlinearity, broken, collapse, coupled, together
 from .arithmetic import no_zeros, silent, stretched
 
-MOST_CHOICES = 64  # maximum number of parameter rows from which an input may choose one
+MOST_CHOICES = 64  # an input's choice of a parameter row is followed among at most this many rows
 OVERWRITING = frozenset(("index_put", "scatter", "slice_scatter", "select_scatter", "index_copy", "index_fill"))
 EXTREMA = frozenset(("amax", "amin", "max", "min", "median", "nanmedian"))
 KEEPS_ZERO = frozenset(("mean", "sum", "nansum", "cumsum", "cummax", "cummin", "sort", "topk"))
@@ -38,7 +38,7 @@ def movement(notes: Ledger, call: Call) -> Result:
 
 
 def _moved(call: Call, labels: dict[int, Tensor | None]) -> list[Tensor] | None:
-    """Runs the operation on index tensors in place of its operands (by id). Returns None if all of them are None."""
+    """Runs the operation on index tensors in place of the operands with these ids. Returns None if all are None."""
     if all(label is None for label in labels.values()):
         return None
 
@@ -60,7 +60,7 @@ def _apply(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def padding(notes: Ledger, call: Call) -> Result:
-    """Handles padding: added elements are zeros, or belong to no neuron if the fill is another number."""
+    """Handles padding. Added elements are zeros, or belong to no neuron if the fill is not zero."""
     (value,) = call.values
     number = call.argument("value", 0)
     edge = ZERO if number == 0 else OTHER
@@ -96,7 +96,8 @@ def indexing(notes: Ledger, call: Call) -> Result:
 def _chosen(notes: Ledger, call: Call, value: Value) -> Result:
     """Handles indices that depend on the inputs.
 
-    A neuron is kept if all elements to pick from belong to it. A picked row of a parameter may be any of its rows.
+    If all elements to pick from belong to one neuron, the result keeps this neuron. A picked row of a parameter may be
+    any of its rows.
     """
     axes = _indexed_axes(call)
     source = call.tensors[0]
@@ -112,7 +113,7 @@ def _chosen(notes: Ledger, call: Call, value: Value) -> Result:
 
 
 def any_row(value: Value, axis: int) -> Value | None:
-    """Returns a parameter in which each row along an axis may be any of its rows, as if an input chooses the row.
+    """Returns a parameter in which each row along an axis may be any of its rows, as if an input chose the row.
 
     Returns None if the value has neurons, has no parameter rows, or has more than `MOST_CHOICES` rows.
     """
@@ -214,7 +215,7 @@ def reduction(notes: Ledger, call: Call) -> Result:
     if axes is None or not value.stages or value.parts:
         return mix(notes, call, statistic=call.name)
     if value.neurons is None or not value.carried:
-        return replace(value, neurons=None)  # the operation that mixed the neurons recorded the reason
+        return replace(value, neurons=None)  # the operation that mixed the neurons has recorded the reason
     ids, several = collapse(value.neurons, axes)
     if bool(several.any()):
         if bool(((ids >= 0) & ~several).any()):
@@ -257,7 +258,7 @@ def _normalised(notes: Ledger, call: Call, value: Value) -> Result:
 
 
 def zeros(notes: Ledger, call: Call) -> Result:
-    """Handles tensors filled with one number; elements filled with 0 are recorded as zeros."""
+    """Handles tensors filled with one number. If it is 0, the elements are recorded as zeros."""
     fill = call.argument("value", call.argument("fill_value", 0))
     if isinstance(fill, Tensor):
         found = call.value(fill)
@@ -271,11 +272,11 @@ def zeros(notes: Ledger, call: Call) -> Result:
 
 
 def unfolded(notes: Ledger, call: Call) -> Result:
-    """Handles image patches: every element is an element of the image, or a zero of the padding."""
+    """Handles image patches, whose elements are elements of the image or zeros of the padding."""
     (value,) = call.values
     if value.parts or value.neurons is None:
         return mix(notes, call)
-    moved = _moved(call, {id(call.tensors[0]): value.neurons + 3})  # all labels are positive, so 0 marks padding
+    moved = _moved(call, {id(call.tensors[0]): value.neurons + 3})  # makes all labels positive, so that 0 marks padding
     assert moved is not None
     return replace(value, neurons=torch.where(moved[0] == 0, ZERO, moved[0] - 3))
 
@@ -283,7 +284,7 @@ def unfolded(notes: Ledger, call: Call) -> Result:
 def lost(notes: Ledger, call: Call) -> Result:
     """Handles a value that Python reads. Its use can't be traced, so its neurons and parameters are not recycled.
 
-    A truth value can only decide a branch, so its neurons may still be recycled.
+    The neurons of a truth value may still be recycled, because it can only decide a branch.
     """
     truth = call.name != "_local_scalar_dense" or call.args[0].dtype is torch.bool
     values = [replace(value, stages={}) for value in call.values] if truth else call.values

@@ -64,9 +64,9 @@ def _is_fixed(value: Value) -> bool:
 
 
 def _as_data(value: Value, other: Value, axis: int) -> Value:
-    """Returns the value without its entries if it is a buffer that only mixes positions (an adjacency matrix).
+    """Returns the value without its entries if it is a buffer that mixes only positions (an adjacency matrix).
 
-    If `other` has only one neuron, its axis of positions is not known, and the value is returned unchanged.
+    If `other` has only one neuron, its axis of positions is unknown, so the value is returned unchanged.
     """
     fixed = bool(value.parts) and all(part.constant for part in value.parts) and not value.unfollowed
     if not fixed or not other.carried or other.neurons is None:
@@ -108,7 +108,7 @@ def _made(notes: Ledger, value: Value, neurons: Tensor) -> Value:
 
 
 def _members(notes: Ledger, kernel: Value, parts: list[Tensor], width: int) -> Tensor:
-    """Returns the neurons of a batch of kernels: one layer if all are the same, else one layer each (an ensemble)."""
+    """Returns the neurons of a batch of kernels. Equal kernels make one layer. An ensemble makes one per kernel."""
     if not parts:
         return _not_followed(notes, kernel, width)[None]
     keys = [_key(part) for part in parts]  # each [batch, neurons, 3]
@@ -124,7 +124,7 @@ def _key(entries: Tensor) -> Tensor:
 
 
 def _not_followed(notes: Ledger, kernel: Value, width: int) -> Tensor:
-    """Returns the neurons of a kernel that is computed from parameters by operations that are not followed."""
+    """Returns the neurons of a kernel that operations which are not followed compute from parameters."""
     return notes.produce([torch.arange(width)[:, None]], _short(min(kernel.unfollowed)))
 
 
@@ -174,7 +174,7 @@ def _alone(notes: Ledger, entries: Tensor, neurons: Tensor, made: list[int]) -> 
 
 
 def read(notes: Ledger, value: Value, ids: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Records that a weight reads a value; returns the value's neurons with size 1 along these axes.
+    """Records that a weight reads a value. Returns the value's neurons with size 1 along these axes.
 
     The weight slides along the axes. If the neurons differ along them, their layers are not recycled.
     """
@@ -186,7 +186,7 @@ def read(notes: Ledger, value: Value, ids: Tensor, axes: tuple[int, ...]) -> Ten
 
 
 def _of_data(notes: Ledger, call: Call, a: Value, b: Value, shape: Any) -> Value:
-    """Returns the product of two values: neurons that are not summed over are kept, all others are mixed."""
+    """Returns the product of two values. It keeps the neurons that are not summed over, and mixes all others."""
     for mine, other, axis in ((b, a, -2), (a, b, -1)):
         if not mine.carried or mine.neurons is None or mine.parts or other.parts:
             continue
@@ -199,7 +199,7 @@ def _of_data(notes: Ledger, call: Call, a: Value, b: Value, shape: Any) -> Value
 
 
 def attention(notes: Ledger, call: Call) -> Result:
-    """Handles attention: the values' neurons are averaged over positions, with weights from queries and keys."""
+    """Handles attention, which averages the values' neurons over positions with weights from queries and keys."""
     value = call.value(call.args[2])
     weights = [call.value(tensor) for tensor in call.tensors if tensor is not call.args[2]]
     axis = (call.args[2].ndim - 2,)
@@ -217,7 +217,7 @@ def attention(notes: Ledger, call: Call) -> Result:
 
 
 def recurrent(notes: Ledger, call: Call) -> Result:
-    """Handles a fused LSTM or GRU: its neurons are measured, but its weights are not followed."""
+    """Handles a fused LSTM or GRU. Its neurons are measured, but its weights are not followed."""
     whole, width = mix(notes, call), call.shape[-1]
     notes.read(whole.stages)
     parent = min(whole.unfollowed, default="").rpartition(".")[0]
@@ -247,7 +247,7 @@ def convolved(notes: Ledger, call: Call) -> Result:
 
 
 def _filtered(notes: Ledger, call: Call, value: Value, ids: Tensor) -> Value:
-    """Handles a fixed filter that is applied to each channel separately (a blur), as pooling."""
+    """Handles a fixed filter, such as a blur, that is applied to each channel separately. It acts like pooling."""
     channel, several = collapse(ids, (0, *range(2, ids.ndim)))
     if bool(several.any()):
         return mix(notes, call)
@@ -299,7 +299,7 @@ def layer_norm(notes: Ledger, call: Call) -> Result:
 
 
 def rms_norm(notes: Ledger, call: Call) -> Result:
-    """Handles RMS norm: like layer norm, but without mean and offset."""
+    """Handles RMS norm, which is a layer norm without mean and offset."""
     axes = tuple(range(-len(call.args[1]), 0))
     return _normalised(notes, call, Norm("rms_norm", (call.argument("weight"),), axes, centres=False))
 
@@ -310,7 +310,7 @@ def group_norm(notes: Ledger, call: Call) -> Result:
 
 
 def batch_norm(notes: Ledger, call: Call) -> Result:
-    """Handles batch norm: each channel is normalised separately, and its running statistics belong to its neuron."""
+    """Handles batch norm, which normalises each channel separately. Running statistics belong to the neurons."""
     for leaf in call.args[3:5]:
         notes.statistics |= {name for part in call.value(leaf).parts for name in notes.parameters(part.entries)}
     return _normalised(notes, call, Norm("batch_norm", call.args[1:5], ()))
