@@ -1,7 +1,10 @@
 """Metrics reach TensorBoard and Weights & Biases while a run trains; both are read back with their own readers."""
 
 import json
+import os
 import struct
+import subprocess
+import sys
 
 import pytest
 from walks import Walk
@@ -9,7 +12,7 @@ from walks import Walk
 from dormant.cli import run as command
 from dormant.lab.runs import runner
 from dormant.lab.runs.folder import RunFolder, rows
-from dormant.lab.runs.live import TensorBoard, WeightsAndBiases, following, send
+from dormant.lab.runs.live import TensorBoard, following
 
 TWO_SEEDS = Walk(seeds=(0, 3))
 METRIC = "dormant/0.1/all"
@@ -84,14 +87,19 @@ def test_a_resumed_run_has_each_row_once(tmp_path):
     assert scalars(tmp_path / "events" / "seed3", METRIC) == expected(folder, 3)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_weights_and_biases_offline_has_a_run_for_each_seed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    sink = WeightsAndBiases("a-project", "a-run", {"tau": 0.1})
-    for seed in (0, 3):
-        send([{"seed": seed, "agent_steps": 4, "loss": 0.5, "eval_return": None}], [sink])
-    sink.close()
+TO_WANDB = """
+from dormant.lab.runs.live import WeightsAndBiases, send
+sink = WeightsAndBiases("a-project", "a-run", {"tau": 0.1})
+for seed in (0, 3):
+    send([{"seed": seed, "agent_steps": 4, "loss": 0.5, "eval_return": None}], [sink])
+sink.close()
+"""
+
+
+def test_weights_and_biases_offline_has_a_run_for_each_seed(tmp_path):
+    # In a process of its own, because wandb starts a service that outlives the test.
+    surroundings = os.environ | {"WANDB_MODE": "offline"}
+    subprocess.run([sys.executable, "-c", TO_WANDB], cwd=tmp_path, env=surroundings, check=True, capture_output=True)
     named, logged = {}, {}
     for file in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
         for record in records(file):

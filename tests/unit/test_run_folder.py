@@ -429,3 +429,12 @@ def test_the_newest_values_are_read_without_reading_all_again(whole, tmp_path):
         assert seen.update() != before or '"agent_steps": 0,' in line
         assert seen.rows.read == file.stat().st_size
     assert seen.update() == newest(whole, ["dormant/0.1/all"]).means()
+
+
+def test_a_damaged_description_of_a_checkpoint_is_refused_with_a_remedy(tmp_path):
+    folder = runner.run(Walk(), tmp_path / "run", checkpoint_seconds=0.0)
+    folder.done.unlink()
+    newest = max(folder.checkpoint.iterdir(), key=lambda each: int(each.name))
+    (newest / "_CHECKPOINT_METADATA").write_text("5")
+    with pytest.raises(RunRefused, match=r"_CHECKPOINT_METADATA in .* is damaged .* delete the folder"):
+        runner.run(Walk(), folder.path)

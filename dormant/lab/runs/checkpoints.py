@@ -35,7 +35,13 @@ def checkpoints(folder: RunFolder, read_only: bool = False) -> ocp.CheckpointMan
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
     )
-    return ocp.CheckpointManager(folder.checkpoint.absolute(), options=options, item_names=("default", "seal"))
+    try:
+        return ocp.CheckpointManager(folder.checkpoint.absolute(), options=options, item_names=("default", "seal"))
+    except ValueError as error:  # Orbax reads the description of every checkpoint
+        reason = " ".join(str(error).split())[:200]
+        raise Damaged(
+            f"a _CHECKPOINT_METADATA in {folder.checkpoint} is damaged ({reason}); delete that checkpoint's folder."
+        ) from error
 
 
 def save(manager: ocp.CheckpointManager, agent_steps: int, state: PyTree, owner: int, files: dict[str, Mark]) -> None:
