@@ -436,5 +436,5 @@ def test_a_damaged_description_of_a_checkpoint_is_refused_with_a_remedy(tmp_path
     folder.done.unlink()
     newest = max(folder.checkpoint.iterdir(), key=lambda each: int(each.name))
     (newest / "_CHECKPOINT_METADATA").write_text("5")
-    with pytest.raises(RunRefused, match=r"_CHECKPOINT_METADATA in .* is damaged .* delete the folder"):
+    with pytest.raises(RunRefused, match=r"_CHECKPOINT_METADATA in .* is damaged .* delete that checkpoint's folder"):
         runner.run(Walk(), folder.path)
