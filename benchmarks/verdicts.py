@@ -73,7 +73,7 @@ class Row(NamedTuple):
 def judged(effects: np.ndarray, smallest: float, degrees: Degrees = "welch", levels: np.ndarray | float = LEVEL):
     """Returns the verdict on each table [seeds, games] of effects, and the bounds of its interval."""
     estimates = mean(effects)
-    half = half_width(effects, degrees) if np.isscalar(levels) else _half_widths(effects, degrees, levels)
+    half = _half_widths(effects, degrees, levels) if isinstance(levels, np.ndarray) else half_width(effects, degrees)
     bounds = np.stack([estimates, estimates - half, estimates + half], axis=-1)
     return [ruling(Bounds(*each), smallest) for each in bounds.tolist()], bounds
 
@@ -92,7 +92,7 @@ def row(claim: str, truth: str, effects: np.ndarray, smallest: float, true: floa
     shares = [count[each] / len(effects) for each in BY_INTERVAL]
     held = ((bounds[:, 1] <= true) & (true <= bounds[:, 2])).mean()
     false = sum(count[each] for each in false_verdicts(true, smallest)) / len(effects)
-    return Row(claim, truth, effects.shape[1], effects.shape[2], *shares, false, float(held))
+    return Row._make([claim, truth, effects.shape[1], effects.shape[2], *shares, false, float(held)])
 
 
 def false_verdicts(true: float, smallest: float) -> set[str]:
@@ -154,7 +154,7 @@ def of_primary(rng: np.random.Generator, shape: tuple[int, int, int]) -> Iterato
     for name, levels in (("primary, Holm", corrected), ("primary, not corrected", np.full_like(corrected, LEVEL))):
         verdicts = [judged(each, SMALLEST_RATIO, levels=levels[:, n])[0] for n, each in enumerate(claims)]
         false = [bool(FALSE_WITHOUT_EFFECT & set(study)) for study in zip(*verdicts, strict=True)]
-        yield Row(name, "no effect", *shape[1:], *[math.nan] * 5, float(np.mean(false)), math.nan)
+        yield Row._make([name, "no effect", *shape[1:], *[math.nan] * 5, float(np.mean(false)), math.nan])
 
 
 def dormant_sets(
@@ -178,7 +178,7 @@ def of_overlaps(rng: np.random.Generator, shape: tuple[int, int, int], stay: flo
     """Figure 5's claims: at the end of the run, the overlap exceeds the overlap of random sets."""
     for tau, (start, end) in SHARES.items():
         sizes = (NEURONS * np.linspace(start, end, POINTS)).round().astype(int)
-        scores = dormant_sets(rng, shape, sizes, stay).reshape(-1, POINTS, NEURONS)
+        scores = dormant_sets(rng, shape, sizes.tolist(), stay).reshape(-1, POINTS, NEURONS)
         for claim in FIG05.claims:
             _, history, at, _ = claim.quantity.metric.split("/")
             if at == tau:

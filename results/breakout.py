@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dormant.cli.changes import TrainLike
 from dormant.cli.train import parse, training_of
 from dormant.lab.drawing import demo_picture
 from dormant.lab.judging import mean_interval
@@ -37,7 +38,9 @@ TAU = 0.1
 def training(arm: str, folder: Path) -> AtariTraining:
     """The training of a run."""
     flags = [*FLAGS, "--intervention", ARMS[arm], "--run-dir", str(folder)]
-    described = training_of(parse(flags))
+    parsed = parse(flags)
+    assert not isinstance(parsed, TrainLike)
+    described = training_of(parsed)
     assert isinstance(described, AtariTraining)
     return described
 
@@ -50,14 +53,14 @@ def episodes(arm: str, folder: RunFolder, agent_steps: int) -> dict[str, Sequenc
         assert step is not None
         state, _ = restore(manager, step, plan.init(), owner_of(training(arm, folder.path)))
     done = plan.agent_steps_done(state)
-    played = plan.evaluate([_first(state.agent.learner.params)], done, folder.path)[0].tolist()
+    played = plan.evaluate([_first(state.agent.learner.params)], done, folder.path).returns[0].tolist()
     return {f"{arm} after {done:,} agent steps": played}
 
 
 def random_episodes(agent_steps: int) -> dict[str, Sequence[float]]:
     """The returns of evaluation episodes of random play."""
     plan = replace(training("DQN", Path("random")), eval_agent_steps=agent_steps, eval_epsilon=1.0)
-    return {"random play": plan.evaluate([], 0, Path())[0].tolist()}
+    return {"random play": plan.evaluate([], 0, Path()).returns[0].tolist()}
 
 
 def _first(tree: dict) -> dict:
