@@ -22,6 +22,7 @@ import jax
 import jaxtyping
 import psutil
 import pytest
+from beartype import BeartypeConf, beartype
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook, jaxtyped
 
@@ -38,7 +39,7 @@ def quickly_jaxtyped(*, typechecker):
             return checked
         if isinstance(checked, type) or any(map(has_shapes, checked.__annotations__.values())):
             return jaxtyped(checked, typechecker=typechecker)
-        return typechecker(checked)
+        return beartype(conf=BeartypeConf(violation_type=TypeError))(checked)
 
     return decorate
 
