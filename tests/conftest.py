@@ -11,7 +11,7 @@ import typing
 from pathlib import Path
 
 # Compilation takes most of a test's time. Subprocesses inherit these variables. The flags save two thirds of the time.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides an error that XLA wrongly reports for code from a cache
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # shared by all workers of a session
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
