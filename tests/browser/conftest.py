@@ -41,7 +41,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # Chromium's sandbox does not work for root, the usual user in containers.
+        # Turns Chromium's sandbox off, because it does not work for root, the usual user in containers.
         started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield started
         started.close()

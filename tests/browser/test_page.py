@@ -84,7 +84,8 @@ def test_one_seed_one_arm_and_no_evaluation_still_make_a_page(copied):
 
 def test_twenty_long_figures_would_stay_below_six_megabytes(runs, tmp_path):
     found = chapter_of(runs)
-    # As large as at laptop scale (250 log points, five seeds), but with more score maps than any experiment there.
+    # The page is as large as at laptop scale (250 log points, five seeds), but has more score maps than an experiment
+    # has at that scale.
     frame = found.frame.filter(seed=0, agent_steps=800)
     long = [
         frame.with_columns(seed=seed, agent_steps=steps) for seed in range(5) for steps in range(0, 200_000, 800)

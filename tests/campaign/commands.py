@@ -1,4 +1,4 @@
-"""Command lines with malformed flags, each in a forked process. Trainings that would start count as accepted."""
+"""Runs command lines with malformed flags, each in a forked process. Counts a training that would start as accepted."""
 
 import os
 import random
@@ -155,7 +155,7 @@ def prepare(folder: Path) -> None:
 
 
 def stand_in(*arguments: Any, **named: Any) -> Any:
-    """Replaces the functions that run trainings, which would take minutes."""
+    """Replaces the functions that run trainings, because trainings would take minutes."""
     raise SystemExit(STARTED)
 
 
@@ -174,7 +174,7 @@ def finish(line: Sequence[str], folder: Path, change: Callable[[], None], stubs:
         change()
         code = _exit_code()
         if sys.stdout:
-            sys.stdout.flush()  # Python does this when it ends normally
+            sys.stdout.flush()  # as Python does when it ends normally
     except BaseException:
         os.write(told, traceback.format_exc().encode())
     finally:
@@ -225,7 +225,7 @@ def called(line: Sequence[str], change: Callable[[], None], case: str, quiet: bo
 
 
 def ended(number: int, seconds: float) -> int | None:
-    """The exit code of a child process, None if it had to be killed after `seconds`."""
+    """The exit code of a child process, or None if it had to be killed after `seconds`."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         gone, status = os.waitpid(number, os.WNOHANG)
@@ -242,7 +242,7 @@ def _text(file: Path) -> str:
 
 
 def judged(code: int, out: str, err: str, quiet: bool = False) -> tuple[Outcome, str]:
-    """The outcome of a command, from its exit code and output. With `quiet`, the output is lost and not checked."""
+    """The outcome of a command, from its exit code and, unless `quiet`, from its output."""
     both = f"code {code}: {out[-300:]}{err}"
     if "Traceback" in out + err or code < 0:
         return "traceback", both

@@ -26,7 +26,7 @@ from dormant.supervised.images import FashionMNIST
 
 
 class Input(NamedTuple):
-    """A kind of input: how its files are written and read, and whether the format itself has checksums."""
+    """A kind of input: functions that write and read its files, and whether its format has checksums."""
 
     write: Callable[[Path], Any]
     read: Callable[[Path], Any]
@@ -190,11 +190,11 @@ def compared(kind: Input, whole: Path, damaged: Path, swapped: bool) -> tuple[Ou
         return "traceback", repr(error)
     try:
         same = _bytes(found) == _bytes(kind.read(whole))
-    except ValueError:  # only the genuine images are accepted
+    except ValueError:  # the right outcome, because only the genuine images may be read
         return "wrong", "a damaged file was read"
     if same:
         return "recovered", ""
-    # A reader cannot know that a valid file was meant to be another one.
+    # Accepts a swapped file, because a reader cannot know that a valid file is not the intended one.
     return ("wrong", "other numbers") if kind.checked and not swapped else ("accepted", "")
 
 

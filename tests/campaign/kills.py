@@ -1,6 +1,7 @@
 """Kills runs at random moments, resumes them, and compares them with uninterrupted runs.
 
-Trainings are forked from this process, which has imported everything but computed nothing. Figures are new processes.
+Trainings are forked from this process, which has imported all modules but has computed nothing. Figures run in new
+processes.
 """
 
 import atexit
@@ -26,7 +27,7 @@ from dormant import __main__ as command_line
 
 SECONDS = 240.0
 STEPS = 1_200
-# There are no evaluations, because they take longer to compile than everything else.
+# Turns evaluations off, because they take longer to compile than the rest of a run.
 SMALL = ("--steps", str(STEPS), "--log-period", "100", "--eval-period", "1000000", "--checkpoint-seconds", "0")
 DQN = ("--min-replay", "100", "--replay-capacity", "300", "--width", "8", "--period", "50", "--tau", "0.3")
 
@@ -66,9 +67,9 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
 
 
 def campaign(tally: Tally, number: int, seed: int, only: int | None, names: Sequence[str]) -> None:
-    """Kills the named kinds of trainings in turn. One case in fifteen kills a figure instead, which takes long."""
+    """Kills the named kinds of trainings in turn. A figure takes long, so only one case in fifteen kills a figure."""
     trained = [name for name in names if name != "figure"]
-    folder = Path(tempfile.mkdtemp())  # a TemporaryDirectory would be deleted when a forked process ends
+    folder = Path(tempfile.mkdtemp())  # no TemporaryDirectory, because a forked process would delete it at its end
     try:
         whole: dict[str, dict[str, bytes]] = {}
         for case in range(number):
@@ -92,7 +93,7 @@ class Forked:
     code: int | None = None
 
     def poll(self) -> int | None:
-        """The exit code, None while the process runs."""
+        """The exit code, or None while the process runs."""
         if self.code is None:
             gone, status = os.waitpid(self.pid, os.WNOHANG)
             self.code = os.waitstatus_to_exitcode(status) if gone else None
@@ -144,7 +145,7 @@ def _become(arguments: list[str], said: int, compiled: str) -> None:
         command_line.main()
     except SystemExit as end:
         code = end.code or 0
-        atexit._run_exitfuncs()  # a process that was not forked does this at its end
+        atexit._run_exitfuncs()  # as a process that was not forked does at its end
     except BaseException:
         os.write(2, traceback.format_exc().encode())
     finally:

@@ -1,4 +1,4 @@
-"""The outcomes of the cases of the fault campaign, counted by kind."""
+"""Counts the outcomes of the fault campaign's cases by kind."""
 
 from collections import Counter
 from typing import Literal

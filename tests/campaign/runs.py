@@ -1,4 +1,4 @@
-"""Damages run folders of MinAtar, SAC and Atari, then resumes unfinished runs and reads finished ones."""
+"""Damages run folders of MinAtar, SAC and Atari, then resumes the unfinished runs and reads the finished runs."""
 
 import itertools
 import logging
@@ -120,7 +120,7 @@ def end_of(training: Any, path: Path) -> dict[str, bytes]:
 
 
 def files_of(path: Path) -> dict[str, list[Path]]:
-    """The files of a run by kind. Drawing the kind first makes the few important files as likely as the many others."""
+    """The files of a run by kind. Drawing the kind first makes rare important files as likely as frequent files."""
     kinds: dict[str, list[Path]] = {}
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
         kinds.setdefault(file.relative_to(path).parts[0].partition("-")[0], []).append(file)

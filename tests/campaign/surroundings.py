@@ -1,4 +1,4 @@
-"""Commands in unusual environments: no home folder, limited encodings, a closed pipe, a full disk, Ctrl-C twice."""
+"""Runs commands in unusual environments, such as without a home folder or with a closed pipe or a full disk."""
 
 import os
 import pwd
@@ -47,7 +47,7 @@ def _reader_gone() -> None:
 
 def _without_stdout() -> None:
     os.close(1)
-    sys.stdout = None  # Python does this for a closed descriptor
+    sys.stdout = None  # as Python does if the descriptor is closed
 
 
 def _folder_gone() -> None:
@@ -73,11 +73,11 @@ SURROUNDINGS: dict[str, Callable[[], None]] = {
 }
 
 
-QUIET = ("full disk, errors too", "closed pipe")  # no error message can be, or needs to be, printed
+QUIET = ("full disk, errors too", "closed pipe")  # the cases in which no error message is expected
 
 
 def campaign(tally: Tally, share: float) -> None:
-    """Runs every command in every environment, or a fraction `share` of these cases."""
+    """Runs every command in every environment, or only a fraction `share` of these cases."""
     every = [(name, line) for name in SURROUNDINGS for line in LINES]
     for name, line in every[:: max(1, round(1 / share))] if share else ():
         tally.add(name, *called(line, SURROUNDINGS[name], f"{list(line)}", quiet=name in QUIET))
@@ -86,7 +86,7 @@ def campaign(tally: Tally, share: float) -> None:
 
 
 def _interrupted_twice() -> tuple[Outcome, str, str]:
-    """Runs a command that gets a second Ctrl-C while it handles the first one."""
+    """Runs a command that gets a second Ctrl-C while it handles the first Ctrl-C."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         number = os.fork()

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 SETTINGS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-# Ray does not accept 127.0.0.1 as an address of a cluster. Each worker of pytest-xdist has its own cluster.
+# A network per pytest-xdist worker, because each has its own cluster. Ray does not accept 127.0.0.1 for a cluster.
 NETWORK = 1 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 PATIENCE_SECONDS = 60
 
@@ -28,7 +28,7 @@ class Node:
     process: subprocess.Popen
 
     def tasks(self) -> list[psutil.Process]:
-        """The node's worker processes, which run tasks or wait for one."""
+        """The node's worker processes, which run tasks or wait for tasks."""
         below = psutil.Process(self.process.pid).children(recursive=True)
         return [each for each in below if _group(each.pid) not in (self.process.pid, None)]
 
@@ -76,7 +76,7 @@ def head() -> Iterator[str]:
         port = free.getsockname()[1]
     with socket.create_server((address(2), 0)) as free:
         client = free.getsockname()[1]
-    folder = Path(tempfile.mkdtemp(prefix="ray"))  # a short name, because paths of sockets must be short
+    folder = Path(tempfile.mkdtemp(prefix="ray"))  # a short path, because the paths of sockets have a length limit
     arguments = (f"--port={port}", f"--ray-client-server-port={client}", f"--temp-dir={folder}")
     try:
         with node(2, "--head", "--include-dashboard=false", *arguments):
@@ -97,7 +97,7 @@ def _group(pid: int) -> int | None:
 
 
 def _opened(pid: int) -> set[str]:
-    """The paths that a process has open. Skips those that it closes during the call."""
+    """The paths that a process has open. Skips paths that the process closes during the call."""
     found = set()
     with suppress(OSError):
         for each in os.scandir(f"/proc/{pid}/fd"):

@@ -60,7 +60,7 @@ def begin(queue: Path, element: str) -> None:
 def srun(queue: Path, *arguments: str) -> None:
     options = list(arguments)
     while options[0].startswith("-"):
-        # --output and --error are followed by a file, --unbuffered has no value.
+        # --unbuffered has no value, while --output and --error are followed by a file.
         del options[: 1 if options[0] == "--unbuffered" else 2]
     os.execvp(options[0], options)
 
@@ -82,7 +82,7 @@ def alive(pid: int) -> bool:
 
 def scontrol(queue: Path, word: str, element: str) -> None:
     assert word == "requeue"
-    os.setsid()  # must outlive the job that calls it
+    os.setsid()  # in a new session, because it must outlive the job that calls it
     begin(queue, element)
 
 

@@ -1,4 +1,4 @@
-"""Invalid uses of --ray and --slurm, which `dormant figure` refuses with one line and within seconds."""
+"""`dormant figure` refuses invalid uses of --ray and --slurm with one line and within seconds."""
 
 import socket
 import subprocess

@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster of two real nodes on this machine. One of them is killed during a run."""
+"""Runs on a Ray cluster of two real nodes on this machine. The test kills one node during a run."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Runs as a SLURM array, with submitit's real scripts and processes and the queue of small_slurm."""
+"""Runs as a SLURM array, with submitit's scripts, real processes and the queue of small_slurm."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What every cure owes in both frameworks: one name, one meaning, one behaviour, and the same refusals."""
+"""Contract of every cure: in JAX and PyTorch it has equal names, defaults and behaviour, and refuses equal input."""
 
 import dataclasses
 import functools
@@ -127,7 +127,7 @@ def compiled(plan):
 
 
 class InTorch:
-    """The same in PyTorch."""
+    """The network, optimizer and plan of `InJax`, in PyTorch."""
 
     def __init__(self, plan, seed=0):
         self.plan, self.seed = plan, seed
@@ -141,7 +141,7 @@ class InTorch:
             moments = {"exp_avg": leaf.detach().clone(), "exp_avg_sq": torch.ones_like(leaf)}
             self.optimizer.state[leaf] = {"step": torch.tensor(3.0), **moments}
         self.cure = dt.with_intervention(self.net, self.optimizer, plan)
-        self.cure.learner = Learner(self.net, [self.optimizer], wiring())  # spares a trace
+        self.cure.learner = Learner(self.net, [self.optimizer], wiring())  # avoids a trace
         plan.check(self.cure.learner)
 
     def step(self):
@@ -330,7 +330,7 @@ MISUSE = {
 @pytest.mark.parametrize("text", MISUSE)
 def test_misuse_is_one_clear_error(text, framework):
     kind, message = MISUSE[text]
-    # The suite's type hook speaks first where an option has the wrong type.
+    # Also accepts TypeError, because the suite's type hook raises it first if an option has the wrong type.
     with pytest.raises((kind, TypeError)) as error:
         value(text, framework)
     if "jaxtyping" not in str(type(error.value)) and "Type-check" not in str(error.value):

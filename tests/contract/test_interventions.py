@@ -128,7 +128,7 @@ def test_tree_compilations_and_determinism(intervention):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((learner, state)) if leaf.dtype != bool)
 
 
-# one intervention for each treatment of the optimizer's state
+# one intervention for each way of treating the optimizer's state
 STATEFUL = [each for each in INTERVENTIONS if not isinstance(each, Chain | Every | Prune | WhenDormant | ShrinkPerturb)]
 
 

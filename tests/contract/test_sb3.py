@@ -1,4 +1,4 @@
-"""The callback in Stable-Baselines3's agents: they train, log, recycle, save, load and resume."""
+"""Agents of Stable-Baselines3 with the callback train, log, recycle, save, load and resume."""
 
 import math
 import warnings
@@ -51,7 +51,7 @@ def learn(model, callback, agent_steps):
 
 
 def act(model, callback):
-    """Calls the callback as after one gradient step."""
+    """Calls the callback as SB3 does after one gradient step."""
     callback.init_callback(model)
     callback.on_training_start({}, {})
     callback.new_steps = 1
@@ -169,7 +169,7 @@ def test_recycling_keeps_the_function_and_clears_both_optimizers():
     after = Networks(model.policy)(*batch)
     assert torch.equal(before[0][0], after[0][0]) and torch.equal(before[0][1], after[0][1])
     assert all(map(torch.equal, before[1], after[1])) and callback.recycled >= 2
-    # Both heads read the actor's last layer, and each network has an optimizer of its own.
+    # Checks both heads, because both read the actor's last layer, and both optimizers, one per network.
     assert (model.actor.mu.weight[:, 3] == 0).all() and (model.actor.log_std.weight[:, 3] == 0).all()
     assert (model.actor.optimizer.state[model.actor.log_std.weight]["exp_avg"][:, 3] == 0).all()
     assert (model.critic.optimizer.state[model.critic.qf1[0].weight]["exp_avg_sq"][5] == 0).all()

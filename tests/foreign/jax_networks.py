@@ -15,9 +15,9 @@ import numpy as np
 class Network:
     """A built network, and for each layer "recycled", "coupled" or a part of the reason why it is only measured.
 
-    `silencers` maps a recycled layer to the parameter that silences its neurons if it is very negative; the default is
-    the layer's bias. If `zeroed`, all incoming entries are set to zero instead, because the activation (tanh) is zero
-    only at zero.
+    `silencers` maps a recycled layer to the parameters that silence its neurons if they are very negative, by default
+    the layer's bias. If `zeroed`, all incoming entries are set to zero instead. Activations such as tanh need this,
+    because they are zero only at zero.
     """
 
     apply: Callable[..., Any]
@@ -237,7 +237,7 @@ def haiku(function: Callable[..., Any], *inputs: np.ndarray, **facts: Any) -> Ne
 
 
 def batch_norm_offset(layer: str) -> tuple[str]:
-    """Returns the path of the BatchNorm offset after a convolution. Both have the same parent: conv_1, batchnorm_1."""
+    """Returns the path of the BatchNorm offset after a convolution, such as that of batchnorm_1 after conv_1."""
     last = layer.split("+")[-1]
     for convolution, norm in (
         ("initial_conv", "initial_batchnorm"),
@@ -297,7 +297,7 @@ def haiku_lstm() -> Network:
 
 
 def pgx_alpha_zero() -> Network:
-    # Builds the network of make_baseline_model, which would download trained weights.
+    # Builds the network of make_baseline_model directly, because that function would download trained weights.
     from pgx._src.baseline import _create_az_model_v0
 
     def function(x, is_training):

@@ -1,4 +1,4 @@
-"""Networks of public JAX packages: silent neurons are recycled and the outputs stay the same to the last bit."""
+"""Networks of public JAX packages: recycling silent neurons does not change a bit of the outputs."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from networks.page import on_the_page
 import dormant
 from dormant.wiring import entry_mask, paths
 
-# The warnings come from the packages themselves, so they are ignored.
+# Ignores warnings, because they come from the packages.
 pytestmark = [pytest.mark.foreign, pytest.mark.filterwarnings("ignore")]
 TX = optax.adam(1e-3)
 

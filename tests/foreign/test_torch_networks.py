@@ -1,4 +1,4 @@
-"""Networks of public PyTorch packages: silent neurons are recycled and the outputs stay the same to the last bit."""
+"""Networks of public PyTorch packages: recycling silent neurons does not change a bit of the outputs."""
 
 import pytest
 import torch
@@ -9,10 +9,10 @@ from networks.torch_case import TorchCase
 
 import dormant.torch as dt
 
-# The warnings come from the packages, so they are ignored.
+# Ignores warnings, because they come from the packages.
 pytestmark = [pytest.mark.foreign, pytest.mark.filterwarnings("ignore")]
 
-# The critics detach the shared encoder. Only the actor trains it, and the actor is not traced here.
+# Nothing trains the shared encoder here: the critics detach it, and the actor, which trains it, is not traced.
 DETACHED = {"stable-baselines3: SAC critics, shared encoder": NATURE}
 
 

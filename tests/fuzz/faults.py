@@ -1,4 +1,4 @@
-"""Past faults of the tracer, planted into the wirings that `trace` returns. The fuzzer must find each of them."""
+"""Plants past faults of the tracer into the wirings that `trace` returns. The fuzzer must find each fault."""
 
 import contextlib
 import dataclasses
@@ -60,7 +60,7 @@ def _next(owner: Any, width: int) -> Any:
 
 
 def _repeated(owner: Any, width: int) -> Any:
-    """Returns the map of a flattened image as if its axes were in the other order (positions last or first)."""
+    """Returns the map of a flattened image as if channels and positions were flattened in reverse order."""
     ids = np.asarray(owner)
     rows = ids.size // width
     if rows <= 1 or ids.size % width or not (ids >= 0).all():

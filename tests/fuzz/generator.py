@@ -97,7 +97,7 @@ def dense(b: Builder, h: int, width: int) -> int:
     if form == "functional_call":
         own = b.param((width, inputs), "kernel", "yes", f"l{len(b.nodes) + 4}.weight")
         kernel = b.add("times", (b.param((width, inputs), "kernel"),), number=0.9)
-        b.param((1,), "kernel")  # unused; keeps node numbers the same
+        b.param((1,), "kernel")  # unused; makes `made` the node whose number is in the name of `own`
         made = b.add(form, (h, kernel, own), shape, inputs=inputs, width=width)
         b.nodes[made].attrs["id"] = made  # type: ignore[index]
         return made
@@ -335,7 +335,7 @@ BLOCKS: dict[str, Callable[[Builder, int], int]] = {
 
 
 def heads(b: Builder, h: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Adds one to three outputs. Returns the outputs, and those that PyTorch returns in training mode only."""
+    """Adds one to three outputs. Returns all outputs, and the outputs that PyTorch returns only in training mode."""
     count = int(b.rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
     made = []
     for _ in range(count):

@@ -19,7 +19,7 @@ from .structure import structure
 from .taps import hangs_on_rounding, judge_moves, observed
 
 OPTIMIZERS = (
-    *[optax.sgd(1e-2)] * 5,  # compiles fastest
+    *[optax.sgd(1e-2)] * 5,  # drawn most often, because it compiles fastest
     optax.adam(1e-2),
     optax.sgd(1e-2, momentum=0.9),
     optax.rmsprop(1e-2),
@@ -91,7 +91,7 @@ def drawn(kind: str, key: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def recycler(apply: Callable[..., Any], wiring: Any, donor: Values, tx: optax.GradientTransformation) -> Any:
-    """Returns one compiled function, so that outputs before and after recycling come from the same code.
+    """Returns one compiled function that gives both the outputs before and the outputs after recycling.
 
     The function returns the recycled parameters, the optimizer's states (before, after, of new weights), and the
     outputs, scores and dormant fraction before recycling.

@@ -1,4 +1,4 @@
-"""Faults of the JAX tracer: faulty functions that replace the tracer's own."""
+"""Faults of the JAX tracer, as faulty functions that replace functions of the tracer."""
 
 from collections.abc import Callable
 from typing import Any

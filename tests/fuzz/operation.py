@@ -6,7 +6,7 @@ attribute of the node. A tapped template calls `T`, which records, cuts or pertu
 - `T.r(id, value)`: the value that a kernel reads.
 - `T.z(id, value)`: the units that a kernel computes.
 - `T.a(id, compute, arguments, soft)`: the result of a nonlinearity. `soft` is a smooth function that depends on the
-  same elements.
+  elements that the nonlinearity depends on.
 """
 
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """The outcome of one program: the number of recycled and of only measured layers, or why it was refused."""
+    """The outcome of one program: how many layers are recycled and how many only measured, or why it was refused."""
 
     recycled: int = 0
     measured: int = 0
@@ -85,7 +85,7 @@ def judge_entries(
 ) -> list[Failure]:
     """Checks that only entries of silent units changed, and that every entry that feeds a recycled unit changed.
 
-    If `zero` is None, silent units are not known, and only the second part is checked.
+    If `zero` is None, silent units are not known, so only the entries that feed recycled units are checked.
     """
     truth = truths[0]
     old, new, fresh_values = (flat(values, truth) for values in (before, after, donor))
@@ -108,8 +108,8 @@ def judge_entries(
             fixed = ~(each.columns & may_train).any(1)  # units of a constant kernel count as inputs
             found += _judge_readings(each, fresh, zeroed, silent | fixed, zero)
     recycled = np.flatnonzero((truth.columns & fresh).any(1))
-    # An entry that was 0 and reads a recycled unit may have been set to 0, which shows no change. The same holds for
-    # an entry that reads a unit whose whole kernel is 0, because recycling such a unit shows no change either.
+    # An entry that was 0 and reads a recycled unit may have been set to 0 without a visible change. A unit whose whole
+    # kernel is 0 may have been recycled without a visible change, so entries that read it also count as readers.
     unseen = silent & ~(truth.columns & (new != 0)).any(1)
     reads = np.any([_readers(each, unit) for each in truths for unit in {*recycled, *np.flatnonzero(unseen)}], 0)
     old = may_train & ~running & ~changed & ~((new == 0) & reads)
@@ -164,9 +164,9 @@ def _judge_readings(
             what = f"redrawn, though {reading.name} depends on it where it is not 0"
             found.append(Failure("a live entry was redrawn", f"{_some(truth, wrong)}: {what}"))
         if reading.read_by.size:
-            # Readers of an element may be zeroed if the element is 0 on every sample, because no output changes. It
-            # must be 0 because its units are silent, or because a factor of a gated pair (one neuron to the tracer) is
-            # silent. Readers of a constant 0, such as padding, may always be zeroed.
+            # Readers of an element may be zeroed if the element is 0 on every sample, because then no output changes.
+            # It must be 0 because its units are silent, or because one factor of a gated pair is silent, which the
+            # tracer treats as one neuron. Readers of a constant 0, such as padding, may always be zeroed.
             nothing = ~reading.entries.any(1) & ~reading.raw
             alone = ~(reading.units & ~silent).any(1) | reading.gated
             dead = zeros & (reading.units.any(1) | nothing) & alone
@@ -191,7 +191,7 @@ def judge_outputs(kind: str, before: Sequence[Any], after: Sequence[Any]) -> lis
 
 
 def silence(program: Program, truths: Sequence[Structure], values: Values) -> Values:
-    """Returns the values with random units silenced, as far as entries that feed only these units can silence them."""
+    """Returns the values with random units silenced. Changes only entries that feed no other unit."""
     rng = np.random.default_rng(program.seed + 7)
     truth = truths[0]
     chosen = rng.random(len(truth.units)) < 0.45
@@ -204,7 +204,7 @@ def silence(program: Program, truths: Sequence[Structure], values: Values) -> Va
         changed[mine & biases] = -30.0
         with_bias = feeds[:, mine & biases].any(1)
         mine &= ~feeds[with_bias].any(0)
-    if any("norm" in name for name in program.operations):  # a norm's biases do not feed single units
+    if any("norm" in name for name in program.operations):  # because the biases of a norm do not feed single units
         changed[biases & (rng.random(len(biases)) < 0.3)] = -30.0
     keep = np.concatenate([np.full(truth.sizes[i], name.endswith(RUNNING)) for i, name in enumerate(truth.names)])
     changed[mine & ~keep] = 0.0

@@ -1,4 +1,4 @@
-"""Programs: networks as lists of nodes, which are rendered as code for each framework."""
+"""Programs: networks as lists of nodes, from which code for each framework is rendered."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -73,7 +73,7 @@ def without_dead_nodes(program: Program) -> Program:
 
 
 def redirected(program: Program, old: int, new: int) -> Program:
-    """Returns the program with every use of node `old` replaced by node `new`, which must come first."""
+    """Returns the program with every use of node `old` replaced by node `new`, which must come before `old`."""
     swap = lambda ids: tuple(new if index == old else index for index in ids)  # noqa: E731
     nodes = tuple(replace(node, args=swap(node.args)) for node in program.nodes)
     return without_dead_nodes(

@@ -53,7 +53,7 @@ def moved(b: "Builder", h: int) -> int:
     )  # fmt: skip
     low, high = sorted(int(i) for i in b.rng.choice(width + 1, 2, replace=False))
     if name == "slice":
-        least = 2 if b.framework == "torch" else 1  # torch.einsum turns a single one into a scale
+        least = 2 if b.framework == "torch" else 1  # torch.einsum turns a single column into a scale
         low = max(0, min(low, width - least))
         high = min(max(high, low + least), width)
         return b.add(name, (h,), (high - low,), low=low, high=high)

@@ -36,7 +36,7 @@ def owners_of(truth: Structure, incoming: Mapping[str, Any]) -> np.ndarray:
 def judge_scores(
     truths: Sequence[Structure], layers: Sequence[Any], scores: Mapping[str, Any], seen: Observed, exact: bool
 ) -> list[Failure]:
-    """Checks that silent units score 0, and that the scores of simple layers equal those computed by hand."""
+    """Checks that silent units score 0, and that the scores of simple layers equal scores computed by hand."""
     truth, found = truths[0], []
     quiet = silent_units(truths, seen.zero) & ~active(truth, seen.activations)
     for layer in layers:
@@ -87,7 +87,7 @@ def active(truth: Structure, activations: Sequence[np.ndarray]) -> Table:
 
 
 def by_hand(truth: Structure, neurons: Table, seen: Observed) -> np.ndarray | None:
-    """Returns the scores of a layer with one nonlinearity whose results are read unchanged. None for other layers."""
+    """Returns a layer's scores if it has one nonlinearity and its results are read unchanged, else None."""
     mine = neurons.any(0)
     if not (neurons.sum(1) == 1).all() or mine.sum() < len(neurons):
         return None
@@ -125,9 +125,9 @@ def judge_not_finite(
     activations = zip(truth.activations_of(unit), seen.activations, strict=True)
     readings = zip((reading.units[:, unit] for reading in truth.readings), seen.ends, strict=True)
     if not all(np.isnan(value[:, mine]).any() for mine, value in activations if mine.any()):
-        return found  # a nonlinearity hides the NaN: `where(h > 0, h, 0)` is 0 there
+        return found  # a nonlinearity hides the NaN, as `where(h > 0, h, 0)` does
     if not any(np.isnan(value[:, mine]).any() for mine, value in readings):
-        return found  # nothing reads the NaN: a mask or an index leaves it out
+        return found  # nothing reads the NaN, because a mask or an index leaves it out
     for layer in layers:
         neurons = neurons_of(truth, layer.incoming, layer.width)
         if not layer.recyclable or not neurons[:, unit].any():
@@ -149,7 +149,7 @@ def judge_not_finite(
 
 
 def with_nan(truth: Structure, values: Values, trained: Sequence[str], seed: int) -> tuple[Values, int] | None:
-    """Returns the values with NaN in one entry of one unit's kernel, and the unit. None if no kernel is trained."""
+    """Returns the values with NaN in one entry of one unit's kernel, and the unit, or None if no kernel is trained."""
     rng = np.random.default_rng(seed + 11)
     may = np.concatenate([np.full(size, name in trained) for name, size in zip(truth.names, truth.sizes, strict=True)])
     units = np.flatnonzero((truth.columns & may).any(1))

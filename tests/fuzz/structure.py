@@ -1,4 +1,4 @@
-"""Finds what feeds and reads every unit of a program from derivatives of a smooth copy, without the tracer."""
+"""Finds which entries feed and read each unit of a program, from derivatives of a smooth copy without the tracer."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -200,7 +200,7 @@ def compiled(program: Program) -> Callable[..., list[Tensor]]:
 
 
 def structure(program: Program, training: bool = False) -> Structure:
-    """Returns the true dependencies of a program, from one run cut at kernels and one also cut at nonlinearities."""
+    """Returns the true dependencies of a program, from a run cut at kernels and a run also cut at nonlinearities."""
     tapped = compiled(program)
     random = torch.Generator().manual_seed(1)
     p = {

@@ -75,7 +75,7 @@ def run(program: Program, values: Values, batch: np.ndarray, recorder: Recorder)
 
 
 class Observed(NamedTuple):
-    """Values of a run, each [batch, elements]: `ends` are kernel inputs and outputs, `activations` of nonlinearities.
+    """Values of a run, each [batch, elements]. `ends` holds kernel inputs and outputs.
 
     `zero` masks the elements of `ends` that are 0 on the whole batch.
     """
@@ -98,7 +98,7 @@ def observed(
 
 
 def hangs_on_rounding(program: Program, values: Values, batch: np.ndarray, seen: Observed, **options: Any) -> bool:
-    """Whether rounding decides which values are 0, so that another compilation may give other zeros.
+    """Whether rounding decides which values are 0, so that a different compilation may give different zeros.
 
     Examples: a constant neuron from which the batch mean is subtracted, or a sigmoid that almost underflows.
     """

@@ -117,7 +117,7 @@ def run_torch(program: Program) -> Outcome:
     fresh = lambda: load(network(), donor)  # noqa: E731
     try:
         dt.recycle_(module, wiring, batch, tau=0.0, optimizer=optimizer, init=fresh, layers=names)
-    except ValueError as error:  # Adafactor keeps rows and columns of second moments
+    except ValueError as error:  # Adafactor is refused, because its second moments are rows and columns
         if not isinstance(optimizer, torch.optim.Adafactor) or "Adafactor keeps" not in str(error):
             raise
         changed = any((before[name] != value).any() for name, value in state_of(module, list(shapes)).items())
@@ -131,7 +131,7 @@ def run_torch(program: Program) -> Outcome:
     for training, old in zip((False, True), first, strict=True):
         kind = f"outputs moved in {'training' if training else 'evaluation'} mode"
         if not known or (training and woken(program, truths[-1], before, new, donor, batch.numpy())):
-            continue  # noise activates a unit that is otherwise silent
+            continue  # because noise activates a unit that is silent in evaluation mode
         fails += judge_outputs(kind, old, outputs_of(module, batch, training))
     fails += judge_entries(truths, before, new, donor, trained, seen.zero if known else None)
     fails += judge_moves(program, truths, modes, before, new, donor, batch.numpy())
@@ -151,7 +151,7 @@ def run_torch(program: Program) -> Outcome:
 
 
 def woken(program: Program, truth: Structure, before: Values, new: Values, donor: Values, batch: np.ndarray) -> bool:
-    """Whether noise in training mode activates a recycled unit, or may if no nonlinearity follows the unit."""
+    """Whether noise in training mode activates a recycled unit. Counts units that no nonlinearity follows."""
     recycled = recycled_units(truth, before, new, donor)
     if not recycled.any() or not program.operations & {"train_noise", "noisy_dense"}:
         return False

@@ -1,4 +1,4 @@
-"""Faults of the PyTorch tracer: faulty functions that replace the tracer's own."""
+"""Faults of the PyTorch tracer, as faulty functions that replace functions of the tracer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

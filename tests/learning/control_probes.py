@@ -11,11 +11,11 @@ import numpy as np
 from dormant.rl.envs import ControlOutcome
 
 GAMMA = 0.5
-BEST = 0.5  # the best action if the reward depends on it; times the sign if the reward depends on the sign too
+BEST = 0.5  # the best action if the reward depends on the action; multiplied by the sign if it also depends on that
 
 
 class Probe(NamedTuple):
-    """One problem: the Q values of three actions, and the best action, at each of `places`, which are (sign, step)."""
+    """One problem: the Q values of three actions and the best action at each observation (sign, step) of `places`."""
 
     name: str
     length: int
@@ -66,7 +66,7 @@ class ProbeBodies:
         self._episode, self._step = (np.zeros(len(seeds), np.int32) for _ in range(2))
 
     def _posed(self, body):
-        """The problem and the sign of a body's episode, which depend only on the number of the episode."""
+        """The problem and the sign of a body's episode, computed from only the number of the episode."""
         counter = [0, int(self._episode[body]), 0, 0]
         draw = np.random.Generator(np.random.Philox(key=self._keys[body], counter=counter))
         probe, sign = int(draw.integers(len(PROBES))), float(draw.choice([-1.0, 1.0]))

@@ -18,11 +18,11 @@ class Probe:
 
     name: str
     length: int
-    random_sign: bool  # whether the observation is randomly +1 or -1; otherwise it is the number of the step
+    random_sign: bool  # True if the observation is randomly +1 or -1, False if it is the number of the step
     reward_by: str  # "constant", "observation", "end", "action" or "both"
     places: tuple[float, ...]
     values: tuple[tuple[float, float], ...]
-    truncated: bool = False  # whether episodes are truncated, so that values are bootstrapped at their end
+    truncated: bool = False  # True if episodes are truncated, so that their last values are bootstrapped
 
     observation_shape = (1,)
     observation_dtype = np.dtype(np.float32)
@@ -54,7 +54,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Pictured:
-    """A probe whose observation is an image of one brightness, which shifts do not change."""
+    """A probe whose observation is an image of constant brightness, because augmentation by shifts can't change it."""
 
     probe: Probe
 
@@ -79,6 +79,6 @@ PROBES = (
     Probe("reward two steps on", 2, False, "end", (0.0, 1.0), ((GAMMA, GAMMA), (1.0, 1.0))),
     Probe("reward by action", 1, False, "action", (0.0,), ((-1.0, 1.0),)),
     Probe("reward by both", 1, True, "both", (-1.0, 1.0), ((1.0, -1.0), (-1.0, 1.0))),
-    # The observation is the same before and after the truncation, so its value is 1 + GAMMA + GAMMA**2 + ...
+    # The truncation does not change the observation, so the value is 1 + GAMMA + GAMMA**2 + ...
     Probe("cut off", 1, True, "constant", (-1.0, 1.0), ((1 / (1 - GAMMA),) * 2,) * 2, truncated=True),
 )

@@ -32,7 +32,7 @@ def test_dqn_reaches_the_known_values(probe, intervention):
         env=probe,
         intervention=intervention,
         agent_steps=1_500,
-        log_period=1_500,  # a single chunk, to compile only one
+        log_period=1_500,  # a single chunk, so that only one is compiled
         seeds=(0, 1),
         eval_period=3_000,
     )

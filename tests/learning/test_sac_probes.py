@@ -40,7 +40,7 @@ def learned(request, tmp_path_factory):
     for _ in range(2):
         state, _ = loop.advance(state)
     agent, inner = jax.tree.map(lambda leaf: leaf[0], (state.agent, state.intervention))
-    assert all(recycled_counts(inner).values()), "ReDo must recycle for this to say anything about it"
+    assert all(recycled_counts(inner).values()), "ReDo must recycle, or this test says nothing about it"
     return agent
 
 

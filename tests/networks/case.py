@@ -1,4 +1,4 @@
-"""Test cases: a network in JAX, and whether each of its layers is recycled, coupled or measured only."""
+"""Test cases: a network in JAX, and whether each of its layers is recycled, coupled or only measured."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ FRACTIONS = np.random.default_rng(4).uniform(size=(6, 3)).astype(np.float32)
 class Case:
     """A network and the expected result for each hidden layer (see `promises`).
 
-    The name `first+...` stands for merged layers that begin with `first`. `refused` is a part of the error for a
-    network that can't be traced; `layers` then names its hidden layers. `agent` is the publication of the agent that
-    uses this network. `build` returns apply and init.
+    The name `first+...` stands for merged layers that begin with `first`. If the network can't be traced, `refused` is
+    a part of the error, and `layers` names the hidden layers. `agent` is the publication of the agent that uses this
+    network. `build` returns apply and init.
     """
 
     name: str
@@ -57,9 +57,9 @@ def promises(
 ) -> dict[str, str]:
     """Returns each layer's expected result. Arguments are layer names between spaces; `measured` maps reasons to names.
 
-    Layers in `awake` are recycled (coupled or not), but are not silent if all their incoming entries are zero, because
-    a cosine or a normalisation without parameters follows. Hidden layers in `lost` are measured only, or not found by
-    the trace. The name `...`, after all others, stands for all other layers.
+    Layers in `awake` are recycled (coupled or not). They are not silent even if all their incoming entries are zero,
+    because a cosine or a normalisation without parameters follows. Hidden layers in `lost` are only measured, or the
+    trace does not find them. The name `...` comes last and stands for all layers that are not named.
     """
     kinds = {"recycled": recycled, "coupled": coupled, "awake": awake, "lost": lost, **(measured or {})}
     return {name: promise for promise, names in kinds.items() for name in names.split()}
@@ -78,7 +78,7 @@ def promise_of(layer: str, promised: Mapping[str, str]) -> str | None:
 
 
 def kept(promise: str | None, found: str) -> bool:
-    """Whether a layer's result ("recycled", "coupled" or reasons) agrees with the expected one."""
+    """Whether a layer's result ("recycled", "coupled" or reasons) agrees with the expected result."""
     if promise in ("awake", "lost"):
         return (found in ("recycled", "coupled")) == (promise == "awake")
     exact = promise in ("recycled", "coupled", None) or found in ("recycled", "coupled")
@@ -108,7 +108,7 @@ def linen(
     refused: str = "",
     agent: str = "",
 ) -> Callable[[Callable[..., Any]], Case]:
-    """Decorates the body of a Flax network (inputs to outputs, layers made inline). Returns a case."""
+    """Decorates the `__call__` of a Flax network, which makes its layers inline. Returns a case."""
 
     def case(function: Callable[..., Any]) -> Case:
         return Case(

@@ -52,21 +52,21 @@ TORCH = cases(TorchCase, torch_agents, torch_control, torch_models, torch_layers
 
 
 def foreign_jax() -> Iterator[Case]:
-    """Yields the networks of other JAX packages. Imports a package when its network is built."""
+    """Yields the networks of public JAX packages. Imports a package when its network is built."""
     for name, make in jax_networks.NETWORKS.items():
         network = make()
         yield Case(name, lambda network=network: (network.apply, network.init), network.inputs, network.layers)
 
 
 def foreign_torch() -> Iterator[TorchCase]:
-    """Yields the networks of other PyTorch packages."""
+    """Yields the networks of public PyTorch packages."""
     for name, make in torch_networks.NETWORKS.items():
         module, inputs, layers = make()
         yield TorchCase(name, lambda module=module: module, inputs, promises(" ".join(layers)))
 
 
 def foreign_names() -> tuple[list[str], list[str]]:
-    """Returns the names of the networks of other packages, in JAX and in PyTorch, without building any."""
+    """Returns the names of the networks of public packages, in JAX and in PyTorch, without building a network."""
     return list(jax_networks.NETWORKS), list(torch_networks.NETWORKS)
 
 

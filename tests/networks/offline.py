@@ -161,7 +161,7 @@ def paco(params, x):
     agent="Yang et al. 2020",
 )
 def soft_modules(x):
-    """The task's weights mix the modules of each layer into the inputs of the next."""
+    """The task's weights mix the modules of each layer into the inputs of the next layer."""
     first = jnp.stack([hidden(x, 6, f"a{k}") for k in (1, 2)], 1)
     shares = nn.softmax(nn.Dense(4, name="routes")(one_hot_tasks(len(x))).reshape(-1, 2, 2))
     mixed = jnp.einsum("bij,bjf->bif", shares, first)

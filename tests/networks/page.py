@@ -20,7 +20,7 @@ def on_the_page(case: Case | TorchCase, wiring: Any) -> None:
 
 
 def refused_on_the_page(case: Case, error: Exception) -> None:
-    """Raises AssertionError if the page does not say that the network is refused with this error."""
+    """Raises AssertionError if the page has no line that states that this error refuses the network."""
     _check(case, MAKER["refusal"](error))
 
 

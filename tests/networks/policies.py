@@ -277,7 +277,7 @@ def film(x):
     agent="Nikishin et al. 2023",
 )
 def plasticity_injection(x):
-    """Adds the change of a new head since its initialisation to the old head's output."""
+    """Adds the output change of a new head since its initialisation to the output of the old head."""
     x = hidden(x, 8, "dense")
     old = nn.Dense(ACTIONS, name="head2")(hidden(x, 8, "head1"))
     start = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Checks on one network what "recycled: yes" promises: outputs and all other weights stay the same."""
+"""Checks what "recycled: yes" promises for a network: recycling does not change its outputs or any other weight."""
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ def _check_recycling(apply, init, wiring, params, inputs):
         touched = np.broadcast_to(fed[name] | read[name], params[name].shape)
         np.testing.assert_array_equal(np.asarray(after.params[name])[~touched], np.asarray(params[name])[~touched])
         assert not np.asarray(after.params[name])[np.broadcast_to(read[name], params[name].shape)].any()
-    # Incoming weights of a recycled neuron no longer matter, because its outgoing weights are zero.
+    # Replaces incoming weights of recycled neurons. They no longer matter, because the outgoing weights are zero.
     other = init(jax.random.key(2))
     only_fed = {name: fed[name] & ~read[name] for name in params}
     moved = {name: jnp.where(only_fed[name], other[name], after.params[name]) for name in params}

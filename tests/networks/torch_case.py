@@ -1,4 +1,4 @@
-"""Test cases: a module in PyTorch, and whether each of its layers is recycled, coupled or measured only."""
+"""Test cases: a module in PyTorch, and whether each of its layers is recycled, coupled or only measured."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ ACTIONS = drawn(3, 6, 2)
 
 
 class Net(nn.Module):
-    """A module from named layers and a function `forward(layers, *inputs)`."""
+    """A module made from named layers and a function `forward(layers, *inputs)`."""
 
     def __init__(self, function: Callable[..., Any], **layers: nn.Module | nn.Parameter) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Net(nn.Module):
 
 
 def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Returns dense layers with an activation after all but the last."""
+    """Returns dense layers with an activation after each layer except the last."""
     pairs = pairwise(widths)
     layers = [layer for one, other in pairs for layer in (nn.Linear(one, other), activation())]
     return nn.Sequential(*layers[:-1])

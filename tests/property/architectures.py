@@ -1,4 +1,4 @@
-"""Hypothesis strategies for networks and optimizers, and how to make some of a network's neurons silent."""
+"""Hypothesis strategies for networks and optimizers, and functions that silence some of a network's neurons."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -174,7 +174,7 @@ def train(network: Network, params) -> Learner:
 
 
 def optimizer_step(tx, gradients, state, params):
-    # optax multiplies integer counts by Python numbers, which JAX's strict promotion forbids.
+    # Relaxes the promotion, because optax multiplies integer counts by Python numbers.
     with jax.numpy_dtype_promotion("standard"):
         updates, state = jax.jit(tx.update)(gradients, state, params)
     return optax.apply_updates(params, updates), state

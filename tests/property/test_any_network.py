@@ -1,4 +1,4 @@
-"""Every layer of the JAX networks in tests/networks is recycled, measured only or refused, as its case promises."""
+"""Every layer of the JAX networks in tests/networks is recycled, only measured, or refused, as its case promises."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -75,7 +75,7 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(index):
     before, scores = run(params)
     silent = {name: np.asarray(scores[name]) == 0 for name in masks if not wiring[name].coupled_by}
     awake = {name for name in masks if promise_of(name, RUNNING[index].layers) == "awake"}
-    # On so few inputs, other neurons may also be silent.
+    # More neurons than the silenced ones may be silent on so few inputs.
     assert all(silent[name][masks[name]].all() for name in silent.keys() - awake), f"{silent} {wiring}"
     after = recycled(params, donor, wiring, silent)
     for old, new in zip(before, run(after)[0], strict=True):
@@ -97,7 +97,7 @@ def recycled(params: Any, donor: Any, wiring: dormant.Wiring, silent: Any) -> An
 
 @pytest.mark.parametrize("index", range(0, len(RUNNING), 10), ids=lambda index: RUNNING[index].name)
 def test_redo_recycles_as_numpy_does(index):
-    """Tests only every tenth network, because compiling ReDo takes as long as a network's other tests together."""
+    """Tests only every tenth network, because compiling ReDo takes as long as all other tests of a network together."""
     run, params, donor, wiring, masks = traced(index)
     inputs = RUNNING[index].inputs
     redo = dormant.ReDo(tau=0.0, coupled="skip")

@@ -1,4 +1,4 @@
-"""Every layer of the PyTorch networks in tests/networks is recycled or measured only, as its case promises."""
+"""Every layer of the PyTorch networks in tests/networks is recycled or only measured, as its case promises."""
 
 from functools import lru_cache
 
@@ -23,7 +23,7 @@ def traced(index: int):
     """Returns a module in evaluation mode with silent neurons, its wiring, and masks of the silent neurons by layer."""
     case = TORCH[index]
     module = case.module().eval()
-    for name, leaf in module.state_dict().items():  # so that no bias or running mean is zero
+    for name, leaf in module.state_dict().items():  # makes every bias and running mean nonzero
         if leaf.is_floating_point():
             leaf += 0.05 * torch.rand(leaf.shape, generator=torch.Generator().manual_seed(len(name)))
     wiring = dt.trace(module, *case.inputs)
@@ -35,7 +35,7 @@ def traced(index: int):
 
 @torch.no_grad()
 def change(module, side, layers, masks, new):
-    """Replaces the incoming or outgoing entries (`side`) of masked neurons."""
+    """Replaces the incoming or the outgoing entries of masked neurons; `side` names which."""
     leaves = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for layer in layers:
         for name, owner in getattr(layer, side).items():
@@ -91,7 +91,7 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(index):
     module.load_state_dict(kept)
     assert set(counts) == set(safe)
     awake = {name for name in safe if promise_of(name, case.layers) == "awake"}
-    # On so few inputs, other neurons may also be silent.
+    # More neurons than the silenced ones may be silent on so few inputs.
     silent = {name: 0 if name in awake else int(masks[name].sum()) for name in safe}
     assert all(counts[name] >= least for name, least in silent.items()), f"{counts} {wiring}"
     for one, other in zip(before, after, strict=True):

@@ -82,7 +82,7 @@ def test_a_ring_holds_what_a_list_of_episodes_does(kinds, capacity, n_step, stac
         before, after = 2 * number % 251 + 1, (2 * number + (2 if kind == "goes on" else 1)) % 251 + 1
         discount, last = 0.0 if kind == "terminal" else GAMMA, kind != "goes on"
         frames = [np.full((1, 1), value, np.uint8) for value in (before, after)]
-        # Within an episode, a step starts from the last frame of the step before, also after a resume.
+        # Within an episode, a step starts from the last frame of the previous step, even if the run resumed in between.
         if episodes.frames and episodes.steps:
             frames[0][:] = before = episodes.steps[-1][3]
         replay.add(ring, len(episodes.steps), frames[0], 0, float(number), discount, last, frames[1])

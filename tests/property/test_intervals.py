@@ -111,5 +111,5 @@ def test_where_there_is_no_effect_few_claims_of_three_seeds_are_reproduced(envir
     rng = np.random.default_rng(0)
     draws = rng.lognormal(sigma=0.5, size=(1_000, 2, 3, environments))
     reproduced = [judged(claim, mine, theirs).verdict == "reproduced" for mine, theirs in draws]
-    # One side of a 95 % interval: 25 of 1,000 are expected. More than 40 occur in 1 of 500 such tests.
+    # The verdict tests one side of a 95 % interval, so 25 of 1,000 are expected. Only 1 in 500 such tests exceeds 40.
     assert sum(reproduced) <= 40

@@ -1,4 +1,4 @@
-"""docs/networks.md is up to date outside of the lines of single networks, which the networks' own tests check."""
+"""docs/networks.md is up to date, apart from the lines of networks, which the tests of the networks check."""
 
 from networks.everything import JAX, TORCH, foreign_names
 from networks.page import BEFORE, MAKER, PAGE

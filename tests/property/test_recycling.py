@@ -158,7 +158,7 @@ SMALL = Architecture(
 
 
 def test_masks_agree_with_brute_force():
-    """Changing an outgoing entry of a silent neuron has no effect; changing any weight of a live neuron has one."""
+    """Outgoing entries of silent neurons do not affect the outputs. All weights of live neurons do."""
     network, inputs = network_of(SMALL), examples()
     layers = [layer for layer in network.wiring.layers if layer.recyclable]
     chosen = {layer.name: jnp.arange(layer.width) == 1 for layer in layers}

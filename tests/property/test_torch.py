@@ -1,4 +1,4 @@
-"""Recycling silent neurons of random torch networks keeps the outputs and all other entries unchanged."""
+"""Recycling silent neurons of random torch networks does not change the outputs or the entries of live neurons."""
 
 import copy
 from itertools import pairwise
@@ -80,7 +80,7 @@ def convolutions(draw, x, act):
 
 
 def silence_(net, draw):
-    """Gives random neurons of each layer a bias at which they never fire."""
+    """Silences random neurons of each layer by a very negative bias."""
     parts = list(net.trunk)
     for part, after in pairwise(parts):
         if isinstance(part, nn.Linear | nn.Conv2d):
@@ -152,7 +152,7 @@ def test_recycling_silent_neurons_changes_only_their_entries(net_x, make, data):
 @settings(max_examples=10)
 @given(net_x=networks(), data=st.data())
 def test_masks_agree_with_brute_force(net_x, data):
-    """Changing an outgoing entry of a silent neuron never changes the output; changing one of a live neuron does."""
+    """Changing an outgoing entry changes the output if its neuron is live, and does not if its neuron is silent."""
     net, x = net_x
     silence_(net, data)
     net.eval()
