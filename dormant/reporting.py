@@ -13,7 +13,7 @@ from .reasons import Interval as Interval
 from .reasons import LayerReport as LayerReport
 from .reasons import Report as Report
 from .reasons import pooled
-from .scores import checked_tau
+from .settings import checked_tau
 from .tracing import trace
 from .wiring import Activation, NeuronLayer, Wiring, by_path
 

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num, Shaped
 
+from .settings import checked_tau
+
 AnyArray = jax.Array | np.ndarray
 
 
@@ -67,13 +69,6 @@ def dormant_mask(scores: Float[AnyArray, "*batch neurons"], tau: float) -> Bool[
     neurons.
     """
     return jnp.asarray(scores) <= checked_tau(tau)
-
-
-def checked_tau(tau: float) -> float:
-    """Returns `tau`. Raises ValueError unless it is at least 0."""
-    if not tau >= 0:
-        raise ValueError(f"tau must be at least 0, got {tau}; 0 finds only exactly silent neurons, the paper uses 0.1.")
-    return tau
 
 
 def dormant_fraction(scores: Mapping[str, Shaped[AnyArray, " neurons"]], tau: float = 0.1) -> Float[Array, ""]:

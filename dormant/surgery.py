@@ -3,7 +3,6 @@
 import functools
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
+from .settings import Renewal
 from .tracing.program import flat_program
 from .wiring import Masks, Network, NeuronLayer, Wiring, by_path, entry_mask, entry_sums, paths
 
@@ -200,38 +200,10 @@ def _leaves(tree: PyTree, params: Params) -> list[Array | None]:
     return leaves
 
 
-def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless `value` is one of the choices of the option `name`."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
-
-
 class Recycled(NamedTuple):
     """The number of neurons recycled so far in each layer."""
 
     counts: dict[str, Int[Array, ""]]
-
-
-@dataclass(frozen=True)
-class Renewal:
-    """How a chosen neuron's weights and their optimizer state are renewed; `ReDo` explains the four options.
-
-    >>> Renewal(incoming="scaled").outgoing
-    'zero'
-
-    Raises ValueError for an unknown option.
-    """
-
-    outgoing: Literal["zero", "fresh"] = "zero"
-    incoming: Literal["fresh", "scaled"] = "fresh"
-    moments: Literal["fresh", "keep"] = "fresh"
-    step_count: Literal["keep", "restart"] = "keep"
-
-    def __post_init__(self) -> None:
-        one_of("outgoing", self.outgoing, ("zero", "fresh"))
-        one_of("incoming", self.incoming, ("fresh", "scaled"))
-        one_of("moments", self.moments, ("fresh", "keep"))
-        one_of("step_count", self.step_count, ("keep", "restart"))
 
 
 def renewed(key: Array, learner: Learner, network: Network, masks: Masks, renewal: Renewal) -> Learner:

@@ -59,6 +59,9 @@ TABLE = "tests/unit/test_table.py tests/unit/test_overlap.py"
 TRACING = "tests/unit/test_tracing.py tests/unit/test_kinds_of_networks.py"
 
 MUTANTS = [
+    *of("settings.py", SCORES, ("if not tau >= 0:", "if tau < 0:")),
+    *of("settings.py", SCHEDULE, ("if steps < 1:", "if steps < 0:")),
+    *of("settings.py", RENEWAL, ("if value not in choices:", "if False:")),
     *of(
         "scores.py",
         SCORES,
@@ -66,7 +69,6 @@ MUTANTS = [
         ("jnp.where(mean > 0, mean, jnp.ones_like(mean))", "mean"),
         ("jnp.maximum(scores, jnp.finfo(scores.dtype).tiny)", "scores"),
         ("<= checked_tau(tau)", "< checked_tau(tau)"),
-        ("if not tau >= 0:", "if tau < 0:"),
         ("jnp.isfinite(values).all()", "jnp.isfinite(values).any()"),
         ("jnp.minimum(a.sum(), b.sum())", "jnp.maximum(a.sum(), b.sum())"),
         ("for each in scores.values()]).any()", "for each in scores.values()]).all()"),
@@ -95,7 +97,6 @@ MUTANTS = [
         ("due & (step < self.stop)", "due & (step <= self.stop)"),
         ("jax.random.fold_in(key, index)", "key"),
         ("now >= self.share", "now > 2 * self.share"),
-        ("if steps < 1:", "if steps < 0:"),
         (
             "return any(may_change(link, step) for link in links)",
             "return all(may_change(link, step) for link in links)",
@@ -140,7 +141,6 @@ MUTANTS = [
     *of(
         "surgery.py",
         RENEWAL,
-        ("if value not in choices:", "if False:"),
         ("kept = ~masks[layer.name]", "kept = masks[layer.name]"),
         ("if old[path].ndim < 2:", "if old[path].ndim < 1:"),
         ('if renewal.outgoing == "zero":', "if True:"),

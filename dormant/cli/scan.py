@@ -24,7 +24,7 @@ from dormant.files import read_array, read_arrays
 from dormant.lab.drawing import report_picture
 from dormant.metrics import fitting_loss, fitting_step, random_targets
 from dormant.reporting import batch_size
-from dormant.scores import checked_tau
+from dormant.settings import checked_tau
 from dormant.wiring import paths
 
 PICTURES = (".png", ".pdf", ".svg")

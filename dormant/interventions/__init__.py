@@ -1,6 +1,6 @@
 """Interventions: frozen dataclasses whose `init` and `update` change weights outside of the gradient step."""
 
-from ..surgery import Renewal as Renewal
+from ..settings import Renewal as Renewal
 from ..surgery import recycled_counts as recycled_counts
 from .holding import ClipWeights as ClipWeights
 from .holding import PlasticityInjection as PlasticityInjection

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..scores import checked_tau
+from ..settings import checked_steps, checked_tau
 from ..surgery import Learner, graft, nothing, recyclable
 from ..wiring import Network, by_path, entry_mask, paths
-from .schedule import checked_steps, when
+from .schedule import when
 
 
 class Bounds(NamedTuple):

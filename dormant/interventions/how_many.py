@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..scores import checked_tau, dormant_mask
+from ..scores import dormant_mask
+from ..settings import checked_tau
 
 Scores = Mapping[str, Float[Array, " neurons"]]
 Counts = dict[str, Int[Array, ""]]

@@ -9,20 +9,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..metrics import contributions, gradient_scores, utilities
-from ..scores import checked_tau, neuron_scores
-from ..surgery import (
-    Learner,
-    Recycled,
-    Renewal,
-    count,
-    first_moments,
-    fresh,
-    graft,
-    one_of,
-    recyclable,
-    renewed,
-    uncounted,
-)
+from ..scores import neuron_scores
+from ..settings import Renewal, checked_tau, one_of
+from ..surgery import Learner, Recycled, count, first_moments, fresh, graft, recyclable, renewed, uncounted
 from ..wiring import Entries, Network, NeuronLayer, Wiring, by_path, entry_mask
 from .how_many import Dormant, Number
 from .schedule import when

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from ..surgery import Learner, everything, fresh, graft, nothing, one_of, restart_step_count
+from ..settings import checked_steps, one_of
+from ..surgery import Learner, everything, fresh, graft, nothing, restart_step_count
 from ..wiring import Network, paths
-from .schedule import checked_steps, when
+from .schedule import when
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
-from ..scores import checked_tau
+from ..settings import checked_steps, checked_tau
 from ..surgery import Learner
 from ..wiring import Network
 
@@ -60,19 +59,6 @@ def checked_occasional(what: Intervention, within: str) -> Intervention:
             "use it alone, or in a Chain with other interventions."
         )
     return what
-
-
-def checked_steps(name: str, steps: int) -> int:
-    """Returns `steps` if it is a positive whole number of gradient steps.
-
-    Raises TypeError if `steps` is not an integer, such as the float 1e3, and ValueError if it is below 1.
-    """
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
-        hint = f"; write {int(steps)}" if isinstance(steps, float) and steps.is_integer() else ""
-        raise TypeError(f"{name} must be a whole number of gradient steps, got {steps!r}{hint}.")
-    if steps < 1:
-        raise ValueError(f"{name} must be at least 1 gradient step, got {steps}.")
-    return steps
 
 
 class Scheduled(NamedTuple):

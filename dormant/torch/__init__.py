@@ -1,5 +1,6 @@
 """Dormant neurons of a `torch.nn.Module`: trace, measure, recycle. Imports no JAX."""
 
+from ..settings import Renewal as Renewal
 from . import how_many as how_many
 from .measuring import Report as Report
 from .measuring import gradient_dormancy as gradient_dormancy
@@ -9,7 +10,6 @@ from .optimizers import L2Init as L2Init
 from .optimizers import Parseval as Parseval
 from .optimizers import Spectral as Spectral
 from .optimizers import penalised as penalised
-from .recycling import Renewal as Renewal
 from .recycling import recycle_ as recycle_
 from .renewing import ContinualBackprop as ContinualBackprop
 from .renewing import Prune as Prune

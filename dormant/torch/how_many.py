@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .measuring import checked_tau
+from ..settings import checked_tau
 
 Scores = Mapping[str, Float[Tensor, " neurons"]]
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .. import reasons
+from ..settings import checked_tau
 from .execution import Seed, plain, plain_name, tensors_in
 from .tracing import trace
 from .wiring import Activation, NeuronLayer, Wiring, magnitudes, neuron_scores
@@ -64,13 +65,6 @@ class Report:
             rows.append((name, str(len(mask)), "nan" if math.isnan(fraction) else str(int(mask.sum()))))
         rows += [(name, "-", "not computed: these inputs take a branch without it") for name in self.left_out]
         return "\n".join(reasons.table(rows))
-
-
-def checked_tau(tau: float) -> float:
-    """Returns `tau`. Raises ValueError if it is negative or NaN."""
-    if not tau >= 0:
-        raise ValueError(f"tau must be at least 0, got {tau}; 0 finds only exactly silent neurons, the paper uses 0.1.")
-    return tau
 
 
 def measure(module: nn.Module, wiring: Wiring, *inputs: object, tau: float = 0.1) -> Report:

@@ -11,6 +11,7 @@ import torch.distributed as distributed
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from ..settings import Renewal, one_of
 from .execution import named_leaves, plain, plain_name, storage
 from .measuring import RUNS, check_arguments, entry_sums, measure
 from .optimizers import Optimizers, check_held, check_known, forget_, optimizer_list
@@ -36,34 +37,6 @@ class Learner:
     def leaves(self) -> dict[str, Tensor]:
         """The parameters and buffers by name, without the prefixes of wrappers."""
         return named_leaves(plain(self.module))
-
-
-@dataclass(frozen=True)
-class Renewal:
-    """How the weights of a chosen neuron and their optimizer state change; `ReDo` explains the four options.
-
-    >>> Renewal(incoming="scaled").outgoing
-    'zero'
-
-    Raises ValueError for an unknown option.
-    """
-
-    outgoing: Literal["zero", "fresh"] = "zero"
-    incoming: Literal["fresh", "scaled"] = "fresh"
-    moments: Literal["fresh", "keep"] = "fresh"
-    step_count: Literal["keep", "restart"] = "keep"
-
-    def __post_init__(self) -> None:
-        one_of("outgoing", self.outgoing, ("zero", "fresh"))
-        one_of("incoming", self.incoming, ("fresh", "scaled"))
-        one_of("moments", self.moments, ("fresh", "keep"))
-        one_of("step_count", self.step_count, ("keep", "restart"))
-
-
-def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless `value` is one of the two choices for the option `name`."""
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}.")
 
 
 def recycle_(

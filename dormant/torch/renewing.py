@@ -7,30 +7,22 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..settings import Renewal, checked_steps, checked_tau, one_of
 from .how_many import Dormant, Number, Scores
-from .measuring import (
-    checked_tau,
-    contributions,
-    first_moments,
-    gradient_scores,
-    lasting_scores,
-    utilities,
-)
+from .measuring import contributions, first_moments, gradient_scores, lasting_scores, utilities
 from .optimizers import Optimizers
 from .recycling import (
     Init,
     Learner,
-    Renewal,
     check_writable,
     dormant_masks,
     entries_of,
-    one_of,
     recyclable,
     renew_,
     same_on_every_process,
     write_,
 )
-from .schedule import Counts, Every, Inputs, Intervening, State, checked_steps, with_intervention
+from .schedule import Counts, Every, Inputs, Intervening, State, with_intervention
 from .wiring import NeuronLayer, neuron_scores
 
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..settings import checked_steps, one_of
 from .execution import plain, plain_name
 from .optimizers import check_held
-from .recycling import Learner, fresh_values, one_of, write_
-from .schedule import Counts, Inputs, State, checked_steps
+from .recycling import Learner, fresh_values, write_
+from .schedule import Counts, Inputs, State
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .measuring import Report, checked_tau, measure
+from ..settings import checked_steps, checked_tau
+from .measuring import Report, measure
 from .recycling import Init
 from .renewing import ReDo
-from .schedule import Every, Intervening, Intervention, checked_intervention, checked_steps
+from .schedule import Every, Intervening, Intervention, checked_intervention
 from .wiring import Wiring
 
 try:

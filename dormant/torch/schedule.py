@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import nn
 
-from .measuring import Report, checked_tau, measure
+from ..settings import checked_steps, checked_tau
+from .measuring import Report, measure
 from .optimizers import Optimizers, optimizer_list
 from .recycling import Init, Learner, check_init, same_on_every_process
 from .tracing import trace
@@ -61,19 +61,6 @@ def checked_occasional(what: Intervention, within: str) -> Intervention:
             "use it alone, or in a Chain with other interventions."
         )
     return what
-
-
-def checked_steps(name: str, steps: int) -> int:
-    """Returns `steps` if it is a positive whole number of gradient steps.
-
-    Raises TypeError if `steps` is not an integer, such as the float 1e3, and ValueError if it is below 1.
-    """
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
-        hint = f"; write {int(steps)}" if isinstance(steps, float) and steps.is_integer() else ""
-        raise TypeError(f"{name} must be a whole number of gradient steps, got {steps!r}{hint}.")
-    if steps < 1:
-        raise ValueError(f"{name} must be at least 1 gradient step, got {steps}.")
-    return steps
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from property.architectures import OPTIMIZERS, Architecture, examples, network_o
 
 from dormant import Chain, Every, Prune, ReDo, Reset, ShrinkPerturb, recycled_counts
 from dormant.interventions.resets import owner
-from dormant.surgery import one_of
+from dormant.settings import one_of
 
 NET = Architecture(hidden=(5, 4))
 KEY = jax.random.key(1)

@@ -57,7 +57,7 @@ MISTAKES = {
     "dt.recycle_(net, wiring, X, init=lambda: network(5))": "expected (4, 3), as in the module",
     "dt.recycle_(net, wiring, X, layers='0')": "layers must be a list of names, got the text '0': layers=['0'].",
     "dt.recycle_(net, wiring, X, layers=['1'])": "the wiring has no layers ['1']; it has ['0'].",
-    "dt.recycle_(net, wiring, X, coupled='no')": "coupled must be 'recycle' or 'skip', got 'no'.",
+    "dt.recycle_(net, wiring, X, coupled='no')": "coupled must be one of 'recycle', 'skip', got 'no'.",
     "dt.ReDo(net, adam(net), period=0)": "period must be at least 1 gradient step, got 0.",
     "dt.ReDo(net, 1e-3)": "must be a torch.optim.Optimizer or a list of optimizers that train the module; got a float.",
     "dt.ReDo(adam(net), net)": "optimizer must be a torch.optim.Optimizer",

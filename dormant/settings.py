@@ -1,0 +1,54 @@
+"""Checks of settings that JAX's and PyTorch's interventions share, and `Renewal`. Imports neither framework."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+
+def checked_tau(tau: float) -> float:
+    """Returns `tau`. Raises ValueError if it is negative or NaN."""
+    if not tau >= 0:
+        raise ValueError(f"tau must be at least 0, got {tau}; 0 finds only exactly silent neurons, the paper uses 0.1.")
+    return tau
+
+
+def checked_steps(name: str, steps: int) -> int:
+    """Returns `steps` if it is a positive whole number of gradient steps.
+
+    Raises TypeError if `steps` is not an integer, such as the float 1e3, and ValueError if it is below 1.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
+        hint = f"; write {int(steps)}" if isinstance(steps, float) and steps.is_integer() else ""
+        raise TypeError(f"{name} must be a whole number of gradient steps, got {steps!r}{hint}.")
+    if steps < 1:
+        raise ValueError(f"{name} must be at least 1 gradient step, got {steps}.")
+    return steps
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError unless `value` is one of the choices of the option `name`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """How a chosen neuron's weights and their optimizer state are renewed; `ReDo` explains the four options.
+
+    >>> Renewal(incoming="scaled").outgoing
+    'zero'
+
+    Raises ValueError for an unknown option.
+    """
+
+    outgoing: Literal["zero", "fresh"] = "zero"
+    incoming: Literal["fresh", "scaled"] = "fresh"
+    moments: Literal["fresh", "keep"] = "fresh"
+    step_count: Literal["keep", "restart"] = "keep"
+
+    def __post_init__(self) -> None:
+        one_of("outgoing", self.outgoing, ("zero", "fresh"))
+        one_of("incoming", self.incoming, ("fresh", "scaled"))
+        one_of("moments", self.moments, ("fresh", "keep"))
+        one_of("step_count", self.step_count, ("keep", "restart"))
