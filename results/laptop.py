@@ -22,7 +22,7 @@ from dormant.experiments.benches import THREE
 from dormant.experiments.screening import LEARNS, MANY_NEURONS, screened, screening
 from dormant.lab.crews import jobs
 from dormant.lab.judging.claims import judged
-from dormant.lab.judging.table import read
+from dormant.lab.judging.table import read, read_all
 from dormant.lab.runs.costs import speeds
 from dormant.rl.envs.minatar import GAMES
 
@@ -50,13 +50,6 @@ def screen(run_dir: Path, games: list[str], workers: int | None) -> int:
     return 0 if all(each.passes for each in found) else 1
 
 
-def gather(run_dir: Path) -> pl.DataFrame:
-    """The metrics of all finished runs of the suite. A run of several experiments appears once per experiment."""
-    frames = {each.name: read(run_dir, SCALE, each) for each in EXPERIMENTS if each.name in SUITE}
-    named = [frame.with_columns(experiment=pl.lit(name)) for name, frame in frames.items() if not frame.is_empty()]
-    return pl.concat(named, how="diagonal")
-
-
 def judge(frame: pl.DataFrame) -> None:
     """Prints the verdict on each claim of the suite."""
     for experiment in EXPERIMENTS:
@@ -74,10 +67,15 @@ def main() -> int:
     flags = parser.parse_args()
     if flags.screen:
         return screen(flags.run_dir or Path("runs"), flags.games, flags.workers)
-    if flags.run_dir:
-        HERE.mkdir(exist_ok=True)
-        gather(flags.run_dir).write_parquet(HERE / "metrics.parquet", compression="zstd")
-    judge(pl.read_parquet(HERE / "metrics.parquet"))
+    kept = HERE / "metrics.parquet"
+    try:
+        if flags.run_dir:
+            frame = read_all(flags.run_dir, SCALE, [each for each in EXPERIMENTS if each.name in SUITE])
+            HERE.mkdir(exist_ok=True)
+            frame.write_parquet(kept, compression="zstd")
+        judge(pl.read_parquet(kept))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     return 0
 
 

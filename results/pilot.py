@@ -24,7 +24,7 @@ from dormant.experiments.comparison import read_record, record_file
 from dormant.experiments.ranking import table as method_table
 from dormant.lab import Experiment
 from dormant.lab.judging.claims import RULINGS, Verdict, judged
-from dormant.lab.judging.table import read
+from dormant.lab.judging.table import read_all
 from dormant.lab.judging.wording import bare, effect
 
 HERE = Path(__file__).parent / "pilot"
@@ -36,13 +36,6 @@ def experiments(root: Path) -> list[Experiment]:
     record = read_record(root, "pilot")
     compared = [record.experiment("pilot")] if record else []
     return [*(each for each in EXPERIMENTS if "pilot" in each.designs), *compared]
-
-
-def gather(run_dir: Path) -> pl.DataFrame:
-    """The metrics of all finished pilot runs, with a column `experiment`. A run of several experiments is repeated."""
-    frames = {each.name: read(run_dir, "pilot", each) for each in experiments(run_dir)}
-    named = [frame.with_columns(experiment=pl.lit(name)) for name, frame in frames.items() if not frame.is_empty()]
-    return pl.concat(named, how="diagonal")
 
 
 def verdicts(frame: pl.DataFrame) -> dict[str, list[Verdict]]:
@@ -96,7 +89,7 @@ def main() -> None:
     metrics = HERE / "metrics.parquet"
     if options.run_dir:
         shutil.copy(record_file(options.run_dir, "pilot"), record_file(HERE.parent, "pilot"))
-        gather(options.run_dir).write_parquet(metrics, compression="zstd")
+        read_all(options.run_dir, "pilot", experiments(options.run_dir)).write_parquet(metrics, compression="zstd")
         for file in (options.run_dir / "pilot" / "figures").iterdir():
             shutil.copy(file, HERE)
         report(Report(options.run_dir, HERE / "report.html", "pilot"))

@@ -100,8 +100,10 @@ def _scanned_module(flags: Scan) -> dormant.Report:
 
     module = loaded(make, flags.module, state, flags.checkpoint)
     inputs = arrays(flags.batch)
+    kind = next((leaf.dtype for leaf in module.parameters() if leaf.is_floating_point()), torch.float32)
+    tensors = [torch.from_numpy(each).to(kind) if each.dtype.kind == "f" else torch.from_numpy(each) for each in inputs]
     try:
-        found = dormant.torch.report(module, *map(torch.from_numpy, inputs), tau=checked_tau(flags.tau))
+        found = dormant.torch.report(module, *tensors, tau=checked_tau(flags.tau))
     except ValueError:
         raise
     except Exception as error:  # the user's module can raise anything

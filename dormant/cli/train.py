@@ -347,7 +347,11 @@ def train(flags: Flags | TrainLike) -> int:
 def _run(training: Training, flags: Flags | TrainLike, progress: Progress) -> None:
     """Runs the training. Ends the command if a file of the run cannot be written."""
     saving = flags.saving
-    sinks = sinks_of(saving.tensorboard, saving.wandb, flags.run_dir.name, describe(training))
+    try:
+        name = flags.run_dir.absolute().name
+        sinks = sinks_of(saving.tensorboard, saving.wandb, name, describe(training), training.seeds)
+    except ValueError as error:
+        refuse(error)
     try:
         with held_back(), following(RunFolder(flags.run_dir), sinks, progress) as both:
             run(training, flags.run_dir, both, saving.checkpoint_seconds, saving.stop_when_diverged)
@@ -362,7 +366,6 @@ def _prepared(flags: Flags | TrainLike, folder: RunFolder) -> Training:
     check_folder(flags.run_dir)
     if saving.tensorboard is not None:
         check_folder(saving.tensorboard, "--tensorboard")
-    sinks_of(saving.tensorboard, saving.wandb, "", None)  # raises an error now if a package is missing
     training = like(RunFolder(flags.like), flags.changes) if isinstance(flags, TrainLike) else training_of(flags)
     if saving.core is not None:
         pin(saving.core)

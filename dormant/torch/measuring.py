@@ -20,6 +20,7 @@ from .wiring import Activation, NeuronLayer, Wiring, magnitudes, neuron_scores
 SEEDS: tuple[Seed, ...] = (0, 1, 2, 3, "lowest", "highest")
 RUNS: tuple[tuple[bool, Seed], ...] = ((True, None), *((mode, seed) for seed in SEEDS for mode in (False, True)))
 AVERAGES = ("exp_avg", "momentum_buffer")  # running averages of gradients in the state of optimizers
+NO_NEURONS = "the module has no neurons: no weight of a layer reads another layer."
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class Report:
         if not fractions and self.left_out:
             return math.nan
         if not fractions:
-            raise ValueError("the module has no neurons: no weight of a layer reads another layer.")
+            raise ValueError(NO_NEURONS)
         if any(math.isnan(fraction) for fraction in fractions.values()):
             return math.nan
         return sum(int(mask.sum()) for mask in self.masks.values()) / sum(map(len, self.masks.values()))
@@ -275,6 +276,8 @@ def report(module: nn.Module, *inputs: object, tau: float = 0.1) -> reasons.Repo
     if len(lengths) != 1 or None in lengths:
         raise ValueError(f"every input must have the batch as its first axis, with the same length; got {lengths}.")
     wiring = trace(module, *inputs)
+    if not wiring.layers:
+        raise ValueError(NO_NEURONS)
     measured = measure(module, wiring, *inputs, tau=tau)
     (samples,) = (length for length in lengths if length is not None)
     places: dict[str, list[Activation]] = {}

@@ -138,3 +138,16 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
         )
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert exit.value.code == 2 and "file" in line and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "project", "expected"),
+    [("online", "a-project", "No API key configured"), ("offline", "a/project", "cannot contain characters")],
+)
+def test_what_weights_and_biases_refuses_is_one_line_before_the_run(tmp_path, mode, project, expected):
+    command = [sys.executable, "-m", "dormant", "train", "--run-dir", "run", "--seeds", "1", "--wandb", project]
+    missing = {"WANDB_MODE": mode, "WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    ended = subprocess.run(command, cwd=tmp_path, env=os.environ | missing, capture_output=True, text=True)
+    (line,) = [each for each in ended.stderr.splitlines() if each.strip()]
+    assert ended.returncode == 2 and line.startswith("dormant: Weights & Biases refuses: ") and expected in line
+    assert not (tmp_path / "run").exists()

@@ -60,6 +60,9 @@ def wide_mlp():
 def deep_mlp():
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
 
+def one_layer():
+    return nn.Sequential(nn.Linear(4, 8))
+
 def no_module():
     return 5
 
@@ -89,6 +92,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     (folder / "saved_modules.py").write_text(MODULES)
     np.save(folder / "x.npy", X)
+    np.save(folder / "double.npy", X.astype(np.float64))
     np.savez(folder / "sac.npz", observations=X[:, :3], actions=np.tanh(X[:, :1]))
     made: dict = {}
     exec(MODULES, made)
@@ -125,6 +129,7 @@ def write_torch(folder, made):
     module = made["torch_mlp"]()
     module[0].bias.data = torch.from_numpy(DEAD)
     torch.save(module.state_dict(), folder / "mlp.pt")
+    torch.save(made["one_layer"]().state_dict(), folder / "one.pt")
     torch.save({"step": 5, "model": module.state_dict()}, folder / "training.pt")
     torch.save(torch.compile(nn.ModuleDict({"module": module}), backend="eager").state_dict(), folder / "wrapped.pt")
     torch.save(module, folder / "whole.pt")
@@ -166,6 +171,10 @@ def test_three_of_eight_neurons_are_silent_in_every_format(said, checkpoint, kin
     assert rows[1][1:5] == ["8", "3", "37.5", "%"]
 
 
+def test_a_batch_of_doubles_is_converted_to_the_type_of_the_weights(said):
+    assert said("mlp.pt", "module", "torch_mlp", "double.npy") == said("mlp.pt", "module", "torch_mlp")
+
+
 @pytest.mark.parametrize(
     ("name", "batch", "layers"),
     [
@@ -195,6 +204,7 @@ def test_a_model_of_sb3_prints_its_networks(said, name, batch, layers):
         (("mlp.pt", "module", "wide_mlp"), "does not fit the module of saved_modules:wide_mlp"),
         (("mlp.pt", "module", "deep_mlp"), "lacks 4.bias, 4.weight"),
         (("training.pt", "module", "torch_mlp"), "has no tensor in model, step. --params names a part of the file"),
+        (("one.pt", "module", "one_layer"), "the module has no neurons: no weight of a layer reads another layer"),
         (("mlp.pt", "module", "no_module"), "must build a torch.nn.Module or a model of SB3; got a int"),
         (("mlp.pt", "module", "broken"), "saved_modules:broken does not run without arguments: no luck"),
         (("none.pt", "module", "torch_mlp"), "none.pt does not exist"),

@@ -69,6 +69,19 @@ def read(root: Path, scale: Scale, experiment: Experiment, unfinished: bool = Fa
     return table.select(*FIRST_COLUMNS, *sorted(set(table.columns) - {*FIRST_COLUMNS, *LAST_COLUMNS}), *LAST_COLUMNS)
 
 
+def read_all(root: Path, scale: Scale, experiments: Iterable[Experiment]) -> pl.DataFrame:
+    """Reads the finished runs of several experiments, with their names in a column `experiment`.
+
+    A run of several experiments appears once per experiment. Raises ValueError if no run is finished.
+    """
+    frames = [(each.name, read(root, scale, each)) for each in experiments]
+    named = [frame.with_columns(experiment=pl.lit(name)) for name, frame in frames if not frame.is_empty()]
+    if not named:
+        names = " ".join(name for name, _ in frames)
+        raise ValueError(f"{root} has no finished run: dormant figure {names} --scale {scale} --run-dir {root}")
+    return pl.concat(named, how="diagonal")
+
+
 def _metrics(run: RunFolder) -> pl.DataFrame:
     content = lines(run.metrics)
     if not content:

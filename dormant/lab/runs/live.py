@@ -63,15 +63,20 @@ class WeightsAndBiases:
     """Logs to a project of Weights & Biases, with a run for each seed, named `<name>/seed<k>`.
 
     Set WANDB_MODE=offline to log to the folder `wandb` only; `wandb sync` uploads it later. The number of agent steps
-    is the metric `agent_steps`, and every chart's axis.
-    Raises ModuleNotFoundError without wandb (extra `wandb`).
+    is the metric `agent_steps`, and every chart's axis. The runs of `seeds` begin at once, those of other seeds with
+    their first numbers.
+    Raises ModuleNotFoundError without wandb (extra `wandb`), and ValueError if W&B refuses, for example without a key.
     """
 
-    def __init__(self, project: str, name: str, config: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, project: str, name: str, config: Mapping[str, object] | None = None, seeds: Sequence[int] = ()
+    ) -> None:
         import wandb
 
         self.project, self.name, self.config, self.wandb = project, name, dict(config or {}), wandb
         self.runs: dict[int, wandb.Run] = {}
+        for seed in seeds:
+            self._opened(seed)
 
     def write(self, seed: int, agent_steps: int, values: Numbers) -> None:
         """Logs the numbers."""
@@ -80,14 +85,18 @@ class WeightsAndBiases:
         run.log({"agent_steps": agent_steps, **measured})
 
     def _opened(self, seed: int):
-        self.runs[seed] = run = self.wandb.init(
-            project=self.project,
-            group=self.name,
-            name=f"{self.name}/seed{seed}",
-            config={**self.config, "seed": seed},
-            reinit="create_new",
-            settings=self.wandb.Settings(silent=True, console="off"),
-        )
+        try:
+            self.runs[seed] = run = self.wandb.init(
+                project=self.project,
+                group=self.name,
+                name=f"{self.name}/seed{seed}",
+                config={**self.config, "seed": seed},
+                reinit="create_new",
+                settings=self.wandb.Settings(silent=True, console="off"),
+            )
+        except self.wandb.errors.Error as error:
+            remedy = "set WANDB_MODE=offline to log without an account."
+            raise ValueError(f"Weights & Biases refuses: {str(error).rstrip('.')}; {remedy}") from error
         run.define_metric("*", step_metric="agent_steps")
         return run
 
@@ -97,13 +106,13 @@ class WeightsAndBiases:
             run.finish()
 
 
-def sinks_of(tensorboard: Path | None, wandb: str, name: str, described: Described | None) -> list[Sink]:
-    """The sinks for a folder of event files and a project of W&B. They write nothing before they get a row."""
+def sinks_of(tensorboard: Path | None, wandb: str, name: str, described: Described, seeds: Sequence[int]) -> list[Sink]:
+    """The sinks for a folder of event files and a project of W&B. Raises the errors of both classes."""
     found: list[Sink] = []
     if tensorboard is not None:
         found.append(TensorBoard(tensorboard, json.dumps(described, indent=1)))
     if wandb:
-        found.append(WeightsAndBiases(wandb, name, {"training": described}))
+        found.append(WeightsAndBiases(wandb, name, {"training": described}, seeds))
     return found
 
 
