@@ -54,7 +54,7 @@ DRQ = "tests/unit/test_drq.py -k shift|offsets|factors|noise|chooses|dueling|wit
 SAC = "tests/unit/test_sac.py tests/unit/test_tanh_normal.py tests/golden/test_sac_parity.py"
 REPLAY, FRAMES, STEPS = "tests/unit/test_replay.py", "tests/unit/test_frames.py", "tests/unit/test_steps.py"
 INTERVALS = "tests/unit/test_intervals.py dormant/lab/judging/__init__.py"
-CLAIMS = "tests/unit/test_claims.py"
+CLAIMS = "tests/unit/test_claims.py tests/unit/test_curves_of_claims.py"
 TABLE = "tests/unit/test_table.py tests/unit/test_overlap.py"
 TRACING = "tests/unit/test_tracing.py tests/unit/test_kinds_of_networks.py"
 

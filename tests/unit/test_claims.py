@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from dormant.lab import Claim, Experiment, Precondition, Quantity
-from dormant.lab.judging import at_end, holm_levels, p_value
-from dormant.lab.judging.claims import judge, judged, reduced
+from dormant.lab.judging import holm_levels, p_value
+from dormant.lab.judging.claims import judge, judged
 
 T2 = 4.302653  # the t quantile for a 95 % interval with two degrees of freedom
 DORMANT = "dormant/0.1/all"
@@ -368,29 +368,6 @@ def test_a_reset_network_is_compared_at_these_ages_and_the_other_arm_at_the_same
     assert judge(claim, pl.concat([reset, plain])).estimate == pytest.approx(quotient)
 
 
-STEPS = np.array([0, 100, 200, 300, 1000])
-
-
-@pytest.mark.parametrize(
-    ("quantity", "values", "expected"),
-    [
-        (Quantity("loss", "start"), [math.nan, 3.0, 4.0, 5.0, 6.0], 3.0),
-        (Quantity("loss", "end"), [1.0, 2.0, 3.0, 4.0, 5.0], 5.0),
-        (
-            Quantity("loss", "end"),
-            [1.0, 2.0, 3.0, 4.0, math.nan],
-            4.0,
-        ),  # takes the last value, because there is none in the last tenth
-        (Quantity("loss", "mean"), [0.0, 2.0, 2.0, 2.0, 0.0], (100 + 200 + 200 + 700) / 1000),
-        (Quantity("loss", "mean", after=0.2), [9.0, 9.0, 1.0, 1.0, 2.0], (100 * 1.0 + 700 * 1.5) / 800),
-        (Quantity("loss", "mean", after=0.1, until=0.3), [9.0, 3.0, 1.0, 1.0, 9.0], (100 * 2.0 + 100 * 1.0) / 200),
-        (Quantity("loss", "mean"), [math.nan, math.nan, 7.0, math.nan, math.nan], 7.0),
-    ],
-)
-def test_a_curve_comes_down_to_one_number(quantity, values, expected):
-    assert reduced(quantity, STEPS, np.array(values)) == pytest.approx(expected)
-
-
 def test_training_returns_are_weighted_by_their_episodes():
     claim = replace(RETURN, quantity=Quantity("train_return", "per episode", after=0.5), by="ratio", smallest=1.1)
     rows = [(25, 9.0, 9), (50, 9.0, 9), (75, 1.0, 3), (100, None, 0)]  # the row at 50 holds episodes of the first half
@@ -402,10 +379,6 @@ def test_training_returns_are_weighted_by_their_episodes():
     ]
     frame = pl.DataFrame(table, infer_schema_length=None).with_columns(pl.col("reset_age").cast(pl.Float64))
     assert judge(claim, frame).estimate == pytest.approx((3 * 1.0 + 5.0) / 4)
-
-
-def test_a_curve_without_values_comes_to_nothing():
-    assert math.isnan(reduced(Quantity("loss", "mean"), STEPS, np.full(5, math.nan)))
 
 
 @pytest.mark.parametrize(
@@ -429,12 +402,6 @@ def test_a_claim_that_cannot_be_judged_is_refused(make, message):
         make()
 
 
-def test_the_lowest_value_is_one_measured_after_the_start():
-    steps, values = np.array([0, 10, 20, 30]), np.array([0.0, 0.3, np.nan, 0.1])
-    assert reduced(Quantity("loss", "lowest"), steps, values) == 0.1
-    assert reduced(Quantity("loss", "lowest"), steps[:1], values[:1]) == 0.0
-
-
 def test_a_claim_about_every_time_is_one_about_the_lowest():
     rises = [(0.0, 0.2, 0.05), (0.0, 0.1, 0.3), (0.0, 0.06, 0.06)]
     table = [
@@ -446,8 +413,3 @@ def test_a_claim_about_every_time_is_one_about_the_lowest():
     verdict = judge(Claim("Each raises it", Quantity("rise", "lowest"), "DQN", None, "higher", 0.02), frame)
     np.testing.assert_allclose(bounds(verdict), t_bounds([0.05, 0.1, 0.06]), rtol=1e-6)
     assert verdict.verdict == "reproduced"
-
-
-def test_the_end_of_a_curve_is_its_last_tenth():
-    steps = np.array([0, 50, 89, 90, 100])
-    assert at_end(steps, np.ones(5, bool)).tolist() == [False, False, False, True, True]

@@ -4,78 +4,21 @@ import errno
 import gc
 import json
 import os
-import shutil
 import subprocess
 import weakref
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from killed_walks import Killed, Walk, files, kill_at, last_state
 
-from dormant.cli import run as run_command
-from dormant.lab.crews import Job, run_job
 from dormant.lab.judging import at_end_of_run, mean_interval, summary
 from dormant.lab.runs import runner
-from dormant.lab.runs.checking import faults, run_folders
 from dormant.lab.runs.checkpoints import checkpoints, save
 from dormant.lab.runs.description import differences
 from dormant.lab.runs.folder import RunFolder, RunRefused, claimed, curve, layers, newest, rows
 from dormant.lab.runs.rows import Journal, Newest
-
-
-@dataclass(frozen=True)
-class Walk:
-    """A training that is a random walk per seed. Its state is a position, a key and the agent steps done."""
-
-    agent_steps: int = 40
-    log_period: int = 4
-    seeds: tuple[int, ...] = (3, 5)
-    size: float = 1.0
-
-    def init(self):
-        return {
-            "key": jax.vmap(jax.random.key)(jnp.array(self.seeds)),
-            "position": jnp.zeros(len(self.seeds)),
-            "steps": jnp.zeros((), jnp.int32),
-        }
-
-    def measure(self, state):
-        position = np.asarray(state["position"])
-        scores = np.stack([position, position + 1], axis=1)
-        return {"dormant/0.1/dense": position / 10, "dormant/0.1/all": position, "scores/dense": scores}
-
-    def advance(self, state):
-        keys = jax.vmap(jax.random.split)(state["key"])
-        position = state["position"] + self.size * jax.vmap(jax.random.normal)(keys[:, 0])
-        state = {"key": keys[:, 1], "position": position, "steps": state["steps"] + self.log_period}
-        steps = np.full(len(self.seeds), int(state["steps"]))
-        returns = np.asarray(position) if steps[0] % 8 == 0 else np.ma.masked_all(len(self.seeds))
-        return state, {"agent_steps": steps, "eval_return": returns, **self.measure(state)}
-
-    def agent_steps_done(self, state):
-        return int(state["steps"])
-
-
-class Killed(BaseException):
-    """Simulates a kill. The library must not catch this exception."""
-
-
-def kill_at(agent_steps):
-    def progress(done):
-        if done >= agent_steps:
-            raise Killed
-
-    return progress
-
-
-def files(folder):
-    return {file.name: file.read_bytes() for file in (folder.metrics, folder.scores)}
-
-
-def last_state(folder, training):
-    return runner.last_state(training, folder)
 
 
 @pytest.fixture
@@ -192,112 +135,6 @@ def test_a_damaged_specification_is_refused(whole, content):
         runner.run(Walk(), whole.path)
 
 
-def test_damaged_rows_after_the_checkpoint_are_written_again(whole, tmp_path):
-    killed(tmp_path / "run", 8)
-    with (tmp_path / "run" / "metrics.jsonl").open("a") as stream:
-        stream.write("\x00\x00\n")
-    assert files(runner.run(Walk(), tmp_path / "run")) == files(whole)
-
-
-def killed(path, agent_steps):
-    with pytest.raises(Killed):
-        runner.run(Walk(), path, kill_at(agent_steps), 0.0)
-    return sorted((path / "checkpoint").iterdir(), key=lambda folder: int(folder.name))
-
-
-def flipped(file, place):
-    content = bytearray(file.read_bytes())
-    content[place] ^= 1
-    file.write_bytes(content)
-
-
-def unreadable(checkpoint):
-    (checkpoint / "default" / "_METADATA").write_text("?")
-
-
-def another_step(checkpoint):
-    before = checkpoint.with_name("16")
-    shutil.rmtree(checkpoint)
-    shutil.copytree(before, checkpoint)
-
-
-def without_seal(checkpoint):
-    shutil.rmtree(checkpoint / "seal")
-
-
-def other_numbers(checkpoint):
-    """Replaces the arrays of a checkpoint by the arrays of another run. Orbax does not notice this."""
-    other = killed(checkpoint.parents[2] / "other", 20)[-1]
-    shutil.rmtree(checkpoint / "default")
-    with pytest.raises(Killed):
-        runner.run(Walk(size=2.0), checkpoint.parents[2] / "larger", kill_at(20), 0.0)
-    shutil.copytree(checkpoint.parents[2] / "larger" / "checkpoint" / "20" / "default", checkpoint / "default")
-    assert other.name == "20"
-
-
-def fewer_rows(checkpoint):
-    file = checkpoint.parents[1] / "metrics.jsonl"
-    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:11]))
-
-
-def another_digit(checkpoint):
-    flipped(checkpoint.parents[1] / "scores.jsonl", -3)
-
-
-DAMAGE = [unreadable, another_step, without_seal, other_numbers, fewer_rows, another_digit]
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_skipped_with_one_line(damage, whole, tmp_path, caplog):
-    newest = killed(tmp_path / "run", 20)[-1]
-    damage(newest)
-    assert files(runner.run(Walk(), tmp_path / "run")) == files(whole)
-    (record,) = caplog.records
-    assert "resumed from step 16" in record.message and "\n" not in record.message
-
-
-def test_a_job_tells_the_warnings_of_its_run(tmp_path):
-    unreadable(killed(tmp_path / "run", 20)[-1])
-    ended = run_job(Job("an arm", "a game", Walk(), tmp_path / "run"), 30.0)
-    assert ended.kind == "done" and "resumed from step 16" in ended.message
-
-
-def test_a_run_without_a_whole_checkpoint_is_refused_and_kept(tmp_path):
-    for checkpoint in killed(tmp_path / "run", 20):
-        unreadable(checkpoint)
-    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    with pytest.raises(RunRefused, match=r"run has no undamaged checkpoint: .*/20 cannot be read .* Delete the folder"):
-        runner.run(Walk(), tmp_path / "run")
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
-
-
-@pytest.mark.parametrize("file", ["metrics.jsonl", "scores.jsonl"])
-def test_a_changed_file_of_a_finished_run_is_not_read(whole, file):
-    flipped(whole.path / file, 40)
-    with pytest.raises(RunRefused, match=rf"{file} is damaged \(its content has changed\)"):
-        list(rows(whole.path / file))
-
-
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        ('{"seed": "0", "agent_steps": 4}', "seed: Input should be a valid integer"),
-        ('{"agent_steps": 4}', "seed: Field required"),
-        ('{"seed": 0, "agent_steps": 4, "loss": "much"}', "loss.*: Input should be a valid"),
-        ('{"seed": 0, "agent_steps": 99999999999999999999}', "agent_steps: Input should be less than"),
-        ("[" * 200_000, "Invalid JSON: recursion limit"),
-        ("{}{}", "Invalid JSON"),
-        ("\udc80", "Invalid JSON"),
-    ],
-)
-def test_a_row_is_read_through_a_schema(tmp_path, row, said):
-    whole = '{"seed": 0, "agent_steps": 0, "loss": NaN, "eval_return": null}'
-    file = tmp_path / "metrics.jsonl"
-    file.write_bytes(f"{whole}\n{row}\n".encode(errors="surrogateescape"))
-    with pytest.raises(RunRefused, match=rf"line 2 of .*metrics.jsonl is damaged \({said}"):
-        list(rows(file))
-
-
 def test_a_file_size_limit_is_an_os_error(tmp_path, monkeypatch):
     def too_large(manager, step, **arguments):
         raise ValueError("Failed to write 4096 bytes to file 7: File too large")
@@ -389,20 +226,6 @@ def test_a_folder_that_may_not_be_written_is_a_permission_error(tmp_path):
         tmp_path.chmod(0o755)
 
 
-def test_the_check_finds_what_is_damaged(whole, tmp_path, capsys):
-    killed(tmp_path / "stopped", 20)
-    assert [faults(path) for path in run_folders(tmp_path)] == [[], []]
-    assert run_command(["runs", str(tmp_path), "--check"]) == 0
-    other_numbers(tmp_path / "stopped" / "checkpoint" / "20")
-    (whole.path / "spec.json").unlink()
-    with whole.metrics.open("a") as stream:
-        stream.write("{}\n")
-    assert run_command(["runs", str(tmp_path), "--check"]) == 1
-    said = capsys.readouterr().out
-    assert "stopped/checkpoint/20 is damaged: position has changed." in said and f"{whole.spec} is missing." in said
-    assert said.endswith("4 runs checked, 2 damaged.\n")
-
-
 def test_a_diverged_network_is_said_once_and_ends_the_run_on_request(tmp_path, caplog):
     folder = runner.run(Walk(size=np.nan), tmp_path / "run")
     said = [record.message.partition(": ")[2] for record in caplog.records]
@@ -429,12 +252,3 @@ def test_the_newest_values_are_read_without_reading_all_again(whole, tmp_path):
         assert seen.update() != before or '"agent_steps": 0,' in line
         assert seen.rows.read == file.stat().st_size
     assert seen.update() == newest(whole, ["dormant/0.1/all"]).means()
-
-
-def test_a_damaged_description_of_a_checkpoint_is_refused_with_a_remedy(tmp_path):
-    folder = runner.run(Walk(), tmp_path / "run", checkpoint_seconds=0.0)
-    folder.done.unlink()
-    newest = max(folder.checkpoint.iterdir(), key=lambda each: int(each.name))
-    (newest / "_CHECKPOINT_METADATA").write_text("5")
-    with pytest.raises(RunRefused, match=r"_CHECKPOINT_METADATA in .* is damaged .* delete that checkpoint's folder"):
-        runner.run(Walk(), folder.path)

@@ -46,7 +46,11 @@ def _faults(folder: RunFolder) -> Iterator[str]:
     yield from _of(_check_end, folder)
     for file in (folder.metrics, folder.scores):
         yield from _of(lambda file: list(rows(file)), file)
-    steps, seals = _steps(folder), []
+    try:
+        steps, seals = _steps(folder), []
+    except Damaged as error:  # Orbax cannot open the checkpoints, so nothing behind them can be checked
+        yield str(error)
+        return
     yield from _of(_check_last, folder, steps)
     for step in steps:
         yield from _of(_check_checkpoint, folder, step, _owner(training), seals)

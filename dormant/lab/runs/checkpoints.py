@@ -3,10 +3,12 @@
 import contextlib
 import errno
 import io
+import json
 import os
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,20 +30,30 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, quota or file s
 
 
 def checkpoints(folder: RunFolder, read_only: bool = False) -> ocp.CheckpointManager:
-    """Opens the checkpoints of a run. Each is written under a temporary name, then renamed. Keeps the last two."""
+    """Opens the checkpoints of a run. Each is written under a temporary name, then renamed. Keeps the last two.
+
+    Orbax does not open a folder with a damaged description of a checkpoint, and needs none. So this deletes damaged
+    descriptions, or raises Damaged if `read_only` is true. The seal decides whether a checkpoint is undamaged.
+    """
+    for description in folder.checkpoint.glob("*/_CHECKPOINT_METADATA"):
+        if description.is_file() and not _is_object(description):
+            if read_only:
+                raise Damaged(f"{description} is damaged: it is no JSON object.")
+            description.unlink()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=None if read_only else 2,
         enable_async_checkpointing=False,
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
     )
+    return ocp.CheckpointManager(folder.checkpoint.absolute(), options=options, item_names=("default", "seal"))
+
+
+def _is_object(file: Path) -> bool:
     try:
-        return ocp.CheckpointManager(folder.checkpoint.absolute(), options=options, item_names=("default", "seal"))
-    except ValueError as error:  # Orbax reads the description of every checkpoint
-        reason = " ".join(str(error).split())[:200]
-        raise Damaged(
-            f"a _CHECKPOINT_METADATA in {folder.checkpoint} is damaged ({reason}); delete that checkpoint's folder."
-        ) from error
+        return isinstance(json.loads(file.read_bytes()), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def save(manager: ocp.CheckpointManager, agent_steps: int, state: PyTree, owner: int, files: dict[str, Mark]) -> None:
