@@ -45,7 +45,7 @@ TRAININGS = {
 
 def without_folder(draw: random.Random, file: Path, other: Path | None) -> None:
     """Deletes the folder of the file, unless it is the run folder."""
-    if (file.parent / "spec.json").exists():
+    if file.parent.parent.name == "case":
         file.unlink()
     else:
         shutil.rmtree(file.parent)
@@ -122,7 +122,9 @@ def end_of(training: Any, path: Path) -> dict[str, bytes]:
 def files_of(path: Path) -> dict[str, list[Path]]:
     """The files of a run by kind. Drawing the kind first makes rare important files as likely as frequent files."""
     kinds: dict[str, list[Path]] = {}
-    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+    # Sorts by size before the name, because some names in a checkpoint are random. So `--only` finds the same files.
+    files = [file for file in path.rglob("*") if file.is_file()]
+    for file in sorted(files, key=lambda file: (file.parent, file.stat().st_size, file.name)):
         kinds.setdefault(file.relative_to(path).parts[0].partition("-")[0], []).append(file)
     return kinds
 
@@ -138,12 +140,19 @@ def campaign(
         cases = itertools.cycle(itertools.product(names, ("stopped", "done")))
         for case, (name, state) in zip(range(number), cases, strict=False):
             if only in (None, case):
-                one(tally, examples[name], name, state, random.Random(f"{seed} {case}"), Path(folder) / "case", case)
+                one(
+                    tally,
+                    examples[name],
+                    name,
+                    state,
+                    random.Random(f"{seed} {case}"),
+                    Path(folder) / "case" / "seed0",
+                    case,
+                )
 
 
 def one(tally: Tally, ran: Example, name: str, state: str, draw: random.Random, path: Path, case: int) -> None:
     source = ran.whole if state == "done" else ran.stopped
-    path = path / "seed0"
     shutil.copytree(source, path)
     try:
         said = []

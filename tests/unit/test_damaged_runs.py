@@ -131,11 +131,11 @@ def test_the_check_finds_what_is_damaged(whole, tmp_path, capsys):
     assert said.endswith("4 runs checked, 2 damaged.\n")
 
 
-@pytest.mark.parametrize("content", ["5", "{", "[" * 100_000])
+@pytest.mark.parametrize("content", ["5", "[" * 100_000, '{"init_timestamp_nsecs": 1.5}'])
 def test_a_damaged_description_of_a_checkpoint_changes_no_bits_and_is_found(whole, tmp_path, content):
     description = killed(tmp_path / "run", 20)[-1] / "_CHECKPOINT_METADATA"
     description.write_text(content)
     (found,) = faults(tmp_path / "run")
-    assert "_CHECKPOINT_METADATA is damaged" in found and description.read_text() == content
+    assert "checkpoint cannot be opened" in found and description.read_text() == content
     assert files(runner.run(Walk(), tmp_path / "run")) == files(whole)
     assert faults(tmp_path / "run") == []

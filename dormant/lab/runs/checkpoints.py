@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import io
-import json
 import os
 import time
 import zlib
@@ -32,28 +31,35 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, quota or file s
 def checkpoints(folder: RunFolder, read_only: bool = False) -> ocp.CheckpointManager:
     """Opens the checkpoints of a run. Each is written under a temporary name, then renamed. Keeps the last two.
 
-    Orbax does not open a folder with a damaged description of a checkpoint, and needs none. So this deletes damaged
-    descriptions, or raises Damaged if `read_only` is true. The seal decides whether a checkpoint is undamaged.
+    Orbax does not open a folder in which the description of a checkpoint is damaged, and works without descriptions. If
+    opening fails, this deletes all descriptions and opens the folder again. With `read_only`, it raises Damaged instead.
+    The seal decides whether a checkpoint is undamaged.
     """
-    for description in folder.checkpoint.glob("*/_CHECKPOINT_METADATA"):
-        if description.is_file() and not _is_object(description):
-            if read_only:
-                raise Damaged(f"{description} is damaged: it is no JSON object.")
-            description.unlink()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=None if read_only else 2,
         enable_async_checkpointing=False,
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
     )
-    return ocp.CheckpointManager(folder.checkpoint.absolute(), options=options, item_names=("default", "seal"))
 
+    def opened() -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(folder.checkpoint.absolute(), options=options, item_names=("default", "seal"))
 
-def _is_object(file: Path) -> bool:
     try:
-        return isinstance(json.loads(file.read_bytes()), dict)
-    except (ValueError, RecursionError):
-        return False
+        return opened()
+    except OSError:
+        raise
+    except Exception as error:  # Orbax raises many types of errors for a damaged description
+        if read_only:
+            raise Damaged(f"{folder.checkpoint} cannot be opened ({_reason(error)}).") from error
+        for description in folder.checkpoint.glob("*/_CHECKPOINT_METADATA"):
+            if description.is_file():
+                description.unlink()
+        return opened()
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def save(manager: ocp.CheckpointManager, agent_steps: int, state: PyTree, owner: int, files: dict[str, Mark]) -> None:
@@ -111,8 +117,7 @@ def _read(manager: ocp.CheckpointManager, agent_steps: int, args: ocp.args.Check
     except ValidationError as error:
         raise Damaged(f"the checkpoint {place} has an invalid seal ({error.error_count()} wrong fields).") from None
     except Exception as error:  # Orbax raises many types of errors for a damaged checkpoint
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise Damaged(f"the checkpoint {place} cannot be read ({reason}).") from error
+        raise Damaged(f"the checkpoint {place} cannot be read ({_reason(error)}).") from error
     if seal.agent_steps != agent_steps:
         raise Damaged(f"the checkpoint {place} was made at step {seal.agent_steps}.")
     changed = {name for name in {**seal.leaves, **saved} if _differs(seal, saved, name)}
