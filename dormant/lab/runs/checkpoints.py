@@ -7,7 +7,6 @@ import os
 import time
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,9 +30,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, quota or file s
 def checkpoints(folder: RunFolder, read_only: bool = False) -> ocp.CheckpointManager:
     """Opens the checkpoints of a run. Each is written under a temporary name, then renamed. Keeps the last two.
 
-    Orbax does not open a folder in which the description of a checkpoint is damaged, and works without descriptions. If
-    opening fails, this deletes all descriptions and opens the folder again. With `read_only`, it raises Damaged instead.
-    The seal decides whether a checkpoint is undamaged.
+    Orbax needs no descriptions of checkpoints, but does not open a folder in which one is damaged. So if opening fails,
+    this deletes all descriptions and tries again. With `read_only`, it raises Damaged instead. The seal decides whether
+    a checkpoint is undamaged.
     """
     options = ocp.CheckpointManagerOptions(
         max_to_keep=None if read_only else 2,
