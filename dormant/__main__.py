@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from typing import NoReturn
 
 from dormant.hints import extra_of
@@ -27,6 +28,7 @@ def main() -> None:
         from dormant.cli import run
 
         signal.signal(signal.SIGINT, _interrupted)
+        sys.unraisablehook = _ignored
         _open_streams()
         try:
             code = run(sys.argv[1:])
@@ -70,6 +72,15 @@ def _interrupted(*signal_and_frame: object) -> NoReturn:
     """Raises KeyboardInterrupt at the first Ctrl-C. A second one ends the process at once."""
     signal.signal(signal.SIGINT, _leave)
     raise KeyboardInterrupt
+
+
+def _ignored(error: "sys.UnraisableHookArgs") -> None:
+    """Interrupts again after a Ctrl-C whose exception was ignored. Python ignores exceptions in garbage collection."""
+    if not issubclass(error.exc_type, KeyboardInterrupt):
+        return sys.__unraisablehook__(error)
+    signal.signal(signal.SIGINT, _interrupted)
+    # By then, garbage collection has returned.
+    threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
 
 
 def _leave(*signal_and_frame: object) -> NoReturn:

@@ -138,16 +138,22 @@ def test_traces_that_come_after_the_failure_are_left_out_too(capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("moment", ["import", "run"])
+@pytest.mark.parametrize("moment", ["import", "run", "callback"])
 def test_an_interrupt_at_any_time_is_one_line_and_code_130(moment):
     cli = """
-import os, signal, types
+import os, signal, time, types
 def interrupt(): os.kill(os.getpid(), signal.SIGINT)
+class Deleted:  # Python ignores exceptions here
+    def __del__(self): interrupt()
+def run(arguments):
+    if moment == "run": interrupt()
+    Deleted()
+    time.sleep(60)
 class Cli(types.ModuleType):
     @property
     def run(self):
         if moment == "import": interrupt()
-        return lambda arguments: interrupt()
+        return run
 """
     program = f"import sys; moment = {moment!r}\n{cli}\nsys.modules['dormant.cli'] = Cli('dormant.cli')\n"
     program += "from dormant.__main__ import main; main()"
