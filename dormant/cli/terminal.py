@@ -99,14 +99,17 @@ def parsing() -> Iterator[None]:
         raise
 
 
+FAILURES = (OSError, RunRefused, KeyboardInterrupt)
+
+
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Delays what libraries write to stderr until the end of the block. Drops it if OSError or RunRefused is raised."""
+    """Delays what libraries write to stderr until the block ends. Drops it if the block fails or is interrupted."""
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output), _outlasting_orbax():
             yield
-    except (OSError, RunRefused):
+    except FAILURES:
         output = io.StringIO()
         raise
     finally:
@@ -117,8 +120,8 @@ def held_back() -> Iterator[None]:
 def _outlasting_orbax() -> Iterator[None]:
     try:
         yield
-    except (OSError, RunRefused) as error:
-        if error.__cause__ is not None:
+    except FAILURES as error:
+        if error.__cause__ is not None or isinstance(error, KeyboardInterrupt):
             # Waits, because other reads or writes of Orbax end a little later and print stack traces that are to be
             # dropped.
             time.sleep(0.5)

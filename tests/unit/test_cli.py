@@ -129,11 +129,12 @@ def test_what_libraries_say_of_a_refused_run_is_left_out_and_otherwise_kept(caps
     assert capsys.readouterr().err == "a hint\na warning\n"
 
 
-def test_traces_that_come_after_the_failure_are_left_out_too(capsys):
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_traces_that_come_after_the_failure_are_left_out_too(failure, capsys):
     late = threading.Timer(0.1, lambda: print("Traceback", file=sys.stderr))
-    with pytest.raises(OSError), held_back():
+    with pytest.raises(type(failure)), held_back():
         late.start()
-        raise OSError(28, "No space left on device") from ValueError("Orbax")
+        raise failure from ValueError("Orbax") if isinstance(failure, OSError) else None
     late.join()
     assert capsys.readouterr().err == ""
 
