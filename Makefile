@@ -1,9 +1,10 @@
 # Every target installs what it needs, at the versions of requirements.txt, into ./.venv.
 PYTHON ?= python3
 BIN := .venv/bin
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv)
 
-.PHONY: demo test check stress docs clean
+.PHONY: demo test check stress docs docs-serve networks clean
 
 demo: .venv/demo-installed
 	$(BIN)/dormant demo
@@ -21,6 +22,12 @@ stress: .venv/dev-installed
 	$(BIN)/python tests/campaign.py --files 300 --commands 50 --kills 6
 
 docs: .venv/dev-installed
+	$(MKDOCS) build
+
+docs-serve: .venv/dev-installed
+	$(MKDOCS) serve
+
+networks: .venv/dev-installed
 	$(BIN)/python docs/make_networks.py
 
 clean:

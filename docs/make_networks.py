@@ -32,7 +32,7 @@ BEFORE = "0ae57e9"
 COLUMNS = ("network", "framework", "recycled", "measured", "refused")
 HEAD = """# Networks
 
-Made by `make docs` from `tests/networks` and `tests/foreign`. Widths are small; wiring does not depend on them.
+Made by `make networks` from `tests/networks` and `tests/foreign`. Widths are small; wiring does not depend on them.
 For each network a test silences neurons and recycles them at tau = 0: outputs stay the same to the last bit. The
 test also moves the outgoing entries of silent neurons, which changes nothing, and of others, which does.
 

@@ -5,7 +5,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import how_many as how_many
     from . import metrics as metrics
     from . import regularisers as regularisers
     from .interventions import Chain as Chain
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from .interventions import ResetOptimizer as ResetOptimizer
     from .interventions import ShrinkPerturb as ShrinkPerturb
     from .interventions import WhenDormant as WhenDormant
+    from .interventions import how_many as how_many
     from .interventions import recycled_counts as recycled_counts
     from .interventions import redo_as_published as redo_as_published
     from .optimizer import with_intervention as with_intervention

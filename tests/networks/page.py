@@ -26,4 +26,4 @@ def refused_on_the_page(case: Case, error: Exception) -> None:
 
 def _check(case: Case | TorchCase, outcome: Any) -> None:
     line = MAKER["row"](case, outcome, BEFORE[case.title, case.framework])
-    assert line in LINES, f"docs/networks.md is old, run make docs; this line is missing:\n{line}"
+    assert line in LINES, f"docs/networks.md is old, run make networks; this line is missing:\n{line}"

@@ -1,4 +1,4 @@
-"""The example in docs/extending.md works. This test checks that the page has the code of this file."""
+"""The example in docs/howto/teach-the-tracer.md works. This test checks that the page has the code of this file."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_a_primitive_mixes_neurons_until_it_has_a_rule(monkeypatch):
 
 def test_the_page_holds_this_test():
     own = Path(__file__).read_text()
-    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "teach-the-tracer.md").read_text()
     start = own.index("def apply")
     end = own.index("\n\n\ndef test_the_page")
     assert own[start:end] in page

@@ -1,0 +1,71 @@
+"""Hooks of MkDocs: pages and pictures of the repository that lie outside of docs/.
+
+CHANGELOG.md, CONTRIBUTING.md and LOG.md become pages. A link such as `../results/pilot/page.png` works in the
+repository and on the site: the file is copied into the site's folder `repository/`.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[2]
+PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "LOG.md": "log.md"}
+LINK = re.compile(r"(?<=\]\()(?!https?:)([^)#\s]+)(?=[)#])")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages, and every file outside of docs/ to which a page links."""
+    for source, page in PAGES.items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    for page in list(files.documentation_pages()):
+        if page.abs_src_path and page.abs_src_path.endswith(".md"):
+            for target in outside(Path(page.abs_src_path)):
+                uri = f"repository/{target.relative_to(ROOT).as_posix()}"
+                if files.get_file_from_path(uri) is None:
+                    files.append(File.generated(config, uri, abs_src_path=str(target)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Returns the text with each link to the repository replaced by one to the page or copy on the site."""
+    source = page.file.abs_src_path
+    if not source or not source.endswith(".md"):
+        return markdown
+    return LINK.sub(lambda link: address(link[1], Path(source), page.file.src_uri), markdown)
+
+
+def outside(page: Path) -> list[Path]:
+    """Returns the files outside of docs/ to which a page links. Raises PluginError if one is missing or a folder."""
+    targets = [resolved(link, page) for link in LINK.findall(page.read_text())]
+    found = [target for target in targets if not in_docs(target) and name(target) not in PAGES]
+    for target in found:
+        if not target.is_file():
+            raise PluginError(f"{page.relative_to(ROOT)} links to {target}, which is no file of this repository.")
+    return found
+
+
+def address(link: str, source: Path, uri: str) -> str:
+    """Returns a link as it has to be on the site, relative to the page with this address."""
+    target = resolved(link, source)
+    if in_docs(target):
+        place = target.relative_to(ROOT / "docs").as_posix()
+    else:
+        place = PAGES.get(name(target), f"repository/{name(target)}")
+    return os.path.relpath(place, os.path.dirname(uri) or ".")
+
+
+def resolved(link: str, page: Path) -> Path:
+    return Path(os.path.normpath(page.parent / link))
+
+
+def in_docs(target: Path) -> bool:
+    return target.is_relative_to(ROOT / "docs")
+
+
+def name(target: Path) -> str:
+    return target.relative_to(ROOT).as_posix()
