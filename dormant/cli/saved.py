@@ -182,10 +182,10 @@ def _children(tree: PyTree) -> dict[str, PyTree]:
 
 
 def is_sb3(path: Path) -> bool:
-    """Whether a file is a model that Stable-Baselines3 saved."""
+    """Whether a file is a model that Stable-Baselines3 saved. Raises UnreadableFile for a damaged archive."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
+    with _readable(path), zipfile.ZipFile(path) as archive:
         return "policy.pth" in archive.namelist()
 
 

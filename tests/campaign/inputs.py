@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from flax.serialization import to_bytes
+from safetensors.numpy import save_file
 
 from campaign.damage import DAMAGES, of_another
 from campaign.outcomes import Outcome, Tally
-from dormant.cli.saved import saved
+from dormant.cli.saved import saved, state_dict
 from dormant.cli.scan import arrays
 from dormant.experiments.comparison import GROUNDS, PLAIN, candidates, read_record
 from dormant.lab.runs.folder import RunFolder, RunRefused
@@ -81,6 +84,17 @@ def _record(folder: Path) -> None:
     (folder / "smoke" / "comparison.json").write_text(json.dumps(record))
 
 
+def _pytorch(folder: Path) -> None:
+    torch.save({name: torch.from_numpy(values) for name, values in _arrays().items()}, folder / "net.pt")
+
+
+def _sb3(folder: Path) -> None:
+    stream = io.BytesIO()
+    torch.save({name: torch.from_numpy(values) for name, values in _arrays().items()}, stream)
+    with zipfile.ZipFile(folder / "model.zip", "w") as archive:
+        archive.writestr("policy.pth", stream.getvalue())
+
+
 INPUTS = {
     "scan, .npz": Input(
         lambda folder: np.savez(folder / "net.npz", **_arrays()), lambda folder: saved(folder / "net.npz"), True
@@ -88,6 +102,18 @@ INPUTS = {
     "scan, .npy": Input(
         lambda folder: np.save(folder / "x.npy", np.ones((5, 4))), lambda folder: arrays(folder / "x.npy"), False
     ),
+    "scan, .safetensors": Input(
+        lambda folder: save_file(_arrays(), folder / "net.safetensors"),
+        lambda folder: saved(folder / "net.safetensors"),
+        False,
+    ),
+    "scan, .msgpack": Input(
+        lambda folder: (folder / "net.msgpack").write_bytes(to_bytes({"dense": _arrays()})),
+        lambda folder: saved(folder / "net.msgpack"),
+        False,
+    ),
+    "scan, .pt": Input(_pytorch, lambda folder: state_dict(folder / "net.pt"), False),
+    "scan, .zip of SB3": Input(_sb3, lambda folder: state_dict(folder / "model.zip"), False),
     "transitions": Input(_transitions, lambda folder: transitions.read(folder / "seed0.npz"), True),
     "Dopamine's log": Input(_dopamine, lambda folder: dopamine.read(folder, 0, 0.99), True),
     "images": Input(_images, lambda folder: FashionMNIST(folder).load(1), True),
