@@ -15,6 +15,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "LOG.md": "log.md"}
+NOTEBOOK_LINK = re.compile(r'<a href="([^":]+)\.(?:md|ipynb)(?=["#])')
 LINK = re.compile(r"(?<=\]\()(?!https?:)([^)#\s]+)(?=[)#])")
 
 
@@ -37,6 +38,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if not source or not source.endswith(".md"):
         return markdown
     return LINK.sub(lambda link: address(link[1], Path(source), page.file.src_uri), markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Returns the content of a notebook with links to pages of the site. Those of other pages are so already."""
+    return NOTEBOOK_LINK.sub(r'<a href="\1.html', html) if page.file.src_uri.endswith(".ipynb") else html
 
 
 def outside(page: Path) -> list[Path]:
