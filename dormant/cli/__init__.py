@@ -42,7 +42,10 @@ def run(arguments: Sequence[str]) -> int:
     # Hides stack traces of failed writes from Orbax and asyncio, because commands report such errors in one line.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    description = "Measure and cure dormant neurons in deep reinforcement learning."
+    if list(arguments) == ["--version"]:
+        print(version("dormant"))
+        return 0
+    description = "Measure and cure dormant neurons in deep reinforcement learning. --version prints the version."
     with parsing():
         # The flags of `train` depend on the chosen agent and environment.
         command = (

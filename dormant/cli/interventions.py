@@ -2,8 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from dormant.cli.scan import function
+from dormant.hints import suggestion
 from dormant.interventions import (
     Chain,
     ClipWeights,
@@ -27,6 +29,7 @@ from dormant.interventions import (
     redo_as_published,
 )
 from dormant.interventions.how_many import Number
+from dormant.interventions.schedule import checked_intervention
 from dormant.regularisers import L2Init, Parseval, Spectral
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.agents.sac import NETWORKS, SAC
@@ -61,8 +64,9 @@ Name = Literal[
 class Settings:
     """What is done to the network, and when. A setting that is left out keeps the intervention's default."""
 
-    intervention: Name = "none"
-    """What is done to the network while it learns. For weight-decay, the default strength is the paper's 1e-5."""
+    intervention: Name | str = "none"
+    """What is done to the network while it learns. For weight-decay, the default strength is the paper's 1e-5. For a
+    class of your own, module:Class: it acts as it decides, or on the schedule of --period, --start and --stop."""
     period: int | None = None
     """Gradient steps between two interventions. Default: 1,000; reset 100,000; hare-tortoise 10,000; with SAC 200,000.
     Not for continual-backprop and clip-weights, which act at every gradient step."""
@@ -139,7 +143,7 @@ NUMBERS = {
     "pooled-share": (PooledShare, ("share",)),
     "gap": (Gap, ()),
 }
-USES: dict[Name, tuple[str, ...]] = {
+USES: dict[str, tuple[str, ...]] = {
     "none": (),
     "weight-decay": (),
     "redo": ("tau", *RENEWAL, *WHERE, *SCHEDULED),
@@ -174,6 +178,8 @@ def intervention(settings: Settings) -> Intervention:
         raise ValueError(
             "--layers expects the name of at least one layer, got none; leave the flag out for the default."
         )
+    if ":" in settings.intervention:
+        return _own(settings.intervention, given)
     match settings.intervention:
         case "prune":
             return Prune(**given)
@@ -188,11 +194,29 @@ def intervention(settings: Settings) -> Intervention:
     return _scheduled(settings.intervention, given)
 
 
-def _scheduled(name: Name, given: Given) -> Intervention:
-    # The paper's periods. For resets it is the best of several, according to secondary sources.
-    schedule = {"period": 100_000 if name == "reset" else 1_000}
-    schedule |= {setting: given.pop(setting) for setting in SCHEDULE if setting in given}
-    share = given.pop("when_dormant", None)
+def _own(name: str, given: Given) -> Intervention:
+    """The intervention of the user's class `module:Class`, which is built without arguments.
+
+    Raises ValueError if it cannot be imported or built, or is no intervention that a run can describe.
+    """
+    try:
+        made = checked_intervention(function(name, "--intervention")())
+    except (Exception, SystemExit) as error:  # the user's class can raise anything
+        raise ValueError(f"--intervention {name}: {' '.join(str(error).split())[:300]}") from error
+    if not dataclasses.is_dataclass(made):
+        raise ValueError(f"--intervention {name}: {type(made).__name__} must be a frozen dataclass, as runs save it.")
+    return _every(made, 1_000, given) if given else made
+
+
+def _every(what: Intervention, period: int, given: Given) -> Intervention:
+    """Puts the intervention on the schedule that the settings describe."""
+    schedule = {"period": period} | {setting: given[setting] for setting in SCHEDULE if setting in given}
+    share = given.get("when_dormant")
+    return Every(what=what if share is None else WhenDormant(share, what), **schedule)
+
+
+def _scheduled(name: str, given: Given) -> Intervention:
+    schedule = {setting: given.pop(setting) for setting in SCHEDULED if setting in given}
     match name:
         case "redo":
             what = ReDo(**given)
@@ -211,7 +235,8 @@ def _scheduled(name: Name, given: Given) -> Intervention:
             what = ResetOptimizer(**given)
         case _:
             return Chain()
-    return Every(what=what if share is None else WhenDormant(share, what), **schedule)
+    # The paper's periods. For resets it is the best of several, according to secondary sources.
+    return _every(what, 100_000 if name == "reset" else 1_000, schedule)
 
 
 def _renewal(given: Given) -> Renewal:
@@ -231,10 +256,14 @@ def _number(given: Given) -> Number:
     return kind(**{setting: given.pop(setting) for setting in uses if setting in given})
 
 
-def _check_used(name: Name, given: Given) -> None:
-    unused = [_flag(setting) for setting in given if setting not in USES[name]]
+def _check_used(name: str, given: Given) -> None:
+    if name not in USES and ":" not in name:
+        known = suggestion(name, get_args(Name))
+        raise ValueError(f"--intervention has no choice {name!r}; {known} A class of your own is module:Class.")
+    uses = USES.get(name, SCHEDULED)
+    unused = [_flag(setting) for setting in given if setting not in uses]
     if unused:
-        used = ", ".join(_flag(setting) for setting in USES[name]) or "no setting"
+        used = ", ".join(map(_flag, uses)) or "no setting"
         raise ValueError(f"--intervention {name} does not use {', '.join(unused)}; it uses {used}.")
 
 
@@ -248,7 +277,7 @@ def for_sac(settings: Settings) -> Settings:
     >>> for_sac(Settings("redo", period=10))
     Settings(intervention='redo', period=10, ..., tau=0.0, ...)
     """
-    uses = USES[settings.intervention]
+    uses = USES.get(settings.intervention, ())
     defaults = {"period": PAPER_SAC_PERIOD} if "start" in uses else {}
     defaults |= {"tau": 0.0} if settings.intervention in ("redo", "redo-as-published") else {}
     defaults |= {"layers": NETWORKS} if settings.intervention == "reset" else {}

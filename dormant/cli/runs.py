@@ -1,5 +1,7 @@
 """`dormant runs`: lists run folders, compares two of them, and writes TensorBoard event files."""
 
+import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +46,8 @@ class Runs:
     """Compare two run folders: the settings that differ, and the last values."""
     tensorboard: Path | None = None
     """Write the metrics of the listed runs as TensorBoard event files to this folder. Older files are replaced."""
+    json: bool = False
+    """Print the list as JSON, with one object per run. A number that is not known is null."""
     check: bool = False
     """Verify every file of the runs against its checksum. Lists damaged files; if there are any, exits with code 1."""
 
@@ -70,9 +74,14 @@ def runs(flags: Runs) -> int:
     try:
         if flags.compare and flags.tensorboard:
             raise ValueError("--tensorboard writes the listed runs, and --compare lists none; leave out one of them.")
+        if flags.json and (flags.compare or flags.tensorboard):
+            raise ValueError("--json prints the list of runs alone; leave out --compare and --tensorboard.")
         if flags.check:
             return _check(flags)
         kept = () if flags.compare else matching(flags)
+        if flags.json:
+            print(json.dumps([_object(each) for each in kept], indent=2))
+            return 0
         console.print(_comparison(*flags.compare) if flags.compare else _listing(kept, flags.root))
         if flags.tensorboard:
             console.print(_write_events(kept, flags.root, flags.tensorboard), soft_wrap=True)
@@ -130,6 +139,21 @@ def _listing(kept: Sequence[Entry], root: Path) -> Table:
         status = ", ".join(filter(None, [each.status, each.diverged]))
         table.add_row(where, each.environment, each.settings, status, share, *numbers)
     return table
+
+
+def _object(each: Entry) -> dict[str, str | int | float | None]:
+    """A run as an object for JSON, which has no NaN."""
+    known = {name: value for name, value in dataclasses.asdict(each).items() if value == value}
+    return {
+        "path": str(each.path),
+        **{name: known[name] for name in ("status", "environment", "settings")},
+        "steps": each.agent_steps,
+        "wanted_steps": each.wanted or None,
+        "unit": f"{each.unit.strip() or 'agent'} steps",
+        "eval_return": known.get("returned"),
+        "dormant_fraction": known.get("dormant"),
+        "diverged": each.diverged or None,
+    }
 
 
 def _write_events(kept: Sequence[Entry], root: Path, to: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -147,6 +147,8 @@ def unboxed(box: str) -> str:
 Weight = Callable[[Job], float]  # returns the relative duration of a job, in any unit
 KNOWN_SPEEDS = Path(__file__).parents[1] / "experiments" / "speeds.csv"
 WORDS = {"waiting": "tried again", "in use": "waits"}
+WIDE = 100  # columns of a terminal with room for a bar
+LINE_SECONDS = 60.0  # between two lines of progress in redirected output
 SHOWN = {"train_return": "return {:.1f}", "dormant/0.1/all": "dormant {:.0%}"}
 
 
@@ -293,31 +295,53 @@ def _notes(
 
 @contextmanager
 def progress_bar(folder: RunFolder, steps: int, frames: bool) -> Iterator[Callable[[int], None]]:
-    """Shows a bar. Yields a function that sets the bar to the agent steps done. `frames` also shows emulator frames."""
+    """Shows the progress of a run. Yields a function to call with the agent steps done.
+
+    On a terminal it is one line with a bar, which is left out on fewer than `WIDE` columns. Otherwise it is a line at
+    the start, at most one per `LINE_SECONDS`, and one at the end. `frames` also shows emulator frames.
+    """
+    console, newest = Console(), Newest(folder.metrics, SHOWN)
+    wide, begun = console.width >= WIDE, list[tuple[float, int]]()
+
+    def values(done: int) -> str:
+        begun[1:] = [(time.monotonic(), done)]
+        shown = [*_speed(begun, frames and (wide or not console.is_terminal)), *newest_values(newest)]
+        compiling = done == begun[0][1] and done < steps
+        return ", ".join(["compiling", *shown] if compiling else shown)
+
+    if not console.is_terminal:
+        yield _lines_at_intervals(console, steps, values)
+        return
     columns = (
-        TextColumn("agent steps"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.completed:,}/{task.total:,} agent steps"),
+        *([BarColumn()] if wide else []),
         TextColumn("{task.fields[values]}"),
-        TextColumn("time left"),
         TimeRemainingColumn(),
+        *([TextColumn("left")] if wide else []),
     )
-    with Progress(*columns, console=Console()) as bars:
-        task, newest = bars.add_task("training", total=steps, values=""), Newest(folder.metrics, SHOWN)
-        begun: list[tuple[float, int]] = []
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task("training", total=steps, values="")
+        yield lambda done: bars.update(task, completed=done, values=values(done))
 
-        def update(done: int) -> None:
-            begun[1:] = [(time.monotonic(), done)]
-            bars.update(task, completed=done, values=", ".join([*_speed(begun, frames), *newest_values(newest)]))
 
-        yield update
+def _lines_at_intervals(console: Console, steps: int, values: Callable[[int], str]) -> Callable[[int], None]:
+    """Returns a function that prints a line for the agent steps done, unless it has printed one recently."""
+    printed: list[float] = []
+
+    def update(done: int) -> None:
+        text = values(done)
+        if not printed or done >= steps or time.monotonic() - printed[-1] >= LINE_SECONDS:
+            printed[:] = [time.monotonic()]
+            console.print(f"{done:,} of {steps:,} agent steps, {text}", soft_wrap=True, markup=False, highlight=False)
+
+    return update
 
 
 def _speed(begun: list[tuple[float, int]], frames: bool) -> list[str]:
     """The number of frames and the agent steps per second of this process, as text."""
     (first, before), (now, done) = begun[0], begun[-1]
     played = [f"{FRAME_SKIP * done:,} frames"] if frames else []
-    return [*played, f"{(done - before) / (now - first):.1f} steps/s"] if done > before else played
+    return [*played, f"{(done - before) / (now - first):.3g} steps/s"] if done > before else played
 
 
 def newest_values(newest: Newest) -> list[str]:

@@ -1,13 +1,17 @@
 """The command line on Atari games: the paper's defaults, the training that flags describe, and errors for bad input."""
 
 import builtins
+import io
 import json
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from dormant import Every, ReDo, Reset
-from dormant.cli import train
+from dormant.cli import terminal, train
 from dormant.cli.terminal import SHOWN, newest_values, progress_bar
 from dormant.experiments import alternatives
 from dormant.experiments.benches import MINATAR, RATIOS, atari_bench
@@ -148,19 +152,37 @@ def test_a_missing_package_says_what_to_install(refused, monkeypatch, package):
         atari._cv2.cache_clear()
 
 
-def test_the_bar_says_frames_return_and_dormant_fraction(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+MEASURED = [
+    {"seed": 0, "agent_steps": 0, "dormant/0.1/all": 0.5},
+    {"seed": 0, "agent_steps": 50, "dormant/0.1/all": 0.2, "train_return": -20.0},
+    {"seed": 1, "agent_steps": 50, "dormant/0.1/all": 0.3, "train_return": -21.0},
+    {"seed": 1, "agent_steps": 100, "dormant/0.1/all": 0.3, "train_return": None},
+]
+
+
+def test_redirected_progress_is_a_line_at_the_start_and_one_at_the_end(tmp_path, capsys):
     folder = RunFolder(tmp_path)
-    table = [
-        {"seed": 0, "agent_steps": 0, "dormant/0.1/all": 0.5},
-        {"seed": 0, "agent_steps": 50, "dormant/0.1/all": 0.2, "train_return": -20.0},
-        {"seed": 1, "agent_steps": 50, "dormant/0.1/all": 0.3, "train_return": -21.0},
-        {"seed": 1, "agent_steps": 100, "dormant/0.1/all": 0.3, "train_return": None},
-    ]
-    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in table))
+    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in MEASURED))
     assert newest_values(Newest(folder.metrics, SHOWN)) == ["return -20.5", "dormant 25%"]
-    with progress_bar(folder, 100, frames=True) as update:
+    with progress_bar(folder, 1_000, frames=True) as update:
+        for done in (0, 500, 1_000):
+            update(done)
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == "0 of 1,000 agent steps, compiling, 0 frames, return -20.5, dormant 25%"
+    assert last.startswith("1,000 of 1,000 agent steps, 4,000 frames, ") and last.endswith("return -20.5, dormant 25%")
+
+
+@pytest.mark.parametrize(("columns", "bar"), [(80, False), (120, True)])
+def test_progress_on_a_terminal_fits_its_width(columns, bar, tmp_path, monkeypatch):
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=columns, color_system=None)
+    monkeypatch.setattr(terminal, "Console", lambda: console)
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=iter((0.0, 20_000.0)).__next__))
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in MEASURED))
+    with progress_bar(folder, 10_000_000, frames=False) as update:
         update(0)
-        update(100)
-    shown = capsys.readouterr().out
-    assert all(part in "".join(shown.split()) for part in ("100/100", "400frames,", "steps/s"))
+        update(9_999_999)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.getvalue())
+    assert "9,999,999/10,000,000 agent steps" in shown and "return -20.5, dormant 25%" in shown and "…" not in shown
+    assert ("━" in shown) == bar

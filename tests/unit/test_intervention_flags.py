@@ -1,5 +1,10 @@
 """The flags of `dormant train` that configure the intervention."""
 
+import re
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+
 import pytest
 
 from dormant.cli.interventions import USES, Settings, intervention
@@ -99,3 +104,42 @@ def test_plasticity_injection_brings_the_network_that_it_needs(built):
     training = built("--intervention", "plasticity-injection", "--at", "7")
     assert training.intervention == PlasticityInjection(7)
     assert training.agent.network == Injectable(MinAtarCNN(), ("conv",))
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """A module of a user, with an intervention."""
+    module = ModuleType("own")
+
+    @dataclass(frozen=True)
+    class Cure:
+        init = ReDo.init
+        update = ReDo.update
+
+    module.Cure, module.NotData = Cure, type("NotData", (), {"init": ReDo.init, "update": ReDo.update})
+    module.Broken, module.Number = lambda: 1 / 0, lambda: 5
+    monkeypatch.setitem(sys.modules, "own", module)
+    return module
+
+
+def test_an_intervention_of_the_user_acts_alone_or_on_a_schedule(own):
+    assert intervention(Settings("own:Cure")) == own.Cure()
+    assert intervention(Settings("own:Cure", period=5, stop=9)) == Every(5, own.Cure(), stop=9)
+    assert intervention(Settings("own:Cure", when_dormant=0.5)) == Every(1_000, WhenDormant(0.5, own.Cure()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (Settings("own:Cure", tau=0.1), "--intervention own:Cure does not use --tau"),
+        (Settings("own:NotData"), "NotData must be a frozen dataclass"),
+        (Settings("own:Broken"), "--intervention own:Broken: division by zero"),
+        (Settings("own:Number"), "expected an intervention, which has"),
+        (Settings("own:Missing"), "the module 'own' has no function 'Missing'"),
+        (Settings("absent:Cure"), "cannot import the module 'absent'"),
+        (Settings("redoo"), "did you mean redo?"),
+    ],
+)
+def test_an_intervention_that_cannot_be_used_is_refused(own, settings, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        intervention(settings)
