@@ -10,7 +10,9 @@ from .program import Program, Values
 from .structure import Structure, Table
 from .taps import Observed, observed
 
-SEVERAL = {"crelu", "glu", "take_traced", "max_pool", "max_time"}  # several results per unit, or one for several units
+# Several results per unit, or one for several units. A layer is measured after a cumulative sum over time, whose first
+# value equals an activation.
+SEVERAL = {"crelu", "glu", "take_traced", "max_pool", "max_time", "cumsum_time", "scan_add"}
 
 
 def is_plain(program: Program) -> bool:

@@ -31,7 +31,7 @@ class Recorder(Loops):
         self.rounding = rounding  # relative error added to every pre-activation, as in another compilation
         self.random, self.draw = torch.Generator().manual_seed(seed), draw
         self.moves, self.training = moves or {}, training
-        self.reads, self.activations = list[Tensor](), list[Tensor]()
+        self.reads, self.activations, self.arguments = list[Tensor](), list[Tensor](), dict[str, Tensor]()
 
     def r(self, name: str, value: Tensor) -> Tensor:
         self.reads.append(value)
@@ -42,8 +42,9 @@ class Recorder(Loops):
             value = value * (1 + self.rounding * torch.randn(value.shape, generator=self.random).to(value))
         return value + torch.tensor(self.moves[name]).to(value) if name in self.moves else value
 
-    def a(self, name: str, compute: Callable[[], Tensor], *_: Any) -> Tensor:
+    def a(self, name: str, compute: Callable[[], Tensor], arguments: Sequence[Tensor], *_: Any) -> Tensor:
         self.activations.append(result := compute())
+        self.arguments[name] = arguments[0]
         return result
 
     def drawn(self, kind: str, key: int, value: Tensor) -> Tensor:
@@ -100,14 +101,18 @@ def observed(
 def hangs_on_rounding(program: Program, values: Values, batch: np.ndarray, seen: Observed, **options: Any) -> bool:
     """Whether rounding decides which values are 0, so that a different compilation may give different zeros.
 
-    Examples: a constant neuron from which the batch mean is subtracted, or a sigmoid that almost underflows.
+    Examples: a constant neuron from which the batch mean is subtracted, a sigmoid that almost underflows, or GELU of
+    numbers below -4, where its factor 1 + tanh is 0 or one rounding unit.
     """
     if any(((value != 0) & (np.abs(value) < 1e-30)).any() for value in (*seen.ends, *seen.activations)):
         return True
-    if not program.operations & BATCH_STATISTICS:
+    if not program.operations & {*BATCH_STATISTICS, "gelu"}:
         return False
     recorder = Recorder(rounding=1e-6, **options)
     outputs = run(program, values, batch, recorder)
+    gelus = {str(node.attrs.get("id", index)) for index, node in enumerate(program.nodes) if node.op == "gelu"}
+    if any((recorder.arguments[name] < -4).any() for name in gelus):
+        return True
     ends = [np.reshape(np.asarray(value), (len(value), -1)) for value in (*recorder.reads, *outputs)]
     zero = [(value == 0).all(0) for value in ends]
     return any((now & ~then).any() for now, then in zip(seen.zero, zero, strict=True))
