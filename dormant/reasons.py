@@ -3,10 +3,13 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes  # an optional package
 
 WIDTH = 120  # columns
 NARROWEST = 8  # fewest columns of a wrapped cell
@@ -184,6 +187,20 @@ class Report:
             for row, status in zip(rows, last, strict=True)
         ]
         return "\n".join([*lines, self.conditions])
+
+    def plot(self, axes: "tuple[Axes, Axes] | None" = None) -> "tuple[Axes, Axes]":
+        """Draws the report in matplotlib, and returns the two axes.
+
+        The first shows the dormant fraction of each layer with its interval, the second each layer's scores in
+        ascending order. Raises ModuleNotFoundError, which names the extra to install, without matplotlib.
+        """
+        from .plots import draw_shares, draw_sorted_scores, report_axes
+
+        shares, scores = report_axes(len(self.layers)) if axes is None else axes
+        rows = (*self.layers, self.all)
+        draw_shares(shares, {f"{row.name} ({row.neurons})": row.interval for row in rows}, self.tau)
+        draw_sorted_scores(scores, {layer.name: layer.scores for layer in self.layers}, self.tau)
+        return shares, scores
 
     @property
     def conditions(self) -> str:

@@ -29,6 +29,7 @@ FLOORS = {
             "interventions",
             "regularisers",
             "metrics",
+            "plots",
         ),
         *("optimizer", "reporting", "torch"),
     },
@@ -38,7 +39,7 @@ FLOORS = {
     5: {"cli", "__main__"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
-MOST_FILES = 130  # raise this limit for a new file that holds one whole idea
+MOST_FILES = 131  # raise this limit for a new file that holds one whole idea
 MEDIAN_LINES, MOST_LINES, FEWEST_LINES = 110, 400, 40
 MOST_ANY = 230  # lines with Any
 LONGEST_FUNCTION = 60  # lines, without its docstring
@@ -96,6 +97,7 @@ def test_imports_point_downwards(file):
 def test_the_method_needs_only_its_four_packages(file):
     adapter = module_name(file).startswith("dormant.torch")
     allowed = {"numpy", "jaxtyping"} | ({"torch", "stable_baselines3"} if adapter else {"jax", "optax"})
+    allowed |= {"matplotlib"} if module_name(file) in ("dormant.plots", "dormant.reasons") else set()
     third_party = {name.split(".")[0] for name in imports(file)} - sys.stdlib_module_names - {"dormant"}
     assert third_party <= allowed
 

@@ -1,5 +1,6 @@
 """The command line: the trainings that flags describe, and the errors for bad input."""
 
+import importlib.metadata
 import subprocess
 import sys
 import threading
@@ -191,3 +192,8 @@ def test_a_finished_run_of_another_configuration_is_not_called_done(built, monke
     with pytest.raises(SystemExit):
         built()
     assert "already done" not in capsys.readouterr().out
+
+
+def test_the_version_is_printed(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"{importlib.metadata.version('dormant')}\n"

@@ -271,6 +271,16 @@ class TestRuns:
         assert second[:4] == ["b", "Place/Ring", "Walker, wide, RR 2, none", "stopped"]
         assert third == ["c", "", "", "damaged", "", "", ""]
 
+    def test_it_prints_json_without_nan(self, there, capsys):
+        with (there / "b" / "metrics.jsonl").open("a") as stream:
+            stream.write('{"seed": 0, "agent_steps": 13, "eval_return": NaN}\n')
+        assert run(["runs", str(there), "--json"]) == 0
+        first, second, third = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+        assert first["path"] == str(there / "a/seed0") and first["status"] == "done" and first["wanted_steps"] == 12
+        assert first["unit"] == "agent steps" and first["diverged"] is None and 0 <= first["dormant_fraction"] <= 1
+        assert second["eval_return"] is None and second["diverged"] == "diverged at 13"
+        assert third["status"] == "damaged"
+
     def test_it_filters_and_sorts(self, there, capsys):
         assert [row[0] for row in self.listed(capsys, there, "--env", "ring")] == ["b"]
         assert [row[0] for row in self.listed(capsys, there, "--status", "done")] == ["a/seed0"]
@@ -323,6 +333,10 @@ class TestRuns:
             (
                 ["--compare", "{}/a", "{}/b", "--tensorboard", "e"],
                 "dormant: --tensorboard writes the listed runs, and --compare lists none; leave out one of them.",
+            ),
+            (
+                ["{}", "--json", "--tensorboard", "e"],
+                "dormant: --json prints the list of runs alone; leave out --compare and --tensorboard.",
             ),
         ],
         ids=str,

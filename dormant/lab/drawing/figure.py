@@ -19,10 +19,10 @@ from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocat
 
 from dormant.files import replacing
 from dormant.lab import Experiment, Scale
-from dormant.lab.drawing import COLOURS, STYLE
 from dormant.lab.drawing.curves import Line, Pen, Plot, pens, plots, spread
 from dormant.lab.judging.claims import Verdict
 from dormant.lab.judging.wording import Ruling, effect
+from dormant.plots import COLOURS, STYLE
 
 Row = dict[str, Any]  # a row of published.csv
 DOMAINS = {"fig03": "CIFAR-10", "fig14": "MuJoCo"}  # experiments that are not listed use Atari
