@@ -34,7 +34,7 @@ PLACES = ((checkpoints, "checksum"), (frames, "checksum"), (rows.Journal, "synce
 
 
 def trainings(minatar_steps: int, atari_steps: int) -> Mapping[str, Any]:
-    """A training on each kind of environment."""
+    """Returns one training per kind of environment."""
     atari = replace(atari_dqn(), min_replay=atari_steps // 10, replay_capacity=10 * atari_steps)
     minatar = replace(minatar_dqn(200_000), min_replay=minatar_steps // 10)
     return {

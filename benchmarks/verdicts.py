@@ -219,14 +219,19 @@ NOT_OURS = ("Atari, quotients", "primary, not corrected")  # rows of rules that 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--simulations", type=int, default=20_000, help="studies per row; a twentieth for overlaps")
+    parser.add_argument(
+        "--simulations",
+        type=int,
+        default=20_000,
+        help="simulated studies per row; rows about overlap use 1/20 of this number",
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
     rows = list(table(options.simulations))
     printed(rows)
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     with options.output.open("w", newline="") as stream:
-        stream.write(f"# {command} at revision {revision()}, {options.simulations} studies a row\n")
+        stream.write(f"# {command} at revision {revision()}, {options.simulations} studies per row\n")
         csv.writer(stream, lineterminator="\n").writerows(
             [Row._fields, *([*each[:4], *map(_short, each[4:])] for each in rows)]
         )

@@ -9,7 +9,9 @@ import numpy as np
 def checked_tau(tau: float) -> float:
     """Returns `tau`. Raises ValueError if it is negative or NaN."""
     if not tau >= 0:
-        raise ValueError(f"tau must be at least 0, got {tau}; 0 finds only exactly silent neurons, the paper uses 0.1.")
+        raise ValueError(
+            f"tau must be at least 0, got {tau}. With 0, only silent neurons are dormant; the ReDo paper uses 0.1."
+        )
     return tau
 
 

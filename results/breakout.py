@@ -78,7 +78,7 @@ def keep(folder: RunFolder, arm: str) -> RunFolder:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="folder with the run folders none and redo")
+    parser.add_argument("runs", type=Path, help="folder that contains the two run folders `none` and `redo`")
     parser.add_argument("--agent-steps", type=int, default=10_000, help="agent steps of evaluation per agent")
     options = parser.parse_args()
     folders = {arm: RunFolder(options.runs / name) for arm, name in ARMS.items()}
@@ -96,7 +96,9 @@ def main() -> None:
         lines.append(f"{agent}: {mean:.2f} [{low:.2f}, {high:.2f}] ({len(values)} episodes)")
     print("\n".join(lines))
     steps = min(int(curve(folder, f"dormant/{TAU:g}/all").agent_steps[-1]) for folder in kept.values())
-    caption = f"python results/breakout.py: one seed an arm, {steps:,} agent steps. Returns with 95 % t-intervals over "
+    caption = (
+        f"python results/breakout.py: one seed per arm, {steps:,} agent steps. Returns with 95 % t-intervals over "
+    )
     caption += "episodes:\n" + "\n".join(lines)
     picture = demo_picture(kept, TAU, "ALE/Breakout at replay ratio 1", caption)
     picture.savefig(HERE / "breakout.png")

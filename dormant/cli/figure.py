@@ -128,7 +128,7 @@ def cores_of(number: int | None) -> tuple[int | None, ...]:
 
 @dataclass(frozen=True)
 class Figure:
-    """Complete the runs of some experiments, judge their claims and draw them. The same command resumes."""
+    """Run experiments, judge their claims and draw their figures. If it is interrupted, the same command resumes it."""
 
     names: tyro.conf.Positional[tuple[str, ...]]
     """Names of experiments, such as fig07 fig09, or all. The page has these experiments only."""

@@ -200,8 +200,8 @@ SOME_NEURONS = 0.02
 MANY_NEURONS = 0.05
 # With ReDo the paper's networks have a tenth to a quarter of the dormant neurons of plain DQN (figures 9 and 12).
 HALF_AS_MANY = 0.5
-# A ratio of returns. The paper's intervals (figure 10; 5 seeds, 17 games) extend about 12 % to either side of the mean,
-# so a tenth is the smallest effect that the paper could have detected.
+# The next four are ratios of returns. In figure 10 of the paper (5 seeds, 17 games), intervals extend about 12 % to
+# either side of the mean. So the paper could hardly detect an effect below 10 %.
 HIGHER_RETURN = 1.1
 LOWER_RETURN = 0.9
 SLIGHTLY_LOWER = 0.95  # weight decay of SAC loses 10 % in one task of the paper and 5 % in another (figure 14)

@@ -145,7 +145,9 @@ class Recycle:
         one_of("order", self.order, ("lowest", "highest", "random"))
         one_of("coupled", self.coupled, ("recycle", "skip"))
         if self.at_most is not None and self.at_most < 1:
-            raise ValueError(f"at_most must be at least 1 neuron, got {self.at_most}; leave it out for no budget.")
+            raise ValueError(
+                f"at_most must be at least 1 neuron, got {self.at_most}; omit it to recycle without a limit."
+            )
 
     def init(self, module: nn.Module) -> State:
         del module

@@ -218,7 +218,7 @@ def with_intervention(
     optimizers = optimizer_list(optimizer)
     if not isinstance(module, nn.Module):
         raise TypeError(
-            f"expected a torch.nn.Module as the first argument, got {type(module).__name__}: "
+            f"expected a torch.nn.Module as the first argument, got {type(module).__name__}; write "
             "with_intervention(module, optimizer, Every(1_000, ReDo(tau=0.1)))."
         )
     check_init(init)

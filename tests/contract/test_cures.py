@@ -359,6 +359,6 @@ def test_both_frameworks_act_at_the_same_gradient_steps(start, stop):
     ours, theirs = dt.Every(5, dt.Chain(), start, stop), dormant.Every(5, dormant.Chain(), start, stop)
     due = [step for step in range(1, 40) if theirs.due(step)]
     assert [step for step in range(1, 40) if ours.due(step - 1, step)] == due
-    # Three gradient steps between two calls: it acts at the first call after one of them was due.
+    # Each call covers three gradient steps. `Every` acts at the first call at or after each due step.
     calls = [now for now in range(3, 40, 3) if ours.due(now - 3, now)]
     assert calls == sorted({-(-step // 3) * 3 for step in due if -(-step // 3) * 3 < 40})

@@ -28,7 +28,7 @@ def neurons_of(truth: Structure, incoming: Mapping[str, Any], width: int) -> Tab
 
 
 def owners_of(truth: Structure, incoming: Mapping[str, Any]) -> np.ndarray:
-    """Returns the neuron that each entry feeds according to the wiring (`incoming`), or -1."""
+    """Returns the neuron that each entry of the parameters feeds according to `incoming`, or -1 for other entries."""
     owners = np.full(sum(truth.sizes), -1)
     for name, neurons in incoming.items():
         owners[truth.of(name)] = np.broadcast_to(np.asarray(neurons), truth.shapes[name]).ravel()

@@ -122,7 +122,7 @@ def judge_moves(
     program: Program, truths: Sequence[Structure], modes: Sequence[bool], before: Values, new: Values, donor: Values,
     batch: np.ndarray,
 ) -> list[Failure]:  # fmt: skip
-    """Checks that no output depends on a recycled unit, by moving the unit's pre-activation."""
+    """Changes the pre-activations of recycled units, and checks that no output changes."""
     recycled = recycled_units(truths[0], before, new, donor)
     if not recycled.any():
         return []

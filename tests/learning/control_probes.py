@@ -66,7 +66,7 @@ class ProbeBodies:
         self._episode, self._step = (np.zeros(len(seeds), np.int32) for _ in range(2))
 
     def _posed(self, body):
-        """The problem and the sign of a body's episode, computed from only the number of the episode."""
+        """The problem and the sign of an episode. They depend only on the seed, the stream and the episode's number."""
         counter = [0, int(self._episode[body]), 0, 0]
         draw = np.random.Generator(np.random.Philox(key=self._keys[body], counter=counter))
         probe, sign = int(draw.integers(len(PROBES))), float(draw.choice([-1.0, 1.0]))

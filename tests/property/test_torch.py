@@ -80,7 +80,7 @@ def convolutions(draw, x, act):
 
 
 def silence_(net, draw):
-    """Silences random neurons of each layer by a very negative bias."""
+    """Silences random neurons of each layer with a very negative bias."""
     parts = list(net.trunk)
     for part, after in pairwise(parts):
         if isinstance(part, nn.Linear | nn.Conv2d):

@@ -1,4 +1,4 @@
-"""Fixtures that parse command lines of `dormant train` without training. A test module's `FLAGS` are always added."""
+"""Fixtures that parse command lines of `dormant train` without training. A module's `FLAGS` are the default flags."""
 
 import pytest
 

@@ -80,7 +80,7 @@ def test_a_variant_does_not_belong_to_the_family_of_its_arm():
     same, varied = with_variants([plain, sweep], "smoke", ["tau=0.3"])
     added = [arm.name for arm in varied.designs["smoke"].arms][len(sweep.designs["smoke"].arms) :]
     assert added[0] == "ReDo (exploratory: tau=0.3), RR 0.25" and len(added) == 4
-    assert same is plain  # unchanged, because no arm of `plain` has a threshold
+    assert same is plain  # unchanged, because no arm of `plain` has the setting `tau`
     assert with_variants([sweep], "smoke", []) == [sweep]
     with pytest.raises(ValueError, match="no field has this name"):
         with_variants([plain], "smoke", ["tau=0.3"])

@@ -1,4 +1,4 @@
-"""The machine: detected cores and devices, cores and devices that are used, and errors for missing packages."""
+"""The machine: which cores and devices are found, which are used, and errors for missing packages."""
 
 import subprocess
 import sys

@@ -161,7 +161,8 @@ def pens(arms: Sequence[str]) -> Pens:
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Moves heights between 0 and 1 as little as possible until neighbours are `gap` apart. Keeps their order.
+    """Spreads heights within [0, 1], so that neighbours are at least `gap` apart, and keeps their order. Moves each as
+    little as possible.
 
     >>> [round(height, 2) for height in spread([0.5, 0.52, 0.9], 0.1)]
     [0.46, 0.56, 0.9]

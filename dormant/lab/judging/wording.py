@@ -110,7 +110,7 @@ def number(value: float) -> str:
 
 
 def bare(unit: str, value: float) -> str:
-    """An effect without its unit. For a clipped quotient, the text is "at least" or "at most" the limit.
+    """Returns the text of an effect without its unit. A clipped ratio becomes "at least" or "at most" the limit.
 
     >>> bare("times", 250.0), bare("times", 0.001), bare("percentage points", -0.059), bare("% of DQN", 0.2)
     ('at least 100', 'at most 0.01', '-5.9', '+20')

@@ -188,7 +188,7 @@ class SAC:
     def critic_loss(
         self, critics: SACParams, state: SACState, batch: Steps, alpha: Float[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
-        """Half the squared temporal-difference errors of both critics, averaged over the batch."""
+        """Half the squared temporal-difference errors, averaged over the batch and summed over both critics."""
         action_t, log_density_t = self._draw(state.learner.params["actor"], batch.observation_t, batch.noise_t)
         value_t = jnp.minimum(*self._values(state.target, batch.observation_t, action_t)) - alpha * log_density_t
         goal = jax.lax.stop_gradient(self.reward_scale * batch.reward_t + batch.discount_t * value_t)

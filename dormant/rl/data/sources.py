@@ -101,7 +101,7 @@ class TransitionFiles:
     path: Path | None = field(default=None, compare=False)
 
     def needs(self, env: Playable, seeds: tuple[int, ...]) -> Needs:
-        """Returns no training, because the data do not come from one of our runs."""
+        """Returns an empty tuple, because the data does not come from one of our runs."""
         del env, seeds
         return ()
 
@@ -118,7 +118,7 @@ class Minari:
     name: str
 
     def needs(self, env: Playable, seeds: tuple[int, ...]) -> Needs:
-        """Returns no training, because the data do not come from one of our runs."""
+        """Returns an empty tuple, because the data does not come from one of our runs."""
         del env, seeds
         return ()
 
@@ -148,7 +148,7 @@ class DopamineReplay:
     rows: int | None = None
 
     def needs(self, env: Playable, seeds: tuple[int, ...]) -> Needs:
-        """Returns no training, because the data do not come from one of our runs."""
+        """Returns an empty tuple, because the data does not come from one of our runs."""
         del env, seeds
         return ()
 
