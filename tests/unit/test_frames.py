@@ -22,7 +22,7 @@ def frame(number):
 
 
 def added_to(replay, ring, kinds, first=0):
-    """Adds steps to the ring. Step k has reward k and goes from frame 10 + k to 11 + k, or to 100 + k if it ends an episode."""
+    """Adds steps to the ring. Step k has reward k and goes from frame 10 + k to 11 + k, or 100 + k if it ends."""
     for k, (discount, last) in enumerate(kinds, first):
         replay.add(ring, k, frame(10 + k), k % 4, float(k), discount, last, frame(100 + k if last else 11 + k))
     return ring
