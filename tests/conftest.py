@@ -6,12 +6,18 @@ import ctypes.util
 import gc
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import typing
 from pathlib import Path
 
-# Compilation takes most of a test's time. Subprocesses inherit these variables. The flags save two thirds of the time.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Compilation takes most of a test's time. Subprocesses inherit these variables. The flags save most of the time, but
+# without fusion emitters seeds side by side round differently from seeds one by one; see `pytest_pyfunc_call`.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false",
+)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides an error that XLA wrongly reports for code from a cache
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # shared by all workers of a session
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
@@ -72,13 +78,33 @@ def pytest_runtest_protocol(item):
         return (yield)
 
 
-LARGEST_RESIDENT_SET = 1 << 30  # bytes that a worker may keep between two test files
+NOT_FUSING = "--xla_cpu_use_fusion_emitters=false"
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Runs a test marked `fusing_compiler` in its own process, in which XLA fuses operations as it does for users."""
+    if pyfuncitem.get_closest_marker("fusing_compiler") is None or NOT_FUSING not in os.environ["XLA_FLAGS"]:
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", pyfuncitem.nodeid]
+    environment = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace(NOT_FUSING, "")}
+    ran = subprocess.run(command, cwd=pyfuncitem.config.rootpath, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout
+    return True
+
+
+def pytest_collection_finish():
+    """Exempts what exists before the first test from garbage collection, which otherwise visits it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+LARGEST_RESIDENT_SET = 3 << 29  # bytes that a worker may keep between two tests
+
+
+@pytest.fixture(autouse=True)
 def compiled_code_is_dropped():
-    """Frees compiled code after each test file, because JAX would keep all of it, about 5 GB per worker."""
-    yield
+    """Frees compiled code before a test if there is much, because JAX would keep all of it, about 5 GB per worker."""
     if psutil.Process().memory_info().rss > LARGEST_RESIDENT_SET:
         jax.clear_caches()
         gc.collect()

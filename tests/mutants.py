@@ -341,7 +341,6 @@ def noticed(copy: Path, tests: tuple[str, ...]) -> bool:
         "PYTHONDONTWRITEBYTECODE": "1",
         "JAX_COMPILATION_CACHE_DIR": str(copy / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     try:
         ended = subprocess.run(

@@ -1,14 +1,19 @@
-"""The tracer's notes: neuron layers, the parameter entries of each neuron, and reasons not to recycle a layer."""
+"""The tracer's notes: neuron layers, the entries of each neuron, reasons not to recycle a layer, and `Call`.
+
+A `Call` is one operation of a pass. `mix` notes what an operation without a rule does to neurons and parameters.
+"""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from ..reasons import DIRECT, OWN, Reason
-from .values import OTHER, ZERO, Part, Stage, Stages, compact, lean
+from ..reasons import APART, DIRECT, OWN, Reason
+from .values import NOTHING, OTHER, ZERO, Part, Stage, Stages, Value, broken, compact, lean, together
 
 UNCLAIMED = -3
 SIDES = ("incoming", "outgoing")
@@ -287,3 +292,70 @@ class Ledger:
         for layer in () if self.training else self.layers_of(neurons):
             self.layers[layer].made.add(self.step)
         return {layer: Stage(point) for layer in self.layers_of(neurons)}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation of a pass; `value(tensor)` returns what the tracer knows about a tensor."""
+
+    func: Any
+    name: str  # without the trailing underscore of an in-place operation
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+    value: Callable[[Any], Value]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+
+    @property
+    def values(self) -> list[Value]:
+        return [self.value(tensor) for tensor in self.tensors]
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the first output."""
+        return self.outputs[0].shape
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        return [leaf for leaf in tree_leaves(self.output) if isinstance(leaf, Tensor)]
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """Returns the argument with this name in the operation's schema, or else `default`."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        for index, argument in enumerate(self.func._schema.arguments):
+            if argument.name == name:
+                found = self.args[index] if index < len(self.args) else argument.default_value
+                return default if found is None else found
+        return default
+
+
+Result = Value | list[Value]
+Rule = Callable[[Ledger, Call], Result]
+
+
+def mix(notes: Ledger, call: Call, reason: Reason | None = None, statistic: str | None = None) -> Value:
+    """Returns the value of an operation that mixes neurons and parameter entries.
+
+    If a weight reads the result, the contributing layers are not recycled; `reason` explains why. Later values record
+    only which layers and parameters contributed.
+    """
+    values = call.values
+    whole = together(values)
+    unfollowed = dict(whole.unfollowed)
+    for value in values:
+        unfollowed |= notes.not_known(value.parts, call.name)
+    stages = broken(whole.stages, reason or Reason(f"several neurons are mixed by aten.{call.name}", APART), statistic)
+    return replace(whole, stages=stages, unfollowed=unfollowed)
+
+
+def constant(call: Call) -> Value:
+    """Returns the value of an operation that takes neither neurons nor parameters."""
+    random = torch.Tag.nondeterministic_seeded in call.func.tags
+    values = call.values
+    fed = any(value.from_input for value in values)
+    varies = random or any(value.varies for value in values)
+    return Value(from_input=fed, varies=varies) if fed or varies else NOTHING

@@ -10,7 +10,6 @@ from torch.utils._pytree import tree_map_only
 
 from ..reasons import APART, BRANCH, RUNS, Reason
 from .branches import LONGEST, Change, Got, Pass, TooLong, branches, module_names, running_part
-from .calls import Call
 from .execution import (
     Dataflow,
     Operations,
@@ -24,9 +23,8 @@ from .execution import (
     storage,
     tensors_of,
 )
-from .gradients import Gradients
-from .layers import Found, collect, same_wiring
-from .ledger import Ledger
+from .layers import Found, Gradients, collect, same_wiring
+from .ledger import Call, Ledger
 from .rules import known
 from .rules.movement import any_row, read_by_python
 from .shadows import Shadows

@@ -9,8 +9,7 @@ import numpy as np
 from ..reasons import SILENT, Reason
 from .elementwise import convert, linear, nonlinear
 from .ledger import Ledger, mix
-from .movement import MOVES, concatenate, indexed_axes
-from .overwriting import add_at, overwrite, overwrite_slice
+from .movement import MOVES, add_at, concatenate, indexed_axes, overwrite, overwrite_slice
 from .program import Step
 from .values import Ids, Part, Shapes, Value, narrow, no_ids, plain, side_by_side, varies
 

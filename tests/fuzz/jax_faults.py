@@ -71,7 +71,7 @@ JAX_FAULTS = {
     ),
     "mixed neurons are forgotten": _fault(
         "The result of an operation that mixes neurons counts as independent of them.",
-        {f"{module}.mix": _mix for module in ("rules", "kernels", "overwriting", "elementwise")}
+        {f"{module}.mix": _mix for module in ("rules", "kernels", "movement", "elementwise")}
         | {"audit._blame": _nothing},
     ),
 }

@@ -169,6 +169,7 @@ def test_chunks_and_evaluation_do_not_change_a_run(run):
     trees_equal(once.advance(once.init())[0], states[-1])
 
 
+@pytest.mark.fusing_compiler
 def test_a_seed_does_not_depend_on_its_company(run):
     states, _ = run
     alone = replace(TRAINING, seeds=(5,), log_period=64, eval_period=64)

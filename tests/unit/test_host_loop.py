@@ -103,6 +103,7 @@ def test_chunks_and_evaluation_do_not_change_a_run(run, tmp_path):
     trees_equal(played(once, tmp_path)[1][-1], states[-1])
 
 
+@pytest.mark.fusing_compiler
 def test_a_seed_does_not_depend_on_its_company(run, tmp_path):
     loop, states, metrics = run
     alone, own, rows_alone = played(replace(TRAINING, seeds=(5,)), tmp_path)

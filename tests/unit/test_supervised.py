@@ -197,6 +197,7 @@ def test_neurons_of_every_hidden_layer_are_counted(run):
     assert sizes == {"scores/conv1": (2, 8), "scores/conv2": (2, 8), "scores/conv3": (2, 8), "scores/dense": (2, 16)}
 
 
+@pytest.mark.fusing_compiler
 def test_seeds_differ_and_do_not_depend_on_their_company(run):
     states, _ = run
     kernels = states[-1].learner.params["dense"]["kernel"]

@@ -7,8 +7,7 @@ in the table. An operation without a rule mixes its inputs unless it is elementw
 
 import torch
 
-from ..calls import Call, Result, Rule, constant, mix
-from ..ledger import Ledger
+from ..ledger import Call, Ledger, Result, Rule, constant, mix
 from ..values import Value
 from . import arithmetic, movement, products
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ...reasons import APART, SILENT, Reason
-from ..calls import Call, mix
-from ..ledger import Ledger
+from ..ledger import Call, Ledger, mix
 from ..values import (
     OTHER,
     ZERO,

@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from ...reasons import APART, PYTHON, Reason
-from ..calls import Call, Result, Rule, mix
-from ..ledger import Ledger
+from ..ledger import Call, Ledger, Result, Rule, mix
 from ..values import OTHER, ZERO, Part, Value, after_extremum, after_nonlinearity, broken, collapse, coupled, together
 from .arithmetic import no_zeros, silent, stretched
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from ...reasons import APART, DIRECT, OWN, SILENT, Reason
-from ..calls import Call, Result, mix
-from ..ledger import Ledger
+from ..ledger import Call, Ledger, Result, mix
 from ..values import (
     OTHER,
     Stages,
