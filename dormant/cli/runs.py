@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dormant.cli.terminal import counted, diverged, refuse
+from dormant.cli.terminal import WIDE, counted, diverged, refuse
 from dormant.hints import folded
 from dormant.lab import FAMILIES
 from dormant.lab.runs.description import differences, shown
@@ -82,7 +82,13 @@ def runs(flags: Runs) -> int:
         if flags.json:
             print(json.dumps([_object(each) for each in kept], indent=2))
             return 0
-        console.print(_comparison(*flags.compare) if flags.compare else _listing(kept, flags.root))
+        if flags.compare:
+            console.print(_comparison(*flags.compare))
+        elif console.width < WIDE:
+            for line in _lines(kept):
+                console.print(line, soft_wrap=True, markup=False, highlight=False)
+        else:
+            console.print(_listing(kept, flags.root))
         if flags.tensorboard:
             console.print(_write_events(kept, flags.root, flags.tensorboard), soft_wrap=True)
     except (RunRefused, ValueError) as error:
@@ -132,13 +138,27 @@ def _listing(kept: Sequence[Entry], root: Path) -> Table:
     for name in ("run", "environment", "settings", "status", "agent steps", "return", "dormant"):
         table.add_column(name, overflow="fold")
     for each in kept:
-        wanted = f" of {each.wanted:,}" if each.wanted else ""
-        share = "" if each.status == "damaged" else f"{each.agent_steps:,}{wanted}{each.unit}"
         numbers = [_number("{:.2f}", each.returned), _number("{:.1%}", each.dormant)]
         where = str(each.path.relative_to(root))
         status = ", ".join(filter(None, [each.status, each.diverged]))
-        table.add_row(where, each.environment, each.settings, status, share, *numbers)
+        table.add_row(where, each.environment, each.settings, status, _share(each), *numbers)
     return table
+
+
+def _share(each: Entry) -> str:
+    wanted = f" of {each.wanted:,}" if each.wanted else ""
+    return "" if each.status == "damaged" else f"{each.agent_steps:,}{wanted}{each.unit}"
+
+
+def _lines(kept: Sequence[Entry]) -> Iterator[str]:
+    """The list for a narrow terminal. Each path has a line of its own, so that it can be copied."""
+    for each in kept:
+        yield str(each.path)
+        values = [_number("return {:.2f}", each.returned), _number("dormant {:.1%}", each.dormant)]
+        parts = [each.status, each.diverged, each.environment, _share(each), *values]
+        yield "  " + ", ".join(filter(None, parts))
+        if each.settings:
+            yield f"  {each.settings}"
 
 
 def _object(each: Entry) -> dict[str, str | int | float | None]:

@@ -271,6 +271,13 @@ class TestRuns:
         assert second[:4] == ["b", "Place/Ring", "Walker, wide, RR 2, none", "stopped"]
         assert third == ["c", "", "", "damaged", "", "", ""]
 
+    def test_a_narrow_terminal_gets_paths_on_lines_of_their_own(self, there, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        assert run(["runs", str(there)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if not line.startswith(" ")] == [f"{there}/a/seed0", f"{there}/b", f"{there}/c"]
+        assert lines[1].startswith("  done, Place/Line, 12 of 12, return ") and lines[-1] == "  damaged"
+
     def test_it_prints_json_without_nan(self, there, capsys):
         with (there / "b" / "metrics.jsonl").open("a") as stream:
             stream.write('{"seed": 0, "agent_steps": 13, "eval_return": NaN}\n')
