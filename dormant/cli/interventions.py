@@ -70,6 +70,9 @@ class Settings:
     period: int | None = None
     """Gradient steps between two interventions. Default: 1,000; reset 100,000; hare-tortoise 10,000; with SAC 200,000.
     Not for continual-backprop and clip-weights, which act at every gradient step."""
+    tau: float | None = None
+    """Neurons with at most this score are dormant. Default: redo, redo-as-published and recycle 0.1 (with SAC redo 0),
+    regrama 0.01, prune 0."""
     start: int | None = None
     """Gradient step at which the intervention first acts (default: after one period). Not for prune or interventions
     that act at every step."""
@@ -81,9 +84,6 @@ class Settings:
     act at every step."""
     at: int | None = None
     """plasticity-injection: gradient step after which new parameters learn in place of the head. Default: 100,000."""
-    tau: float | None = None
-    """Neurons with at most this score are dormant. Default: redo, redo-as-published and recycle 0.1 (with SAC redo 0),
-    regrama 0.01, prune 0."""
     outgoing: Literal["zero", "fresh"] | None = None
     """Outgoing weights of a recycled neuron: zero, or drawn anew. For redo, recycle, regrama, continual-backprop."""
     incoming: Literal["fresh", "scaled"] | None = None
@@ -275,7 +275,7 @@ def for_sac(settings: Settings) -> Settings:
     """The settings with the paper's defaults for SAC: recycling at tau 0, and resets of all networks.
 
     >>> for_sac(Settings("redo", period=10))
-    Settings(intervention='redo', period=10, ..., tau=0.0, ...)
+    Settings(intervention='redo', period=10, tau=0.0, ...)
     """
     uses = USES.get(settings.intervention, ())
     defaults = {"period": PAPER_SAC_PERIOD} if "start" in uses else {}

@@ -41,7 +41,11 @@ from dormant.rl.networks.convolutional import ImpalaResNet, NatureCNN
 ATARI, MINATAR = "ALE/", "MinAtar/"
 MOST_SEEDS = 10_000
 NETWORKS = {"nature": NatureCNN(), "impala": ImpalaResNet()}
-FLAT = (tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes)
+# The flags of these parts have no prefix. `--help` shows each part as a group with this name.
+RUN, INTERVENTION, FILES = (
+    (tyro.conf.arg(name=name), tyro.conf.OmitArgPrefixes) for name in ("run", "intervention", "saving")
+)
+AGENT = (tyro.conf.arg(name="agent"), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes)
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class TrainMinAtar:
     """The agent. With drq, the defaults of some flags differ from those of dqn."""
     env: str = "MinAtar/Asterix"
     """The environment."""
+    length: Annotated[Length, *RUN] = field(default_factory=Length)
+    settings: Annotated[Settings, *INTERVENTION] = field(default_factory=Settings)
     sticky: float = MinAtar.sticky
     """Probability that the environment repeats the last action instead of the chosen action."""
     time_limit: int = MinAtar.time_limit
@@ -97,10 +103,8 @@ class TrainMinAtar:
     """Probability of a random action in evaluation episodes."""
     rank_batch: int = DeviceTraining.rank_batch
     """States on which ranks and norms of the last layer's features are measured at each evaluation; 0 measures none."""
-    length: Annotated[Length, tyro.conf.arg(name="")] = field(default_factory=Length)
-    saving: Annotated[Saving, tyro.conf.arg(name="")] = field(default_factory=Saving)
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
-    agent: Annotated[DQN, *FLAT] = field(default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps))
+    agent: Annotated[DQN, *AGENT] = field(default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps))
+    saving: Annotated[Saving, *FILES] = field(default_factory=Saving)
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ class TrainAtari:
     """The agent. With drq, many other flags have the paper's defaults for Atari 100k."""
     env: str = "ALE/DemonAttack"
     """The environment."""
+    length: Annotated[Length, *RUN] = field(default_factory=Length)
+    settings: Annotated[Settings, *INTERVENTION] = field(default_factory=Settings)
     sticky: float = Atari.sticky
     """Probability, per frame, that the last action is repeated instead of the chosen action."""
     time_limit: int = Atari.time_limit
@@ -132,12 +138,10 @@ class TrainAtari:
     """Whether to record the first seed's first episode of each evaluation, in the run's folder `videos`."""
     rank_batch: int = AtariTraining.rank_batch
     """States on which ranks and norms of the last layer's features are measured at each evaluation; 0 measures none."""
-    length: Annotated[Length, tyro.conf.arg(name="")] = field(default_factory=Length)
-    saving: Annotated[Saving, tyro.conf.arg(name="")] = field(default_factory=Saving)
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
     network: Literal["nature", "impala"] = "nature"
     """The network: the paper's Nature CNN or the paper's ResNet. Each network adds flags."""
-    agent: Annotated[DQN, *FLAT] = field(default_factory=atari_dqn)
+    agent: Annotated[DQN, *AGENT] = field(default_factory=atari_dqn)
+    saving: Annotated[Saving, *FILES] = field(default_factory=Saving)
 
 
 @dataclass(frozen=True)
@@ -153,12 +157,12 @@ class TrainControl:
     """The agent. dqn and drq play MinAtar and Atari games."""
     env: str = MuJoCo.task
     """The environment: HalfCheetah-v5, Hopper-v5, Walker2d-v5, Ant-v5 or Humanoid-v5."""
+    length: Annotated[Length, *RUN] = field(default_factory=Length)
+    settings: Annotated[Settings, *INTERVENTION] = field(default_factory=Settings)
     time_limit: int = MuJoCo.time_limit
     """Agent steps after which an episode is truncated."""
-    length: Annotated[Length, tyro.conf.arg(name="")] = field(default_factory=Length)
-    saving: Annotated[Saving, tyro.conf.arg(name="")] = field(default_factory=Saving)
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
-    agent: Annotated[SAC, *FLAT] = field(default_factory=SAC)
+    agent: Annotated[SAC, *AGENT] = field(default_factory=SAC)
+    saving: Annotated[Saving, *FILES] = field(default_factory=Saving)
 
 
 Flags = TrainMinAtar | TrainAtari | TrainControl  # without `TrainLike`, which has no flags of an agent

@@ -134,7 +134,7 @@ def test_an_intervention_of_the_user_acts_alone_or_on_a_schedule(own):
         (Settings("own:Cure", tau=0.1), "--intervention own:Cure does not use --tau"),
         (Settings("own:NotData"), "NotData must be a frozen dataclass"),
         (Settings("own:Broken"), "--intervention own:Broken: division by zero"),
-        (Settings("own:Number"), "expected an intervention, which has"),
+        (Settings("own:Number"), "--intervention own:Number: "),
         (Settings("own:Missing"), "the module 'own' has no function 'Missing'"),
         (Settings("absent:Cure"), "cannot import the module 'absent'"),
         (Settings("redoo"), "did you mean redo?"),
