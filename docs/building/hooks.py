@@ -1,9 +1,13 @@
-"""Hooks of MkDocs: pages and pictures of the repository that lie outside of docs/.
+"""Hooks of MkDocs: help texts, and pages and pictures of the repository that lie outside of docs/.
+
+A line `::help train` becomes what `dormant train --help` prints.
 
 CHANGELOG.md, CONTRIBUTING.md and LOG.md become pages. A link such as `../results/pilot/page.png` works in the
 repository and on the site: the file is copied into the site's folder `repository/`.
 """
 
+import contextlib
+import io
 import os
 import re
 from pathlib import Path
@@ -15,6 +19,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "LOG.md": "log.md"}
+HELP = re.compile(r"^::help (.+)$", re.MULTILINE)
 NOTEBOOK_LINK = re.compile(r'<a href="([^":]+)\.(?:md|ipynb)(?=["#])')
 LINK = re.compile(r"(?<=\]\()(?!https?:)([^)#\s]+)(?=[)#])")
 
@@ -37,7 +42,23 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     source = page.file.abs_src_path
     if not source or not source.endswith(".md"):
         return markdown
+    markdown = HELP.sub(lambda line: f"```text\n{help_of(line[1].split())}\n```", markdown)
     return LINK.sub(lambda link: address(link[1], Path(source), page.file.src_uri), markdown)
+
+
+def help_of(words: list[str]) -> str:
+    """Returns what `dormant WORDS --help` prints."""
+    from dormant.cli import run  # imported only for the page that needs it, because it loads JAX
+
+    before, text = os.environ.get("COLUMNS"), io.StringIO()
+    os.environ["COLUMNS"] = "96"
+    try:
+        with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+            run([*words, "--help"])
+    finally:
+        os.environ.pop("COLUMNS")
+        os.environ.update({"COLUMNS": before} if before else {})
+    return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -79,3 +79,10 @@ def test_examples_of_docstrings_are_code(read, site):
 def test_the_search_needs_no_server(site):
     assert (site / "search" / "search_index.js").stat().st_size > 100_000
     assert "assets/search-offline.js" in (site / "index.html").read_text()
+
+
+def test_the_page_of_commands_has_their_help(site):
+    text = (site / "reference" / "cli.html").read_text()
+    assert "::help" not in text and "\x1b" not in text
+    assert text.count("usage: dormant ") == 10
+    assert {"--replay-ratio", "--dry-run", "--fit-steps", "--tensorboard"} <= set(re.findall(r"--[a-z-]+", text))
