@@ -13,7 +13,7 @@ import dormant
 
 from .oracles import Failure, Outcome, judge_entries, judge_outputs, judge_readers, silence
 from .program import Program, Values, draw_input, draw_values
-from .scores import is_plain, judge_coupled, judge_not_finite, judge_scores, with_nan
+from .scores import judge_coupled, judge_not_finite, judge_scores, with_nan
 from .source import jax_source
 from .structure import structure
 from .taps import hangs_on_rounding, judge_moves, observed
@@ -71,7 +71,7 @@ def run_jax(program: Program) -> Outcome:
     outcome.failures += judge_readers(program, truths, [True], before, new, donor)
     outcome.failures += judge_moments(states, before, new)
     if known:
-        outcome.failures += judge_scores(truths, wiring.layers, scores, seen, is_plain(program))
+        outcome.failures += judge_scores(program, truths, wiring.layers, scores, seen)
     if diverged := with_nan(truths[0], before, trained, program.seed):
         bad, unit = diverged
         params = {name: bad[name] for name in trained}

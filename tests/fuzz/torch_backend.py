@@ -21,7 +21,7 @@ from .oracles import (
     silence,
 )
 from .program import Program, Values, draw_input, draw_values
-from .scores import active, is_plain, judge_not_finite, judge_scores, with_nan
+from .scores import active, judge_not_finite, judge_scores, with_nan
 from .source import torch_source
 from .structure import Structure, structure
 from .taps import hangs_on_rounding, judge_moves, observed
@@ -139,7 +139,7 @@ def run_torch(program: Program) -> Outcome:
     fails += judge_moments(module, optimizer, moments, before, new)
     scores = {name: score.numpy() for name, score in report.scores.items()}
     if known:
-        fails += judge_scores(truths, wiring.layers, scores, seen, is_plain(program))
+        fails += judge_scores(program, truths, wiring.layers, scores, seen)
     if wiring.layers and (diverged := with_nan(truths[0], before, sorted(trained), program.seed)):
         bad, unit = diverged
         module = load(network(), bad)
