@@ -1,8 +1,7 @@
 """Runs a module once, passes every tensor operation to an observer, and restores all state afterwards."""
 
 import contextlib
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from .keeping import as_it_was
 
 # Ignored operations: they do not change values, and torch inserts them only if a tensor has a second reference.
 ALIASES = frozenset(("detach", "alias"))
@@ -255,22 +256,24 @@ def run(
 
     `seed` seeds all generators. If it is None, they continue from their current states.
 
-    Parameters, buffers, attributes, training flags, gradients and generators are unchanged afterwards.
+    Parameters, buffers, attributes, training flags, gradients and generators are unchanged afterwards, and so are the
+    objects that `Kept` describes.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))  # because inference mode hides the operations inside layers
         inputs = tree_map_only(Tensor, lambda x: x.clone() if x.is_inference() else x, inputs)
-        for context in (_as_it_was(module, training), _same_generators(), _no_autocast_cache(), _parts(module)):
+        kept = stack.enter_context(as_it_was(module, training))
+        for context in (_no_autocast_cache(), _parts(module)):
             stack.enter_context(context)
         if seed is not None:
-            _seed(seed if isinstance(seed, int) else 0)
-        before = _python_states()
+            kept.seed(seed if isinstance(seed, int) else 0)
+        before = kept.python_states()
         stack.enter_context(torch.set_grad_enabled(operations.gradients))
         stack.callback(operations.restore)
         operations.start(list(named_leaves(module).values()), tensors_in(inputs) or [])
         with _Leaving(operations), operations:
             outputs = module(*inputs)
-        operations.python_random = _python_states() != before
+        operations.python_random = kept.python_states() != before
         operations.random = operations.random or operations.python_random
         operations.finish(_returned(outputs, module))
 
@@ -283,72 +286,6 @@ def _returned(outputs: Any, module: nn.Module) -> list[Tensor]:
             "module that returns tensors (in tuples, lists, dicts, or attributes of an object)."
         )
     return tensors
-
-
-@contextlib.contextmanager
-def _as_it_was(module: nn.Module, training: bool) -> Iterator[None]:
-    """Sets the mode, replaces the module's buffers by copies, and restores every attribute afterwards.
-
-    `module.eval()` is not called, because some libraries override it to change weights.
-    """
-    parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
-    scripted = [(part, part.training) for part in module.modules() if isinstance(part, torch.jit.ScriptModule)]
-    undo = [_remembered(part) for part in parts]
-    copies = {id(leaf): leaf.clone() for leaf in module.buffers()}
-    for part in parts:
-        part._buffers = {name: copies.get(id(leaf), leaf) for name, leaf in part._buffers.items()}
-    for part in module.modules():
-        part.training = training
-    try:
-        yield
-    finally:
-        for back in undo:
-            back()
-        for part, flag in scripted:
-            part.training = flag
-
-
-def _remembered(part: nn.Module) -> Callable[[], None]:
-    """Returns a function that restores a module's attributes, and the contents of its lists, dicts and sets."""
-    attributes = dict(vars(part))
-    contents = [(value, value.copy()) for value in attributes.values() if type(value) in (list, dict, set)]
-
-    def back() -> None:
-        vars(part).clear()
-        vars(part).update(attributes)
-        for value, before in contents:
-            if isinstance(value, list):
-                value[:] = before
-            else:
-                value.clear()
-                value.update(before)
-
-    return back
-
-
-@contextlib.contextmanager
-def _same_generators() -> Iterator[None]:
-    """Restores the states of torch's, NumPy's and Python's generators afterwards."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-
-
-def _python_states() -> tuple[object, ...]:
-    """Returns the states of Python's and NumPy's generators, for comparison."""
-    name, keys, *rest = np.random.get_state()
-    return random.getstate(), name, np.asarray(keys).tobytes(), *rest
 
 
 @contextlib.contextmanager

@@ -142,13 +142,21 @@ class Group:
         return None
 
 
+def has_nan(layer: NeuronLayer, leaves: Mapping[str, Tensor]) -> bool:
+    """Whether a weight that feeds the layer is NaN."""
+    return any(
+        bool((leaves[name].isnan() & (owners >= 0).to(leaves[name].device)).any())
+        for name, owners in layer.incoming.items()
+    )
+
+
 def same_wiring(first: Found, second: Found) -> str:
     """Describes the first difference between two traces of a module, or returns an empty string if there is none."""
     names = [[layer.name for layer in found.layers] for found in (first, second)]
     if names[0] != names[1]:
         return f"its layers were {names[0]} and are now {names[1]}"
     for one, two in zip(first.layers, second.layers, strict=True):
-        if one.width != two.width or one.reasons != two.reasons:
+        if one.width != two.width or one.recyclable != two.recyclable:
             return f"{one.name} had {one.width} neurons {one.reasons} and has {two.width} {two.reasons}"
         for side in SIDES:
             if not _equal(getattr(one, side), getattr(two, side)):

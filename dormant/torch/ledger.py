@@ -340,8 +340,8 @@ Rule = Callable[[Ledger, Call], Result]
 def mix(notes: Ledger, call: Call, reason: Reason | None = None, statistic: str | None = None) -> Value:
     """Returns the value of an operation that mixes neurons and parameter entries.
 
-    If a weight reads the result, the contributing layers are not recycled; `reason` explains why. Later values record
-    only which layers and parameters contributed.
+    If a weight reads the result, or a parameter is mixed in, the contributing layers are not recycled. `reason`
+    explains why. Later values record only which layers and parameters contributed.
     """
     values = call.values
     whole = together(values)
@@ -349,6 +349,8 @@ def mix(notes: Ledger, call: Call, reason: Reason | None = None, statistic: str 
     for value in values:
         unfollowed |= notes.not_known(value.parts, call.name)
     stages = broken(whole.stages, reason or Reason(f"several neurons are mixed by aten.{call.name}", APART), statistic)
+    if any(value.parts and not value.stages for value in values):
+        notes.read(stages)  # a parameter meets the neurons here, so they are not the output layer's
     return replace(whole, stages=stages, unfollowed=unfollowed)
 
 

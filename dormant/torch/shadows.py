@@ -31,8 +31,6 @@ class Record:
 
     def flat(self) -> "Record":
         """Returns the record of the whole storage in one dimension, in the order of memory."""
-        if self.shape == (self.length,) and self.stride == (1,):
-            return self
         parts = tuple(replace(part, entries=self._flat(part.entries)) for part in self.value.parts)
         neurons = None if self.value.neurons is None else self._flat(self.value.neurons)
         value = replace(self.value, neurons=neurons, parts=parts)

@@ -23,8 +23,8 @@ from .execution import (
     storage,
     tensors_of,
 )
-from .layers import Found, Gradients, collect, same_wiring
-from .ledger import Call, Ledger
+from .layers import Found, Gradients, collect, has_nan, same_wiring
+from .ledger import Call, Ledger, mix
 from .rules import known
 from .rules.movement import any_row, read_by_python
 from .shadows import Shadows
@@ -111,6 +111,8 @@ def _activations(
     if recorder.names != measuring.operations:
         return None
     activations = []
+    leaves = named_leaves(module)
+    spoiled = {layer.name for layer in found.layers if has_nan(layer, leaves)}
     for name, points in measuring.points.items():
         for step, neurons in points.items():
             values = recorder.recorded[step]
@@ -118,7 +120,8 @@ def _activations(
                 return None
             if not all(n in (1, size) for n, size in zip(neurons.shape, values.shape, strict=True)):
                 return None
-            finite = not (measuring.made.get(name, set()) & recorder.not_finite)
+            # An activation such as `where(x > 0, x, 0)` would hide a NaN.
+            finite = name not in spoiled and not (measuring.made.get(name, set()) & recorder.not_finite)
             activations.append(
                 Activation(
                     name,
@@ -304,7 +307,12 @@ class Tracer(Dataflow):
         call = Call(func, name, args, kwargs, outputs, self.value)
         found = known(self.notes, call)
         values = found if isinstance(found, list) else [found, *self._others(call, found)]
-        for tensor, value in zip(written or call.outputs, values, strict=False):
+        places = {storage(tensor) for tensor in written}
+        returned = [tensor for tensor in call.outputs if storage(tensor) not in places]
+        if returned and written:  # such as `rrelu_with_noise`, which also writes to its noise
+            for tensor in written:
+                self.shadows.write(tensor, mix(self.notes, call))
+        for tensor, value in zip(returned or written, values, strict=False):
             self.shadows.write(tensor, value)
             self.notes.mark(value.neurons, value.stages)
 

@@ -1,6 +1,6 @@
 """Traces JAX functions: `trace` walks the jaxpr of a function and follows every neuron through it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import core
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from .. import hints
-from ..wiring import Activation, Wiring, paths
+from ..wiring import Activation, Wiring, by_path, paths
 from .audit import audit
 from .kernels import convolution, product
 from .layers import Found, Site, collect
@@ -52,8 +52,11 @@ def trace(apply: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Wiring:
     def measure(params: PyTree, *inputs: PyTree) -> list[Activation]:
         traced, now = _traced(apply, params, inputs, cache)
         _check_same(found, now)
-        values = evaluate(traced, jax.tree.leaves((params, inputs)), {site.value for site in now.sites})
-        return [_activation(site, values[site.value]) for site in now.sites]
+        wanted = {site.value for site in (*now.sites, *now.made)}
+        values = evaluate(traced, jax.tree.leaves((params, inputs)), wanted)
+        finite = _finite(now, values, by_path(params))
+        measured = [_activation(site, values[site.value]) for site in now.sites]
+        return [one._replace(values=_or_nan(one.values, finite[one.layer])) for one in measured]
 
     return Wiring(found.layers, found.outputs, measure, found.not_followed)
 
@@ -163,6 +166,26 @@ def _known(step: Step, operands: Sequence[Constant], shapes: Sequence[tuple[int,
     numbers = range(len(shapes))
     values = [Constant(lambda number=number: together.value[number], together.depth) for number in numbers]
     return [plain(shape, constant=value) for shape, value in zip(shapes, values, strict=True)]
+
+
+def _finite(found: Found, values: Mapping[int, Array], leaves: Mapping[str, Array]) -> dict[str, Bool[Array, ""]]:
+    """Returns, per layer, whether its new neurons are finite and no weight that feeds them is NaN.
+
+    An activation such as `where(x > 0, x, 0)` would hide a NaN.
+    """
+    finite = {layer.name: jnp.array(True) for layer in found.layers}
+    for name, value, neurons in found.made:
+        finite[name] &= (jnp.isfinite(values[value]) | jnp.asarray(neurons < 0)).all()
+    for layer in found.layers:
+        for path, owners in layer.incoming.items():
+            finite[layer.name] &= ~(jnp.isnan(jnp.asarray(leaves[path])) & jnp.asarray(owners >= 0)).any()
+    return finite
+
+
+def _or_nan(values: Array, finite: Bool[Array, ""]) -> Array:
+    """Returns activations, or NaN in their place. Integers become floats."""
+    values = values if jnp.issubdtype(values.dtype, jnp.inexact) else values.astype(jnp.float32)
+    return jnp.where(finite, values, jnp.asarray(jnp.nan, values.dtype))
 
 
 def _activation(site: Site, value: Array) -> Activation:

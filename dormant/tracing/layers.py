@@ -21,12 +21,16 @@ class Site(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The layers of a trace, its output layers, and where the layers are measured."""
+    """The layers of a trace, its output layers, and where the layers are measured.
+
+    `made` holds where kernels create the neurons of the layers.
+    """
 
     layers: tuple[NeuronLayer, ...]
     outputs: tuple[str, ...]
     sites: tuple[Site, ...]
     not_followed: dict[str, str]
+    made: tuple[Site, ...]
 
 
 def collect(notes: Ledger) -> Found:
@@ -38,7 +42,8 @@ def collect(notes: Ledger) -> Found:
     outputs = tuple(name for name, group in zip(names, groups, strict=True) if not group & notes.read)
     layers = tuple(_layer(notes, name, group, used) for name, group in hidden)
     sites = tuple(site for name, group in hidden for site in _sites(notes, name, group))
-    return Found(layers, outputs, sites, _not_followed(notes))
+    made = tuple(site for name, group in hidden for site in _made(notes, name, group))
+    return Found(layers, outputs, sites, _not_followed(notes), made)
 
 
 def _not_followed(notes: Ledger) -> dict[str, str]:
@@ -154,6 +159,13 @@ def _conflicts(path: str, uses: list[tuple[Use, Ids, Ids]], feeds: Ids | None, r
         if differs.any() and not use.elsewhere:
             found.append(Reason(f"{path} has another use besides", OWN))
     return found
+
+
+def _made(notes: Ledger, name: str, group: set[int]) -> list[Site]:
+    """Returns where kernels create the neurons of a layer."""
+    own = _numbers(notes, group)
+    numbers = dict.fromkeys(born for producer in sorted(group) for born in notes.born[producer])
+    return [Site(name, number, _local(own, notes.neurons_at[number])) for number in numbers]
 
 
 def _sites(notes: Ledger, name: str, group: set[int]) -> list[Site]:

@@ -52,6 +52,33 @@ def test_the_layer_is_not_measured_and_the_others_are(value):
         assert jnp.isnan(gradient_scores(WIRING, gradients)["b"]).all()
 
 
+@pytest.mark.parametrize("activation", [lambda z: jnp.where(z > 0, z, 0.0), lambda z: jnp.nan_to_num(jax.nn.relu(z))])
+@pytest.mark.parametrize("name", ["a", "bias", "x"])
+def test_an_activation_does_not_hide_a_nan(activation, name):
+    def hidden(params, x):
+        return activation(x @ params["a"] + params["bias"][None]) @ params["b"]
+
+    params, x = {"a": jnp.ones((5, 8)), "bias": jnp.zeros(8), "b": jnp.ones((8, 2))}, jnp.asarray(X)
+    wiring = dormant.trace(hidden, params, x)
+    assert not jnp.isnan(wiring.dormant_fraction(params, x))
+    if name == "x":
+        x = x.at[0, 0].set(jnp.nan)
+    else:
+        params |= {name: params[name].at[..., 0].set(jnp.nan)}
+    assert jnp.isnan(wiring.scores(params, x)["a"]).all() and jnp.isnan(wiring.dormant_fraction(params, x))
+    assert not wiring.dormant(params, x)["a"].any()
+
+
+def test_a_nan_in_one_member_of_an_ensemble_stays_there():
+    def ensemble(params, x):
+        return jax.vmap(lambda w, b: jnp.where((z := x @ w) > 0, z, 0.0) @ b)(params["w"], params["b"])
+
+    params = {"w": jnp.ones((2, 5, 8)), "b": jnp.ones((2, 8, 2))}
+    wiring = dormant.trace(ensemble, params, X)
+    scores = wiring.scores(params | {"w": params["w"].at[0, 0, 0].set(jnp.nan)}, X)
+    assert jnp.isnan(scores["w[0]"]).all() and not jnp.isnan(scores["w[1]"]).any()
+
+
 CURES = [
     dormant.ReDo(tau=0.1),
     dormant.Prune(tau=0.1, period=1),

@@ -36,6 +36,17 @@ class Noisy(nn.Module):
         return F.linear(x, torch.randn_like(self.mu) * self.sigma + self.mu, self.bias)
 
 
+class InNumPy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.from_numpy(x.detach().numpy().clip(min=0))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (ctx.saved_tensors[0] > 0)
+
+
 def buffers(net, **tensors):
     for name, tensor in tensors.items():
         net.register_buffer(name, tensor)
@@ -325,6 +336,42 @@ CASES = {
     ),
     "sums of pre-activations": (lambda: ab(lambda s, x: s.b(F.relu(s.a(x) + s.c(-x))), c=L(3, 4)), VECTOR, ["a+c"]),
     "mixture of experts": (lambda: Net(experts, g=L(3, 2), e0=L(3, 4), e1=L(3, 4), o=L(4, 2)), VECTOR, []),
+    "weights by softmax of one number per row": (
+        lambda: ab(
+            lambda s, x: s.b(torch.einsum("bn,bnh->bh", (F.relu(s.k(x)) @ s.q).softmax(-1), F.relu(s.a(x)))),
+            k=L(3, 4),
+            q=P(4),
+        ),
+        SERIES,
+        ["a", "k"],
+    ),
+    "one number per row, reshaped": (
+        lambda: Net(lambda s, x: s.b(F.relu(s.a(x)) @ s.q), a=L(3, 4), q=P(4), b=L(5, 2)),
+        SERIES,
+        ["a", "q"],
+    ),
+    "leaky ReLU with random slopes": (
+        lambda: ab(lambda s, x: s.b(F.rrelu(s.a(x), training=s.training))),
+        VECTOR,
+        [],
+    ),
+    "random slopes in both modes": (lambda: ab(lambda s, x: s.b(F.rrelu(s.a(x), training=True))), VECTOR, []),
+    "distances from prototypes": (
+        lambda: Net(lambda s, x: torch.cdist(F.relu(s.a(x)), s.p), a=L(3, 4), p=P(2, 4)),
+        VECTOR,
+        [],
+    ),
+    "bilinear": (
+        lambda: Net(lambda s, x: s.b(F.relu(s.a(x)), F.relu(s.c(x))), a=L(3, 4), c=L(3, 4), b=nn.Bilinear(4, 4, 2)),
+        VECTOR,
+        [],
+    ),
+    "NumPy in a function with its own gradient": (
+        lambda: ab(lambda s, x: s.b(InNumPy.apply(s.a(x)))),
+        VECTOR,
+        [],
+    ),
+    "a list": (lambda: ab(lambda s, x: s.b(torch.tensor(F.relu(s.a(x)).tolist()))), VECTOR, []),
     "FFT": (lambda: ab(lambda s, x: s.b(torch.fft.fft(F.relu(s.a(x))).real)), VECTOR, []),
     "tied": (lambda: Net(lambda s, x: F.relu(s.a(x)) @ s.a.weight, a=L(3, 4)), VECTOR, []),
     "shared depthwise blur": (

@@ -1,7 +1,9 @@
 """Tracing and measuring do not change the module, and values that are not finite have no score."""
 
+import collections
 import copy
 import math
+import random
 
 import numpy as np
 import pytest
@@ -51,6 +53,74 @@ def test_nothing_is_left_behind():
     assert net.training and not net.drop.training and all(leaf.grad is None for leaf in net.parameters())
     loss.backward()
     optimizer.step()
+
+
+class Tally:
+    def __init__(self):
+        self.number, self.mean = 0, torch.zeros(3)
+
+
+SEEN: list[int] = []
+
+
+class Stateful(nn.Module):
+    """A module whose state is in Python: containers, an object, an array, generators, and variables of hooks."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = L(3, 4), L(4, 2)
+        self.nested, self.queue = {"calls": [0]}, collections.deque([0], maxlen=2)
+        self.ordered, self.array, self.tally = collections.OrderedDict(calls=0), np.zeros(2), Tally()
+        self.torch, self.numpy = torch.Generator().manual_seed(0), np.random.default_rng(0)
+        self.legacy, self.python = np.random.RandomState(0), random.Random(0)
+        heard, calls = [], 0
+
+        def hook(*_):
+            nonlocal calls
+            calls += 1
+            heard.append(calls)
+            SEEN.append(calls)
+
+        self.a.register_forward_hook(hook)
+        self.heard = lambda: (list(heard), calls, list(SEEN))
+
+    def forward(self, x):
+        self.nested["calls"][0] += 1
+        self.queue.append(self.nested["calls"][0])
+        self.ordered["calls"] += 1
+        self.array += 1
+        self.tally.number, self.tally.mean = self.tally.number + 1, self.tally.mean + x.mean(0)
+        noise = torch.rand(4, generator=self.torch) + self.numpy.random() + self.legacy.rand() + self.python.random()
+        return self.b(F.relu(self.a(x)) * noise)
+
+    def everything(self):
+        containers = [self.nested["calls"][0], *self.queue, *self.ordered.values(), *self.array, self.heard()]
+        numbers = [self.torch.get_state().tolist(), self.numpy.bit_generator.state, str(self.legacy.get_state())]
+        return [*containers, self.tally.number, self.tally.mean.tolist(), *numbers, self.python.getstate()]
+
+
+def test_no_state_in_python_is_left_behind():
+    net, x = Stateful(), torch.ones(8, 3)
+    net.a.bias.data[1] = -100.0
+    before = copy.deepcopy(net.everything())
+    wiring = dt.trace(net, x)
+    assert net.everything() == before
+    dt.measure(net, wiring, x)
+    dt.report(net, x)
+    assert dt.recycle_(net, wiring, x, tau=0.0)["a"] > 0
+    assert net.everything() == before
+
+
+@pytest.mark.parametrize("draw", ["numpy.random()", "legacy.rand()", "python.random()"])
+def test_a_generator_of_the_modules_own_is_seeded(draw):
+    def forward(s, x):
+        return s.b(F.relu(s.a(x) + 100 * (eval(f"s.{draw}") < 0.5)))
+
+    net, x = Net(forward, a=L(3, 4), b=L(4, 2)), torch.ones(8, 3)
+    net.numpy, net.legacy, net.python = np.random.default_rng(0), np.random.RandomState(0), random.Random(1)
+    nn.init.constant_(net.a.bias, -50.0)
+    wiring = dt.trace(net, x)
+    assert len({float(wiring.scores(net, x, seed=seed)["a"].sum()) for seed in range(8)}) == 2
 
 
 @pytest.mark.parametrize("act", [lambda net, x: dt.trace(net, x), lambda net, x: dt.measure(net, dt.trace(net, x), x)])
@@ -116,6 +186,23 @@ def test_values_that_are_not_finite_have_no_score(value):
     assert all(
         torch.equal(a, b) or a.isnan().any() for a, b in zip(net.state_dict().values(), before.values(), strict=True)
     )
+
+
+@pytest.mark.parametrize("name", ["a.weight", "c"])
+def test_an_activation_does_not_hide_a_nan(name):
+    net = Net(
+        lambda s, x: s.b(torch.where((h := s.a(x) + s.c) > 0, h, 0.0)),
+        a=L(3, 4),
+        b=L(4, 2),
+        c=nn.Parameter(torch.zeros(4)),
+    )
+    x = torch.ones(8, 3)
+    wiring = dt.trace(net, x)
+    with torch.no_grad():
+        net.get_parameter(name)[0] = math.nan
+    with pytest.warns(RuntimeWarning, match="activations of layer 'a' are not finite"):
+        assert math.isnan(dt.measure(net, wiring, x).fraction)
+    assert dt.recycle_(net, wiring, x, tau=0.0) == {"a": 0}
 
 
 def test_a_tiny_neuron_beside_a_huge_one_is_not_silent():

@@ -44,7 +44,8 @@ NAMES: tuple[tuple[Rule, str], ...] = (
         """max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d upsample_nearest3d
         upsample_trilinear3d""",
     ),
-    (arithmetic.pointwise, "complex polar hardswish log_sigmoid_forward rrelu_with_noise _to_copy lift_fresh positive"),
+    (arithmetic.pointwise, "complex polar hardswish log_sigmoid_forward _to_copy lift_fresh positive"),
+    (mix, "rrelu_with_noise"),  # draws a random number per negative element, so the neurons share a stream of them
     (arithmetic.gated, "glu"),
     (arithmetic.prelu, "_prelu_kernel"),
     (products.layer_norm, "native_layer_norm"),

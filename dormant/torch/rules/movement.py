@@ -294,6 +294,7 @@ def lost(notes: Ledger, call: Call) -> Result:
 def read_by_python(notes: Ledger, values: list[Value], how: str) -> None:
     """Records that the neurons and parameters of these values can't be recycled, because Python reads them."""
     for value in values:
+        notes.read(value.stages)
         notes.blame(value.stages, Reason(f"read by Python ({how})", PYTHON))
         notes.not_known(value.parts, how)
 
