@@ -1,6 +1,7 @@
 """Restores all Python state that a pass may change: attributes, containers, objects, arrays and random generators."""
 
 import contextlib
+import functools
 import operator
 import pickle
 import random
@@ -36,7 +37,7 @@ class Kept:
         self.packages = {_package(type(part)) for part in parts} | {_package(hook) for hook in hooks}
         self.packages -= {"torch"}
         self.containers: list[tuple[Container, list[object]]] = []
-        self.undo: list[Callable[[], None]] = []
+        self.undo: list[Callable[[], object]] = []
         self.generators: list[Generator] = []
         self.seen: dict[int, object] = {}  # keeps the objects alive, so that no id is used twice
         waiting: list[object] = [*parts, *(type(part).forward for part in parts)]
@@ -85,9 +86,8 @@ class Kept:
         if isinstance(item, types.FunctionType):
             return self._variables(item) if _package(item) in self.packages else []
         if isinstance(item, GENERATORS):
-            state = _state(item)
             self.generators.append(item)
-            self.undo.append(lambda: _set_state(item, state))
+            self.undo.append(_back_to_now(item))
         elif isinstance(item, np.ndarray):
             if item.flags.writeable and item.nbytes <= LARGEST_ARRAY:
                 before = item.copy()
@@ -156,13 +156,14 @@ def _state(generator: Generator) -> object:
     return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
 
 
-def _set_state(generator: Generator, state: object) -> None:
+def _back_to_now(generator: Generator) -> Callable[[], object]:
+    """Returns a function that sets a generator back to its current state."""
     if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.set_state(state)
+        bits = generator.bit_generator
+        return functools.partial(setattr, bits, "state", bits.state)
+    if isinstance(generator, random.Random):
+        return functools.partial(generator.setstate, generator.getstate())
+    return functools.partial(generator.set_state, generator.get_state())
 
 
 @contextlib.contextmanager
