@@ -76,7 +76,9 @@ class InterventionCallback(BaseCallback):
     def _on_training_start(self) -> None:
         policy = self.model.policy
         networks = Networks(policy)
-        make = self.init_policy or (lambda: type(policy)(**policy._get_constructor_parameters()))
+        # Not every policy returns all its options, for example not the width of an LSTM, but the model keeps them.
+        options = {**policy._get_constructor_parameters(), **(self.model.policy_kwargs or {})}
+        make = self.init_policy or (lambda: type(policy)(**options))
         fresh: Init = lambda: Networks(make())  # noqa: E731
         self.plan = Intervening(networks, networks.optimizers, self.intervention, fresh)
         saved = getattr(self.model, SAVED, None)

@@ -64,6 +64,7 @@ HIDDEN = (0, 2)
 TWO_CRITICS = [f"actor.latent_pi.{i}" for i in HIDDEN] + [f"critic.qf{k}.{i}" for k in (0, 1) for i in HIDDEN]
 POLICY = [f"policy.mlp_extractor.{kind}_net.{i}" for kind in ("policy", "value") for i in HIDDEN]
 ROLLOUT = dict(n_steps=64, batch_size=32, n_epochs=2)
+RECURRENT = {"net_arch": [32, 32], "lstm_hidden_size": 16}  # the policy does not tell its LSTM's width when asked
 AGENTS = {
     "DQN": (dqn, ["q_net.q_net.0", "q_net.q_net.2"]),
     "QR-DQN": (
@@ -81,7 +82,7 @@ AGENTS = {
     "A2C": (lambda: agent(A2C, "CartPole-v1", n_steps=8), POLICY),
     "TRPO": (lambda: agent(TRPO, "CartPole-v1", n_steps=64, batch_size=32), POLICY),
     "RecurrentPPO": (
-        lambda: agent(RecurrentPPO, "CartPole-v1", "MlpLstmPolicy", **ROLLOUT),
+        lambda: agent(RecurrentPPO, "CartPole-v1", "MlpLstmPolicy", **ROLLOUT, policy_kwargs=RECURRENT),
         ["policy.lstm_actor", "policy.lstm_critic", *POLICY],
     ),
 }
