@@ -41,11 +41,8 @@ from dormant.rl.networks.convolutional import ImpalaResNet, NatureCNN
 ATARI, MINATAR = "ALE/", "MinAtar/"
 MOST_SEEDS = 10_000
 NETWORKS = {"nature": NatureCNN(), "impala": ImpalaResNet()}
-# The flags of these parts have no prefix. `--help` shows each part as a group with this name.
-RUN, INTERVENTION, FILES = (
-    (tyro.conf.arg(name=name), tyro.conf.OmitArgPrefixes) for name in ("run", "intervention", "saving")
-)
-AGENT = (tyro.conf.arg(name="agent"), tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes)
+# The flags of these parts have no prefix. `--help` shows each part as a group with its name.
+PART, FLAT = tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands
 
 
 @dataclass(frozen=True)
@@ -93,8 +90,8 @@ class TrainMinAtar:
     """The agent. With drq, the defaults of some flags differ from those of dqn."""
     env: str = "MinAtar/Asterix"
     """The environment."""
-    length: Annotated[Length, *RUN] = field(default_factory=Length)
-    settings: Annotated[Settings, *INTERVENTION] = field(default_factory=Settings)
+    length: Annotated[Length, PART] = field(default_factory=Length)
+    settings: Annotated[Settings, PART, tyro.conf.arg(name="intervention")] = field(default_factory=Settings)
     sticky: float = MinAtar.sticky
     """Probability that the environment repeats the last action instead of the chosen action."""
     time_limit: int = MinAtar.time_limit
@@ -103,8 +100,8 @@ class TrainMinAtar:
     """Probability of a random action in evaluation episodes."""
     rank_batch: int = DeviceTraining.rank_batch
     """States on which ranks and norms of the last layer's features are measured at each evaluation; 0 measures none."""
-    agent: Annotated[DQN, *AGENT] = field(default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps))
-    saving: Annotated[Saving, *FILES] = field(default_factory=Saving)
+    agent: Annotated[DQN, PART, FLAT] = field(default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps))
+    saving: Annotated[Saving, PART] = field(default_factory=Saving)
 
 
 @dataclass(frozen=True)
@@ -120,8 +117,8 @@ class TrainAtari:
     """The agent. With drq, many other flags have the paper's defaults for Atari 100k."""
     env: str = "ALE/DemonAttack"
     """The environment."""
-    length: Annotated[Length, *RUN] = field(default_factory=Length)
-    settings: Annotated[Settings, *INTERVENTION] = field(default_factory=Settings)
+    length: Annotated[Length, PART] = field(default_factory=Length)
+    settings: Annotated[Settings, PART, tyro.conf.arg(name="intervention")] = field(default_factory=Settings)
     sticky: float = Atari.sticky
     """Probability, per frame, that the last action is repeated instead of the chosen action."""
     time_limit: int = Atari.time_limit
@@ -140,8 +137,8 @@ class TrainAtari:
     """States on which ranks and norms of the last layer's features are measured at each evaluation; 0 measures none."""
     network: Literal["nature", "impala"] = "nature"
     """The network: the paper's Nature CNN or the paper's ResNet. Each network adds flags."""
-    agent: Annotated[DQN, *AGENT] = field(default_factory=atari_dqn)
-    saving: Annotated[Saving, *FILES] = field(default_factory=Saving)
+    agent: Annotated[DQN, PART, FLAT] = field(default_factory=atari_dqn)
+    saving: Annotated[Saving, PART] = field(default_factory=Saving)
 
 
 @dataclass(frozen=True)
@@ -157,12 +154,12 @@ class TrainControl:
     """The agent. dqn and drq play MinAtar and Atari games."""
     env: str = MuJoCo.task
     """The environment: HalfCheetah-v5, Hopper-v5, Walker2d-v5, Ant-v5 or Humanoid-v5."""
-    length: Annotated[Length, *RUN] = field(default_factory=Length)
-    settings: Annotated[Settings, *INTERVENTION] = field(default_factory=Settings)
+    length: Annotated[Length, PART] = field(default_factory=Length)
+    settings: Annotated[Settings, PART, tyro.conf.arg(name="intervention")] = field(default_factory=Settings)
     time_limit: int = MuJoCo.time_limit
     """Agent steps after which an episode is truncated."""
-    agent: Annotated[SAC, *AGENT] = field(default_factory=SAC)
-    saving: Annotated[Saving, *FILES] = field(default_factory=Saving)
+    agent: Annotated[SAC, PART, FLAT] = field(default_factory=SAC)
+    saving: Annotated[Saving, PART] = field(default_factory=Saving)
 
 
 Flags = TrainMinAtar | TrainAtari | TrainControl  # without `TrainLike`, which has no flags of an agent
@@ -391,10 +388,9 @@ def _refuse_large_batches(training: Training) -> None:
     env = training.env
     shape = getattr(env, "observation_shape", None) or (getattr(env, "observations", 1),)
     most = available_memory() // (4 * math.prod(shape))
-    sizes = {"score_batch": training.score_batch, "rank_batch": training.rank_batch}
-    for name, number in {**sizes, "batch_size": training.agent.batch_size}.items():
+    sizes = {"score-batch": training.score_batch, "rank-batch": training.rank_batch}
+    for flag, number in {**sizes, "batch-size": training.agent.batch_size}.items():
         if number > most:
-            flag = name.replace("_", "-")
             raise ValueError(f"--{flag} {number} does not fit into memory; at most {most:,} states do.")
 
 
