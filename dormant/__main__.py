@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import threading
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dormant.hints import extra_of
 
@@ -74,7 +74,7 @@ def _interrupted(*signal_and_frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _ignored(error: "sys.UnraisableHookArgs") -> None:
+def _ignored(error: Any) -> None:  # sys.UnraisableHookArgs, which exists only for type checkers
     """Interrupts again after a Ctrl-C whose exception was ignored. Python ignores exceptions in garbage collection."""
     if not issubclass(error.exc_type, KeyboardInterrupt):
         return sys.__unraisablehook__(error)

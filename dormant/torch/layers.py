@@ -143,10 +143,11 @@ class Group:
 
 
 def has_nan(layer: NeuronLayer, leaves: Mapping[str, Tensor]) -> bool:
-    """Whether a weight that feeds the layer is NaN."""
+    """Whether a weight that feeds the layer is NaN. Ignores weights that have another shape than when traced."""
     return any(
         bool((leaves[name].isnan() & (owners >= 0).to(leaves[name].device)).any())
         for name, owners in layer.incoming.items()
+        if name in leaves and owners.shape == leaves[name].shape
     )
 
 

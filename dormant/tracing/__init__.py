@@ -168,7 +168,9 @@ def _known(step: Step, operands: Sequence[Constant], shapes: Sequence[tuple[int,
     return [plain(shape, constant=value) for shape, value in zip(shapes, values, strict=True)]
 
 
-def _finite(found: Found, values: Mapping[int, Array], leaves: Mapping[str, Array]) -> dict[str, Bool[Array, ""]]:
+def _finite(
+    found: Found, values: Mapping[int, Array], leaves: Mapping[str, Array | np.ndarray]
+) -> dict[str, Bool[Array, ""]]:
     """Returns, per layer, whether its new neurons are finite and no weight that feeds them is NaN.
 
     An activation such as `where(x > 0, x, 0)` would hide a NaN.
