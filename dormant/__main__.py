@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import threading
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from dormant.hints import extra_of
 
@@ -28,7 +28,10 @@ def main() -> None:
         from dormant.cli import run
 
         signal.signal(signal.SIGINT, _interrupted)
-        sys.unraisablehook = _ignored
+        # Python ignores exceptions in garbage collection, so a Ctrl-C at such a moment would be lost.
+        sys.unraisablehook = lambda error: (
+            _interrupt_again() if issubclass(error.exc_type, KeyboardInterrupt) else sys.__unraisablehook__(error)
+        )
         _open_streams()
         try:
             code = run(sys.argv[1:])
@@ -74,10 +77,7 @@ def _interrupted(*signal_and_frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _ignored(error: Any) -> None:  # sys.UnraisableHookArgs, which exists only for type checkers
-    """Interrupts again after a Ctrl-C whose exception was ignored. Python ignores exceptions in garbage collection."""
-    if not issubclass(error.exc_type, KeyboardInterrupt):
-        return sys.__unraisablehook__(error)
+def _interrupt_again() -> None:
     signal.signal(signal.SIGINT, _interrupted)
     # By then, garbage collection has returned.
     threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
