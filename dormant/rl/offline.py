@@ -144,7 +144,7 @@ class WithoutActor:
         return self.training.seeds
 
     def agent_steps_done(self, state: PyTree) -> int:
-        """The gradient steps done so far, which are equal for all seeds."""
+        """The gradient steps done so far, equal for all seeds. Runs without an actor count them as agent steps."""
         return int(state.gradient_steps[0])
 
 

@@ -187,7 +187,7 @@ class SupervisedTraining:
         return metrics | {"epoch": np.asarray(state.epochs)}
 
     def agent_steps_done(self, state: SupervisedState) -> int:
-        """The gradient steps done so far, which are equal for all seeds."""
+        """The gradient steps done so far, equal for all seeds. Runs without an actor count them as agent steps."""
         return int(state.epochs[0]) * self.steps_per_epoch
 
 

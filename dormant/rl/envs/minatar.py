@@ -113,8 +113,8 @@ def _lenient() -> ExitStack:
 
 
 def _first(name: str, game: PyTree) -> PyTree:
-    # Lowers Seaquest's ramp index by one, because pgx increments it before it tests whether it is odd. MinAtar tests
-    # first and then increments.
+    # Lowers Seaquest's ramp index by one. pgx increments the index and then tests whether the index is odd. MinAtar
+    # tests first.
     return game.replace(_ramp_index=game._ramp_index - 1) if name == "Seaquest" else game
 
 
