@@ -51,7 +51,8 @@ def test_one_event_is_the_plans_own_update():
     network = Network(dormant.trace(MODEL.apply, PARAMS, X), lambda key: MODEL.init(key, jnp.zeros_like(X)), inner)
     learner, plan = Learner(SILENT, inner.init(SILENT)), Every(2, ReDo(tau=0.0))
     plan_state, params = plan.init(learner, network), SILENT
-    keys = [jax.random.wrap_key_data(state.key.at[-1].add(jnp.uint32(step))) for step in range(4)]
+    own = tx.unpacked(SILENT, state).key
+    keys = [jax.random.wrap_key_data(own.at[-1].add(jnp.uint32(step))) for step in range(4)]
     for step in range(4):
         with jax.numpy_dtype_promotion("standard"):  # Adam needs non-strict promotion
             updates, state = tx.update(GRADS, state, params)
