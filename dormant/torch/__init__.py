@@ -10,6 +10,8 @@ from .optimizers import L2Init as L2Init
 from .optimizers import Parseval as Parseval
 from .optimizers import Spectral as Spectral
 from .optimizers import penalised as penalised
+from .published import ReDoAsPublished as ReDoAsPublished
+from .published import redo_as_published as redo_as_published
 from .recycling import recycle_ as recycle_
 from .renewing import ContinualBackprop as ContinualBackprop
 from .renewing import Prune as Prune
@@ -43,6 +45,7 @@ __all__ = [
     "Parseval",
     "Prune",
     "ReDo",
+    "ReDoAsPublished",
     "Recycle",
     "Renewal",
     "Report",
@@ -57,6 +60,7 @@ __all__ = [
     "measure",
     "penalised",
     "recycle_",
+    "redo_as_published",
     "report",
     "trace",
     "with_intervention",

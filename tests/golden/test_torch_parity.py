@@ -123,6 +123,8 @@ PLANS = [
     "ReDo(0.5, outgoing='fresh')",
     "ReDo(0.5, incoming='scaled', layers=('Conv_0', 'Dense_0'))",
     "ReDo(0.5, moments='keep')",
+    "redo_as_published(0.5, xavier=False)",
+    "redo_as_published(0.5, xavier=False, misaligned_flatten=False, keep_bias_moments=False)",
     "Recycle('activation', Dormant(0.5), 'highest')",
     "Recycle('gradient', Dormant(0.5))",
     "Recycle('utility', Share(0.3), at_most=2)",

@@ -17,6 +17,7 @@ torch.set_num_threads(1)
 X = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
 CURES = [
     dt.ReDo(0.3, incoming="scaled", step_count="restart"),
+    dt.redo_as_published(0.3),
     dt.Recycle("gradient", dt.how_many.Share(0.4)),
     dt.ContinualBackprop(0.5, maturity=0),
     dt.Prune(0.3, period=1),
@@ -298,3 +299,40 @@ def test_distributed_replicas_stay_equal_under_every_cure(tmp_path):
     command = [sys.executable, "-c", DISTRIBUTED]
     processes = [subprocess.Popen([*command, str(rank), str(tmp_path / "meet")]) for rank in range(2)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
+
+
+class Flattening(nn.Module):
+    """A convolution whose map of 3 channels and 4 positions is flattened with channels first or last."""
+
+    def __init__(self, channels_last):
+        super().__init__()
+        self.conv, self.dense, self.head = nn.Conv2d(1, 3, 2), nn.Linear(12, 5), nn.Linear(5, 2)
+        self.channels_last = channels_last
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x))
+        x = x.permute(0, 2, 3, 1) if self.channels_last else x
+        return self.head(torch.relu(self.dense(x.flatten(1))))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_published_redo_zeroes_the_columns_of_other_channels(channels_last):
+    torch.manual_seed(0)
+    net, x = Flattening(channels_last), torch.randn(8, 1, 3, 3)
+    nn.init.constant_(net.conv.bias[1:2], -100.0)
+    nn.init.constant_(net.dense.bias, 1.0)
+    optimizer = torch.optim.Adam(net.parameters())
+    net(x).square().sum().backward()
+    optimizer.step()
+    nn.init.constant_(net.dense.weight, 0.1)
+    moments = optimizer.state[net.conv.bias]["exp_avg"].clone()
+    assert dt.with_intervention(net, optimizer, dt.redo_as_published(0.0)).step(x) == {"conv": 1, "dense": 0}
+    # The released code takes the rows 4 to 7 of a map flattened with channels last for those of channel 1.
+    position, channel = (torch.arange(12) // 3, torch.arange(12) % 3)
+    wrong = (position * 3 + channel) // 4 == 1
+    wrong = wrong if channels_last else wrong.reshape(4, 3).T.flatten()
+    assert torch.equal((net.dense.weight == 0).all(0), wrong) and torch.equal((net.dense.weight == 0).any(0), wrong)
+    bound = (6 / (1 * 4 + 3 * 4)) ** 0.5  # Xavier: fan in 1 x 2 x 2, fan out 3 x 2 x 2
+    assert 0 < net.conv.weight[1].abs().max() <= bound and net.conv.bias[1] == 0
+    assert torch.equal(optimizer.state[net.conv.bias]["exp_avg"], moments)
+    assert (optimizer.state[net.conv.weight]["exp_avg"][1] == 0).all()
