@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dormant.cli import compare, demo, figure, report, runs, scan, train
-from dormant.cli.terminal import check_numbers, parsing
+from dormant.cli.parsing import check_numbers, parsing
 from dormant.hints import extras, fault_of
 from dormant.lab.machine import cores, revision, version
 from dormant.rl.envs.minatar import MinAtar

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dormant.cli.terminal import WIDE, counted, diverged, refuse
+from dormant.cli.terminal import counted, diverged, refuse
 from dormant.hints import folded
 from dormant.lab import FAMILIES
 from dormant.lab.runs.description import differences, shown
@@ -22,6 +23,7 @@ from dormant.lab.runs.rows import rows
 
 Status = Literal["done", "running", "stopped", "damaged"]
 NOTHING = {"is": "Chain", "links": []}
+WIDE = 100  # columns of a terminal with room for the path of a run in a table
 LAST_VALUES = {
     "agent_steps": "{:,.0f}",
     "gradient_steps": "{:,.0f}",
@@ -151,14 +153,19 @@ def _share(each: Entry) -> str:
 
 
 def _lines(kept: Sequence[Entry]) -> Iterator[str]:
-    """The list for a narrow terminal. Each path has a line of its own, so that it can be copied."""
+    """The table for a narrow terminal. Each path has a line of its own, so that it can be copied."""
+    table = [("status", "agent steps", "return", "dormant", "environment")]
     for each in kept:
-        yield str(each.path)
-        values = [_number("return {:.2f}", each.returned), _number("dormant {:.1%}", each.dormant)]
-        parts = [each.status, each.diverged, each.environment, _share(each), *values]
-        yield "  " + ", ".join(filter(None, parts))
-        if each.settings:
-            yield f"  {each.settings}"
+        returned, share = _number("{:.2f}", each.returned), _number("{:.1%}", each.dormant)
+        table.append((each.status, _share(each), returned, share, each.environment))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    first, *rows = ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+    yield first
+    for each, row in zip(kept, rows, strict=True):
+        yield from (str(each.path), row)
+        yield from textwrap.wrap(
+            ", ".join(filter(None, [each.settings, each.diverged])), 76, initial_indent="  ", subsequent_indent="  "
+        )
 
 
 def _object(each: Entry) -> dict[str, str | int | float | None]:

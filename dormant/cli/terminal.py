@@ -1,17 +1,14 @@
-"""Output of the commands: errors in one line, the plan of runs, the board of many runs, and a run's progress bar."""
+"""Output of the commands: errors in one line, the plan of runs, the board of many runs, and the progress of a run."""
 
 import contextlib
-import dataclasses
 import io
-import math
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -39,39 +36,6 @@ def check_seconds(seconds: float) -> None:
         raise ValueError(f"--checkpoint-seconds must be at least 0, got {seconds}.")
 
 
-def check_numbers(flags: Any, prefix: str = "--") -> None:
-    """Raises ValueError, which names the flag, for an integer beyond 32 bits.
-
-    >>> Size = dataclasses.make_dataclass("Size", ["steps"])
-    >>> check_numbers(Size(steps=3))
-    >>> check_numbers(Size(steps=2**31))
-    Traceback (most recent call last):
-    ValueError: --steps must be between -2,147,483,648 and 2,147,483,647, got 2147483648.
-    """
-    for each in dataclasses.fields(flags):
-        value, flag = getattr(flags, each.name), prefix + each.name.replace("_", "-")
-        if dataclasses.is_dataclass(value):
-            check_numbers(value)
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int) and not -(2**31) <= number < 2**31:
-                raise ValueError(f"{flag} must be between {-(2**31):,} and {2**31 - 1:,}, got {_short(number)}.")
-
-
-def check_finite(flags: Any) -> None:
-    """Raises ValueError, which names the flag, for a number that is NaN or infinite."""
-    for each in dataclasses.fields(flags):
-        value = getattr(flags, each.name)
-        if dataclasses.is_dataclass(value):
-            check_finite(value)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"--{each.name.replace('_', '-')} must be a finite number, got {value}.")
-
-
-def _short(number: int) -> str:
-    digits = str(number) if abs(number) < 10**300 else ""
-    return digits if 0 < len(digits) <= 20 else "a number of more digits"
-
-
 def check_folder(path: Path, flag: str = "--run-dir") -> None:
     """Raises ValueError if the folder of a flag cannot be created because it or a parent is a file."""
     existing = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
@@ -82,21 +46,6 @@ def check_folder(path: Path, flag: str = "--run-dir") -> None:
 def not_written(error: OSError, path: object, advice: str) -> NoReturn:
     """Ends the command after a failed read or write. The message names the file, or `path` if the file is unknown."""
     refuse(f"{error.filename or path}: {error.strerror or error}. {advice}")
-
-
-@contextlib.contextmanager
-def parsing() -> Iterator[None]:
-    """Ends the command with one line for tyro's errors and for ValueErrors raised while tyro builds values."""
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(output):
-            yield
-    except ValueError as error:
-        refuse(error)
-    except SystemExit as end:
-        if end.code == 2:
-            refuse(unboxed(output.getvalue()))
-        raise
 
 
 FAILURES = (OSError, RunRefused, KeyboardInterrupt)
@@ -128,26 +77,9 @@ def _outlasting_orbax() -> Iterator[None]:
         raise
 
 
-def unboxed(box: str) -> str:
-    """The text in one of tyro's boxes, without its title.
-
-    >>> unboxed("╭─ Unrecognized options ──────────╮│ Unrecognized options: --tua │╰──────────────────────╯")
-    'Unrecognized options: --tua.'
-    >>> unboxed("╭─ Parsing error ────╮│ Error parsing __tyro-dummy-inner__.agent: pad is -1 │╰──────────╯")
-    'pad is -1.'
-    """
-    text = re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯]", "", box)
-    _, *sections = (" ".join(section.split()) for section in re.split("[─-]{4,}", text))
-    # Drops the text after " Got errors:". tyro appends it if a flag accepts several types, with an unhelpful error for
-    # each type.
-    texts = (re.sub(r"Error parsing __tyro\S*: ", "", section.split(" Got errors:")[0]) for section in sections)
-    return " ".join(section.rstrip(".") + "." for section in texts if section)
-
-
 Weight = Callable[[Job], float]  # returns the relative duration of a job, in any unit
 KNOWN_SPEEDS = Path(__file__).parents[1] / "experiments" / "speeds.csv"
 WORDS = {"waiting": "tried again", "in use": "waits"}
-WIDE = 100  # columns of a terminal with room for a bar
 LINE_SECONDS = 60.0  # between two lines of progress in redirected output
 SHOWN = {"train_return": "return {:.1f}", "dormant/0.1/all": "dormant {:.0%}"}
 
@@ -297,31 +229,30 @@ def _notes(
 def progress_bar(folder: RunFolder, steps: int, frames: bool) -> Iterator[Callable[[int], None]]:
     """Shows the progress of a run. Yields a function to call with the agent steps done.
 
-    On a terminal it is one line with a bar, which is left out on fewer than `WIDE` columns. Otherwise it is a line at
-    the start, at most one per `LINE_SECONDS`, and one at the end. `frames` also shows emulator frames.
+    On a terminal it is a line with a bar, and one with the newest values. Otherwise it is a line at the start, at most
+    one per `LINE_SECONDS`, and one at the end. `frames` also shows emulator frames.
     """
-    console, newest = Console(), Newest(folder.metrics, SHOWN)
-    wide, begun = console.width >= WIDE, list[tuple[float, int]]()
+    console, newest, begun = Console(), Newest(folder.metrics, SHOWN), list[tuple[float, int]]()
 
     def values(done: int) -> str:
         begun[1:] = [(time.monotonic(), done)]
-        shown = [*_speed(begun, frames and (wide or not console.is_terminal)), *newest_values(newest)]
+        shown = [*_speed(begun, frames), *newest_values(newest)]
         compiling = done == begun[0][1] and done < steps
         return ", ".join(["compiling", *shown] if compiling else shown)
 
     if not console.is_terminal:
         yield _lines_at_intervals(console, steps, values)
         return
-    columns = (
-        TextColumn("{task.completed:,}/{task.total:,} agent steps"),
-        *([BarColumn()] if wide else []),
-        TextColumn("{task.fields[values]}"),
-        TimeRemainingColumn(),
-        *([TextColumn("left")] if wide else []),
-    )
-    with Progress(*columns, console=console) as bars:
-        task = bars.add_task("training", total=steps, values="")
-        yield lambda done: bars.update(task, completed=done, values=values(done))
+    columns = (TextColumn("{task.completed:,}/{task.total:,} agent steps"), BarColumn(), TimeRemainingColumn())
+    bars, line = Progress(*columns, TextColumn("left"), console=console), Text()
+    task = bars.add_task("training", total=steps)
+
+    def update(done: int) -> None:
+        bars.update(task, completed=done)
+        line.plain = values(done)
+
+    with Live(Group(bars, line), console=console, refresh_per_second=4):
+        yield update
 
 
 def _lines_at_intervals(console: Console, steps: int, values: Callable[[int], str]) -> Callable[[int], None]:
@@ -341,7 +272,10 @@ def _speed(begun: list[tuple[float, int]], frames: bool) -> list[str]:
     """The number of frames and the agent steps per second of this process, as text."""
     (first, before), (now, done) = begun[0], begun[-1]
     played = [f"{FRAME_SKIP * done:,} frames"] if frames else []
-    return [*played, f"{(done - before) / (now - first):.3g} steps/s"] if done > before else played
+    if done <= before:
+        return played
+    speed = (done - before) / (now - first)
+    return [*played, f"{speed:,.0f} steps/s" if speed >= 100 else f"{speed:.3g} steps/s"]
 
 
 def newest_values(newest: Newest) -> list[str]:

@@ -12,7 +12,8 @@ import tyro
 
 from dormant.cli.changes import Saving, Training, TrainLike, like
 from dormant.cli.interventions import Settings, dqn_for, for_sac, intervention, sac_for
-from dormant.cli.terminal import check_finite, check_folder, check_seconds, held_back, not_written, progress_bar, refuse
+from dormant.cli.parsing import check_finite, most_used_first
+from dormant.cli.terminal import check_folder, check_seconds, held_back, not_written, progress_bar, refuse
 from dormant.files import available_memory
 from dormant.hints import suggestion
 from dormant.lab.machine import keep_compiled_code, pin, spread_seeds
@@ -20,14 +21,7 @@ from dormant.lab.runs.description import describe
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.lab.runs.live import following, sinks_of
 from dormant.lab.runs.runner import FULL, Diverged, Progress, run
-from dormant.rl.agents import (
-    ATARI_100K_GAME,
-    ATARI_100K_RUN,
-    atari_dqn,
-    atari_drq,
-    minatar_dqn,
-    minatar_drq,
-)
+from dormant.rl.agents import ATARI_100K_GAME, ATARI_100K_RUN, atari_dqn, atari_drq, minatar_dqn, minatar_drq
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.agents.sac import SAC
 from dormant.rl.atari import AtariTraining
@@ -174,7 +168,8 @@ def parse(arguments: Sequence[str]) -> Flags | TrainLike:
     if _given("like", arguments):
         return tyro.cli(TrainLike, args=arguments, prog="dormant train")
     choice, _ = tyro.cli(Choice, args=arguments, prog="dormant train", return_unknown_args=True, add_help=False)
-    flags = tyro.cli(flags_of(choice), args=arguments, prog="dormant train")
+    with most_used_first(arguments):
+        flags = tyro.cli(flags_of(choice), args=arguments, prog="dormant train")
     _refuse_idle(flags, arguments)
     return flags
 
@@ -385,8 +380,7 @@ def _prepared(flags: Flags | TrainLike, folder: RunFolder) -> Training:
 
 def _refuse_large_batches(training: Training) -> None:
     """Raises ValueError for a batch of states that does not fit into memory."""
-    env = training.env
-    shape = getattr(env, "observation_shape", None) or (getattr(env, "observations", 1),)
+    shape = getattr(training.env, "observation_shape", None) or (getattr(training.env, "observations", 1),)
     most = available_memory() // (4 * math.prod(shape))
     sizes = {"score-batch": training.score_batch, "rank-batch": training.rank_batch}
     for flag, number in {**sizes, "batch-size": training.agent.batch_size}.items():

@@ -3,6 +3,7 @@
 import builtins
 import io
 import json
+import math
 import re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -172,17 +173,21 @@ def test_redirected_progress_is_a_line_at_the_start_and_one_at_the_end(tmp_path,
     assert last.startswith("1,000 of 1,000 agent steps, 4,000 frames, ") and last.endswith("return -20.5, dormant 25%")
 
 
-@pytest.mark.parametrize(("columns", "bar"), [(80, False), (120, True)])
-def test_progress_on_a_terminal_fits_its_width(columns, bar, tmp_path, monkeypatch):
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_progress_on_a_terminal_is_never_cut(columns, tmp_path, monkeypatch):
     output = io.StringIO()
     console = Console(file=output, force_terminal=True, width=columns, color_system=None)
     monkeypatch.setattr(terminal, "Console", lambda: console)
-    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=iter((0.0, 20_000.0)).__next__))
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=iter((0.0, 2_000.0)).__next__))
     folder = RunFolder(tmp_path)
-    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in MEASURED))
-    with progress_bar(folder, 10_000_000, frames=False) as update:
+    rows = [*MEASURED, {"seed": 1, "agent_steps": 4_000_000, "dormant/0.1/all": math.nan}]
+    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with progress_bar(folder, 10_000_000, frames=True) as update:
         update(0)
+        console.print(terminal.Text("next"))  # shows the lines at once
         update(9_999_999)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.getvalue())
-    assert "9,999,999/10,000,000 agent steps" in shown and "return -20.5, dormant 25%" in shown and "…" not in shown
-    assert ("━" in shown) == bar
+    assert max(map(len, shown.splitlines())) <= columns and "…" not in shown and "━" in shown
+    words = " ".join(shown.split())
+    assert "compiling, 0 frames" in words and "9,999,999/10,000,000 agent steps" in words and "left" in words
+    assert "39,999,996 frames, 5,000 steps/s, return -20.5, dormant nan%, diverged at 4,000,000" in words

@@ -1,6 +1,7 @@
 """The command line: the trainings that flags describe, and the errors for bad input."""
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 import threading
@@ -8,6 +9,7 @@ import threading
 import pytest
 
 from dormant.cli import run, train
+from dormant.cli.parsing import MOST_USED
 from dormant.cli.terminal import held_back
 from dormant.lab.runs.folder import RunRefused
 
@@ -197,3 +199,18 @@ def test_a_finished_run_of_another_configuration_is_not_called_done(built, monke
 def test_the_version_is_printed(capsys):
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"{importlib.metadata.version('dormant')}\n"
+
+
+@pytest.mark.parametrize("choice", [(), ("--agent", "sac"), ("--env", "ALE/Pong"), ("--agent", "drq")])
+def test_the_help_of_train_has_the_most_used_flags_first_and_all_others_by_topic(choice, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        run(["train", *choice, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    flags = [line.split()[1].rstrip(",") for line in lines if line.startswith("│ -")]
+    topics = [line.strip("╭─╮ ") for line in lines if line.startswith("╭")]
+    present = [flag for flag in MOST_USED if flag in flags]
+    assert len(MOST_USED) == 12 and flags[: len(present)] == present and len(present) >= 11
+    assert len(flags) == len(set(flags)) > 50 and max(map(len, lines)) <= 80
+    assert topics[:5] == ["most used", "options", "length options", "intervention options", "agent options"]
+    assert os.environ["COLUMNS"] == "80"

@@ -276,7 +276,14 @@ class TestRuns:
         assert run(["runs", str(there)]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [line for line in lines if not line.startswith(" ")] == [f"{there}/a/seed0", f"{there}/b", f"{there}/c"]
-        assert lines[1].startswith("  done, Place/Line, 12 of 12, return ") and lines[-1] == "  damaged"
+        head, _, first, settings, *_, last = lines
+        assert head.split("  ")[1:3] == ["status ", " agent steps"] or head.startswith("  status")
+        assert first.startswith("  done") and first[first.index("Place") :] == "Place/Line"
+        assert [head.index(name) for name in ("agent", "environment")] == [
+            first.index("12 of 12"),
+            first.index("Place"),
+        ]
+        assert settings == "  Walker, none, RR 1, none" and last == "  damaged"
 
     def test_it_prints_json_without_nan(self, there, capsys):
         with (there / "b" / "metrics.jsonl").open("a") as stream:
