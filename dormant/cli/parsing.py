@@ -90,7 +90,8 @@ ONE_BOX = 129  # on a terminal of more columns, tyro prints boxes side by side
 @contextmanager
 def most_used_first(arguments: Sequence[str]) -> Iterator[None]:
     """Prints the help text that tyro would print in the block with the flags of `MOST_USED` first."""
-    if not {"-h", "--help"} & {*arguments} or sys.stdout.encoding.lower() != "utf-8":  # tyro then prints no boxes
+    encoding = sys.stdout.encoding or "utf-8"  # a StringIO has none
+    if not {"-h", "--help"} & {*arguments} or encoding.lower() != "utf-8":  # tyro prints boxes only in UTF-8
         yield
         return
     output, columns = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), os.environ.get("COLUMNS")
