@@ -7,8 +7,12 @@ import numpy as np
 
 
 def checked_tau(tau: float) -> float:
-    """Returns `tau`. Raises ValueError if it is negative or NaN."""
-    if not tau >= 0:
+    """Returns `tau`. Raises ValueError if it is negative or NaN, and TypeError if it is not a number."""
+    try:
+        fits = bool(tau >= 0)
+    except TypeError:
+        raise TypeError(f"tau must be a number, such as 0.1, got a {type(tau).__name__}.") from None
+    if not fits:
         raise ValueError(
             f"tau must be at least 0, got {tau}. With 0, only silent neurons are dormant; the ReDo paper uses 0.1."
         )

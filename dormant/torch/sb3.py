@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..settings import checked_steps, checked_tau
 from .measuring import Report, measure
-from .recycling import Init
+from .recycling import Init, check_init
 from .renewing import ReDo
 from .schedule import Every, Intervening, Intervention, checked_intervention
 from .wiring import Wiring
@@ -46,8 +46,9 @@ class InterventionCallback(BaseCallback):
     intervention acts), and `dormant/recycled`. The model holds the intervention's state, so a model that is saved and
     loaded continues the schedule. `report` is the most recent measurement, `recycled` the number of recycled neurons.
 
-    Raises TypeError if an argument has the wrong type, and ValueError if `period` is below 1 or `tau` is negative. When
-    training starts, raises ValueError if the agent has no known network. Warns once if no layer can be recycled.
+    Raises TypeError if an argument has the wrong type, and ValueError if `period` or `score_batch` is below 1 or `tau`
+    is negative. When training starts, raises ValueError if the agent has no known network. Warns once if no layer can
+    be recycled.
     """
 
     model: Any  # of SB3 or sb3-contrib
@@ -65,7 +66,8 @@ class InterventionCallback(BaseCallback):
         super().__init__(verbose)
         self.intervention = checked_intervention(intervention)
         self.period, self.tau = checked_steps("period", period), checked_tau(tau)
-        self.score_batch, self.init_policy, self.seed = score_batch, init, seed
+        check_init(init)
+        self.score_batch, self.init_policy, self.seed = _checked_batch(score_batch), init, seed
         self.plan: Intervening | None = None
         self.report: Report | None = None  # of the most recent measurement
         self.new_steps = 0  # gradient steps since the intervention was last called
@@ -203,8 +205,18 @@ def ReDoCallback(
 
     Source: Sokar et al. 2023, algorithm 1 (DQN: period 1,000, tau 0.1, 64 states; SAC: 200,000, 0, 256).
     """
-    plan = Every(period, ReDo(tau, layers=None if networks is None else tuple(networks)))
+    if isinstance(networks, str):
+        raise TypeError(f"networks must be a list of names, got the text {networks!r}: networks=[{networks!r}].")
+    plan = Every(period, ReDo(tau=tau, layers=None if networks is None else tuple(networks)))
     return InterventionCallback(plan, period, tau, score_batch, init, seed, verbose)
+
+
+def _checked_batch(score_batch: int) -> int:
+    if isinstance(score_batch, bool) or not isinstance(score_batch, int):
+        raise TypeError(f"score_batch must be a whole number of samples, got {score_batch!r}.")
+    if score_batch < 1:
+        raise ValueError(f"score_batch must be at least 1 sample, got {score_batch}; the paper uses 64.")
+    return score_batch
 
 
 def _only(layers: list[str], report: Report) -> Report:
@@ -226,8 +238,8 @@ class Networks(nn.Module):
             found = {"policy": policy}  # PPO, A2C: actor and critic are parts of the policy
         if not found:
             raise ValueError(
-                f"no network of {type(policy).__name__} is known; expected q_net, quantile_net, actor and critic, or "
-                "an actor-critic policy."
+                f"no network of {type(policy).__name__} is known; expected a policy of SB3 with q_net, quantile_net, "
+                "actor and critic, or an actor-critic policy."
             )
         for name, network in found.items():
             setattr(self, name, network)

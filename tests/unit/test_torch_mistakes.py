@@ -87,3 +87,60 @@ def test_every_mistake_is_one_clear_error_and_changes_nothing():
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
     told = dict(zip(MISTAKES, ran.stdout.splitlines(), strict=True))
     assert not {mistake: told[mistake] for mistake, words in MISTAKES.items() if words not in told[mistake]}
+
+
+SB3 = """
+import warnings; warnings.simplefilter("ignore")
+import json, sys
+import torch
+from stable_baselines3 import DQN
+import dormant
+import dormant.torch as dt
+from dormant.torch.sb3 import InterventionCallback, Networks, ReDoCallback
+
+def dqn(width=8):
+    options = dict(learning_starts=10, batch_size=8, buffer_size=100, train_freq=1, seed=0, device="cpu")
+    return DQN("MlpPolicy", "CartPole-v1", **options, policy_kwargs={"net_arch": [width, 8]})
+
+def learn(callback):
+    return dqn().learn(30, callback=callback)
+
+def with_init(init, tau=9.0):
+    return learn(InterventionCallback(dt.Every(5, dt.ReDo(tau=tau)), init=init))
+
+for mistake in json.loads(sys.argv[1]):
+    try:
+        eval(mistake)
+        print("accepted")
+    except (TypeError, ValueError) as error:
+        print(str(error).replace("\\n", "/"))
+"""
+
+# A wrong call of the callbacks for Stable-Baselines3 -> a part of the error's message.
+SB3_MISTAKES = {
+    "InterventionCallback(dt.ReDo)": "got the class ReDo; write ReDo(...).",
+    "InterventionCallback(dormant.ReDo())": "dormant.ReDo is for JAX; write dormant.torch.ReDo(...)",
+    "InterventionCallback(0.1)": "expected an intervention, got 0.1; write for instance ReDo(tau=0.1).",
+    "ReDoCallback(period=0)": "period must be at least 1 gradient step, got 0.",
+    "ReDoCallback(period=1e3)": "period must be a whole number of gradient steps, got 1000.0; write 1000.",
+    "ReDoCallback(tau=-0.1)": "tau must be at least 0, got -0.1.",
+    "ReDoCallback(tau='0.1')": "tau must be a number, such as 0.1, got a str.",
+    "ReDoCallback(dqn())": "tau must be a number, such as 0.1, got a DQN.",
+    "learn(ReDoCallback)": "tau must be a number, such as 0.1, got a dict.",
+    "ReDoCallback(networks='q_net')": "networks must be a list of names, got the text 'q_net': networks=['q_net'].",
+    "ReDoCallback(score_batch=0)": "score_batch must be at least 1 sample, got 0",
+    "ReDoCallback(score_batch=6.4)": "score_batch must be a whole number of samples, got 6.4.",
+    "ReDoCallback(init=dqn().policy)": "init must be a function that builds a fresh module at every call, got a DQNP",
+    "with_init(lambda: None)": "no network of NoneType is known; expected a policy of SB3",
+    "with_init(lambda: dqn(4).policy)": "has the shape (4, 4); expected (8, 4), as in the module.",
+    "learn(ReDoCallback(networks=('actor',)))": "no layer is called 'actor', or begins with 'actor.'; the layers are",
+    "learn(InterventionCallback(dt.Every(5, dt.Reset(('head',)))))": "no parameters belong to layer 'head'",
+}
+
+
+def test_every_mistake_in_stable_baselines3_is_one_clear_error():
+    ran = subprocess.run(
+        [sys.executable, "-c", SB3, json.dumps(list(SB3_MISTAKES))], check=True, capture_output=True, text=True
+    )
+    told = dict(zip(SB3_MISTAKES, ran.stdout.splitlines(), strict=True))
+    assert not {mistake: told[mistake] for mistake, words in SB3_MISTAKES.items() if words not in told[mistake]}
