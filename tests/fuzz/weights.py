@@ -13,7 +13,7 @@ def kernel_value(b: "Builder", shape: tuple[int, int]) -> int:
         {"plain": 30, "sum": 1, "low_rank": 1.5, "mask": 1.5, "times": 1, "stop": 0.5, "swap": 1.5, "vector": 1,
          "slice": 1, "rows": 0.7, "member": 1.2, "weight_norm": 1, "column_scale": 1, "tanh": 0.5, "square": 0.4,
          "noise": 0.4, "concat": 1, "product": 0.7, "constant": 0.8, "frozen": 0.8 * torch, "buffer": 0.8 * torch,
-         "shared": 1.5, "reverse": 0.6, "exp": 0.2}
+         "shared": 2.5, "reverse": 0.6, "exp": 0.2}
     )  # fmt: skip
     return _computed(b, kind, *shape)
 
@@ -68,7 +68,7 @@ def bias_value(b: "Builder", width: int) -> int:
     """Adds a bias of this width and returns its node."""
     kind = b.pick(
         {"plain": 20, "times": 1, "sum": 1, "tanh": 0.7, "slice": 0.7, "product": 0.5, "mask": 0.5, "constant": 0.4,
-         "reverse": 0.5, "neg": 0.5, "stop": 0.2, "exp": 0.2, "shared": 0.5, "concat": 0.4}
+         "reverse": 0.5, "neg": 0.5, "stop": 0.2, "exp": 0.2, "shared": 2, "concat": 0.4}
     )  # fmt: skip
     new = lambda size=width, role="bias": b.param((size,), role)  # noqa: E731
     match kind:

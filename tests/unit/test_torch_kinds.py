@@ -372,6 +372,55 @@ CASES = {
         [],
     ),
     "a list": (lambda: ab(lambda s, x: s.b(torch.tensor(F.relu(s.a(x)).tolist()))), VECTOR, []),
+    # a parameter that feeds a neuron and is also part of the values that a kernel reads
+    "a bias shared with the inputs of its kernel": (
+        lambda: Net(lambda s, x: s.b(F.relu(s.a(x + s.a.bias))), a=L(3, 3), b=L(3, 2)),
+        VECTOR,
+        [],
+    ),
+    "a scale shared with a difference": (
+        lambda: Net(lambda s, x: s.b((h := s.p * x) - h @ s.k), b=L(3, 2), p=P(3), k=P(3, 3)),
+        VECTOR,
+        [],
+    ),
+    "a bias shared with an auxiliary head": (
+        lambda: Net(
+            lambda s, x: (
+                (s.b(F.relu(s.a(x))), s.c(F.linear(x, torch.ones(4, 3)) + s.a.bias))
+                if s.training
+                else (s.b(F.relu(s.a(x))),)
+            ),
+            a=L(3, 4),
+            b=L(4, 2),
+            c=L(4, 2),
+        ),
+        VECTOR,
+        [],
+    ),
+    "a bias shared with a normalised input": (
+        lambda: Net(lambda s, x: s.b(F.relu(s.a(F.layer_norm(x + s.a.bias, (3,))))), a=L(3, 3), b=L(3, 2)),
+        VECTOR,
+        [],
+    ),
+    "a bias shared with the inputs of a convolution": (
+        lambda: Net(
+            lambda s, x: s.o(F.relu(s.c(x + s.c.bias[:, None, None])).flatten(1)), c=nn.Conv2d(3, 3, 3), o=L(108, 2)
+        ),
+        IMAGE,
+        [],
+    ),
+    "a bias shared with mixed neurons": (
+        lambda: Net(
+            lambda s, x: (s.b((s.a(x)[:, :, None] * s.m).sum(1) + s.c.bias), s.d(F.relu(s.c(x)))),
+            a=L(3, 3),
+            b=L(3, 2),
+            c=L(3, 3),
+            d=L(3, 2),
+            m=P(3, 3),
+        ),
+        VECTOR,
+        [],
+    ),
     "FFT": (lambda: ab(lambda s, x: s.b(torch.fft.fft(F.relu(s.a(x))).real)), VECTOR, []),
     "tied": (lambda: Net(lambda s, x: F.relu(s.a(x)) @ s.a.weight, a=L(3, 4)), VECTOR, []),
     "shared depthwise blur": (

@@ -91,6 +91,7 @@ def _contraction(notes: Ledger, value: Value, kernel: Value, rows: Any, width: i
     ids = _ids(value, rows)
     ids = ids if batched else ids[None]
     parts = [part.entries if batched else part.entries[None] for part in kernel.parts]
+    notes.not_known(value.parts, "matmul")
     neurons = _members(notes, kernel, parts, width)[:, None, :]  # [batch or 1, 1, neurons]
     inputs = read(notes, value, ids, (1,)).mT  # [batch, inputs, 1]
     _connect(notes, value, kernel, parts, inputs, neurons)
@@ -259,6 +260,7 @@ def _convolution(
 ) -> Value:
     """Returns the neurons of a convolution: its output channels."""
     channels = call.shape[1]
+    notes.not_known(value.parts, call.name)
     inputs = read(notes, value, ids, (0, *range(2, ids.ndim))).reshape(groups, 1, -1, 1)
     parts = []
     for part in kernel.parts:
@@ -320,7 +322,7 @@ def _normalised(notes: Ledger, call: Call, norm: Norm) -> Result:
     leaves = [call.value(leaf) for leaf in norm.leaves if isinstance(leaf, Tensor)]
     if not value.carried or value.neurons is None:
         whole = together([value, *leaves])
-        taken = {name: how for leaf in leaves for name, how in notes.not_known(leaf.parts, call.name).items()}
+        taken = {name: how for one in (value, *leaves) for name, how in notes.not_known(one.parts, call.name).items()}
         return replace(whole, unfollowed={**whole.unfollowed, **taken})
     ids = no_zeros(notes.current(value.neurons))
     assert ids is not None
