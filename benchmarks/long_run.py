@@ -3,11 +3,13 @@
     python benchmarks/long_run.py --minutes 120
 
 A checkpoint is written every minute. The slopes are least squares lines over the second half of the run, so that
-compiling and filling the replay do not count. Prints both CPU and wall-clock seconds per chunk, because other programs
-on the machine affect wall-clock seconds. Prints a line every ten minutes.
+compiling and filling the replay do not count. Prints CPU and wall-clock seconds per chunk. Other programs on the
+machine slow both down. So it also prints CPU seconds relative to those of a fixed computation, which is timed every
+five seconds. Prints a line every ten minutes.
 """
 
 import argparse
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,7 @@ import psutil
 
 SECONDS = 5.0  # between two measurements
 CHUNK = 200  # agent steps
+NUMBERS = np.linspace(-3.0, 3.0, 1_000_000)  # of the fixed computation
 
 
 def main() -> None:
@@ -40,16 +43,30 @@ def main() -> None:
 
 
 def looks(process: subprocess.Popen[bytes], metrics: Path, seconds: float) -> Iterator[tuple[float, ...]]:
-    """Yields measurements: seconds since the start, CPU seconds, megabytes of resident memory, and rows of metrics."""
+    """Yields measurements of the run.
+
+    These are seconds since the start, CPU seconds, megabytes of resident memory, rows of metrics, and CPU seconds of
+    the fixed computation.
+    """
     watched, began, said = psutil.Process(process.pid), time.monotonic(), 0.0
     while process.poll() is None and time.monotonic() - began < seconds:
         time.sleep(SECONDS)
         count = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-        row = (time.monotonic() - began, sum(watched.cpu_times()[:2]), watched.memory_info().rss / 1e6, count)
+        row = (
+            *(time.monotonic() - began, sum(watched.cpu_times()[:2]), watched.memory_info().rss / 1e6),
+            *(count, fixed_computation()),
+        )
         if row[0] - said >= 600:
             said = row[0]
             print("{:.0f} s, {:.0f} CPU s, {:.0f} MB, {} rows".format(*row), flush=True)
         yield row
+
+
+def fixed_computation() -> float:
+    """Returns the CPU seconds of a computation that is the same at every call."""
+    began = time.process_time()
+    np.tanh(NUMBERS)
+    return time.process_time() - began
 
 
 def report(table: np.ndarray) -> None:
@@ -60,12 +77,20 @@ def report(table: np.ndarray) -> None:
     print(
         f"resident memory {memory.mean():.0f} MB ({memory.min():.0f} to {memory.max():.0f}), {slope:+.1f} MB per hour"
     )
-    for name, column in (("CPU", 1), ("wall-clock", 0)):
-        # Keeps one value every two minutes, so that each interval includes at least one checkpoint.
-        marks = late[:: max(1, round(120 / SECONDS))]
-        pace = np.diff(marks[:, column]) / np.maximum(np.diff(marks[:, 3]), 1)
-        slope, _ = np.polyfit(marks[1:, 0] / 3600, pace, 1)
-        print(f"{np.median(pace):.3f} {name} seconds per chunk of {CHUNK} agent steps, {slope:+.4f} per hour")
+    # One value every two minutes, so that each interval includes at least one checkpoint.
+    starts = range(0, len(late), max(1, round(120 / SECONDS)))
+    marks = late[starts]
+    chunks, hours = np.maximum(np.diff(marks[:, 3]), 1), marks[1:, 0] / 3600
+    wall, cpu = (np.diff(marks[:, column]) / chunks for column in (0, 1))
+    fixed = np.array([np.median(late[a:b, 4]) for a, b in itertools.pairwise(starts)])
+    for name, pace in (
+        ("wall-clock seconds", wall),
+        ("CPU seconds", cpu),
+        ("times the fixed computation", cpu / fixed),
+    ):
+        slope, _ = np.polyfit(hours, pace, 1)
+        median, share = np.median(pace), 100 * slope / np.median(pace)
+        print(f"{median:.3f} {name} per chunk of {CHUNK} agent steps, {slope:+.4f} per hour ({share:+.1f} %)")
     print(f"{len(table) * SECONDS / 60:.0f} minutes, {int(late[-1, 3])} chunks")
 
 
