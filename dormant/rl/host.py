@@ -50,8 +50,8 @@ from .schedule import Schedule, Scheduled, join_seeds, key_for
 class RoundDraws(NamedTuple):
     """The random numbers of one round on the host.
 
-    `action` holds random actions for seeds that explore. For SAC it also holds the action noise of seeds that do not
-    explore.
+    `action` holds the random actions of seeds that explore. For SAC, if the seeds do not explore, it holds the noise of
+    their actions.
     """
 
     explores: Bool[ndarray, "agent_steps seeds"]
@@ -65,9 +65,9 @@ class RoundDraws(NamedTuple):
 class HostTraining(Scheduled, Protocol):
     """A training that the host loop can run: `AtariTraining` or `ControlTraining`.
 
-    If `learns_from_round` is true, the gradient steps of a round follow its agent steps and can sample them. If it is
-    false, the gradient steps sample only earlier rounds, and the device computes them while the host plays the round's
-    last agent step.
+    If `learns_from_round` is true, the gradient steps of a round come after its agent steps and can sample these agent
+    steps. If `learns_from_round` is false, the gradient steps sample only agent steps of earlier rounds. The device
+    then computes the gradient steps while the host plays the round's last agent step.
     """
 
     @property
@@ -103,7 +103,7 @@ def slack(capacity: int, log_period: int) -> int:
 
 
 class OnHost:
-    """Base class of the host loop's trainings: creates the first state, and opens the loop that starts from a state."""
+    """Base class of trainings for the host loop. `init` creates the first state, and `open` opens the loop."""
 
     def init(self: "HostTraining") -> TrainState:
         """The state before the first agent step."""
@@ -112,7 +112,7 @@ class OnHost:
         return TrainState(agent, intervention, self.players().save(), (), zeros.astype(jnp.float32), zeros, zeros)
 
     def agent_steps_done(self, state: TrainState) -> int:
-        """The agent steps done so far, which are equal for all seeds."""
+        """The number of agent steps done so far. It is equal for all seeds."""
         return int(state.agent_steps[0])
 
     def refuse_without_room(self: "HostTraining", folder: Path) -> None:
@@ -120,12 +120,13 @@ class OnHost:
         refuse_without_room(self.replay, len(self.seeds), folder)
 
     def open(self: "HostTraining", folder: Path, state: TrainState, owner: int = 0) -> "HostLoop":
-        """Opens the rings in a folder, or creates them before the first agent step. Returns the loop.
+        """Opens the rings in a folder and returns the loop, which continues from `state`.
 
-        The loop continues from `state`. `owner` is a number that identifies the run.
+        Creates the rings if `state` is the state before the first agent step. `owner` is a number that identifies the
+        run.
 
-        Raises ValueError if the rings do not fit on this machine or belong to another run or state, OSError if a
-        file is missing or the disk is full.
+        Raises ValueError if the rings do not fit on this machine, are damaged, or belong to another run or state.
+        Raises OSError if a file is missing or the disk is full.
         """
         refuse_without_room(self.replay, len(self.seeds), folder)
         added = int(state.agent_steps[0])
@@ -145,16 +146,16 @@ def _fresh(training: HostTraining) -> tuple[AgentState, PyTree[Array]]:
 def open_rings(
     replay: FrameReplay | StepReplay, seeds: tuple[int, ...], folder: Path, added: int, owner: int
 ) -> tuple[Any, ...]:
-    """Opens the rings of a run, one per seed, in its replay folder. Raises the errors of the replay's `open`."""
+    """Opens the rings of a run in its replay folder, one ring per seed. Raises the same errors as `replay.open`."""
     return tuple(replay.open(folder / f"seed{seed}", added, checksum(owner, seed)) for seed in seeds)
 
 
 @dataclass(frozen=True)
 class HostLoop:
-    """A training with its players and rings, which `advance` changes in place.
+    """A training, its player and its rings. `advance` changes the player and the rings in place.
 
-    `advance` also accepts an earlier state: it restores the players from that state and overwrites the later steps in
-    the rings.
+    `advance` also accepts an earlier state. It then restores the player from that state, and new steps overwrite the
+    later steps in the rings.
     """
 
     training: HostTraining
@@ -163,9 +164,10 @@ class HostLoop:
     videos: Path
 
     def advance(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
-        """Runs `log_period` agent steps. Returns the new state and its metrics: arrays [seeds] or [seeds, neurons].
+        """Runs `log_period` agent steps. Returns the new state and the metrics of these steps.
 
-        A metric without a value is masked, for example if no episode ended or no evaluation was due.
+        A metric is an array of shape [seeds] or [seeds, neurons]. Values that were not measured are masked, for example
+        the training return if no episode ended.
         """
         training, learned = self.training, int(state.gradient_steps[0])
         state, metrics = _Chunk(self, state).play()
@@ -183,13 +185,13 @@ class HostLoop:
         return state, measured
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Dormant fractions and neuron scores, measured on stored states, or on random play if none are stored."""
+        """Returns dormant fractions and neuron scores, measured on stored states or on states of random play."""
         inputs = self._inputs(state, "measure", self.training.schedule.score_batch)
         metrics = _dormancy(_scores(self.training, params_of(state), inputs))
         return {name: np.asarray(value) for name, value in metrics.items()}
 
     def representations(self, state: TrainState) -> dict[str, Float[Array, " seeds"]]:
-        """The ranks and the norms of `representation`, on stored states."""
+        """Returns the metrics of `representation` for all seeds, measured on stored states."""
         return _represent(self.training, params_of(state), self._inputs(state, "rank", self.training.rank_batch))
 
     def evaluate(self, state: TrainState) -> HostPlayed:
@@ -200,11 +202,11 @@ class HostLoop:
         return self.training.measured_inputs(self.rings, int(state.agent_steps[0]), purpose, number)
 
     def save_due(self, done: int, saved: int) -> bool:
-        """Whether a checkpoint is due: the next chunk would overwrite steps that the last checkpoint needs."""
+        """Whether a checkpoint is due. If so, the next chunk would overwrite steps that the last checkpoint needs."""
         return self.training.replay.save_due(done, saved, self.training.schedule.log_period)
 
     def flush(self) -> None:
-        """Writes the rings to the disk. Every checkpoint needs this first."""
+        """Writes the rings to the disk. Must be called before each checkpoint."""
         flush(self.rings)
 
 
@@ -218,14 +220,14 @@ class _Chunk:
         # Copies the caller's state, because a gradient step reuses the memory of its input for its output.
         self.states = jax.tree.map(jnp.copy, lanes_of(self.training.learning, state))
         self.totals = np.array(state.episode_return)
-        # Passed to compiled code as an argument, because XLA could fold a constant into the network.
+        # Compiled code gets `blank` as an argument, because XLA could fold a constant into the network.
         self.blank = self.training.blank()
         self.gradient_steps = int(state.gradient_steps[0])
         self.experience: list[Experience] = []
         self.losses: list[Losses] = []
 
     def play(self) -> tuple[TrainState, dict[str, Array]]:
-        """Plays all rounds. Returns the state after them and the chunk's metrics."""
+        """Plays all rounds of the chunk. Returns the new state and the metrics of the chunk."""
         starts = self.schedule.starts(int(self.before.agent_steps[0]))
         upcoming = self.training.draws(starts)
         draws, batch = next(upcoming), None
@@ -238,7 +240,7 @@ class _Chunk:
         return self._end()
 
     def _round(self, start: int, draws: RoundDraws, batch: PyTree, last: bool) -> None:
-        """Takes the agent steps of a round, and its gradient steps once the replay is filled."""
+        """Takes the agent steps of a round. From agent step `min_replay` on, also takes its gradient steps."""
         training, size = self.training, self.schedule.agent_steps_per_round
         learns = start >= training.agent.min_replay
         for step in range(size):
@@ -266,7 +268,10 @@ class _Chunk:
         self.totals = np.where(outcome.restarted, np.float32(0), total)
 
     def _learn(self, start: int, draws: RoundDraws, batch: PyTree, last: bool) -> None:
-        """Starts a round's gradient steps and the copy of its target network. Does not wait for the device."""
+        """Starts a round's gradient steps, and a copy to the target network if one is due.
+
+        Does not wait for the device.
+        """
         training, schedule, added = self.training, self.schedule, self._drawn_from(start)
         updates = range(self.gradient_steps + 1, self.gradient_steps + 1 + schedule.gradient_steps_per_round)
         looks = last or any(may_change(training.intervention, step) for step in updates)
@@ -280,11 +285,14 @@ class _Chunk:
         self.gradient_steps = updates[-1]
 
     def _drawn_from(self, start: int) -> int:
-        """The number of agent steps in the replay when a round's gradient steps sample it."""
+        """The number of agent steps added to the replay before the gradient steps of a round sample it."""
         return start + self.schedule.agent_steps_per_round * self.training.learns_from_round
 
     def _early_batch(self, start: int, draws: RoundDraws) -> PyTree | None:
-        """Draws the next round's batch while the device computes. Returns None if that is not possible or needed."""
+        """Draws the batch of the next round while the device computes.
+
+        Returns None if the batch needs steps of that round, or if that round does not learn.
+        """
         training, added = self.training, self._drawn_from(start)
         if start >= training.agent.min_replay and self.replay.drawn_before(added, draws.batch, start):
             return training.batch(self.rings, added, draws)
@@ -317,7 +325,7 @@ def _learn(
     inputs: Array,
     last: Array,
 ) -> tuple[list[LearningState], Losses]:
-    """Takes the gradient steps of a round in one scan. Compiled twice: with and without neuron scores."""
+    """Takes the gradient steps of a round in one scan. JAX compiles it twice: with and without neuron scores."""
     keys, batches = training.prepared(start, batch)
     if looks:
         final = last & (jnp.arange(len(keys)) == len(keys) - 1)
@@ -355,7 +363,7 @@ def drawn(
     added: int,
     uniform: Float[ndarray, "steps seeds draws"],
 ) -> PyTree:
-    """Calls a replay's `method` on the ring of each seed. Returns the results with axes [gradient steps, seeds]."""
+    """Calls a replay's `method` on each seed's ring. The results have leading axes [gradient steps, seeds]."""
     return stacked([method(ring, added, uniform[:, seed]) for seed, ring in enumerate(rings)], axis=1)
 
 
