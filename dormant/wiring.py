@@ -107,7 +107,7 @@ class Wiring:
         return scores
 
     def dormant(self, params: PyTree, *inputs: PyTree, tau: float = 0.1) -> dict[str, Bool[Array, " neurons"]]:
-        """Returns one mask of tau-dormant neurons per layer. It is False everywhere if an activation is NaN or infinite."""
+        """Returns a mask of tau-dormant neurons per layer, which is False everywhere in a layer with a NaN score."""
         return {name: dormant_mask(scores, tau) for name, scores in self.scores(params, *inputs).items()}
 
     def dormant_fraction(self, params: PyTree, *inputs: PyTree, tau: float = 0.1) -> Float[Array, ""]:
