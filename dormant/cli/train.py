@@ -127,6 +127,9 @@ class TrainAtari:
     """Probability of a random action in evaluation episodes."""
     video: bool = False
     """Whether to record the first seed's first episode of each evaluation, in the run's folder `videos`."""
+    replay_on: Literal["auto", "device", "host"] = "auto"
+    """Where the gradient steps read frames from: a copy on the device, or the host. Results do not depend on it. With
+    auto, an accelerator with enough memory has a copy."""
     rank_batch: int = AtariTraining.rank_batch
     """States on which ranks and norms of the last layer's features are measured at each evaluation; 0 measures none."""
     network: Literal["nature", "impala"] = "nature"
@@ -276,6 +279,7 @@ def training_of(flags: Flags) -> Training:
                 eval_epsilon=flags.eval_epsilon,
                 rank_batch=flags.rank_batch,
                 video=flags.video,
+                replay_on=flags.replay_on,
                 **schedule,
             )
         case TrainMinAtar():

@@ -1,5 +1,6 @@
 """Training of DQN and DrQ on Atari, for the host loop."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -20,18 +21,22 @@ from .agents import atari_dqn
 from .agents.dqn import DQN, DQNState, random_action
 from .envs import RANDOM_PLAY, Film, HostPlayed, play_on_host
 from .envs.atari import Atari, AtariGame, AtariGames, AtariOutcome
-from .host import OnHost, RoundDraws, drawn, slack
+from .feeding import DeviceFeed, Feed, HostFeed, HostPolicy, RoundDraws, drawn
+from .host import OnHost, slack
 from .learning import Learning, network_of
 from .networks import Params
 from .replay.device import Batch
 from .replay.frames import FrameReplay, FrameRing
+from .replay.packets import Packets, device_memory, device_shortage
 from .schedule import Schedule, check_evaluation, draws_of, join_seeds, key_for, map_seeds, schedule_of, take_seed
 
+LOG = logging.getLogger("dormant")
+REPLAY_ON = ("auto", "device", "host")
 EVALUATION_BLOCK = 1_024  # an evaluation draws the random numbers of this many agent steps at once
 
 
 class ChunkDraws(NamedTuple):
-    """The random numbers of a chunk. The device draws all of them at once, and they are copied to the host."""
+    """The random numbers of a chunk, drawn at once on the device and copied to the host."""
 
     explores: Bool[Array, "rounds agent_steps seeds"]
     action: Int[Array, "rounds agent_steps seeds"]
@@ -43,15 +48,19 @@ class ChunkDraws(NamedTuple):
 class AtariTraining(OnHost):
     """A training of DQN or DrQ on an Atari game. On one machine, equal fields give bit-identical results.
 
-    Fields that `DeviceTraining` also has have the same meaning here. An evaluation plays at least `eval_episodes` whole
-    episodes and at least `eval_agent_steps` agent steps. An `eval_period` longer than the run disables evaluation. If
-    `video` is true, each evaluation records the first episode of the first seed. `init` returns the state before the
-    first agent step. `open` returns a `HostLoop`, which runs the training and stores the frames of each seed in files.
+    Fields shared with `DeviceTraining` have the same meaning. An evaluation plays at least `eval_episodes` whole
+    episodes and at least `eval_agent_steps` agent steps; an `eval_period` longer than the run disables evaluation. With
+    `video`, the first seed's first episode of each evaluation is recorded. `init` returns the first state. `open`
+    returns the loop that advances the state and stores the frames of each seed in files.
+
+    With `replay_on="device"`, the device has a copy of these frames, and the host sends one frame per agent step. With
+    "host", it sends whole batches. The results are the same. "auto" chooses the device if it is an accelerator and
+    the frames fit into its memory.
 
     >>> AtariTraining(replay_ratio=0.25).schedule.agent_steps_per_round
     4
 
-    Raises ValueError for settings that `Schedule` rejects, or if an `eval_` setting or `rank_batch` is out of range.
+    Raises ValueError for settings that `Schedule` rejects, or with which no evaluation can run.
     """
 
     agent: DQN = field(default_factory=atari_dqn)
@@ -67,17 +76,21 @@ class AtariTraining(OnHost):
     eval_epsilon: float = 0.001
     eval_episodes: int = 1
     rank_batch: int = 0
-    video: bool = field(default=False, compare=False)  # does not change results, so a resumed run may change it
+    # These two do not change results, so a resumed run may change them.
+    video: bool = field(default=False, compare=False)
+    replay_on: str = field(default="auto", compare=False)
 
     learns_from_round = True
 
     def __post_init__(self) -> None:
         schedule_of(self, eval_agent_steps=self.eval_agent_steps, eval_episodes=self.eval_episodes)
         check_evaluation(self.eval_epsilon, self.rank_batch)
+        if self.replay_on not in REPLAY_ON:
+            raise ValueError(f"replay_on must be one of {', '.join(REPLAY_ON)}, got {self.replay_on!r}.")
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule of the run. It sets when the run acts, learns, logs and evaluates."""
+        """When the run acts, learns, logs and evaluates."""
         return schedule_of(self)
 
     @property
@@ -92,12 +105,12 @@ class AtariTraining(OnHost):
 
     @property
     def learning(self) -> Learning[DQNState, Batch]:
-        """The agent, the intervention and the network that a gradient step uses."""
+        """The agent, intervention and network of a gradient step."""
         return Learning(self.agent, self.intervention, self.network)
 
     @cached_property
     def network(self) -> Network:
-        """The agent's network, with the wiring that interventions need."""
+        """The agent's network, traced for interventions."""
 
         return network_of(self.agent, self.env, self.score_batch)
 
@@ -106,11 +119,11 @@ class AtariTraining(OnHost):
         return self.agent.init(key, self.env.observation_shape, self.env.actions)
 
     def players(self, stream: int = 0) -> AtariGames:
-        """Starts one game per seed. Different values of `stream` give independent random numbers."""
+        """A game for each seed."""
         return AtariGames(self.env, self.seeds, stream)
 
     def blank(self) -> UInt8[Array, "states height width stack"]:
-        """Zero inputs, for gradient steps at which no neuron is scored."""
+        """Inputs for steps at which no neuron is scored."""
         return jnp.zeros((self.score_batch, *self.env.observation_shape), jnp.uint8)
 
     def draws(self, starts: range) -> Iterator[RoundDraws]:
@@ -118,15 +131,26 @@ class AtariTraining(OnHost):
         chunk = jax.tree.map(np.asarray, _chunk_draws(self, jnp.asarray(starts)))
         return (RoundDraws(*round) for round in zip(*chunk, strict=True))
 
-    def act(
-        self,
-        params: list[Params],
-        seen: UInt8[ndarray, "seeds height width stack"],
-        explores: Bool[ndarray, " seeds"],
-        action: Integer[ndarray, " seeds"],
-    ) -> Integer[ndarray, " seeds"]:
-        """Returns `action` for each seed that explores, and the greedy action for every other seed."""
-        return self.act_with_value(params, seen, explores, action)[0]
+    @cached_property
+    def policy(self) -> HostPolicy:
+        """A compiled function that returns the greedy actions and their Q values. It ignores the random actions."""
+        return jax.jit(partial(_greedy, self))
+
+    def feed(self, rings: tuple[FrameRing, ...], added: int) -> Feed:
+        """How observations and batches reach the device; see `replay_on`.
+
+        Raises ValueError with the sizes if `replay_on` is "device" and the frames do not fit on the device.
+        """
+        packets = Packets(self.replay, self.schedule.gradient_steps_per_round, self.agent.batch_size, self.score_batch)
+        if self.replay_on == "host" or (self.replay_on == "auto" and jax.default_backend() == "cpu"):
+            return HostFeed(self, rings)
+        missing = device_shortage(packets, len(rings), device_memory())
+        if not missing:
+            return DeviceFeed(self, packets, rings, added)
+        if self.replay_on == "device":
+            raise ValueError(f"{missing}. Use fewer seeds, a smaller replay capacity, or keep the replay on the host.")
+        LOG.warning("the replay stays on the host: %s.", missing)
+        return HostFeed(self, rings)
 
     def act_with_value(
         self,
@@ -135,34 +159,31 @@ class AtariTraining(OnHost):
         explores: Bool[ndarray, " seeds"],
         action: Integer[ndarray, " seeds"],
     ) -> tuple[Integer[ndarray, " seeds"], Float32[ndarray, " seeds"]]:
-        """The actions of `act`, and the Q values of the greedy actions."""
-        greedy, value = _greedy(self, params, seen)
+        """The given action for seeds that explore, else the greedy action; and the Q values of the greedy actions."""
+        greedy, value = self.policy(params, seen, action)
         return np.where(explores, action, np.asarray(greedy)), np.asarray(value)
 
     def columns(
         self, seen: UInt8[ndarray, "seeds height width stack"], actions: ndarray, outcome: AtariOutcome
     ) -> tuple[ndarray, ...]:
-        """Returns the values that the ring stores for one agent step, as arrays with one entry per seed.
-
-        The discount is 0 at a termination. At a truncation it is gamma, because the episode is bootstrapped.
-        """
+        """The columns of one agent step in the ring. A truncated episode is bootstrapped, so its discount is gamma."""
         reward = np.clip(outcome.reward, -1, 1) if self.agent.clip_rewards else outcome.reward
         discount = np.where(outcome.terminal, 0.0, self.agent.gamma)
         last = outcome.terminal | outcome.truncated
         return seen[..., -1], actions, reward, discount, last, outcome.frame
 
     def batch(self, rings: tuple[FrameRing, ...], added: int, draws: RoundDraws) -> Batch:
-        """Draws the batches of a round. Their leading axes are [gradient steps, seeds]."""
+        """The batches of a round, with axes [gradient steps, seeds]."""
         return drawn(self.replay.sample, rings, added, draws.batch)
 
     def inputs(
         self, rings: tuple[FrameRing, ...], added: int, uniform: Float[ndarray, "gradient_steps seeds states"]
     ) -> UInt8[ndarray, "gradient_steps seeds states height width stack"]:
-        """Draws stored observations on which neurons are scored."""
+        """Stored observations to score neurons on."""
         return drawn(self.replay.states, rings, added, uniform)
 
     def prepared(self, start: Array, batch: Batch) -> tuple[Key[Array, "gradient_steps seeds"], Batch]:
-        """Returns the intervention's keys for a round, and the round's batches with augmentation noise."""
+        """The keys of the interventions of a round, and its batches with the noise of their augmentation."""
         draws = draws_of(self.schedule, self.agent, jnp.array(self.seeds), start[None])
         keys, noise = jax.tree.map(lambda x: x[0], (draws.intervention, draws.noise))
         return keys, batch._replace(noise=noise)
@@ -170,10 +191,7 @@ class AtariTraining(OnHost):
     def measured_inputs(
         self, rings: tuple[FrameRing, ...], added: int, purpose: str, number: int
     ) -> UInt8[ndarray, "seeds states height width stack"]:
-        """Returns `number` observations per seed, for a measurement between chunks.
-
-        Draws them from the ring. If fewer than `n_step` steps are stored, plays randomly instead.
-        """
+        """Stored observations for a measurement between chunks, or observations of random play if few are stored."""
         if added < self.agent.n_step:
             return np.stack([_random_play(self.env, seed, number) for seed in self.seeds])
         keys = [key_for(jnp.asarray(seed), purpose, added) for seed in self.seeds]
@@ -181,7 +199,7 @@ class AtariTraining(OnHost):
         return self.inputs(rings, added, uniform[None])[0]
 
     def evaluate(self, params: list[Params], agent_steps: int, videos: Path) -> HostPlayed:
-        """Plays an evaluation and returns its results. `agent_steps` is the number of training steps before it.
+        """Plays an evaluation after `agent_steps` agent steps of training.
 
         Source: the paper's evaluation phase; dopamine/discrete_domains/run_experiment.py.
         """
@@ -203,16 +221,16 @@ def _chunk_draws(training: AtariTraining, starts: Int[Array, " rounds"]) -> Chun
     return ChunkDraws(explores, random_action(draws.act[..., 1], training.env.actions), draws.batch, draws.score)
 
 
-@partial(jax.jit, static_argnums=0)
 def _greedy(
-    training: AtariTraining, params: list[Params], seen: Array
+    training: AtariTraining, params: list[Params], seen: Array, action: Array | None
 ) -> tuple[Int[Array, " seeds"], Float[Array, " seeds"]]:
+    del action
     act = map_seeds(partial(training.agent.act_with_value, epsilon=jnp.zeros(()), uniform=jnp.zeros(2)))
     return join_seeds([act(own, take_seed(seen, lane)) for lane, own in enumerate(params)])
 
 
 def _evaluation_draws(training: AtariTraining, agent_steps: int) -> Iterator[tuple[ndarray, ndarray]]:
-    """Yields two arrays per agent step, endlessly: whether each seed explores, and a random action per seed."""
+    """Yields, for each agent step and without end, which seeds explore and the random action of each seed."""
     for block in count():
         yield from zip(
             *map(np.asarray, _evaluation_block(training, np.int32(agent_steps), np.int32(block))), strict=True

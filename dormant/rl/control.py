@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Key
+from jaxtyping import Array, Float, Float32, Key
 from numpy import ndarray
 
 from dormant.interventions import Chain, Intervention
@@ -18,29 +18,29 @@ from dormant.wiring import Network
 from .agents.sac import SAC, SACParams, SACState
 from .envs import RANDOM_PLAY, ControlEnvironment, ControlOutcome, HostPlayed, Player, play_on_host
 from .envs.mujoco import MuJoCo
-from .host import OnHost, RoundDraws, drawn, slack
+from .feeding import HostFeed, HostPolicy, RoundDraws, drawn
+from .host import OnHost, slack
 from .learning import Learning
 from .replay.steps import StepReplay, StepRing, Steps
 from .schedule import Schedule, join_seeds, key_for, map_seeds, schedule_of, take_seed
 
-# Stream of the random numbers that training draws. Evaluations and random play use other streams (see `RANDOM_PLAY`).
-LEARNING = 2**63 + 1
+LEARNING = 2**63 + 1  # the stream of the random numbers of training; see `RANDOM_PLAY`
 
 
 @dataclass(frozen=True)
 class ControlTraining(OnHost):
     """A training of SAC on a continuous environment. On one machine, equal fields give bit-identical results.
 
-    Fields that `DeviceTraining` also has have the same meaning here. An evaluation plays `eval_episodes` episodes with
-    the policy's mean action. An `eval_period` longer than the run disables evaluation. The gradient steps of a round
-    sample only agent steps of earlier rounds. Therefore the device can compute these gradient steps while the host
-    plays the round's last agent step. `init` returns the state before the first agent step. `open` returns a
-    `HostLoop`, which runs the training and stores the agent steps of each seed in files.
+    Fields shared with `DeviceTraining` have the same meaning. An evaluation plays `eval_episodes` episodes with the
+    policy's mean action; an `eval_period` longer than the run disables evaluation. The gradient steps of a round sample
+    only steps of earlier rounds. Therefore the device can compute them while the host plays the round's last step.
+    `init` returns the first state. `open` returns the loop that advances the state and stores the steps of each seed in
+    files.
 
     >>> ControlTraining(replay_ratio=2.0).schedule.gradient_steps_per_round
     2
 
-    Raises ValueError for settings that `Schedule` rejects, or if `eval_episodes` is below 1.
+    Raises ValueError for settings that `Schedule` rejects, or with which no evaluation can run.
     """
 
     agent: SAC = field(default_factory=SAC)
@@ -62,7 +62,7 @@ class ControlTraining(OnHost):
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule of the run. It sets when the run acts, learns, logs and evaluates."""
+        """When the run acts, learns, logs and evaluates."""
         return schedule_of(self)
 
     @property
@@ -77,12 +77,12 @@ class ControlTraining(OnHost):
 
     @property
     def learning(self) -> Learning[SACState, Steps]:
-        """The agent, the intervention and the network that a gradient step uses."""
+        """The agent, intervention and network of a gradient step."""
         return Learning(self.agent, self.intervention, self.network)
 
     @cached_property
     def network(self) -> Network:
-        """All networks of the agent, with the wiring that interventions need. Their inputs are rows of the ring."""
+        """All networks of the agent, traced for interventions. Their inputs are rows of the replay."""
 
         def init(key: Array) -> SACParams:
             return self.agent.init_params(key, self.env.observations, self.env.actions)
@@ -99,11 +99,11 @@ class ControlTraining(OnHost):
         return self.agent.init(key, self.env.observations, self.env.actions)
 
     def players(self, stream: int = 0) -> Player:
-        """Starts one environment per seed. Different values of `stream` give independent random numbers."""
+        """The environments of the training, one per seed."""
         return self.env.begin(self.seeds, stream)
 
     def blank(self) -> Float[Array, "states numbers"]:
-        """Zero inputs, for gradient steps at which no neuron is scored."""
+        """Inputs for steps at which no neuron is scored."""
         return jnp.zeros((self.score_batch, self.replay.numbers))
 
     def draws(self, starts: range) -> Iterator[RoundDraws]:
@@ -126,43 +126,32 @@ class ControlTraining(OnHost):
         action, batch, score = (np.stack(each, axis=1) for each in (action, batch, score))
         return RoundDraws(explores, action, batch, score, np.stack(noise, axis=2))
 
-    def act(
-        self,
-        params: list[SACParams],
-        seen: Float32[ndarray, "seeds observation"],
-        explores: Bool[ndarray, " seeds"],
-        action: Float32[ndarray, "seeds actions"],
-    ) -> Float32[ndarray, "seeds actions"]:
-        """Returns the policy's actions, drawn with the noise in `action`.
+    @cached_property
+    def policy(self) -> HostPolicy:
+        """A compiled function that draws actions with the given noise. It returns no values."""
+        return jax.jit(partial(_act, self))
 
-        Ignores `explores`, because all seeds explore at the same steps, and the loop does not call `act` at these.
-        """
-        del explores
-        return np.asarray(_act(self, params, seen, action))
+    def feed(self, rings: tuple[StepRing, ...], added: int) -> HostFeed:
+        """Sends observations and batches from the host, because they are small."""
+        return HostFeed(self, rings)
 
     def columns(self, seen: ndarray, actions: ndarray, outcome: ControlOutcome) -> tuple[ndarray, ...]:
-        """Returns the values that the ring stores for one agent step, as arrays with one entry per seed.
-
-        The discount is 0 at a termination. At a truncation it is gamma, because the episode is bootstrapped.
-        """
+        """The columns of one agent step in the ring. A truncated episode is bootstrapped, so its discount is gamma."""
         discount = np.where(outcome.terminal, np.float32(0), np.float32(self.agent.gamma))
         return seen, actions, outcome.reward, discount, outcome.observation
 
     def batch(self, rings: tuple[StepRing, ...], added: int, draws: RoundDraws) -> tuple[ndarray, ndarray]:
-        """Draws the rows of a round's batches. Returns the rows and the noise of the actions.
-
-        The leading axes of the rows are [gradient steps, seeds]. Those of the noise are [gradient steps, 2, seeds].
-        """
+        """The rows and the noise of a round's batches, with axes [gradient steps, seeds]."""
         return drawn(self.replay.rows, rings, added, draws.batch), draws.noise
 
     def inputs(
         self, rings: tuple[StepRing, ...], added: int, uniform: Float[ndarray, "gradient_steps seeds states"]
     ) -> Float32[ndarray, "gradient_steps seeds states numbers"]:
-        """Draws stored rows on which neurons are scored."""
+        """Stored rows to score neurons on."""
         return drawn(self.replay.rows, rings, added, uniform)
 
     def prepared(self, start: Array, batch: tuple[Array, Array]) -> tuple[Key[Array, "gradient_steps seeds"], Steps]:
-        """Returns the intervention's keys for a round, and the round's batches."""
+        """The keys of the interventions of a round, and its batches."""
         updates = self.schedule.gradient_steps_per_round
         split = jax.vmap(lambda seed: jax.random.split(key_for(seed, "round", start), updates), out_axes=1)
         return split(jnp.array(self.seeds)), jax.vmap(self.replay.batch)(*batch)
@@ -170,15 +159,15 @@ class ControlTraining(OnHost):
     def measured_inputs(
         self, rings: tuple[StepRing, ...], added: int, purpose: str, number: int
     ) -> Float32[ndarray, "seeds states numbers"]:
-        """Returns rows for a measurement between chunks: stored rows, or rows of random play if none are stored."""
-        del purpose  # not needed, because dormancy is the only measurement between chunks
+        """Stored rows for a measurement between chunks, or rows of random play if none are stored."""
+        del purpose  # there is only one purpose
         if added == 0:
             return np.stack([_random_play(self, seed) for seed in self.seeds])
         uniform = np.stack([_generator(seed, added, 1).random(number) for seed in self.seeds])
         return self.inputs(rings, added, uniform[None])[0]
 
     def evaluate(self, params: list[SACParams], agent_steps: int, videos: Path) -> HostPlayed:
-        """Plays an evaluation and returns its results. `agent_steps` is the number of training steps before it.
+        """Plays an evaluation after `agent_steps` agent steps of training.
 
         Source: dopamine/labs/redo/tfagents/sac_train_eval.py, 30 episodes every 10,000 steps.
         """
@@ -186,22 +175,21 @@ class ControlTraining(OnHost):
         no_noise = np.zeros((len(self.seeds), self.env.actions), np.float32)
 
         def policy(seen: ndarray) -> tuple[ndarray, None]:
-            return np.asarray(_act(self, params, seen, no_noise)), None
+            return np.asarray(self.policy(params, seen, no_noise)[0]), None
 
         return play_on_host(self.players(stream=agent_steps), policy, self.eval_episodes)
 
 
-@partial(jax.jit, static_argnums=0)
 def _act(
     training: ControlTraining, params: list[SACParams], seen: Float[Array, "seeds observation"], noise: Array
-) -> Float[Array, "seeds actions"]:
+) -> tuple[Float[Array, "seeds actions"], None]:
     lane = [take_seed((seen[:, None], noise[:, None]), lane) for lane in range(len(params))]
     draw = map_seeds(training.agent.act)
-    return join_seeds([draw(own, *each) for own, each in zip(params, lane, strict=True)])[:, 0]
+    return join_seeds([draw(own, *each) for own, each in zip(params, lane, strict=True)])[:, 0], None
 
 
 def _generator(seed: int, agent_steps: int, purpose: int = 0) -> np.random.Generator:
-    """Returns a random generator whose numbers depend only on the arguments."""
+    """A generator whose numbers depend only on the arguments."""
     return np.random.Generator(np.random.Philox(key=(seed, LEARNING), counter=[0, agent_steps, purpose, 0]))
 
 

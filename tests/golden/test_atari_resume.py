@@ -27,10 +27,11 @@ def remembered(path: Path) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in batch]
 
 
-def test_a_kill_changes_nothing(tmp_path):
+def test_a_kill_changes_nothing_even_if_the_frames_move_to_the_device(tmp_path):
     finish(TRAIN, tmp_path / "whole")
-    kill_after(TRAIN, tmp_path / "killed", 260, 0.08)
-    finish(TRAIN, tmp_path / "killed")
+    kill_after((*TRAIN, "--replay-on", "device"), tmp_path / "killed", 260, 0.08)
+    kill_after(TRAIN, tmp_path / "killed", 320, 0.02)
+    finish((*TRAIN, "--replay-on", "device"), tmp_path / "killed")
     names = assert_same_run(tmp_path / "whole", tmp_path / "killed", STEPS)
     assert any("params" in name for name in names) and any("emulator" in name for name in names)
     for mine, theirs in zip(remembered(tmp_path / "whole"), remembered(tmp_path / "killed"), strict=True):

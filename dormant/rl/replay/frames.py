@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, SupportsFloat, SupportsInt
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64, PyTree, UInt8, UInt32
+from jaxtyping import Bool, Float, Float32, Int32, Int64, PyTree, UInt8, UInt32
 from numpy import ndarray
 
 from .device import Batch
@@ -15,12 +15,12 @@ from .files import checksum, claim_ring, opener, refuse_changed, save_due
 
 
 class FrameRing(NamedTuple):
-    """The arrays of a ring, in memory or in mapped files. Frames have numbers, called places: 0, 1, 2 and so on.
+    """The arrays of a ring, in memory or in mapped files. They have one entry per agent step, and one place per frame.
 
-    The axis `places` has one entry per frame, and the axis `slots` one entry per agent step. `place` is the place of
-    the frame before the step. The observation before the step stacks this frame and the `age` frames before it.
-    `discount` is 0 at a termination and gamma elsewhere. `last` is True at the end of an episode, by termination or by
-    truncation. Every frame and every step has a checksum. `owner` identifies the run and seed of the ring.
+    `place` is the running number of the frame seen before the step. The observation before the step stacks this frame
+    and the `age` frames before it. `discount` is 0 at a termination and gamma elsewhere. `last` is True at the
+    end of an episode, whether terminated or truncated. Every frame and every step has a checksum. `owner`
+    identifies the run and seed of the ring.
     """
 
     frames: UInt8[ndarray, "places height width"]
@@ -35,20 +35,36 @@ class FrameRing(NamedTuple):
     owner: UInt32[ndarray, "1"]
 
 
-COLUMNS = struct.Struct("=qBBff?")  # packs the fields `place` to `last` of a step into bytes, for its checksum
+class Stacks(NamedTuple):
+    """Observations in a ring. Each one stacks the frame at a place in `frames` and the `age` frames before it."""
+
+    place: Int32[ndarray, "*draws"]
+    age: UInt8[ndarray, "*draws"]
+
+
+class Drawn(NamedTuple):
+    """n-step transitions as in `Batch`, in which `Stacks` stand for the observations."""
+
+    before: Stacks
+    action_tm1: UInt8[ndarray, "*draws"]
+    return_t: Float32[ndarray, "*draws"]
+    discount_t: Float32[ndarray, "*draws"]
+    after: Stacks
+
+
+COLUMNS = struct.Struct("=qBBff?")  # bytes of a step for its checksum: the fields `place` to `last`
 
 
 @dataclass(frozen=True)
 class FrameReplay:
-    """The settings of a ring of the last `capacity` agent steps. The ring stores each frame once.
+    """A ring of the last `capacity` agent steps that stores each frame once.
 
-    An observation stacks the last `stack` frames, newest last. At the start of an episode, missing frames are zeros. An
-    n-step return stops at the end of its episode. At a truncation, the ring also stores the episode's last frame, and
-    the episode is bootstrapped from it. After a termination nothing is bootstrapped. There, `observation_t` is the
-    observation before the last action.
+    An observation stacks the last `stack` frames, newest last; frames from before the episode are zeros. An n-step
+    return stops at the end of its episode. A truncated episode also stores its last frame and is bootstrapped from it.
+    After a termination nothing is bootstrapped, and `observation_t` is the last observation that was acted on.
 
     The ring stores `slack` extra agent steps, so that steps added after a checkpoint do not overwrite steps that the
-    checkpoint needs. Therefore a checkpoint stores only the number of steps added. At most one episode per `time_limit`
+    checkpoint needs. A checkpoint then stores only the number of steps added. At most one episode per `time_limit`
     agent steps may be truncated.
 
     >>> replay = FrameReplay(capacity=1_000_000)
@@ -74,25 +90,22 @@ class FrameReplay:
 
     @property
     def slots(self) -> int:
-        """The number of agent steps that the ring stores."""
+        """Number of agent steps stored."""
         return self.capacity + self.slack
 
     @property
     def places(self) -> int:
-        """The number of frames that the ring stores.
-
-        This is one per step, one more per truncation, and a few for the oldest and the newest observation.
-        """
+        """Number of frames stored: one per step, one more per truncation, and a few for the oldest and newest stack."""
         return self.slots + self.slots // self.time_limit + self.stack + 2
 
     @property
     def bytes(self) -> int:
-        """The size of one ring in bytes."""
+        """Size of one ring."""
         return sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for shape, dtype in self._fields())
 
     @property
     def layout(self) -> str:
-        """A text that explains the size of a ring.
+        """Text that explains the size of a ring.
 
         >>> FrameReplay(1_000).layout
         '11,006 frames x 7,060 bytes + 11,000 steps x 23 bytes'
@@ -103,17 +116,16 @@ class FrameReplay:
         return f"{self.places:,} frames x {frame:,} bytes + {self.slots:,} steps x {step} bytes"
 
     def init(self) -> FrameRing:
-        """Returns an empty ring in memory."""
+        """An empty ring in memory."""
         return FrameRing(*(np.zeros(shape, dtype) for shape, dtype in self._fields()))
 
     def open(self, folder: Path, added: int, owner: int | None = None) -> FrameRing:
-        """Opens a ring whose arrays are files in a folder. Creates a new ring if `added` is 0.
+        """Opens the ring in a folder's files, as it was after `added` steps. Creates a new ring if `added` is 0.
 
-        Returns the ring with its first `added` steps; later steps in the files are ignored. `owner` identifies the run
-        and seed of the ring. If `owner` is None, a ring of any owner is accepted.
+        `owner` identifies the run and seed of the ring; None accepts a ring of any owner.
 
-        Raises DamagedRing if the files are damaged or hold another ring. Also raises it if later steps have overwritten
-        steps that can be drawn. Raises OSError if a file is missing or the disk is full.
+        Raises DamagedRing if the files are damaged, hold another ring, or no longer hold all steps because later steps
+        have overwritten them, OSError if a file is missing or the disk is full.
         """
         folder.mkdir(parents=True, exist_ok=True)
         arrange = opener(added)
@@ -134,7 +146,7 @@ class FrameReplay:
         last_t: bool | np.bool_,
         frame_t: UInt8[ndarray, "height width"],
     ) -> None:
-        """Adds one agent step in place, after `added` steps. In a full ring, the new step replaces the oldest step.
+        """Writes one agent step in place, after `added` earlier ones. If the ring is full, it replaces the oldest step.
 
         Raises ValueError if episodes are truncated more often than once per `time_limit` steps.
         """
@@ -154,12 +166,19 @@ class FrameReplay:
         ring.frame_checksums[place % self.places] = checksum(int(ring.owner[0]), place, kept)
 
     def sample(self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]) -> Batch:
-        """Draws n-step transitions with the random numbers `uniform` in [0, 1). 0 draws the oldest transition.
-
-        Returns them as NumPy arrays.
+        """n-step transitions as NumPy arrays, drawn by numbers `uniform` in [0, 1). 0 draws the oldest transition.
 
         Raises ValueError if fewer than `n_step` steps were added.
         """
+        drawn = self.draw(ring, added, uniform)
+        # `Batch` annotates JAX arrays, but these are NumPy arrays. Pyright accepts a PyTree as either.
+        before: PyTree = self._observations(ring, drawn.before)
+        after: PyTree = self._observations(ring, drawn.after)
+        leaves: PyTree = (before, drawn.action_tm1.astype(np.int32), drawn.return_t, drawn.discount_t, after)
+        return Batch(*leaves)
+
+    def draw(self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]) -> Drawn:
+        """The transitions that `sample` returns, with the places of their frames. Raises the same error."""
         first = self._starts(added, uniform)
         return_t, discount_t, final = np.zeros(first.shape, np.float32), np.ones(first.shape, np.float32), first
         alive = np.ones(first.shape, bool)
@@ -169,23 +188,33 @@ class FrameReplay:
             discount_t = np.where(alive, discount_t * ring.discount[slot], discount_t)
             final = np.where(alive, first + step, final)
             alive &= ~ring.last[slot]
-        action = ring.action[first % self.slots].astype(np.int32)
-        # `Batch` is annotated with JAX arrays, but these are NumPy arrays. Pyright accepts both for a PyTree.
-        before: PyTree = self._observations(ring, first, 0)
-        after: PyTree = self._observations(ring, final, ring.discount[final % self.slots] > 0)
-        leaves: PyTree = (before, action, return_t, discount_t, after)
-        return Batch(*leaves)
+        after = self._stacks(ring, final, ring.discount[final % self.slots] > 0)
+        return Drawn(self._stacks(ring, first, 0), ring.action[first % self.slots], return_t, discount_t, after)
 
     def states(
         self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]
     ) -> UInt8[ndarray, "*draws_height_width_stack"]:
-        """Draws stored observations with the random numbers `uniform` in [0, 1)."""
-        return self._observations(ring, self._starts(added, uniform), 0)
+        """Stored observations, drawn by numbers `uniform` in [0, 1)."""
+        return self._observations(ring, self.draw_states(ring, added, uniform))
+
+    def draw_states(self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]) -> Stacks:
+        """The observations that `states` returns, as the places of their frames."""
+        return self._stacks(ring, self._starts(added, uniform), 0)
+
+    def newest(self, ring: FrameRing, added: int) -> Stacks:
+        """The observation before the next agent step, whose newest frame is not stored yet."""
+        place, age = self._next(ring, added)
+        return Stacks(np.array(place % self.places, np.int32), np.array(age, np.uint8))
+
+    def truncated(self, ring: FrameRing, added: int) -> bool:
+        """Whether the newest step was truncated, so that its last frame is stored at the place before `newest`."""
+        slot = (added - 1) % self.slots
+        return added > 0 and bool(ring.last[slot]) and bool(ring.discount[slot] > 0)
 
     def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
-        """Whether `sample(ring, added, uniform)` would read only steps with numbers below `there`.
+        """Whether `sample(ring, added, uniform)` would read only steps that were added before step `there`.
 
-        If so, the host can sample before it plays step `there`.
+        If so, the host can sample before it plays the steps from `there` on.
 
         >>> FrameReplay(capacity=100).drawn_before(50, np.array([0.1, 0.9]), there=49)
         True
@@ -193,7 +222,7 @@ class FrameReplay:
         return bool((self._starts(added, uniform) + self.n_step <= there).all())
 
     def save_due(self, added: int, saved: int, steps: int) -> bool:
-        """Whether `steps` more agent steps would overwrite steps that the last checkpoint needs.
+        """Whether `steps` more steps would overwrite steps that the last checkpoint needs.
 
         >>> replay = FrameReplay(capacity=100, slack=10)
         >>> replay.save_due(added=507, saved=500, steps=3), replay.save_due(added=507, saved=500, steps=4)
@@ -202,7 +231,7 @@ class FrameReplay:
         return save_due(self, added, saved, steps)
 
     def _fields(self) -> tuple[tuple[tuple[int, ...], type], ...]:
-        """The shape and dtype of each array of a `FrameRing`."""
+        """Shape and dtype of each array."""
         types = (np.int64, np.uint8, np.uint8, np.float32, np.float32, np.bool_)
         return (
             ((self.places, *self.frame_shape), np.uint8),
@@ -213,13 +242,12 @@ class FrameReplay:
         )
 
     def _next(self, ring: FrameRing, added: int) -> tuple[int, int]:
-        """Returns the `place` and the `age` of the next step (see `FrameRing`)."""
+        """The place of the frame before the next step, and the number of earlier frames that belong to its stack."""
         if added == 0:
             return 0, 0
         slot = (added - 1) % self.slots
         last, place, age = bool(ring.last[slot]), int(ring.place[slot]), int(ring.age[slot])
-        kept_one_more = last and bool(ring.discount[slot] > 0)
-        return place + 1 + kept_one_more, 0 if last else min(age + 1, self.stack - 1)
+        return place + 1 + self.truncated(ring, added), 0 if last else min(age + 1, self.stack - 1)
 
     def _starts(self, added: int, uniform: Float[ndarray, "*draws"]) -> Int64[ndarray, "*draws"]:
         """The numbers of the steps at which the drawn transitions start."""
@@ -230,14 +258,16 @@ class FrameReplay:
         offset = np.minimum((np.asarray(uniform, np.float64) * number).astype(np.int64), number - 1)
         return added - held + offset
 
-    def _observations(
-        self, ring: FrameRing, step: Int64[ndarray, "*draws"], ahead: int | Bool[ndarray, "*draws"]
-    ) -> UInt8[ndarray, "*draws_height_width_stack"]:
-        """Returns the observations before the given steps. Where `ahead` is 1, returns those after the steps."""
+    def _stacks(self, ring: FrameRing, step: Int64[ndarray, "*draws"], ahead: int | Bool[ndarray, "*draws"]) -> Stacks:
+        """The observations before the given steps, or after them where `ahead` is 1."""
         place, age = ring.place[step % self.slots] + ahead, ring.age[step % self.slots] + ahead
-        stacked = np.empty((*step.shape, *self.frame_shape, self.stack), np.uint8)
-        # Reuses one array for all frames, because allocating new memory pages takes longer than copying the frames.
-        frames = np.empty((*step.shape, *self.frame_shape), np.uint8)
+        return Stacks((place % self.places).astype(np.int32), age.astype(np.uint8))
+
+    def _observations(self, ring: FrameRing, stacks: Stacks) -> UInt8[ndarray, "*draws_height_width_stack"]:
+        place, age = stacks
+        stacked = np.empty((*place.shape, *self.frame_shape, self.stack), np.uint8)
+        # One array for all frames, because allocating fresh pages costs more than copying the frames.
+        frames = np.empty((*place.shape, *self.frame_shape), np.uint8)
         for back in range(self.stack):
             np.take(ring.frames, (place - back) % self.places, axis=0, out=frames, mode="clip")
             frames[age < back] = 0
@@ -267,7 +297,7 @@ class FrameReplay:
         return (column[step % self.slots].item() for column in ring[1:7])
 
     def _places(self, ring: FrameRing, kept: range) -> range:
-        """The places of all frames in the observations before and after the given steps."""
+        """The places of all frames of the given steps, from the oldest stacked frame to the newest."""
         first, last = kept[0] % self.slots, kept[-1] % self.slots
         # The frame after the newest step is stored unless nothing is bootstrapped from it.
         after = int(ring.place[last]) + 1 + bool(ring.discount[last] > 0)
