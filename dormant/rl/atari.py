@@ -36,7 +36,7 @@ EVALUATION_BLOCK = 1_024  # an evaluation draws the random numbers of this many 
 
 
 class ChunkDraws(NamedTuple):
-    """The random numbers of a chunk, drawn at once on the device and copied to the host."""
+    """The random numbers of a chunk. The device draws all of them at once, and they are copied to the host."""
 
     explores: Bool[Array, "rounds agent_steps seeds"]
     action: Int[Array, "rounds agent_steps seeds"]
@@ -48,10 +48,10 @@ class ChunkDraws(NamedTuple):
 class AtariTraining(OnHost):
     """A training of DQN or DrQ on an Atari game. On one machine, equal fields give bit-identical results.
 
-    Fields shared with `DeviceTraining` have the same meaning. An evaluation plays at least `eval_episodes` whole
-    episodes and at least `eval_agent_steps` agent steps; an `eval_period` longer than the run disables evaluation. With
-    `video`, the first seed's first episode of each evaluation is recorded. `init` returns the first state. `open`
-    returns the loop that advances the state and stores the frames of each seed in files.
+    Fields that `DeviceTraining` also has have the same meaning here. An evaluation plays at least `eval_episodes` whole
+    episodes and at least `eval_agent_steps` agent steps. An `eval_period` longer than the run disables evaluation. If
+    `video` is true, each evaluation records the first episode of the first seed. `init` returns the state before the
+    first agent step. `open` returns a `HostLoop`, which runs the training and stores the frames of each seed in files.
 
     With `replay_on="device"`, the device has a copy of these frames, and the host sends one frame per agent step. With
     "host", it sends whole batches. The results are the same. "auto" chooses the device if it is an accelerator and
@@ -60,7 +60,7 @@ class AtariTraining(OnHost):
     >>> AtariTraining(replay_ratio=0.25).schedule.agent_steps_per_round
     4
 
-    Raises ValueError for settings that `Schedule` rejects, or with which no evaluation can run.
+    Raises ValueError for settings that `Schedule` rejects, or if an `eval_` setting or `rank_batch` is out of range.
     """
 
     agent: DQN = field(default_factory=atari_dqn)
@@ -90,7 +90,7 @@ class AtariTraining(OnHost):
 
     @property
     def schedule(self) -> Schedule:
-        """When the run acts, learns, logs and evaluates."""
+        """The schedule of the run. It sets when the run acts, learns, logs and evaluates."""
         return schedule_of(self)
 
     @property
@@ -105,12 +105,12 @@ class AtariTraining(OnHost):
 
     @property
     def learning(self) -> Learning[DQNState, Batch]:
-        """The agent, intervention and network of a gradient step."""
+        """The agent, the intervention and the network that a gradient step uses."""
         return Learning(self.agent, self.intervention, self.network)
 
     @cached_property
     def network(self) -> Network:
-        """The agent's network, traced for interventions."""
+        """The agent's network, with the wiring that interventions need."""
 
         return network_of(self.agent, self.env, self.score_batch)
 
@@ -119,11 +119,11 @@ class AtariTraining(OnHost):
         return self.agent.init(key, self.env.observation_shape, self.env.actions)
 
     def players(self, stream: int = 0) -> AtariGames:
-        """A game for each seed."""
+        """Starts one game per seed. Different values of `stream` give independent random numbers."""
         return AtariGames(self.env, self.seeds, stream)
 
     def blank(self) -> UInt8[Array, "states height width stack"]:
-        """Inputs for steps at which no neuron is scored."""
+        """Zero inputs, for gradient steps at which no neuron is scored."""
         return jnp.zeros((self.score_batch, *self.env.observation_shape), jnp.uint8)
 
     def draws(self, starts: range) -> Iterator[RoundDraws]:
@@ -166,24 +166,27 @@ class AtariTraining(OnHost):
     def columns(
         self, seen: UInt8[ndarray, "seeds height width stack"], actions: ndarray, outcome: AtariOutcome
     ) -> tuple[ndarray, ...]:
-        """The columns of one agent step in the ring. A truncated episode is bootstrapped, so its discount is gamma."""
+        """Returns the values that the ring stores for one agent step, as arrays with one entry per seed.
+
+        The discount is 0 at a termination. At a truncation it is gamma, because the episode is bootstrapped.
+        """
         reward = np.clip(outcome.reward, -1, 1) if self.agent.clip_rewards else outcome.reward
         discount = np.where(outcome.terminal, 0.0, self.agent.gamma)
         last = outcome.terminal | outcome.truncated
         return seen[..., -1], actions, reward, discount, last, outcome.frame
 
     def batch(self, rings: tuple[FrameRing, ...], added: int, draws: RoundDraws) -> Batch:
-        """The batches of a round, with axes [gradient steps, seeds]."""
+        """Draws the batches of a round. Their leading axes are [gradient steps, seeds]."""
         return drawn(self.replay.sample, rings, added, draws.batch)
 
     def inputs(
         self, rings: tuple[FrameRing, ...], added: int, uniform: Float[ndarray, "gradient_steps seeds states"]
     ) -> UInt8[ndarray, "gradient_steps seeds states height width stack"]:
-        """Stored observations to score neurons on."""
+        """Draws stored observations on which neurons are scored."""
         return drawn(self.replay.states, rings, added, uniform)
 
     def prepared(self, start: Array, batch: Batch) -> tuple[Key[Array, "gradient_steps seeds"], Batch]:
-        """The keys of the interventions of a round, and its batches with the noise of their augmentation."""
+        """Returns the intervention's keys for a round, and the round's batches with augmentation noise."""
         draws = draws_of(self.schedule, self.agent, jnp.array(self.seeds), start[None])
         keys, noise = jax.tree.map(lambda x: x[0], (draws.intervention, draws.noise))
         return keys, batch._replace(noise=noise)
@@ -191,7 +194,10 @@ class AtariTraining(OnHost):
     def measured_inputs(
         self, rings: tuple[FrameRing, ...], added: int, purpose: str, number: int
     ) -> UInt8[ndarray, "seeds states height width stack"]:
-        """Stored observations for a measurement between chunks, or observations of random play if few are stored."""
+        """Returns `number` observations per seed, for a measurement between chunks.
+
+        Draws them from the ring. If fewer than `n_step` steps are stored, plays randomly instead.
+        """
         if added < self.agent.n_step:
             return np.stack([_random_play(self.env, seed, number) for seed in self.seeds])
         keys = [key_for(jnp.asarray(seed), purpose, added) for seed in self.seeds]
@@ -199,7 +205,7 @@ class AtariTraining(OnHost):
         return self.inputs(rings, added, uniform[None])[0]
 
     def evaluate(self, params: list[Params], agent_steps: int, videos: Path) -> HostPlayed:
-        """Plays an evaluation after `agent_steps` agent steps of training.
+        """Plays an evaluation and returns its results. `agent_steps` is the number of training steps before it.
 
         Source: the paper's evaluation phase; dopamine/discrete_domains/run_experiment.py.
         """
@@ -230,7 +236,7 @@ def _greedy(
 
 
 def _evaluation_draws(training: AtariTraining, agent_steps: int) -> Iterator[tuple[ndarray, ndarray]]:
-    """Yields, for each agent step and without end, which seeds explore and the random action of each seed."""
+    """Yields two arrays per agent step, endlessly: whether each seed explores, and a random action per seed."""
     for block in count():
         yield from zip(
             *map(np.asarray, _evaluation_block(training, np.int32(agent_steps), np.int32(block))), strict=True

@@ -24,23 +24,24 @@ from .learning import Learning
 from .replay.steps import StepReplay, StepRing, Steps
 from .schedule import Schedule, join_seeds, key_for, map_seeds, schedule_of, take_seed
 
-LEARNING = 2**63 + 1  # the stream of the random numbers of training; see `RANDOM_PLAY`
+# Stream of the random numbers that training draws. Evaluations and random play use other streams (see `RANDOM_PLAY`).
+LEARNING = 2**63 + 1
 
 
 @dataclass(frozen=True)
 class ControlTraining(OnHost):
     """A training of SAC on a continuous environment. On one machine, equal fields give bit-identical results.
 
-    Fields shared with `DeviceTraining` have the same meaning. An evaluation plays `eval_episodes` episodes with the
-    policy's mean action; an `eval_period` longer than the run disables evaluation. The gradient steps of a round sample
-    only steps of earlier rounds. Therefore the device can compute them while the host plays the round's last step.
-    `init` returns the first state. `open` returns the loop that advances the state and stores the steps of each seed in
-    files.
+    Fields that `DeviceTraining` also has have the same meaning here. An evaluation plays `eval_episodes` episodes with
+    the policy's mean action. An `eval_period` longer than the run disables evaluation. The gradient steps of a round
+    sample only agent steps of earlier rounds. Therefore the device can compute these gradient steps while the host
+    plays the round's last agent step. `init` returns the state before the first agent step. `open` returns a
+    `HostLoop`, which runs the training and stores the agent steps of each seed in files.
 
     >>> ControlTraining(replay_ratio=2.0).schedule.gradient_steps_per_round
     2
 
-    Raises ValueError for settings that `Schedule` rejects, or with which no evaluation can run.
+    Raises ValueError for settings that `Schedule` rejects, or if `eval_episodes` is below 1.
     """
 
     agent: SAC = field(default_factory=SAC)
@@ -62,7 +63,7 @@ class ControlTraining(OnHost):
 
     @property
     def schedule(self) -> Schedule:
-        """When the run acts, learns, logs and evaluates."""
+        """The schedule of the run. It sets when the run acts, learns, logs and evaluates."""
         return schedule_of(self)
 
     @property
@@ -77,12 +78,12 @@ class ControlTraining(OnHost):
 
     @property
     def learning(self) -> Learning[SACState, Steps]:
-        """The agent, intervention and network of a gradient step."""
+        """The agent, the intervention and the network that a gradient step uses."""
         return Learning(self.agent, self.intervention, self.network)
 
     @cached_property
     def network(self) -> Network:
-        """All networks of the agent, traced for interventions. Their inputs are rows of the replay."""
+        """All networks of the agent, with the wiring that interventions need. Their inputs are rows of the ring."""
 
         def init(key: Array) -> SACParams:
             return self.agent.init_params(key, self.env.observations, self.env.actions)
@@ -99,11 +100,11 @@ class ControlTraining(OnHost):
         return self.agent.init(key, self.env.observations, self.env.actions)
 
     def players(self, stream: int = 0) -> Player:
-        """The environments of the training, one per seed."""
+        """Starts one environment per seed. Different values of `stream` give independent random numbers."""
         return self.env.begin(self.seeds, stream)
 
     def blank(self) -> Float[Array, "states numbers"]:
-        """Inputs for steps at which no neuron is scored."""
+        """Zero inputs, for gradient steps at which no neuron is scored."""
         return jnp.zeros((self.score_batch, self.replay.numbers))
 
     def draws(self, starts: range) -> Iterator[RoundDraws]:
@@ -136,22 +137,28 @@ class ControlTraining(OnHost):
         return HostFeed(self, rings)
 
     def columns(self, seen: ndarray, actions: ndarray, outcome: ControlOutcome) -> tuple[ndarray, ...]:
-        """The columns of one agent step in the ring. A truncated episode is bootstrapped, so its discount is gamma."""
+        """Returns the values that the ring stores for one agent step, as arrays with one entry per seed.
+
+        The discount is 0 at a termination. At a truncation it is gamma, because the episode is bootstrapped.
+        """
         discount = np.where(outcome.terminal, np.float32(0), np.float32(self.agent.gamma))
         return seen, actions, outcome.reward, discount, outcome.observation
 
     def batch(self, rings: tuple[StepRing, ...], added: int, draws: RoundDraws) -> tuple[ndarray, ndarray]:
-        """The rows and the noise of a round's batches, with axes [gradient steps, seeds]."""
+        """Draws the rows of a round's batches. Returns the rows and the noise of the actions.
+
+        The leading axes of the rows are [gradient steps, seeds]. Those of the noise are [gradient steps, 2, seeds].
+        """
         return drawn(self.replay.rows, rings, added, draws.batch), draws.noise
 
     def inputs(
         self, rings: tuple[StepRing, ...], added: int, uniform: Float[ndarray, "gradient_steps seeds states"]
     ) -> Float32[ndarray, "gradient_steps seeds states numbers"]:
-        """Stored rows to score neurons on."""
+        """Draws stored rows on which neurons are scored."""
         return drawn(self.replay.rows, rings, added, uniform)
 
     def prepared(self, start: Array, batch: tuple[Array, Array]) -> tuple[Key[Array, "gradient_steps seeds"], Steps]:
-        """The keys of the interventions of a round, and its batches."""
+        """Returns the intervention's keys for a round, and the round's batches."""
         updates = self.schedule.gradient_steps_per_round
         split = jax.vmap(lambda seed: jax.random.split(key_for(seed, "round", start), updates), out_axes=1)
         return split(jnp.array(self.seeds)), jax.vmap(self.replay.batch)(*batch)
@@ -159,15 +166,15 @@ class ControlTraining(OnHost):
     def measured_inputs(
         self, rings: tuple[StepRing, ...], added: int, purpose: str, number: int
     ) -> Float32[ndarray, "seeds states numbers"]:
-        """Stored rows for a measurement between chunks, or rows of random play if none are stored."""
-        del purpose  # there is only one purpose
+        """Returns rows for a measurement between chunks: stored rows, or rows of random play if none are stored."""
+        del purpose  # not needed, because dormancy is the only measurement between chunks
         if added == 0:
             return np.stack([_random_play(self, seed) for seed in self.seeds])
         uniform = np.stack([_generator(seed, added, 1).random(number) for seed in self.seeds])
         return self.inputs(rings, added, uniform[None])[0]
 
     def evaluate(self, params: list[SACParams], agent_steps: int, videos: Path) -> HostPlayed:
-        """Plays an evaluation after `agent_steps` agent steps of training.
+        """Plays an evaluation and returns its results. `agent_steps` is the number of training steps before it.
 
         Source: dopamine/labs/redo/tfagents/sac_train_eval.py, 30 episodes every 10,000 steps.
         """
@@ -189,7 +196,7 @@ def _act(
 
 
 def _generator(seed: int, agent_steps: int, purpose: int = 0) -> np.random.Generator:
-    """A generator whose numbers depend only on the arguments."""
+    """Returns a random generator whose numbers depend only on the arguments."""
     return np.random.Generator(np.random.Philox(key=(seed, LEARNING), counter=[0, agent_steps, purpose, 0]))
 
 

@@ -58,11 +58,11 @@ class DeviceTraining:
     """A training of DQN with the device loop. On one machine, equal fields give bit-identical results.
 
     `Schedule` explains the fields that count steps. One call of `advance` runs a chunk of `log_period` agent steps.
-    The size of the chunks does not change the results of learning. An evaluation plays `eval_episodes` episodes. The
-    rank of the last layer's features is measured at each evaluation on `rank_batch` states, or never if `rank_batch` is
-    0.
+    The size of the chunks does not change the results of learning. An evaluation plays `eval_episodes` episodes. It
+    also measures the rank of the last layer's features on `rank_batch` states. A `rank_batch` of 0 disables this
+    measurement.
 
-    Raises ValueError for settings that `Schedule` rejects, or with which no evaluation can run.
+    Raises ValueError for settings that `Schedule` rejects, or if an `eval_` setting or `rank_batch` is out of range.
     """
 
     agent: DQN = field(default_factory=DQN)
@@ -84,7 +84,7 @@ class DeviceTraining:
 
     @cached_property
     def schedule(self) -> Schedule:
-        """When the run acts, learns, logs and evaluates."""
+        """The schedule of the run. It sets when the run acts, learns, logs and evaluates."""
         return schedule_of(self)
 
     @cached_property
@@ -96,18 +96,21 @@ class DeviceTraining:
 
     @cached_property
     def learning(self) -> Learning[DQNState, Batch]:
-        """The agent, intervention and network of a gradient step."""
+        """The agent, the intervention and the network that a gradient step uses."""
         return Learning(self.agent, self.intervention, self.network)
 
     @cached_property
     def network(self) -> Network:
-        """The agent's network, traced for interventions. Its inputs are packed observations, as stored in the ring."""
+        """The agent's network, with the wiring that interventions need. Its inputs are packed as in the ring."""
 
         return network_of(self.agent, self.env, self.score_batch, self.env.observation_dtype, self.replay)
 
     @cached_property
     def program(self) -> tuple["DeviceTraining", Int[Array, " seeds"]]:
-        """The training without its seeds, and the seeds as an array, so that all seeds can share compiled code."""
+        """The training with seeds 0 to n - 1, and an array of the n actual seeds.
+
+        Compiled code depends only on the first. Thus trainings that differ only in their seeds share compiled code.
+        """
         with jax.ensure_compile_time_eval():  # the array is cached, so it must be a value and not a tracer
             return replace(self, seeds=tuple(range(len(self.seeds)))), jnp.array(self.seeds)
 
@@ -116,11 +119,12 @@ class DeviceTraining:
         return _init(*self.program)
 
     def advance(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
-        """Runs `log_period` agent steps. Returns the new state and its metrics: arrays [seeds] or [seeds, neurons].
+        """Runs `log_period` agent steps. Returns the new state and the metrics of these steps.
 
-        A metric without a value is masked, for example if no episode ended or no evaluation was due.
+        A metric is an array of shape [seeds] or [seeds, neurons]. Values that were not measured are masked, for example
+        the training return if no episode ended.
         """
-        state = share_out(state, len(self.seeds))  # because a restored state is on one device
+        state = share_out(state, len(self.seeds))  # needed because a restored state is on one device
         done, size = self.agent_steps_done(state), self.schedule.agent_steps_per_round
         warm_rounds, rounds = -(-(self.agent.min_replay - done) // size), self.log_period // size
         state, metrics = chunk(*self.program, state, min(max(warm_rounds, 0), rounds))
@@ -136,11 +140,14 @@ class DeviceTraining:
         return state, found
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Dormant fractions and neuron scores, measured on stored states, or on random play if none are stored."""
+        """Returns dormant fractions and neuron scores.
+
+        Measures them on stored states. If fewer than `n_step` steps are stored, plays randomly instead.
+        """
         return {name: np.asarray(value) for name, value in _measure(*self.program, state).items()}
 
     def agent_steps_done(self, state: TrainState) -> int:
-        """The agent steps done so far, which are equal for all seeds."""
+        """The number of agent steps done so far. It is equal for all seeds."""
         return int(state.agent_steps[0])
 
 
@@ -168,14 +175,20 @@ def _init(training: DeviceTraining, seeds: Int[Array, " seeds"]) -> TrainState:
 def chunk(
     training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState, warm_rounds: int
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Runs a chunk of agent steps with `seeds`. Its first `warm_rounds` rounds only fill the replay."""
+    """Runs one chunk of agent steps for each of `seeds`. Returns the new state and the metrics.
+
+    The first `warm_rounds` rounds of the chunk only fill the replay.
+    """
     return over_seeds(seeds, partial(_chunk, training, warm_rounds))(state)
 
 
 def _chunk(
     training: DeviceTraining, warm_rounds: int, seeds: Array, state: TrainState
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Scans the rounds that only fill the replay, then those that learn. One scan would copy the ring at every step."""
+    """Runs a chunk in two scans: the rounds that only fill the replay, then the rounds that also learn.
+
+    A single scan over both kinds of rounds would copy the ring at every step.
+    """
     schedule = training.schedule
     rounds = training.log_period // schedule.agent_steps_per_round
     starts = state.agent_steps[0] + schedule.agent_steps_per_round * jnp.arange(rounds)
@@ -209,7 +222,7 @@ def _split(tree: PyTree, first: int) -> tuple[PyTree, PyTree]:
 def _collect(
     training: DeviceTraining, states: list[LearningState], world: World, xs: tuple[Array, Draws]
 ) -> tuple[World, Experience]:
-    """Takes the agent steps of a round. Returns the environments after them, and whether episodes ended."""
+    """Takes the agent steps of a round. Returns the new world and the experience of these steps."""
     start, draws = xs
     agent_steps = start + jnp.arange(training.schedule.agent_steps_per_round)
     params = [state.agent.learner.params for state in states]
@@ -239,7 +252,7 @@ def _agent_step(
 def _round(
     training: DeviceTraining, final: Array, carry: tuple[World, list[LearningState]], xs: tuple[Array, Draws]
 ) -> tuple[tuple[World, list[LearningState]], tuple[Experience, Losses]]:
-    """Takes the agent steps and then the gradient steps of a round. Then copies the target network if that is due."""
+    """Takes the agent steps and then the gradient steps of a round. Then copies the target network if a copy is due."""
     (world, states), (start, draws) = carry, xs
     world, experience = _collect(training, states, world, xs)
     added, updates = start + training.schedule.agent_steps_per_round, training.schedule.gradient_steps_per_round
@@ -252,7 +265,7 @@ def _round(
 
 
 def _from_replay(training: DeviceTraining, ring: ReplayState, added: Array, draws: Draws) -> tuple[Batch, Array]:
-    """Draws training batches and inputs to score neurons on, with axes [gradient steps, seeds]."""
+    """Draws training batches, and inputs on which neurons are scored. Leading axes are [gradient steps, seeds]."""
 
     def drawn(function: Callable[..., PyTree], uniform: Array) -> PyTree:
         seeds = jax.vmap(function, in_axes=(0, None, 0))

@@ -39,7 +39,10 @@ class DistillationState(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """The teacher's parameters, states from the teacher's replay, and the student's initial parameters."""
+    """What a student learns from: the teacher's parameters, states from the teacher's replay, and initial parameters.
+
+    `begin` holds the student's initial parameters. All arrays have a leading axis of seeds.
+    """
 
     teacher: Params
     states: Shaped[Array, "states *shape"]
@@ -50,15 +53,17 @@ class Lesson(NamedTuple):
 class DistillationTraining:
     """A training that distils a DQN into a student. On one machine, equal fields give bit-identical results.
 
-    The student minimises the squared error between its Q values and the Q values of the teacher's final network, over
-    all actions and over `states` states from the teacher's replay. The student starts from the final network of the
-    training `student`, or from a fresh network if that is None. The optimizer is the agent's, with a fresh state. The
-    trainings `teacher` and `student` run with `env` and `seeds`.
+    The student minimises the squared error between its Q values and the Q values of the teacher's final network. The
+    error is averaged over all actions and over a batch. Batches are drawn from `states` states of the teacher's replay.
+    The student starts from the final network of the training `student`. If `student` is None, it starts from a fresh
+    network. `new_head` gives a pretrained student fresh output layers. The optimizer is the agent's, with a fresh
+    state. The trainings `teacher` and `student` use the same `env` and `seeds` as this training.
 
     >>> DistillationTraining(student=DeviceTraining()).kind, len(DistillationTraining().needs)
     ('distillation-pretrained', 1)
 
-    Raises ValueError for inconsistent lengths, or if the network of the teacher or student is not the agent's.
+    Raises ValueError for inconsistent lengths, or if the teacher or the student has a different network than the agent.
+    Also raises it for `new_head` without a student.
     Source: Sokar et al. 2023, figure 8, describes the regression and its 50,000 gradient steps. The paper does not
     state the loss, the optimizer and the states, so they are our choice.
     """
@@ -89,24 +94,24 @@ class DistillationTraining:
 
     @property
     def kind(self) -> str:
-        """The prefix of the names of the run folders."""
+        """The first part of a run folder's name."""
         if self.new_head:
             return "distillation-new-head"
         return "distillation-fresh" if self.student is None else "distillation-pretrained"
 
     @property
     def agent_steps(self) -> int:
-        """The length of a run in gradient steps. It has this name because every training has `agent_steps`."""
+        """The length of a run in gradient steps. All trainings call the length of a run `agent_steps`."""
         return self.gradient_steps
 
     @property
     def needs(self) -> tuple[Played, ...]:
-        """The trainings of the teacher and, if there is one, of the student. They must be finished first."""
+        """The training of the teacher, and the training of a pretrained student. Both must be finished first."""
         others = (self.teacher,) if self.student is None else (self.teacher, self.student)
         return tuple(replace(other, env=self.env, seeds=self.seeds) for other in others)
 
     def after(self, folder: Path, *earlier: FinishedRun) -> "DistillationRun":
-        """Returns the run, which starts from the final states of the earlier runs. Writes nothing to the folder."""
+        """Builds a run from the final states of the earlier runs and returns it. Writes nothing to the folder."""
         del folder
         teacher, *student = earlier
         begin = _fresh(self, jnp.array(self.seeds))
@@ -118,13 +123,13 @@ class DistillationTraining:
 
     @cached_property
     def network(self) -> Network:
-        """The agent's network, traced to score its neurons."""
+        """The agent's network, with the wiring that scores its neurons."""
         return network_of(self.agent, self.env, 1)
 
 
 @dataclass(frozen=True, eq=False)
 class DistillationRun(WithoutActor):
-    """A training with its teacher, ready to run. `lesson` has a leading axis of seeds."""
+    """A run of a training. `lesson` is what the student learns from."""
 
     training: DistillationTraining
     lesson: Lesson
@@ -134,22 +139,22 @@ class DistillationRun(WithoutActor):
         return _init(self.training, self.lesson.begin)
 
     def advance(self, state: DistillationState) -> tuple[DistillationState, dict[str, np.ndarray]]:
-        """Takes `log_period` gradient steps. Returns the new state and its metrics: arrays [seeds] or [seeds, neurons].
+        """Takes `log_period` gradient steps. Returns the new state and the metrics of these steps.
 
-        The loss is the mean over the `log_period` gradient steps.
+        A metric is an array of shape [seeds] or [seeds, neurons]. The loss is the mean over the gradient steps.
         """
         state, loss = _chunk(self.training, jnp.array(self.seeds), self.lesson, state)
         done = np.full(len(self.seeds), self.agent_steps_done(state))
         return state, {"agent_steps": done, "gradient_steps": done, **self.measure(state), "loss": np.asarray(loss)}
 
     def measure(self, state: DistillationState) -> dict[str, np.ndarray]:
-        """Dormant fractions, neuron scores and loss of a state, measured on states from the teacher's replay."""
+        """Returns dormant fractions, neuron scores and the loss, measured on states from the teacher's replay."""
         measured = _measure(self.training, jnp.array(self.seeds), self.lesson, state)
         return {name: np.asarray(value) for name, value in measured.items()}
 
 
 def with_head(params: Params, fresh: Params) -> Params:
-    """The parameters `params`, with the output layers of `fresh`.
+    """Returns `params` with its output layers replaced by the output layers of `fresh`.
 
     >>> one, two = ({name: {"bias": jnp.full(1, value)} for name in ("dense", "head")} for value in (1, 2))
     >>> {name: int(layer["bias"][0]) for name, layer in with_head(one, two).items()}
@@ -161,12 +166,15 @@ def with_head(params: Params, fresh: Params) -> Params:
 def regression_loss(
     agent: DQN, params: Params, states: Shaped[Array, "batch *shape"], values: Float[Array, "batch actions"]
 ) -> Float[Array, ""]:
-    """The squared error, averaged over states and actions."""
+    """The squared error between the network's Q values and `values`, averaged over states and actions."""
     return jnp.square(agent.network.apply(params, states) - values).mean()
 
 
 def remembered(played: Played, ended: FinishedRun, states: int) -> Shaped[Array, "seeds states *shape"]:
-    """States drawn with replacement from a finished run's replay, which is in the run's last state or in its files."""
+    """Draws states with replacement from the replay of a finished run.
+
+    The replay of an Atari run is in files. The replay of any other run is in its last state.
+    """
     added = int(ended.state.agent_steps[0])
     uniform = [np.random.default_rng(seed).random(states, np.float32) for seed in played.seeds]
     if isinstance(played, AtariTraining):

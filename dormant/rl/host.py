@@ -47,7 +47,7 @@ def slack(capacity: int, log_period: int) -> int:
 
 
 class OnHost:
-    """Base class of the host loop's trainings: creates the first state, and opens the loop that starts from a state."""
+    """Base class of trainings for the host loop. `init` creates the first state, and `open` opens the loop."""
 
     def init(self: HostTraining) -> TrainState:
         """The state before the first agent step."""
@@ -56,7 +56,7 @@ class OnHost:
         return TrainState(agent, intervention, self.players().save(), (), zeros.astype(jnp.float32), zeros, zeros)
 
     def agent_steps_done(self, state: TrainState) -> int:
-        """The agent steps done so far, which are equal for all seeds."""
+        """The number of agent steps done so far. It is equal for all seeds."""
         return int(state.agent_steps[0])
 
     def refuse_without_room(self: HostTraining, folder: Path) -> None:
@@ -66,10 +66,11 @@ class OnHost:
     def open(self: HostTraining, folder: Path, state: TrainState, owner: int = 0) -> "HostLoop":
         """Opens the rings in a folder, or creates them before the first agent step. Returns the loop.
 
-        The loop continues from `state`. `owner` is a number that identifies the run.
+        Creates the rings if `state` is the state before the first agent step. `owner` is a number that identifies the
+        run.
 
-        Raises ValueError if the rings do not fit on this machine or belong to another run or state, OSError if a
-        file is missing or the disk is full.
+        Raises ValueError if the rings do not fit on this machine, are damaged, or belong to another run or state.
+        Raises OSError if a file is missing or the disk is full.
         """
         refuse_without_room(self.replay, len(self.seeds), folder)
         added = int(state.agent_steps[0])
@@ -95,10 +96,10 @@ def open_rings(
 
 @dataclass(frozen=True)
 class HostLoop:
-    """A training with its players and rings, which `advance` changes in place.
+    """A training, its player and its rings. `advance` changes the player and the rings in place.
 
-    `advance` also accepts an earlier state: it restores the players from that state and overwrites the later steps in
-    the rings.
+    `advance` also accepts an earlier state. It then restores the player from that state, and new steps overwrite the
+    later steps in the rings.
     """
 
     training: HostTraining
@@ -108,9 +109,10 @@ class HostLoop:
     videos: Path
 
     def advance(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
-        """Runs `log_period` agent steps. Returns the new state and its metrics: arrays [seeds] or [seeds, neurons].
+        """Runs `log_period` agent steps. Returns the new state and the metrics of these steps.
 
-        A metric without a value is masked, for example if no episode ended or no evaluation was due.
+        A metric is an array of shape [seeds] or [seeds, neurons]. Values that were not measured are masked, for example
+        the training return if no episode ended.
         """
         training, learned = self.training, int(state.gradient_steps[0])
         state, metrics = _Chunk(self, state).play()
@@ -128,13 +130,13 @@ class HostLoop:
         return state, measured
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Dormant fractions and neuron scores, measured on stored states, or on random play if none are stored."""
+        """Returns dormant fractions and neuron scores, measured on stored states or on states of random play."""
         inputs = self._inputs(state, "measure", self.training.schedule.score_batch)
         metrics = _dormancy(_scores(self.training, params_of(state), inputs))
         return {name: np.asarray(value) for name, value in metrics.items()}
 
     def representations(self, state: TrainState) -> dict[str, Float[Array, " seeds"]]:
-        """The ranks and the norms of `representation`, on stored states."""
+        """Returns the metrics of `representation` for all seeds, measured on stored states."""
         return _represent(self.training, params_of(state), self._inputs(state, "rank", self.training.rank_batch))
 
     def evaluate(self, state: TrainState) -> HostPlayed:
@@ -145,11 +147,11 @@ class HostLoop:
         return self.training.measured_inputs(self.rings, int(state.agent_steps[0]), purpose, number)
 
     def save_due(self, done: int, saved: int) -> bool:
-        """Whether a checkpoint is due: the next chunk would overwrite steps that the last checkpoint needs."""
+        """Whether a checkpoint is due. If so, the next chunk would overwrite steps that the last checkpoint needs."""
         return self.training.replay.save_due(done, saved, self.training.schedule.log_period)
 
     def flush(self) -> None:
-        """Writes the rings to the disk. Every checkpoint needs this first."""
+        """Writes the rings to the disk. Must be called before each checkpoint."""
         flush(self.rings)
 
 
@@ -169,7 +171,7 @@ class _Chunk:
         self.losses: list[Losses] = []
 
     def play(self) -> tuple[TrainState, dict[str, Array]]:
-        """Plays all rounds. Returns the state after them and the chunk's metrics."""
+        """Plays all rounds of the chunk. Returns the new state and the metrics of the chunk."""
         starts = self.schedule.starts(int(self.before.agent_steps[0]))
         upcoming = self.training.draws(starts)
         for start in starts:

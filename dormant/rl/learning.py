@@ -1,4 +1,4 @@
-"""One gradient step for several seeds (the agent's update, then the intervention), and its metrics."""
+"""Gradient steps of several seeds, and the metrics of training. A gradient step is an update and an intervention."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ class LearningState(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """Whether an episode ended at each agent step, and the return of that episode so far."""
+    """For each agent step: whether the episode ended with this step, and the episode's return so far."""
 
     ended: Bool[Array, "..."]
     episode_return: Float[Array, "..."]
@@ -100,7 +100,10 @@ def network_of(
     dtype: np.dtype | type[np.uint8] = np.uint8,
     replay: Replay | None = None,
 ) -> Network:
-    """Traces the network of a DQN on `states` states, for interventions. With `replay`, inputs are packed."""
+    """Traces the network of a DQN on `states` states. Returns it with the wiring that interventions need.
+
+    The network's inputs are observations. With `replay`, they are packed observations, as the ring stores them.
+    """
 
     def init(key: Key[Array, ""]) -> Params:
         return agent.network.init(key, env.observation_shape, env.actions)
@@ -115,7 +118,7 @@ def network_of(
 
 
 def lanes_of(learning: Learning[State, Batch], state: TrainState) -> list[LearningState]:
-    """The learning state of each lane (a group of seeds, see `schedule.py`), with scores of zero."""
+    """The learning state of each lane (a group of seeds, see `schedule.py`). All scores are zero."""
     count = len(state.agent_steps)
     scores = {layer.name: jnp.zeros((count, layer.width)) for layer in learning.network.wiring.layers}
     return [LearningState(*take_seed((state.agent, state.intervention, scores), lane)) for lane in range(lanes(count))]
@@ -131,7 +134,8 @@ def gradient_step(
 ) -> tuple[list[LearningState], Losses]:
     """Takes one gradient step in each lane, then runs the intervention.
 
-    `xs` holds the batch with the inputs to score neurons on, the intervention's key, and whether to measure scores.
+    `xs` has three entries: a pair of the batch and the inputs on which neurons are scored, the intervention's key, and
+    whether to measure scores.
     """
     drawn, keys, measure = xs
     return _each_lane(partial(_step, learning, measure), states, (drawn, keys))
@@ -140,7 +144,10 @@ def gradient_step(
 def unseen_step(
     learning: Learning[State, Batch], blank: Array, states: list[LearningState], xs: tuple[Batch, Array]
 ) -> tuple[list[LearningState], Losses]:
-    """Takes a gradient step without a due intervention in each lane. `blank` replaces the inputs that are scored."""
+    """Takes one gradient step in each lane, when no intervention is due.
+
+    The intervention gets `blank` as inputs, because it scores no neurons.
+    """
     return _each_lane(partial(_unseen_step, learning, blank), states, xs)
 
 
@@ -162,7 +169,7 @@ def _step(
     """Takes one gradient step of one seed, then runs the intervention."""
     batch, inputs = drawn
     agent, losses = learning.agent.update(state.agent, batch)
-    # Scores are measured after the update and before the intervention, as the paper logs them.
+    # Measures scores after the update and before the intervention, as in the paper.
     params, network = agent.learner.params, learning.network
     scores = jax.lax.cond(measure, lambda: network.wiring.scores(params, inputs), lambda: state.scores)
     learner, inner = learning.intervention.update(key, agent.learner, state.intervention, network, inputs)
@@ -174,8 +181,8 @@ def _unseen_step(
 ) -> tuple[LearningState, Losses]:
     """Takes a gradient step at which no intervention is due. Only the intervention's state is updated.
 
-    The learner that the intervention returns is discarded. Returning it through the `cond` would copy the learner at
-    every step.
+    The learner that the intervention returns is discarded, because it has not changed. Keeping it would copy the
+    learner at every step.
     """
     agent, losses = learning.agent.update(state.agent, batch)
     _, inner = learning.intervention.update(key, agent.learner, state.intervention, learning.network, blank)
@@ -185,13 +192,13 @@ def _unseen_step(
 def synchronised(
     agent: Agent[State, Batch], states: list[LearningState], before: Array, after: Array
 ) -> list[LearningState]:
-    """The states with updated target networks, if an update is due between `before` and `after` agent steps."""
+    """Returns the states. Updates their target networks if this is due between `before` and `after` agent steps."""
     synchronise = map_seeds(partial(agent.synchronise, before=before, after=after))
     return [state._replace(agent=synchronise(state.agent)) for state in states]
 
 
 def lane_scores(wiring: Wiring, params: list[PyTree[Array]], inputs: Array) -> Scores:
-    """The neuron scores of all seeds. `params` has an entry per lane, `inputs` a leading axis of seeds."""
+    """The neuron scores of all seeds. `params` has one entry per lane. `inputs` has a leading axis of seeds."""
     scores = map_seeds(wiring.scores)
     return join_seeds([scores(own, take_seed(inputs, lane)) for lane, own in enumerate(params)])
 
@@ -199,16 +206,20 @@ def lane_scores(wiring: Wiring, params: list[PyTree[Array]], inputs: Array) -> S
 def lane_representations(
     wiring: Wiring, params: list[PyTree[Array]], inputs: Array
 ) -> dict[str, Float[Array, " seeds"]]:
-    """The representations of all seeds. `params` has an entry per lane, `inputs` a leading axis of seeds."""
+    """The metrics of `representation` for all seeds.
+
+    `params` has one entry per lane. `inputs` has a leading axis of seeds.
+    """
     measure = map_seeds(partial(representation, wiring))
     return join_seeds([measure(own, take_seed(inputs, lane)) for lane, own in enumerate(params)])
 
 
 def representation(wiring: Wiring, params: PyTree[Array], inputs: Array) -> dict[str, Float[Array, ""]]:
-    """Ranks and norm of the activations of one seed's last neuron layer, and the norm of all its parameters.
+    """Measures one network: ranks and a norm of the last neuron layer's activations, and the norm of all parameters.
 
-    The activations form a matrix with one row per input. Source: the paper's table 7 reports `srank`. The paper does
-    not define it, so we use the definition of Kumar et al. 2021.
+    The activations form a matrix with one row per input.
+    Source: the paper's table 7 reports `srank`. The paper does not define `srank`, so we use the definition of Kumar et
+    al. 2021.
     """
     activations = wiring.activations(params, inputs)[wiring.layers[-1].name]
     features = activations.reshape(len(activations), -1)
@@ -223,7 +234,7 @@ def representation(wiring: Wiring, params: PyTree[Array], inputs: Array) -> dict
 
 @jax.vmap
 def dormancy(scores: Scores) -> dict[str, Array]:
-    """Dormant fractions of each layer, of each network and of all neurons, and the scores themselves.
+    """Returns the dormant fraction of each layer, of each network and of all neurons. Also returns the scores.
 
     If there are several networks, a layer's name begins with the name of its network and a slash.
     """
@@ -243,8 +254,8 @@ def evaluated(
 ) -> dict[str, Float[Array, ""]]:
     """Plays evaluation episodes of one seed on the device.
 
-    `eval_return` is their mean return. `q_gap` is Q minus the discounted return that followed, averaged over all
-    visited states. It measures how far the network overestimates its own policy.
+    `eval_return` is the mean return of the episodes. `q_gap` is Q minus the discounted return that followed, averaged
+    over all visited states. It measures how far the network overestimates the returns of its policy.
     """
 
     def policy(observation: Array, uniform: Array) -> tuple[Array, Array]:
@@ -255,14 +266,14 @@ def evaluated(
 
 
 def unmeasured(seeds: int) -> np.ma.MaskedArray:
-    """A metric that was not measured in a chunk. It is masked, because NaN would mean that a network diverged."""
+    """A masked array, for a metric that was not measured. It is not NaN, because NaN means that a network diverged."""
     return np.ma.masked_all(seeds)
 
 
 def on_host(metrics: Mapping[str, Array | np.ndarray], learned: bool) -> dict[str, np.ndarray]:
-    """Converts the metrics of a chunk to NumPy arrays and masks those that have no value.
+    """Converts the metrics of a chunk to NumPy arrays. Masks the values that were not measured.
 
-    Masks the losses of a chunk without gradient steps, and the return of a seed for which no episode ended.
+    These are the losses of a chunk without gradient steps, and the return of a seed for which no episode ended.
     """
     found = {name: np.asarray(value) for name, value in metrics.items()}
     if not learned:
@@ -273,7 +284,7 @@ def on_host(metrics: Mapping[str, Array | np.ndarray], learned: bool) -> dict[st
 
 
 def progress(state: TrainState, experience: Experience, losses: Losses) -> dict[str, Array]:
-    """The metrics of a chunk: counters, and averages over its rounds and steps for each seed."""
+    """Computes the metrics of a chunk per seed: counters, mean losses, and the mean return of ended episodes."""
     ended = experience.ended.sum((0, 1))
     returned = jnp.where(experience.ended, experience.episode_return, 0.0).sum((0, 1))
     counts = jax.vmap(recycled_counts, axis_size=len(state.agent_steps))(state.intervention)

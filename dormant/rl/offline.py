@@ -39,15 +39,16 @@ class OfflineTraining:
 
     - "moving": the targets of DQN. The target network is copied every `agent.target_period` gradient steps.
     - "frozen network": the targets of DQN, with a random target network that never changes.
-    - "fixed numbers": one normal number per transition, in place of reward and bootstrapped value. The standard
-      deviation is 1 and the mean is `numbers_mean`.
+    - "fixed numbers": each transition has a fixed random target, instead of its reward and bootstrapped value. Targets
+      are normally distributed with mean `numbers_mean` and standard deviation 1.
 
-    Evaluations play in `env`; an `eval_period` of 0 disables them.
+    Evaluations play in `env`. An `eval_period` of 0 disables them.
 
     >>> OfflineTraining(targets="frozen network").kind
     'offline-dqn-frozen-network'
 
-    Raises ValueError for inconsistent lengths or periods. Also raises it for an evaluation on Atari.
+    Raises ValueError for inconsistent lengths or periods, and for an evaluation on Atari. Also raises it for a
+    `numbers_mean` without "fixed numbers".
     Source: Sokar et al. 2023, figure 4. The paper does not state how its fixed random targets are made.
     """
 
@@ -78,21 +79,21 @@ class OfflineTraining:
 
     @property
     def kind(self) -> str:
-        """The prefix of the names of the run folders."""
+        """The first part of a run folder's name."""
         return f"offline-dqn-{'large-numbers' if self.numbers_mean else self.targets.replace(' ', '-')}"
 
     @property
     def agent_steps(self) -> int:
-        """The length of a run in gradient steps. It has this name because every training has `agent_steps`."""
+        """The length of a run in gradient steps. All trainings call the length of a run `agent_steps`."""
         return self.gradient_steps
 
     @property
     def needs(self) -> Needs:
-        """The trainings that must be finished first. `after` takes their runs."""
+        """The trainings that must be finished first. Their finished runs are arguments of `after`."""
         return self.data.needs(self.env, self.seeds)
 
     def after(self, folder: Path, *earlier: FinishedRun) -> "OfflineRun":
-        """Opens the data and returns the run. If the data comes from one of our runs, also writes it to the folder.
+        """Opens the data and returns a run on it. Data from one of our runs is also written to the folder.
 
         Raises ValueError if the data is missing, damaged, or from a different environment.
         """
@@ -100,7 +101,7 @@ class OfflineTraining:
 
     @cached_property
     def network(self) -> Network:
-        """The agent's network, traced to score its neurons."""
+        """The agent's network, with the wiring that scores its neurons."""
         return network_of(self.agent, self.env, self.score_batch)
 
 
@@ -131,7 +132,7 @@ class ActorlessRun(Protocol):
 
 
 class WithoutActor:
-    """Base class of runs that only take gradient steps. Their length and seeds are those of `training`."""
+    """Base class of runs that only take gradient steps. `training` sets the length and the seeds of the run."""
 
     @property
     def agent_steps(self: ActorlessRun) -> int:
@@ -144,13 +145,16 @@ class WithoutActor:
         return self.training.seeds
 
     def agent_steps_done(self, state: PyTree) -> int:
-        """The gradient steps done so far, equal for all seeds. Runs without an actor count them as agent steps."""
+        """The number of gradient steps done so far. It is equal for all seeds.
+
+        All runs call this method `agent_steps_done`.
+        """
         return int(state.gradient_steps[0])
 
 
 @dataclass(frozen=True, eq=False)
 class OfflineRun(WithoutActor):
-    """A training with its opened data, ready to run."""
+    """A run of a training on opened data."""
 
     training: OfflineTraining
     data: Data
@@ -160,9 +164,10 @@ class OfflineRun(WithoutActor):
         return _init(self.training, jnp.array(self.seeds))
 
     def advance(self, state: OfflineState) -> tuple[OfflineState, dict[str, np.ndarray]]:
-        """Takes `log_period` gradient steps. Returns the new state and its metrics: arrays [seeds] or [seeds, neurons].
+        """Takes `log_period` gradient steps. Returns the new state and the metrics of these steps.
 
-        The return of an evaluation is masked if none was due.
+        A metric is an array of shape [seeds] or [seeds, neurons]. The metrics of an evaluation are masked if no
+        evaluation was due.
         """
         training, seeds = self.training, jnp.array(self.seeds)
         state, losses = _chunk(training, self.data.memory, seeds, self.data.steps, self._arrays(state), state)
@@ -175,7 +180,7 @@ class OfflineRun(WithoutActor):
         return state, metrics | dict.fromkeys(EVALUATED, unmeasured(len(seeds)))
 
     def measure(self, state: OfflineState) -> dict[str, np.ndarray]:
-        """Dormant fractions and neuron scores of a state, measured on states from the data."""
+        """Returns dormant fractions and neuron scores, measured on states from the data."""
         arguments = (jnp.array(self.seeds), self.data.steps, self._arrays(state), state)
         scores = _measure(self.training, self.data.memory, *arguments)
         return {name: np.asarray(value) for name, value in scores.items()}
@@ -229,7 +234,10 @@ def _chunk_of(
 
 
 def aimed(targets: Targets, seed: Array | int, arrays: Arrays, numbers_mean: float = 0.0) -> Arrays:
-    """The arrays of one seed. For "fixed numbers", random numbers replace rewards and every discount is 0."""
+    """Returns the arrays of one seed. For "fixed numbers", replaces the rewards by the targets and sets discounts to 0.
+
+    With a discount of 0 nothing is bootstrapped, so the reward is the whole target.
+    """
     if targets != "fixed numbers":
         return arrays
     numbers = numbers_mean + jax.random.normal(key_for(seed, "numbers"), arrays.reward.shape)

@@ -1,4 +1,4 @@
-"""The schedule of a run, its random numbers, and functions that run its seeds in parallel."""
+"""The schedule of a run, the random numbers of a run, and functions that run several seeds in parallel."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,14 +17,16 @@ Tree = TypeVar("Tree", bound=PyTree)
 # The keys of a purpose depend on its position in this tuple, so new purposes must be added at the end.
 PURPOSES = (
     *("init", "reset", "round", "measure", "evaluate", "rank"),
-    # For training without an actor. "fresh" is not "init", so that a student's initial weights differ from its
-    # teacher's.
+    # Purposes of training without an actor. A student uses "fresh" and its teacher "init", so that their initial
+    # weights differ.
     *("fresh", "target", "batches", "numbers", "score", "order", "labels"),
 )
 
 
 def key_for(seed: Array | int, purpose: str, number: Array | int = 0) -> Key[Array, ""]:
-    """A key that depends only on the arguments. Thus a training state needs no keys, and purposes are independent.
+    """Returns a random key that depends only on the arguments. Therefore a training state needs no keys.
+
+    Different purposes get independent keys.
 
     >>> [bool(key_for(0, "init") == key_for(0, purpose)) for purpose in ("init", "rank")]
     [True, False]
@@ -43,7 +45,7 @@ def lanes(seeds: int) -> int:
 
 
 def take_seed(tree: Tree, lane: int) -> Tree:
-    """One lane's part of a tree with a leading axis of seeds: one seed on a CPU, otherwise the whole tree."""
+    """Returns one lane's part of a tree with a leading axis of seeds: one seed on a CPU, otherwise the whole tree."""
     return jax.tree.map(lambda x: x[lane], tree) if _one_by_one() else tree
 
 
@@ -53,12 +55,15 @@ def join_seeds(trees: list[Tree]) -> Tree:
 
 
 def map_seeds(function: Callable[..., Tree]) -> Callable[..., Tree]:
-    """Turns a function of one seed into a function of one lane: the same function on a CPU, otherwise `vmap` of it."""
+    """Turns a function of one seed into a function of one lane. Returns it unchanged on a CPU, otherwise its `vmap`."""
     return function if _one_by_one() else jax.vmap(function)
 
 
 def by_seed(function: Callable[..., Tree], seeds: Int[Array, " seeds"], *trees: PyTree) -> Tree:
-    """Calls the function per seed, with the seed's part of the trees. Returns results with a leading axis of seeds."""
+    """Calls the function once per seed. Its arguments are the seed and the seed's part of each tree.
+
+    Returns the results with a leading axis of seeds.
+    """
     parts = [take_seed((seeds, *trees), lane) for lane in range(lanes(len(seeds)))]
     return join_seeds([map_seeds(function)(*part) for part in parts])
 
@@ -68,12 +73,15 @@ def _one_by_one() -> bool:
 
 
 def over_seeds(seeds: Int[Array, " seeds"], function: Callable[..., Tree]) -> Callable[..., Tree]:
-    """Binds `seeds` to a function of seeds and trees. Each device computes equally many seeds."""
+    """Returns the function with `seeds` as its first argument. Each device computes equally many seeds."""
     return partial(over_devices(function, len(seeds)), seeds)
 
 
 def over_devices(function: Callable[..., Tree], seeds: int) -> Callable[..., Tree]:
-    """Splits the leading axis of seeds equally among devices. Returns the function that runs on all of them."""
+    """Returns the function in a form that runs on several devices. Each device gets equally many seeds.
+
+    The arguments and results of the function have a leading axis of seeds.
+    """
     axis = PartitionSpec("seeds")
     if devices(seeds) == 1:
         return function
@@ -82,7 +90,7 @@ def over_devices(function: Callable[..., Tree], seeds: int) -> Callable[..., Tre
 
 
 def share_out(tree: Tree, seeds: int) -> Tree:
-    """Moves each seed of the tree to the device on which `over_devices` computes it."""
+    """Moves each seed's part of the tree to the device on which `over_devices` computes this seed."""
     return tree if devices(seeds) == 1 else jax.device_put(tree, NamedSharding(_mesh(seeds), PartitionSpec("seeds")))
 
 
@@ -119,18 +127,19 @@ class Scheduled(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """The length of a run, of its rounds and of the chunks between two rows of metrics.
+    """The length of a run, the length of a round, and the periods of logging and evaluation.
 
-    Lengths and periods count agent steps per seed. `replay_ratio` is the number of gradient
-    steps per agent step, either n or 1/n for a whole number n. A round is the smallest whole number of agent steps with
-    a whole number of gradient steps. Neurons are scored on `score_batch` states.
+    Lengths and periods count agent steps per seed. `replay_ratio` is the number of gradient steps per agent step,
+    either n or 1/n for a whole number n. A round is the smallest whole number of agent steps with a whole number of
+    gradient steps. A chunk is the part of a run between two rows of metrics, which is `log_period` agent steps long.
+    Neurons are scored on `score_batch` states.
 
     >>> schedule = Schedule(0.25, 1_000, 100, 500, (0,), 64)
     >>> schedule.agent_steps_per_round, schedule.gradient_steps_per_round, schedule.evaluates(1_000)
     (4, 1, True)
 
-    Raises ValueError for a ratio that is not n or 1/n, or if a length or period is not a multiple of the next shorter
-    one.
+    Raises ValueError for a ratio that is not n or 1/n. Also raises it unless `agent_steps` and `eval_period` are
+    multiples of `log_period`, and `log_period` is a multiple of the length of a round.
     """
 
     replay_ratio: float
@@ -155,16 +164,16 @@ class Schedule:
 
     @property
     def agent_steps_per_round(self) -> int:
-        """Agent steps per round."""
+        """The number of agent steps per round."""
         return max(1, round(1 / self.replay_ratio))
 
     @property
     def gradient_steps_per_round(self) -> int:
-        """Gradient steps per round."""
+        """The number of gradient steps per round."""
         return max(1, round(self.replay_ratio))
 
     def starts(self, done: int) -> range:
-        """The agent steps at which the rounds of the next chunk start, after `done` agent steps."""
+        """The agent steps at which the rounds of a chunk start. The chunk starts at agent step `done`."""
         return range(done, done + self.log_period, self.agent_steps_per_round)
 
     def evaluates(self, done: int) -> bool:
@@ -186,7 +195,7 @@ def schedule_of(training: Scheduled, **at_least_one: int) -> Schedule:
 
 
 def check_evaluation(eval_epsilon: float, rank_batch: int = 0) -> None:
-    """Raises ValueError unless `eval_epsilon` is a probability and `rank_batch` is a number of states or 0."""
+    """Raises ValueError unless `eval_epsilon` is a probability and `rank_batch` is at least 0."""
     if not 0 <= eval_epsilon <= 1:
         raise ValueError(f"eval_epsilon must lie between 0 and 1, got {eval_epsilon}.")
     if rank_batch < 0:
@@ -194,7 +203,7 @@ def check_evaluation(eval_epsilon: float, rank_batch: int = 0) -> None:
 
 
 def check_at_least(least: int, **numbers: int) -> None:
-    """Raises ValueError with the argument's name if a number is below `least`."""
+    """Raises ValueError if a number is below `least`. The message names the argument."""
     for name, number in numbers.items():
         if number < least:
             raise ValueError(f"{name} must be at least {least}, got {number}.")
@@ -218,7 +227,7 @@ def _check_ratio(ratio: float) -> None:
 
 
 class Draws(NamedTuple):
-    """The random numbers of one round of a DQN. Drawing a whole chunk at once is cheaper than in a scan."""
+    """The random numbers of one round of a DQN. They are drawn for a whole chunk at once, which is fast."""
 
     act: Float[Array, "... agent_steps 2"]
     env: Key[Array, "... agent_steps"]
@@ -229,7 +238,7 @@ class Draws(NamedTuple):
 
 
 def draws_of(schedule: Schedule, agent: DQN, seeds: Int[Array, " seeds"], starts: Int[Array, " rounds"]) -> Draws:
-    """The random numbers of the rounds that start at `starts`, with axes [rounds, steps of a round, seeds]."""
+    """Draws the random numbers of the rounds that start at `starts`. Leading axes: [rounds, steps per round, seeds]."""
 
     def of_seed(seed: Array, start: Array) -> Draws:
         return draw(schedule, agent, key_for(seed, "round", start))
@@ -239,7 +248,7 @@ def draws_of(schedule: Schedule, agent: DQN, seeds: Int[Array, " seeds"], starts
 
 
 def draw(schedule: Schedule, agent: DQN, key: Key[Array, ""]) -> Draws:
-    """The random numbers of one round of one seed."""
+    """Draws the random numbers of one round of one seed."""
     acts, updates = schedule.agent_steps_per_round, schedule.gradient_steps_per_round
     act, env, batch, score, intervention = jax.random.split(key, 5)
     return Draws(

@@ -8,7 +8,7 @@ from .dqn import DQN, Augmentation
 
 TARGET_GRADIENT_STEPS = 2_000
 INTENSITY = 0.05
-# Atari 100k: settings of its games (fields of `Atari`) and of its runs (fields of `AtariTraining`).
+# The Atari 100k benchmark: settings of the games (fields of `Atari`) and of the runs (fields of `AtariTraining`).
 # Source: DrQ_eps.gin and eval_run_experiment.py of dopamine/labs/atari_100k. The paper's figure, and secondary sources
 # that quote its appendix, show runs that are four times as long as in the released configuration.
 ATARI_100K_GAME: dict[str, Any] = {"sticky": 0.0, "noops": 29, "life_loss": True}
@@ -84,9 +84,9 @@ def minatar_drq(agent_steps: int) -> DQN:
     >>> minatar_drq(200_000).target_period, minatar_drq(200_000).augmentation
     (1, Augmentation(pad=0, intensity=0.05))
 
-    Images are scaled in intensity, but not shifted. The smallest shift in MinAtar is one of ten cells. That is as far
-    as objects move in a step, and it doubles or removes objects at the edge. In Atari a shift is smaller: at most 4 of
-    84 pixels.
+    Images are scaled in intensity, but not shifted. The smallest possible shift in MinAtar is one cell, and an image is
+    ten cells wide. Objects move one cell in a step, so a shift looks like a movement. It also doubles or removes
+    objects at the edge. In Atari a shift is smaller: at most 4 of 84 pixels.
     """
     return replace(
         minatar_dqn(agent_steps),

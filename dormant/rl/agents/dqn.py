@@ -19,7 +19,7 @@ from ..replay.device import Batch
 
 
 class Noise(NamedTuple):
-    """The random numbers of an augmented batch. Observations before and after a transition have separate numbers."""
+    """The random numbers that augment a batch. Observations before and after a transition have different numbers."""
 
     offset_tm1: Int[Array, "*steps batch 2"]
     offset_t: Int[Array, "*steps batch 2"]
@@ -29,10 +29,10 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Shifts each image by up to `pad` cells in each direction and scales it by a factor near 1 that `intensity` sets.
+    """Shifts each image by up to `pad` cells in each direction, and multiplies it by a random factor near 1.
 
-    The factor's standard deviation is about `intensity`. By default images are unchanged. Only training batches are
-    augmented. Scores and actions are computed from the unchanged observations.
+    The standard deviation of the factor is about `intensity`. The defaults leave images unchanged. Only training
+    batches are augmented. Scores and actions are computed from observations without augmentation.
 
     >>> noise = Augmentation(pad=4, intensity=0.05).draw(jax.random.key(0), 1, 32)
     >>> noise.offset_tm1.shape, bool(jnp.all((noise.factor_tm1 >= 0.9) & (noise.factor_tm1 <= 1.1)))
@@ -53,7 +53,7 @@ class Augmentation:
             raise ValueError(f"intensity must lie in [0, 0.5), got {self.intensity}; 0 scales nothing.")
 
     def draw(self, key: Key[Array, ""], steps: int, batch: int) -> Noise | tuple[()]:
-        """The noise of `steps` batches, or an empty tuple if there is nothing to augment."""
+        """Draws the noise of `steps` batches. Returns an empty tuple if the settings augment nothing."""
         if self == NO_AUGMENTATION:
             return ()
         shift, scale = jax.random.split(key)
@@ -62,7 +62,7 @@ class Augmentation:
         return Noise(*offsets, *(1.0 + self.intensity * normal))
 
     def augmented(self, batch: Batch) -> Batch:
-        """The batch with its noise applied to its observations, which become floats.
+        """Returns the batch with augmented observations. These are floats.
 
         Raises ValueError if the batch has no noise, or if `pad` is set and observations are not images.
         """
@@ -92,7 +92,9 @@ NO_AUGMENTATION = Augmentation()
 def shifted(
     images: Shaped[Array, "batch height width channels"], offset: Int[Array, "batch 2"], pad: int
 ) -> Shaped[Array, "batch height width channels"]:
-    """Pads each image by repeating its edges `pad` times, then crops it at its offset. Offset (pad, pad) is neutral.
+    """Pads each image by repeating its edges `pad` times. Then crops it to its size at `offset`.
+
+    An offset of (pad, pad) leaves the image unchanged.
 
     >>> row = jnp.arange(4).reshape(1, 1, 4, 1)
     >>> [shifted(row, jnp.array([[1, column]]), 1).ravel().tolist() for column in range(3)]
@@ -125,7 +127,7 @@ class DQNState(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Per gradient step: the mean loss, and the mean Q value of the actions taken."""
+    """The mean loss of a gradient step, and the mean Q value of the actions in its batch."""
 
     loss: Float[Array, ""]
     q_mean: Float[Array, ""]
@@ -184,7 +186,10 @@ class DQN:
             )
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam on the gradient plus weight decay and the regulariser's gradient, as in the paper. It is not AdamW."""
+        """Returns Adam. Unlike in AdamW, weight decay is added to the gradient, as in the paper.
+
+        The regulariser's gradient is also added.
+        """
         adam = penalised(self.regulariser, optax.adam(self.learning_rate, eps=self.adam_epsilon))
         return optax.chain(optax.add_decayed_weights(self.weight_decay), adam) if self.weight_decay else adam
 
@@ -194,7 +199,7 @@ class DQN:
         return Objective(self.gamma, self.clip_rewards)
 
     def init(self, key: Key[Array, ""], observation_shape: tuple[int, ...], actions: int) -> DQNState:
-        """A fresh network, and a copy of it as the target network."""
+        """Returns the state of a fresh network. The target network is a copy of it."""
         params = self.network.init(key, observation_shape, actions)
         return DQNState(Learner(params, self.optimizer().init(params)), params)
 
@@ -258,7 +263,7 @@ class DQN:
         return DQNState(state.learner, target)
 
     def target_due(self, before: int | Array, after: int | Array) -> bool | Bool[Array, ""]:
-        """Whether a copy is due, because (before, after] contains a multiple of `target_period`."""
+        """Whether a copy is due. This is so if the interval (before, after] contains a multiple of `target_period`."""
         return after // self.target_period > before // self.target_period
 
 

@@ -27,7 +27,7 @@ LOG_STD = (-20.0, 2.0)
 class SACState(NamedTuple):
     """The actor and the critics, the target critics, and the temperature.
 
-    The learner holds the parameters and the optimizer state of each network, by name. Layers are called
+    `learner` holds the parameters and the optimizer state of the actor and of each critic. Layers are called
     `actor/dense_0`, `critic1/dense_0` and so on. Interventions treat the layers of each network separately.
     """
 
@@ -37,7 +37,7 @@ class SACState(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Per gradient step: the losses, the mean Q value of the actions taken, the entropy, and the temperature."""
+    """The losses of a gradient step, the mean Q value of the actions in its batch, the entropy and the temperature."""
 
     loss: Float[Array, ""]
     actor_loss: Float[Array, ""]
@@ -50,9 +50,9 @@ class Losses(NamedTuple):
 class SAC:
     """The hyper-parameters of SAC. Its methods are pure functions of states and arrays. Actions lie in [-1, 1].
 
-    `width` multiplies the hidden layers. `target_entropy` is per action dimension. With `reset_targets`, an
-    intervention that overwrites weights of a critic also overwrites these weights in the critic's target. Without it,
-    the target keeps its old neurons until Polyak averaging has replaced them.
+    `width` multiplies the widths of the hidden layers. `target_entropy` is the target per action dimension. If
+    `reset_targets` is true, an intervention that overwrites weights of a critic also overwrites these weights in the
+    critic's target. If it is false, the target keeps the old weights until Polyak averaging has replaced them.
 
     >>> agent = SAC(hidden=(4,))
     >>> state = agent.init(jax.random.key(0), observations=3, actions=2)
@@ -133,7 +133,10 @@ class SAC:
         return optax.chain(decay, adam)
 
     def init(self, key: Key[Array, ""], observations: int, actions: int) -> SACState:
-        """Fresh networks for observations and actions of these lengths, and copies of the critics as targets."""
+        """Returns the state of fresh networks. The target networks are copies of the critics.
+
+        `observations` and `actions` are the lengths of an observation and of an action.
+        """
         params = self.init_params(key, observations, actions)
         temperature = jnp.log(jnp.float32(self.initial_temperature))
         return SACState(
@@ -169,7 +172,7 @@ class SAC:
         return self._draw(params["actor"], observation, noise)[0]
 
     def update(self, state: SACState, batch: Steps) -> tuple[SACState, Losses]:
-        """Updates the critics, the actor and the temperature by one gradient step each, then averages the targets."""
+        """Takes one gradient step with the critics, the actor and the temperature. Then averages the target critics."""
         alpha = jnp.exp(state.temperature.params)
         gradient, (loss, q_mean) = jax.grad(self.critic_loss, has_aux=True)(
             {name: state.learner.params[name] for name in CRITICS}, state, batch, alpha
@@ -226,11 +229,11 @@ class SAC:
         return False
 
     def _step(self, learner: Learner, gradient: SACParams) -> Learner:
-        """The learner after an optimizer step of each network in `gradient`."""
+        """Returns the learner after one optimizer step of each network that `gradient` has."""
         params, parts = dict(learner.params), dict(learner.opt_state.inner_states)
         for name in gradient:
-            # Each tree keeps one network and has a gap in place of the others, because the states in `optax.partition`
-            # have this form.
+            # Each tree keeps one network and has a gap for every other network, because `optax.partition` stores its
+            # states in this form.
             alone = [{each: tree[each] if each == name else GAP for each in NETWORKS} for tree in (gradient, params)]
             change: PyTree
             with jax.numpy_dtype_promotion("standard"):  # strict promotion forbids Adam's float ** int
@@ -257,7 +260,9 @@ class SAC:
 
 
 def moments(head: Float[Array, "batch moments"]) -> tuple[Float[Array, "batch actions"], Float[Array, "batch actions"]]:
-    """Mean and log standard deviation before squashing, from the outputs of the actor's last layer.
+    """Splits the outputs of the actor's last layer into the mean and the log standard deviation of the actions.
+
+    Both are values before tanh squashes the actions. The log standard deviation is clipped to `LOG_STD`.
 
     >>> moments(jnp.array([[0.5, 9.0]]))[1].tolist()
     [[2.0]]
@@ -269,7 +274,7 @@ def moments(head: Float[Array, "batch moments"]) -> tuple[Float[Array, "batch ac
 def sample(
     mean: Float[Array, "batch actions"], log_std: Float[Array, "batch actions"], noise: Float[Array, "batch actions"]
 ) -> tuple[Float[Array, "batch actions"], Float[Array, " batch"]]:
-    """Actions from standard normal noise, and their log densities.
+    """Returns actions and their log densities. `noise` is standard normal.
 
     >>> action, log_density = sample(jnp.zeros((1, 1)), jnp.zeros((1, 1)), jnp.zeros((1, 1)))
     >>> action.item(), round(log_density.item(), 4)

@@ -1,11 +1,13 @@
 """Dopamine's logged replay: reads the published DQN-replay files and draws transitions from their frames.
 
-Each part N of a run's log has the files `$store$_observation_ckpt.N.gz`, `$store$_action_ckpt.N.gz`,
-`$store$_reward_ckpt.N.gz`, `$store$_terminal_ckpt.N.gz` and `add_count_ckpt.N.gz`: gzipped NumPy arrays.
+The log of a run has numbered parts. Each part N has the files `$store$_observation_ckpt.N.gz`,
+`$store$_action_ckpt.N.gz`, `$store$_reward_ckpt.N.gz`, `$store$_terminal_ckpt.N.gz` and `add_count_ckpt.N.gz`. The
+files are gzipped NumPy arrays.
 
 Source: google/dopamine, dopamine/replay_memory/circular_replay_buffer.py. The files were written by
-google-research/batch_rl, logged_replay_buffer.py. It writes a part when all slots of the buffer but one are filled.
-Therefore a part ends before its cursor, and the rows after the cursor belong to the previous part.
+google-research/batch_rl, logged_replay_buffer.py. That code writes a part when all slots of the buffer but one are
+filled. The slot to fill next is `add_count` modulo the capacity. Only the rows before this slot belong to the part,
+because the later rows still hold steps of the previous part.
 """
 
 from dataclasses import dataclass
@@ -27,8 +29,8 @@ PREFIX = "$store$_"
 class FrameLog(NamedTuple):
     """One part of a log. It has one row per step, and one row per blank frame before an episode.
 
-    `discount` is 0 at a termination. The first `number` entries of `steps` are the rows that may be drawn. Logs of
-    several seeds have a leading axis of seeds.
+    `discount` is 0 at a termination and gamma elsewhere. The first `number` entries of `steps` are the rows that may be
+    drawn. Logs of several seeds have a leading axis of seeds.
     """
 
     frames: UInt8[Array, "*seeds rows height width"]
@@ -46,7 +48,10 @@ class FrameMemory:
     stack: int = 4
 
     def sample(self, log: FrameLog, added: Int[Array, ""], uniform: Float[Array, " batch"]) -> Batch:
-        """One-step transitions, drawn by numbers `uniform` in [0, 1). Ignores `added`, because a log does not grow."""
+        """Draws one-step transitions with the random numbers `uniform` in [0, 1).
+
+        Ignores `added`, because a log does not grow.
+        """
         rows = self._rows(log, uniform)
         return Batch(
             self._stacked(log, rows),
@@ -59,7 +64,7 @@ class FrameMemory:
     def states(
         self, log: FrameLog, added: Int[Array, ""], uniform: Float[Array, " states"]
     ) -> UInt8[Array, "states height width stack"]:
-        """Observations, drawn by numbers `uniform` in [0, 1)."""
+        """Draws observations with the random numbers `uniform` in [0, 1)."""
         return self._stacked(log, self._rows(log, uniform))
 
     def unpack(self, packed: UInt8[Array, "*more"]) -> UInt8[Array, "*more"]:
@@ -75,11 +80,11 @@ class FrameMemory:
 
 
 def read(folder: Path, part: int, gamma: float, stack: int = 4, rows: int | None = None) -> FrameLog:
-    """Reads one part of a log, or its first `rows` rows.
+    """Reads one part of a log. If `rows` is given, reads only the first `rows` rows.
 
     Blank frames precede each episode, so a stack never crosses the start of an episode. A step may be drawn if none of
-    the `stack - 1` rows before it is terminal and its successor was logged. These files do not mark truncations, so a
-    step across a truncation is drawn like any other.
+    the `stack - 1` rows before it is terminal, and if the log has the next step. These files do not mark truncations,
+    so the last step before a truncation is drawn like any other step.
 
     Raises ValueError if a file is missing or damaged, or if the files have different lengths.
     """
@@ -113,7 +118,7 @@ def read(folder: Path, part: int, gamma: float, stack: int = 4, rows: int | None
 
 
 def drawable(terminal: ndarray, stack: int) -> ndarray:
-    """The rows of steps that have a whole stack of frames before them, and a next step.
+    """The rows of the steps that may be drawn. These have a whole stack of frames and a next step.
 
     >>> drawable(np.array([0, 0, 0, 1, 0, 0, 0, 0]), stack=2).tolist()
     [1, 2, 3, 5, 6]

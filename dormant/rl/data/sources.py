@@ -24,7 +24,7 @@ Playable = Environment | Atari
 
 
 class FinishedRun(NamedTuple):
-    """A finished run that another run uses: its last state, its folder of replay files, and its owner number."""
+    """The last state of a finished run, the folder of its replay files, and the number that marks these files."""
 
     state: Any
     replay: Path
@@ -51,7 +51,7 @@ class Fixed:
 
     @property
     def steps(self) -> int:
-        """Number of transitions per seed."""
+        """The number of transitions per seed."""
         return self.memory.capacity
 
     def at(self, gradient_steps: int) -> ReplayState:
@@ -62,7 +62,7 @@ class Fixed:
 
 @dataclass(frozen=True)
 class OwnReplay:
-    """The final replay of one of our DQN runs, in the environment and with the seeds of the offline training.
+    """The final replay of one of our DQN runs. The run has the environment and the seeds of the offline training.
 
     `open` also writes one file per seed for other programs. `dormant.rl.data.transitions` describes the format.
     """
@@ -87,7 +87,7 @@ class OwnReplay:
 
 
 def _keep(file: Path, steps: transitions.Transitions) -> None:
-    """Writes the file if it does not exist. Raises ValueError if an existing file holds other steps."""
+    """Writes the steps to the file if it does not exist. Raises ValueError if an existing file holds other steps."""
     if not file.exists():
         transitions.write(file, steps)
     elif not all(map(np.array_equal, steps, transitions.read(file))):
@@ -113,7 +113,7 @@ class TransitionFiles:
 
 @dataclass(frozen=True)
 class Minari:
-    """A Minari data set, the same for every seed."""
+    """A Minari data set. All seeds use the same data set."""
 
     name: str
 
@@ -133,13 +133,13 @@ Part = tuple[int, ...]  # for each seed, the number N of its current part of the
 
 @dataclass(frozen=True)
 class DopamineReplay:
-    """The published replay of DQN on a game, in `parts` parts. One random part per seed is in memory at a time.
+    """The published replay of DQN on a game. It has `parts` parts. One random part per seed is in memory at a time.
 
-    A new part is drawn after every `every` gradient steps. `path` is a folder with one folder per game, in which seed k
-    reads run k + 1. `rows` keeps only the first rows of each part; a whole part takes 7 GB.
+    After every `every` gradient steps, each seed draws a new part. `path` is a folder with one subfolder per game.
+    Seed k reads run k + 1 of the game. `rows` keeps only the first rows of each part. A whole part takes 7 GB.
 
-    Source: Agarwal, Schuurmans and Norouzi 2020; batch_rl/fixed_replay loads one of 50 parts per iteration, which has
-    62,500 gradient steps.
+    Source: Agarwal, Schuurmans and Norouzi 2020. Their code batch_rl/fixed_replay loads one of 50 parts per iteration,
+    and an iteration has 62,500 gradient steps.
     """
 
     path: Path | None = field(default=None, compare=False)
@@ -153,7 +153,7 @@ class DopamineReplay:
         return ()
 
     def open(self, agent: DQN, env: Playable, seeds: tuple[int, ...], folder: Path, *earlier: FinishedRun) -> "Parts":
-        """Returns the parts, which are read when needed. Raises ValueError if the folder is missing."""
+        """Returns the parts without reading them. Raises ValueError if the folder of the game is missing."""
         del folder, earlier
         if not isinstance(env, Atari):
             raise ValueError(f"DQN-replay holds Atari games only, got the environment {env}.")
@@ -175,7 +175,10 @@ class Parts:
     memory: dopamine.FrameMemory = field(default_factory=dopamine.FrameMemory)
 
     def at(self, gradient_steps: int) -> dopamine.FrameLog:
-        """Reads the parts that this gradient step uses. Their random choice depends only on the seed and the step."""
+        """Returns the parts for this gradient step, one random part per seed. Reads them if they are not in memory.
+
+        The choice of a part depends only on the seed and on the gradient step.
+        """
         visit = gradient_steps // self.source.every
         part = tuple(int(np.random.default_rng([seed, visit]).integers(self.source.parts)) for seed in self.seeds)
         if part not in self._read:

@@ -7,7 +7,7 @@ has its own file.
     action            the number of the action
     reward            the reward that the agent learned from, clipped if the agent clips rewards
     terminal          whether the return ends here, so that nothing is bootstrapped
-    last              whether the episode ends here, whether terminated or truncated
+    last              whether the episode ends here, by termination or by truncation
     next_observation  the observation after the step, before any reset
 """
 
@@ -27,7 +27,7 @@ from ..replay.device import Replay, ReplayState
 
 
 class Transitions(NamedTuple):
-    """Agent steps of one data set, oldest first, with the fields of its file."""
+    """Agent steps of one data set, oldest first. The fields are the arrays of a file (see above)."""
 
     observation: Shaped[ndarray, "steps *shape"]
     action: Integer[ndarray, " steps"]
@@ -78,7 +78,7 @@ def _check_types(file: Path, found: dict[str, ndarray]) -> None:
 
 
 def of_ring(replay: Replay, ring: ReplayState, added: int) -> Transitions:
-    """The steps that the ring of one seed holds after `added` agent steps."""
+    """Returns the steps in the ring of one seed, oldest first. `added` is the number of steps added to the ring."""
     held = min(added, replay.capacity)
     slots = np.arange(added - held, added) % replay.capacity
     pairs = np.asarray(replay.unpack(jnp.asarray(ring.observations[slots]))).astype(replay.observation_dtype)
@@ -94,7 +94,9 @@ def of_ring(replay: Replay, ring: ReplayState, added: int) -> Transitions:
 
 
 def ring_of(transitions: Transitions, gamma: float, n_step: int = 1) -> tuple[Replay, ReplayState]:
-    """A full ring of these transitions, in this order. Raises ValueError for actions above 255.
+    """Returns the settings and the arrays of a full ring that holds these transitions in the same order.
+
+    Raises ValueError for actions outside 0 to 255.
 
     >>> steps = Transitions(*[np.zeros((3, 2), bool), np.array([0, 1, 1]), np.ones(3, np.float32)],
     ...                     *[np.array([False, False, True])] * 2, np.ones((3, 2), bool))
@@ -118,7 +120,7 @@ def ring_of(transitions: Transitions, gamma: float, n_step: int = 1) -> tuple[Re
 
 
 def joined(rings: list[ReplayState]) -> ReplayState:
-    """The rings of several seeds as one, with a leading axis of seeds. Raises ValueError if their lengths differ."""
+    """Joins the rings of several seeds along a new leading axis of seeds. Raises ValueError if their lengths differ."""
     lengths = {len(ring.action) for ring in rings}
     if len(lengths) > 1:
         raise ValueError(f"the data of all seeds must have equally many steps, got {sorted(lengths)}.")
@@ -129,10 +131,10 @@ def read_minari(name: str) -> Transitions:
     """Reads all steps of a data set in Minari's folder (MINARI_DATASETS_PATH). Downloads nothing.
 
     An episode has one more observation than it has steps, so the last observation of a truncated episode is known. An
-    episode that ends without a termination counts as truncated.
+    episode that ends without a termination is treated as truncated.
 
     Raises ValueError if minari or the data set is missing, if an observation is not an array, or if actions are not
-    numbers of a finite set.
+    integers.
     """
     episodes = list(_loaded(name).iterate_episodes())
     if not episodes or not all(len(each.rewards) for each in episodes):
@@ -163,7 +165,7 @@ def _loaded(name: str) -> Any:
 
 
 def _check(name: str, episode: Any) -> None:
-    """Raises ValueError, which names the episode, if the episode cannot be read as transitions."""
+    """Raises ValueError if the episode cannot be read as transitions. The message names the episode."""
     place = f"episode {episode.id} of the Minari data set {name!r}"
     observations, actions = episode.observations, np.asarray(episode.actions)
     if not isinstance(observations, np.ndarray) or actions.ndim != 1 or actions.dtype.kind not in "iu":

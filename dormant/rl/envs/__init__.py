@@ -1,4 +1,4 @@
-"""The interfaces of environments, evaluation on whole episodes, and videos of evaluation episodes."""
+"""Interfaces of environments, functions that play evaluation episodes, and videos of these episodes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Numbers = TypeVar("Numbers", Array, ndarray)
 
 
 class Outcome(NamedTuple):
-    """The outcome of one agent step. `observation` is the observation after the action, before any reset."""
+    """The outcome of one agent step. `observation` is the observation after the action and before any reset."""
 
     observation: Shaped[Array, " *shape"]
     reward: Float[Array, ""]
@@ -71,9 +71,9 @@ class HostOutcome(Protocol):
 
 @runtime_checkable
 class Player(Protocol):
-    """Independent copies of an environment on the host, one per seed.
+    """Independent environments on the host, one per seed.
 
-    `step` restarts the episodes that ended. `save` returns a tree of arrays, which `restore` sets as the exact state.
+    `step` restarts the episodes that ended. `save` returns the exact state as a tree of arrays. `restore` restores it.
     """
 
     @property
@@ -84,7 +84,7 @@ class Player(Protocol):
 
 
 class ControlOutcome(NamedTuple):
-    """The outcome of one agent step in each body. `observation` is the one after the action, before any restart."""
+    """The outcome of one agent step of each body. `observation` is taken after the action and before any restart."""
 
     observation: Float32[ndarray, "bodies observation"]
     reward: Float32[ndarray, " bodies"]
@@ -101,7 +101,7 @@ class ControlOutcome(NamedTuple):
 class ControlEnvironment(Protocol):
     """A continuous environment on the host. An action has `actions` numbers in [-1, 1].
 
-    An observation has `observations` numbers. `begin` starts one body per seed; each step of the bodies returns a
+    An observation has `observations` numbers. `begin` starts one body per seed. The `step` of the bodies returns a
     `ControlOutcome`. Different values of `stream` give independent random numbers, for training and evaluation.
     """
 
@@ -112,33 +112,37 @@ class ControlEnvironment(Protocol):
     def begin(self, seeds: Sequence[int], stream: int = 0) -> Player: ...
 
 
-RANDOM_PLAY = 2**63  # `stream` of random play; an evaluation's `stream` is its number of earlier agent steps
-FRAMES_PER_SECOND = 15  # agent steps, at 60 emulator frames per second
+RANDOM_PLAY = 2**63  # `stream` of random play; the `stream` of an evaluation is the number of training steps before it
+FRAMES_PER_SECOND = 15  # of videos: one frame per agent step, which takes 4 of the 60 emulator frames per second
 SCALE = 2  # factor by which videos enlarge the Atari screen
 
 # Maps an observation and two uniform numbers to an action and the Q value of the greedy action.
 Policy = Callable[[Shaped[Array, " *shape"], Float[Array, "2"]], tuple[Int[Array, ""], Float[Array, ""]]]
-# Maps the observations of all seeds to their actions and Q values. For SAC the Q values are None, because its critics
-# include an entropy bonus, which an evaluation with the mean action does not earn.
+# Maps the observations of all seeds to their actions and Q values. For SAC the Q values are None: the critics of SAC
+# include an entropy bonus, and an evaluation with the mean action does not earn this bonus.
 HostPolicy = Callable[[ndarray], tuple[ndarray, ndarray | None]]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The return that Q estimates: the sum of rewards, clipped to [-1, 1] or not, discounted by `gamma`."""
+    """The return that Q estimates: the sum of rewards, discounted by `gamma`.
+
+    If `clip_rewards` is true, each reward is clipped to [-1, 1].
+    """
 
     gamma: float = 1.0
     clip_rewards: bool = False
 
     def reward(self, reward: Numbers) -> Numbers:
-        """The rewards as the agent learns from them."""
+        """Returns the rewards that the agent learns from: clipped if `clip_rewards` is true."""
         return reward.clip(-1.0, 1.0) if self.clip_rewards else reward
 
 
 class QGap(NamedTuple):
-    """Sums over the states of evaluation episodes: of Q minus the discounted return that followed, and of states.
+    """Two sums over the visited states of evaluation episodes. `total / states` is the metric `q_gap`.
 
-    `weight` is the factor of the next reward in the sum of the discounted returns.
+    `total` is the sum of Q minus the discounted return that followed. `states` is the number of states. `weight` is the
+    factor of the next reward in the sum of the discounted returns.
 
     >>> zero, one = np.float32([0.0]), np.float32([1.0])
     >>> gap = QGap(zero, zero, zero).after(3 * one, one, zero, zero, Objective(gamma=0.5))
@@ -154,10 +158,10 @@ class QGap(NamedTuple):
     def after(
         self, value: Numbers, reward: Numbers, terminal: Numbers, truncated: Numbers, objective: Objective
     ) -> "QGap":
-        """The sums after a state with this Q value and the agent step from it. `terminal` and `truncated` are 0 or 1.
+        """Returns the sums after one more state and the agent step from it. `value` is the Q value of the state.
 
-        At a truncation, the return from the last state on is unknown. The Q value of that state replaces it, and that
-        state is not counted.
+        `terminal` and `truncated` are 0 or 1. At a truncation, the return from the last state on is unknown. The Q
+        value of the last state replaces this return, and the last state is not counted.
         """
         before = objective.gamma * self.weight
         followed = truncated * before * value + (1.0 - truncated) * (before + 1.0) * objective.reward(reward)
@@ -172,14 +176,14 @@ AT_ONCE = 10
 
 
 class Played(NamedTuple):
-    """Evaluation episodes on the device: their undiscounted, unclipped returns, and the sums behind `q_gap`."""
+    """Results of evaluation episodes on the device: undiscounted, unclipped returns, and the sums for `q_gap`."""
 
     returns: Float[Array, " episodes"]
     gap: QGap
 
 
 def play(env: Environment, policy: Policy, key: Key[Array, ""], episodes: int, objective: Objective) -> Played:
-    """Plays `episodes` whole episodes on the device.
+    """Plays `episodes` whole episodes on the device. Returns their results.
 
     Source: the paper's evaluation phase, which plays with epsilon 0.001; dopamine/discrete_domains/run_experiment.py.
     """
@@ -210,7 +214,7 @@ def _episode(env: Environment, policy: Policy, key: Array, objective: Objective)
 
 
 class Film:
-    """Writes an MP4 video. `close` gives the file its final name. Raises OSError if it cannot be written."""
+    """Writes an MP4 video. `close` gives the file its final name. Raises OSError if the file cannot be written."""
 
     def __init__(self, path: Path, screen: Callable[[], UInt8[ndarray, "rows columns 3"]]) -> None:
         self._path, self._part, self._screen = path, path.with_suffix(".part.mp4"), screen
@@ -243,13 +247,13 @@ class Film:
 
 
 class HostPlayed(NamedTuple):
-    """Evaluation episodes on the host: their undiscounted, unclipped returns and the sums behind `q_gap`, per seed."""
+    """Results of evaluation episodes on the host per seed: undiscounted, unclipped returns and the sums for `q_gap`."""
 
     returns: list[Float32[ndarray, " episodes"]]
     gap: QGap | None  # None without Q values
 
     def metrics(self) -> dict[str, Float[ndarray, " seeds"]]:
-        """The mean return of each seed, and the gap if there are Q values."""
+        """Returns the mean return of each seed, and `q_gap` if there are Q values."""
         found = {"eval_return": np.array([np.mean(each) for each in self.returns])}
         if self.gap is not None:
             found["q_gap"] = np.asarray(self.gap.total / np.maximum(self.gap.states, 1.0))
@@ -264,10 +268,10 @@ def play_on_host(
     objective: Objective = UNDISCOUNTED,
     film: Film | None = None,
 ) -> HostPlayed:
-    """Plays whole episodes on the host.
+    """Plays whole episodes on the host. Returns their results.
 
     Every seed plays at least `agent_steps` agent steps and at least `episodes` episodes. A lost life does not end an
-    episode. If its step is terminal, it ends the return that Q estimates. The film, if there is one, shows the first
+    episode. If the outcome is terminal at a lost life, the return that Q estimates ends there. `film` records the first
     episode of the first seed.
     """
     seeds = len(player.observations)
@@ -297,7 +301,7 @@ def play_on_host(
 def _gap_after(
     gap: QGap, playing: Bool[ndarray, " seeds"], values: ndarray, outcome: HostOutcome, objective: Objective
 ) -> QGap:
-    """The sums after an agent step of the seeds that still play."""
+    """Returns the sums after one more agent step. Only the sums of seeds that still play change."""
     terminal, truncated = outcome.terminal, outcome.restarted & ~outcome.terminal
     ends = terminal.astype(np.float32), truncated.astype(np.float32)
     after = gap.after(values, outcome.reward, *ends, objective)

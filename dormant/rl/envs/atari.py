@@ -76,14 +76,14 @@ def human_normalised(game: str, score: float | Float[ndarray, "*shape"]) -> floa
     >>> human_normalised("Pong", -20.7), human_normalised("Pong", 14.6)
     (0.0, 1.0)
 
-    Raises ValueError, which suggests similar names, for an unknown game.
+    Raises ValueError for an unknown game. The message suggests similar names.
     """
     random, human = SCORES[known_game(game)]
     return (score - random) / (human - random)
 
 
 def known_game(game: str) -> str:
-    """The game's name. Raises ValueError, which suggests similar names, for a game without scores.
+    """Returns the game's name. Raises ValueError for an unknown game. The message suggests similar names.
 
     >>> known_game("DemonAttck")
     Traceback (most recent call last):
@@ -107,12 +107,13 @@ EMULATOR_BYTES = 16_384
 class Atari:
     """One Atari game with its minimal action set, preprocessed as for DQN.
 
-    An agent step is four frames of the emulator. The agent's frame is the pixelwise maximum of the last two, in grey,
-    resized to 84 x 84. An observation stacks the agent's last four frames, newest last, with zeros before the episode.
+    An agent step is four frames of the emulator. The agent sees one frame per agent step: the pixelwise maximum of the
+    last two emulator frames, in grey, resized to 84 x 84. An observation stacks the last four frames that the agent has
+    seen, newest last. At the start of an episode, missing frames are zeros.
 
     - `sticky`: probability, per emulator frame, that the last action is repeated instead of the chosen action.
     - `time_limit`: agent steps after which an episode is truncated.
-    - `noops`: largest number of frames without action before an episode. The number is drawn uniformly.
+    - `noops`: an episode starts with a random number of emulator frames without action. `noops` is the largest number.
     - `life_loss`: whether losing a life ends the return. The game continues.
 
     >>> Atari("Pong").observation_shape
@@ -181,9 +182,10 @@ class AtariState(NamedTuple):
 
 
 class AtariGames:
-    """Independent copies of one game, one per seed.
+    """Plays one Atari game once per seed. The games of different seeds do not influence each other.
 
-    Equal seeds and actions give exactly equal steps. `stream` separates evaluation from training.
+    Two games with equal `seed`, `stream` and actions take exactly equal steps. Training and evaluation use different
+    values of `stream`, so that their random numbers are independent.
 
     >>> games = AtariGames(Atari("Pong"), seeds=[0, 1])
     >>> outcome = games.step(np.array([0, 2]))
@@ -200,7 +202,7 @@ class AtariGames:
 
     @property
     def observations(self) -> UInt8[ndarray, "games height width stack"]:
-        """The current observations. Where an episode ended, this is the first observation of the next one."""
+        """The current observations. After the end of an episode, this is the first observation of the next episode."""
         return np.stack([game.observation for game in self._games])
 
     def step(self, actions: Integer[ndarray, " games"]) -> AtariOutcome:
@@ -209,16 +211,16 @@ class AtariGames:
         return AtariOutcome(*map(np.stack, zip(*outcomes, strict=True)))
 
     def save(self) -> AtariState:
-        """A copy of the state of all games."""
+        """Returns a copy of the state of all games."""
         return AtariState(*map(np.stack, zip(*[game.save() for game in self._games], strict=True)))
 
     def restore(self, state: AtariState) -> None:
-        """Restores a saved state, from which play resumes exactly."""
+        """Restores a saved state exactly. The same actions then lead to the same steps as after `save`."""
         for index, game in enumerate(self._games):
             game.restore(AtariState(*[np.asarray(leaf)[index] for leaf in state]))
 
     def screen(self, game: int) -> UInt8[ndarray, "rows columns 3"]:
-        """A game's screen in colour, for videos."""
+        """Returns the screen of a game in colour, for videos."""
         return self._games[game].screen()
 
 
@@ -250,7 +252,7 @@ class AtariGame:
         return AtariOutcome(frame, np.array(reward, np.float32), *(np.array(flag) for flag in flags))
 
     def save(self) -> AtariState:
-        """A copy of the state."""
+        """Returns a copy of the state."""
         state = np.frombuffer(self._emulator.cloneState(include_rng=True).serialize(), np.uint8)
         if state.size > EMULATOR_BYTES:
             raise ValueError(f"the emulator's state has {state.size} bytes, EMULATOR_BYTES allows {EMULATOR_BYTES}.")
@@ -262,7 +264,7 @@ class AtariGame:
         )
 
     def restore(self, state: AtariState) -> None:
-        """Restores a saved state, from which play resumes exactly."""
+        """Restores a saved state exactly. The same actions then lead to the same steps as after `save`."""
         emulator = state.emulator[: int(state.emulator_length)].tobytes()
         self._emulator.restoreState(_ale().ALEState(emulator))
         self._screens[:], self.observation = state.screens, np.array(state.observation)
@@ -270,14 +272,14 @@ class AtariGame:
         self._lives, self._draws = int(state.lives), int(state.draws)
 
     def screen(self) -> UInt8[ndarray, "rows columns 3"]:
-        """The screen in colour."""
+        """Returns the screen in colour."""
         return self._emulator.getScreenRGB()
 
     def _play(self, action: int) -> tuple[float, bool]:
         """Plays four frames, or fewer if the return ends. Returns the reward and whether the return ended."""
         reward = 0.0
         for frame, uniform in enumerate(self._uniforms()):
-            # Sticky actions are drawn by this class, because the emulator's own would differ after a restore.
+            # This class draws the sticky actions, because the emulator would draw different ones after `restore`.
             if uniform >= self.spec.sticky:
                 self._last_action = action
             reward += self._emulator.act(self._actions[self._last_action])
@@ -292,8 +294,11 @@ class AtariGame:
         return self._emulator.game_over() or (self.spec.life_loss and self._lives < before)
 
     def _look(self) -> UInt8[ndarray, "height width"]:
-        """The agent's frame. If a step ended early, it combines screens of earlier steps, as in Dopamine."""
-        # Many games draw some objects only in every second frame.
+        """Returns the agent's frame: the maximum of two screens, resized.
+
+        If the step ended early, screens of the step before can be among the two, as in Dopamine.
+        """
+        # Takes the maximum, because many games draw some objects only in every second frame.
         np.maximum(*self._screens, out=self._screens[0])
         cv2 = _cv2()
         return cv2.resize(self._screens[0], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -350,6 +355,6 @@ def _cv2() -> ModuleType:
         import cv2
     except ImportError as error:
         raise ImportError(f"Atari games need OpenCV ({error}): pip install 'dormant[atari]'") from error
-    # Uses one thread, because it resizes so small an image faster than several threads, and leaves cores to the device.
+    # Uses one thread. For such small images one thread is faster than several, and other cores stay free for training.
     cv2.setNumThreads(1)
     return cv2

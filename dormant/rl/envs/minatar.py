@@ -24,7 +24,7 @@ GAMES = {
 
 
 class MinAtarState(NamedTuple):
-    """A pgx game and the agent steps since it began."""
+    """The state of a pgx game, and the number of agent steps since the episode began."""
 
     game: PyTree
     elapsed: Int[Array, ""]
@@ -41,9 +41,9 @@ class MinAtar:
     (10, 10, 4)
 
     Raises ValueError for an unknown game, ImportError at its first use if pgx is not installed.
-    Source: Young & Tian 2019 (MinAtar 1.0.15). The games equal MinAtar's step for step, with two exceptions: ours do
-    not repeat the last action of the previous episode, and MinAtar has no time limit. `_as_minatar` corrects Seaquest
-    of pgx 2.6.
+    Source: Young & Tian 2019 (MinAtar 1.0.15). Every step of our games equals a step of MinAtar, with two exceptions.
+    Our games do not repeat the last action of the previous episode, and they have a time limit. `_as_minatar` corrects
+    the rules of Seaquest in pgx 2.6.
     """
 
     game: str = "Asterix"
@@ -105,7 +105,7 @@ def _pgx(game: str, sticky: float) -> Any:
 
 
 def _lenient() -> ExitStack:
-    """A context in which pgx can add Booleans to integers, even if the user set JAX's strict type promotion."""
+    """Returns a context in which pgx can add Booleans to integers, even if JAX's type promotion is set to strict."""
     stack = ExitStack()
     stack.enter_context(jax.numpy_dtype_promotion("standard"))
     stack.enter_context(jax.numpy_rank_promotion("allow"))

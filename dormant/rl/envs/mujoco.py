@@ -23,14 +23,14 @@ TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5")
 class MuJoCo:
     """One of Gymnasium's locomotion tasks. An episode is truncated after `time_limit` agent steps.
 
-    Actions lie between -1 and 1 and are scaled to the task's own range (Humanoid's is 0.4).
+    Actions lie between -1 and 1. They are scaled to the range of the task, for example to [-0.4, 0.4] for Humanoid.
 
     >>> MuJoCo("Hopper-v5").observations, MuJoCo("Hopper-v5").actions
     (11, 3)
 
     Raises ValueError for an unknown task, ImportError at its first use if Gymnasium or MuJoCo is not installed.
-    Source: the paper uses the `-v2` tasks of OpenAI Gym; docs/differences.md lists how the `-v5` tasks differ from
-    them.
+    Source: the paper uses the `-v2` tasks of OpenAI Gym. docs/differences.md lists how the `-v5` tasks differ from the
+    `-v2` tasks.
     """
 
     task: str = "HalfCheetah-v5"
@@ -55,7 +55,7 @@ class MuJoCo:
 
 
 def known_task(task: str) -> str:
-    """The task's name. Raises ValueError, which suggests similar names, for an unknown task.
+    """Returns the task's name. Raises ValueError for an unknown task. The message suggests similar names.
 
     >>> known_task("Hoper-v5")
     Traceback (most recent call last):
@@ -69,7 +69,7 @@ def known_task(task: str) -> str:
 class MuJoCoState(NamedTuple):
     """The complete state of a body, with a leading axis of bodies if there are several.
 
-    `physics` holds the bytes of MuJoCo's integration state and of the body positions, which rewards depend on.
+    `physics` holds bytes: first MuJoCo's integration state, then the body positions that rewards depend on.
     """
 
     physics: UInt8[ndarray, "*bodies bytes"]
@@ -79,9 +79,9 @@ class MuJoCoState(NamedTuple):
 
 
 class MuJoCoBodies:
-    """Independent bodies with the same task, one per seed.
+    """Bodies with the same task, one per seed. The bodies do not influence each other.
 
-    Equal seeds and actions give exactly equal steps.
+    Two bodies with equal `seed`, `stream` and actions take exactly equal steps.
 
     >>> bodies = MuJoCo("Hopper-v5").begin(seeds=[0, 1])
     >>> outcome = bodies.step(np.zeros((2, 3)))
@@ -94,7 +94,7 @@ class MuJoCoBodies:
 
     @property
     def observations(self) -> Float32[ndarray, "bodies observation"]:
-        """The current observations. Where an episode ended, this is the first observation of the next one."""
+        """The current observations. After the end of an episode, this is the first observation of the next episode."""
         return np.stack([body.observation for body in self._bodies])
 
     def step(self, actions: Float[ndarray, "bodies actions"]) -> ControlOutcome:
@@ -104,22 +104,22 @@ class MuJoCoBodies:
         return ControlOutcome(np.stack(observation), *map(np.array, others))
 
     def save(self) -> MuJoCoState:
-        """A copy of the state of all bodies."""
+        """Returns a copy of the state of all bodies."""
         return MuJoCoState(*map(np.stack, zip(*[body.save() for body in self._bodies], strict=True)))
 
     def restore(self, state: MuJoCoState) -> None:
-        """Restores a saved state, from which play resumes exactly."""
+        """Restores a saved state exactly. The same actions then lead to the same steps as after `save`."""
         for index, body in enumerate(self._bodies):
             body.restore(MuJoCoState(*[np.asarray(leaf)[index] for leaf in state]))
 
 
 class MuJoCoBody:
-    """One body of `MuJoCoBodies`: a Gymnasium task with its random numbers."""
+    """One body of `MuJoCoBodies`: a Gymnasium task and its random numbers."""
 
     def __init__(self, spec: MuJoCo, seed: int, stream: int = 0) -> None:
         self.spec, self._key, self._episodes = spec, (seed, stream), 0
         self._task, self._mujoco = _task(spec.task), _packages()[1]
-        self._strongest = self._task.action_space.high  # enough, because the action bounds of all tasks are symmetric
+        self._strongest = self._task.action_space.high  # the lower bound is its negative in every task
         self._kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
         self._restart()
 
@@ -134,18 +134,18 @@ class MuJoCoBody:
         return after, np.float32(reward), bool(terminal), bool(late and not terminal)
 
     def save(self) -> MuJoCoState:
-        """A copy of the state."""
+        """Returns a copy of the state."""
         counters = (np.array(count, np.int32) for count in (self._elapsed, self._episodes))
         return MuJoCoState(self._physics().view(np.uint8), self.observation.copy(), *counters)
 
     def restore(self, state: MuJoCoState) -> None:
-        """Restores a saved state, from which play resumes exactly."""
+        """Restores a saved state exactly. The same actions then lead to the same steps as after `save`."""
         data, physics = self._task.data, np.frombuffer(state.physics.tobytes())
         ends = np.cumsum([self._size, data.xpos.size])
         integrated, places, centres = np.split(physics, ends)
         self._mujoco.mj_setState(self._task.model, data, integrated, self._kind)
-        # Restores these positions too: the rewards of Ant and Humanoid compare them before and after a step, and MuJoCo
-        # recomputes them only in a step.
+        # Also restores the body positions. The rewards of Ant and Humanoid compare the positions before and after a
+        # step, and MuJoCo recomputes them only in a step.
         data.xpos[:], data.xipos[:] = places.reshape(data.xpos.shape), centres.reshape(data.xipos.shape)
         self.observation = np.array(state.observation)
         self._elapsed, self._episodes = int(state.elapsed), int(state.episodes)
@@ -170,14 +170,13 @@ class MuJoCoBody:
 def _task(name: str) -> Any:
     gymnasium, mujoco = _packages()
     with _quiet(mujoco):
-        # Unwrapped, because this file applies the time limit itself, and these environments need no wrapper that checks
-        # them.
+        # Removes Gymnasium's wrappers: this file applies the time limit itself, and no wrapper needs to check the task.
         return gymnasium.make(name, disable_env_checker=True).unwrapped
 
 
 @contextmanager
 def _quiet(mujoco: ModuleType) -> Iterator[None]:
-    """Silences MuJoCo's warning about HalfCheetah's old model, which is printed and written to a log file."""
+    """Silences a warning about HalfCheetah's old model. MuJoCo would print it and write it to a log file."""
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda _: None)
     try:

@@ -1,4 +1,4 @@
-"""Building blocks of Q-networks, a multi-layer perceptron, and a network with three heads for plasticity injection."""
+"""Layers and heads of Q-networks, and two Q-networks: `MLP`, and `Injectable` for plasticity injection."""
 
 import math
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ Layer = dict[str, Array]
 Params = dict[str, dict[str, Array]]
 Shape = tuple[int, ...]
 
-# The initialiser of the paper's networks (dopamine/labs/redo/networks.py). MinAtar's own DQN uses PyTorch's default,
-# which draws kernels and biases uniformly within ±1/sqrt(fan in).
 OUTPUT_LAYERS = ("head", "advantage", "value")
+# The initialiser of the paper's networks (dopamine/labs/redo/networks.py). The DQN of Young & Tian 2019 on MinAtar uses
+# PyTorch's default instead, which draws kernels and biases uniformly within ±1/sqrt(fan in).
 KERNEL = jax.nn.initializers.xavier_uniform()
-EPSILON = 1e-6  # of LayerNorm; Flax's default
+EPSILON = 1e-6  # added to the variance in LayerNorm; Flax's default
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ def fresh_layer(
     layer_norm: bool = False,
     kernel: jax.nn.initializers.Initializer = KERNEL,
 ) -> Layer:
-    """A random kernel of the given shape and a zero bias. `layer_norm` adds a scale of one and an offset of zero."""
+    """Returns a layer with a random kernel and zero biases. `layer_norm` adds scales of one and offsets of zero."""
     plain = {"kernel": kernel(key, shape, jnp.float32), "bias": jnp.zeros(shape[-1])}
     norm = {"scale": jnp.ones(shape[-1]), "offset": jnp.zeros(shape[-1])}
     return plain | (norm if layer_norm else {})
@@ -54,12 +54,12 @@ def outputs_of(neurons: int, activation: Activation) -> int:
 
 
 def active(values: Float[Array, "batch *places n"], layer: Layer, activation: Activation) -> Float[Array, "..."]:
-    """The activations of a layer. If the layer has a scale, LayerNorm is applied before the activation."""
+    """Applies LayerNorm if the layer has a scale, then the activation function. Returns the activations."""
     return activated(normalised(values, layer) if "scale" in layer else values, activation)
 
 
 def activated(values: Float[Array, "batch *places n"], activation: Activation) -> Float[Array, "batch *places outputs"]:
-    """ReLU, leaky ReLU with slope 0.01, or CReLU: the ReLU of the values and of their negatives, concatenated.
+    """Applies ReLU, leaky ReLU with slope 0.01, or CReLU. CReLU concatenates ReLU(x) and ReLU(-x).
 
     >>> [activated(jnp.array([[1.0, -2.0]]), name).tolist() for name in ("relu", "crelu")]
     [[[1.0, 0.0]], [[1.0, 0.0, 0.0, 2.0]]]
@@ -89,15 +89,15 @@ def normalised(values: Float[Array, "batch *places n"], layer: Layer) -> Float[A
 
 
 def spectrally_normalised(layer: Layer) -> Layer:
-    """A dense layer with its kernel divided by its largest singular value. Gradients also flow through this value.
+    """Divides a dense layer's kernel by its largest singular value. Gradients also flow through this value.
 
     >>> kernel = spectrally_normalised({"kernel": jnp.diag(jnp.array([4.0, 1.0]))})["kernel"]
     >>> jnp.round(kernel, 3).tolist()
     [[1.0, 0.0], [0.0, 0.25]]
 
     Source: Miyato et al. 2018, "Spectral normalization for generative adversarial networks"; Gogianu et al. 2021,
-    "Spectral normalisation for deep reinforcement learning", for one layer of a Q-network. Both papers
-    keep the power iteration's vector between steps; this function restarts it at every step.
+    "Spectral normalisation for deep reinforcement learning", for one layer of a Q-network. Both papers keep the vector
+    of the power iteration between steps. This function restarts the power iteration at every step.
     """
     value = largest_singular_value(layer["kernel"])
     return layer | {"kernel": layer["kernel"] / jnp.where(value > 0, value, 1.0)}
@@ -109,7 +109,7 @@ def linear(values: Float[Array, "batch inputs"], layer: dict[str, Array]) -> Flo
 
 
 def output_layers(key: Key[Array, ""], inputs: int, actions: int, dueling: bool) -> Params:
-    """Fresh output layers: a linear head, or the two layers of a dueling head, for advantages and the state's value."""
+    """Returns fresh output layers: one linear head, or the advantage layer and the value layer of a dueling head."""
     if not dueling:
         return {"head": fresh_layer(key, (inputs, actions))}
     advantage, value = jax.random.split(key)
@@ -117,7 +117,9 @@ def output_layers(key: Key[Array, ""], inputs: int, actions: int, dueling: bool)
 
 
 def q_values(hidden: Float[Array, "batch neurons"], params: Params) -> Float[Array, "batch actions"]:
-    """Q values from the output layers. A dueling head adds the advantages, minus their mean, to the state's value.
+    """Applies the output layers. Returns the Q values.
+
+    A dueling head subtracts the mean advantage from each advantage, and adds the state's value.
 
     >>> one = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
     >>> q_values(jnp.array([[2.0]]), {"value": one, "advantage": {"kernel": jnp.ones((1, 2)), "bias": jnp.arange(2.0)}})
@@ -166,10 +168,11 @@ OUTPUTS = ("head", "value", "advantage")
 
 @dataclass(frozen=True)
 class Injectable:
-    """A Q-network whose values are head(x) + new_head(x) - minus_head(x). The last two heads start equal.
+    """A Q-network with three heads. Its values are head(x) + new_head(x) - minus_head(x).
 
-    `shared` names the layers below the head, which all three heads read. `PlasticityInjection` decides which heads
-    learn, and when. Without this intervention, all three heads learn. The cost is three passes through the head.
+    The heads `new_head` and `minus_head` start equal. `shared` names the layers below the heads. All three heads read
+    these layers. `PlasticityInjection` decides which heads learn, and when. Without this intervention, all three heads
+    learn. A head includes all layers that are not shared, and the network computes these layers three times.
 
     >>> params = Injectable(MLP((4, 3)), shared=("dense_0",)).init(jax.random.key(0), (2,), actions=2)
     >>> list(params)
@@ -202,7 +205,7 @@ class Injectable:
 
 
 def injectable(network: QNetwork) -> Injectable:
-    """Wraps a network for plasticity injection. All layers below its last hidden layer are shared.
+    """Wraps a network for plasticity injection. Shares all layers below the last hidden layer.
 
     >>> from dormant.rl.networks.convolutional import NatureCNN
     >>> injectable(NatureCNN()).shared

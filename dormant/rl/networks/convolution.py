@@ -1,4 +1,4 @@
-"""Two ways to compute a convolution: XLA's, with gradients that are fast in loops, and a matrix product of patches."""
+"""Two ways to compute a convolution: with XLA, or as a matrix product of patches. Both are fast in compiled loops."""
 
 from functools import partial
 from typing import Literal
@@ -14,20 +14,20 @@ Pads = tuple[tuple[int, int], tuple[int, int]]  # zeros before and after the row
 
 
 def convolved(maps: Array, layer: Layer, stride: int = 1, padding: Padding = "SAME") -> Array:
-    """XLA's convolution plus the bias.
+    """Convolves the maps with XLA's convolution and adds the bias.
 
-    Not computed as a matrix product of patches, because that never made a gradient step of these networks faster
-    (LOG.md).
+    Use `convolved_by_patches` for images with few channels. For the other layers of these networks, a matrix product of
+    patches never made a gradient step faster (LOG.md).
     """
     return xla_convolution(maps, layer["kernel"], stride, padding) + layer["bias"][None, None, None]
 
 
 def convolved_by_patches(images: Array, layer: Layer, stride: int, padding: Padding) -> Array:
-    """A convolution of images with few channels, plus the bias.
+    """Convolves images with few channels and adds the bias.
 
-    On a CPU, XLA's convolution of so few channels is slow, and its gradient in a loop is even slower (LOG.md).
-    Therefore this function computes a matrix product of patches on a CPU, and XLA's convolution on other backends. Both
-    results agree to float32 rounding.
+    On a CPU, XLA's convolution of few channels is slow, and its gradient in a loop is even slower (LOG.md). Therefore
+    this function computes a matrix product of patches on a CPU, and XLA's convolution on other backends. The two
+    results are equal up to float32 rounding.
     """
     multiply = patches_times_kernel if jax.default_backend() == "cpu" else xla_convolution
     return multiply(images, layer["kernel"], stride, padding) + layer["bias"][None, None, None]
@@ -39,11 +39,11 @@ def xla_convolution(
     stride: int,
     padding: Padding,
 ) -> Float[Array, "batch rows columns filters"]:
-    """XLA's convolution, without a bias, with gradients that are as fast inside a loop as outside.
+    """Convolves images with XLA's convolution, without a bias. The gradients are as fast inside a loop as outside.
 
     On a CPU, XLA rewrites the gradients of a convolution into a fast form, but not inside loops such as `lax.scan`
-    (jax-ml/jax 12868). On a CPU, this function therefore calls `loop_convolution`, which states the gradients in that
-    form. The results are bit-identical to XLA's own.
+    (jax-ml/jax 12868). On a CPU, this function therefore calls `loop_convolution`, which computes the gradients in the
+    fast form. The results are bit-identical to the results of XLA.
     """
     pads = (
         _pads(images.shape[1], kernel.shape[0], stride, padding),
@@ -54,7 +54,10 @@ def xla_convolution(
 
 
 def _convolution(images: Array, kernel: Array, stride: int, pads: Pads, spread: int = 1, apart: int = 1) -> Array:
-    """XLA's convolution. Zeros put the images' pixels `spread` apart and the kernel's pixels `apart` apart."""
+    """XLA's convolution of dilated arrays. `spread` dilates the images, and `apart` dilates the kernel.
+
+    Dilation by n inserts n - 1 zeros between neighbouring pixels.
+    """
     return jax.lax.conv_general_dilated(
         images,
         kernel,
@@ -73,9 +76,10 @@ def loop_convolution(
     stride: int,
     pads: Pads,
 ) -> Float[Array, "batch rows columns filters"]:
-    """A convolution with a rule for its two gradients. Each is an NHWC convolution between explicit transposes.
+    """A convolution with explicit gradients for images and kernel. Each gradient is a convolution in NHWC layout.
 
-    Supports reverse-mode differentiation once; `jax.jvp` and second derivatives need `jax.lax.conv_general_dilated`.
+    Supports only reverse-mode differentiation, and only once. `jax.jvp` and second derivatives need
+    `jax.lax.conv_general_dilated`.
     """
     return _convolution(images, kernel, stride, pads)
 
@@ -90,7 +94,7 @@ def _backward(stride: int, pads: Pads, saved: tuple[Array, Array], gradient: Arr
 
 
 def _gradient_of_images(gradient: Array, images: Array, kernel: Array, stride: int, pads: Pads) -> Array:
-    """The output gradient, spread by the stride and convolved with the flipped kernel."""
+    """Dilates the output gradient by the stride and convolves it with the flipped kernel."""
     margins = []
     for axis, (before, _) in enumerate(pads):
         side, spread = kernel.shape[axis], stride * (gradient.shape[axis + 1] - 1) + 1
@@ -101,7 +105,7 @@ def _gradient_of_images(gradient: Array, images: Array, kernel: Array, stride: i
 
 
 def _gradient_of_kernel(gradient: Array, images: Array, kernel: Array, stride: int, pads: Pads) -> Array:
-    """The images convolved with the output gradient. The channel and batch axes are exchanged."""
+    """Convolves the images with the dilated output gradient. Exchanges the channel and batch axes for this."""
     margins = []
     for axis, (before, _) in enumerate(pads):
         spread = stride * (gradient.shape[axis + 1] - 1) + 1
@@ -132,7 +136,7 @@ def patches_times_kernel(
 
 
 def _pads(length: int, side: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """The number of zeros before and after an axis. If their sum is odd, the additional zero is after the axis."""
+    """The numbers of zeros before and after an axis. If their sum is odd, there is one more zero after the axis."""
     if padding == "VALID":
         return 0, 0
     total = max(stride * (-(-length // stride) - 1) + side - length, 0)
@@ -140,7 +144,7 @@ def _pads(length: int, side: int, stride: int, padding: Padding) -> tuple[int, i
 
 
 def output_length(length: int, side: int, stride: int, padding: Padding) -> int:
-    """The rows or columns of a convolution's output, from those of its input.
+    """The length of a convolution's output along one axis. `length` is the input's length, and `side` the kernel's.
 
     >>> output_length(84, 8, 4, "SAME"), output_length(84, 8, 4, "VALID")
     (21, 20)

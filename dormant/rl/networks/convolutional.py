@@ -1,4 +1,4 @@
-"""Convolutional networks for MinAtar, for images with classes, and for Atari."""
+"""Convolutional networks for MinAtar, for image classification, and for Atari."""
 
 import math
 from dataclasses import dataclass
@@ -38,8 +38,8 @@ class MinAtarCNN:
     >>> MinAtarCNN().apply(params, jnp.zeros((2, 10, 10, 4), bool)).shape
     (2, 3)
 
-    `activation` and `layer_norm` apply to both layers. The normalisation comes before the activation. `spectral_norm`
-    applies to the dense layer, whose neurons are then measured but not recycled.
+    `activation` and `layer_norm` apply to the convolution and the dense layer. The normalisation comes before the
+    activation. `spectral_norm` applies to the dense layer. With it, that layer's neurons are measured but not recycled.
 
     Source: Young & Tian 2019, MinAtar's DQN (16 filters of 3 x 3 without padding, 128 neurons). Kernels are Xavier
     uniform and biases zero, as in the paper's networks.
@@ -91,7 +91,7 @@ class ImageCNN:
     Source: the paper's network for figure 3 has "three convolutions and a dense layer". The 32, 64 and 64 filters of
     3 x 3 come from secondary sources, because the paper's appendix was not available. Strides instead of pooling are
     our choice: pooling layers that give maps of equal size would make a step five times slower on a CPU. Weights are
-    initialised as in the paper's agents.
+    initialised as in the networks of the paper's agents.
     """
 
     filters: tuple[int, int, int] = (32, 64, 64)
@@ -137,8 +137,8 @@ class NatureCNN:
 
     Raises ValueError for a width that is not positive.
     Source: the paper's NatureDQNNetwork (dopamine/labs/redo/networks.py). PyTorch ports and Mnih et al. 2015 use
-    `padding="VALID"`, which leaves 3,136 inputs to the dense layer. `crelu` follows Abbas et al. 2023: a layer's n
-    neurons give 2n activations, relu(x) and relu(-x).
+    `padding="VALID"`, which leaves 3,136 inputs to the dense layer. The activation `crelu` follows Abbas et al. 2023: a
+    layer of n neurons has 2n activations, relu(x) and relu(-x).
     """
 
     width: float | int = 1  # multiplies filters and dense neurons; the paper uses 1, 2 and 4
@@ -174,7 +174,9 @@ class NatureCNN:
 
 @dataclass(frozen=True)
 class ImpalaResNet:
-    """Three stacks of a convolution, a maximum over 3 x 3 and two residual blocks, then a dense layer and a head.
+    """A residual network on frames of 0 to 255: three stacks, a dense layer and a linear head.
+
+    A stack has a convolution, max pooling over 3 x 3, and two residual blocks. `dueling` replaces the linear head.
 
     >>> params = ImpalaResNet().init(jax.random.key(0), (84, 84, 4), actions=6)
     >>> list(params)[:5], params["stack2_conv"]["kernel"].shape, params["dense"]["kernel"].shape
@@ -234,7 +236,7 @@ class ImpalaResNet:
 
 
 def scaled(neurons: int, width: float | int) -> int:
-    """The number of neurons under a width multiplier, rounded up as in the paper's code.
+    """The number of neurons times the width, rounded up as in the paper's code.
 
     >>> scaled(32, 2), scaled(32, 0.3)
     (64, 10)
@@ -243,7 +245,7 @@ def scaled(neurons: int, width: float | int) -> int:
 
 
 def pixels(observations: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Frames of 0 to 255, scaled to [0, 1]."""
+    """Scales frames of 0 to 255 to floats in [0, 1]."""
     return observations.astype(jnp.float32) / 255.0
 
 

@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Float, Int, Num, Shaped, UInt8
 
 
 class Batch(NamedTuple):
-    """n-step transitions. `discount_t` multiplies the value of `observation_t`; it is 0 after a termination.
+    """n-step transitions. `discount_t` multiplies the value of `observation_t`. It is 0 after a termination.
 
-    `noise` holds the random numbers of the agent's augmentation; it is empty without augmentation.
+    `noise` holds the random numbers of the agent's augmentation. It is empty without augmentation.
     """
 
     observation_tm1: Shaped[Array, "batch *shape"]
@@ -24,10 +24,11 @@ class Batch(NamedTuple):
 
 
 class ReplayState(NamedTuple):
-    """The arrays of a ring, one entry per agent step. `observations` has packed observations before and after a step.
+    """The arrays of a ring, with one entry per agent step.
 
-    Several rings have a leading axis of seeds. `discount` is 0 at a termination and gamma elsewhere. `last` is True at
-    the end of an episode, whether terminated or truncated.
+    `observations` has the packed observations before and after each step. `discount` is 0 at a termination and gamma
+    elsewhere. `last` is True at the end of an episode, by termination or by truncation. The rings of several seeds have
+    a leading axis of seeds.
     """
 
     observations: Num[Array, "*seeds capacity 2 packed"]
@@ -39,10 +40,11 @@ class ReplayState(NamedTuple):
 
 @dataclass(frozen=True)
 class Replay:
-    """A ring of the last `capacity` agent steps. Its methods take the number of steps added so far.
+    """The settings of a ring of the last `capacity` agent steps. The arrays of the ring are in a `ReplayState`.
 
-    Every step also stores the observation after it, so a truncated episode is bootstrapped from its true last
-    observation. An n-step return stops at the end of its episode. Boolean observations are stored as bits.
+    In all methods, `added` is the number of steps added so far. The ring stores the observations before and after each
+    step. Therefore a truncated episode is bootstrapped from its true last observation. An n-step return stops at the
+    end of its episode. Boolean observations are stored as bits.
     """
 
     capacity: int
@@ -51,7 +53,7 @@ class Replay:
     n_step: int = 1
 
     def init(self) -> ReplayState:
-        """An empty ring."""
+        """Returns an empty ring."""
         packed = jax.eval_shape(self.pack, jnp.zeros(self.observation_shape, self.observation_dtype))
         empty = jnp.zeros(self.capacity)
         return ReplayState(
@@ -63,12 +65,12 @@ class Replay:
         )
 
     def pack(self, observation: Shaped[Array, "*batch_and_shape"]) -> Num[Array, "*batch_and_packed"]:
-        """The observation as the ring stores it: flat, with eight Booleans per byte."""
+        """Returns an observation in the form that the ring stores: flat, with eight Booleans per byte."""
         flat = observation.reshape(*observation.shape[: observation.ndim - len(self.observation_shape)], -1)
         return jnp.packbits(flat, axis=-1) if self._as_bits else flat
 
     def unpack(self, packed: Num[Array, "*batch_and_packed"]) -> Shaped[Array, "*batch_and_shape"]:
-        """The observation before packing, with Booleans as unsigned bytes."""
+        """Reverses `pack`. Returns the observation with its shape. Booleans become unsigned bytes."""
         size = int(np.prod(self.observation_shape))
         flat = jnp.unpackbits(packed, axis=-1, count=size) if self._as_bits else packed
         return flat.reshape(*packed.shape[:-1], *self.observation_shape)
@@ -84,7 +86,7 @@ class Replay:
         last_t: Bool[Array, "*seeds"],
         observation_t: Shaped[Array, "*seeds_and_shape"],
     ) -> ReplayState:
-        """Adds one agent step, after `added` earlier ones. If the ring is full, it replaces the oldest step.
+        """Adds one agent step and returns the ring. In a full ring, the new step replaces the oldest step.
 
         One update in place writes the rings of all seeds, because under `vmap` the update would become a slow scatter.
         """
@@ -98,7 +100,7 @@ class Replay:
         return jax.tree.map(write, ring, step)
 
     def sample(self, ring: ReplayState, added: Int[Array, ""], uniform: Float[Array, " batch"]) -> Batch:
-        """n-step transitions, drawn by numbers `uniform` in [0, 1). The number 0 draws the oldest transition."""
+        """Draws n-step transitions with the random numbers `uniform` in [0, 1). 0 draws the oldest transition."""
         first = self._starts(added, uniform)
         steps = [(first + k) % self.capacity for k in range(self.n_step)]
         return_t, discount_t, final = jnp.zeros_like(uniform), jnp.ones_like(uniform), first
@@ -115,15 +117,14 @@ class Replay:
     def states(
         self, ring: ReplayState, added: Int[Array, ""], uniform: Float[Array, " batch"]
     ) -> Num[Array, "batch packed"]:
-        """Packed observations, drawn by numbers `uniform` in [0, 1)."""
+        """Draws packed observations with the random numbers `uniform` in [0, 1)."""
         return ring.observations[self._starts(added, uniform), 0]
 
     def _starts(self, added: Array, uniform: Array) -> Array:
         """The slots of the steps at which the drawn transitions start."""
         held = jnp.minimum(added, self.capacity)
         number = held - self.n_step + 1
-        # A float32 has a 24-bit significand, so every step can be drawn from a ring of up to 2**24 (about 16 million)
-        # steps.
+        # A float32 has a 24-bit significand. In a ring of up to 2**24 (about 16 million) steps, it reaches every step.
         offset = jnp.minimum((uniform * number.astype(jnp.float32)).astype(jnp.int32), number - 1)
         return (added - held + offset) % self.capacity
 

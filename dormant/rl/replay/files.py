@@ -1,8 +1,9 @@
 """Rings in memory-mapped files: opens them, flushes them, verifies their content, and checks that they fit.
 
-The checksum of a stored step covers its bytes, its number, and the ring's owner, a number that identifies one seed of
-one run. The checksum is therefore wrong if the slot holds a step of another run or an older step, or if a bit has
-flipped. It takes 3 microseconds per Atari frame. Opening a ring reads all its steps once, at about 1.5 GB per second.
+The owner of a ring is a number that identifies one seed of one run. The checksum of a stored step covers the bytes of
+the step, the number of the step, and the owner. Therefore the checksum is wrong if the slot holds an older step or a
+step of another run, or if a bit has flipped. Computing a checksum takes 3 microseconds per Atari frame. Opening a ring
+reads all its steps once, at about 1.5 GB per second.
 """
 
 import os
@@ -28,7 +29,7 @@ class DamagedRing(ValueError):
 
 @runtime_checkable
 class Ring(Protocol):
-    """The size of a ring: `capacity` agent steps, stored in `slots` slots of which `slack` are spare."""
+    """The size of a ring. The ring has `slots` slots: `capacity` for agent steps that can be drawn, `slack` more."""
 
     @property
     def capacity(self) -> int: ...
@@ -43,12 +44,15 @@ class Ring(Protocol):
 
 
 def save_due(ring: Ring, added: int, saved: int, steps: int) -> bool:
-    """Whether `steps` more agent steps would overwrite steps that the last checkpoint, at step `saved`, needs."""
+    """Whether `steps` more agent steps would overwrite steps that the last checkpoint needs.
+
+    `added` is the number of steps in the ring now. `saved` is the number of steps at the last checkpoint.
+    """
     return max(saved - ring.capacity, 0) + ring.slots - added < steps
 
 
 def opener(added: int) -> Callable[[Path, tuple[int, ...], type], ndarray]:
-    """The function that opens a ring's file: `created` before the first agent step, `opened` after it."""
+    """Returns the function that opens a ring's file: `created` before the first agent step, `opened` after it."""
     return created if added == 0 else opened
 
 
@@ -65,7 +69,7 @@ def created(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
 def opened(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
     """Maps an existing file. Raises DamagedRing if its content, shape or dtype is wrong, OSError if it is missing."""
     try:
-        array = np.lib.format.open_memmap(file, mode="r")  # for writing, NumPy would extend a truncated file
+        array = np.lib.format.open_memmap(file, mode="r")  # in mode "r+", NumPy would extend a truncated file
     except OSError:
         raise
     except Exception as error:  # NumPy raises many types of errors for a damaged header
@@ -82,7 +86,7 @@ def opened(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
 
 
 def claim_ring(mark: ndarray, owner: int | None, added: int, folder: Path) -> None:
-    """Writes the owner into a new ring. Raises DamagedRing if an existing ring has an owner other than `owner`."""
+    """Writes `owner` into a new ring. Raises DamagedRing if an existing ring has another owner."""
     if added == 0:
         mark[0] = owner or 0
     elif owner is not None and mark[0] != owner:
@@ -90,7 +94,7 @@ def claim_ring(mark: ndarray, owner: int | None, added: int, folder: Path) -> No
 
 
 def checksum(owner: int, number: int, *parts: Any) -> int:
-    """A checksum of a ring's owner, the number of a step or frame, and the bytes of its parts.
+    """The checksum of a step or frame: of the ring's owner, of the step's or frame's number, and of its parts' bytes.
 
     >>> checksum(1, 0, b"abc") == checksum(2, 0, b"abc"), checksum(1, 0, b"abc") == checksum(1, 1, b"abc")
     (False, False)
@@ -102,21 +106,27 @@ def checksum(owner: int, number: int, *parts: Any) -> int:
 
 
 def refuse_changed(kept: ndarray, numbers: Iterable[int], sums: Iterable[int], what: str, folder: Path) -> None:
-    """Raises DamagedRing, which names the first mismatch, if a checksum differs from the stored one."""
+    """Raises DamagedRing if a computed checksum differs from the stored one. The message names the first step or frame.
+
+    `numbers` are the numbers of steps or frames. `sums` are their computed checksums, and `kept` the stored ones.
+    """
     for number, found in zip(numbers, sums, strict=True):
         if kept[number % len(kept)] != found:
             raise DamagedRing(f"{folder} is damaged, or no longer holds all steps: {what} {number} has changed.")
 
 
 def flush(ring: Any) -> None:
-    """Writes the changed pages of a ring's arrays to the disk. Every checkpoint needs this first."""
+    """Writes the changed pages of a ring's arrays to the disk. Must be called before each checkpoint."""
     for array in jax.tree.leaves(ring):
         if isinstance(array.base, np.memmap):
             array.base.flush()
 
 
 def refuse_without_room(ring: Ring, rings: int, folder: Path) -> None:
-    """Raises ValueError unless `rings` rings fit into memory and on the disk. Existing files count as free space."""
+    """Raises ValueError unless `rings` rings fit into memory and on the disk.
+
+    The ring files that are already in the folder may be overwritten, so their space is available too.
+    """
     kept = sum(file.stat().st_blocks * 512 for file in folder.rglob("*.npy")) if folder.exists() else 0
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     message = shortage(ring, rings, available_memory(), shutil.disk_usage(existing).free + kept)
@@ -125,7 +135,7 @@ def refuse_without_room(ring: Ring, rings: int, folder: Path) -> None:
 
 
 def shortage(ring: Ring, rings: int, memory: int, disk: int) -> str:
-    """A message with the sizes if `rings` rings do not fit; an empty string if they fit.
+    """Returns a message with the sizes if `rings` rings do not fit. Returns an empty string if they fit.
 
     >>> from dormant.rl.replay.frames import FrameReplay
     >>> print(shortage(FrameReplay(1_000_000), 2, memory=10 * 10**9, disk=100 * 10**9))

@@ -15,12 +15,12 @@ from .files import checksum, claim_ring, opener, refuse_changed, save_due
 
 
 class FrameRing(NamedTuple):
-    """The arrays of a ring, in memory or in mapped files. They have one entry per agent step, and one place per frame.
+    """The arrays of a ring, in memory or in mapped files. Frames have numbers, called places: 0, 1, 2 and so on.
 
-    `place` is the running number of the frame seen before the step. The observation before the step stacks this frame
-    and the `age` frames before it. `discount` is 0 at a termination and gamma elsewhere. `last` is True at the
-    end of an episode, whether terminated or truncated. Every frame and every step has a checksum. `owner`
-    identifies the run and seed of the ring.
+    The axis `places` has one entry per frame, and the axis `slots` one entry per agent step. `place` is the place of
+    the frame before the step. The observation before the step stacks this frame and the `age` frames before it.
+    `discount` is 0 at a termination and gamma elsewhere. `last` is True at the end of an episode, by termination or by
+    truncation. Every frame and every step has a checksum. `owner` identifies the run and seed of the ring.
     """
 
     frames: UInt8[ndarray, "places height width"]
@@ -57,14 +57,15 @@ COLUMNS = struct.Struct("=qBBff?")  # bytes of a step for its checksum: the fiel
 
 @dataclass(frozen=True)
 class FrameReplay:
-    """A ring of the last `capacity` agent steps that stores each frame once.
+    """The settings of a ring of the last `capacity` agent steps. The ring stores each frame once.
 
-    An observation stacks the last `stack` frames, newest last; frames from before the episode are zeros. An n-step
-    return stops at the end of its episode. A truncated episode also stores its last frame and is bootstrapped from it.
-    After a termination nothing is bootstrapped, and `observation_t` is the last observation that was acted on.
+    An observation stacks the last `stack` frames, newest last. At the start of an episode, missing frames are zeros. An
+    n-step return stops at the end of its episode. At a truncation, the ring also stores the episode's last frame, and
+    the episode is bootstrapped from it. After a termination nothing is bootstrapped. There, `observation_t` is the
+    observation before the last action.
 
     The ring stores `slack` extra agent steps, so that steps added after a checkpoint do not overwrite steps that the
-    checkpoint needs. A checkpoint then stores only the number of steps added. At most one episode per `time_limit`
+    checkpoint needs. Therefore a checkpoint stores only the number of steps added. At most one episode per `time_limit`
     agent steps may be truncated.
 
     >>> replay = FrameReplay(capacity=1_000_000)
@@ -90,22 +91,25 @@ class FrameReplay:
 
     @property
     def slots(self) -> int:
-        """Number of agent steps stored."""
+        """The number of agent steps that the ring stores."""
         return self.capacity + self.slack
 
     @property
     def places(self) -> int:
-        """Number of frames stored: one per step, one more per truncation, and a few for the oldest and newest stack."""
+        """The number of frames that the ring stores.
+
+        This is one per step, one more per truncation, and a few for the oldest and the newest observation.
+        """
         return self.slots + self.slots // self.time_limit + self.stack + 2
 
     @property
     def bytes(self) -> int:
-        """Size of one ring."""
+        """The size of one ring in bytes."""
         return sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for shape, dtype in self._fields())
 
     @property
     def layout(self) -> str:
-        """Text that explains the size of a ring.
+        """A text that explains the size of a ring.
 
         >>> FrameReplay(1_000).layout
         '11,006 frames x 7,060 bytes + 11,000 steps x 23 bytes'
@@ -116,16 +120,17 @@ class FrameReplay:
         return f"{self.places:,} frames x {frame:,} bytes + {self.slots:,} steps x {step} bytes"
 
     def init(self) -> FrameRing:
-        """An empty ring in memory."""
+        """Returns an empty ring in memory."""
         return FrameRing(*(np.zeros(shape, dtype) for shape, dtype in self._fields()))
 
     def open(self, folder: Path, added: int, owner: int | None = None) -> FrameRing:
-        """Opens the ring in a folder's files, as it was after `added` steps. Creates a new ring if `added` is 0.
+        """Opens a ring whose arrays are files in a folder. Creates a new ring if `added` is 0.
 
-        `owner` identifies the run and seed of the ring; None accepts a ring of any owner.
+        Returns the ring with its first `added` steps; later steps in the files are ignored. `owner` identifies the run
+        and seed of the ring. If `owner` is None, a ring of any owner is accepted.
 
-        Raises DamagedRing if the files are damaged, hold another ring, or no longer hold all steps because later steps
-        have overwritten them, OSError if a file is missing or the disk is full.
+        Raises DamagedRing if the files are damaged or hold another ring. Also raises it if later steps have overwritten
+        steps that can be drawn. Raises OSError if a file is missing or the disk is full.
         """
         folder.mkdir(parents=True, exist_ok=True)
         arrange = opener(added)
@@ -146,7 +151,7 @@ class FrameReplay:
         last_t: bool | np.bool_,
         frame_t: UInt8[ndarray, "height width"],
     ) -> None:
-        """Writes one agent step in place, after `added` earlier ones. If the ring is full, it replaces the oldest step.
+        """Adds one agent step in place, after `added` steps. In a full ring, the new step replaces the oldest step.
 
         Raises ValueError if episodes are truncated more often than once per `time_limit` steps.
         """
@@ -166,7 +171,9 @@ class FrameReplay:
         ring.frame_checksums[place % self.places] = checksum(int(ring.owner[0]), place, kept)
 
     def sample(self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]) -> Batch:
-        """n-step transitions as NumPy arrays, drawn by numbers `uniform` in [0, 1). 0 draws the oldest transition.
+        """Draws n-step transitions with the random numbers `uniform` in [0, 1). 0 draws the oldest transition.
+
+        Returns them as NumPy arrays.
 
         Raises ValueError if fewer than `n_step` steps were added.
         """
@@ -212,9 +219,9 @@ class FrameReplay:
         return added > 0 and bool(ring.last[slot]) and bool(ring.discount[slot] > 0)
 
     def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
-        """Whether `sample(ring, added, uniform)` would read only steps that were added before step `there`.
+        """Whether `sample(ring, added, uniform)` would read only steps with numbers below `there`.
 
-        If so, the host can sample before it plays the steps from `there` on.
+        If so, the host can sample before it plays step `there`.
 
         >>> FrameReplay(capacity=100).drawn_before(50, np.array([0.1, 0.9]), there=49)
         True
@@ -222,7 +229,7 @@ class FrameReplay:
         return bool((self._starts(added, uniform) + self.n_step <= there).all())
 
     def save_due(self, added: int, saved: int, steps: int) -> bool:
-        """Whether `steps` more steps would overwrite steps that the last checkpoint needs.
+        """Whether `steps` more agent steps would overwrite steps that the last checkpoint needs.
 
         >>> replay = FrameReplay(capacity=100, slack=10)
         >>> replay.save_due(added=507, saved=500, steps=3), replay.save_due(added=507, saved=500, steps=4)
@@ -231,7 +238,7 @@ class FrameReplay:
         return save_due(self, added, saved, steps)
 
     def _fields(self) -> tuple[tuple[tuple[int, ...], type], ...]:
-        """Shape and dtype of each array."""
+        """The shape and dtype of each array of a `FrameRing`."""
         types = (np.int64, np.uint8, np.uint8, np.float32, np.float32, np.bool_)
         return (
             ((self.places, *self.frame_shape), np.uint8),
@@ -242,7 +249,7 @@ class FrameReplay:
         )
 
     def _next(self, ring: FrameRing, added: int) -> tuple[int, int]:
-        """The place of the frame before the next step, and the number of earlier frames that belong to its stack."""
+        """Returns the `place` and the `age` of the next step (see `FrameRing`)."""
         if added == 0:
             return 0, 0
         slot = (added - 1) % self.slots
@@ -297,7 +304,7 @@ class FrameReplay:
         return (column[step % self.slots].item() for column in ring[1:7])
 
     def _places(self, ring: FrameRing, kept: range) -> range:
-        """The places of all frames of the given steps, from the oldest stacked frame to the newest."""
+        """The places of all frames in the observations before and after the given steps."""
         first, last = kept[0] % self.slots, kept[-1] % self.slots
         # The frame after the newest step is stored unless nothing is bootstrapped from it.
         after = int(ring.place[last]) + 1 + bool(ring.discount[last] > 0)

@@ -1,4 +1,4 @@
-"""A ring of agent steps on the host, one row of numbers per step. Steps are drawn from it uniformly."""
+"""A ring of agent steps on the host, from which steps are drawn uniformly. A step is one row of numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ NUMBER_BYTES = np.dtype(np.float32).itemsize
 
 
 class StepRing(NamedTuple):
-    """The arrays of a ring: a row of numbers per agent step, its checksum, and the number of the owner."""
+    """The arrays of a ring: one row of numbers per agent step, one checksum per row, and the owner's number."""
 
     steps: Float32[ndarray, "slots numbers"]
     checksums: UInt32[ndarray, " slots"]
@@ -22,7 +22,10 @@ class StepRing(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """A batch of agent steps, with standard normal noise for the actions that SAC draws before and after each step."""
+    """A batch of agent steps, with standard normal noise.
+
+    SAC uses `noise_tm1` to draw actions for `observation_tm1`, and `noise_t` to draw actions for `observation_t`.
+    """
 
     observation_tm1: Float[Array, "batch observation"]
     action_tm1: Float[Array, "batch actions"]
@@ -35,7 +38,7 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True)
 class StepReplay:
-    """A ring of the last `capacity` agent steps of an environment with continuous observations and actions.
+    """The settings of a ring of the last `capacity` agent steps, with continuous observations and actions.
 
     A row holds the observation before the step, its action, its reward, its discount (0 at a termination, gamma
     elsewhere) and the observation after it. A truncated episode is therefore bootstrapped from its true last
@@ -60,22 +63,22 @@ class StepReplay:
 
     @property
     def slots(self) -> int:
-        """Number of agent steps stored."""
+        """The number of agent steps that the ring stores."""
         return self.capacity + self.slack
 
     @property
     def numbers(self) -> int:
-        """Numbers per row."""
+        """The length of a row."""
         return 2 * self.observations + self.actions + 2
 
     @property
     def bytes(self) -> int:
-        """Size of one ring."""
+        """The size of one ring in bytes."""
         return self.slots * self._row_bytes
 
     @property
     def layout(self) -> str:
-        """Text that explains the size of a ring."""
+        """A text that explains the size of a ring."""
         return f"{self.slots:,} steps x {self._row_bytes:,} bytes"
 
     @property
@@ -83,12 +86,13 @@ class StepReplay:
         return (self.numbers + 1) * NUMBER_BYTES  # a row and its checksum
 
     def open(self, folder: Path, added: int, owner: int | None = None) -> StepRing:
-        """Opens the ring in a folder's files, as it was after `added` steps. Creates a new ring if `added` is 0.
+        """Opens a ring whose arrays are files in a folder. Creates a new ring if `added` is 0.
 
-        `owner` identifies the run and seed of the ring; None accepts a ring of any owner.
+        Returns the ring with its first `added` steps; later steps in the files are ignored. `owner` identifies the run
+        and seed of the ring. If `owner` is None, a ring of any owner is accepted.
 
-        Raises DamagedRing if the files are damaged, hold another ring, or no longer hold all steps because later steps
-        have overwritten them, OSError if a file is missing or the disk is full.
+        Raises DamagedRing if the files are damaged or hold another ring. Also raises it if later steps have overwritten
+        steps that can be drawn. Raises OSError if a file is missing or the disk is full.
         """
         folder.mkdir(parents=True, exist_ok=True)
         arrange = opener(added)
@@ -102,30 +106,31 @@ class StepReplay:
         return ring
 
     def init(self) -> StepRing:
-        """An empty ring in memory."""
+        """Returns an empty ring in memory."""
         row, owner = np.zeros((self.slots, self.numbers), np.float32), np.zeros(1, np.uint32)
         return StepRing(row, np.zeros(self.slots, np.uint32), owner)
 
     def add(self, ring: StepRing, added: int, *columns: Any) -> None:
-        """Writes one agent step in place, after `added` earlier ones. If the ring is full, it replaces the oldest step.
+        """Adds one agent step in place, after `added` steps. In a full ring, the new step replaces the oldest step.
 
-        The columns are the observation before the step, action, reward, discount, and the observation after it.
+        The columns are: the observation before the step, the action, the reward, the discount, and the observation
+        after the step.
         """
         row = ring.steps[added % self.slots]
         np.concatenate([np.atleast_1d(column) for column in columns], out=row, casting="same_kind")
         ring.checksums[added % self.slots] = checksum(int(ring.owner[0]), added, row)
 
     def rows(self, ring: StepRing, added: int, uniform: Float[ndarray, "*draws"]) -> Float32[ndarray, "*draws numbers"]:
-        """Stored steps, drawn by numbers `uniform` in [0, 1): 0 draws the oldest step.
+        """Draws rows of stored steps with the random numbers `uniform` in [0, 1). 0 draws the oldest step.
 
         Raises ValueError if no step was added yet.
         """
         return np.take(ring.steps, self._drawn(added, uniform) % self.slots, axis=0)
 
     def drawn_before(self, added: int, uniform: Float[ndarray, "*draws"], there: int) -> bool:
-        """Whether `rows(ring, added, uniform)` would read only steps that were added before step `there`.
+        """Whether `rows(ring, added, uniform)` would read only steps with numbers below `there`.
 
-        If so, the host can draw rows before it plays the steps from `there` on.
+        If so, the host can draw rows before it plays step `there`.
 
         >>> StepReplay(100, 1, 1).drawn_before(50, np.array([0.1, 0.9]), there=49)
         True
@@ -133,17 +138,17 @@ class StepReplay:
         return bool((self._drawn(added, uniform) < there).all())
 
     def inputs(self, rows: Float[Array, "*draws numbers"]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-        """The observations and actions in the given rows, as inputs of the networks."""
+        """Returns the observations and the actions in the given rows. These are the inputs of the networks."""
         return rows[..., : self.observations], rows[..., self.observations : self.observations + self.actions]
 
     def batch(self, rows: Float[Array, "*draws numbers"], noise: Float[Array, "two *draws actions"]) -> Steps:
-        """Rows as a batch, with noise for the actions before and after each step."""
+        """Splits rows into the fields of a batch, and adds the noise. Returns the batch."""
         observation, action = self.inputs(rows)
         rest = rows[..., self.observations + self.actions :]
         return Steps(observation, action, rest[..., 0], rest[..., 1], rest[..., 2:], noise[0], noise[1])
 
     def save_due(self, added: int, saved: int, steps: int) -> bool:
-        """Whether `steps` more steps would overwrite steps that the last checkpoint needs.
+        """Whether `steps` more agent steps would overwrite steps that the last checkpoint needs.
 
         >>> replay = StepReplay(100, observations=1, actions=1, slack=10)
         >>> replay.save_due(added=507, saved=500, steps=3), replay.save_due(added=507, saved=500, steps=4)
