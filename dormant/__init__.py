@@ -81,7 +81,7 @@ __all__ = [
     "with_intervention",
 ]
 
-# Loaded on first use, so that `import dormant.torch` needs no JAX.
+# These modules are loaded on first use. This way, `import dormant.torch` works without JAX.
 _HOMES = ("interventions", "scores", "surgery", "tracing", "wiring", "reporting", "optimizer")
 
 

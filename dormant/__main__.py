@@ -18,17 +18,18 @@ NARROWEST = 40  # the help text is formatted for at least this many columns
 
 
 def main() -> None:
-    """Runs the command line. If an optional package is missing, exits with the command that installs it."""
+    """Runs the command line and exits. If an optional package is missing, prints the command that installs it."""
     # XLA logs a false error of two kilobytes whenever it loads code from the compilation cache.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        # While compiled modules are imported, an exception in a signal handler is lost or crashes the process. So
-        # Ctrl-C exits without one.
+        # If a signal handler raises an exception during the import of a compiled module, the exception is lost or
+        # crashes the process. During the imports, Ctrl-C therefore ends the process directly.
         signal.signal(signal.SIGINT, _leave)
         from dormant.cli import run
 
         signal.signal(signal.SIGINT, _interrupted)
-        # Python ignores exceptions in garbage collection, so a Ctrl-C at such a moment would be lost.
+        # Python ignores exceptions that are raised during garbage collection. This hook makes sure that Ctrl-C still
+        # interrupts the process.
         sys.unraisablehook = lambda error: (
             _interrupt_again() if issubclass(error.exc_type, KeyboardInterrupt) else sys.__unraisablehook__(error)
         )
@@ -52,9 +53,9 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Makes both streams accept all text. Replaces a stream by the null device if its descriptor is closed."""
+    """Prepares stdout and stderr: both accept all characters, and a closed stream is replaced by the null device."""
     if shutil.get_terminal_size().columns < NARROWEST:
-        os.environ["COLUMNS"] = str(NARROWEST)  # with fewer columns, formatting the help text never ends
+        os.environ["COLUMNS"] = str(NARROWEST)  # in a narrower terminal, formatting the help text never ends
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
@@ -63,10 +64,10 @@ def _open_streams() -> None:
 
 
 def _refuse_output(error: OSError) -> NoReturn:
-    """Exits because the output or a file cannot be written. Prints no message if the reader closed the pipe."""
+    """Exits with code 2 after a failed write. Prints the error unless the program that reads the output has ended."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discards what is still in the buffer
     if not isinstance(error, BrokenPipeError):
-        with contextlib.suppress(OSError):  # errors may go to the same full disk
+        with contextlib.suppress(OSError):  # stderr may be on the same full disk
             os.write(2, f"dormant: {error.filename or 'standard output'}: {error.strerror or error}.\n".encode())
     sys.exit(2)
 
@@ -79,7 +80,7 @@ def _interrupted(*signal_and_frame: object) -> NoReturn:
 
 def _interrupt_again() -> None:
     signal.signal(signal.SIGINT, _interrupted)
-    # By then, garbage collection has returned.
+    # Sends the signal again after 0.05 seconds. By that time, garbage collection has ended.
     threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
 
 

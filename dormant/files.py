@@ -36,7 +36,7 @@ def replacing(file: Path) -> Iterator[Path]:
     try:
         yield part
         with part.open("rb") as stream:
-            os.fsync(stream.fileno())  # without it, the renamed file could be empty after a power cut
+            os.fsync(stream.fileno())  # without fsync, the file could be empty after a power cut
         os.replace(part, file)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -48,7 +48,7 @@ def write_whole(file: Path, text: str) -> None:
 
     Raises OSError if the disk is full or the folder cannot be written to. The file then keeps its old content.
     """
-    # Mode "x" raises if another process created a link here after `replacing` removed the old file.
+    # Mode "x" raises an error if another process has created a file or link at this path in the meantime.
     with replacing(file) as part, part.open("x", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
@@ -73,7 +73,7 @@ def read_array(file: Path) -> np.ndarray:
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays in an .npz file by name, in the order of the file.
+    """Returns a dictionary from names to the arrays of an .npz file, in the order in which the file stores them.
 
     Raises UnreadableFile if the file is damaged or encrypted, holds Python objects, or does not fit into the available
     memory.
@@ -110,7 +110,7 @@ def _readable(file: Path) -> Iterator[None]:
 
 
 def _array(stream: Any) -> np.ndarray:
-    """Returns the first array of a stream in NumPy's format. Before allocating it, checks that it fits into memory."""
+    """Returns the first array of a stream in NumPy's format. Raises ValueError if it does not fit into memory."""
     magic = stream.read(8)
     if len(magic) < 8 or not magic.startswith(np.lib.format.MAGIC_PREFIX) or magic[6] not in (1, 2, 3):
         raise ValueError("it is not a NumPy file")
@@ -132,7 +132,10 @@ def _array(stream: Any) -> np.ndarray:
 
 
 def available_memory() -> int:
-    """Returns the bytes of memory that this process may use, or all memory if the system does not report free memory.
+    """Returns the number of bytes of memory that this process may use.
+
+    This is the free memory of the machine, or its total memory if the system does not report the free memory. If the
+    process runs in a container, the result is at most the container's limit.
 
     >>> available_memory() > 0
     True

@@ -31,15 +31,16 @@ def fault_of(jaxlib: str) -> str | None:
 @functools.cache
 def warn_once() -> None:
     """Warns about the installed jaxlib if it has a known fault. Only the first call in a process has an effect."""
-    # With stacklevel 3, the warning points to the caller of `trace`.
+    # With stacklevel 3, the warning shows the line of the user's code that calls `trace`.
     if fault := fault_of(version("jaxlib")):
         warnings.warn(fault, stacklevel=3)
 
 
 def extras() -> dict[str, list[str]]:
-    """Returns the packages of each extra from dormant's metadata. The key "" holds the packages of every installation.
+    """Returns the names of the packages that each extra installs, except for the extra "dev".
 
-    The result is empty if dormant is imported from a folder without being installed.
+    The key "" holds the packages that are always installed. The result is empty if dormant itself is not installed,
+    for example if it is imported from a source folder.
     """
     try:
         requirements = requires("dormant") or []
@@ -58,7 +59,10 @@ def extras() -> dict[str, list[str]]:
 
 
 def extra_of(module: str) -> str | None:
-    """Returns the extra that installs a module, or None. A package matches if its name starts with `module`."""
+    """Returns the name of the extra that installs `module`, or None if no extra does.
+
+    A package belongs to the module if it has the same name, or a name that starts with the module's name and a hyphen.
+    """
     plain = module.casefold().replace("_", "-")
     for extra, packages in extras().items():
         if extra and any(re.fullmatch(rf"{re.escape(plain)}(-.*)?", package.casefold()) for package in packages):
@@ -85,7 +89,9 @@ def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
 
 
 def canonical(name: str, known: Iterable[str]) -> str:
-    """Returns the known name that equals `name` apart from capitals, underscores and hyphens, or `name` if none does.
+    """Returns the known name that equals `name`, or `name` itself if there is none.
+
+    The comparison ignores capitals, underscores and hyphens.
 
     >>> canonical("shrink_perturb", ["reset", "shrink-perturb"])
     'shrink-perturb'

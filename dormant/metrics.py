@@ -19,14 +19,15 @@ from .wiring import Entries, Network, NeuronLayer, Wiring, by_path, entry_sums
 
 Matrix = Num[AnyArray, "samples neurons"]
 Scalar = float | Float[Array, ""]
-FREQUENCY = 1e5  # frequency of the sine that makes the targets of two states unrelated
+FREQUENCY = 1e5  # frequency of the sine in random_targets; so high that similar states have unrelated targets
 
 
 def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float[Array, " neurons"]]:
-    """Returns the mean absolute gradient of each neuron's incoming entries, divided by the mean of its layer.
+    """Returns the gradient score of each neuron, as one array per layer.
 
-    `gradients` has the same tree as the parameters. The scores of a layer average 1, unless all of its gradients are
-    zero. The cost is one pass over the gradients.
+    The score is the mean absolute gradient of the neuron's incoming entries, divided by the mean over the layer. The
+    scores of a layer therefore average 1. If all gradients of a layer are zero, all of its scores are 0. `gradients`
+    has the same tree as the parameters. The cost is one pass over the gradients.
 
     >>> from dormant import trace
     >>> params = {"hidden": {"w": jnp.ones((2, 3))}, "head": {"w": jnp.ones((3, 1))}}
@@ -36,7 +37,7 @@ def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float
     [0.0, 1.0, 2.0]
 
     Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL" (ReGraMa).
-    Like its ports, we use the gradient of the batch's mean loss. We count biases among the incoming entries.
+    We use the gradient of the mean loss of the batch, as other implementations do. Biases are incoming entries, too.
     """
     ones = by_path(jax.tree.map(lambda leaf: jnp.ones(leaf.shape), gradients))
     gradient_sizes = by_path(jax.tree.map(magnitudes, gradients))
@@ -48,9 +49,9 @@ def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float
 
 
 def contributions(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
-    """Returns the mean absolute activation of each neuron, times the sum of its absolute outgoing weights.
+    """Returns the contribution utility of each neuron: mean |h| * sum |outgoing|, where h is the neuron's activation.
 
-    If a neuron is read through several non-linearities, it has one mean activation for each; the largest is used.
+    A neuron with several non-linearities has one mean activation per non-linearity. The largest of them is used.
 
     Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning", contribution utility.
     """
@@ -61,11 +62,11 @@ def contributions(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dic
 def utilities(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
     """Returns the overall utility of each neuron: mean |h - mean h| * sum |outgoing| / sum |incoming|.
 
-    h is the neuron's activation. Small incoming weights raise the utility, because they adapt quickly.
-    A layer with a NaN or infinite activation has NaN for all of its neurons.
+    h is the activation of the neuron. The utility is divided by the incoming weights, because small weights adapt
+    quickly. A layer with a NaN or infinite activation has NaN for all of its neurons.
 
-    Source: Dohare et al. 2021, "Continual backprop", overall utility; dopamine/labs/redo/weight_recyclers.py calls it
-    `cbp` and uses only kernels. We also use biases.
+    Source: Dohare et al. 2021, "Continual backprop", overall utility. It is called `cbp` in
+    dopamine/labs/redo/weight_recyclers.py, which uses only kernels. We also use biases.
     """
     activity = _activity(wiring, params, inputs, centred=True)
     found = {}
@@ -76,7 +77,10 @@ def utilities(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[st
 
 
 def _activity(wiring: Wiring, params: PyTree[Array], inputs: PyTree, centred: bool) -> dict[str, Array]:
-    """Returns each neuron's mean absolute activation, or deviation if `centred`. NaN as in `Wiring.scores`."""
+    """Returns each neuron's mean |h|, or mean |h - mean h| if `centred`, where h is its activation.
+
+    A layer with a NaN or infinite activation has NaN for all of its neurons.
+    """
     means = {layer.name: jnp.zeros(layer.width) for layer in wiring.layers}
     for layer, neurons, values in wiring.measure(params, *inputs):
         rows = values.reshape(-1, values.shape[-1])
@@ -99,9 +103,8 @@ def _sums(leaves: dict[str, Array], entries: Entries, width: int) -> Array:
 def effective_rank(matrix: Matrix) -> Float[Array, ""]:
     """Returns exp(-sum_i p_i log p_i), where p_i = s_i / sum_j s_j: the exponential entropy of the singular values s.
 
-    It lies between 1 and the rank, and need not be an integer. A zero matrix has effective rank 0, which is our choice.
-    The cost is that of the singular values: samples * neurons * min(samples, neurons). `srank` and `stable_rank` cost
-    the same.
+    The effective rank is a number between 1 and the rank, and not always an integer. We define it as 0 for a zero
+    matrix. Computing the singular values costs samples * neurons * min(samples, neurons) operations.
 
     >>> round(float(effective_rank(np.diag([1.0, 1.0, 0.0]))), 3)
     2.0
@@ -117,7 +120,8 @@ def effective_rank(matrix: Matrix) -> Float[Array, ""]:
 def srank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
     """Returns the smallest k such that the k largest singular values sum to at least 1 - delta times the total.
 
-    Kumar et al. call it the effective rank. It differs from the stable rank. A zero matrix has srank 0.
+    Kumar et al. call srank the effective rank. `effective_rank` and `stable_rank` are different quantities. A zero
+    matrix has srank 0.
 
     >>> int(srank(np.diag([3.0, 1.0, 0.01])))
     2
@@ -136,7 +140,8 @@ def srank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
 def stable_rank(matrix: Matrix) -> Float[Array, ""]:
     """Returns the squared Frobenius norm divided by the squared spectral norm: sum_i s_i^2 / max_i s_i^2.
 
-    It lies between 1 and the rank. Small singular values hardly change it. A zero matrix has stable rank 0.
+    The stable rank lies between 1 and the rank. Small singular values hardly change it. A zero matrix has stable
+    rank 0.
 
     >>> round(float(stable_rank(np.diag([2.0, 1.0]))), 3)
     1.25
@@ -148,7 +153,7 @@ def stable_rank(matrix: Matrix) -> Float[Array, ""]:
 
 
 def weight_norms(params: PyTree) -> dict[str, Float[Array, ""]]:
-    """Returns the Euclidean norm of each parameter, by path.
+    """Returns a dictionary from the path of each parameter to its Euclidean norm.
 
     >>> {path: float(norm) for path, norm in weight_norms({"dense": {"kernel": jnp.array([[3.0, 4.0]])}}).items()}
     {'dense/kernel': 5.0}
@@ -176,16 +181,16 @@ def feature_norm(features: Matrix) -> Float[Array, ""]:
 
 
 def effective_learning_rates(before: PyTree, after: PyTree) -> dict[str, Float[Array, ""]]:
-    """Returns the relative change of each parameter, by path: ||after - before|| / ||before||.
+    """Returns a dictionary from the path of each parameter to its relative change: ||after - before|| / ||before||.
 
-    A parameter that was zero has rate 0 if it did not change, else infinity. The cost is two passes over the weights.
+    If a parameter was zero, its rate is infinity, or 0 if it is still zero. The cost is two passes over the weights.
 
     >>> before, after = {"w": jnp.array([3.0, 4.0])}, {"w": jnp.array([3.0, 4.5])}
     >>> {path: round(float(rate), 3) for path, rate in effective_learning_rates(before, after).items()}
     {'w': 0.1}
 
     Source: Lyle et al. 2024, "Normalization and effective learning rates in reinforcement learning". In a network with
-    normalisation, larger weights make a step of a given length change the outputs less.
+    normalisation, a step of the same length changes the outputs less if the weights are larger.
     """
     moved = jax.tree.map(lambda old, new: _inexact(new) - _inexact(old), before, after)
     steps, lengths = weight_norms(moved), weight_norms(before)
@@ -193,7 +198,9 @@ def effective_learning_rates(before: PyTree, after: PyTree) -> dict[str, Float[A
 
 
 def value_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
-    """Returns the mean absolute change of a network's outputs after a step, on states outside of the training batch.
+    """Returns the mean absolute difference of two outputs of a network, before and after a gradient step.
+
+    Compute both outputs on the same states, which are not in the training batch of that step.
 
     >>> float(value_churn(np.array([[1.0, 2.0]]), np.array([[1.5, 2.0]])))
     0.25
@@ -205,7 +212,7 @@ def value_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
 
 
 def policy_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
-    """Returns the fraction of states in which the action with the highest value has changed.
+    """Returns the fraction of states in which the action with the highest value is different before and after a step.
 
     >>> float(policy_churn(np.array([[1.0, 2.0], [0.0, 1.0]]), np.array([[3.0, 2.0], [0.0, 9.0]])))
     0.5
@@ -229,12 +236,13 @@ def gradient_dormancy(wiring: Wiring, gradients: PyTree[Array], tau: float = 0.0
 
 
 def dormant_interval(activations: Mapping[str, Num[AnyArray, "samples ..."]], tau: float = 0.1) -> Interval:
-    """Returns the dormant fraction over all layers, with a sampling interval. Activations are [samples, ..., neurons].
+    """Returns the dormant fraction over all layers, with a sampling interval.
 
-    A neuron is certainly dormant if even the upper bound of its score is at most tau, and may be dormant if the lower
-    bound is; see `score_bounds`. The interval runs from the fraction of certainly dormant neurons to the fraction of
-    neurons that may be dormant. Samples must not influence each other. The cost is three passes over the activations
-    and a sort of each layer's neurons.
+    Each layer's activations are an array [samples, ..., neurons], and samples must not influence each other.
+    `score_bounds` gives a lower and an upper bound of each neuron's score. A neuron is certainly dormant if its upper
+    bound is at most tau. It may be dormant if its lower bound is at most tau. The interval runs from the fraction of
+    certainly dormant neurons to the fraction of neurons that may be dormant. The cost is three passes over the
+    activations and a sort of each layer's neurons.
 
     >>> maps = {"dense": jnp.array([[1.0, 2.0, 0.0]] * 25 + [[2.0, 1.0, 0.0]] * 25)}
     >>> [round(float(value), 2) for value in dormant_interval(maps, tau=0.01)]
@@ -244,19 +252,18 @@ def dormant_interval(activations: Mapping[str, Num[AnyArray, "samples ..."]], ta
     Source: ours; ratio estimates, Cochran 1977, "Sampling techniques", section 6.3.
     """
     bounds = {name: score_bounds(values) for name, values in activations.items()}
-    # The upper bounds of the scores give the lower bound of the fraction.
+    # Row 0 holds the lower bounds of the scores, which give the upper bound of the fraction.
     high, share, low = (dormant_fraction({name: rows[row] for name, rows in bounds.items()}, tau) for row in range(3))
     return Interval._make((share, low, high))
 
 
 def score_bounds(activations: Num[AnyArray, "samples ..."]) -> Float[Array, "3 neurons"]:
-    """Returns each neuron's lower 95 % confidence bound, its score, and its upper 95 % confidence bound, as three rows.
+    """Returns three rows: the lower 95 % confidence bound of each neuron's score, the score, and the upper bound.
 
-    The bounds lie 1.96 standard errors of a ratio of means below and above the score. A neuron that happens to be
-    silent in a small batch has zero mean and zero variance there, so its plain interval would be too narrow: the
-    interval of a dormant fraction would miss the true value most of the time. The upper bound therefore adds one
-    hypothetical sample. On it, the neuron's activation is its mean over the samples on which it is active. For a neuron
-    that is never active, it is the median of these means over the layer.
+    The bounds lie 1.96 standard errors of a ratio of means below and above the score. If a neuron happens to be silent
+    in a small batch, its standard error is zero, so its interval would be too narrow. The upper bound therefore adds
+    one hypothetical sample to the batch. The neuron's activation on this sample is its mean over the samples on which
+    it is active. For a neuron that is never active, the median of these means over the layer is used.
 
     >>> activations = np.array([[1.0, 2.0, 0.0]] * 25 + [[2.0, 1.0, 0.0]] * 25, np.float32)
     >>> np.round(score_bounds(activations), 2).tolist()[0]
@@ -281,7 +288,7 @@ def score_bounds(activations: Num[AnyArray, "samples ..."]) -> Float[Array, "3 n
 
 
 def readings(metrics: Mapping[str, PyTree]) -> dict[str, float]:
-    """Copies metrics to the host and returns them as floats.
+    """Returns the metrics as floats, after copying them to the host.
 
     >>> readings({"srank": srank(np.eye(3))})
     {'srank': 3.0}
@@ -304,13 +311,13 @@ def _shares(matrix: Matrix) -> Float[Array, " values"]:
 
 
 def _singular_values(matrix: Matrix) -> Float[Array, " values"]:
-    """Returns the singular values in descending order, after dividing the matrix by its largest entry."""
+    """Returns the singular values of the matrix divided by its largest absolute entry, in descending order."""
     values = _inexact(matrix)
     return jnp.linalg.svd(_divided(values, magnitudes(values).max(initial=0.0)), compute_uv=False)
 
 
 def _inexact(values: Num[AnyArray, "..."]) -> Num[Array, "..."]:
-    """Converts integers and lower precisions to single precision. Double precision and complex values are kept."""
+    """Returns the values as an array. Integers, Booleans and lower precisions are converted to single precision."""
     values = jnp.asarray(values)
     if jnp.issubdtype(values.dtype, jnp.complexfloating):
         return values
@@ -331,8 +338,8 @@ def target_fitting_error(
 ) -> Float[Array, ""]:
     """Returns the mean squared error on random targets after training `params` with a new optimizer state.
 
-    Targets are sin(1e5 * y), where y are the outputs of a network drawn by `network.init(key)`. A network that lost its
-    plasticity has a larger error than a fresh network, so compare the error with the one for
+    The targets are sin(1e5 * y), where y is the output of a network with the parameters `network.init(key)`. A network
+    that has lost its plasticity has a larger error than a fresh network. To see this, compare with the error for
     `params=network.init(another_key)`. `params` may come from a checkpoint and are not changed. The cost is
     `gradient_steps` gradient steps on all `inputs`.
 
@@ -351,7 +358,7 @@ def target_fitting_error(
 
     Raises ValueError if `gradient_steps` is below 1.
     Source: Lyle et al. 2022, "Understanding and preventing capacity loss in reinforcement learning". They average over
-    several sets of targets; to average as they do, map this function over keys.
+    several sets of targets. To do this, map the function over keys and take the mean.
     """
     if gradient_steps < 1:
         raise ValueError(f"gradient_steps must be at least 1, got {gradient_steps}.")
@@ -367,7 +374,7 @@ def target_fitting_error(
 def random_targets(
     key: Array, apply: Callable[..., Array], network: Network, *inputs: PyTree
 ) -> Float[Array, "samples outputs"]:
-    """Returns random targets: a fast sine of the outputs of a network drawn with `key`."""
+    """Returns the targets sin(1e5 * y), where y is the output of a network with the parameters `network.init(key)`."""
     return jnp.sin(FREQUENCY * apply(network.init(key), *inputs))
 
 
@@ -388,6 +395,6 @@ def fitting_step(
     """Returns the learner after one gradient step towards the targets."""
     params, opt_state = learner
     gradient = jax.grad(fitting_loss)(params, apply, targets, *inputs)
-    with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its integer step count
+    with jax.numpy_dtype_promotion("standard"):  # Adam computes float ** int, with its step count
         change, opt_state = network.tx.update(gradient, opt_state, params)
     return Learner(optax.apply_updates(params, change), opt_state)

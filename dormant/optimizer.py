@@ -23,10 +23,11 @@ Apply = Callable[..., PyTree]
 
 
 class Model(NamedTuple):
-    """The user's network as functions.
+    """Four functions that work on the user's network.
 
-    `split` returns the parameters of the object that the user trains. `joined` returns that object with new parameters.
-    In NNX and Equinox, the object holds more than its parameters.
+    `apply(params, *inputs)` runs the network. `make(key)` returns fresh parameters. `split(model)` returns the
+    parameters of the object that the user trains, and `joined(model, params)` returns this object with new parameters.
+    The object is a tree of parameters, or a model of NNX or Equinox, which holds more than parameters.
     """
 
     apply: Apply
@@ -36,11 +37,11 @@ class Model(NamedTuple):
 
 
 class InterventionState(NamedTuple):
-    """States of the wrapped optimizer and of the intervention, the number of `intervene` calls, and the next key.
+    """The state of the optimizer that `with_intervention` returns.
 
-    `numbers` holds the number of calls, the key, and each 32-bit number of the intervention's state, side by side. One
-    array costs less than many, because each array that enters and leaves a compiled step costs about 2 us. `arrays`
-    holds the rest of the intervention's state.
+    `inner` is the state of the wrapped optimizer. `numbers` is the concatenation of the number of `intervene` calls,
+    the next key, and each 32-bit number in the intervention's state. They share one array, because each array that
+    enters and leaves a compiled step costs about 2 us. `arrays` holds the rest of the intervention's state.
     """
 
     inner: PyTree
@@ -49,19 +50,19 @@ class InterventionState(NamedTuple):
 
     @property
     def gradient_steps(self) -> Int[Array, "*seeds"]:
-        """The number of calls of `intervene`."""
+        """How often `intervene` was called."""
         return self.numbers[..., 0].astype(jnp.int32)
 
 
 class Unpacked(NamedTuple):
-    """The parts of an `InterventionState` without the state of the wrapped optimizer."""
+    """The intervention's state, the number of `intervene` calls and the next key: the unpacked `InterventionState`."""
 
     intervention: PyTree
     gradient_steps: Int[Array, ""]
     key: UInt32[Array, "..."]
 
     def packed(self, inner: PyTree) -> InterventionState:
-        """Returns the state that holds these parts and the state of the wrapped optimizer."""
+        """Returns an `InterventionState` with these parts. `inner` is the state of the wrapped optimizer."""
         leaves = jax.tree.leaves(self.intervention)
         numbers = [self.gradient_steps[None], self.key, *(leaf[None] for leaf in leaves if _is_number(leaf))]
         words = [jax.lax.bitcast_convert_type(each, jnp.uint32) for each in numbers]
@@ -80,17 +81,18 @@ def with_intervention(
     *inputs: PyTree,
     key: Array | None = None,
 ) -> "InterveningOptimizer":
-    """Returns the optimizer `tx` with two more methods: `intervene`, and `measure` for the fraction of dormant neurons.
+    """Returns the optimizer `tx` with two additional methods.
 
-    Use it in place of `tx`. After each gradient step, call `intervene` with parameters, optimizer state and a batch.
+    `intervene` applies the intervention. `measure` returns the fraction of dormant neurons. Use the result in place of
+    `tx`. After each gradient step, call `intervene((params, opt_state), batch)`.
 
     - `apply`: `apply(params, *inputs)` runs the network, such as `model.apply` in Flax Linen. You can also pass a model
       of Flax NNX or Equinox itself.
     - `init`: `init(key)` or `init(key, *inputs)` returns fresh parameters, such as `model.init`. For NNX, it takes
       `nnx.Rngs` and returns a fresh model. For Equinox, it takes a key and returns a fresh model.
     - `inputs`: a batch of example inputs. An Equinox model is mapped over the batch.
-    - `key`: the source of fresh weights, `jax.random.key(0)` by default. Networks with different initial parameters
-      get different fresh weights.
+    - `key`: the random key for fresh weights, `jax.random.key(0)` by default. Networks with different initial
+      parameters get different fresh weights.
 
     >>> from dormant import Every, ReDo
     >>> def init(key):
@@ -105,7 +107,7 @@ def with_intervention(
     ['dormant/0.1/all', 'dormant/0.1/hidden', 'recycled/hidden']
 
     Raises TypeError for a wrong argument, ValueError if no example input is given, and TraceError if `apply` has no
-    layer of neurons. `tx.init` raises ValueError unless its parameters have the structure of those that `init` returns.
+    layer of neurons. `tx.init(params)` raises ValueError if the structure of `params` differs from what `init` returns.
     """
     _check_optimizer(tx)
     checked_intervention(intervention)
@@ -133,29 +135,29 @@ class InterveningOptimizer:
     networks: dict[Any, Network] = field(default_factory=dict, init=False, repr=False)
 
     def init(self, params: PyTree[Array]) -> InterventionState:
-        """Returns the state before the first gradient step."""
+        """Returns the initial state of the optimizer and the intervention."""
         params = self.model.split(params)
         inner = self.tx.init(params)
         state = self.intervention.init(Learner(params, inner), self.network(params))
-        own = jax.random.fold_in(self.key, _bits(params))  # because seeds mapped by `vmap` share `self.key`
+        own = jax.random.fold_in(self.key, _bits(params))  # with `vmap` over seeds, all seeds have the same `self.key`
         return Unpacked(state, jnp.zeros((), jnp.int32), jax.random.key_data(own)).packed(inner)
 
     def update(
         self, updates: PyTree[Array], state: InterventionState, params: PyTree[Array] | None = None, **extra: Any
     ) -> tuple[PyTree[Array], InterventionState]:
-        """Updates the wrapped optimizer only. The intervention runs in `intervene`."""
+        """Returns the updates of the wrapped optimizer, and the new state. Does not apply the intervention."""
         tx = optax.with_extra_args_support(self.tx)
         updates, inner = tx.update(updates, _checked(state).inner, params, **extra)
         return updates, state._replace(inner=inner)
 
     def intervene(self, trained: Trained, *inputs: PyTree) -> Trained:
-        """Returns `trained` after the intervention. Call it after each gradient step; it can be compiled.
+        """Applies the intervention and returns the changed `trained`. Call it after each gradient step, also in `jit`.
 
         `trained` is a Flax TrainState, another object with `params` and `opt_state`, or a pair (params, opt_state). For
         Equinox it is a pair (model, opt_state). For NNX it is a pair (model, optimizer), and both change in place.
 
-        Raises TypeError for any other type. Raises ValueError if another optimizer made the state, or if the inputs do
-        not fit the network.
+        Raises TypeError for any other type. Raises ValueError if the state comes from another optimizer, or if the
+        inputs differ in structure or shape from the example inputs.
         """
         self._check_inputs(inputs)
         old, opt_state = _parts(trained)
@@ -166,14 +168,18 @@ class InterveningOptimizer:
             self.network(learner.params),
         )
         learner, changed = self.intervention.update(key, learner, state.intervention, network, *inputs)
-        # Each step needs its own key. Adding 1 is cheap; `fold_in` would cost 50 us at every step, even at steps that
-        # draw no random numbers.
+        # Each step needs a different key. Adding 1 is cheap. `fold_in` would cost 50 us at every step, even at steps
+        # that draw no random numbers.
         one = jnp.zeros_like(state.key).at[-1].set(1)
         after = Unpacked(changed, state.gradient_steps + 1, state.key + one).packed(learner.opt_state)
         return _rejoined(trained, self.model.joined(old, learner.params), after)
 
     def measure(self, trained: Any, *inputs: PyTree, tau: float = 0.1) -> dict[str, Array]:
-        """Returns the fraction of tau-dormant neurons, in total and per layer, and the recycled neurons per layer."""
+        """Returns the fraction of tau-dormant neurons and the number of recycled neurons, as a dictionary.
+
+        "dormant/0.1/all" is the fraction over all layers for tau = 0.1, and "dormant/0.1/dense" that of the layer
+        "dense". "recycled/dense" is the number of neurons of "dense" that have been recycled so far.
+        """
         self._check_inputs(inputs)
         old, opt_state = _parts(trained)
         params = self.model.split(old)
@@ -187,7 +193,7 @@ class InterveningOptimizer:
         }
 
     def unpacked(self, params: PyTree[Array], state: InterventionState) -> Unpacked:
-        """Returns the intervention's state, the number of `intervene` calls, and the key of the next one."""
+        """Returns the intervention's state, the number of `intervene` calls, and the key for the next call."""
         learner, network = Learner(params, _checked(state).inner), self.network(params)
         leaves, structure = jax.tree.flatten(
             jax.eval_shape(lambda learner: self.intervention.init(learner, network), learner)
@@ -202,7 +208,7 @@ class InterveningOptimizer:
         return Unpacked(jax.tree.unflatten(structure, found), steps, state.numbers[1 : 1 + words])
 
     def network(self, params: PyTree[Array]) -> Network:
-        """Returns the network for parameters with this structure. Each structure is traced only once."""
+        """Returns the traced network for `params`. Parameters with the same tree structure are traced only once."""
         structure = jax.tree.structure(params)
         if structure not in self.networks:
             apply, make = self._for(structure)
@@ -213,15 +219,16 @@ class InterveningOptimizer:
 
     @property
     def wiring(self) -> Wiring:
-        """The wiring of the network. Print it to see which layers are recycled."""
+        """The wiring of the network. Print it to see which layers are recycled. Raises ValueError before `init`."""
         if not self.networks:
             raise ValueError("the wiring is not known yet: call `init` with the parameters first.")
         return next(iter(self.networks.values())).wiring
 
     def _for(self, structure: PyTree) -> tuple[Apply, Callable[[Array], PyTree[Array]]]:
-        """Returns `apply` and `make` for parameters of this structure.
+        """Returns the functions `apply` and `make` for parameters with this tree structure.
 
-        The structure must equal that of the whole tree that `init` returns, or that of its "params" entry (Flax).
+        The user's `init` returns a tree with this structure, or a dictionary whose entry "params" has it (Flax).
+        Otherwise, this raises ValueError.
         """
         made = jax.eval_shape(self.model.make, self.key)
         if jax.tree.structure(made) == structure:
@@ -269,7 +276,7 @@ def _checked(state: object) -> InterventionState:
 
 
 def _parts(trained: Any) -> tuple[Any, Any]:
-    """Returns the parameters or model, and the optimizer state as arrays."""
+    """Returns a pair: the parameters or the model, and the optimizer's state as a tree of arrays."""
     if hasattr(trained, "params") and hasattr(trained, "opt_state"):
         return trained.params, trained.opt_state
     if isinstance(trained, tuple) and len(trained) == 2:
@@ -311,14 +318,14 @@ def _takes_only_a_key(init: Callable[..., PyTree]) -> bool:
         inspect.signature(init).bind(None)
     except TypeError:
         return False
-    except ValueError:  # for functions without a signature, such as some built-in ones
+    except ValueError:  # some built-in functions have no signature
         return True
-    # A function with *args, such as Flax's Module.init, takes the inputs as well.
+    # A function with *args, such as Flax's Module.init, also takes the inputs.
     return not any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(init).parameters.values())
 
 
 def _bits(params: PyTree[Array]) -> UInt32[Array, ""]:
-    """Returns a number computed from all parameters. Different initial parameters give different numbers."""
+    """Returns the sum of the bits of all parameters. Different initial parameters give different sums."""
     leaves = [jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32) for leaf in jax.tree.leaves(params)]
     return jnp.asarray(sum(leaf.sum(dtype=jnp.uint32) for leaf in leaves), jnp.uint32)
 
@@ -329,7 +336,10 @@ def _loaded_nnx() -> Any:
 
 
 def _nnx_model(model: Any, init: Callable[..., PyTree]) -> Model | None:
-    """Returns the functions of a Flax NNX model, whose parameters become a tree of arrays, or None for other models."""
+    """Returns the functions for a Flax NNX model, or None if `model` is of another type.
+
+    The parameters are the model's `nnx.Param` variables, as a tree of arrays.
+    """
     nnx = _loaded_nnx()
     if nnx is None or not isinstance(model, nnx.Module):
         return None
@@ -351,7 +361,10 @@ def _nnx_model(model: Any, init: Callable[..., PyTree]) -> Model | None:
 
 
 def _equinox_model(model: Any, init: Callable[..., PyTree]) -> Model | None:
-    """Returns the functions of an Equinox model, whose parameters are its float arrays, or None for other models."""
+    """Returns the functions for an Equinox model, or None if `model` is of another type.
+
+    The parameters are the model's arrays of floating-point numbers.
+    """
     eqx = sys.modules.get("equinox")
     if eqx is None or not isinstance(model, eqx.Module):
         return None
@@ -369,7 +382,7 @@ def _equinox_model(model: Any, init: Callable[..., PyTree]) -> Model | None:
 
 
 def _made(init: Callable[..., PyTree], key: Array) -> PyTree:
-    """Returns a fresh model. The key is passed by name if `init` requires that, as Equinox's own classes do."""
+    """Returns a fresh model. Passes the key by name if `init` requires that, as the classes of Equinox do."""
     try:
         inspect.signature(init).bind(key)
     except TypeError:

@@ -1,7 +1,8 @@
-"""Pictures of dormant neurons in matplotlib: a report, neuron scores over time, and dormant fractions by layer.
+"""Plots of dormant neurons in matplotlib: neuron scores over time, and the dormant fraction of each layer over time.
 
-Each function draws on the axes that it is given, or on new ones, and returns them. `Report.plot` draws a report, and
-`dormant.lab.drawing.plot_runs` compares run folders. Matplotlib is an optional package: `pip install 'dormant[cli]'`.
+`plot_scores` and `plot_layers` draw on `axes`, or on the axes of a new figure, and return the axes. `Report.plot` draws
+a report, and `dormant.lab.drawing.plot_runs` compares run folders. Matplotlib is an optional package:
+`pip install 'dormant[cli]'`.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ except ModuleNotFoundError as error:
 
 __all__ = ["plot_layers", "plot_scores"]
 
-# Okabe and Ito's palette for colour-blind readers. Leaves out yellow, because it is too pale on white.
+# The palette of Okabe and Ito for colour-blind readers, without yellow, which is too pale on white.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 DORMANT = "#AA3377"
 LINES = ("-", "--", ":", "-.")
@@ -41,13 +42,13 @@ STYLE: dict[Any, Any] = {
 }
 # Dormant neurons are purple. Other neurons are grey, darker for higher scores.
 SHADES = mpl.colormaps["Greys"].with_extremes(under=DORMANT)
-HIGHEST = 3.0  # all scores above this have the same shade; the mean score of a layer is 1
+HIGHEST = 3.0  # scores above this all have the same shade; the mean score of a layer is 1
 
 Steps = Int[np.ndarray, " points"] | Float[np.ndarray, " points"]
 
 
 def new_axes(width: float = 5.5, height: float = 3.8) -> Axes:
-    """Returns the axes of a new figure, sized in inches."""
+    """Returns the axes of a new figure. `width` and `height` are in inches."""
     with mpl.rc_context(STYLE):
         return Figure(figsize=(width, height), dpi=130, layout="constrained").subplots()
 
@@ -56,10 +57,10 @@ def new_axes(width: float = 5.5, height: float = 3.8) -> Axes:
 def plot_scores(
     steps: Steps, scores: Float[np.ndarray, "_ neurons"], tau: float = 0.1, axes: Axes | None = None
 ) -> Axes:
-    """Draws the scores of a layer's neurons over time, dormant neurons in purple, and returns the axes.
+    """Draws the scores of a layer's neurons over time and returns the axes. Dormant neurons are purple.
 
-    `steps` are the steps at which the scores were measured, in any unit. Neurons that were dormant most often are at
-    the bottom. `axes.collections[0]` is the mesh, for a colour bar.
+    `scores` has one row per element of `steps`, which may be in any unit. The neurons that were dormant most often are
+    at the bottom. To draw a colour bar, pass `axes.collections[0]` to `Figure.colorbar`.
 
     >>> axes = plot_scores(np.arange(3), np.array([[1.0, 1.0], [0.05, 1.95], [0.0, 2.0]]))
     >>> axes.get_title(loc="left")
@@ -105,7 +106,7 @@ def plot_layers(steps: Steps, fractions: Mapping[str, Float[np.ndarray, " _"]], 
 
 @mpl.rc_context(STYLE)
 def finish(axes: Axes, title: str, x_name: str, quantity: str, percent: bool = False) -> None:
-    """Sets the title, names and formats of axes whose curves start at zero."""
+    """Sets the title, the axis labels, the tick formats, the grid and the legend. The y axis starts at zero."""
     axes.set_title(title)
     axes.set_ylabel(quantity)
     axes.set_xlabel(x_name)
@@ -122,7 +123,10 @@ def finish(axes: Axes, title: str, x_name: str, quantity: str, percent: bool = F
 
 @mpl.rc_context(STYLE)
 def draw_shares(axes: Axes, shares: Mapping[str, tuple[float, float, float]], tau: float) -> None:
-    """Draws a bar per layer: its dormant fraction with the bounds of its interval. The last bar is all layers."""
+    """Draws the dormant fraction of each layer as a bar, with its interval. The last bar is the row of all layers.
+
+    `shares` maps each layer's name to its dormant fraction and the lower and upper bound of the interval.
+    """
     heights = np.arange(len(shares))
     values = [share for share, _, _ in shares.values()]
     axes.barh(heights, values, color=[DORMANT] * (len(shares) - 1) + ["#555555"], height=0.7)
@@ -137,7 +141,7 @@ def draw_shares(axes: Axes, shares: Mapping[str, tuple[float, float, float]], ta
 
 @mpl.rc_context(STYLE)
 def draw_sorted_scores(axes: Axes, scores: Mapping[str, Float[np.ndarray, " neurons"]], tau: float) -> None:
-    """Draws the scores of each layer in ascending order, and τ as a dotted line."""
+    """Draws one curve per layer: its scores in ascending order. A dotted line shows τ."""
     for number, (layer, values) in enumerate(scores.items()):
         ranks = (np.arange(len(values)) + 0.5) / len(values)
         style = LINES[number // len(COLOURS) % len(LINES)]
@@ -152,14 +156,16 @@ def draw_sorted_scores(axes: Axes, scores: Mapping[str, Float[np.ndarray, " neur
 
 
 def report_axes(layers: int) -> tuple[Axes, Axes]:
-    """Returns the two axes of a new figure for a report on this number of layers."""
+    """Returns the two axes of a new figure for a report. The figure is higher if there are more layers."""
     with mpl.rc_context(STYLE):
         shares, scores = Figure((11.0, 1.8 + 0.35 * max(6, layers)), dpi=130, layout="constrained").subplots(1, 2)
     return shares, scores
 
 
 def by_dormancy(scores: Float[np.ndarray, "neurons points"], tau: float) -> Int[np.ndarray, " neurons"]:
-    """The order of neurons by the number of log points at which they were dormant, then by their last score.
+    """Returns the indices of the neurons, sorted by how often they were dormant, most often first.
+
+    Neurons that were dormant equally often are sorted by their last score, lowest first.
 
     >>> by_dormancy(np.array([[0.0, 2.0], [0.0, 0.0], [1.0, 1.0]]), tau=0.1).tolist()
     [1, 0, 2]

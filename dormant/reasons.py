@@ -1,4 +1,4 @@
-"""Reports, printed wirings, and reasons why layers are not recycled, for networks in JAX and PyTorch."""
+"""Reports, printed wirings, and reasons why layers are not recycled. Used for networks in JAX and in PyTorch."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,13 @@ from jaxtyping import Float
 if TYPE_CHECKING:
     from matplotlib.axes import Axes  # an optional package
 
-WIDTH = 120  # columns
+WIDTH = 120  # columns of a printed table
 NARROWEST = 8  # fewest columns of a wrapped cell
-SENTENCE = 40  # the last column holds sentences and shrinks to this width before other columns are wrapped
+SENTENCE = 40  # the last column holds sentences; it shrinks to this width before other columns shrink
 
 
 class Reason(str):
-    """A string with the reason why a layer is not recycled. `cure` tells the user what to change.
+    """A string that explains why a layer is not recycled. `cure` is a string that tells the user what to change.
 
     >>> reason = Reason("the function also returns it", RETURN)
     >>> reason, reason.cure
@@ -44,7 +44,7 @@ RUNS = "make forward run on the example inputs in training mode, with gradients 
 
 
 def cures(reasons: Mapping[str, Sequence[str]]) -> list[str]:
-    """Returns one line per cure, with the layers that need the cure. `reasons` maps each layer's name to its reasons.
+    """Returns one line per cure, which lists the layers that need it. `reasons` maps each layer's name to its reasons.
 
     >>> cures({"conv": [Reason("its kernel is frozen", TRAIN)], "dense": []})
     ['to recycle conv: let a gradient reach that parameter, or leave the layer as it is']
@@ -59,7 +59,7 @@ def cures(reasons: Mapping[str, Sequence[str]]) -> list[str]:
 
 @runtime_checkable
 class Told(Protocol):
-    """An object with a layer's reasons and couplings."""
+    """An object with the reasons why a layer is not recycled, and the normalisations that couple its neurons."""
 
     @property
     def reasons(self) -> Sequence[str]: ...
@@ -82,7 +82,10 @@ class Layer(Told, Protocol):
 
 
 def printed_wiring(layers: Sequence[Layer], outputs: Sequence[str], not_followed: Mapping[str, str]) -> str:
-    """Returns a table of the layers, then the output layers, the parameters that are not followed, and the cures."""
+    """Returns the text of a printed wiring: a table of the layers, and lines on all other parts of the network.
+
+    These lines list the output layers, the parameters that are not followed, and the cures.
+    """
     rows = [("layer", "neurons", "fed by", "read by", "recycled")]
     rows += [
         (layer.name, str(layer.width), _paths(layer.incoming), _paths(layer.outgoing), status(layer))
@@ -97,7 +100,7 @@ def printed_wiring(layers: Sequence[Layer], outputs: Sequence[str], not_followed
 
 
 def status(layer: Told) -> str:
-    """Returns the table cell that states whether a layer is recycled, or why it is not."""
+    """Returns "yes" if a layer is recycled, or "no: " and the reasons. Also names what couples its neurons."""
     if layer.reasons:
         return "no: " + "; ".join(layer.reasons)
     return "yes" + (f", but its neurons are coupled by {', '.join(layer.coupled_by)}" if layer.coupled_by else "")
@@ -108,7 +111,7 @@ def _paths(entries: Mapping[str, object]) -> str:
 
 
 def _short(path: str) -> str:
-    """Returns the path of a parameter without Flax's root, "params"."""
+    """Returns the path of a parameter without the prefix "params/", which Flax adds."""
     return path.removeprefix("params/")
 
 
@@ -124,7 +127,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     widths[-1] = min(widths[-1], max(SENTENCE, WIDTH - gaps - sum(widths[:-1])))
     while (over := sum(widths) + gaps - WIDTH) > 0 and max(widths) > NARROWEST:
         widest = widths.index(max(widths))
-        # The widest column shrinks to the width of the second widest, or only as far as needed if that is less.
+        # The widest column shrinks to the width of the second widest column, or less if the table then fits.
         next_widest = max((size for size in widths if size < widths[widest]), default=0)
         widths[widest] = max(next_widest, widths[widest] - over, NARROWEST)
     lines = []
@@ -137,7 +140,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 class Interval(NamedTuple):
-    """An estimate and the bounds of its 95 % interval. Unknown bounds are NaN. Compiled code returns arrays instead."""
+    """An estimate and its 95 % interval. Unknown bounds are NaN. In compiled code, all three fields are arrays."""
 
     estimate: float
     low: float
@@ -146,10 +149,10 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LayerReport:
-    """Dormancy, effective rank and weight norm of one layer on the batch, or of all layers pooled.
+    """The row of a report: one layer's dormant neurons, scores, effective rank and weight norm on the batch.
 
-    In the report of all layers, the rank and the norm are NaN. For a layer with NaN or infinite activations, the
-    scores, the share, the interval and the effective rank are NaN.
+    `Report.all` is a row for all layers together. Its rank and norm are NaN. For a layer with NaN or infinite
+    activations, the scores, the share, the interval and the effective rank are NaN.
     """
 
     name: str
@@ -170,7 +173,11 @@ class LayerReport:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Reports of each layer of a network, in the order of computation, and of all layers pooled. Prints as a table."""
+    """A report on a network. It prints as a table.
+
+    `layers` has one row per layer, in the order of computation. `all` is the row for all layers together. `samples` is
+    the size of the batch.
+    """
 
     layers: tuple[LayerReport, ...]
     all: LayerReport
@@ -191,8 +198,9 @@ class Report:
     def plot(self, axes: "tuple[Axes, Axes] | None" = None) -> "tuple[Axes, Axes]":
         """Draws the report in matplotlib, and returns the two axes.
 
-        The first shows the dormant fraction of each layer with its interval, the second each layer's scores in
-        ascending order. Raises ModuleNotFoundError, which names the extra to install, without matplotlib.
+        The first axes show the dormant fraction of each layer with its interval. The second axes show the scores of
+        each layer in ascending order. If matplotlib is not installed, raises ModuleNotFoundError with the command that
+        installs it.
         """
         from .plots import draw_shares, draw_sorted_scores, report_axes
 
@@ -204,7 +212,7 @@ class Report:
 
     @property
     def conditions(self) -> str:
-        """Returns the threshold and the size of the batch as text."""
+        """The last line of the printed report: tau, the size of the batch, and a note if intervals are unknown."""
         told = f"tau = {self.tau:g}, a batch of {self.samples} samples"
         finite = [layer for layer in self.layers if not np.isnan(layer.share)]
         unknown = any(np.isnan(layer.interval.low) for layer in finite)
@@ -212,7 +220,7 @@ class Report:
 
 
 def pooled(layers: Sequence[LayerReport]) -> LayerReport:
-    """Returns the report of all layers together."""
+    """Returns the row of a report for all layers together."""
     neurons, dormant = sum(layer.neurons for layer in layers), sum(layer.dormant for layer in layers)
     ends = [float(sum(layer.interval[end] * layer.neurons for layer in layers) / neurons) for end in (1, 2)]
     scores = np.concatenate([layer.scores for layer in layers])

@@ -1,4 +1,4 @@
-"""Regularisers: penalties on the weights. A penalty's gradient is added to the gradient that the optimizer gets."""
+"""Regularisers: penalties on the weights. The gradient of a penalty is added to the gradient of the loss."""
 
 import math
 from dataclasses import dataclass
@@ -12,26 +12,29 @@ from jaxtyping import Array, Float, PyTree
 from .wiring import by_path
 
 Params = PyTree[Array]
-POWER_STEPS = 8  # steps of the power iteration for the largest singular value
+POWER_STEPS = 8  # number of steps of power iteration that estimate the largest singular value
 
 
 @runtime_checkable
 class Penalty(Protocol):
-    """A function of the weights and the initial weights that returns a term of the loss."""
+    """A function that takes the weights and the initial weights, and returns a penalty to add to the loss."""
 
     def __call__(self, params: Params, initial: Params) -> Float[Array, ""]: ...
 
 
 class Initial(NamedTuple):
-    """The initial weights. If a neuron is recycled, `graft` replaces its initial weights by its fresh weights."""
+    """The state of the penalty's transformation: the initial weights.
+
+    If a neuron is recycled, `graft` replaces its initial weights by its fresh weights.
+    """
 
     params: Params
 
 
 def penalised(penalty: Penalty | None, tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Returns the optimizer with the penalty's gradient added to each gradient, or `tx` itself if `penalty` is None.
+    """Returns an optimizer that adds the gradient of the penalty to each gradient, and then applies `tx`.
 
-    Each step also computes the gradient of the penalty. The optimizer's state also holds a copy of the weights.
+    Returns `tx` if `penalty` is None. The optimizer's state holds a copy of the initial weights.
 
     >>> tx = penalised(L2Init(0.5), optax.sgd(1.0)); params = {"w": jnp.array([1.0])}
     >>> state = tx.init(params)
@@ -43,7 +46,10 @@ def penalised(penalty: Penalty | None, tx: optax.GradientTransformation) -> opta
 
 
 def add_gradient_of(penalty: Penalty) -> optax.GradientTransformation:
-    """Returns a transformation that adds the penalty's gradient. Its `update` raises ValueError without parameters."""
+    """Returns an optax transformation that adds the gradient of the penalty to the updates.
+
+    `update` raises ValueError if it is called without `params`.
+    """
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         if params is None:
@@ -56,7 +62,7 @@ def add_gradient_of(penalty: Penalty) -> optax.GradientTransformation:
 
 @dataclass(frozen=True)
 class L2Init:
-    """The penalty strength * ||w - w0||^2, which pulls weights towards their initial values instead of zero.
+    """The penalty strength * ||w - w0||^2. It pulls the weights w towards their initial values w0 instead of zero.
 
     >>> float(L2Init(0.5)({"w": jnp.array([3.0])}, {"w": jnp.array([1.0])}))
     2.0
@@ -77,10 +83,10 @@ class L2Init:
 
 @dataclass(frozen=True)
 class Parseval:
-    """The penalty strength * sum_l ||G_l - scale * I||^2, with G_l the Gram matrix of a layer's incoming vectors.
+    """The penalty strength * sum_l ||G_l - scale * I||^2, where G_l is the Gram matrix of a layer's incoming vectors.
 
-    The penalty pulls the incoming vectors of a layer towards orthogonal vectors of squared length `scale`. It ignores
-    the layers in `free`, by default the output layers. Computing the Gram matrix costs inputs * neurons^2 per layer.
+    It pulls the incoming vectors of a layer towards orthogonal vectors with squared length `scale`. It ignores the
+    layers in `free`, which are the output layers by default. The cost is inputs * neurons^2 operations per layer.
 
     >>> float(Parseval(1.0)({"hidden": jnp.array([[1.0, 1.0], [0.0, 2.0]])}, {}))  # products 1, 1, 1, 5
     18.0
@@ -109,18 +115,19 @@ class Parseval:
 
 @dataclass(frozen=True)
 class Spectral:
-    """strength * (sum_l (s_l^power - 1)^2 + sum_l ||b_l||^(2 * power)), with s_l a kernel's largest singular value.
+    """The penalty strength * (sum_l (s_l^power - 1)^2 + sum_l ||b_l||^(2 * power)).
 
-    The singular value is estimated by eight steps of power iteration from a fixed vector. They cost 16 products of the
-    kernel and a vector, which is much less than the gradient of a batch.
+    Here s_l is the largest singular value of the kernel of layer l, and b_l is the bias of layer l. Eight steps of
+    power iteration from a fixed vector estimate the singular value. Each step costs two products of the kernel and a
+    vector, which is much less than the gradient of a batch.
 
     >>> round(float(Spectral(1.0, power=1)({"w": jnp.diag(jnp.array([3.0, 1.0])), "b": jnp.array([2.0])}, {})), 3)
     8.0
 
     Raises ValueError for a negative strength or a power below 1.
-    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They continue the iteration from
-    the vector of the last gradient step; we restart it from a fixed vector. We do not penalise the scales of a
-    normalisation.
+    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They start the
+    iteration from the vector of the previous gradient step. We start it from a fixed vector. We do not penalise the
+    scales of a normalisation.
     """
 
     strength: float = 1e-4
@@ -142,20 +149,22 @@ class Spectral:
 
 
 def kernels(params: Params, free: tuple[str, ...] = ()) -> list[Float[Array, "inputs neurons"]]:
-    """Returns the kernels outside of the layers `free`, as matrices whose columns are the neurons' incoming vectors."""
+    """Returns the kernels of all layers that are not in `free`, as matrices. Each column feeds one neuron."""
     inside = [leaf for path, leaf in by_path(params).items() if leaf.ndim > 1 and not set(path.split("/")) & set(free)]
     return [leaf.reshape(math.prod(leaf.shape[:-1]), leaf.shape[-1]) for leaf in inside]
 
 
 def largest_singular_value(kernel: Float[Array, "inputs neurons"]) -> Float[Array, ""]:
-    """Returns a lower bound of a kernel's largest singular value, from power iteration with fixed vectors.
+    """Returns an estimate of a kernel's largest singular value, by power iteration from a fixed vector.
+
+    The estimate is never above the exact value. Its gradient treats the vectors of the iteration as constants.
 
     >>> round(float(largest_singular_value(jnp.diag(jnp.array([3.0, 1.0])))), 3)
     3.0
     """
-    # Computes products as sums, because the tracer would take matrix products for neuron layers.
+    # We write the products as sums, because the tracer would treat matrix products as layers of neurons.
     still = jax.lax.stop_gradient(kernel)
-    right = jax.random.normal(jax.random.key(0), (kernel.shape[1],), kernel.dtype)  # an arbitrary vector
+    right = jax.random.normal(jax.random.key(0), (kernel.shape[1],), kernel.dtype)  # the start vector
     left = _unit((still * right[None]).sum(axis=1))
     for _ in range(POWER_STEPS):
         right = _unit((still * left[:, None]).sum(axis=0))

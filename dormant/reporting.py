@@ -21,12 +21,12 @@ from .wiring import Activation, NeuronLayer, Wiring, by_path
 def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: float = 0.1) -> Report:
     """Returns a report on each layer of `apply(params, *inputs)`: dormant neurons, intervals, ranks and weight norms.
 
-    Every array of `inputs` has the samples of the batch along its first axis. A small batch makes too many neurons look
-    dormant, because some neurons are active on few samples only. The interval therefore accounts for the standard error
-    of each neuron's score over samples. Its lower bound counts the neurons that are certainly dormant, its upper bound
-    the neurons that may be dormant. The effective rank is the rank of the activations, with one row per sample and
-    position. If a layer is measured at several values, the report shows the largest of their ranks. The weight norm is
-    the norm of all incoming entries.
+    The first axis of every input array is the batch. In a small batch, too many neurons look dormant, because some
+    neurons are active on few samples only. The interval therefore accounts for the standard error of each neuron's
+    score. Its lower bound is the fraction of neurons that are certainly dormant. Its upper bound is the fraction of
+    neurons that may be dormant. The effective rank is computed from the matrix of activations, with one row per sample
+    and position. If a layer has several non-linearities, the report shows the largest of their ranks. The weight norm
+    is the norm of all incoming entries.
 
     >>> params = {"dense": {"kernel": jnp.diag(jnp.array([1.0, 1.0, 0.0]))}, "head": {"kernel": jnp.ones((3, 1))}}
     >>> def apply(params, x):
@@ -37,11 +37,11 @@ def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: f
     all          3        1  33.3 %  33.3 - 33.3 %
     tau = 0.1, a batch of 60 samples
 
-    A layer with NaN or infinite activations has NaN in the table, and so does the row of all layers. A RuntimeWarning
-    names the layers.
+    If a layer has NaN or infinite activations, its row and the row of all layers contain NaN. A RuntimeWarning names
+    such layers.
 
-    Raises ValueError if tau is negative, if the inputs differ in the length of their first axis, or if they have no
-    samples. Raises TraceError if `trace` does.
+    Raises ValueError if tau is negative, if the inputs have first axes of different lengths, or if the batch is empty.
+    Raises TraceError if the network has no layer of neurons.
     Source: Sokar et al. 2023 for the scores. The interval is ours (see `score_bounds`).
     """
     checked_tau(tau)
@@ -59,7 +59,7 @@ def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: f
 
 
 def batch_size(inputs: Sequence[PyTree]) -> int:
-    """Returns the length of the first axis of all input arrays. Raises ValueError if the lengths differ."""
+    """Returns the length of the first axis of all input arrays. Raises ValueError if the lengths differ or are 0."""
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(inputs)]
     lengths = {shape[0] if shape else None for shape in shapes}
     if lengths == {0}:
@@ -81,7 +81,10 @@ def _warn_of(diverged: Sequence[str]) -> None:
 
 
 def _by_sample(wiring: Wiring, params: PyTree, inputs: Sequence[PyTree]) -> list[Activation]:
-    """Returns activations as [samples, ..., neurons]. Runs the network once per sample to get this order of axes."""
+    """Returns activations as arrays [samples, ..., neurons].
+
+    The network is mapped over single samples, so that the first axis of each result is the batch.
+    """
     found: list[Activation] = []
 
     def measure(sample: Sequence[PyTree]) -> list[Array]:
@@ -100,9 +103,10 @@ def _magnitudes(place: Activation) -> Float[np.ndarray, "samples neurons"]:
 def _layer_bounds(
     wiring: Wiring, places: Sequence[Activation], scores: dict[str, Float[np.ndarray, " neurons"]]
 ) -> dict[str, Float[np.ndarray, "2 neurons"]]:
-    """Returns the score bounds of each layer: the largest bounds, for a neuron that is measured at several values.
+    """Returns the lower and upper score bounds of each layer, as two rows.
 
-    All bounds are NaN if samples influence each other. The bounds of a layer with NaN or infinite activations are NaN.
+    A neuron with several non-linearities has several bounds. The largest of them are returned. If samples influence
+    each other, all bounds are NaN. If a layer has NaN or infinite activations, its bounds are NaN.
     """
     bounds = {layer.name: np.zeros((2, layer.width)) for layer in wiring.layers}
     alone = {layer.name: np.zeros(layer.width) for layer in wiring.layers}

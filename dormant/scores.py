@@ -1,4 +1,4 @@
-"""Neuron scores of activations, masks and fractions of dormant neurons, and the overlap of masks."""
+"""Neuron scores, masks of dormant neurons, the fraction of dormant neurons, and the overlap of two masks."""
 
 from collections.abc import Mapping
 
@@ -13,36 +13,40 @@ AnyArray = jax.Array | np.ndarray
 
 
 def neuron_scores(activations: Num[AnyArray, "*samples neurons"]) -> Float[Array, " neurons"]:
-    """Returns the mean absolute activation of each neuron, divided by the mean of its layer.
+    """Returns the score of each neuron: its mean absolute activation, divided by the mean over the layer.
 
-    Activations are averaged over all axes but the last: batch, time, the positions of a convolution. The scores of a
-    layer average 1, so a threshold does not depend on the layer's width. In a silent layer all scores are 0. In a layer
-    with a NaN or infinite activation all scores are NaN. The absolute value of a complex activation is its modulus.
+    Activations are averaged over all axes except the last, such as batch, time, and the positions of a convolution. The
+    scores of a layer average 1, so a threshold does not depend on the layer's width. In a silent layer, all scores are
+    0. In a layer with a NaN or infinite activation, all scores are NaN. The absolute value of a complex activation is
+    its modulus.
 
     >>> neuron_scores(np.array([[0.0, 1.0, 3.0], [0.0, -1.0, 1.0]])).tolist()
     [0.0, 1.0, 2.0]
 
-    Source: Sokar et al. 2023, equation 1; the reference code (dopamine/labs/redo/weight_recyclers.py) adds 1e-9 to the
-    layer mean. We divide by the mean itself unless it is zero, so that scores do not depend on the scale of the layer.
-    The paper states that scores sum to 1, which is a mistake: they average 1 (google/dopamine issue 209).
+    Source: Sokar et al. 2023, equation 1. The reference code (dopamine/labs/redo/weight_recyclers.py) adds 1e-9 to the
+    mean over the layer. We do not, so that scores do not depend on the scale of the layer. The paper states that the
+    scores of a layer sum to 1. This is a mistake: they average 1 (google/dopamine issue 209).
     """
     values = magnitudes(activations)
     samples = tuple(range(values.ndim - 1))
     largest = jnp.max(values, initial=0.0)
-    # Dividing by the largest value first keeps the mean of very small or large activations finite and normal. The
-    # divisor is at most 2**126, because XLA multiplies by its reciprocal, which is subnormal for larger divisors.
+    # We first divide by the largest value, so that the mean of very large or small activations does not overflow or
+    # underflow. XLA multiplies by the reciprocal of the divisor. The divisor is at most 2**126, because the reciprocal
+    # of a larger divisor would be subnormal.
     safe = jnp.where(largest > 0, jnp.minimum(largest, 2.0**126), jnp.ones_like(largest))
     magnitude = (values / safe).mean(axis=samples)
     mean = magnitude.mean()
     scores = magnitude / jnp.where(mean > 0, mean, jnp.ones_like(mean))
-    # A neuron that is not silent must not score 0, even if the score underflows because other neurons are much more
-    # active.
+    # Only silent neurons get score 0. Other scores may underflow if another neuron is much more active, so they are
+    # raised to the smallest normal number.
     scores = jnp.where((values != 0).any(axis=samples), jnp.maximum(scores, jnp.finfo(scores.dtype).tiny), 0.0)
     return jnp.where(jnp.isfinite(values).all(), scores, jnp.nan)
 
 
 def magnitudes(values: Num[AnyArray, "*shape"]) -> Float[Array, "*shape"]:
-    """Returns absolute values (moduli of complex numbers) in single precision, or in double for double inputs.
+    """Returns absolute values in single precision, or in double precision if `values` has double precision.
+
+    The absolute value of a complex number is its modulus.
 
     >>> magnitudes(np.array([3 + 4j, -1], np.complex64)).tolist()
     [5.0, 1.0]
@@ -50,38 +54,38 @@ def magnitudes(values: Num[AnyArray, "*shape"]) -> Float[Array, "*shape"]:
     values = jnp.asarray(values)
     if values.dtype == bool:
         return values.astype(jnp.float32)
-    # Integers are converted before taking the absolute value, because that of the smallest integer overflows.
+    # Integers are converted to floats first, because the absolute value of the smallest integer overflows.
     exact = jnp.issubdtype(values.dtype, jnp.inexact)
     values = jnp.abs(values) if exact else jnp.abs(values.astype(jnp.float32))
     return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
 
 
 def dormant_mask(scores: Float[AnyArray, "*batch neurons"], tau: float) -> Bool[Array, "*batch neurons"]:
-    """Returns a mask of the tau-dormant neurons, whose score is at most `tau`.
+    """Returns a mask of the tau-dormant neurons. A neuron is tau-dormant if its score is at most `tau`.
 
     >>> dormant_mask(np.array([0.0, 0.1, 2.9], np.float32), tau=0.1).tolist()
     [True, True, False]
 
-    Where a score is NaN, the mask is False. `dormant_fraction` instead returns NaN if a score is NaN.
+    The mask is False for a neuron whose score is NaN. In contrast, `dormant_fraction` returns NaN if a score is NaN.
 
     Raises ValueError if `tau` is negative.
-    Source: Sokar et al. 2023, definition 3.1. A score equal to tau counts as dormant, so tau = 0 finds the silent
+    Source: Sokar et al. 2023, definition 3.1. A neuron whose score equals tau is dormant, so tau = 0 finds the silent
     neurons.
     """
     return jnp.asarray(scores) <= checked_tau(tau)
 
 
 def dormant_fraction(scores: Mapping[str, Shaped[AnyArray, " neurons"]], tau: float = 0.1) -> Float[Array, ""]:
-    """Returns the fraction of dormant neurons over all layers pooled, or NaN if a score is NaN.
+    """Returns the fraction of dormant neurons among the neurons of all layers, or NaN if a score is NaN.
 
-    Wide layers dominate the fraction: 512 of Nature CNN's 672 neurons belong to its dense layer. With `tau=0`, the
-    result is the fraction of dead neurons, which are zero on every sample of the batch.
+    Wide layers dominate the fraction. For example, 512 of the 672 neurons of Nature CNN are in its dense layer. With
+    `tau=0`, the result is the fraction of dead neurons, which are zero on every sample of the batch.
 
     >>> scores = {"conv": np.array([0.0], np.float32), "dense": np.array([0.3, 1.0, 1.7], np.float32)}
     >>> float(dormant_fraction(scores)), float(dormant_fraction(scores, tau=0.5))
     (0.25, 0.5)
 
-    Raises ValueError if tau is negative or there is no neuron. Raises TypeError if it gets masks in place of scores.
+    Raises ValueError if tau is negative or there is no neuron. Raises TypeError if `scores` contains a mask.
     Source: Sokar et al. 2023, definition 3.1, pooled as in dopamine/labs/redo/weight_recyclers.py; dead units, Lyle et
     al. 2023, "Understanding plasticity in neural networks".
     """
@@ -97,7 +101,9 @@ def dormant_fraction(scores: Mapping[str, Shaped[AnyArray, " neurons"]], tau: fl
 
 
 def overlap_coefficient(first: Bool[AnyArray, " neurons"], second: Bool[AnyArray, " neurons"]) -> Float[Array, ""]:
-    """Returns the number of neurons in both sets, divided by the size of the smaller set, or 0 if a set is empty.
+    """Returns the overlap of two sets of neurons: |A and B| / min(|A|, |B|), or 0 if a set is empty.
+
+    Each set is a mask over the same neurons.
 
     >>> float(overlap_coefficient(np.array([True, True, False]), np.array([True, False, False])))
     1.0

@@ -1,4 +1,7 @@
-"""Checks of settings that JAX's and PyTorch's interventions share, and `Renewal`. Imports neither framework."""
+"""Checks of settings, and the options of `Renewal`. Interventions for JAX and for PyTorch use this module.
+
+It imports neither JAX nor PyTorch.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,9 +23,9 @@ def checked_tau(tau: float) -> float:
 
 
 def checked_steps(name: str, steps: int) -> int:
-    """Returns `steps` if it is a positive whole number of gradient steps.
+    """Returns `steps`, a positive number of gradient steps. `name` is the setting's name in error messages.
 
-    Raises TypeError if `steps` is not an integer, such as the float 1e3, and ValueError if it is below 1.
+    Raises TypeError if `steps` is not an integer (the float 1e3 is not), and ValueError if it is below 1.
     """
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
         hint = f"; write {int(steps)}" if isinstance(steps, float) and steps.is_integer() else ""
@@ -33,14 +36,14 @@ def checked_steps(name: str, steps: int) -> int:
 
 
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless `value` is one of the choices of the option `name`."""
+    """Raises ValueError if `value` is not in `choices`. `name` is the option's name in the message."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
 @dataclass(frozen=True)
 class Renewal:
-    """How a chosen neuron's weights and their optimizer state are renewed; `ReDo` explains the four options.
+    """Options for replacing the weights of a chosen neuron and their optimizer state. `ReDo` explains all four options.
 
     >>> Renewal(incoming="scaled").outgoing
     'zero'

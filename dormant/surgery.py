@@ -1,4 +1,4 @@
-"""Changes to a learner: overwrite masked weights, renew chosen neurons, and reset their optimizer state."""
+"""Functions that change a learner: they overwrite weights, renew neurons, and reset optimizer state."""
 
 import functools
 import warnings
@@ -36,21 +36,21 @@ def graft(
     tx: optax.GradientTransformation,
     forget: PyTree[Bool[Array, "..."]] | None = None,
 ) -> Learner:
-    """Returns the learner with masked weights taken from `donor`, and the optimizer state of these weights reset.
+    """Returns the learner after replacing its masked weights by those of `donor` and resetting their optimizer state.
 
-    `mask` has the same tree as the parameters; each leaf is a Boolean array that broadcasts to its parameter. Reset
-    state has the values of `tx.init` for the new parameters: zero for Adam's moments, the initial accumulator for
-    Adagrad, the new weight if the optimizer keeps a copy of the weights (schedule-free's z).
-    `optax.tree_utils.tree_map_params` finds the state of each parameter, so any optax chain works, including weight
-    decay and `inject_hyperparams`. All other state (step counts, schedules) does not change. If `forget` is given, it
-    masks the state to reset in place of `mask`.
+    `mask` has the same tree as the parameters. Each leaf is a Boolean array that broadcasts to its parameter. Reset
+    state has the values that `tx.init` returns for the new parameters. For example, Adam's moments are set to zero, and
+    a copy of the weights (z in schedule-free optimizers) is set to the new weights. If `forget` is given, it selects
+    the state to reset, and `mask` selects only the weights. State that belongs to no weight, such as a step count, does
+    not change. Any optax chain works, because `optax.tree_utils.tree_map_params` finds the state of each parameter.
 
     >>> tx = optax.sgd(0.1, momentum=0.9); params = {"w": jnp.ones(3)}
     >>> learner = Learner(params, tx.init(params))
     >>> graft(learner, {"w": jnp.array([True, False, False])}, {"w": jnp.zeros(3)}, tx).params["w"].tolist()
     [0.0, 1.0, 1.0]
 
-    Raises ValueError if only some entries of a parameter change and its optimizer state does not have its shape.
+    Raises ValueError if only some entries of a parameter are masked, but its optimizer state has another shape than the
+    parameter, so that it can't be reset for single entries.
     Source: Sokar et al. 2023, algorithm 1. The reference code expects the moments in `opt_state[0]`, sets them to
     zero, and keeps the moments of biases.
     """
@@ -69,7 +69,10 @@ def _replace(old: Array, hit: Array, new: Array) -> Array:
 
 
 def _state_mask(tx: optax.GradientTransformation, learner: Learner, mask: PyTree[Bool[Array, "..."]]) -> PyTree:
-    """Returns the optimizer state with each parameter's state replaced by its mask, and all other leaves by None."""
+    """Returns a tree like the optimizer state. The state of a parameter becomes the parameter's mask, all else None.
+
+    Raises ValueError if the state of some parameter can't be found or masked.
+    """
     misfits: list[str] = []
 
     def note(state: PyTree, hit: PyTree, param: PyTree) -> PyTree:
@@ -97,11 +100,11 @@ def _state_mask(tx: optax.GradientTransformation, learner: Learner, mask: PyTree
 
 
 def untrained(tx: optax.GradientTransformation, params: Params) -> frozenset[str]:
-    """Returns the paths of the parameters that an optimizer does not train, such as those of `optax.set_to_zero`.
+    """Returns the paths of the parameters that an optimizer does not train, such as those under `optax.set_to_zero`.
 
-    A parameter is trained if its update depends on its gradient or on the parameter. It is not trained if its update
-    equals its gradient, because `optax.masked` returns the gradient for parameters outside of its mask. The result is
-    empty if no trained parameter is found, or if the optimizer can't be traced.
+    A parameter is trained if its update depends on its gradient or on the parameter. There is one exception. If the
+    update equals the gradient, the parameter is not trained, because this is how `optax.masked` skips a parameter. The
+    result is empty if no parameter is trained, or if the optimizer can't be traced.
 
     >>> tx = optax.multi_transform({"train": optax.adam(1e-3), "fix": optax.set_to_zero()}, {"w": "train", "b": "fix"})
     >>> sorted(untrained(tx, {"w": jnp.ones(2), "b": jnp.ones(2)}))
@@ -115,12 +118,12 @@ def untrained(tx: optax.GradientTransformation, params: Params) -> frozenset[str
 
 @functools.lru_cache(maxsize=64)
 def _untrained(tx: optax.GradientTransformation, structure: Any, kinds: tuple[tuple, ...]) -> tuple[bool, ...]:
-    """Returns, for each parameter, whether the optimizer does not train it."""
+    """Returns one Boolean per parameter: True if the optimizer does not train the parameter."""
     params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
     try:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             traced = flat_program(lambda *one: tx.update(*one)[0], params, jax.eval_shape(tx.init, params), params)
-    except Exception:  # raised by an optimizer that takes more arguments, or that uses concrete values
+    except Exception:  # the optimizer takes more arguments, or it can't be traced
         return (False,) * len(kinds)
     own = [*range(len(kinds)), *[-1] * (len(traced.inputs) - 2 * len(kinds)), *range(len(kinds))]
     seen = {number: {leaf} - {-1} for number, leaf in zip(traced.inputs, own, strict=True)}
@@ -135,21 +138,22 @@ def _untrained(tx: optax.GradientTransformation, structure: Any, kinds: tuple[tu
 
 
 def restart_step_count(learner: Learner, due: Bool[Array, ""]) -> Learner:
-    """Returns the learner with the step counts of bias correction set to zero if `due`.
+    """Returns the learner after setting the step counts of bias correction to zero. If not `due`, nothing changes.
 
-    These counts are in the states with `mu` or `nu`, such as Adam's. The counts of schedules do not change.
+    A step count is used for bias correction if its state also has `mu` or `nu`, as in Adam. The step counts of
+    schedules do not change.
 
     >>> tx = optax.adam(1e-3); params = {"w": jnp.ones(1)}
     >>> _, state = tx.update(params, tx.init(params))
     >>> int(restart_step_count(Learner(params, state), jnp.array(True)).opt_state[0].count)
     0
 
-    Source: timoklein/redo sets the count of each tensor to zero at every check. We set it to zero only if a neuron is
-    recycled.
+    Source: timoklein/redo sets all step counts to zero at every check for dormant neurons. We do this only if a neuron
+    is recycled.
     """
 
     def counts(state: object) -> bool:
-        names = getattr(state, "_fields", ())  # not hasattr: every tuple has a method called count
+        names = getattr(state, "_fields", ())  # hasattr does not work here, because every tuple has a method `count`
         return "count" in names and ("mu" in names or "nu" in names)
 
     def restart(state: PyTree) -> PyTree:
@@ -161,16 +165,16 @@ def restart_step_count(learner: Learner, due: Bool[Array, ""]) -> Learner:
 
 
 def first_moments(learner: Learner) -> Params:
-    """Returns the running average of each parameter's gradient, which the optimizer state holds as `mu` or `trace`.
+    """Returns the running average of each parameter's gradient, from `mu` or `trace` in the optimizer state.
 
-    If the chain applies weight decay before the average, the average includes the decay.
+    If the optimizer adds weight decay to the gradient before it computes the average, the average includes the decay.
 
     >>> tx = optax.adam(1e-3, b1=0.9); params = {"w": jnp.ones(1)}
     >>> _, state = tx.update({"w": jnp.array([2.0])}, tx.init(params))
     >>> round(float(first_moments(Learner(params, state))["w"][0]), 3)  # without bias correction
     0.2
 
-    Raises ValueError if the state has no running average for some parameter.
+    Raises ValueError if the state lacks a running average for any parameter.
     """
     structure = jax.tree.structure(learner.params)
     found: list[Array | None] = [None] * structure.num_leaves
@@ -186,7 +190,10 @@ def first_moments(learner: Learner) -> Params:
 
 
 def _leaves(tree: PyTree, params: Params) -> list[Array | None]:
-    """Returns one leaf of `tree` per parameter, or None if another part of the optimizer trains the parameter."""
+    """Returns one leaf of `tree` per parameter. A leaf is None if another part of the optimizer trains its parameter.
+
+    If `tree` does not match the parameters, all leaves are None.
+    """
     leaves: list[Array | None] = []
 
     def note(node: PyTree, part: PyTree) -> None:
@@ -195,7 +202,7 @@ def _leaves(tree: PyTree, params: Params) -> list[Array | None]:
 
     try:
         jax.tree.map(note, tree, params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
-    except ValueError:  # `tree` is no running average: a parameter may be called mu
+    except ValueError:  # `tree` is a parameter that is called mu, not a running average
         return [None] * len(jax.tree.leaves(params))
     return leaves
 
@@ -207,7 +214,11 @@ class Recycled(NamedTuple):
 
 
 def renewed(key: Array, learner: Learner, network: Network, masks: Masks, renewal: Renewal) -> Learner:
-    """Returns the learner with the masked neurons renewed."""
+    """Returns the learner after replacing the weights of the masked neurons.
+
+    `masks` maps the names of layers to masks of their neurons. `renewal` sets how the new weights are drawn, and which
+    optimizer state is reset.
+    """
     layers = [network.wiring[name] for name in masks]
     fed = entry_mask(learner.params, {layer.name: layer.incoming for layer in layers}, masks)
     read = entry_mask(learner.params, {layer.name: layer.outgoing for layer in layers}, masks)
@@ -224,12 +235,15 @@ def renewed(key: Array, learner: Learner, network: Network, masks: Masks, renewa
 
 
 def _scaled(donor: PyTree[Array], params: PyTree[Array], layers: Sequence[NeuronLayer], masks: Masks) -> PyTree[Array]:
-    """Returns the donor with each incoming kernel vector scaled to the mean length of the kept neurons' vectors."""
+    """Returns the donor with scaled kernels.
+
+    Each incoming vector gets the mean length of the incoming vectors of the layer's neurons that are not masked.
+    """
     new, old = (by_path(tree) for tree in (donor, params))
     for layer in layers:
         kept = ~masks[layer.name]
         for path, neurons in layer.incoming.items():
-            if old[path].ndim < 2:  # skips biases and the scales of normalisations
+            if old[path].ndim < 2:  # biases and the scales of normalisations
                 continue
             before, after = (
                 jnp.sqrt(entry_sums(jnp.square(leaves[path]), neurons, layer.width)) for leaves in (old, new)
@@ -243,10 +257,12 @@ def _scaled(donor: PyTree[Array], params: PyTree[Array], layers: Sequence[Neuron
 def recyclable(
     network: Network, params: PyTree, names: tuple[str, ...] | None, coupled: Literal["recycle", "skip"]
 ) -> list[NeuronLayer]:
-    """Returns the layers that can be recycled, or those among them that `names` lists by layer or network.
+    """Returns the layers to recycle: all layers that can be recycled, or only those in `names` if it is given.
 
-    The new neurons of a layer would not learn if the optimizer does not train a parameter that feeds or reads them, so
-    such a layer can't be recycled. Warns of these layers if `names` is None. Raises ValueError if `names` contains one.
+    `names` contains names of layers or of networks. A layer can't be recycled if its wiring has a reason against it, or
+    if the optimizer does not train a parameter that feeds or reads its neurons. Warns of the second case if `names` is
+    None. Raises ValueError if `names` contains a layer that can't be recycled. If `coupled` is "skip", leaves out
+    layers whose neurons are coupled.
     """
     wiring, fixed = network.wiring, untrained(network.tx, params)
     reasons = {layer.name: layer.reasons or _untrained_reasons(layer, fixed) for layer in wiring.layers}
@@ -272,22 +288,22 @@ def _untrained_reasons(layer: NeuronLayer, fixed: Collection[str]) -> tuple[str,
 
 
 def _within(wiring: Wiring, network: str) -> list[str]:
-    """Returns the names of the layers of one network. They start with the network's name and a slash."""
+    """Returns the names of the layers of one network. Each name starts with the name of the network and a slash."""
     return [layer.name for layer in wiring.layers if layer.name.startswith(f"{network}/")]
 
 
 def uncounted(layers: Sequence[NeuronLayer]) -> Recycled:
-    """Returns a count of zero recycled neurons for each layer."""
+    """Returns the initial count of recycled neurons, which is zero for each layer."""
     return Recycled({layer.name: jnp.zeros((), jnp.int32) for layer in layers})
 
 
 def count(state: Recycled, masks: Mapping[str, Bool[Array, " neurons"]]) -> Recycled:
-    """Returns the counts plus the number of neurons in each mask."""
+    """Returns the counts after adding the number of masked neurons of each layer."""
     return Recycled({name: total + masks[name].sum(dtype=jnp.int32) for name, total in state.counts.items()})
 
 
 def fresh(network: Network, key: Array, learner: Learner) -> PyTree[Array]:
-    """Returns newly initialised parameters. Checks that they have the learner's tree and shapes."""
+    """Returns newly initialised parameters. Raises ValueError if they differ from the learner's in tree or shapes."""
     donor = network.init(key)
     expected, got = (
         (jax.tree.structure(params), [jnp.shape(leaf) for leaf in jax.tree.leaves(params)])
@@ -309,7 +325,9 @@ def everything(params: PyTree[Array]) -> PyTree[Bool[Array, "..."]]:
 
 
 def recycled_counts(state: PyTree) -> dict[str, Int[Array, ""]]:
-    """Returns the recycled neurons per layer from the state of any intervention, or {} if it recycles no neurons.
+    """Returns how many neurons of each layer were recycled, from the state of any intervention.
+
+    The result is empty if the intervention recycles no neurons.
 
     >>> int(recycled_counts((Recycled({"dense": jnp.array(3)}), ()))["dense"])
     3

@@ -21,9 +21,10 @@ Masks = Mapping[str, Bool[Array, " neurons"]]
 class NeuronLayer:
     """A layer of neurons, with the parameter entries that feed and read each neuron.
 
-    `incoming` and `outgoing` map the path of a parameter to an integer array that broadcasts to the parameter's shape.
-    It holds the index of the neuron to which each entry belongs, or -1. If the layer can't be recycled, `reasons`
-    explains why. `coupled_by` names the normalisations through which its neurons influence each other.
+    `width` is the number of neurons. `incoming` and `outgoing` map the path of a parameter to an integer array that
+    broadcasts to the parameter's shape. The array holds, for each entry, the index of the neuron that the entry feeds
+    (`incoming`) or reads (`outgoing`), or -1 if there is none. If the layer can't be recycled, `reasons` explains why.
+    `coupled_by` names the normalisations through which the neurons influence each other.
     """
 
     name: str
@@ -40,7 +41,10 @@ class NeuronLayer:
 
 
 class Activation(NamedTuple):
-    """Activations at one point of the network: the layer, the indices of the measured neurons, and their values."""
+    """The activations of some neurons of a layer.
+
+    `neurons` holds the indices of these neurons in the layer. `values` is an array [*samples, neurons].
+    """
 
     layer: str
     neurons: Int[np.ndarray, " present"]
@@ -51,8 +55,9 @@ class Activation(NamedTuple):
 class Wiring:
     """The neuron layers of a traced function, in the order of computation. `outputs` names the output layers.
 
-    `not_followed` maps the path of each parameter that neither feeds nor reads a neuron to a description of its use.
-    It includes the parameters that unknown operations use. `layers` does not contain layers inside such operations.
+    `measure(params, *inputs)` runs the function and returns a list of `Activation`. `not_followed` lists the parameters
+    that neither feed nor read a neuron, such as those of unknown operations. It maps the path of each to a description
+    of its use. Layers inside unknown operations are not in `layers`.
 
     >>> from dormant import trace
     >>> def apply(params, x):
@@ -77,10 +82,9 @@ class Wiring:
         return found[name]
 
     def activations(self, params: PyTree, *inputs: PyTree) -> dict[str, Array]:
-        """Runs the traced function and returns the activations of every layer, each [*samples, neurons].
+        """Runs the traced function and returns the activations of each layer as an array [*samples, neurons].
 
-        A layer that is read through several non-linearities has one entry per non-linearity: `name`, `name@2` and so
-        on.
+        A layer with several non-linearities has one array per non-linearity, with the keys `name`, `name@2` and so on.
         """
         found: dict[str, Array] = {}
         for activation in self.measure(params, *inputs):
@@ -89,11 +93,11 @@ class Wiring:
         return found
 
     def scores(self, params: PyTree, *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
-        """Returns the score of every neuron of every layer.
+        """Returns the scores of each layer's neurons.
 
-        If a neuron is read through several non-linearities (CReLU, shared weights), it has a score after each. The
-        largest is returned, so the neuron counts as dormant only if it is dormant after each of them. A layer with a
-        NaN or infinite activation has NaN for all of its neurons.
+        A neuron with several non-linearities (CReLU, shared weights) has one score after each non-linearity. The
+        largest of them is returned. Thus the neuron is dormant only if it is dormant after all non-linearities. A layer
+        with a NaN or infinite activation has NaN for all of its neurons.
         """
         scores = {layer.name: jnp.zeros(layer.width) for layer in self.layers}
         for layer, neurons, values in self.measure(params, *inputs):
@@ -103,11 +107,11 @@ class Wiring:
         return scores
 
     def dormant(self, params: PyTree, *inputs: PyTree, tau: float = 0.1) -> dict[str, Bool[Array, " neurons"]]:
-        """Returns a mask of tau-dormant neurons per layer. All False in a layer with a NaN or infinite activation."""
+        """Returns a mask of tau-dormant neurons per layer, which is False everywhere in a layer with a NaN score."""
         return {name: dormant_mask(scores, tau) for name, scores in self.scores(params, *inputs).items()}
 
     def dormant_fraction(self, params: PyTree, *inputs: PyTree, tau: float = 0.1) -> Float[Array, ""]:
-        """Returns the fraction of all neurons that is tau-dormant. NaN if an activation is NaN or infinite."""
+        """Returns the fraction of neurons that are tau-dormant, or NaN if an activation is NaN or infinite."""
         return dormant_fraction(self.scores(params, *inputs), tau)
 
     def __str__(self) -> str:
@@ -117,8 +121,8 @@ class Wiring:
 class Network(NamedTuple):
     """The parts of a network that interventions use: its wiring, its initialiser and its optimizer.
 
-    `init(key)` returns fresh parameters with the tree of the network's parameters, so every layer keeps its
-    initialiser.
+    `init(key)` returns fresh parameters, with the same tree as the parameters of the network. It initialises each layer
+    in the way that was chosen for the layer.
     """
 
     wiring: Wiring
@@ -127,7 +131,7 @@ class Network(NamedTuple):
 
 
 def paths(params: PyTree) -> list[str]:
-    """Returns the path of each leaf in the notation of wirings.
+    """Returns the path of each leaf of a tree, with slashes between the keys.
 
     >>> paths({"dense": {"bias": 0, "kernel": 1}})
     ['dense/bias', 'dense/kernel']
@@ -148,9 +152,10 @@ def by_path(params: PyTree) -> dict[str, Any]:
 
 
 def entry_mask(params: PyTree, entries: Mapping[str, Entries], masks: Masks) -> PyTree[Bool[Array, "..."]]:
-    """Returns, per parameter, a mask of the masked neurons' entries. The mask broadcasts to the parameter's shape.
+    """Returns a tree of masks, one per parameter, which select the entries of the masked neurons.
 
-    `entries` maps a layer's name to its incoming or outgoing entries.
+    `masks` maps the name of a layer to a mask of its neurons. `entries` maps the name of a layer to its incoming or
+    outgoing entries. Each mask in the result broadcasts to the shape of its parameter.
 
     >>> entries = {"dense": {"kernel": np.array([[0, 1]])}}
     >>> entry_mask({"kernel": jnp.ones((3, 2))}, entries, {"dense": jnp.array([False, True])})["kernel"].tolist()
@@ -174,5 +179,5 @@ def entry_sums(values: Array, neurons: Int[np.ndarray, "..."], width: int) -> Fl
     owners = neurons.reshape((1,) * (values.ndim - neurons.ndim) + neurons.shape)
     same = tuple(axis for axis, length in enumerate(owners.shape) if length == 1)
     sums = values.sum(axis=same, keepdims=True).ravel()
-    last = np.where(owners.ravel() < 0, width, owners.ravel())  # entries without a neuron go to an extra slot
+    last = np.where(owners.ravel() < 0, width, owners.ravel())  # entries without a neuron are summed in an extra slot
     return jnp.zeros(width + 1, values.dtype).at[last].add(sums)[:width]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ class OnHost:
         refuse_without_room(self.replay, len(self.seeds), folder)
 
     def open(self: HostTraining, folder: Path, state: TrainState, owner: int = 0) -> "HostLoop":
-        """Opens the rings in a folder, or creates them before the first agent step. Returns the loop.
+        """Opens the rings in a folder and returns the loop, which continues from `state`.
 
         Creates the rings if `state` is the state before the first agent step. `owner` is a number that identifies the
         run.
@@ -89,8 +90,8 @@ def _fresh(training: HostTraining) -> tuple[AgentState, PyTree[Array]]:
 
 def open_rings(
     replay: FrameReplay | StepReplay, seeds: tuple[int, ...], folder: Path, added: int, owner: int
-) -> tuple[PyTree[ndarray], ...]:
-    """Opens the rings of a run, one per seed, in its replay folder. Raises the errors of the replay's `open`."""
+) -> tuple[Any, ...]:
+    """Opens the rings of a run in its replay folder, one ring per seed. Raises the same errors as `replay.open`."""
     return tuple(replay.open(folder / f"seed{seed}", added, checksum(owner, seed)) for seed in seeds)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +127,7 @@ class Packets:
         return Batch(before, fields["action_tm1"].astype(jnp.int32), fields["return_t"], fields["discount_t"], after)
 
 
-def stack_fields(name: str, shape: tuple[int, ...]) -> list[tuple[str, type[np.generic], tuple[int, ...]]]:
+def stack_fields(name: str, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
     """The fields of a packet for `Stacks` of a shape."""
     return [(f"{name} place", np.int32, shape), (f"{name} age", np.uint8, shape)]
 
