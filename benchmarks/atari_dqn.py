@@ -24,8 +24,8 @@ import numpy as np
 GAME, ACTIONS, BATCH = "Breakout", 4, 32
 MATMUL, PRODUCTS = 1024, 5  # side of the square matrices of the matmul row, and how many products
 REDO_PERIOD = 1_000
-ALONE, WITH_REDO = "our gradient steps alone", " with ReDo"
-RATIOS = (1.0, 0.25)
+ALONE, WITH_REDO, ON_DEVICE = "our gradient steps alone", " with ReDo", "ours, frames on the device"
+RATIOS = (0.25, 1.0, 2.0, 4.0)
 PEERS = {"reference's way": "dopamine", "CleanRL's way (PyTorch)": "cleanrl"}
 Step = Callable[[], Any]
 
@@ -64,7 +64,7 @@ def our_step() -> Step:
     return step
 
 
-def our_loop(ratio: float, agent_steps: int, redo: bool, folder: Path) -> Step:
+def our_loop(ratio: float, agent_steps: int, redo: bool, folder: Path, replay_on: str = "auto") -> Step:
     """A function that runs one chunk of `AtariTraining`, as in `dormant train`, with a full ring of 1,000 steps."""
     from dormant import Chain, Every, ReDo
     from dormant.rl.agents import atari_dqn
@@ -74,7 +74,9 @@ def our_loop(ratio: float, agent_steps: int, redo: bool, folder: Path) -> Step:
     agent = replace(atari_dqn(ratio), replay_capacity=1_000, min_replay=agent_steps, epsilon_steps=1)
     what = Every(max(1, round(agent_steps * ratio)), ReDo()) if redo else Chain()
     length: dict[str, Any] = {"agent_steps": 10**6 * agent_steps, "log_period": agent_steps, "eval_period": 10**9}
-    training = AtariTraining(agent=agent, env=Atari(GAME), intervention=what, replay_ratio=ratio, **length)
+    training = AtariTraining(
+        agent=agent, env=Atari(GAME), intervention=what, replay_ratio=ratio, replay_on=replay_on, **length
+    )
     state = training.init()
     loop = training.open(folder, state)
     for _ in range(max(3, 1_000 // agent_steps)):  # fills the ring, and compiles
@@ -161,17 +163,34 @@ def loops(options: argparse.Namespace, ratio: float, folder: Path) -> None:
     for end, redo in (("", False), (WITH_REDO, True)):
         rows["ours" + end] = our_loop(ratio, agent_steps, redo, folder / f"ours{redo}")
         rows |= {name + end: peer_loop(peer, ratio, agent_steps, redo) for name, peer in PEERS.items()}
+    rows[ON_DEVICE] = our_loop(ratio, agent_steps, False, folder / "device", "device")
     rows[ALONE] = repeated(our_step(), round(agent_steps * ratio))
     taken = seconds(rows, options.repeats)
     events = {name: taken[name + WITH_REDO] - taken[name] for name in ("ours", *PEERS)}
     for name, event in events.items():
         taken[name + WITH_REDO] = taken[name] + event * agent_steps * ratio / REDO_PERIOD
-    print(f"\n{f'loop at replay ratio {ratio:g}':36s}{'agent steps/s':>15s}{'gradient steps/s':>18s}{'ours is':>10s}")
+    print(f"{f'loop at replay ratio {ratio:g}':36s}{'agent steps/s':>15s}{'gradient steps/s':>18s}{'ours is':>10s}")
     for name, each in taken.items():
         rate, ours = agent_steps / each, taken["ours" + WITH_REDO * name.endswith(WITH_REDO)]
         print(f"{name:36s}{rate:15.1f}{rate * ratio:18.1f}{each / ours:9.2f}x")
     share = events["ours"] * agent_steps * ratio / REDO_PERIOD / taken[ALONE]
     print(f"{ALONE} are {taken[ALONE] / taken['ours']:.0%} of our loop's time; ReDo costs {share:.2%} of them")
+
+
+def transfers(ratio: float) -> None:
+    """Prints what one agent step sends to the device if the replay's frames are there, with the paper's settings."""
+    from dormant.rl.agents import atari_dqn
+    from dormant.rl.atari import AtariTraining
+    from dormant.rl.replay.packets import Packets
+
+    training = AtariTraining(agent=atari_dqn(ratio), replay_ratio=ratio)
+    updates, batch = training.schedule.gradient_steps_per_round, training.agent.batch_size
+    packets = Packets(training.replay, updates, batch, training.score_batch)
+    inputs = updates * (2 * batch + training.score_batch) * np.prod(training.replay.frame_shape) * training.replay.stack
+    print(
+        f"frames on the device: an agent step sends one packet of {packets.bytes:,} bytes and fetches one action; "
+        f"batches from the host are up to {inputs:,} bytes for each round"
+    )
 
 
 def repeated(step: Step, count: int) -> Step:
@@ -198,6 +217,8 @@ def main() -> None:
         torch.set_num_threads(1)
     gradient_steps(options)
     for ratio in RATIOS:
+        print()
+        transfers(ratio)
         with tempfile.TemporaryDirectory() as folder:
             loops(options, ratio, Path(folder))
 

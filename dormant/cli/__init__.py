@@ -37,9 +37,9 @@ COMMANDS = {
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command that the arguments name. Returns its exit code: 0 done, 1 failed, 2 refused, 130 interrupted."""
-    # Warnings start with the name of the package instead of the level, because errors start with it too.
+    # Warnings start with the name of the package, like errors, and not with the level.
     logging.basicConfig(format="%(name)s: %(message)s")
-    # Hides stack traces of failed writes from Orbax and asyncio, because commands report such errors in one line.
+    # Hides the stack traces that Orbax and asyncio print for a failed write. Commands report such errors in one line.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     if list(arguments) == ["--version"]:
@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def doctor() -> int:
-    """Prints packages and machine. Returns 0 if training can run on this machine, 1 if not."""
+    """Prints the installed packages and the machine's properties. Returns 0 if training can run here, 1 if not."""
     console = Console()
     console.print(_packages())
     console.print(_machine())

@@ -1,4 +1,4 @@
-"""Makes a training from another one: a variant with changed fields (`--set`), or that of an earlier run (`--like`)."""
+"""The flags `--like` and `--set`. `--like` rebuilds the training of an earlier run; `--set` changes fields."""
 
 import ast
 import dataclasses
@@ -24,7 +24,7 @@ from dormant.rl.networks import convolutional
 
 Made = TypeVar("Made")
 Training = device.DeviceTraining | atari_loop.AtariTraining | control.ControlTraining
-Place = tuple[str | int, ...]  # names of fields and positions in tuples, from a training to one of its fields
+Place = tuple[str | int, ...]  # path from a training to one of its fields: field names, and positions in tuples
 # FIELD=VALUE for each change; the flag may be given several times.
 Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE"), tyro.conf.UseAppendAction]
 # The modules whose dataclasses a run's spec.json can name.
@@ -36,16 +36,16 @@ PARTS: tuple[ModuleType, ...] = (
 
 @dataclass(frozen=True)
 class Saving:
-    """When a run is saved, where else its metrics go, and what it may use."""
+    """When a run is saved, where else its metrics are written, and which CPU core it uses."""
 
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
     stop_when_diverged: bool = False
     """End the run when a network diverges: when its loss, dormant fraction or another metric is NaN or infinite."""
     tensorboard: Path | None = None
-    """Folder for TensorBoard event files with every metric, written while the run trains; one folder per seed."""
+    """Folder for TensorBoard event files. The run writes every metric there while it trains, in one folder per seed."""
     wandb: str = ""
-    """Project of Weights & Biases to log to. With WANDB_MODE=offline, nothing is sent."""
+    """Weights & Biases project in which the run is logged. With WANDB_MODE=offline, nothing is sent."""
     core: int | None = None
     """Use only this CPU core, with one thread, to leave the other cores to other runs. Default: all cores."""
 
@@ -60,7 +60,7 @@ class TrainLike:
     """Folder of the earlier run."""
     changes: Changes = ()
     """A setting that differs from the earlier run, such as tau=0.3, agent_steps=50000 or seeds=7,8. If several settings
-    have the name, the error lists their full names."""
+    have this name, the error lists their full names."""
     saving: Annotated[Saving, tyro.conf.arg(name="")] = field(default_factory=Saving)
 
 
@@ -127,7 +127,7 @@ def _paths(value: object) -> Iterator[Place]:
 
 
 def _with(value: Any, path: Place, change: Change) -> Any:
-    """The value, in which the field at the end of the path is changed."""
+    """A copy of `value` with a new value for the field at the end of `path`."""
     if not path:
         return _converted(value, change)
     name, *rest = path
@@ -153,9 +153,10 @@ def _converted(old: object, change: Change) -> object:
 
 
 def with_variants(experiments: Sequence[Experiment], scale: Scale, texts: Sequence[str]) -> list[Experiment]:
-    """The experiments with a variant next to each arm of the scale that has all the changed fields.
+    """Adds variants to experiments: a changed copy of each arm at this scale that has all fields to change.
 
-    Variants are marked as exploratory, and no claim is about them. Without changes, returns the experiments unchanged.
+    Returns the experiments with their variants. A variant is marked as exploratory, and no claim is about it. Without
+    changes, returns the experiments unchanged.
 
     Raises ValueError if a text is not FIELD=VALUE, if a field cannot have the value, or if no experiment gets a
     variant.
@@ -198,13 +199,14 @@ def _with_variants(experiment: Experiment, scale: Scale, changes: Sequence[Chang
 
 
 def _marked(arm: str, label: str) -> str:
-    # The change comes before the comma, so that the variant is not part of the arm's family.
+    # The text before the comma names the arm's family. The change is added there, so that a variant is not in that
+    # family.
     name, comma, rest = arm.partition(",")
     return f"{name} (exploratory: {label}){comma}{rest}"
 
 
 def like(folder: RunFolder, texts: Sequence[str]) -> Training:
-    """The training of a run, in which the fields that the texts name are changed.
+    """The training of an earlier run, after the changes in `texts`. Each text is FIELD=VALUE.
 
     Raises Damaged if spec.json is damaged, OSError if it is missing. Raises ValueError if a text is not FIELD=VALUE, if
     the training has no such field, if the field cannot have the value, or if this version cannot make the training.
@@ -226,7 +228,7 @@ def like(folder: RunFolder, texts: Sequence[str]) -> Training:
 
 
 def _rebuilt(description: object) -> object:
-    """The value that `describe` described. Raises ValueError if this version lacks a class or field."""
+    """Rebuilds a value from its description by `describe`. Raises ValueError if this version lacks a class or field."""
     if isinstance(description, list):
         return tuple(map(_rebuilt, description))
     if not isinstance(description, dict):

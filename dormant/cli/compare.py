@@ -46,8 +46,8 @@ class Compare:
     suite: Suite = "minatar"
     """Games on which the methods are compared."""
     scale: Scale = "smoke"
-    """Size of the comparison: smoke takes seconds and only shows that it runs, laptop takes hours, paper is for Atari
-    only."""
+    """Size of the comparison. smoke takes seconds and only tests that the command runs. laptop takes hours. paper is
+    for Atari only."""
     run_dir: Path = Path("runs")
     """Folder of the runs, shared with `dormant figure`."""
     dry_run: bool = False

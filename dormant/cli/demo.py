@@ -1,4 +1,4 @@
-"""`dormant demo`: DQN against DQN + ReDo, side by side, in a few minutes."""
+"""`dormant demo`: trains DQN and DQN + ReDo side by side in about ten minutes."""
 
 import json
 import os
@@ -22,8 +22,8 @@ from dormant.lab.runs.rows import last_row
 from dormant.metrics import Interval
 
 GAME = "MinAtar/Asterix"
-# Takes about ten minutes, because neurons become dormant slowly. A higher learning rate does not shorten the demo,
-# because with it recycled neurons become dormant again before the next check (LOG.md).
+# The demo takes about ten minutes, because neurons become dormant slowly. A higher learning rate does not make it
+# shorter, because recycled neurons then become dormant again before the next check (LOG.md).
 AGENT_STEPS = 150_000
 TAU = 0.1
 TRAINING = ("--replay-ratio", "1", "--eval-period", "10000")
@@ -42,7 +42,7 @@ class Demo:
     steps: int = AGENT_STEPS
     """Agent steps per seed."""
     seeds: int = 3
-    """Seeds per arm, trained side by side."""
+    """Number of seeds per arm. They train side by side."""
 
 
 def demo(flags: Demo) -> int:
@@ -85,7 +85,7 @@ def _train(console: Console, flags: Demo, folders: Mapping[str, RunFolder]) -> i
 
 
 def _arguments(arm: str, flags: Demo, folder: RunFolder) -> list[str]:
-    # --epsilon-steps is set so that exploration ends after a tenth of the run.
+    # --epsilon-steps ends exploration after a tenth of the run.
     scale = (
         "--steps",
         str(flags.steps),

@@ -1,4 +1,4 @@
-"""`dormant figure`: runs the missing runs of experiments, on this machine or a cluster, and judges and draws them."""
+"""`dormant figure`: runs experiments on this machine or a cluster, judges their claims and draws their figures."""
 
 import signal
 import sys
@@ -37,13 +37,14 @@ class ClusterFlags:
     workers: int | None = None
     """Number of runs at the same time. Default: one per CPU core here, one on a GPU, no limit on a cluster."""
     ray: str | None = None
-    """Run on the Ray cluster whose head is at HOST:PORT, or on the cluster of this machine (auto)."""
+    """Run on a Ray cluster: HOST:PORT of its head, or auto for the cluster of this machine."""
     slurm: bool = False
     """Run as an array of SLURM jobs. The jobs continue if this command ends; the same command follows them again."""
     cpus: int | None = None
     """CPU cores per run on a cluster (default 1). The number of cores can change the last bits of a result."""
     gpus: float | None = None
-    """GPUs per run on a cluster (default 0). With a GPU, a run has all seeds of an arm. With Ray, 0.5 shares a GPU."""
+    """GPUs per run on a cluster (default 0). With a GPU, a run has all seeds of an arm. With Ray, two runs share a GPU
+    if this is 0.5."""
     memory_gb: float | None = None
     """Memory per run on a cluster, in GB. Default: SLURM's default; not declared to Ray."""
     hours: float | None = None
@@ -91,7 +92,7 @@ def site(flags: ClusterFlags) -> Site:
 
 
 def runs_at_once(flags: ClusterFlags, wanted: int) -> int:
-    """The number of concurrent runs, as far as the flags and this machine determine it. Does not ask the cluster.
+    """The number of concurrent runs that the flags and this machine allow. Does not ask the cluster for its limit.
 
     Raises ValueError if --workers is out of range.
     """
@@ -103,7 +104,10 @@ def runs_at_once(flags: ClusterFlags, wanted: int) -> int:
 
 
 def crew(flags: ClusterFlags, root: Path, checkpoint_seconds: float, wanted: int, scale: Scale) -> Crew:
-    """Starts the crew for the runs. Raises ValueError for invalid resources, NoCluster if no cluster answers."""
+    """Returns the crew that does the runs: processes on this machine, or a connection to a cluster.
+
+    Raises ValueError for invalid resources, NoCluster if no cluster answers.
+    """
     if not wanted or not (flags.ray or flags.slurm):  # no cluster is needed if no run is missing
         return Processes(cores_of(flags.workers) if wanted else (), checkpoint_seconds, scale == "smoke")
     chosen = {name: getattr(flags, name) for name in OF_A_RUN if getattr(flags, name) is not None}
@@ -119,7 +123,7 @@ def crew(flags: ClusterFlags, root: Path, checkpoint_seconds: float, wanted: int
 
 
 def cores_of(number: int | None) -> tuple[int | None, ...]:
-    """One core per worker, or None for any core. Raises ValueError if --workers is out of range."""
+    """The core of each worker, or None if it may use all cores. Raises ValueError if --workers is out of range."""
     usable: tuple[int | None, ...] = (None,) if accelerated() else cores()
     if number is not None and not 1 <= number <= len(usable):
         raise ValueError(f"--workers must be between 1 and {len(usable)} here, got {number}.")
@@ -131,10 +135,10 @@ class Figure:
     """Run experiments, judge their claims and draw their figures. If it is interrupted, the same command resumes it."""
 
     names: tyro.conf.Positional[tuple[str, ...]]
-    """Names of experiments, such as fig07 fig09, or all. The page has these experiments only."""
+    """Names of experiments, such as fig07 fig09, or all. The HTML page of results has only these experiments."""
     scale: Scale = "smoke"
-    """Size of the experiments: smoke takes seconds and only shows that they run, laptop takes hours, paper is the size
-    in the paper."""
+    """Size of the experiments. smoke takes seconds and only tests that they run. laptop takes hours. paper has the
+    paper's size."""
     run_dir: Path = Path("runs")
     """Folder of the runs, which experiments share."""
     dry_run: bool = False
@@ -142,7 +146,7 @@ class Figure:
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
     changes: Changes = ()
-    """Run a variant of each arm too, with a setting changed, such as tau=0.3. Several --set make one variant. Variants
+    """Also run a variant of each arm with a changed setting, such as tau=0.3. Several --set make one variant. Variants
     are exploratory: no claim is about them."""
     data: Path | None = None
     """Your copy of a data set: the CIFAR-10 archive, or the folder of Fashion-MNIST or DQN-replay."""
@@ -214,7 +218,7 @@ def train(console: Console, run_dir: Path, todo: Sequence[Job], workers: Crew, k
         cost = known.cost(job.training)
         return cost.seconds if cost else job.training.agent_steps * len(job.training.seeds)
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers end too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SystemExit makes `run_all` end the workers too
     try:
         with live_board(console, weight) as watch:
             board = run_all(todo, workers, watch)
@@ -266,7 +270,7 @@ def _revisions(experiment: Experiment, root: Path, scale: Scale) -> list[str]:
 def with_data(experiment: Experiment, scale: Scale, path: Path | None) -> Experiment:
     """The experiment with the user's data set at `path`, or unchanged if `path` is None.
 
-    Raises ValueError if the experiment does not read a data set of the user.
+    Raises ValueError if the experiment reads no data set from files of the user.
     """
     if path is None:
         return experiment
@@ -299,7 +303,10 @@ def _reads_files(value: object) -> bool:
 
 
 def _with_data_present(console: Console, flags: Figure, wanted: Sequence[Experiment]) -> Iterator[Experiment]:
-    """Yields the experiments whose data sets are present. Raises ValueError if one that the user named is absent."""
+    """Yields the experiments whose data sets are present. Prints which ones it leaves out.
+
+    Raises ValueError if the data set is missing for an experiment that the user has named.
+    """
     for each in wanted:
         try:
             for job in jobs([each], flags.scale, flags.run_dir, together=False):

@@ -62,14 +62,14 @@ Name = Literal[
 
 @dataclass(frozen=True)
 class Settings:
-    """What is done to the network, and when. A setting that is left out keeps the intervention's default."""
+    """Which intervention acts on the network, and when. A setting that is left out keeps the intervention's default."""
 
     intervention: Name | str = "none"
-    """What is done to the network while it learns. For weight-decay, the default strength is the paper's 1e-5. For a
-    class of your own, module:Class: it acts as it decides, or on the schedule of --period, --start and --stop."""
+    """The intervention on the network while it learns. weight-decay has the paper's strength by default, 1e-5. To use
+    your class, give module:Class. It acts when it decides to, or on the schedule of --period, --start and --stop."""
     period: int | None = None
     """Gradient steps between two interventions. Default: 1,000; reset 100,000; hare-tortoise 10,000; with SAC 200,000.
-    Not for continual-backprop and clip-weights, which act at every gradient step."""
+    Not for continual-backprop and clip-weights: they act at every gradient step."""
     tau: float | None = None
     """Neurons with at most this score are dormant. Default: redo, redo-as-published and recycle 0.1 (with SAC redo 0),
     regrama 0.01, prune 0."""
@@ -83,7 +83,7 @@ class Settings:
     """Act only while at least this fraction of all neurons is dormant (tau = 0.1). Not for prune or interventions that
     act at every step."""
     at: int | None = None
-    """plasticity-injection: gradient step after which new parameters learn in place of the head. Default: 100,000."""
+    """plasticity-injection: gradient step after which new parameters learn instead of the head. Default: 100,000."""
     outgoing: Literal["zero", "fresh"] | None = None
     """Outgoing weights of a recycled neuron: zero, or drawn anew. For redo, recycle, regrama, continual-backprop."""
     incoming: Literal["fresh", "scaled"] | None = None
@@ -93,9 +93,9 @@ class Settings:
     step_count: Literal["keep", "restart"] | None = None
     """Keep or restart the optimizer's step count. For interventions that renew neurons, reset and reset-optimizer."""
     coupled: Literal["recycle", "skip"] | None = None
-    """Recycle or skip layers whose neurons a normalisation couples. For interventions that renew neurons."""
+    """Recycle or skip layers in which a normalisation couples the neurons. For interventions that renew neurons."""
     layers: tuple[str, ...] | None = None
-    """Layers to work on, or networks of SAC: actor, critic1, critic2. For interventions that renew neurons (default:
+    """Layers to change, or networks of SAC: actor, critic1, critic2. For interventions that renew neurons (default:
     all layers) and reset (default: dense, with SAC all networks)."""
     keep: float | None = None
     """shrink-perturb: factor by which old weights are multiplied."""
@@ -104,7 +104,8 @@ class Settings:
     order: Literal["lowest", "highest", "random"] | None = None
     """recycle: which neurons are recycled first."""
     number: Literal["dormant", "share", "pooled-share", "gap"] | None = None
-    """recycle: number of neurons: all dormant neurons, a share of each layer or of all layers, or all below a gap."""
+    """recycle: how many neurons are recycled. dormant: all dormant neurons. share: a share of each layer. pooled-share:
+    a share of all layers together. gap: all neurons with scores below the largest gap."""
     share: float | None = None
     """recycle: fraction of neurons to recycle, for --number share or pooled-share."""
     recyclings: int | None = None
@@ -195,16 +196,18 @@ def intervention(settings: Settings) -> Intervention:
 
 
 def _own(name: str, given: Given) -> Intervention:
-    """The intervention of the user's class `module:Class`, which is built without arguments.
+    """Builds the user's class `module:Class` without arguments. Returns the intervention, on a schedule if one is set.
 
-    Raises ValueError if it cannot be imported or built, or is no intervention that a run can describe.
+    Raises ValueError if the class cannot be imported or built, or if it is not an intervention and a frozen dataclass.
     """
     try:
         made = checked_intervention(function(name, "--intervention")())
     except (Exception, SystemExit) as error:  # the user's class can raise anything
         raise ValueError(f"--intervention {name}: {' '.join(str(error).split())[:300]}") from error
-    if not dataclasses.is_dataclass(made):
-        raise ValueError(f"--intervention {name}: {type(made).__name__} must be a frozen dataclass, as runs save it.")
+    params = getattr(made, "__dataclass_params__", None)
+    if params is None or not params.frozen:
+        kind = type(made).__name__
+        raise ValueError(f"--intervention {name}: {kind} must be a frozen dataclass, because a run saves its fields.")
     return _every(made, 1_000, given) if given else made
 
 
@@ -235,7 +238,7 @@ def _scheduled(name: str, given: Given) -> Intervention:
             what = ResetOptimizer(**given)
         case _:
             return Chain()
-    # The paper's periods. For resets it is the best of several, according to secondary sources.
+    # These are the paper's periods. According to secondary sources, its period of resets is the best of several.
     return _every(what, 100_000 if name == "reset" else 1_000, schedule)
 
 
@@ -272,7 +275,7 @@ def _flag(setting: str) -> str:
 
 
 def for_sac(settings: Settings) -> Settings:
-    """The settings with the paper's defaults for SAC: recycling at tau 0, and resets of all networks.
+    """The settings with the paper's defaults for SAC: its period, tau 0 for ReDo, and resets of all networks.
 
     >>> for_sac(Settings("redo", period=10))
     Settings(intervention='redo', period=10, tau=0.0, ...)

@@ -1,4 +1,4 @@
-"""Flags: tyro's errors in one line, numbers that are checked, and help texts with the most used flags first."""
+"""Helps tyro to parse flags: prints errors in one line, checks numbers, and shows the most used flags first."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from dormant.cli.terminal import refuse
 
 @contextmanager
 def parsing() -> Iterator[None]:
-    """Ends the command with one line for tyro's errors and for ValueErrors raised while tyro builds values."""
+    """Ends the command after an error of tyro or a ValueError in the block. Prints the error in one line."""
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
@@ -48,7 +48,7 @@ def unboxed(box: str) -> str:
 
 
 def check_numbers(flags: Any, prefix: str = "--") -> None:
-    """Raises ValueError, which names the flag, for an integer beyond 32 bits.
+    """Raises ValueError if an integer does not fit into 32 bits. The message names the flag.
 
     >>> Size = dataclasses.make_dataclass("Size", ["steps"])
     >>> check_numbers(Size(steps=3))
@@ -71,7 +71,7 @@ def _short(number: int) -> str:
 
 
 def check_finite(flags: Any) -> None:
-    """Raises ValueError, which names the flag, for a number that is NaN or infinite."""
+    """Raises ValueError if a number is NaN or infinite. The message names the flag."""
     for each in dataclasses.fields(flags):
         value = getattr(flags, each.name)
         if dataclasses.is_dataclass(value):
@@ -89,7 +89,7 @@ ONE_BOX = 129  # on a terminal of more columns, tyro prints boxes side by side
 
 @contextmanager
 def most_used_first(arguments: Sequence[str]) -> Iterator[None]:
-    """Prints the help text that tyro would print in the block with the flags of `MOST_USED` first."""
+    """Catches the help text that tyro prints in the block. Then prints it with the flags of `MOST_USED` first."""
     encoding = sys.stdout.encoding or "utf-8"  # a StringIO has none
     if not {"-h", "--help"} & {*arguments} or encoding.lower() != "utf-8":  # tyro prints boxes only in UTF-8
         yield

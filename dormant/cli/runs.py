@@ -23,7 +23,7 @@ from dormant.lab.runs.rows import rows
 
 Status = Literal["done", "running", "stopped", "damaged"]
 NOTHING = {"is": "Chain", "links": []}
-WIDE = 100  # columns of a terminal with room for the path of a run in a table
+WIDE = 100  # smallest width of a terminal, in columns, at which runs are printed as a table
 LAST_VALUES = {
     "agent_steps": "{:,.0f}",
     "gradient_steps": "{:,.0f}",
@@ -34,7 +34,7 @@ LAST_VALUES = {
 
 @dataclass(frozen=True)
 class Runs:
-    """List run folders with their settings, progress, last return and dormant fraction, or compare two of them."""
+    """List run folders with their settings, progress, last return and dormant fraction, or compare two runs."""
 
     root: tyro.conf.Positional[Path] = Path("runs")
     """Folder that contains runs at any depth."""
@@ -101,7 +101,10 @@ def runs(flags: Runs) -> int:
 
 
 def _check(flags: Runs) -> int:
-    """Prints the faults of each run folder. Returns 1 if there are any, else 0. Raises ValueError with other flags."""
+    """Prints the faults of each run folder. Returns 1 if there are any, else 0.
+
+    Raises ValueError if other flags are given too, or if the folder does not exist.
+    """
     from dormant.lab.runs.checking import faults, run_folders
 
     if flags != Runs(flags.root, check=True):
@@ -153,7 +156,7 @@ def _share(each: Entry) -> str:
 
 
 def _lines(kept: Sequence[Entry]) -> Iterator[str]:
-    """The table for a narrow terminal. Each path has a line of its own, so that it can be copied."""
+    """Yields the lines of the list for a narrow terminal. Each path is alone on its line, so that it can be copied."""
     table = [("status", "agent steps", "return", "dormant", "environment")]
     for each in kept:
         returned, share = _number("{:.2f}", each.returned), _number("{:.1%}", each.dormant)
@@ -169,7 +172,7 @@ def _lines(kept: Sequence[Entry]) -> Iterator[str]:
 
 
 def _object(each: Entry) -> dict[str, str | int | float | None]:
-    """A run as an object for JSON, which has no NaN."""
+    """A run as an object for JSON. NaN becomes None, because JSON has no NaN."""
     known = {name: value for name, value in dataclasses.asdict(each).items() if value == value}
     return {
         "path": str(each.path),
@@ -272,9 +275,10 @@ def _training(path: Path) -> dict[str, Any]:
 
 
 def write_events(folder: RunFolder, to: Path) -> None:
-    """Writes every metric of a run over agent steps, and its spec.json as text, to one folder `seed<k>` per seed.
+    """Writes TensorBoard event files of a run, in one folder `seed<k>` per seed.
 
-    Replaces the event files of an earlier call. Skips values that were not measured.
+    They hold every metric over agent steps, and spec.json as text. Replaces the event files of an earlier call. Skips
+    values that were not measured.
 
     Raises RunRefused if the run is damaged, ModuleNotFoundError if tensorboardX is not installed.
     """

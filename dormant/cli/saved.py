@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from dormant.files import available_memory, read_arrays
 
-FORMATS = "an Orbax folder, an .npz, .safetensors or .msgpack file, or one of PyTorch (.pt, .zip of SB3) with --module"
+FORMATS = "an Orbax folder, an .npz, .safetensors or .msgpack file, or a PyTorch file (.pt, SB3's .zip) with --module"
 ARRAYS = "numpy.savez(file, **{'dense/kernel': kernel, ...})"
 STATE = "torch.save(module.state_dict(), file)"
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
@@ -26,9 +26,9 @@ TORCH = (".pt", ".pth", ".bin", ".ckpt")
 def saved(path: Path) -> PyTree:
     """Reads the tree of arrays in a checkpoint of a JAX network.
 
-    NNX writes each parameter as `{"value": array}`; the result has the array alone. Names in an .npz or .safetensors
-    file are paths, separated by slashes, or by dots if no name has a slash. Raises ValueError, which gives a hint, if
-    the path is not a checkpoint.
+    NNX writes each parameter as `{"value": array}`; the result has only the array. Names in an .npz or .safetensors
+    file are paths. Slashes separate their steps, or dots if no name has a slash. Raises ValueError with a hint if
+    `path` is not a checkpoint.
     """
     if not path.exists():
         raise ValueError(f"{path} does not exist; name a checkpoint.")
@@ -39,14 +39,17 @@ def saved(path: Path) -> PyTree:
     if path.suffix == ".msgpack":
         return _msgpack(path)
     if path.suffix in TORCH or is_sb3(path):
-        raise ValueError(f"{path} is of PyTorch; give --module instead of --apply.")
+        raise ValueError(f"{path} is a PyTorch file; give --module instead of --apply.")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} cannot be read: a checkpoint is {FORMATS}. {ARRAYS} makes an .npz file.")
     return nested({name: _numbers(path, name, values) for name, values in read_arrays(path).items()})
 
 
 def _numbers(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    """Returns the array as numbers. bfloat16 is converted, because NumPy stores it as two bytes without a type."""
+    """Gives a bfloat16 array its type back, because NumPy saves it as two bytes without a type.
+
+    Returns other arrays unchanged. Raises ValueError for other types that NumPy does not know.
+    """
     if values.dtype.kind != "V":
         return values
     if values.dtype.itemsize != 2 or values.dtype.names:
@@ -84,7 +87,7 @@ def _orbax(path: Path) -> PyTree:
         raise ValueError(f"{path} is not an Orbax checkpoint; {_hint(path)}")
     try:
         metadata = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path.absolute())).tree
-        # Restores NumPy arrays, so that the devices from which they were saved need not exist here.
+        # Restores NumPy arrays, because JAX arrays would need the devices from which they were saved.
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
         with ocp.PyTreeCheckpointer() as checkpointer:
             return checkpointer.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
@@ -109,7 +112,7 @@ def _hint(path: Path) -> str:
 
 
 def _without_value(tree: PyTree) -> PyTree:
-    """Removes the last step of all paths if it is always "value", as NNX writes them.
+    """Removes the last step of every path if all last steps are "value". NNX writes such paths.
 
     >>> _without_value({"dense": {"kernel": {"value": 1}, "bias": {"value": 2}}})
     {'dense': {'kernel': 1, 'bias': 2}}
@@ -165,7 +168,7 @@ def as_in_haiku(tree: PyTree) -> PyTree:
 
 
 def inside(tree: PyTree, path: str) -> PyTree:
-    """The part of a tree at a path. Raises ValueError, which lists the existing names, if there is none."""
+    """The part of a tree at a path. Raises ValueError if there is none; the message lists the existing names."""
     for step in path.split("/") if path else ():
         children = _children(tree)
         if step not in children:
@@ -190,10 +193,10 @@ def is_sb3(path: Path) -> bool:
 
 
 def state_dict(path: Path) -> dict[str, object]:
-    """Reads the tensors that PyTorch saved, or the tensors of the policy in a Stable-Baselines3 model, by name.
+    """Reads tensors by name from a PyTorch file, or from the policy in a Stable-Baselines3 model.
 
     Uses PyTorch's loader for weights only, which runs no code from the file.
-    Raises ValueError, which says how to save, for files that hold other Python objects.
+    Raises ValueError for a file that holds other Python objects. The message shows how to save tensors.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist; name a checkpoint: {FORMATS}.")
@@ -209,7 +212,7 @@ def state_dict(path: Path) -> dict[str, object]:
         found = torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch raises many types of errors for files that it cannot read
         raise ValueError(
-            f"{path} cannot be read: it is damaged, or holds other Python objects than tensors; {STATE} saves tensors."
+            f"{path} cannot be read: it is damaged, or holds Python objects other than tensors; {STATE} saves tensors."
         ) from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} has a {type(found).__name__}; expected tensors by name: {STATE}.")
@@ -222,9 +225,10 @@ def _single(values: np.ndarray) -> np.ndarray:
 
 
 def loaded(make: Callable[[], object], name: str, state: dict[str, object], path: Path) -> Any:
-    """A PyTorch module with the saved tensors: the module that `make` builds, or the networks of its SB3 model.
+    """Builds a PyTorch module with `make`, and loads the saved tensors into it.
 
-    Names may begin with the prefixes of DistributedDataParallel and torch.compile.
+    Returns the module, or the networks of the SB3 model if `make` builds one. Saved names may begin with the prefixes
+    of DistributedDataParallel and torch.compile.
     Raises ValueError if `make` builds neither a module nor an SB3 model, or if names or shapes do not fit.
     """
     from torch import Tensor, nn

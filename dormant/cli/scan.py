@@ -40,7 +40,7 @@ class Scan:
     batch: Path
     """The inputs, with samples along the first axis: an .npy file for one input, an .npz file for several in order."""
     apply: Annotated[str, tyro.conf.arg(metavar="MODULE:FUNCTION")] = ""
-    """The JAX network, a function of the parameters and the inputs. Modules in the current folder are found too."""
+    """The JAX network: a function of the parameters and the inputs. The module may be in the current folder."""
     module: Annotated[str, tyro.conf.arg(metavar="MODULE:FUNCTION")] = ""
     """For PyTorch: a function without arguments that builds the module, or the Stable-Baselines3 model."""
     params: str = ""
@@ -50,8 +50,8 @@ class Scan:
     picture: Path | None = None
     """PNG, PDF or SVG file for a picture."""
     fit_steps: int = 0
-    """Gradient steps on random targets, from the saved parameters and from fresh ones, to see whether the network can
-    still learn. 0 for none."""
+    """Gradient steps on random targets. They test whether the network still learns as well as with fresh parameters. 0
+    skips this test."""
     init: Annotated[str, tyro.conf.arg(metavar="MODULE:FUNCTION")] = ""
     """The function that draws fresh parameters from a random key, for --fit-steps."""
 
@@ -63,7 +63,7 @@ def scan(flags: Scan) -> int:
             _drawable(flags.picture)
         _check_probe(flags)
         if bool(flags.apply) == bool(flags.module):
-            raise ValueError("give --apply for a JAX network or --module for one of PyTorch, as MODULE:FUNCTION.")
+            raise ValueError("give --apply for a JAX network or --module for a PyTorch network, as MODULE:FUNCTION.")
         found = _scanned_module(flags) if flags.module else _scanned_function(flags)
         if flags.picture is not None:
             _draw(found, flags)
@@ -127,7 +127,7 @@ def function(name: str, flag: str) -> Callable[..., PyTree]:
     if not (module_name and colon and attribute):
         raise ValueError(f"{flag} must be module:function, such as my_agent:q_values; got {name!r}.")
     if "" not in sys.path:
-        sys.path.insert(0, "")  # the user's modules are in the current folder, as for `python -m`
+        sys.path.insert(0, "")  # like `python -m`, also imports modules from the current folder
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # the user's module can raise anything
@@ -139,7 +139,7 @@ def function(name: str, flag: str) -> Callable[..., PyTree]:
 
 
 def arrays(path: Path) -> list[np.ndarray]:
-    """Reads the inputs in a batch file. Raises ValueError if the file is missing, or if a value is NaN or no number."""
+    """Reads the inputs in a batch file. Raises ValueError if the file is missing, has NaN, or holds no numbers."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist; name a batch of inputs.")
     whole = path.suffix == ".npy"
@@ -180,7 +180,7 @@ def _as_expected(name: str, apply: Callable[..., PyTree], params: PyTree, inputs
 def _report(flags: Scan, apply: Callable[..., PyTree], params: PyTree, inputs: list[np.ndarray]) -> dormant.Report:
     try:
         return dormant.report(apply, params, *inputs, tau=flags.tau)
-    except ValueError:  # raised by dormant, because the user's function has just run without an error
+    except ValueError:  # dormant raised it: the user's function has just run without an error
         raise
     except (Exception, SystemExit) as error:  # a function that runs on the batch may fail on a single sample
         raise _does_not_run(flags.apply, params, inputs, error) from error
@@ -231,12 +231,12 @@ def probed(
 ) -> str:
     """Fits random targets from the saved and from fresh parameters. Returns one line with both mean errors.
 
-    Raises ValueError if `init` does not run on a key, or draws parameters whose structure differs from the saved ones.
+    Raises ValueError if `init` does not run on a key, or draws parameters with other names, shapes or types.
     """
     params, fresh = jax.tree.map(jax.numpy.asarray, params), _fresh(init, params)
     network = Network(trace(apply, params, *inputs), init, optax.adam(LEARNING_RATE))
 
-    # A Python loop calls this step, because on a CPU XLA computes convolutions slowly inside its own loops.
+    # A Python loop calls this step. Inside an XLA loop, convolutions would be slow on a CPU.
     step = jax.jit(lambda learner, targets: fitting_step(learner, apply, network, targets, *inputs), donate_argnums=0)
 
     def error(params: PyTree, key: jax.Array) -> float:

@@ -71,8 +71,8 @@ def _outlasting_orbax() -> Iterator[None]:
         yield
     except FAILURES as error:
         if error.__cause__ is not None or isinstance(error, KeyboardInterrupt):
-            # Waits, because other reads or writes of Orbax end a little later and print stack traces that are to be
-            # dropped.
+            # Other reads or writes of Orbax end a little later and also print stack traces. Waits for these, so that
+            # they are dropped too.
             time.sleep(0.5)
         raise
 
@@ -130,12 +130,12 @@ def _running(board: Board) -> Table:
 
 
 def _made(standing: Standing) -> int:
-    # Clipped at 0, because a resumed run first returns to its last checkpoint, which lowers its agent steps.
+    # Clipped at 0, because a resumed run first goes back to its last checkpoint and then has fewer agent steps.
     return max(0, standing.agent_steps - (standing.begun_at or 0))
 
 
 def summary(board: Board, weight: Weight) -> str:
-    """One line with the counts of jobs and, if known, the time left."""
+    """One line: how many runs are done, running, queued and failed, and the time left if it is known."""
     counts = f"{board.count('done')} of {len(board.standings)} runs done, {board.count('running')} running, "
     counts += f"{board.count('queued')} queued, " if board.count("queued") else ""
     left = time_left(board, weight)
@@ -143,7 +143,7 @@ def summary(board: Board, weight: Weight) -> str:
 
 
 def time_left(board: Board, weight: Weight) -> float:
-    """Seconds until all jobs are done at the speed so far, 0 if nothing is done yet."""
+    """Seconds until all jobs are done at the speed so far. Returns 0 if the speed is not known yet."""
     made = left = 0.0
     for each in board.standings:
         share = weight(each.job) / each.job.training.agent_steps
@@ -177,7 +177,10 @@ def counted(number: int, noun: str) -> str:
 def plan(
     experiments: Sequence[Experiment], scale: Scale, todo: Sequence[Job], root: Path, known: Speeds, workers: int
 ) -> Group:
-    """The table of a dry run: one row per experiment, and a row with the total, which counts a shared run once."""
+    """The table of a dry run, with notes. It has one row per experiment and a row with the total.
+
+    A run that several experiments share is in the row of each experiment. The total includes it once.
+    """
     title = f"{counted(len(experiments), 'experiment')} at scale {scale}, runs in {root}"
     table = Table("", "arms", "environments", "seeds", "runs", "done", "missing", "time", title=title)
     for each in experiments:
@@ -229,8 +232,8 @@ def _notes(
 def progress_bar(folder: RunFolder, steps: int, frames: bool) -> Iterator[Callable[[int], None]]:
     """Shows the progress of a run. Yields a function to call with the agent steps done.
 
-    On a terminal it is a line with a bar, and one with the newest values. Otherwise it is a line at the start, at most
-    one per `LINE_SECONDS`, and one at the end. `frames` also shows emulator frames.
+    On a terminal, it shows a bar, and a line with the newest values. Otherwise it prints a line at the start and at the
+    end, and at most one per `LINE_SECONDS` between. If `frames` is true, it also shows the number of emulator frames.
     """
     console, newest, begun = Console(), Newest(folder.metrics, SHOWN), list[tuple[float, int]]()
 
@@ -279,7 +282,7 @@ def _speed(begun: list[tuple[float, int]], frames: bool) -> list[str]:
 
 
 def newest_values(newest: Newest) -> list[str]:
-    """Reads new rows. Returns the latest return and dormant fraction, averaged over seeds, and divergence, as text."""
+    """Reads new rows. Returns texts with the latest return and dormant fraction (means over seeds), and divergence."""
     values = [SHOWN[name].format(value) for name, value in newest.update().items()]
     return [*values, *diverged(newest)]
 

@@ -360,7 +360,7 @@ def _run(training: Training, flags: Flags | TrainLike, progress: Progress) -> No
 
 
 def _prepared(flags: Flags | TrainLike, folder: RunFolder) -> Training:
-    """Sets up JAX and the cores. Returns the training, checked as far as possible before it starts."""
+    """Sets up JAX and the cores. Returns the training after all checks that are possible before it starts."""
     saving = flags.saving
     check_seconds(saving.checkpoint_seconds)
     check_folder(flags.run_dir)

@@ -172,8 +172,8 @@ FIG12 = Experiment(
 )
 
 
-# Reset periods since the last reset; evaluations outside this range are not compared. At the laptop scale evaluations
-# come one gradient step before the middle and the end of a period.
+# Evaluations are compared only in this range of the time since the last reset, in reset periods. At the laptop scale,
+# evaluations come one gradient step before the middle or the end of a period.
 LONG_AFTER = (0.49, math.inf)
 
 
@@ -263,7 +263,7 @@ def sac_methods(plain: ControlTraining) -> tuple[Arm, ...]:
     return (
         Arm("SAC", plain),
         Arm("ReDo", treated(Every(period, ReDo(tau=0.0)))),
-        # `reset_targets`, because in the released code the target networks get the new weights too.
+        # Sets `reset_targets`, because in the released code the target networks get the new weights too.
         Arm("Reset", treated(Every(period, Reset(NETWORKS)), reset_targets=True)),
         Arm("Weight decay", treated(Chain(), actor_weight_decay=WEIGHT_DECAY, critic_weight_decay=WEIGHT_DECAY)),
     )

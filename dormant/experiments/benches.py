@@ -1,4 +1,4 @@
-"""Benches of the experiments: agents, run lengths, games, seeds, periods, and the smallest effects of claims."""
+"""Shared parts of the experiments: benches (an agent and its periods), designs, and the smallest effects of claims."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -82,11 +82,12 @@ def _laptop(ratio: float, intervention: Intervention, width: int | float, agent:
 
 
 def between(training: DeviceTraining) -> DeviceTraining:
-    """Moves a training's scheduled intervention, so that the first evaluation comes half a period after an event.
+    """Shifts a scheduled intervention, so that the first evaluation comes in the middle of a period.
 
-    More exactly, the first evaluation comes one gradient step earlier. If the evaluation period is a whole number of
-    the intervention's periods, all evaluations come at that phase. If the evaluation period is half a period longer
-    than that, every second evaluation comes one gradient step before the end of a period.
+    More exactly, it comes one gradient step before the middle. If the evaluation period is a multiple of the
+    intervention's period, all evaluations come at this point of a period. If it is half a period longer than a
+    multiple, every second evaluation comes one gradient step before the end of a period. Without a schedule, returns
+    the training unchanged.
 
     >>> redo = between(replace(MINATAR.dqn(2.0, MINATAR.redo()), eval_period=40_000)).intervention
     >>> learnt = (40_000 - 2_000) * 2
@@ -121,7 +122,7 @@ SMOKE = Bench(_small, redo_period=50, reset_period=200)
 # The first 2,000 agent steps have no gradient step, so each evaluation comes 8,000 gradient steps after a reset.
 MINATAR = Bench(_minatar, redo_period=1_000, reset_period=10_000)
 # At replay ratio 1 a run has 25 reset periods, like a run of the paper. Evaluations come 499 gradient steps after a
-# recycling at each replay ratio, and in turn 7,999 and 15,999 after a reset.
+# recycling at each replay ratio, and alternately 7,999 and 15,999 after a reset.
 LAPTOP = Bench(_laptop, redo_period=1_000, reset_period=16_000)
 
 
@@ -160,7 +161,7 @@ def smoke_on_atari(arms: Arms) -> Design:
 
 
 def minatar(arms: Arms, games: tuple[str, ...], seeds: int, leaves_out: str, bench: Bench = MINATAR) -> Design:
-    """A design with runs on MinAtar. Their length is that of the bench, which is 200,000 agent steps by default."""
+    """A design with runs on MinAtar. The bench sets the length of the runs: by default, 200,000 agent steps."""
     return Design(arms(bench), tuple(MinAtar(game) for game in games), tuple(range(seeds)), leaves_out)
 
 
@@ -209,8 +210,8 @@ LARGE_GAIN = 1.25  # wider networks raise the return of the paper's DQN by up to
 # A ratio of effective ranks. The paper's two ranks differ by 5 %, and each varies by 1.3 % to either side.
 HIGHER_RANK = 1.02
 
-# The outcome of claims about returns: all training episodes that ended in the last fifth of the run. There are about
-# ten times as many of them as evaluation episodes in that fifth, so their mean varies less between seeds.
+# Claims about returns use all training episodes that ended in the last fifth of the run. In that fifth there are about
+# ten times as many training episodes as evaluation episodes, so their mean return varies less between seeds.
 TRAINED = Quantity("train_return", "per episode", after=0.8)
 RETURN = Panel("Return", "eval_return")
 TRAINING = Panel("Training return", "train_return")

@@ -102,7 +102,7 @@ TARGETS = {
 
 
 def by_targets(training: OfflineTraining) -> tuple[Arm, ...]:
-    """Four arms: one training with four kinds of targets. Those of the last kind are as large as the moving targets."""
+    """Four arms: one training with four kinds of targets. The last arm has fixed targets as large as moving ones."""
     return (
         Arm(MOVING, training),
         Arm(NETWORK, replace(training, targets="frozen network")),
@@ -134,7 +134,7 @@ def offline_on_minatar(bench: Bench, seeds: Sequence[int], leaves_out: str) -> D
 
 
 def offline_on_atari() -> Design:
-    """A design with the published replay, and its authors' number of gradient steps on each part of the replay."""
+    """A design with the published replay. A run takes as many gradient steps per part of the replay as its authors."""
     agent = replace(atari_dqn(LOGGED_AT), target_period=2_000)  # offline, `target_period` counts gradient steps
     training = OfflineTraining(
         agent, Atari("DemonAttack"), DopamineReplay(), gradient_steps=6_250_000, log_period=12_500, eval_period=0

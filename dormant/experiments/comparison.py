@@ -86,7 +86,7 @@ def _by_learning_rate(change: Change) -> Maker:
 
 
 def _by_period(of: str, times: Sequence[float], intervention: Callable[[int], Intervention]) -> Maker:
-    """Returns a function that makes one candidate per period: each of `times`, multiplied by the bench's field `of`."""
+    """Returns a function that makes one candidate per period. The periods are the bench's field `of` times `times`."""
 
     def candidates(bench: Bench) -> Candidates:
         periods = [max(1, round(each * getattr(bench, of))) for each in times]

@@ -76,10 +76,10 @@ def overlap(history: str, tau: str) -> str:
 
 
 def overlap_exceeds_chance(history: str, tau: str) -> Claim:
-    """The claim that the overlap is larger than the overlap of random sets that have these sizes.
+    """The claim that the overlap is larger than the overlap of random sets of the same sizes.
 
-    In the paper the overlap ends at 68 % and 79 %. The growth of the overlap is no evidence, because larger sets
-    overlap more even if they are random, and the sets grow.
+    In the paper the overlap ends at 68 % and 79 %. The overlap also grows by chance: the sets of dormant neurons grow,
+    and larger random sets overlap more. So its growth alone is no evidence.
     """
     statement = f"The overlap of dormant neurons (τ = {tau}) with {HISTORIES[history]} exceeds chance"
     chance = Quantity(overlap(f"{history}-by-chance", tau))

@@ -67,7 +67,10 @@ def _best(name: str, suite: Suite, scale: Scale, frame: pl.DataFrame) -> str:
 
 
 def rows(record: Record, frame: pl.DataFrame) -> list[Row]:
-    """One row per method that has a finished run, from a table of `judging.table.read`; the plain agent comes first."""
+    """One row per method that has a finished run. The plain agent comes first.
+
+    `frame` is a table of `judging.table.read`.
+    """
     finished = set(frame["arm"])
     chosen_settings = ((title(name), name, setting) for name, setting in record.chosen.items())
     return [

@@ -62,8 +62,8 @@ FIG09 = Experiment(
         RETURN,
     ),
     claims=(
-        # In the paper the dormant fraction is 28 % with DQN and 2 % with ReDo. The second half is averaged, because
-        # recycling makes the curve jump.
+        # In the paper the dormant fraction is 28 % with DQN and 2 % with ReDo. Recycling makes the curve jump, so the
+        # claim is about the mean of the second half.
         *(halves_dormancy("ReDo", "DQN", tau) for tau in ("0.1", "0.025")),
         # In the paper ReDo's return is about 1.7 times DQN's.
         returns("ReDo ends with a higher return than DQN", "ReDo", "DQN", "higher", HIGHER_RETURN),

@@ -94,7 +94,7 @@ class DistillationTraining:
 
     @property
     def kind(self) -> str:
-        """The first part of a run folder's name."""
+        """The first part of the name of the training's folder."""
         if self.new_head:
             return "distillation-new-head"
         return "distillation-fresh" if self.student is None else "distillation-pretrained"

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +89,7 @@ def _fresh(training: HostTraining) -> tuple[AgentState, PyTree[Array]]:
 
 def open_rings(
     replay: FrameReplay | StepReplay, seeds: tuple[int, ...], folder: Path, added: int, owner: int
-) -> tuple[Any, ...]:
+) -> tuple[PyTree[ndarray], ...]:
     """Opens the rings of a run in its replay folder, one ring per seed. Raises the same errors as `replay.open`."""
     return tuple(replay.open(folder / f"seed{seed}", added, checksum(owner, seed)) for seed in seeds)
 

@@ -79,7 +79,7 @@ class OfflineTraining:
 
     @property
     def kind(self) -> str:
-        """The first part of a run folder's name."""
+        """The first part of the name of the training's folder."""
         return f"offline-dqn-{'large-numbers' if self.numbers_mean else self.targets.replace(' ', '-')}"
 
     @property

@@ -42,8 +42,8 @@ class Classifier:
 
     Raises ValueError for a hyper-parameter outside its range.
     Source: the paper's figure 3 uses SGD. Learning rate and momentum come from secondary sources, which also
-    report a batch of 256. We use 32. With 256, a network does not recover from shuffled labels within 20 epochs, as it
-    does in the paper.
+    report a batch of 256. We use 32. In the paper a network recovers from shuffled labels within 20 epochs; with a
+    batch of 256, ours does not.
     """
 
     network: ImageCNN = field(default_factory=ImageCNN)
@@ -179,7 +179,10 @@ class SupervisedTraining:
         return self.labels != "fixed" and epoch > 0 and epoch % self.shuffle_epochs == 0
 
     def measure(self, state: SupervisedState) -> dict[str, np.ndarray]:
-        """Epochs done, dormant fractions and neuron scores of a state. A new state also has `rise/TAU/all`: 0."""
+        """Epochs done, dormant fractions and neuron scores of a state.
+
+        With shuffled labels, a state before the first epoch also has `rise/TAU/all`, which is 0.
+        """
         scores = _scores(self, jnp.array(self.seeds), self.data, state)
         metrics = {name: np.asarray(value) for name, value in scores.items()}
         if int(state.epochs[0]) == 0 and self.labels != "fixed":
@@ -187,7 +190,7 @@ class SupervisedTraining:
         return metrics | {"epoch": np.asarray(state.epochs)}
 
     def agent_steps_done(self, state: SupervisedState) -> int:
-        """The gradient steps done so far, equal for all seeds. Runs without an actor count them as agent steps."""
+        """The gradient steps done so far, equal for all seeds. Runs without an actor report them as agent steps."""
         return int(state.epochs[0]) * self.steps_per_epoch
 
 

@@ -1,4 +1,4 @@
-"""Traces JAX functions: `trace` walks the jaxpr of a function and follows every neuron through it."""
+"""Traces JAX functions. `trace` applies one rule per step of a function's jaxpr, which tracks every neuron."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,15 +21,15 @@ from .program import TraceError as TraceError
 from .rules import RULES
 from .values import Constant, Ids, Part, Value, numbered, plain
 
-MOST_DEFERRED = 100  # longest chain of deferred steps on constants; a longer one would exceed the recursion limit
-LARGEST_CONSTANT = 1 << 20  # elements; larger constants are not computed while tracing
+MOST_DEFERRED = 100  # longest chain of deferred steps on constants; longer chains would exceed the recursion limit
+LARGEST_CONSTANT = 1 << 20  # number of elements; larger constants are not computed while tracing
 
 
 def trace(apply: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Wiring:
     """Returns the wiring of `apply(params, *inputs)`: its layers, and the parameters that feed and read each layer.
 
-    The function is traced at the shapes of the example inputs. Later inputs may have another batch size. The wiring
-    leaves out output layers, which no kernel reads. Print it to see why a layer can't be recycled safely.
+    The function is traced with the shapes of the example inputs. Later inputs may have another batch size. Output
+    layers are not in `layers`, because no kernel reads them. Print the wiring to see why a layer can't be recycled.
 
     >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}, "head": {"kernel": jnp.ones((3, 1))}}
     >>> def apply(params, x):
@@ -40,10 +40,11 @@ def trace(apply: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Wiring:
     dense  3        dense/bias, dense/kernel  head/kernel  yes
     output layers, not measured: head
 
-    If the tracer does not know an operation, it assumes that the operation mixes its input neurons. The layers of
-    these neurons are never recycled, and some are not measured. The operation's parameters are listed as not followed.
+    If the tracer does not know an operation, it assumes that the operation mixes the neurons in its inputs. The layers
+    of these neurons are never recycled, and some are not measured. The wiring lists the parameters of the operation as
+    not followed.
 
-    Raises TraceError if the function has no layer.
+    Raises TraceError if the function has no layer of neurons.
     """
     hints.warn_once()
     cache: dict[Any, tuple[Program, Found]] = {}
@@ -71,7 +72,8 @@ def _traced(
     traced = flat_program(apply, params, *inputs)
     _check_scans([earlier for earlier, _ in cache.values()], traced)
     found = _analyse(traced, params)
-    # A program that holds tracers of an enclosing jit is not cached, because they are valid in one compilation only.
+    # A program may hold tracers of an enclosing `jit`. Such a program is not cached, because its tracers are valid in
+    # one compilation only.
     if not any(isinstance(constant, core.Tracer) for constant in traced.constants.values()):
         cache[key] = traced, found
     return traced, found
@@ -94,7 +96,7 @@ def _analyse(traced: Program, params: PyTree) -> Found:
         notes.returned |= notes.producers_of(value.neurons) | value.mixed
         notes.note_elsewhere(value.parts, "returned")
     trained = trained_inputs(traced)
-    if trained.intersection(traced.inputs[: len(leaves)]):  # false if all outputs are integers (actions)
+    if trained.intersection(traced.inputs[: len(leaves)]):  # false if all outputs are integers, such as actions
         notes.untrained = {leaf for leaf in range(len(leaves)) if traced.inputs[leaf] not in trained}
     audit(notes, traced, values)
     found = collect(notes)
@@ -153,7 +155,7 @@ def _current(notes: Ledger, value: Value) -> Value:
 
 
 def _known(step: Step, operands: Sequence[Constant], shapes: Sequence[tuple[int, ...]]) -> list[Value]:
-    """Returns the results of a step whose operands are all constants. Each result is computed on first use."""
+    """Returns the results of a step whose operands are all constants. Results are computed when they are first used."""
 
     def compute() -> Sequence[Any]:
         with jax.ensure_compile_time_eval():
@@ -171,9 +173,9 @@ def _known(step: Step, operands: Sequence[Constant], shapes: Sequence[tuple[int,
 def _finite(
     found: Found, values: Mapping[int, Array], leaves: Mapping[str, Array | np.ndarray]
 ) -> dict[str, Bool[Array, ""]]:
-    """Returns, per layer, whether its new neurons are finite and no weight that feeds them is NaN.
+    """Returns one Boolean per layer: True if its pre-activations are finite and none of its incoming weights is NaN.
 
-    An activation such as `where(x > 0, x, 0)` would hide a NaN.
+    The activations alone do not suffice, because a non-linearity such as `where(x > 0, x, 0)` hides a NaN.
     """
     finite = {layer.name: jnp.array(True) for layer in found.layers}
     for name, value, neurons in found.made:
@@ -185,13 +187,16 @@ def _finite(
 
 
 def _or_nan(values: Array, finite: Bool[Array, ""]) -> Array:
-    """Returns activations, or NaN in their place. Integers become floats."""
+    """Returns the activations, or an array of NaN if `finite` is false. Integers are converted to floats."""
     values = values if jnp.issubdtype(values.dtype, jnp.inexact) else values.astype(jnp.float32)
     return jnp.where(finite, values, jnp.asarray(jnp.nan, values.dtype))
 
 
 def _activation(site: Site, value: Array) -> Activation:
-    """Returns the activations at a site as [*samples, neurons]. Ids of neurons are constant along sample axes."""
+    """Returns the activations at a site as an array [*samples, neurons].
+
+    The sample axes are the axes along which the ids of the neurons are constant.
+    """
     same = [axis for axis, length in enumerate(site.neurons.shape) if length == 1]
     across = [axis for axis in range(value.ndim) if axis not in same]
     columns = jnp.transpose(value, (*same, *across)).reshape([value.shape[axis] for axis in same] + [-1])
@@ -203,9 +208,10 @@ def _activation(site: Site, value: Array) -> Activation:
 
 
 def _columns(site: Site) -> tuple[Ids, Ids]:
-    """Returns the neurons that are measured at a site, and the columns of each neuron: [neurons, columns].
+    """Returns the neurons that are measured at a site, and an array [neurons, columns] with the columns of each neuron.
 
-    If some neurons have fewer columns than other neurons, their columns are repeated, which does not change their mean.
+    A neuron with several positions has several columns. If a neuron has fewer columns than other neurons, its columns
+    are repeated. This does not change their mean.
     """
     owners = site.neurons.ravel()
     present, counts = np.unique(owners[owners >= 0], return_counts=True)
@@ -218,7 +224,7 @@ def _columns(site: Site) -> tuple[Ids, Ids]:
 
 
 def _check_scans(earlier: Sequence[Program], traced: Program) -> None:
-    """Raises TraceError if a scan that was unrolled in the first trace is now too long to unroll."""
+    """Raises TraceError if a scan is too long to unroll that was unrolled in the first trace."""
     scans = [[step for step in program.steps if step.name == "scan"] for program in (*earlier[:1], traced)]
     if len(scans[-1]) > len(scans[0]):
         step = scans[-1][-1]

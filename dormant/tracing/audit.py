@@ -1,8 +1,8 @@
-"""Checks a trace independently: finds every parameter and every producer of neurons that a value depends on.
+"""Checks a trace with an independent method. It finds all parameters and producers that each value depends on.
 
-The tracer follows single neurons and parameter entries, with one rule per operation. The audit needs no rules, because
-it assumes that every result of a step depends on all operands of the step. If it finds a dependency that the tracer did
-not record, the layer is measured but not recycled.
+A producer is a kernel that creates neurons. The tracer follows single neurons and parameter entries, with one rule per
+operation. The audit needs no rules. It assumes that each result of a step depends on all operands of the step. If the
+audit finds a dependency that the tracer did not record, the layer is measured but not recycled.
 """
 
 from typing import NamedTuple
@@ -13,18 +13,25 @@ from .movement import MOVES
 from .program import Program
 from .values import Value
 
-MOVING = {*MOVES, "split", "unstack"}  # steps that move elements; a result depends only on the neurons in it
+MOVING = {*MOVES, "split", "unstack"}  # steps that move elements; a result depends only on the neurons that it contains
 
 
 class Reached(NamedTuple):
-    """The parameters and producers that a value depends on, as bit sets. Paths through a kernel are excluded."""
+    """The parameters and the producers that a value depends on, each as an integer with one bit per number.
+
+    Dependencies through another kernel are not included.
+    """
 
     leaves: int = 0
     producers: int = 0
 
 
 def audit(notes: Ledger, traced: Program, values: dict[int, Value]) -> None:
-    """Adds a reason not to recycle a producer if the trace lacks a path from a parameter or to a kernel or output."""
+    """Compares the dependencies of all values with the trace, and adds reasons not to recycle producers.
+
+    A producer gets a reason if a parameter affects its neurons, or if its neurons affect a kernel or an output, and the
+    trace did not record this.
+    """
     reached = _reached(notes, traced, values)
     fed = notes.fed_by()
     for feed in notes.feeds:
@@ -42,7 +49,10 @@ def audit(notes: Ledger, traced: Program, values: dict[int, Value]) -> None:
 
 
 def _reached(notes: Ledger, traced: Program, values: dict[int, Value]) -> dict[int, Reached]:
-    """Returns what every value depends on. A kernel's product depends on its new neurons, but not on its data."""
+    """Returns the dependencies of every value.
+
+    The product of a kernel and data depends on its new neurons and on the producers in the kernel, not on the data.
+    """
     feeds = {feed.result: feed for feed in notes.feeds}
     reached = dict.fromkeys(range(len(traced.shapes)), Reached())
     reached |= {number: Reached(1 << leaf) for leaf, number in enumerate(traced.inputs[: len(notes.leaf_names)])}

@@ -13,24 +13,24 @@ from .ledger import Ledger, mix
 from .program import Step
 from .values import NONE, NOT_FOLLOWED, SETS, Ids, Met, Shapes, Value, Why, narrow, no_ids, union
 
-SUMS = "add", "sub", "complex"  # the result is zero where all operands are zero
-SCALES = "mul", "div"  # the result is zero where the neurons are zero
+SUMS = "add", "sub", "complex"  # steps whose result is zero where all operands are zero
+SCALES = "mul", "div"  # steps whose result is zero where the neurons are zero
 
 
 def linear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for steps such as sums, which are linear unless they multiply two neurons or divide by a neuron."""
+    """Rule for steps such as sums and products. A product of two neurons, or a division by a neuron, is non-linear."""
     carriers = [operand for operand in operands if operand.has_neurons]
     bends = (step.name == "mul" and len(carriers) > 1) or (step.name == "div" and operands[1].has_neurons)
     return [elementwise(notes, step, operands, shapes[0], bends)]
 
 
 def nonlinear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for all other element-wise functions. Their result is the activation until the next non-linearity."""
+    """Rule for non-linear functions. Their result is the activation, unless another non-linearity follows."""
     return [elementwise(notes, step, operands, shape, bends=True) for shape in shapes]
 
 
 def convert(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for dtype conversions. A conversion is linear unless it rounds to integers or Booleans."""
+    """Rule for dtype conversions. A conversion to floats is linear. A conversion to integers or Booleans is not."""
     inexact = jnp.issubdtype(step.settings["new_dtype"], jnp.inexact)
     return [elementwise(notes, step, operands, shapes[0], bends=not inexact)]
 
@@ -58,7 +58,7 @@ def elementwise(notes: Ledger, step: Step, operands: Sequence[Value], shape: tup
         notes.dropped |= shared - kept
         shared = kept
         notes.note_site(step.results[0], neurons)
-    strays = (neurons == NONE).any()  # True if some elements do not belong to a neuron
+    strays = (neurons == NONE).any()  # whether some elements do not belong to a neuron
     mixed, hidden = (union(operands if strays else carriers, name) for name in ("mixed", "hidden"))
     if strays:
         hidden |= {(part.leaf, step.name) for operand in operands for part in operand.parts}
@@ -68,16 +68,17 @@ def elementwise(notes: Ledger, step: Step, operands: Sequence[Value], shape: tup
 
 
 def _outside(carriers: Sequence[Value], shared: Why) -> Why:
-    """Returns the reasons in `shared` that all operands with neurons before their activation have in common.
+    """Returns the reasons in `shared` that hold for all operands whose neurons have not passed a non-linearity.
 
-    PReLU multiplies only one of its two operands by the learned slope, so the slope belongs to the activation.
+    For example, PReLU combines the neurons with a copy that is multiplied by a learned slope. The slope is in only one
+    of the two operands, so it is part of the activation and does not feed the neurons.
     """
     raw = [carrier.shared for carrier in carriers if not carrier.is_activated]
     return shared.intersection(*raw) if raw and len(carriers) > 1 else shared
 
 
 def _aligned(operand: Value, rank: int) -> Value:
-    """Returns the operand with the rank of the result. Only scalars differ in rank."""
+    """Returns the operand with the given rank, which is that of the result. Only scalars have a different rank."""
     if len(operand.shape) == rank:
         return operand
     ones = (1,) * rank
@@ -95,7 +96,7 @@ def _without_neurons(step: Step, operands: Sequence[Value], shape: tuple[int, ..
 
 
 def _stays_a_kernel(step: Step, operands: Sequence[Value]) -> bool:
-    """Whether the result is zero wherever the entries of its kernel operands are zero."""
+    """Whether the result is still a kernel: zero wherever the entries of the operands that are kernels are zero."""
     if step.name in SUMS:
         return all(operand.is_kernel or operand.is_zero for operand in operands)
     if step.name == "div":
@@ -104,14 +105,14 @@ def _stays_a_kernel(step: Step, operands: Sequence[Value]) -> bool:
 
 
 def _is_masked_kernel(operands: Sequence[Value]) -> bool:
-    """Whether `select_n` chooses between kernels and zeros by a mask that is not learned."""
+    """Whether `select_n` chooses between kernels and zeros, with a mask that does not depend on parameters."""
     which, *cases = operands
     learned = which.parts or which.mixed or which.hidden
     return not learned and all(case.is_kernel or case.is_zero for case in cases) and any(case.parts for case in cases)
 
 
 def _offsets(notes: Ledger, step: Step, neurons: Ids, sites: Ids, others: Sequence[Value]) -> Why:
-    """Returns the reasons why silent neurons are not zero: a value is added after their activation."""
+    """Returns the reasons why silent neurons are no longer zero: a step adds a value after their activation."""
     if step.name not in SUMS or not (sites >= 0).any():
         return frozenset()
     ids, places = np.broadcast_arrays(neurons, sites)
@@ -133,12 +134,15 @@ def _describe(notes: Ledger, other: Value) -> str:
 def _joined(
     notes: Ledger, step: Step, neurons: Ids, sites: Ids, carriers: Sequence[Value], others: Sequence[Value]
 ) -> Why:
-    """Records the operands' parameters as incoming weights. Returns why some can't be redrawn for a single neuron."""
+    """Records the parameters in the operands as incoming weights of the neurons.
+
+    Returns the reasons why some of these weights can't be redrawn for a single neuron.
+    """
     ids, places = np.broadcast_arrays(neurons, sites)
-    # Neurons before and after their activation.
+    # The ids of the neurons whose activation is still to come, and of the neurons that have passed it.
     before, after = (np.where(places < 0, ids, NONE), np.where(places < 0, NONE, ids))
-    # A scale after the activation feeds no neuron, because a silent neuron stays silent. An added value feeds the
-    # neuron, because another activation may follow.
+    # A product after the activation does not feed the neuron, because a silent neuron stays silent. A sum does, because
+    # another non-linearity may follow.
     fed = notes.producers_of(before if step.name in SCALES else ids)
     found: set[tuple[int, Reason]] = set()
     for operand in [*others, *carriers]:
@@ -163,7 +167,7 @@ def _joined(
 
 
 def _met(notes: Ledger, neurons: Ids, operands: Sequence[Value]) -> frozenset[Met]:
-    """Returns the parameters in these operands, in the format of `Value.met`."""
+    """Returns the parameters that these operands contain, in the format of `Value.met`."""
     found = {(leaf, NOT_FOLLOWED) for operand in operands if not operand.has_neurons for leaf, _ in operand.hidden}
     for part in (part for operand in operands for part in operand.parts):
         shape = np.broadcast_shapes(neurons.shape, part.entries.shape)
@@ -175,8 +179,9 @@ def _met(notes: Ledger, neurons: Ids, operands: Sequence[Value]) -> frozenset[Me
 def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value, known: frozenset[Met]) -> None:
     """Records that a step combines neurons with a value that mixes neurons, such as their mean.
 
-    If the mix contains only these neurons, it couples them. If it also contains neurons of other producers, or
-    parameters outside of `known`, they reach the neurons without a kernel, so the layers are not recycled.
+    If the value mixes only these neurons, it couples them. If it also contains neurons of other producers, or
+    parameters that are not in `known`, the layers are not recycled. These neurons and parameters affect the layer
+    without a kernel in between.
     """
     if not other.mixed:
         return
@@ -196,9 +201,10 @@ def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value, known: frozense
 
 
 def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, Value]) -> bool:
-    """Compares the neurons of two operands. If they differ, merges them in pairs or marks them as not recyclable.
+    """Compares the neurons of two operands. `one` and `two` are pairs of a value's index and the value.
 
-    Returns True if the step combines different neurons of one kernel. Its result then contains no neurons.
+    If their neurons differ, merges them in pairs, or adds a reason not to recycle them. Returns True if the step
+    combines different neurons of one kernel. The result of such a step contains no neurons.
     """
     (_, first), (_, second) = one, two
     a, b = np.broadcast_arrays(notes.current(first.neurons), notes.current(second.neurons))
@@ -221,10 +227,11 @@ def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, V
 
 
 def _are_one_neuron(notes: Ledger, step: Step, pairs: Ids, first: set[int], second: set[int]) -> bool:
-    """Whether each pair acts as one neuron, because the step multiplies it, or sums it before a kernel reads either.
+    """Whether the two neurons of each pair act as one neuron.
 
-    This requires that a neuron is in one pair only. For example, adding a shifted copy of a layer to the layer puts
-    each neuron into two pairs, which mixes the neurons.
+    They do if the step multiplies them, or if it sums them before a kernel reads one of them. Each neuron must be in
+    one pair only. For example, the sum of a layer and a shifted copy of it puts each neuron into two pairs, so it mixes
+    the neurons.
     """
     if len(np.unique(pairs)) != pairs.size or step.name not in (*SUMS, "mul"):
         return False

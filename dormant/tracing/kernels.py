@@ -1,4 +1,4 @@
-"""Rules for products and convolutions. A kernel reads the neurons of its data and feeds new neurons."""
+"""Rules for products and convolutions. One operand is a kernel: it reads neurons of the data and feeds new neurons."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from .values import NONE, Ids, Shapes, Value, narrow, no_ids, varies, widen
 
 
 class Axes(NamedTuple):
-    """The axes of one operand of a product."""
+    """The axes of one operand of a product: batch axes, axes that the product sums over, and all other axes."""
 
     batch: tuple[int, ...]
     summed: tuple[int, ...]
@@ -35,11 +35,12 @@ def product(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes
 
 
 def kernel_side(operands: Sequence[Value], outer: Sequence[Sequence[int]]) -> int | None:
-    """Returns which operand is the kernel, or None if that is ambiguous. A kernel holds parameters and no neurons.
+    """Returns the index of the operand that is the kernel, or None if that is ambiguous.
 
-    If both operands hold parameters, the kernel is the operand that does not depend on the inputs. Both may depend on
-    the inputs, for example a task's weights and its embedding. Then the kernel is the operand whose entries vary along
-    the `outer` axes.
+    A kernel holds parameters and no neurons. If both operands do, the kernel is the operand that does not depend on the
+    inputs. If both depend on the inputs, such as the weights and the embedding of a task, the kernel is the operand
+    whose entries vary along its outer axes. `outer` lists, for each operand, the axes that the product does not sum
+    over.
     """
     sides = [side for side, operand in enumerate(operands[:2]) if operand.parts and not operand.has_neurons]
     pure = [side for side in sides if not operands[side].from_input]
@@ -57,7 +58,10 @@ def _axes(rank: int, batch: Sequence[int], summed: Sequence[int]) -> Axes:
 
 
 def _product_entries(operands: Sequence[Value], axes: Sequence[Axes], side: int) -> tuple[Ids, Ids | None]:
-    """Returns the neurons that kernel entries feed, and those that they read, or None if an entry reads several."""
+    """Returns two arrays: the index of the neuron that each kernel entry feeds, and the id of the neuron that it reads.
+
+    The second is None if an entry reads several neurons.
+    """
     kernel, data = operands[side], operands[1 - side]
     mine, theirs = axes[side], axes[1 - side]
     own = _columns(kernel, mine.batch + mine.free)
@@ -70,10 +74,11 @@ def _product_entries(operands: Sequence[Value], axes: Sequence[Axes], side: int)
 
 
 def _columns(kernel: Value, outer: Sequence[int]) -> Ids:
-    """Returns the index of the neuron that each column of a kernel feeds. Columns lie along the `outer` axes.
+    """Returns the index of the neuron that each column of a kernel feeds.
 
-    Columns with equal entries feed one neuron. For example, adding noise per sample to a kernel repeats each column. A
-    column of padding has no entries and feeds no neuron.
+    A column is the part of a kernel at one position along the axes `outer`. Columns with equal entries feed the same
+    neuron. For example, a kernel with noise per sample repeats each column once per sample. A column of padding has no
+    entries and feeds no neuron.
     """
     changes = [axis for axis in outer if any(part.entries.shape[axis] > 1 for part in kernel.parts)]
     lengths = [kernel.shape[axis] for axis in changes]
@@ -89,21 +94,27 @@ def _columns(kernel: Value, outer: Sequence[int]) -> Ids:
 
 
 def _rows(entries: Ids, changes: Sequence[int], lengths: Sequence[int]) -> Ids:
-    """Returns the entries of a kernel as [columns, entries per column]."""
+    """Returns the entries of a kernel as a matrix [columns, entries per column].
+
+    A column is the part of the kernel at one position along the axes `changes`.
+    """
     ordered = entries.transpose(*changes, *(axis for axis in range(entries.ndim) if axis not in changes))
     wide = widen(ordered, (*lengths, *ordered.shape[len(changes) :]))
     return wide.reshape(int(np.prod(lengths, dtype=np.int64)), -1)
 
 
 def _placed(ids: Ids, axes: Sequence[int], rank: int) -> Ids:
-    """Returns `ids` as an array of rank `rank`, with its axes at the positions `axes`. All other axes have length 1."""
+    """Returns `ids` as an array with `rank` axes. Axis i of `ids` becomes axis `axes[i]`. Other axes have length 1."""
     ordered = ids.transpose(np.argsort(axes, kind="stable"))
     lengths = dict(zip(sorted(axes), ordered.shape, strict=True))
     return ordered.reshape([lengths.get(axis, 1) for axis in range(rank)])
 
 
 def _product_result(own: Ids, axes: Sequence[Axes], side: int) -> Ids:
-    """Returns the numbers of the neurons in the result of a product. `own` holds the neuron of each kernel column."""
+    """Returns the index of the neuron that each element of a product holds.
+
+    `own` holds the index of the neuron that each column of the kernel feeds. The kernel is operand 0 or 1 (`side`).
+    """
     mine, theirs = axes[side], axes[1 - side]
     ordered = own.transpose(*mine.batch, *mine.free, *mine.summed)
     batch, free = ordered.shape[: len(mine.batch)], ordered.shape[len(mine.batch) :][: len(mine.free)]
@@ -129,7 +140,11 @@ def convolution(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Sh
 
 
 def _convolution_reads(shape: Sequence[int], spec: Sequence[int], data: Value, channel: int, groups: int) -> Ids:
-    """Returns the neuron that each pair of output and input channel reads, also for grouped convolutions."""
+    """Returns the id of the neuron that each entry of a convolution's kernel reads.
+
+    `shape` is the shape of the kernel, and `spec` the order of its axes. In a grouped convolution, the neuron depends
+    on the output channel and the input channel. Otherwise it depends on the input channel only.
+    """
     channels = np.broadcast_to(data.neurons.ravel(), data.shape[channel])
     out, into = spec[0], spec[1]
     if groups == 1:
@@ -139,7 +154,7 @@ def _convolution_reads(shape: Sequence[int], spec: Sequence[int], data: Value, c
 
 
 def _constant_convolution(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for convolutions with a constant kernel. They mix channels, unless they are depthwise, such as a blur."""
+    """Rule for convolutions without a learned kernel. They mix channels, unless they are depthwise, such as a blur."""
     data, kernel = operands
     numbers, groups = step.settings["dimension_numbers"], step.settings["feature_group_count"]
     channel = numbers.lhs_spec[1]
@@ -166,7 +181,12 @@ def feed(
     result: Ids,
     shape: tuple[int, ...],
 ) -> Value:
-    """Returns the product of a kernel and data as a value with new neurons. Records that the kernel reads the data."""
+    """Returns the product of a kernel and data, a value with new neurons. Records what the kernel feeds and reads.
+
+    The kernel is operand 0 or 1 (`side`). `own` holds the index of the neuron that each kernel entry feeds. `reads`
+    holds the id of the neuron that each entry reads, or is None if an entry reads several. `result` holds the index of
+    the neuron in each element of the product, and `shape` is the product's shape.
+    """
     kernel, data = operands[side], operands[1 - side]
     start, clash = _producer(notes, kernel, own)
     feeds, neurons = (np.where(ids < 0, NONE, ids + start) for ids in (own, result))
@@ -209,7 +229,10 @@ def _check_reading(notes: Ledger, kernel: Value, data: Value, reads: Ids | None,
 
 
 def _producer(notes: Ledger, kernel: Value, own: Ids) -> tuple[int, bool]:
-    """Returns the first id of a kernel's neurons, and whether they share an entry. A reused kernel keeps its ids."""
+    """Returns the first id of a kernel's neurons, and whether several of its neurons share an entry.
+
+    If the kernel was used before, its neurons keep their ids. Otherwise, they get new ids.
+    """
     part = kernel.parts[0]
     width = int(own.max()) + 1
     in_leaf = notes.in_leaf(part, own, kernel.shape)
@@ -223,7 +246,7 @@ def _producer(notes: Ledger, kernel: Value, own: Ids) -> tuple[int, bool]:
 
 
 def _row(own: Ids | None) -> int | None:
-    """Returns the index of a kernel in a stack of kernels, or None if the parameter is not a stack."""
+    """Returns the index of a kernel along the first axis of its parameter, or None if the parameter is not a stack."""
     if own is None or own.ndim < 3:
         return None
     rows = np.flatnonzero((own >= 0).reshape(len(own), -1).any(axis=1))
@@ -231,7 +254,10 @@ def _row(own: Ids | None) -> int | None:
 
 
 def _members(own: Ids) -> int:
-    """Returns the number of kernels stacked along the first axis if they share no neurons (an ensemble), else 1."""
+    """Returns the number of members of an ensemble, or 1 if the parameter is not an ensemble.
+
+    An ensemble is a stack of kernels along the first axis, each of which feeds different neurons.
+    """
     if own.ndim < 3 or own.shape[0] == 1 or not varies(own, range(1, own.ndim)):
         return 1
     each = own.reshape(len(own), -1)
@@ -242,7 +268,10 @@ def _members(own: Ids) -> int:
 def _data_product(
     notes: Ledger, step: Step, operands: Sequence[Value], axes: Sequence[Axes], shapes: Shapes
 ) -> list[Value]:
-    """Rule for products without a kernel. Neurons mix if both operands hold neurons, or if the sum is over neurons."""
+    """Rule for products without a kernel.
+
+    They mix neurons if both operands hold neurons, or if the product sums over an axis along which neurons differ.
+    """
     carriers = [side for side in (0, 1) if operands[side].has_neurons]
     if len(carriers) == 1:
         side = carriers[0]
@@ -257,9 +286,10 @@ def _data_product(
 def _weighted(
     notes: Ledger, step: Step, operands: Sequence[Value], axes: Sequence[Axes], side: int, shape: tuple[int, ...]
 ) -> Value:
-    """Rule for weighted sums of neurons over samples or positions. The weights, such as attention, are not a kernel.
+    """Rule for weighted sums of neurons over samples or positions, such as attention. The weights are not a kernel.
 
-    If the network computes the weights, neurons are measured before the sum, because a silent neuron adds zero to it.
+    The neurons are in operand 0 or 1 (`side`). If the network computes the weights, the neurons are measured before the
+    sum. This is possible because a silent neuron is zero before and after the sum.
     """
     value, weights = operands[side], operands[1 - side]
     mine, theirs = axes[side], axes[1 - side]

@@ -1,4 +1,4 @@
-"""Builds the neuron layers of a wiring from the tracer's ledger."""
+"""Builds the neuron layers of a wiring from the ledger, in which the tracer records its findings."""
 
 import functools
 from collections import Counter
@@ -13,7 +13,10 @@ from .values import NONE, Ids
 
 
 class Site(NamedTuple):
-    """Where a layer is measured: the number of a value, and the index of the neuron that each element holds."""
+    """A point at which a layer is measured.
+
+    `value` is the index of a value of the program. `neurons` holds the index of the neuron in each of its elements.
+    """
 
     layer: str
     value: int
@@ -21,9 +24,10 @@ class Site(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The layers of a trace, its output layers, and where the layers are measured.
+    """The result of a trace: layers, names of output layers, and the sites at which layers are measured.
 
-    `made` holds where kernels create the neurons of the layers.
+    `made` lists the sites at which kernels create the neurons. `not_followed` maps the path of a parameter that neither
+    feeds nor reads a neuron to a description of its use.
     """
 
     layers: tuple[NeuronLayer, ...]
@@ -34,7 +38,7 @@ class Found(NamedTuple):
 
 
 def collect(notes: Ledger) -> Found:
-    """Returns the layers of a trace. Layers that no kernel reads are output layers."""
+    """Returns the layers and sites of a trace. A layer that no kernel reads is an output layer."""
     notes.follow()
     groups = _groups(notes)
     names, used = _names(notes, groups), _used(notes)
@@ -47,7 +51,7 @@ def collect(notes: Ledger) -> Found:
 
 
 def _not_followed(notes: Ledger) -> dict[str, str]:
-    """Returns the paths of the parameters that neither feed nor read a neuron, and a description of each one's use."""
+    """Returns a dictionary from the path of each parameter that neither feeds nor reads a neuron to its use."""
     followed = {use.leaf for use in notes.uses if any(_any(ids) for ids in (use.feeds, use.reads))}
     lost: dict[str, list[str]] = {notes.leaf_names[use.leaf]: [] for use in notes.uses if use.leaf not in followed}
     for use in notes.uses:
@@ -61,7 +65,7 @@ def _any(ids: Ids | None) -> bool:
 
 
 def _groups(notes: Ledger) -> list[set[int]]:
-    """Returns groups of producers that share neurons, in the order of their first kernels."""
+    """Returns groups of producers that share neurons, sorted by the first producer of each group."""
     groups: list[set[int]] = []
     for producer in range(len(notes.producers)):
         group = {producer} | notes.producers_of(_ids(notes, {producer}))
@@ -78,7 +82,10 @@ def _ids(notes: Ledger, group: set[int]) -> Ids:
 
 
 def _names(notes: Ledger, groups: list[set[int]]) -> list[str]:
-    """Returns the names of layers. A layer is named by its kernel's parent, or if that is ambiguous by its kernel."""
+    """Returns the name of each group's layer.
+
+    It is the path of the kernel without the last key. If two layers would have the same name, it is the whole path.
+    """
     short = ["+".join(dict.fromkeys(notes.name(producer) for producer in sorted(group))) for group in groups]
     often = Counter(short)
     kernels = [[notes.producers[producer].leaf for producer in sorted(group)] for group in groups]
@@ -89,7 +96,10 @@ def _names(notes: Ledger, groups: list[set[int]]) -> list[str]:
 
 
 def _numbers(notes: Ledger, group: set[int]) -> Ids:
-    """Returns each id's index within the group, else NONE. Id -1 selects the last entry, which is also NONE."""
+    """Returns an array from ids to the indices of their neurons in the group, or NONE for neurons outside the group.
+
+    The array has one more element than there are ids. The id -1 selects this last element, which is NONE.
+    """
     mine = _ids(notes, group)
     numbers = np.full(len(notes.canonical) + 1, NONE)
     numbers[mine] = np.arange(len(mine))
@@ -97,12 +107,12 @@ def _numbers(notes: Ledger, group: set[int]) -> Ids:
 
 
 def _local(numbers: Ids, ids: Ids | None) -> Ids:
-    """Converts ids to indices within a group. `numbers` comes from `_numbers`."""
+    """Converts ids of neurons to indices in a group. `numbers` is the result of `_numbers` for the group."""
     return np.array(NONE) if ids is None else numbers[ids]
 
 
 def _used(notes: Ledger) -> dict[int, tuple[list[Use], set[int]]]:
-    """Returns the uses of each parameter, and the producers whose neurons the parameter feeds or reads."""
+    """Returns, for each parameter, a list of its uses and the producers whose neurons it feeds or reads."""
     found: dict[int, tuple[list[Use], set[int]]] = {}
     for use in sorted(notes.uses, key=lambda use: use.leaf):
         uses, producers = found.setdefault(use.leaf, ([], set()))
@@ -138,12 +148,12 @@ def _layer(notes: Ledger, name: str, group: set[int], used: dict[int, tuple[list
 
 
 def _together(maps: list[Ids]) -> Ids | None:
-    """Combines the maps of several uses into one. Returns None if no map contains a neuron."""
+    """Combines the neurons of several uses of a parameter into one array. Returns None if there is no neuron."""
     return functools.reduce(np.maximum, maps) if any((ids >= 0).any() for ids in maps) else None
 
 
 def _conflicts(path: str, uses: list[tuple[Use, Ids, Ids]], feeds: Ids | None, reads: Ids | None) -> list[Reason]:
-    """Returns the reasons why entries of a parameter that feed or read this layer can't be overwritten."""
+    """Returns the reasons why some entries of a parameter can't be overwritten if this layer is recycled."""
     nowhere = np.array(NONE)
     feeds, reads = (nowhere if ids is None else ids for ids in (feeds, reads))
     touched = (feeds >= 0) | (reads >= 0)
@@ -162,14 +172,17 @@ def _conflicts(path: str, uses: list[tuple[Use, Ids, Ids]], feeds: Ids | None, r
 
 
 def _made(notes: Ledger, name: str, group: set[int]) -> list[Site]:
-    """Returns where kernels create the neurons of a layer."""
+    """Returns the sites at which kernels create the neurons of a layer."""
     own = _numbers(notes, group)
     numbers = dict.fromkeys(born for producer in sorted(group) for born in notes.born[producer])
     return [Site(name, number, _local(own, notes.neurons_at[number])) for number in numbers]
 
 
 def _sites(notes: Ledger, name: str, group: set[int]) -> list[Site]:
-    """Returns where a layer is measured. Neurons that no kernel reads are measured where a kernel creates them."""
+    """Returns the sites at which a layer is measured.
+
+    A neuron that has no other site is measured at the value in which a kernel creates it.
+    """
     places = notes.sites if any(notes.sites[producer] for producer in group) else notes.resorts
     numbers = dict.fromkeys(site for producer in sorted(group) for site in places[producer])
     own = _numbers(notes, group)

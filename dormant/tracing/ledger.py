@@ -1,4 +1,4 @@
-"""The ledger of a trace: producers of neurons, uses of parameters, reads of neurons, and reasons not to recycle."""
+"""The ledger of a trace. It records producers of neurons, uses of parameters, and reasons not to recycle layers."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,10 @@ from .values import NONE, Ids, Part, Shapes, Value, Why, narrow, plain, union, w
 
 
 class Producer(NamedTuple):
-    """A kernel's output neurons, with consecutive ids from `start`. Each kernel of an ensemble is its own producer.
+    """A kernel that creates `width` neurons. Their ids are consecutive numbers from `start`.
 
-    `member` is the index of the kernel in a stack of kernels, or None.
+    `leaf` is the index of the parameter that holds the kernel. If the parameter is a stack of kernels, each kernel is
+    a separate producer, and `member` is its index in the stack. Otherwise `member` is None.
     """
 
     leaf: int
@@ -26,10 +27,11 @@ class Producer(NamedTuple):
 
 
 class Use(NamedTuple):
-    """One use of a parameter: the neuron that each entry feeds and the neuron that it reads, in the parameter's shape.
+    """One use of the parameter with index `leaf`.
 
-    `covers` is a mask of the entries that are used, such as one slice of a stack of kernels. `elsewhere` describes the
-    use if the entries neither feed nor read neurons.
+    `feeds` holds the id of the neuron that each entry feeds, and `reads` the id of the neuron that it reads. Both
+    broadcast to the parameter's shape, and None stands for no neurons. `covers` is a mask of the used entries, such as
+    one slice of a stack of kernels. If the entries neither feed nor read neurons, `elsewhere` describes the use.
     """
 
     leaf: int
@@ -40,7 +42,10 @@ class Use(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """A product of a kernel and data: the numbers of the three values, and the producers of the new neurons."""
+    """A product of a kernel and data, which creates neurons.
+
+    `result`, `kernel` and `data` are indices of values. `producers` are the producers of the new neurons.
+    """
 
     result: int
     kernel: int
@@ -50,12 +55,15 @@ class Feed(NamedTuple):
 
 @dataclass
 class Ledger:
-    """Everything that a trace has recorded so far.
+    """Everything that a trace has recorded so far. It refers to parameters, producers and values by their indices.
 
-    `canonical` maps the id of each neuron to the id that it shares with the neurons merged with it, such as those of
-    two summed kernels. `owners` maps each id to its producer. `follows` maps a producer to the producers that it was
-    combined with. It counts as read if one of them is read. `resorts` holds, per producer, the last values in which its
-    neurons can be measured before they are mixed. `born` holds the values in which a kernel creates its neurons.
+    - `canonical`: the canonical id of each neuron. Neurons that were merged, such as those of two summed kernels, have
+      the same canonical id.
+    - `owners`: the producer of each neuron.
+    - `follows`: for each producer, the producers with which it was combined. It is read if one of them is read.
+    - `sites`: for each producer, the values at which its neurons are measured.
+    - `resorts`: for each producer, the last values at which its neurons can be measured before they are mixed.
+    - `born`: for each producer, the values in which the kernel creates its neurons.
     """
 
     leaf_shapes: list[tuple[int, ...]]
@@ -73,7 +81,7 @@ class Ledger:
     follows: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     neurons_at: dict[int, Ids] = field(default_factory=dict)
     known_kernels: dict[tuple[int, int, bytes], int] = field(default_factory=dict)
-    dropped: set[tuple[int, str]] = field(default_factory=set)  # reasons that concern only an activation's parameters
+    dropped: set[tuple[int, str]] = field(default_factory=set)  # reasons about the slope of PReLU and the like
     read: set[int] = field(default_factory=set)
     returned: set[int] = field(default_factory=set)
     untrained: set[int] = field(default_factory=set)  # parameters that no gradient reaches
@@ -92,7 +100,10 @@ class Ledger:
         return self.canonical[start : start + width]
 
     def name(self, producer: int) -> str:
-        """Returns the path of a producer's kernel, without "params" (Flax), "value" (NNX) and the kernel's own key."""
+        """Returns the path of a producer's kernel without its last key, such as "dense" for "params/dense/kernel".
+
+        The prefix "params" (Flax) and the suffix "value" (NNX) are removed, too.
+        """
         leaf, _, _, member = self.producers[producer]
         path = self.leaf_names[leaf].removeprefix("params/").removesuffix("/value")
         return (path.rpartition("/")[0] or path) + ("" if member is None else f"[{member}]")
@@ -116,7 +127,10 @@ class Ledger:
         return set(np.flatnonzero(np.bincount(self.owners[present[self.canonical]])).tolist())
 
     def merge(self, pairs: Ids) -> None:
-        """Merges each pair into one neuron with the larger id. Pairs that share a neuron become one neuron, too."""
+        """Merges the two neurons of each pair. The merged neuron has the larger id as its canonical id.
+
+        If two pairs share a neuron, all of their neurons are merged.
+        """
         while True:
             ends = self.canonical[pairs]
             low, high = ends.min(axis=1), ends.max(axis=1)
@@ -143,22 +157,22 @@ class Ledger:
             self.blame({owner} & owners, reason)
 
     def hidden(self, value: Value) -> frozenset[str]:
-        """Returns the parameters in a value whose entries are not followed, each with the step that mixed it."""
+        """Returns a description of each parameter in the value that is not followed, with the step that mixed it."""
         return frozenset(f"{self.leaf_names[leaf]} (in '{where}')" for leaf, where in value.hidden)
 
     def note_reading(self, number: int, value: Value) -> None:
-        """Records that a kernel reads the neurons of `value`. They are measured here unless they have a site."""
+        """Records that a kernel reads the neurons of `value`. Neurons without a site are measured at this value."""
         owners = self.producers_of(value.neurons)
         self.read |= owners
         self._measure(self.sites, number, value)
         self.blame_why(value.offset | value.shared, owners)
 
     def note_resort(self, number: int, value: Value) -> None:
-        """Records `value` as the last value in which its neurons can be measured before they are mixed."""
+        """Records that the neurons of `value` can be measured at this value for the last time."""
         self._measure(self.resorts, number, value)
 
     def note_feed(self, step: Step, side: int, producers: set[int], neurons: Ids) -> None:
-        """Records that a step creates new neurons. Its operand number `side` is the kernel."""
+        """Records that a step creates these neurons. The kernel is operand 0 or 1 (`side`)."""
         (result,) = step.results
         self.feeds.append(Feed(result, step.operands[side], step.operands[1 - side], frozenset(producers)))
         self.note_site(result, neurons)
@@ -166,7 +180,7 @@ class Ledger:
             self.born[producer].append(result)
 
     def note_site(self, number: int, neurons: Ids) -> None:
-        """Records that these neurons can be measured at value `number`."""
+        """Records that these neurons can be measured at the value with index `number`."""
         self.neurons_at.setdefault(number, neurons)
 
     def _measure(self, places: dict[int, list[int]], number: int, value: Value) -> None:
@@ -179,14 +193,18 @@ class Ledger:
                     places[owner].append(site)
 
     def follow(self) -> None:
-        """Marks a producer as read or returned if it was combined with a producer that is read or returned."""
+        """Marks each producer as read (or returned) if it was combined with a producer that is read (or returned)."""
         for _ in self.follows:
             for producer, leaders in self.follows.items():
                 self.read |= {producer} if leaders & self.read else set()
                 self.returned |= {producer} if leaders & self.returned else set()
 
     def note_use(self, part: Part, feeds: Ids | None, reads: Ids | None, shape: tuple[int, ...]) -> bool:
-        """Records which neurons a parameter feeds and reads. Returns False if an entry would belong to two neurons."""
+        """Records which neurons the entries of a parameter feed and read.
+
+        Returns False if one entry would feed several neurons, or read several. `feeds` and `reads` hold the neuron of
+        each element of a value with this shape.
+        """
         in_leaf = [None if ids is None else self.in_leaf(part, ids, shape) for ids in (feeds, reads)]
         clash = any(ids is not None and got is None for ids, got in zip((feeds, reads), in_leaf, strict=True))
         self.uses.append(
@@ -197,7 +215,7 @@ class Ledger:
         return not clash
 
     def fed_by(self) -> dict[int, set[int]]:
-        """Returns the parameters that feed the neurons of each producer."""
+        """Returns, for each producer, the parameters that feed its neurons."""
         found: dict[int, set[int]] = defaultdict(set)
         for use in self.uses:
             for producer in set() if use.feeds is None else self.producers_of(use.feeds):
@@ -217,7 +235,10 @@ class Ledger:
         return found.reshape(shape)
 
     def in_leaf(self, part: Part, ids: Ids, shape: tuple[int, ...]) -> Ids | None:
-        """Converts ids per element of a value to ids per entry of a parameter. Returns None if an entry gets two."""
+        """Returns the id of each entry of a parameter, given the id of each element of a value.
+
+        `part` holds the entry in each element. Returns None if an entry would get two different ids.
+        """
         leaf_shape = self.leaf_shapes[part.leaf]
         if shape == leaf_shape and is_whole(part.entries, shape):
             return ids
@@ -231,7 +252,10 @@ class Ledger:
 
 
 def mix(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Mixes neurons and parameters. Later values record only which layers and parameters contributed."""
+    """Rule for steps that mix neurons and parameters. The results record only which producers and parameters they mix.
+
+    It is also the rule for unknown operations.
+    """
     mixed = set(union(operands, "mixed"))
     hidden = set(union(operands, "hidden"))
     for number, operand in zip(step.operands, operands, strict=True):
@@ -249,5 +273,5 @@ def mix(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) ->
 
 
 def is_whole(entries: Ids, shape: tuple[int, ...]) -> bool:
-    """Whether `entries` holds all entries of a parameter in the original order."""
+    """Whether `entries` holds all entries of a parameter with this shape, in their original order."""
     return entries.shape == shape and bool((entries.ravel() == np.arange(entries.size)).all())

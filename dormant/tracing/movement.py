@@ -1,4 +1,4 @@
-"""Rules for primitives that move elements or overwrite them, such as `x.at[i].set(y)`, segment sums, ring buffers."""
+"""Rules for steps that move elements (reshape, gather) or write them (scatter, as in `x.at[i].set(y)`)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,8 +13,9 @@ from .ledger import Ledger, mix
 from .program import Step
 from .values import NONE, Ids, Part, Shapes, Value, narrow, no_ids, side_by_side, varies, widen
 
-# A function that moves ids. It takes the step, the ids of the first operand (length 1 along axes on which they are
-# constant), the operand's shape, and the known indices in the other operands.
+# A function that moves ids in the same way as a step moves elements. Its arguments are the step, the ids in the first
+# operand, the shape of the first operand, and the indices in the other operands. An axis along which ids are constant
+# has length 1.
 Move = Callable[[Step, Ids, tuple[int, ...], Sequence[Any]], Ids]
 
 
@@ -63,7 +64,7 @@ def _reverse(step: Step, ids: Ids, *_: object) -> Ids:
 
 
 def _pad(step: Step, ids: Ids, shape: tuple[int, ...], _: Sequence[object]) -> Ids:
-    """Pads ids with NONE. Along an axis on which ids are constant, the padding gets these ids."""
+    """Pads ids with NONE. If ids are constant along a padded axis, the padding gets the same ids instead."""
     for axis, (low, high, inner) in enumerate(step.settings["padding_config"]):
         if ids.shape[axis] > 1:
             ids = _pad_axis(ids, axis, int(low), int(high), int(inner))
@@ -85,7 +86,7 @@ def _tile(step: Step, ids: Ids, *_: object) -> Ids:
 
 
 def _by_running_it(step: Step, ids: Ids, shape: tuple[int, ...], others: Sequence[Any]) -> Ids:
-    """Runs the primitive on the ids. A gather returns NONE for indices out of bounds."""
+    """Moves ids by running the primitive on them. A gather gives NONE where an index is out of bounds."""
     if ids.size == 1 and step.name == "dynamic_slice":
         return ids
     settings = dict(step.settings)
@@ -112,7 +113,7 @@ MOVES: dict[str, Move] = {
 
 
 def indexed_axes(step: Step, shape: tuple[int, ...], known: Sequence[bool]) -> list[int]:
-    """Returns the axes along which a slice or gather takes elements by an index that is unknown while tracing."""
+    """Returns the axes along which the index of a slice or gather is unknown while tracing."""
     sizes = step.settings["slice_sizes"]
     if step.name == "dynamic_slice":
         return [axis for axis, length in enumerate(shape) if sizes[axis] < length and not known[axis]]
@@ -138,11 +139,11 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 
 def overwrite(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for `scatter`, whose result takes each element from the target or from the update."""
+    """Rule for `scatter`, which writes the elements of an update at some indices of a target."""
     target, indices, update = operands
     raised = _raised(step, target, update)
     if raised is not None and indices.constant is not None and (target.is_zero or update.is_zero):
-        # The zeros of the target count as elements of the update's neurons.
+        # One of the two is zero. Its zeros are treated as zeros of the other's neurons.
         return [raised if target.is_zero else replace(target, constant=None)]
     if indices.constant is not None and _writes_once(step, operands, indices.constant.value):
         return [_replaced(step, target, update, [indices.constant.value])]
@@ -153,7 +154,10 @@ def overwrite(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shap
 
 
 def add_at(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for `scatter-add`. Sums over samples, nodes or edges keep neurons separate; sums over neurons mix them."""
+    """Rule for `scatter-add`, which adds the elements of an update at some indices of a target.
+
+    Sums over samples, nodes or edges keep neurons separate. Sums over different neurons mix them.
+    """
     target, indices, update = operands
     raised = _raised(step, target, update)
     if raised is None or indices.has_neurons or indices.mixed:
@@ -163,7 +167,7 @@ def add_at(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes)
 
 
 def overwrite_slice(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for `dynamic_update_slice`, whose result takes one block of elements from the update."""
+    """Rule for `dynamic_update_slice`, which writes the update over one block of the target."""
     target, update, *starts = operands
     partial = [axis for axis, length in enumerate(update.shape) if length < target.shape[axis]]
     changes = any(varies(ids, partial) for value in (target, update) for ids in value.arrays)
@@ -180,7 +184,7 @@ def overwrite_slice(notes: Ledger, step: Step, operands: Sequence[Value], shapes
 
 
 def _replaced(step: Step, target: Value, update: Value, known: Sequence[Any]) -> Value:
-    """Returns the target with elements of the update written at known indices."""
+    """Returns the target after writing the update at known indices."""
 
     def written(old: Ids, new: Ids) -> Ids:
         full = (widen(old, target.shape).astype(np.int32), widen(new, update.shape).astype(np.int32))
@@ -199,7 +203,7 @@ def _replaced(step: Step, target: Value, update: Value, known: Sequence[Any]) ->
 
 
 def _writes_once(step: Step, operands: Sequence[Value], known: Any) -> bool:
-    """Whether every element is written at most once. If an element is written twice, its value is undefined."""
+    """Whether the scatter writes each element at most once. If it writes one twice, the result is undefined."""
     target, _, update = operands
     with jax.ensure_compile_time_eval():
         times = lax.scatter_add(
@@ -213,7 +217,10 @@ def _writes_once(step: Step, operands: Sequence[Value], known: Any) -> bool:
 
 
 def _raised(step: Step, target: Value, update: Value) -> Value | None:
-    """Returns the update with the target's axes (length 1 if scattered), or None if ids vary along a written axis."""
+    """Returns the update with the axes of the target, or None if ids vary along an axis that the step indexes.
+
+    Indexed axes of the result have length 1.
+    """
     numbers = step.settings["dimension_numbers"]
     scattered = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
     kept = [axis for axis in range(len(target.shape)) if axis not in scattered]

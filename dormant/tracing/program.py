@@ -1,4 +1,4 @@
-"""Programs: traced functions as flat lists of primitive steps, and their evaluation."""
+"""Programs: a program is a traced function as a flat list of primitive steps. `evaluate` runs it."""
 
 import functools
 import operator
@@ -13,7 +13,7 @@ from jax.core import ShapedArray, Tracer
 from jax.extend import core
 from jax.typing import DTypeLike
 
-# The primitives that are inlined, each with the parameter that holds its inner jaxpr.
+# Primitives that are inlined. The value is the name of the parameter that holds the inner jaxpr.
 INLINED = {
     "jit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -26,16 +26,16 @@ INLINED = {
 }
 
 
-# Largest number of steps in an unrolled scan. It limits compile time, because measuring compiles each step again.
+# Largest number of steps of an unrolled scan. Measuring compiles every step, so this limits the compile time.
 LONGEST_UNROLLED = 10_000
 
 
 class TraceError(ValueError):
-    """Raised if a function has no neuron layer, or if its layers change between two traces."""
+    """Raised if a function has no neuron layer, or if its layers differ for other input shapes."""
 
 
 class Step(NamedTuple):
-    """One call of a primitive. Operands and results are numbers of values in the program."""
+    """One call of a primitive. `operands` and `results` are indices of values. `settings` are JAX's parameters."""
 
     primitive: core.Primitive
     operands: tuple[int, ...]
@@ -49,7 +49,11 @@ class Step(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A list of steps on numbered values. `constants` holds the values that do not depend on the inputs."""
+    """A list of steps that compute values.
+
+    Every value has an index. `inputs` and `outputs` are indices of values. `constants` maps indices to constants.
+    `shapes` holds the shape of every value.
+    """
 
     steps: list[Step]
     inputs: list[int]
@@ -68,7 +72,10 @@ def flat_program(function: Callable[..., Any], *arguments: Any) -> Program:
 
 
 def evaluate(traced: Program, arguments: Sequence[Any], wanted: Iterable[int]) -> dict[int, Any]:
-    """Runs a program on flattened arguments and returns the wanted values."""
+    """Runs the steps that the wanted values depend on. Returns a dictionary from indices to values.
+
+    `arguments` is a flat list with one array per input.
+    """
     values = dict(traced.constants) | dict(zip(traced.inputs, arguments, strict=True))
     for step in needed(traced, wanted):
         results = step.primitive.bind(*(values[operand] for operand in step.operands), **step.settings)
@@ -78,7 +85,7 @@ def evaluate(traced: Program, arguments: Sequence[Any], wanted: Iterable[int]) -
 
 
 def trained_inputs(traced: Program) -> set[int]:
-    """Returns the inputs that can get a gradient, because they reach the outputs without a `stop_gradient`."""
+    """Returns the inputs on which the outputs depend without a `stop_gradient`, so that they can get a gradient."""
     reached = set(traced.outputs)
     for step in needed(traced, traced.outputs, stops="stop_gradient"):
         reached.update(step.operands)
@@ -86,7 +93,7 @@ def trained_inputs(traced: Program) -> set[int]:
 
 
 def needed(traced: Program, wanted: Iterable[int], stops: str = "") -> list[Step]:
-    """Returns the steps that the wanted values depend on, in order. Ignores paths through a primitive named `stops`."""
+    """Returns the steps on which the wanted values depend, in order. Ignores steps of the primitive named `stops`."""
     open_values, kept = set(wanted), []
     for step in reversed(traced.steps):
         if step.name != stops and open_values.intersection(step.results):
@@ -96,17 +103,17 @@ def needed(traced: Program, wanted: Iterable[int], stops: str = "") -> list[Step
 
 
 def _typed(literal: core.Literal) -> np.ndarray:
-    """Returns a literal as an array with the jaxpr's dtype, because JAX would give it the default dtype."""
+    """Returns a literal of a jaxpr as an array. It has the dtype in the jaxpr, not JAX's default dtype."""
     return np.asarray(literal.val, _shaped(literal).dtype)
 
 
 def _shaped(atom: core.Var | core.Literal) -> ShapedArray:
-    """Returns the shape and dtype of a value. All values of traced networks are arrays."""
+    """Returns the shape and dtype of a variable or literal, which is always an array in a traced network."""
     return cast(ShapedArray, atom.aval)
 
 
 class _Writer:
-    """Inlines nested functions into one list of steps. Gives every value a new number."""
+    """Inlines nested functions into one list of steps. Every value gets a new index."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -151,13 +158,14 @@ class _Writer:
         return results
 
     def may_unroll(self, equation: core.JaxprEqn) -> bool:
-        """Whether a scan is short enough to unroll. A longer scan stays one step, which mixes its operands."""
+        """Whether a scan is short enough to unroll. A longer scan is a single step, which mixes its operands."""
         return equation.params["length"] * len(equation.params["jaxpr"].jaxpr.eqns) <= LONGEST_UNROLLED
 
     def choose(self, equation: core.JaxprEqn, operands: list[int], scope: str) -> list[int]:
-        """Inlines all branches of a `cond`, then selects the results of one branch.
+        """Inlines all branches of a `cond`, and then a step that selects the results of one branch.
 
-        If the index of the branch is known while tracing, inlines only that branch.
+        If the index of the branch is known while tracing, only this branch is inlined. Returns the indices of the
+        resulting values.
         """
         index, *arguments = operands
         branches = equation.params["branches"]
@@ -176,7 +184,10 @@ class _Writer:
         return chosen
 
     def unroll(self, equation: core.JaxprEqn, operands: list[int], scope: str) -> list[int]:
-        """Inlines the body of a scan once per iteration, so that the tracer sees that iterations share weights."""
+        """Inlines the body of a scan once per iteration and returns the indices of the resulting values.
+
+        This way, the tracer finds that all iterations use the same weights.
+        """
         settings = equation.params
         body, length = settings["jaxpr"], settings["length"]
         constants, carry, sequences = _split(operands, settings["num_consts"], settings["num_carry"])
@@ -192,13 +203,13 @@ class _Writer:
     def call(
         self, function: Callable[..., Any], operands: list[int], scope: str, dtype: DTypeLike = np.float32
     ) -> list[int]:
-        """Inlines a call of a Python function on numbered values and returns the numbers of its results."""
+        """Inlines a JAX function that is applied to the values `operands`. Returns the indices of its results."""
         closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(self.shapes[one], dtype) for one in operands))
         return self.inline(closed.jaxpr, closed.consts, operands, scope)
 
 
 def _clipped(index: Array, most: int) -> Array:
-    """Clips the index of a branch to the valid range. Returns a Boolean if there are two branches."""
+    """Returns the index of a branch, clipped to the range from 0 to `most`, or a Boolean if `most` is 1."""
     index = jnp.clip(index, 0, most)
     return index if most > 1 else index == 1
 

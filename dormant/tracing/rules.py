@@ -1,4 +1,4 @@
-"""Rules per primitive: how a step changes the neurons and parameters in its operands."""
+"""Rules, one per primitive. A rule returns the results of a step, given its operands, and records its findings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,11 +15,11 @@ from .values import Ids, Part, Shapes, Value, narrow, no_ids, plain, side_by_sid
 
 Rule = Callable[[Ledger, Step, Sequence[Value], Shapes], list[Value]]
 
-MOST_CHOICES = 64  # an unknown index is followed if it chooses among at most this many slices of a parameter
+MOST_CHOICES = 64  # a slice with an unknown index is followed if there are at most this many possible slices
 
 
 def move(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for reshape, transpose, slice, gather and similar steps. Ids move with their elements."""
+    """Rule for steps that move elements, such as reshape, transpose, slice and gather. Elements keep their ids."""
     value, *others = operands
     known = [other.constant for other in others] if step.name != "pad" else []
     if any(index is None for index in known):
@@ -34,7 +34,11 @@ def move(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -
 
 
 def _move_by_unknown(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for a slice or gather with an unknown index. Ids that are constant along the indexed axes stay known."""
+    """Rule for a slice or gather with an index that is unknown while tracing.
+
+    If ids are constant along the indexed axes, the index does not matter, and elements keep their ids. If the value is
+    a parameter, all slices that the index may choose are recorded. Otherwise the step mixes neurons.
+    """
     value, *others = operands
     axes = indexed_axes(step, value.shape, [other.constant is not None for other in others])
     (reached,) = mix(notes, step._replace(operands=step.operands[1:]), others, shapes)
@@ -58,7 +62,11 @@ def _move_by_unknown(notes: Ledger, step: Step, operands: Sequence[Value], shape
 
 
 def _choices(step: Step, value: Value, known: Sequence[Any], axes: Sequence[int]) -> list[list[Any]]:
-    """Returns all values that an unknown index can have. It chooses a slice of a parameter, such as a task's head."""
+    """Returns all indices that a step with an unknown index may use, for example one per task.
+
+    Returns an empty list if there are more than MOST_CHOICES, or if the step takes several slices or indexes several
+    axes.
+    """
     if len(axes) != 1 or value.shape[axes[0]] > MOST_CHOICES:
         return []
     (axis,) = axes
@@ -71,7 +79,7 @@ def _choices(step: Step, value: Value, known: Sequence[Any], axes: Sequence[int]
 
 
 def join_ends(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for concatenation. Every element keeps its neuron, its parameter entry and its activation site."""
+    """Rule for concatenation. Every element keeps its neuron, its site and its parameter entries."""
     extents = [value.shape for value in operands]
     operands = _zeros_of_neurons(int(step.settings["dimension"]), operands)
     parts = []
@@ -87,7 +95,10 @@ def join_ends(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shap
 
 
 def _zeros_of_neurons(axis: int, operands: Sequence[Value]) -> list[Value]:
-    """Returns the operands of a concatenation. Zeros get the neurons that they are joined to, such as along time."""
+    """Returns the operands of a concatenation, after giving operands that are zero the neurons of the others.
+
+    This is done if the neurons do not vary along the axis of the concatenation, for example if the axis is time.
+    """
     carriers = [value for value in operands if value.has_neurons]
     first = carriers[0] if carriers else None
     if first is None or any(varies(ids, [axis]) for value in carriers for ids in (value.neurons, value.sites)):
@@ -99,7 +110,7 @@ def _zeros_of_neurons(axis: int, operands: Sequence[Value]) -> list[Value]:
 
 
 def split(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for split and unstack. The elements of every piece keep their ids."""
+    """Rule for split and unstack. All elements keep their ids."""
     (value,) = operands
     axis, drop = step.settings["axis"], step.name == "unstack"
     sizes = [1] * len(shapes) if drop else [shape[axis] for shape in shapes]
@@ -126,7 +137,7 @@ def stack(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) 
 
 
 def reduce(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for reductions. Reducing an axis that indexes neurons mixes them; reducing other axes does not."""
+    """Rule for reductions such as sums and maxima. They mix neurons if neurons differ along a reduced axis."""
     (value,) = operands
     axes = tuple(step.settings["axes"])
     if any(varies(ids, axes) for ids in value.arrays):
@@ -135,7 +146,7 @@ def reduce(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes)
 
 
 def slide(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
-    """Rule for pooling and cumulative sums. A window along an axis that indexes neurons mixes them."""
+    """Rule for pooling and cumulative sums. They mix neurons if neurons differ along an axis of the window."""
     value = operands[0]
     if value.parts or any(varies(ids, _window_axes(step, len(value.shape))) for ids in value.arrays):
         return mix(notes, step, operands, shapes)

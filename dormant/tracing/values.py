@@ -1,4 +1,4 @@
-"""What the tracer knows about an intermediate value: the neuron and the parameter entries of each element."""
+"""`Value`: an intermediate value of a traced function, with the neuron and the parameter entries of each element."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -13,14 +13,17 @@ from ..reasons import Reason
 Ids = Int[np.ndarray, "..."]
 Shapes = Sequence[tuple[int, ...]]
 Why = frozenset[tuple[int, Reason]]  # pairs of a producer and a reason
-Met = tuple[int, bytes]  # a parameter and the bytes of its entries, or NOT_FOLLOWED
-SETS = "mixed", "hidden", "chosen", "offset", "shared", "met"  # the fields of a value that are sets
-NOT_FOLLOWED = b""  # replaces the bytes of entries that are not followed
+Met = tuple[int, bytes]  # the index of a parameter, and the bytes of its entries or NOT_FOLLOWED
+SETS = "mixed", "hidden", "chosen", "offset", "shared", "met"  # names of the fields of Value that are sets
+NOT_FOLLOWED = b""  # stands for entries that are not followed
 NONE = -1  # the id of an element that is not a neuron, or not an entry of a parameter
 
 
 class Part(NamedTuple):
-    """A parameter inside a value: for each element, its index in the flattened parameter."""
+    """A parameter in a value. `entries` holds, for each element of the value, an index into the flattened parameter.
+
+    `leaf` is the index of the parameter. An element without an entry has NONE.
+    """
 
     leaf: int
     entries: Ids
@@ -30,27 +33,28 @@ class Part(NamedTuple):
 class Value:
     """An intermediate value of the traced function.
 
-    `neurons`, `sites` and the `entries` of every part have the rank of the value. An axis along which they are constant
-    has length 1. For each element that is a neuron, `sites` holds the number of the value at which its activation is
-    measured. Before any non-linearity it is NONE, and the neuron is measured at the value that a kernel reads.
+    `neurons` holds the id of each element's neuron, or NONE. `sites` holds the index of the value at which the neuron
+    is measured, which is its activation. Before any non-linearity, the site is NONE. If it is still NONE when a kernel
+    reads the neuron, the neuron is measured at the value that the kernel reads. These arrays and the `entries` of every
+    part have the same rank as the value. They have length 1 along an axis if they are constant along the axis.
     """
 
     shape: tuple[int, ...]
     neurons: Ids
     sites: Ids
     parts: tuple[Part, ...] = ()
-    is_kernel: bool = False  # zero where its parameters are zero, so it may be a kernel
-    from_input: bool = False  # depends on the function's inputs
-    mixed: frozenset[int] = frozenset()  # producers whose neurons are mixed in it
-    hidden: frozenset[tuple[int, str]] = frozenset()  # untracked parameters, each with the step that mixed it
-    chosen: frozenset[int] = frozenset()  # parameters from which an unknown index chooses a slice
-    offset: Why = frozenset()  # why neurons are not zero where their activation is zero
-    shared: Why = frozenset()  # why incoming weights of its neurons can't be redrawn
-    met: frozenset[Met] = frozenset()  # parameters combined with its neurons since a kernel created them
+    is_kernel: bool = False  # whether it is zero where its parameters are zero
+    from_input: bool = False  # whether it depends on the function's inputs
+    mixed: frozenset[int] = frozenset()  # producers whose neurons it mixes
+    hidden: frozenset[tuple[int, str]] = frozenset()  # parameters that it mixes, each with the step that mixed it
+    chosen: frozenset[int] = frozenset()  # parameters of which it holds a slice with an unknown index
+    offset: Why = frozenset()  # reasons why its neurons are not zero where their activation is zero
+    shared: Why = frozenset()  # reasons why incoming weights of its neurons can't be redrawn
+    met: frozenset[Met] = frozenset()  # parameters that were combined with its neurons after the kernel
     constant: "Constant | None" = field(default=None, repr=False)  # its elements, if known while tracing
 
     def moved(self, shape: tuple[int, ...], change: Callable[[Ids], Ids]) -> "Value":
-        """Returns the value after a step that only moves elements. `change` moves an array of ids."""
+        """Returns the value after a step that only moves elements. `change` moves an array of ids in the same way."""
         parts = tuple(Part(leaf, change(entries)) for leaf, entries in self.parts)
         ids = {"neurons": change(self.neurons), "sites": change(self.sites)}
         return replace(self, shape=shape, parts=parts, constant=None, **ids)
@@ -61,7 +65,7 @@ class Value:
 
     @property
     def is_activated(self) -> bool:
-        """Whether a non-linearity was applied to some of its neurons."""
+        """Whether some of the neurons have passed a non-linearity."""
         return bool((self.sites >= 0).any())
 
     @property
@@ -97,7 +101,10 @@ def union(values: Iterable[Value], name: str) -> frozenset[Any]:
 
 
 def side_by_side(values: Sequence[Value]) -> dict[str, Any]:
-    """Returns the set fields of a concatenation. In `met`, marks parameters that only some of the neurons met."""
+    """Returns the set fields of the concatenation of several values, as a dictionary.
+
+    The bytes in `met` get a prefix if a parameter was combined with the neurons of only some of the values.
+    """
     sets = {name: union(values, name) for name in SETS}
     met = [value.met for value in values if value.has_neurons] or [frozenset()]
     common = frozenset.intersection(*met)
@@ -110,12 +117,12 @@ def no_ids(shape: tuple[int, ...]) -> Ids:
 
 
 def numbered(shape: tuple[int, ...]) -> Ids:
-    """Returns a different id for each element, in row-major order."""
+    """Returns an array of this shape whose elements are numbered in row-major order."""
     return np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape)
 
 
 def narrow(ids: Ids) -> Ids:
-    """Returns the ids with length 1 along every axis on which they are constant."""
+    """Returns the ids after reducing each axis along which they are constant to length 1."""
     for axis, length in enumerate(ids.shape):
         first = ids.take([0], axis) if length > 1 else ids
         if length > 1 and (ids == first).all():
@@ -128,5 +135,5 @@ def widen(ids: Ids, shape: tuple[int, ...]) -> Ids:
 
 
 def varies(ids: Ids, axes: Iterable[SupportsIndex]) -> bool:
-    """Whether ids vary along any of the axes."""
+    """Whether the ids vary along at least one of the axes."""
     return any(ids.shape[axis] > 1 for axis in axes)

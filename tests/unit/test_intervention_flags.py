@@ -116,7 +116,13 @@ def own(monkeypatch):
         init = ReDo.init
         update = ReDo.update
 
+    @dataclass
+    class Mutable:
+        init = ReDo.init
+        update = ReDo.update
+
     module.Cure, module.NotData = Cure, type("NotData", (), {"init": ReDo.init, "update": ReDo.update})
+    module.Mutable = Mutable
     module.Broken, module.Number = lambda: 1 / 0, lambda: 5
     monkeypatch.setitem(sys.modules, "own", module)
     return module
@@ -133,6 +139,7 @@ def test_an_intervention_of_the_user_acts_alone_or_on_a_schedule(own):
     [
         (Settings("own:Cure", tau=0.1), "--intervention own:Cure does not use --tau"),
         (Settings("own:NotData"), "NotData must be a frozen dataclass"),
+        (Settings("own:Mutable"), "Mutable must be a frozen dataclass"),
         (Settings("own:Broken"), "--intervention own:Broken: division by zero"),
         (Settings("own:Number"), "--intervention own:Number: "),
         (Settings("own:Missing"), "the module 'own' has no function 'Missing'"),

@@ -193,10 +193,10 @@ def test_a_model_of_sb3_prints_its_networks(said, name, batch, layers):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("dqn.zip", "apply", "mlp"), "dqn.zip is of PyTorch; give --module"),
+        (("dqn.zip", "apply", "mlp"), "dqn.zip is a PyTorch file; give --module"),
         (
             ("whole.pt", "module", "torch_mlp"),
-            "holds other Python objects than tensors; torch.save(module.state_dict()",
+            "holds Python objects other than tensors; torch.save(module.state_dict()",
         ),
         (("cut.pt", "module", "torch_mlp"), "cut.pt cannot be read: it is damaged"),
         (("cut.msgpack", "apply", "of_linen"), "cut.msgpack cannot be read"),

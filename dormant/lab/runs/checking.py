@@ -48,7 +48,7 @@ def _faults(folder: RunFolder) -> Iterator[str]:
         yield from _of(lambda file: list(rows(file)), file)
     try:
         steps, seals = _steps(folder), []
-    except Damaged as error:  # Orbax cannot open the checkpoints, so nothing behind them can be checked
+    except Damaged as error:  # Orbax cannot open the checkpoints, and the checks below need them
         yield str(error)
         return
     yield from _of(_check_last, folder, steps)
@@ -89,7 +89,7 @@ def _steps(folder: RunFolder) -> list[int]:
 
 
 def _check_checkpoint(folder: RunFolder, step: int, owner: int, seals: list[Seal]) -> None:
-    """Adds the seal of a checkpoint to `seals`. Raises Damaged if the checkpoint is damaged."""
+    """Verifies a checkpoint and the rows that it records. Adds its seal to `seals`. Raises Damaged if it is damaged."""
     with checkpoints(folder, read_only=True) as manager:
         seal = verify(manager, step)
     if seal.owner != owner:
@@ -108,13 +108,13 @@ def _check_replay(folder: RunFolder, training: Values, newest: Seal) -> None:
 
 
 def _replay(folder: Path, training: Values) -> FrameReplay | StepReplay:
-    """The replay ring of a run, with the shapes of the run's replay files."""
+    """Returns the settings of a run's replay ring. Takes shapes from the run's replay files."""
     first, agent = folder / f"seed{training['seeds'][0]}", training["agent"]
     capacity = int(agent["replay_capacity"])
     if training["is"] == ControlTraining.__name__:
         slots, numbers = np.load(first / "steps.npy", mmap_mode="r").shape
-        # A row has two observations, an action, a reward and a discount. Any split of its numbers is good enough here,
-        # because only the sum of the lengths matters.
+        # A row has two observations, an action, a reward and a discount. The files do not store the lengths of an
+        # observation and an action. Any two lengths that give the same row length will do.
         actions = 1 if numbers % 2 else 2
         return StepReplay(capacity, (numbers - 2 - actions) // 2, actions, slots - capacity)
     (slots,) = np.load(first / "reward.npy", mmap_mode="r").shape

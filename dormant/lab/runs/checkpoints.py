@@ -1,4 +1,4 @@
-"""The checkpoints of a run. Each holds the state and a seal, which has the checksum of every array of the state."""
+"""The checkpoints of a run. A checkpoint holds the state and a seal with the checksum of every array of the state."""
 
 import contextlib
 import errno
@@ -21,18 +21,19 @@ from dormant.lab.machine import release_memory
 from dormant.lab.runs.folder import RunFolder
 from dormant.lab.runs.schema import Damaged, Mark, Seal
 
-Arrays = dict[str, Any]  # name of the path in the state -> array
+Arrays = dict[str, Any]  # path of an array in the state -> array
 Leaf = Array | ndarray | np.generic | jax.ShapeDtypeStruct
 QUIET_SECONDS = 0.2
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, quota or file size limit
 
 
 def checkpoints(folder: RunFolder, read_only: bool = False) -> ocp.CheckpointManager:
-    """Opens the checkpoints of a run. Each is written under a temporary name, then renamed. Keeps the last two.
+    """Opens the checkpoints of a run. Returns a manager that reads and writes them, and keeps the last two.
 
-    Orbax needs no descriptions of checkpoints, but does not open a folder in which one is damaged. So if opening fails,
-    this deletes all descriptions and tries again. With `read_only`, it raises Damaged instead. The seal decides whether
-    a checkpoint is undamaged.
+    The manager writes a checkpoint under a temporary name and then renames it. Orbax stores a file with a description
+    of each checkpoint. It can do without these files, but it does not open a folder in which one is damaged. If opening
+    fails, this function deletes all descriptions and tries again. With `read_only`, it raises Damaged instead. Later,
+    the seal of a checkpoint shows whether the checkpoint is damaged.
     """
     options = ocp.CheckpointManagerOptions(
         max_to_keep=None if read_only else 2,
@@ -62,9 +63,9 @@ def _reason(error: Exception) -> str:
 
 
 def save(manager: ocp.CheckpointManager, agent_steps: int, state: PyTree, owner: int, files: dict[str, Mark]) -> None:
-    """Writes a checkpoint of the run with the number `owner`. `files` has the marks of the run's files of rows.
+    """Writes a checkpoint. `owner` is the number that identifies the run. `files` has the mark of each file of rows.
 
-    Raises OSError if the disk is full. Orbax itself would raise a ValueError.
+    Raises OSError if the disk is full. Orbax would raise a ValueError.
     """
     # Saves NumPy arrays, because a JAX array would stay in memory: Orbax asks for its shards, the shards refer to the
     # array, and Python rarely collects such cycles.
@@ -83,7 +84,7 @@ def save(manager: ocp.CheckpointManager, agent_steps: int, state: PyTree, owner:
 
 
 def restore(manager: ocp.CheckpointManager, agent_steps: int, like: PyTree, owner: int) -> tuple[PyTree, Seal]:
-    """Reads a checkpoint. Returns its state, with the structure, shapes and dtypes of `like`, and its seal.
+    """Reads a checkpoint. Returns its state and its seal. The state has the structure, shapes and dtypes of `like`.
 
     Raises Damaged if the checkpoint cannot be read, belongs to another run, or has changed.
     """
@@ -96,7 +97,10 @@ def restore(manager: ocp.CheckpointManager, agent_steps: int, like: PyTree, owne
 
 
 def _as(like: Leaf, saved: Leaf) -> Leaf:
-    """Converts the saved leaf to a JAX array, unless `like` is a NumPy array, because JAX may lack its type."""
+    """Converts the saved leaf to a JAX array. If `like` is a NumPy array, returns the leaf as it is.
+
+    JAX may lack the type of a NumPy array.
+    """
     kept = saved is like or _is_key(saved) or isinstance(like, ndarray | np.generic)
     return saved if kept else jnp.asarray(saved)
 

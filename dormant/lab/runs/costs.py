@@ -22,7 +22,7 @@ TABLE_COLUMNS = (
 
 
 class Kind(NamedTuple):
-    """The kind of a training, which determines its speed: class of environment, network, and JAX's backend."""
+    """The properties of a training that determine its speed: environment class, network, and JAX's backend."""
 
     environment: str
     network: str
@@ -45,9 +45,10 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Speeds:
-    """Seconds per agent step, per kind and replay ratio, from finished runs. A table has kinds without a finished run.
+    """Known speeds of trainings. `runs` has the seconds per agent step of finished runs, by kind and replay ratio.
 
-    A training without an actor has no replay ratio. Its steps are gradient steps.
+    `table` has the speeds of kinds without a finished run. A training without an actor has no replay ratio, and its
+    steps are gradient steps.
     """
 
     runs: Mapping[tuple[Kind, float | None], float]
@@ -55,7 +56,7 @@ class Speeds:
     backend: str = "cpu"
 
     def cost(self, training: Any) -> Cost | None:
-        """The estimated cost of a training. None if neither the runs nor the table have its kind.
+        """Returns the estimated cost of a training. Returns None if neither the runs nor the table have its kind.
 
         >>> from dormant.rl.device import DeviceTraining
         >>> training = DeviceTraining(agent_steps=2_000, eval_period=2_000, seeds=(0, 1), replay_ratio=2.0)
@@ -86,7 +87,7 @@ def kind_of(training: Any, backend: str) -> Kind:
 
 def _kind(training: Mapping[str, Any], backend: str) -> Kind:
     agent = training["agent"]
-    # An agent with several networks has no field `network`; its fields give the size of its networks.
+    # An agent with several networks has no field `network`. Its fields `hidden` and `width` give their size.
     size = {"is": agent["is"], **{name: agent[name] for name in ("hidden", "width") if name in agent}}
     return Kind(training["env"]["is"], shown(agent.get("network", size)), backend)
 
@@ -97,7 +98,7 @@ def speeds(root: Path, table: Path, backend: str) -> Speeds:
 
 
 def paces(finished: Iterable[Path]) -> dict[tuple[Kind, float | None], float]:
-    """The mean seconds per agent step and seed of finished runs, by kind and replay ratio.
+    """Returns the mean seconds per agent step and seed of finished runs, for each kind and replay ratio.
 
     Skips runs that have no timing or a damaged file.
     """
@@ -133,7 +134,7 @@ REPEATS = 5
 def relative_times(
     trainings: Mapping[str, Any], of: str, progress: Callable[[str], None], repeats: int = REPEATS
 ) -> dict[str, float]:
-    """Measures each training with one seed. Returns its time divided by that of the training named `of`.
+    """Measures the time of each training with one seed. Returns each time divided by the time of the training `of`.
 
     The time is the median of `repeats` intervals between two log points after learning has started, without
     compilation and evaluation. The trainings are measured in turn, so that a disturbance affects all of them.
@@ -154,7 +155,7 @@ def relative_times(
 
 def _warm(training: Any, folder: Path) -> Callable[[], None]:
     """Runs a training until its learning code is compiled. Returns a function that runs it to its next log point."""
-    # The length and the evaluation period are so long that a measurement reaches neither.
+    # The length and the evaluation period are so long that no measurement reaches the end or an evaluation.
     endless = 10_000_000 * training.log_period
     begins = training.agent.min_replay + training.log_period
     # The ring holds only the steps of the measurement. A ring of the usual size takes 7 GB of Atari frames per

@@ -23,7 +23,7 @@ class Difference(NamedTuple):
 
 
 def describe(value: Any) -> Any:
-    """A value as JSON data. A dataclass becomes a mapping with the name of its class under "is".
+    """Converts a value to JSON data. A dataclass becomes a mapping with the name of its class under "is".
 
     >>> from fractions import Fraction
     >>> Point = dataclasses.make_dataclass("Point", ["x", "y"])
@@ -66,7 +66,7 @@ def _differing(old: object, new: object, name: str = "") -> Iterator[Difference]
 
 
 def shown(description: object) -> str:
-    """A description on one line.
+    """Returns a description as one line of text.
 
     >>> shown({"is": "Every", "period": 1000, "what": {"is": "ReDo", "tau": 0.1}})
     'Every(period=1000, what=ReDo(tau=0.1))'
@@ -80,19 +80,19 @@ def shown(description: object) -> str:
 
 
 def digest(training: Trainable) -> str:
-    """Eight characters that identify a training without its seeds. Two figures with the same arm share its runs."""
+    """Eight characters that identify a training without its seeds. Figures with the same arm therefore share runs."""
     description = {name: value for name, value in describe(training).items() if name != "seeds"}
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def run_path(root: Path, scale: Scale, training: Trainable) -> Path:
-    """The run folder of a training with its seeds. The path names no figure because figures share runs."""
+    """The run folder of a training with its seeds. The path does not name a figure, because figures share runs."""
     environment = re.sub(r"\W+", "-", name_of(training.env))
     return root / scale / environment / _name(training) / f"seed{'-'.join(map(str, training.seeds))}"
 
 
 def kind(training: Any) -> str:
-    """The prefix of a training's run folders: its `kind` if it has one, otherwise its agent and replay ratio.
+    """The first part of the name of a training's folder: its `kind` if it has one, otherwise agent and replay ratio.
 
     >>> from dormant.rl.device import DeviceTraining
     >>> from dormant.supervised import SupervisedTraining

@@ -57,7 +57,7 @@ class RunFolder:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds in the folder's name; empty if the name is not that of a run.
+        """The seeds in the folder's name. The tuple is empty if the folder is not named like a run folder.
 
         >>> RunFolder(Path("seed0-2")).seeds, RunFolder(Path("seed0-copy")).seeds
         ((0, 2), ())
@@ -103,13 +103,13 @@ class RunFolder:
         write_whole(self.path / "timing.json", timing.model_dump_json() + "\n")
 
     def finish(self, files: Mapping[str, Mark]) -> None:
-        """Marks the run as complete: writes `done`, with the marks of the files of rows."""
+        """Writes `done`, which marks the run as complete. `files` has the mark of each file of rows."""
         self.check()
         marks = {name: mark.model_dump() for name, mark in files.items()}
         write_whole(self.done, sealed(origin() | {"files": marks}))
 
     def check(self) -> None:
-        """Raises RunInUse if another machine has taken over the run, which can happen after a lost connection."""
+        """Raises RunInUse if another machine has taken over the run. This can happen after a lost connection."""
         try:
             if self.lease:
                 self.lease.check()
@@ -139,9 +139,10 @@ def end_of(folder: RunFolder) -> Done:
 
 
 def curve(folder: RunFolder, name: str) -> Curve:
-    """One metric of a run.
+    """Reads one metric of a run.
 
-    Raises KeyError, which lists the known names, if the metric was not measured. Raises RunRefused if a row is damaged.
+    Raises KeyError if the metric was not measured. The message lists the known names. Raises RunRefused if a row is
+    damaged.
     """
     table = list(rows(folder.scores if name.startswith("scores/") else folder.metrics))
     if not any(name in row for row in table):
@@ -162,7 +163,7 @@ def layers(folder: RunFolder) -> tuple[str, ...]:
 
 
 def runs_of(root: Path, scale: Scale, training: Any) -> list[RunFolder]:
-    """The folders of a training's runs with any seeds, finished or not."""
+    """The folders of all runs of a training, with any seeds. Includes unfinished runs."""
     folder = run_path(root, scale, training).parent
     return [run for path in sorted(folder.glob("seed*")) if (run := RunFolder(path)).seeds]
 
@@ -178,10 +179,10 @@ def runs_by_seed(root: Path, scale: Scale, training: Any, unfinished: bool = Fal
 
 @contextlib.contextmanager
 def claimed(path: Path, training: Any) -> Iterator[RunFolder]:
-    """Claims the folder of a training, new or not. Inside the block, only this process can use the folder.
+    """Claims the folder of a training and yields it. Creates the folder if it does not exist.
 
-    When a process of this machine ends, its folder is free at once. If a machine is lost, its folder is free after
-    LAPSE_SECONDS without a renewal of its lease.
+    Inside the block, only this process can use the folder. When a process of this machine ends, its folder is free at
+    once. If another machine is lost, its folder is free after LAPSE_SECONDS without a renewal of the lease.
 
     Raises RunInUse if another process is running in the folder. Raises RunRefused if the folder belongs to another
     configuration (the message lists the differences), has other content, or has a damaged spec.json.

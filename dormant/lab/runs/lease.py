@@ -20,17 +20,17 @@ from pathlib import Path
 from dormant.lab.runs.schema import Damaged, Holder, read
 
 RENEW_SECONDS = 5.0
-TRUST_SECONDS = 20.0  # how long the holder may write after a renewal without reading the folder again
-LAPSE_SECONDS = 45.0  # how long without renewal until another machine may take over; allows for a slow write
-TEXT_BYTES = 256  # fixed length, so that the file can be overwritten in place, which other machines see at once
+TRUST_SECONDS = 20.0  # for this time after a renewal, the holder may write without reading the folder again
+LAPSE_SECONDS = 45.0  # after this time without a renewal, another machine may take over; allows for a slow write
+TEXT_BYTES = 256  # a fixed length: the file is overwritten in place, so that other machines see each change at once
 
 
 class Taken(Exception):
-    """Another process has the folder. The message names the process."""
+    """Another process has the lease. The message names the process."""
 
 
 def machine() -> str:
-    """A name for this machine that changes at each boot."""
+    """Returns a name for this machine. On Linux, the name changes at each boot."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return boot.read_text().strip() if boot.exists() else socket.gethostname()
 
@@ -39,7 +39,7 @@ MACHINE = machine()
 
 
 class Lease:
-    """The right to write in a folder. A thread renews it until `end`. Raises Taken if another process has it.
+    """The right to write in a folder. A thread renews the lease until `end`. Raises Taken if another process has it.
 
     `alone` means that no other process of this machine uses the folder. An old lease of this machine then has no holder
     and can be replaced at once.
@@ -57,7 +57,7 @@ class Lease:
         self.thread.start()
 
     def check(self) -> None:
-        """Raises Taken if another machine may be writing in the folder."""
+        """Raises Taken if another machine may be writing in the folder. Renews the lease if the last renewal is old."""
         if _now() - self.renewed > TRUST_SECONDS:
             self.renew()
         if self.taken or _now() - self.renewed > TRUST_SECONDS:
@@ -65,12 +65,15 @@ class Lease:
 
     def renew(self) -> None:
         """Renews the lease. If it has lapsed, competes for a new one."""
-        # Ignores errors of the disk, because `check` notices from the time of the last renewal that none succeeded.
+        # Ignores disk errors. `check` notices if no renewal succeeds, because the last renewal is then old.
         with self.lock, suppress(OSError):
             self._renew()
 
     def end(self, keep: bool) -> None:
-        """Releases the lease. `keep` keeps the file of an unfinished run, so that its number is not used again."""
+        """Releases the lease. If `keep` is true, keeps the lease file but marks it as released. Otherwise deletes it.
+
+        The file of an unfinished run must be kept, so that no later lease gets the same number.
+        """
         self.over.set()
         self.thread.join()
         file = _file(self.folder, self.number)
@@ -98,7 +101,7 @@ class Lease:
             self.renewed = began
 
     def _advance(self) -> None:
-        """Takes the next number unless another process has taken it."""
+        """Takes the lease with the next number. Sets `taken` if another process has taken that number."""
         began, file = _now(), _file(self.folder, self.number + 1)
         try:
             with file.open("xb") as stream:
@@ -106,7 +109,7 @@ class Lease:
         except FileExistsError:
             self.taken = True
             return
-        if newest(self.folder) != self.number + 1:  # other machines took and released it during a pause of this process
+        if newest(self.folder) != self.number + 1:  # other machines took later numbers while this process was paused
             file.unlink()
             self.taken = True
             return
@@ -131,13 +134,13 @@ def held_by_another_machine(folder: Path) -> bool:
 def is_lease(file: Path) -> bool:
     """Whether a file in a run folder is a lease.
 
-    A folder is not a lease, and neither is a file whose number is not in the digits 0 to 9, such as lease-².
+    The number of a lease has only the digits 0 to 9, so lease-² is not a lease. A folder is not a lease either.
     """
     return re.fullmatch("lease-[1-9][0-9]{0,17}", file.name, re.ASCII) is not None and file.is_file()
 
 
 def newest(folder: Path) -> int:
-    """The highest lease number in a folder, 0 if there is none."""
+    """Returns the highest lease number in a folder. Returns 0 if there is no lease."""
     return max(_numbers(folder), default=0)
 
 
@@ -157,7 +160,7 @@ def _free(file: Path, alone: bool) -> bool:
 
 
 def _lapsed(file: Path) -> bool:
-    """Waits for LAPSE_SECONDS. Returns True if the lease was not renewed, and False at its first renewal."""
+    """Waits for LAPSE_SECONDS. Returns False as soon as the lease is renewed, and True if it is not renewed."""
     first, until = _content(file), _now() + LAPSE_SECONDS
     while _now() < until:
         time.sleep(RENEW_SECONDS / 5)
@@ -172,7 +175,7 @@ def _holder(folder: Path) -> str:
 
 
 def _known(file: Path) -> Holder | None:
-    """The content of a lease; None if the file is gone, not yet written or damaged."""
+    """Returns the content of a lease. Returns None if the file is gone, not yet written or damaged."""
     try:
         return read(Holder, file)
     except (OSError, Damaged):
@@ -192,5 +195,5 @@ def _overwrite(file: Path, text: bytes) -> None:
 
 
 def _now() -> float:
-    # Uses CLOCK_BOOTTIME where it exists, because it continues while the machine sleeps.
+    # Uses CLOCK_BOOTTIME if the system has it, because this clock continues while the machine sleeps.
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -1,4 +1,4 @@
-"""Sends metrics to TensorBoard and Weights & Biases while they are measured: those of a run, or of your own loop."""
+"""Sends metrics to TensorBoard and Weights & Biases during a run, or during a training loop that you write."""
 
 import contextlib
 import json
@@ -10,24 +10,24 @@ from dormant.lab.runs.folder import RunFolder
 from dormant.lab.runs.rows import NewRows
 from dormant.lab.runs.schema import Described
 
-SUFFIX = ".dormant"  # ends the names of our event files, which a later call replaces
+SUFFIX = ".dormant"  # the end of the names of our event files; a later call replaces these files
 KEYS = ("seed", "agent_steps")
 Numbers = Mapping[str, int | float | None]
 
 
 @runtime_checkable
 class Sink(Protocol):
-    """Takes numbers by name, for a seed at an agent step. None means that the number was not measured."""
+    """A destination for metrics. `write` takes the metrics of one seed at one agent step; None means not measured."""
 
     def write(self, seed: int, agent_steps: int, values: Numbers) -> None: ...
     def close(self) -> None: ...
 
 
 class TensorBoard:
-    """Writes event files to a folder `seed<k>` for each seed. Replaces the event files of an earlier call there.
+    """Writes the event files of each seed to a subfolder `seed<k>`. Replaces event files that an earlier call wrote.
 
-    `text` is shown in TensorBoard's tab of texts.
-    Raises ModuleNotFoundError without tensorboardX (extra `tensorboard`).
+    TensorBoard shows `text` in its tab for texts.
+    Raises ModuleNotFoundError if tensorboardX is not installed (extra `tensorboard`).
     """
 
     def __init__(self, folder: Path, text: str = "") -> None:
@@ -37,7 +37,7 @@ class TensorBoard:
         self.writers: dict[int, SummaryWriter] = {}
 
     def write(self, seed: int, agent_steps: int, values: Numbers) -> None:
-        """Writes the numbers, each as a scalar."""
+        """Writes each number as a scalar."""
         writer = self.writers[seed] if seed in self.writers else self._opened(seed)
         for name, value in values.items():
             if value is not None:
@@ -60,12 +60,13 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Logs to a project of Weights & Biases, with a run for each seed, named `<name>/seed<k>`.
+    """Logs to a project of Weights & Biases. Each seed is one run of the project, named `<name>/seed<k>`.
 
-    Set WANDB_MODE=offline to log to the folder `wandb` only; `wandb sync` uploads it later. The number of agent steps
-    is the metric `agent_steps`, and every chart's axis. The runs of `seeds` begin at once, those of other seeds with
-    their first numbers.
-    Raises ModuleNotFoundError without wandb (extra `wandb`), and ValueError if W&B refuses, for example without a key.
+    Set WANDB_MODE=offline to log only to the folder `wandb`. The command `wandb sync` uploads this folder later. The
+    metric `agent_steps` is the x-axis of every chart. The runs of `seeds` begin at once. The run of any other seed
+    begins when its first numbers are written.
+    Raises ModuleNotFoundError if wandb is not installed (extra `wandb`). Raises ValueError if W&B refuses a run, for
+    example because there is no API key.
     """
 
     def __init__(
@@ -101,13 +102,16 @@ class WeightsAndBiases:
         return run
 
     def close(self) -> None:
-        """Ends the runs, which writes what is left."""
+        """Ends the runs. This also writes the remaining numbers."""
         for run in self.runs.values():
             run.finish()
 
 
 def sinks_of(tensorboard: Path | None, wandb: str, name: str, described: Described, seeds: Sequence[int]) -> list[Sink]:
-    """The sinks for a folder of event files and a project of W&B. Raises the errors of both classes."""
+    """Returns a sink for the folder `tensorboard` and a sink for the W&B project `wandb`, as far as they are given.
+
+    Raises the errors of `TensorBoard` and `WeightsAndBiases`.
+    """
     found: list[Sink] = []
     if tensorboard is not None:
         found.append(TensorBoard(tensorboard, json.dumps(described, indent=1)))
@@ -117,7 +121,7 @@ def sinks_of(tensorboard: Path | None, wandb: str, name: str, described: Describ
 
 
 def send(rows: Sequence[Numbers], sinks: Sequence[Sink]) -> None:
-    """Writes rows of metrics, such as those of `metrics.jsonl`, to all sinks."""
+    """Writes rows of metrics to all sinks. The rows have the form of `metrics.jsonl`."""
     for row in rows:
         values = {name: value for name, value in row.items() if name not in KEYS}
         for sink in sinks:
@@ -128,9 +132,10 @@ def send(rows: Sequence[Numbers], sinks: Sequence[Sink]) -> None:
 def following(
     folder: RunFolder, sinks: Sequence[Sink], progress: Callable[[int], None] = lambda agent_steps: None
 ) -> Iterator[Callable[[int], None]]:
-    """Yields a function that calls `progress`, and sends the new rows of a run to the sinks. Closes them at the end.
+    """Yields a function that calls `progress` and then sends the new rows of a run to the sinks.
 
-    Its first call also sends the rows that an earlier process has written.
+    The first call of this function also sends the rows that an earlier process has written. The sinks are closed at the
+    end of the block.
     """
     rows = NewRows(folder.metrics)
 

@@ -1,8 +1,8 @@
 """The rows of a run: metrics.jsonl and scores.jsonl, one line per log point and seed.
 
-While a run is written, a `Journal` tracks the length and the checksum of both files, and updates them from new rows
-only. Every checkpoint records them, so that a resumed run continues from complete and unchanged rows. At the end, the
-file `done` records them, so that a reader notices if a file has changed.
+The mark of a file is its length and its checksum. While a run is written, a `Journal` keeps the marks of both files.
+Every checkpoint records the marks, so that a resumed run continues from complete and unchanged rows. At the end, the
+file `done` records the marks, so that a reader notices if a file has changed.
 """
 
 import json
@@ -27,7 +27,7 @@ class Journal:
     """The rows of a run folder while one process appends to them."""
 
     def __init__(self, path: Path, marks: Mapping[str, Mark] | None = None) -> None:
-        """Continues after the rows that `marks` describes. Without `marks`, starts with no rows. Writes nothing yet.
+        """Continues after the rows that `marks` covers. Without `marks`, starts with no rows. Writes nothing yet.
 
         Raises Damaged if the beginning of a file does not match its mark.
         """
@@ -38,7 +38,7 @@ class Journal:
             check_beginning(path / name, self.marks[name])
 
     def cut(self) -> None:
-        """Drops the rows after the marks, because the resumed run writes these rows again."""
+        """Deletes the rows that the marks do not cover, because the resumed run writes these rows again."""
         for name, mark in self.marks.items():
             file = self.path / name
             if file.exists():
@@ -64,7 +64,7 @@ class Journal:
         self.marks[name] = Mark(bytes=mark.bytes + len(text), checksum=zlib.crc32(text, mark.checksum))
 
     def synced(self) -> dict[str, Mark]:
-        """Writes the rows to the disk. Returns their marks."""
+        """Writes the rows to the disk. Returns the marks of both files."""
         for name in FILES:
             with (self.path / name).open("rb") as stream:
                 os.fsync(stream.fileno())
@@ -112,7 +112,7 @@ def lines(file: Path) -> list[bytes]:
 def rows(file: Path) -> Iterator[Values]:
     """The complete rows of a file. An incomplete last line (after a kill or on a full disk) is ignored.
 
-    Raises Damaged, which names the line and the field, if any other line is not a row. Also raises the error of
+    Raises Damaged if another line is not a row. The message names the line and the field. Also raises the errors of
     `lines`.
     """
     model = ScoresRow if file.name == FILES[1] else Row
@@ -121,7 +121,7 @@ def rows(file: Path) -> Iterator[Values]:
 
 
 def last_row(file: Path) -> Values:
-    """The last complete row of a file, empty if there is none. Reads only the end of the file.
+    """Returns the last complete row of a file, or an empty dict. Reads only the end of the file.
 
     Raises Damaged if the row is damaged.
     """
@@ -135,13 +135,16 @@ def last_row(file: Path) -> Values:
 
 
 class NewRows:
-    """The rows of a file that were appended since the last `update`. `restarted` counts how often it became shorter."""
+    """Reads the rows that are appended to a file. `restarted` is the number of times that the file became shorter."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.read, self.number, self.restarted = file, 0, 0, 0
 
     def update(self) -> list[Values]:
-        """Reads the new complete rows; all rows if the file has become shorter. Raises Damaged for a damaged row."""
+        """Returns the complete rows since the last `update`. If the file has become shorter, returns all rows.
+
+        Raises Damaged for a damaged row.
+        """
         if not self.file.exists():
             return []
         if self.file.stat().st_size < self.read:
@@ -160,7 +163,7 @@ class NewRows:
 
 
 class Newest:
-    """The last measured value of some metrics of a run, per seed. Each `update` reads only new rows.
+    """For each seed of a run, the last measured values of some metrics. Each `update` reads only new rows.
 
     `diverged` maps a seed to the agent steps of the seed's first row that has NaN or an infinite number.
     """

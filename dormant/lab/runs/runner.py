@@ -148,7 +148,7 @@ def last_state(training: Training | FilingTraining, folder: RunFolder) -> Any:
 
 
 def owner_of(training: AnyTraining) -> int:
-    """A number that identifies a configuration with its seeds. Checkpoints and rings store it as their owner."""
+    """A number that identifies a training with its seeds. Checkpoints and rings store this number as their owner."""
     return zlib.crc32(json.dumps(describe(training), sort_keys=True).encode())
 
 

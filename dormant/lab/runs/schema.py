@@ -57,21 +57,27 @@ class Origin(Model):
 
 
 class Spec(Model):
-    """The content of spec.json: the training, and the fields of `Origin` at the first start."""
+    """The content of spec.json: the training, and the fields of `Origin` as extra fields.
+
+    The fields of `Origin` describe the code and machine that started the run.
+    """
 
     training: Described
     checksum: Checksum | None = None
 
 
 class Mark(Model):
-    """The beginning of a file: its length in bytes and the checksum of its content."""
+    """A record of the content of a file up to some byte: the number of bytes and their checksum."""
 
     bytes: Count = 0
     checksum: Checksum = 0
 
 
 class Done(Origin):
-    """The content of `done`: the code and machine at the end, and the marks of the final files. Old runs lack marks."""
+    """The content of `done`: the code and machine that ended the run, and the marks of the final files.
+
+    The marks are missing if an old version of dormant wrote the file.
+    """
 
     files: dict[str, Mark] = Field(default_factory=dict)
     checksum: Checksum | None = None
@@ -91,7 +97,7 @@ class Seal(Model):
 
 
 class Timing(Model):
-    """The timed agent steps per seed and their seconds, summed over all processes of a run."""
+    """The agent steps per seed whose time was measured, and the seconds they took. Sums over all processes of a run."""
 
     agent_steps: Count = 0
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -121,7 +127,7 @@ def parsed(model: type[AnyModel], text: bytes | str, place: str) -> AnyModel:
 
 
 def read(model: type[AnyModel], file: Path) -> AnyModel:
-    """Reads a file. Raises Damaged if the file does not fit the model, is too large or fails its own checksum.
+    """Reads a file. Raises Damaged if it is too large, does not fit the model, or does not match its checksum.
 
     Raises OSError if the file cannot be read.
     """
@@ -136,7 +142,7 @@ def read(model: type[AnyModel], file: Path) -> AnyModel:
 
 
 def sealed(content: Values) -> str:
-    """The text of a JSON file that carries the checksum of its other fields."""
+    """Returns the text of a JSON file with `content`, and with the checksum of `content` as an additional field."""
     return json.dumps(content | {"checksum": _sum(content)}, indent=1) + "\n"
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +126,7 @@ class Packets:
         return Batch(before, fields["action_tm1"].astype(jnp.int32), fields["return_t"], fields["discount_t"], after)
 
 
-def stack_fields(name: str, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
+def stack_fields(name: str, shape: tuple[int, ...]) -> list[tuple[str, type[np.generic], tuple[int, ...]]]:
     """The fields of a packet for `Stacks` of a shape."""
     return [(f"{name} place", np.int32, shape), (f"{name} age", np.uint8, shape)]
 
