@@ -1,4 +1,4 @@
-"""Interventions: frozen dataclasses whose `init` and `update` change weights outside of the gradient step."""
+"""Interventions: frozen dataclasses that change weights outside of the gradient step, with `init` and `update`."""
 
 from ..settings import Renewal as Renewal
 from ..surgery import recycled_counts as recycled_counts

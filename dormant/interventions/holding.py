@@ -14,25 +14,26 @@ from .schedule import when
 
 
 class Bounds(NamedTuple):
-    """The largest allowed absolute value per parameter, or infinity for a parameter without a bound."""
+    """The largest allowed absolute value of each parameter's entries. It is infinity for parameters without a bound."""
 
     bounds: dict[str, Float[Array, ""]]
 
 
 @dataclass(frozen=True)
 class ClipWeights:
-    """Clips kernels and biases to `factor` times the largest absolute initial weight in the kernels of their layer.
+    """Clips weights to `factor` times the largest absolute initial weight of their layer's kernels.
 
-    Call `update` at every gradient step, not within `Every`. Each call costs one pass over the weights. The optimizer's
-    state does not change. Parameters of normalisations, and of layers without a kernel, are not clipped.
+    Kernels and biases are clipped. Parameters of normalisations and parameters of layers without a kernel are not. The
+    state of the optimizer does not change. Call `update` at every gradient step, not within `Every`. Each call costs
+    one pass over the weights.
 
     >>> ClipWeights(factor=2.0)
     ClipWeights(factor=2.0)
 
     Raises ValueError unless the factor is positive.
-    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning". They use
-    the bound of the uniform distribution of the initial weights. We use the largest initial weight, which is close to
-    that bound and is known for any initialiser.
+    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning". They clip
+    to the bound of the uniform distribution from which the initial weights are drawn. We use the largest initial
+    weight. It is close to this bound, and is known for any initialiser.
     """
 
     every_step: ClassVar[bool] = True
@@ -52,8 +53,8 @@ class ClipWeights:
         bounds = {}
         for path, leaf in leaves.items():
             beside = drawn.get(path.rpartition("/")[0], [])
-            # A bias gets the bound of its layer's kernels, because its own initial value may be zero. Parameters of
-            # normalisations, and of layers without a kernel, have no bound.
+            # A bias gets the bound of its layer's kernels, because its initial value may be zero. Parameters of
+            # normalisations and parameters of layers without a kernel have no bound.
             free = not beside or (leaf.ndim < 2 and path.rpartition("/")[2] in ("scale", "offset"))
             bounds[path] = jnp.full((), jnp.inf) if free else self.factor * jnp.array(beside).max()
         return Bounds(bounds)
@@ -72,7 +73,7 @@ class ClipWeights:
 
 
 class Pruned(NamedTuple):
-    """The gradient steps seen so far, and a mask of the removed neurons per layer."""
+    """The number of gradient steps so far, and a mask of the removed neurons per layer."""
 
     gradient_steps: Int[Array, ""]
     gone: dict[str, Bool[Array, " neurons"]]
@@ -80,17 +81,16 @@ class Pruned(NamedTuple):
 
 @dataclass(frozen=True)
 class Prune:
-    """Removes tau-dormant neurons by setting their outgoing weights to zero for the rest of training.
+    """Removes tau-dormant neurons. Their outgoing weights are zero for the rest of training.
 
-    `update` looks for dormant neurons every `period` gradient steps, and zeroes the outgoing weights of all removed
-    neurons at every step. Call `update` at every gradient step, not within `Every`.
+    Every `period` gradient steps, `update` removes the neurons that are dormant. At every step, it sets the outgoing
+    weights of all removed neurons to zero. Call `update` at every gradient step, not within `Every`.
 
     >>> Prune(tau=0.0, period=1_000)
     Prune(tau=0.0, period=1000)
 
     Raises ValueError for a negative tau or a period below 1.
-    Source: Sokar et al. 2023, figure 6. The paper does not state how often it prunes or how it removes neurons; both
-    are our choice.
+    Source: Sokar et al. 2023, figure 6. The paper does not state how often or how it removes neurons. We chose both.
     """
 
     every_step: ClassVar[bool] = True
@@ -126,7 +126,7 @@ NEW, MINUS = "new_", "minus_"
 
 
 class Injection(NamedTuple):
-    """The gradient steps seen so far, and a copy of the parameters with the values of the frozen weights."""
+    """The number of gradient steps so far, and a copy of the parameters from which frozen weights are restored."""
 
     gradient_steps: Int[Array, ""]
     held: PyTree[Array]
@@ -136,15 +136,16 @@ class Injection(NamedTuple):
 class PlasticityInjection:
     """Freezes the head after gradient step `at` and trains a new head. Switching heads does not change the outputs.
 
-    The network computes head(x) + new_head(x) - minus_head(x), as `dormant.rl.networks.Injectable` does. For each layer
-    `dense` of the head it has `new_dense` and `minus_dense`, which start equal. Up to step `at` both are frozen and
-    cancel out. After that step `dense` is frozen and `new_dense` is trained. To freeze weights, `update` restores them
-    and their optimizer state after every gradient step. Call `update` at every gradient step, not within `Every`.
+    The network must compute head(x) + new_head(x) - minus_head(x), as `dormant.rl.networks.Injectable` does. If the
+    head has a layer `dense`, the other two heads have layers `new_dense` and `minus_dense` with equal initial weights.
+    Up to step `at`, these two are frozen and cancel out. After step `at`, `dense` is frozen and `new_dense` is trained.
+    To freeze weights, `update` restores them and their optimizer state after every gradient step. Call `update` at
+    every gradient step, not within `Every`.
 
     >>> PlasticityInjection(at=50_000)
     PlasticityInjection(at=50000)
 
-    Raises ValueError if `at` is below 1. `init` raises ValueError if the network does not have these heads.
+    Raises ValueError if `at` is below 1. `init` raises ValueError if the network lacks one of the three heads.
     Source: Nikishin et al. 2023, "Deep reinforcement learning with plasticity injection".
     """
 
@@ -176,9 +177,10 @@ class PlasticityInjection:
 
 
 def _roles(params: PyTree[Array]) -> list[str]:
-    """Returns the role of each leaf: part of the "old", "new" or subtracted ("minus") head, or "shared" by all heads.
+    """Returns the role of each parameter: "old", "new" or "minus" if it is in one of the heads, or else "shared".
 
-    Raises ValueError if a head is missing, or if the new and the subtracted head have different layers.
+    "minus" is the head whose outputs are subtracted. Raises ValueError if a head is missing, or if the new head and the
+    subtracted head have different layers.
     """
     tops = [path.removeprefix("params/").partition("/")[0] for path in paths(params)]
     new, minus = ({top.removeprefix(mark) for top in tops if top.startswith(mark)} for mark in (NEW, MINUS))

@@ -1,4 +1,4 @@
-"""Interventions that recycle neurons: `ReDo`, `Recycle`, `ContinualBackprop`, and ReDo as released by its authors."""
+"""Interventions that recycle neurons: `ReDo`, `Recycle`, `ContinualBackprop`, and the released code of ReDo."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -21,19 +21,21 @@ from .schedule import when
 class ReDo:
     """Recycles the tau-dormant neurons of every layer that can be recycled safely.
 
-    Incoming weights come from the network's own initialiser. With `tau=0` and `outgoing="zero"`, recycling does not
-    change a bit of the network's outputs on the score batch, unless a normalisation couples the neurons.
+    Recycled neurons get incoming weights from the network's initialiser, and outgoing weights of zero. With `tau=0`,
+    the outputs of the network on the score batch do not change at all, unless a normalisation couples the neurons or
+    `outgoing` is "fresh".
 
-    - `outgoing`: "zero", or "fresh" to draw outgoing weights from the initialiser as well (the paper's figure 22).
-    - `moments`: "fresh" gives recycled entries the optimizer state of a new weight (zero moments for Adam). "keep" does
+    - `outgoing`: "zero", or "fresh" to also draw the outgoing weights from the initialiser (the paper's figure 22).
+    - `moments`: "fresh" gives recycled weights the optimizer state of a new weight (zero moments for Adam). "keep" does
       not change their state.
     - `step_count`: "keep" does not change Adam's step count, as in the paper. The first step of a recycled weight is
       then (1 - b1) / sqrt(1 - b2) = 3.2 learning rates long. "restart" sets the count to zero whenever a neuron is
-      recycled. The count is shared, so this distorts the bias correction of all other weights.
-    - `coupled`: "recycle" or "skip" layers whose neurons are coupled by a normalisation.
-    - `layers`: names of layers to recycle, or of networks (the part before a slash); None for all safe layers.
-    - `incoming`: "fresh", or "scaled" to scale each fresh kernel vector to the mean vector length of the layer's other
-      neurons (the paper's figure 23).
+      recycled. All weights share the count, so this also changes the bias correction of the other weights.
+    - `coupled`: "recycle" or "skip" the layers whose neurons are coupled by a normalisation.
+    - `layers`: names of the layers to recycle, or of networks (the part of a name before the slash). None recycles all
+      layers that can be recycled safely.
+    - `incoming`: "fresh" uses the weights from the initialiser. "scaled" scales each incoming vector to the mean length
+      of the vectors of the layer's other neurons (the paper's figure 23).
 
     >>> ReDo(tau=0.025).tau
     0.025
@@ -59,7 +61,7 @@ class ReDo:
 
     @property
     def renewal(self) -> Renewal:
-        """Returns the options for renewing dormant neurons."""
+        """The options for the new weights and their optimizer state."""
         return Renewal(self.outgoing, self.incoming, self.moments, self.step_count)
 
     def init(self, learner: Learner, network: Network) -> Recycled:
@@ -81,7 +83,7 @@ Score = Literal["activation", "gradient", "contribution", "utility"]
 
 
 class Recycling(NamedTuple):
-    """The number of recyclings so far, and the number of neurons recycled in each layer."""
+    """The number of recyclings so far, and how many neurons of each layer were recycled."""
 
     recyclings: Int[Array, ""]
     recycled: Recycled
@@ -89,25 +91,26 @@ class Recycling(NamedTuple):
 
 @dataclass(frozen=True)
 class Recycle:
-    """Recycles a number of neurons of every layer that can be recycled safely, by default those with the lowest scores.
+    """Recycles neurons by any score, in every layer that can be recycled safely.
 
-    - `score`: "activation", the score of ReDo; "gradient", the mean first moment of the incoming weights in the
-      optimizer's state (ReGraMa); "contribution" or "utility", the utilities of continual backprop. All scores average
-      1 over a layer.
-    - `number`: how many neurons to recycle: `Dormant`, `Share`, `PooledShare` or `Gap`.
-    - `order`: "lowest" recycles the lowest scores first. "highest" and "random" are controls that recycle as many
-      neurons as "lowest".
-    - `at_most`: the largest number of neurons to recycle per layer and call.
-    - `renewal`: how chosen neurons are renewed. `coupled` and `layers` work as in `ReDo`.
+    - `score`: "activation" is the score of ReDo. "gradient" is the mean absolute first moment of the incoming weights,
+      from the optimizer's state (ReGraMa). "contribution" and "utility" are the utilities of continual backprop. Each
+      score is divided by its mean over the layer.
+    - `number`: the rule that sets how many neurons to recycle: `Dormant`, `Share`, `PooledShare` or `Gap`.
+    - `order`: "lowest" recycles the neurons with the lowest scores. "highest" and "random" recycle the same number of
+      neurons in a different order, for control experiments.
+    - `at_most`: the largest number of neurons to recycle per layer and call. None sets no limit.
+    - `renewal`: the options for the new weights and their optimizer state.
+    - `coupled` and `layers`: as in `ReDo`.
 
     >>> regrama = Recycle("gradient", Dormant(tau=0.01))
     >>> Recycle(number=Dormant(0.1), order="random").at_most is None
     True
 
     Raises ValueError for an unknown option or `at_most` below 1. `init` raises ValueError for a layer that does not
-    exist or can't be recycled, and for "gradient" with an optimizer that keeps no first moments.
-    Source: Sokar et al. 2023, figures 15 and 25; for "gradient", Liu et al. 2025 (ReGraMa). They use the gradient of
-    the last batch. We use its running average, which is available in any training loop.
+    exist or can't be recycled. It also does if the score is "gradient" and the optimizer keeps no first moments.
+    Source: Sokar et al. 2023, figures 15 and 25. "gradient" follows Liu et al. 2025 (ReGraMa), who use the gradient of
+    the last batch. We use the running average of the gradient, which is available in any training loop.
     """
 
     score: Score = "activation"
@@ -164,7 +167,7 @@ def _scores(score: Score, learner: Learner, network: Network, inputs: PyTree) ->
 
 
 def _ranked(key: Array, scores: Float[Array, " neurons"], order: str) -> Float[Array, " neurons"]:
-    """Returns one value per neuron. Neurons with the lowest values are recycled first."""
+    """Returns one value per neuron, so that the neurons to recycle first have the lowest values."""
     match order:
         case "highest":
             return -scores
@@ -175,7 +178,7 @@ def _ranked(key: Array, scores: Float[Array, " neurons"], order: str) -> Float[A
 
 
 def lowest(values: Float[Array, " neurons"], number: Int[Array, ""]) -> Bool[Array, " neurons"]:
-    """Returns a mask of the `number` neurons with the lowest values. Among equal values, earlier neurons come first.
+    """Returns a mask of the `number` neurons with the lowest values. If values are equal, the earlier neuron is taken.
 
     >>> lowest(jnp.array([3.0, 1.0, 1.0]), jnp.array(1)).tolist()
     [False, True, False]
@@ -184,15 +187,15 @@ def lowest(values: Float[Array, " neurons"], number: Int[Array, ""]) -> Bool[Arr
 
 
 class Usefulness(NamedTuple):
-    """The running utility of each neuron of a layer, its age in updates, and the number of neurons still to replace."""
+    """The state of one layer: each neuron's running utility and age in updates, and the number still to replace."""
 
     utility: Float[Array, " neurons"]
     age: Int[Array, " neurons"]
-    owed: Float[Array, ""]  # a fractional number; only whole neurons are replaced
+    owed: Float[Array, ""]  # how many neurons still to replace; may be a fraction
 
 
 class Usefulnesses(NamedTuple):
-    """The usefulness of every layer, and the number of neurons replaced so far."""
+    """The state of every layer, and how many neurons were replaced so far."""
 
     layers: dict[str, Usefulness]
     recycled: Recycled
@@ -200,21 +203,22 @@ class Usefulnesses(NamedTuple):
 
 @dataclass(frozen=True)
 class ContinualBackprop:
-    """Replaces a share `replacement_rate` of each layer's mature neurons per update, those of lowest utility first.
+    """Replaces the mature neurons with the lowest utilities, a share `replacement_rate` of them per update.
 
-    A neuron is mature if it is older than `maturity` updates. Its utility is a running average with weight `decay`,
-    divided by 1 - decay^age to correct for its start at zero. `utility` is "contribution", or "overall", which also
-    divides by the size of the incoming weights. Fractions of a neuron add up until a whole neuron is due. Call `update`
-    at every gradient step, not within `Every`. Each call costs a forward pass of the score batch.
+    A neuron is mature if it is older than `maturity` updates. The utility of a neuron is averaged over updates with
+    weight `decay`. The average starts at zero, and is divided by 1 - decay^age to correct for this. `utility` is
+    "contribution" or "overall", which is also divided by the incoming weights (see `dormant.metrics`). If the share is
+    less than one neuron per update, it adds up until it is a whole neuron. Call `update` at every gradient step, not
+    within `Every`. Each call costs a forward pass of the score batch.
 
     >>> ContinualBackprop(maturity=1_000).replacement_rate
     0.0001
 
     Raises ValueError for an unknown option, and for a rate, decay or maturity outside its range. `init` raises
     ValueError for a layer that does not exist or that can't be recycled safely.
-    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning". Its released code also
-    adds the mean contribution of a replaced neuron to the next layer's bias; we do not. We compute utilities on the
-    score batch.
+    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning". The
+    released code also adds the mean contribution of a replaced neuron to the bias of the next layer. We do not. We
+    compute utilities on the score batch.
     """
 
     every_step: ClassVar[bool] = True
@@ -258,9 +262,9 @@ class ContinualBackprop:
     def choose(
         self, layer: Usefulness, utility: Float[Array, " neurons"]
     ) -> tuple[Usefulness, Bool[Array, " neurons"]]:
-        """Returns the layer after an update with these utilities, and a mask of the neurons to replace.
+        """Returns the layer's state after an update with these utilities, and a mask of the neurons to replace.
 
-        If a NaN or infinite activation makes a utility NaN, the layer does not change.
+        If a utility is NaN, the state does not change and no neuron is replaced.
         """
         unknown = jnp.isnan(utility).any()
         age = layer.age + jnp.where(unknown, 0, 1)
@@ -278,7 +282,7 @@ class ContinualBackprop:
 
 @dataclass(frozen=True)
 class ReDoAsPublished:
-    """Recycles neurons like the released code of ReDo (dopamine/labs/redo); see `redo_as_published`."""
+    """Recycles neurons like the released code of ReDo (dopamine/labs/redo). `redo_as_published` explains the fields."""
 
     tau: float
     misaligned_flatten: bool
@@ -337,7 +341,7 @@ class ReDoAsPublished:
 
 
 def _xavier(key: Array, params: PyTree[Array]) -> PyTree[Array]:
-    """Returns Xavier-uniform kernels and zero biases. Ignores the network's own initialisers."""
+    """Returns Xavier-uniform kernels and zero biases with the shapes of `params`."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     draw = jax.nn.initializers.xavier_uniform()
@@ -359,13 +363,13 @@ def redo_as_published(
 ) -> ReDoAsPublished:
     """Returns ReDo with four quirks of the released code. Each argument switches one quirk on or off.
 
-    - `misaligned_flatten`: each channel's dormant flag is repeated over neighbouring rows of the dense kernel. But in a
-      flattened channels-last map the channel varies fastest, so most of the zeroed rows belong to channels that are not
-      dormant.
-    - `next_recorded_layer`: the weights of the next recorded layer count as a layer's outgoing weights. Layers in
-      `unrecorded` are not recorded (the last convolution of an IMPALA stack). For the last hidden layer of a residual
-      block, weights that read the residual stream are zeroed instead.
-    - `xavier`: fresh weights are Xavier uniform and fresh biases are zero. The layer's own initialiser is ignored.
+    - `misaligned_flatten`: between a convolution and a dense layer, the wrong weights are set to zero. The code repeats
+      each channel's dormant flag over neighbouring rows of the dense kernel. But neighbouring rows belong to different
+      channels, because the map is flattened with channels last.
+    - `next_recorded_layer`: the incoming weights of the next recorded layer are taken as a layer's outgoing weights.
+      Layers in `unrecorded` are not recorded, such as the last convolution of an IMPALA stack. In a residual block, the
+      code therefore sets weights to zero that read the residual stream.
+    - `xavier`: fresh weights are Xavier uniform and fresh biases are zero, whatever the initialiser of the layer is.
     - `keep_bias_moments`: Adam's moments of biases are not reset.
 
     >>> redo_as_published(0.1).misaligned_flatten

@@ -15,10 +15,10 @@ from .schedule import when
 
 @dataclass(frozen=True)
 class Reset:
-    """Replaces all parameters of some layers by fresh ones from the network's initialiser.
+    """Replaces all parameters of some layers by fresh parameters from the network's initialiser.
 
-    `layers` are names from the wiring, including output layers. None resets every parameter. `moments` and
-    `step_count` control the optimizer's state as in `ReDo`.
+    `layers` contains names of layers in the wiring, which may be output layers. None resets every parameter. `moments`
+    and `step_count` control the optimizer's state as in `ReDo`.
 
     >>> Reset(layers=("dense",))
     Reset(layers=('dense',), moments='fresh', step_count='keep')
@@ -60,7 +60,7 @@ class Reset:
 
 
 def owner(path: str, layers: tuple[str, ...]) -> set[str]:
-    """Returns the names in `layers` whose layer contains the parameter at `path`.
+    """Returns the names of the layers in `layers` that contain the parameter at `path`.
 
     >>> owner("params/dense/kernel", ("dense", "head"))
     {'dense'}
@@ -71,15 +71,15 @@ def owner(path: str, layers: tuple[str, ...]) -> set[str]:
 
 @dataclass(frozen=True)
 class ShrinkPerturb:
-    """Replaces every weight w by keep * w + (1 - keep) * w', where w' is newly initialised.
+    """Replaces every weight w by keep * w + (1 - keep) * w', where w' is a newly initialised weight.
 
-    `moments` is "fresh" to reset the optimizer's state of every weight, or "keep".
+    With `moments="fresh"`, the optimizer's state of every weight is reset, too.
 
     >>> ShrinkPerturb(keep=0.8)
     ShrinkPerturb(keep=0.8, moments='keep')
 
     Raises ValueError if `keep` is not between 0 and 1.
-    Source: Ash and Adams 2020. The blend with an initialisation follows D'Oro et al. 2023.
+    Source: Ash and Adams 2020. Mixing with newly initialised weights follows D'Oro et al. 2023.
     """
 
     keep: float = 0.8
@@ -107,16 +107,16 @@ class ShrinkPerturb:
 
 @dataclass(frozen=True)
 class ResetOptimizer:
-    """Resets the optimizer's state of every weight, as if training started from the current weights.
+    """Resets the optimizer's state, as if training started from the current weights.
 
-    `moments` controls the state of each weight (Adam's two moments). `step_count` controls the count for Adam's bias
-    correction. If the count is kept, the first step after the reset is (1 - b1) / sqrt(1 - b2) = 3.2 learning rates
-    long.
+    With `moments="fresh"`, the state of each weight is reset (Adam's two moments). With `step_count="restart"`, the
+    step count for Adam's bias correction is set to zero. If the step count is kept, the first step after the reset is
+    (1 - b1) / sqrt(1 - b2) = 3.2 learning rates long.
 
     >>> ResetOptimizer(step_count="keep")
     ResetOptimizer(moments='fresh', step_count='keep')
 
-    Raises ValueError for an unknown option, and if both options are "keep", because nothing would be reset.
+    Raises ValueError for an unknown option. Also raises it if both options are "keep", which would reset nothing.
     Source: Asadi et al. 2023, "Resetting the optimizer in deep RL: an empirical study". The paper resets both at
     every update of the target network.
     """
@@ -145,7 +145,7 @@ class ResetOptimizer:
 
 
 class Tortoise(NamedTuple):
-    """The gradient steps seen so far, and the running average of the weights."""
+    """The number of gradient steps so far, and the running average of the weights."""
 
     gradient_steps: Int[Array, ""]
     params: PyTree[Array]
@@ -155,16 +155,16 @@ class Tortoise(NamedTuple):
 class HareTortoise:
     """Sets the weights (the hare) to their running average (the tortoise) every `period` gradient steps.
 
-    The average is tortoise <- momentum * tortoise + (1 - momentum) * hare. Call `update` at every gradient step, not
-    within `Every`. Each call costs one pass over the weights. With `moments="fresh"`, setting the weights also resets
-    the optimizer state.
+    At every gradient step, the average is updated: tortoise <- momentum * tortoise + (1 - momentum) * hare. Call
+    `update` at every gradient step, not within `Every`. Each call costs one pass over the weights. With
+    `moments="fresh"`, the optimizer state is reset whenever the weights are set to the average.
 
     >>> HareTortoise(momentum=0.99, period=500).moments
     'keep'
 
     Raises ValueError for an unknown option, a momentum outside of [0, 1) or a period below 1.
     Source: Lee et al. 2024, "Slow and steady wins the race: maintaining plasticity with hare and tortoise networks".
-    To our knowledge, they evaluate the tortoise. Here, the agent acts with the hare.
+    As far as we know, they evaluate the tortoise. Our agents act with the hare.
     """
 
     every_step: ClassVar[bool] = True

@@ -17,9 +17,10 @@ from ..wiring import Network
 class Intervention(Protocol):
     """An object that changes a learner's weights during training, outside of the gradient step.
 
-    `init` returns the intervention's state, a tree of arrays. `update` is called after every gradient step with a key
-    and the inputs of a score batch. It returns the changed learner and state, whose tree, shapes and dtypes do not
-    change. Both can be compiled, and `update` can be mapped over seeds with `jax.vmap`.
+    `init` returns the intervention's state, a tree of arrays. `update` is called after every gradient step with a
+    random key and a batch of inputs on which neurons are scored. It returns the new learner and the new state. They
+    have the same trees, shapes and dtypes as before. Both functions can be compiled, and `update` can be mapped over
+    seeds with `jax.vmap`.
     """
 
     def init(self, learner: Learner, network: Network) -> PyTree: ...
@@ -30,9 +31,9 @@ class Intervention(Protocol):
 
 
 def checked_intervention(what: Intervention) -> Intervention:
-    """Returns `what` if it is an intervention.
+    """Returns `what`. Raises TypeError if it is not an intervention.
 
-    Raises TypeError if it is anything else, such as a class in place of an instance.
+    The message explains common mistakes, such as a class in place of an instance.
     """
     if isinstance(what, type):
         raise TypeError(f"expected an intervention, got the class {what.__name__}; write {what.__name__}(...).")
@@ -47,9 +48,10 @@ def checked_intervention(what: Intervention) -> Intervention:
 
 
 def checked_occasional(what: Intervention, within: str) -> Intervention:
-    """Returns `what` if it is an intervention that may skip gradient steps.
+    """Returns `what`, an intervention that need not be called at every gradient step.
 
-    An intervention that must be called at every gradient step has an attribute `every_step` that is true.
+    An intervention that must be called at every gradient step has an attribute `every_step` that is true. `within` is
+    the name of the wrapper in the error message.
 
     Raises TypeError if `what` is not an intervention, and ValueError if it must be called at every step.
     """
@@ -62,7 +64,7 @@ def checked_occasional(what: Intervention, within: str) -> Intervention:
 
 
 class Scheduled(NamedTuple):
-    """The gradient steps seen so far, and the state of the scheduled intervention."""
+    """The number of gradient steps so far, and the state of the scheduled intervention."""
 
     gradient_steps: Int[Array, ""]
     inner: PyTree
@@ -70,19 +72,19 @@ class Scheduled(NamedTuple):
 
 @dataclass(frozen=True)
 class Every:
-    """Applies `what` every `period` gradient steps, from gradient step `start` until before gradient step `stop`.
+    """Applies `what` at the gradient steps start, start + period, start + 2 * period, and so on, below `stop`.
 
-    Gradient steps count from 1, so with `start=0` the first application is at step `period`.
-    On other steps only a comparison runs, because `what` runs in one branch of a `lax.cond`. This also holds if
-    `update` is mapped over seeds.
+    The first gradient step is 1. With `start=0`, `what` is therefore first applied at step `period`. At all other steps
+    only a comparison runs, because `what` is in one branch of a `lax.cond`. This is also the case if `update` is mapped
+    over seeds.
 
     >>> from dormant import ReDo
     >>> Every(1_000, ReDo(tau=0.1), stop=2_500_000).period
     1000
 
     Raises TypeError if the period is not a whole number or `what` is not an intervention. Raises ValueError if the
-    period is below 1, if `0 <= start < stop` does not hold, or if `what` must be called at every gradient step, as
-    ClipWeights must.
+    period is below 1, if `0 <= start < stop` does not hold, or if `what` must be called at every gradient step, like
+    `ClipWeights`.
     Source: the reference code also counts the steps before learning starts. We only count calls of `update`.
     """
 
@@ -114,7 +116,7 @@ class Every:
         return learner, Scheduled(step, inner)
 
     def due(self, step: int | Int[Array, ""]) -> bool | Bool[Array, ""]:
-        """Whether `what` is applied at a gradient step, which may be an int or an array.
+        """Whether `what` is applied at gradient step `step`.
 
         >>> Every(10, Chain(), stop=30).due(20), Every(10, Chain(), stop=30).due(30)
         (True, False)
@@ -125,7 +127,7 @@ class Every:
 
 @dataclass(frozen=True, init=False, repr=False)
 class Chain:
-    """Applies several interventions one after the other; `Chain()` does nothing.
+    """Applies several interventions, one after the other. `Chain()` does nothing.
 
     >>> from dormant import ReDo, ShrinkPerturb
     >>> Chain(Every(1_000, ReDo()), Every(50_000, ShrinkPerturb(keep=0.8))).links[1].period
@@ -163,7 +165,9 @@ class Chain:
 
 
 def may_change(intervention: Intervention, step: int) -> bool:
-    """Whether an intervention may change a learner at a gradient step. If not, it does not use its inputs at that step.
+    """Whether an intervention may change a learner at gradient step `step`.
+
+    If it may not, `update` ignores the score batch at this step.
 
     >>> from dormant import Prune, ReDo
     >>> redo = Every(1_000, ReDo())
@@ -180,7 +184,9 @@ def may_change(intervention: Intervention, step: int) -> bool:
 
 
 def when(due: Bool[Array, ""], change: Callable[[], PyTree[Array]], unchanged: PyTree[Array]) -> PyTree[Array]:
-    """Returns `change()` if `due`, else `unchanged`. With mapped seeds, computes `change` only if a seed is due.
+    """Returns `change()` if `due` is true, else `unchanged`.
+
+    If it is mapped over seeds, `change` runs only if `due` is true for at least one seed.
 
     >>> when(jnp.array(False), lambda: jnp.ones(2), jnp.zeros(2)).tolist()
     [0.0, 0.0]
@@ -194,10 +200,10 @@ def when(due: Bool[Array, ""], change: Callable[[], PyTree[Array]], unchanged: P
 
 @jax.custom_batching.custom_vmap
 def _any_seed(due: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether `due` is true for any seed of an enclosing `vmap`.
+    """Whether `due` is true for at least one seed of an enclosing `vmap`.
 
-    Under `vmap`, a `cond` whose predicate differs between seeds becomes a `select`, which always computes both
-    branches. With one predicate for all seeds it remains a `cond`.
+    If the predicate of a `cond` differs between seeds, `vmap` turns the `cond` into a `select`, which always computes
+    both branches. The result of this function is the same for all seeds, so the `cond` stays a `cond`.
     """
     return due
 
@@ -212,8 +218,8 @@ def _over_seeds(axis_size: int, in_batched: object, due: Bool[Array, " seeds"]) 
 class WhenDormant:
     """Applies `what` if at least `share` of all neurons are tau-dormant on the score batch.
 
-    Use it to reset only when the network needs it. Put it within `Every` to set how often it checks: each check costs a
-    forward pass of the score batch.
+    Use it to reset a network only if the network needs it. Each check costs a forward pass of the score batch. Put this
+    intervention within `Every` to set how often it checks.
 
     >>> from dormant import Every, ShrinkPerturb
     >>> Every(1_000, WhenDormant(0.25, ShrinkPerturb(0.5))).what.share
@@ -221,8 +227,8 @@ class WhenDormant:
 
     Raises TypeError if `what` is not an intervention. Raises ValueError if the share is outside of (0, 1], if tau is
     negative, or if `what` must be called at every gradient step.
-    Source: ours; Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization", let
-    the dormant share set how strongly the network is perturbed.
+    Source: ours. Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization",
+    perturb the network more strongly if the dormant share is larger.
     """
 
     share: float
