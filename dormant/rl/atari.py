@@ -53,9 +53,9 @@ class AtariTraining(OnHost):
     `video` is true, each evaluation records the first episode of the first seed. `init` returns the state before the
     first agent step. `open` returns a `HostLoop`, which runs the training and stores the frames of each seed in files.
 
-    With `replay_on="device"`, the device has a copy of these frames, and the host sends one frame per agent step. With
-    "host", it sends whole batches. The results are the same. "auto" chooses the device if it is an accelerator and
-    the frames fit into its memory.
+    `replay_on` sets where batches are built. With "device", the device has a copy of these frames, and the host sends
+    one frame per agent step. With "host", the host sends whole batches. The results are the same. "auto" chooses
+    "device" if the device is an accelerator and the frames fit into its memory.
 
     >>> AtariTraining(replay_ratio=0.25).schedule.agent_steps_per_round
     4
@@ -76,7 +76,7 @@ class AtariTraining(OnHost):
     eval_epsilon: float = 0.001
     eval_episodes: int = 1
     rank_batch: int = 0
-    # These two do not change results, so a resumed run may change them.
+    # `video` and `replay_on` do not change results, so a resumed run may change them.
     video: bool = field(default=False, compare=False)
     replay_on: str = field(default="auto", compare=False)
 
@@ -133,11 +133,11 @@ class AtariTraining(OnHost):
 
     @cached_property
     def policy(self) -> HostPolicy:
-        """A compiled function that returns the greedy actions and their Q values. It ignores the random actions."""
+        """A compiled function that returns the greedy actions and their Q values. It ignores its last argument."""
         return jax.jit(partial(_greedy, self))
 
     def feed(self, rings: tuple[FrameRing, ...], added: int) -> Feed:
-        """How observations and batches reach the device; see `replay_on`.
+        """Returns the object that brings observations and batches to the device, as `replay_on` sets.
 
         Raises ValueError with the sizes if `replay_on` is "device" and the frames do not fit on the device.
         """
@@ -159,7 +159,10 @@ class AtariTraining(OnHost):
         explores: Bool[ndarray, " seeds"],
         action: Integer[ndarray, " seeds"],
     ) -> tuple[Integer[ndarray, " seeds"], Float32[ndarray, " seeds"]]:
-        """The given action for seeds that explore, else the greedy action; and the Q values of the greedy actions."""
+        """Returns the actions and the Q values of the greedy actions.
+
+        The actions are `action` for each seed that explores, and the greedy action for every other seed.
+        """
         greedy, value = self.policy(params, seen, action)
         return np.where(explores, action, np.asarray(greedy)), np.asarray(value)
 

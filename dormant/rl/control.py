@@ -129,11 +129,11 @@ class ControlTraining(OnHost):
 
     @cached_property
     def policy(self) -> HostPolicy:
-        """A compiled function that draws actions with the given noise. It returns no values."""
+        """A compiled function that returns actions, drawn with the given noise. It returns no Q values."""
         return jax.jit(partial(_act, self))
 
     def feed(self, rings: tuple[StepRing, ...], added: int) -> HostFeed:
-        """Sends observations and batches from the host, because they are small."""
+        """Returns a `HostFeed`: the host sends observations and batches to the device, because they are small."""
         return HostFeed(self, rings)
 
     def columns(self, seen: ndarray, actions: ndarray, outcome: ControlOutcome) -> tuple[ndarray, ...]:

@@ -1,4 +1,4 @@
-"""How observations and batches reach the device: from the host, or from a copy of the replay's frames on the device."""
+"""Brings observations and batches to the device: from the host, or from a copy of the replay's frames on the device."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -22,16 +22,16 @@ from .replay.packets import Frames, Packets
 from .replay.steps import StepReplay
 from .schedule import Schedule, Scheduled
 
-# A compiled function of the parameters of all lanes, the observations and the random actions (noise for SAC). Returns
-# the actions and, for DQN, the Q values of the greedy actions.
+# A compiled function. Its arguments are the parameters of all lanes, the observations, and the random actions (for SAC,
+# the noise). It returns the actions and, for DQN, the Q values of the greedy actions.
 HostPolicy = Callable[..., tuple[Array, Array | None]]
 
 
 class RoundDraws(NamedTuple):
     """The random numbers of one round on the host.
 
-    `action` holds random actions for seeds that explore. For SAC it also holds the action noise of seeds that do not
-    explore.
+    `action` holds the random actions of seeds that explore. For SAC, if the seeds do not explore, it holds the noise of
+    their actions.
     """
 
     explores: Bool[ndarray, "agent_steps seeds"]
@@ -45,8 +45,8 @@ class RoundDraws(NamedTuple):
 class HostTraining(Scheduled, Protocol):
     """A training that the host loop can run: `AtariTraining` or `ControlTraining`.
 
-    If `learns_from_round` is true, the gradient steps of a round can sample its agent steps. If it is false, they
-    sample only earlier rounds.
+    If `learns_from_round` is true, the gradient steps of a round can sample the agent steps of the same round. If it is
+    false, they sample only the agent steps of earlier rounds.
     """
 
     @property
@@ -79,9 +79,10 @@ class HostTraining(Scheduled, Protocol):
 
 
 class Sample(NamedTuple):
-    """What the gradient steps of one round need from the replay.
+    """The data that the gradient steps of one round need from the replay.
 
-    `looks` is whether some step scores neurons. If not, `inputs` is None. `last` is whether the round ends a chunk.
+    The round begins at agent step `start`. `last` is true if the round ends a chunk. `looks` is true if a gradient step
+    may score neurons. `inputs` are the observations on which neurons are scored, or None if `looks` is false.
     """
 
     start: int
@@ -95,8 +96,10 @@ class Sample(NamedTuple):
 class Feed(Protocol):
     """Gives observations and batches to the compiled functions.
 
-    `added` is the number of agent steps in the rings, and `seen` are the observations after them. `act` and `learn`
-    start the computation and do not wait for it. A round's `act` calls come before its `learn`.
+    `draw` returns the fields `batch` and `inputs` of a `Sample`. `act` returns the policy's actions. `learn` takes the
+    gradient steps of a round. `act` and `learn` start a computation and do not wait for it. In each round, all calls of
+    `act` come before the call of `learn`. `added` is the number of agent steps in the rings. `seen` holds the
+    observations after these steps.
     """
 
     def draw(self, added: int, draws: RoundDraws, looks: bool) -> tuple[PyTree, PyTree | None]: ...
@@ -116,38 +119,38 @@ class HostFeed:
         self._learn = {looks: jax.jit(partial(_learn, training, looks), donate_argnums=0) for looks in (False, True)}
 
     def draw(self, added: int, draws: RoundDraws, looks: bool) -> tuple[PyTree, PyTree | None]:
-        """A round's batches and, if it `looks`, the inputs on which it scores neurons."""
+        """Returns a round's batches, and the inputs on which neurons are scored. Without `looks`, inputs are None."""
         inputs = self._training.inputs(self._rings, added, draws.score) if looks else None
         return self._training.batch(self._rings, added, draws), inputs
 
     def act(
         self, params: list[PyTree[Array]] | None, added: int, seen: ndarray, action: ndarray, sample: Sample | None
     ) -> Array | None:
-        """The policy's actions."""
+        """Returns the policy's actions. Returns None without parameters."""
         return None if params is None else self._training.policy(params, seen, action)[0]
 
     def learn(
         self, states: list[LearningState], added: int, seen: ndarray, sample: Sample
     ) -> tuple[list[LearningState], Losses]:
-        """The states after a round's gradient steps, and the mean losses."""
-        # Passes blank inputs as an argument, because XLA could fold a constant into the network.
+        """Returns the states after a round's gradient steps, and the mean losses."""
+        # Passes the blank inputs as an argument, because XLA could fold a constant into the network.
         inputs = self._blank if sample.inputs is None else sample.inputs
         start, last = np.int32(sample.start), np.bool_(sample.last)
         return self._learn[sample.looks](states, sample.batch, inputs, start, last)
 
 
 class DeviceFeed:
-    """Keeps a copy of the rings' frames on the device, and sends one packet per agent step to it.
+    """Keeps a copy of the rings' frames on the device, and sends one packet per agent step to the device.
 
-    The first compiled call of a step writes the newest frame and computes the greedy action. The second call gathers
-    the batches and learns. They are two calls, because the action is then ready before the learning is, so that the
-    emulator runs at the same time as the learning. The packet holds everything for both calls.
+    An agent step has two compiled calls. The first call writes the newest frame and computes the greedy action. The
+    second call gathers the batches and learns. With two calls, the action is ready before the learning ends, so that
+    the emulator runs at the same time as the learning. The packet holds the data for both calls.
     """
 
     def __init__(self, training: HostTraining, packets: Packets, rings: tuple[FrameRing, ...], added: int) -> None:
         self._packets, self._rings, self._blank = packets, rings, training.blank()
         self._frames = tuple(packets.upload(ring, added) for ring in rings)
-        self._sent: Sample | None = None  # the sample in the packet
+        self._sent: Sample | None = None  # the sample that the last packet holds
         self._packet = jnp.zeros((len(rings), packets.bytes), jnp.uint8)
         self._write = jax.jit(partial(_written, packets), donate_argnums=0)
         self._act = jax.jit(partial(_act_on_frames, training, packets), donate_argnums=0)
@@ -155,7 +158,10 @@ class DeviceFeed:
         self._learn = {looks: jax.jit(learn, donate_argnums=0) for looks, learn in learns.items()}
 
     def draw(self, added: int, draws: RoundDraws, looks: bool) -> tuple[PyTree, PyTree | None]:
-        """The places of the frames of a round's batches and of the inputs on which it scores neurons, per seed."""
+        """Returns a round's batches, and the inputs on which neurons are scored. Both are lists with an entry per seed.
+
+        They hold the places of frames instead of frames. Without `looks`, the inputs are None.
+        """
         replay, each = self._packets.replay, list(enumerate(self._rings))
         batch = [replay.draw(ring, added, draws.batch[:, seed]) for seed, ring in each]
         return batch, [replay.draw_states(ring, added, draws.score[:, seed]) for seed, ring in each] if looks else None
@@ -163,7 +169,7 @@ class DeviceFeed:
     def act(
         self, params: list[PyTree[Array]] | None, added: int, seen: ndarray, action: ndarray, sample: Sample | None
     ) -> Array | None:
-        """The policy's actions."""
+        """Sends a packet. Returns the policy's actions. Returns None without parameters."""
         self._send(added, seen, sample)
         if params is None:
             self._frames = self._write(self._frames, self._packet)
@@ -174,14 +180,14 @@ class DeviceFeed:
     def learn(
         self, states: list[LearningState], added: int, seen: ndarray, sample: Sample
     ) -> tuple[list[LearningState], Losses]:
-        """The states after a round's gradient steps, and the mean losses."""
-        if self._sent is not sample:  # it holds steps of this round, so it was drawn after `act`
+        """Returns the states after a round's gradient steps, and the mean losses."""
+        if self._sent is not sample:  # the sample has steps of this round, so it was drawn after `act` sent its packet
             self._send(added, seen, sample)
             self._frames = self._write(self._frames, self._packet)
         return self._learn[sample.looks](states, self._frames, self._packet, self._blank)
 
     def _send(self, added: int, seen: ndarray, sample: Sample | None) -> None:
-        """Sends the newest frames. After a truncation it first writes the last frame of the ended episode."""
+        """Sends a packet with the newest frames. After a truncation, first writes the ended episode's last frame."""
         replay, newest = self._packets.replay, seen[..., -1]
         stacks = [replay.newest(ring, added) for ring in self._rings]
         ended = [replay.truncated(ring, added) for ring in self._rings]
@@ -215,7 +221,7 @@ def _act_on_frames(
 ) -> tuple[tuple[Frames, ...], Array]:
     frames = _written(packets, frames, packet)
     seen = [packets.observations(own, packets.opened(each), "newest") for own, each in zip(frames, packet, strict=True)]
-    # The barrier keeps XLA from fusing the gathering into the network, which could change the rounding.
+    # The barrier keeps XLA from fusing the gathering of frames into the network. Fusion could change the rounding.
     return frames, training.policy(params, jax.lax.optimization_barrier(jnp.stack(seen)), None)[0]
 
 
@@ -228,7 +234,7 @@ def _learn_from_frames(
     packet: UInt8[Array, "seeds bytes"],
     blank: Array,
 ) -> tuple[list[LearningState], Losses]:
-    """Takes the gradient steps of a round on the batches that the packets name."""
+    """Gathers the frames of a round's batches. Then takes the gradient steps of the round on these batches."""
     fields = [packets.opened(each) for each in packet]
     pairs = list(zip(frames, fields, strict=True))
     batches = [packets.batch(own, each) for own, each in pairs]
@@ -248,7 +254,7 @@ def _learn(
     start: Array,
     last: Array,
 ) -> tuple[list[LearningState], Losses]:
-    """Takes the gradient steps of a round in one scan. Compiled twice: with and without neuron scores."""
+    """Takes the gradient steps of a round in one scan. JAX compiles it twice: with and without neuron scores."""
     keys, batches = training.prepared(start, batch)
     if looks:
         final = last & (jnp.arange(len(keys)) == len(keys) - 1)
@@ -266,7 +272,7 @@ def drawn(
     added: int,
     uniform: Float[ndarray, "steps seeds draws"],
 ) -> PyTree:
-    """Calls a replay's `method` on the ring of each seed. Returns the results with axes [gradient steps, seeds]."""
+    """Calls a replay's `method` on each seed's ring. The results have leading axes [gradient steps, seeds]."""
     return stacked([method(ring, added, uniform[:, seed]) for seed, ring in enumerate(rings)], axis=1)
 
 

@@ -176,14 +176,14 @@ class _Chunk:
         upcoming = self.training.draws(starts)
         for start in starts:
             draws, last = next(upcoming), start == starts[-1]
-            # Draws while the device still computes the round before.
+            # Draws the sample while the device still computes the round before.
             self._round(start, draws, last, self._early_sample(start, draws, last))
         return self._end()
 
     def _round(self, start: int, draws: RoundDraws, last: bool, sample: Sample | None) -> None:
-        """Takes the agent steps of a round, and its gradient steps once the replay is filled.
+        """Takes the agent steps of a round. From agent step `min_replay` on, also takes its gradient steps.
 
-        If the sample is known, the gradient steps start before the last agent step is emulated.
+        If `sample` is given, the gradient steps start before the environment takes the last agent step.
         """
         size = self.schedule.agent_steps_per_round
         for step in range(size):
@@ -199,7 +199,7 @@ class _Chunk:
             self._learn(start + size, self._sample(start, draws, last))
 
     def _policy(self, added: int, draws: RoundDraws, step: int, sample: Sample | None) -> Array | None:
-        """The policy's actions, which may not be computed yet. None if all seeds explore."""
+        """Starts the computation of the policy's actions and returns them. Returns None if all seeds explore."""
         explores, action = draws.explores[step], draws.action[step]
         params = None if explores.all() else [state.agent.learner.params for state in self.states]
         return self.feed.act(params, added, self.player.observations, action, sample)
@@ -213,7 +213,10 @@ class _Chunk:
         self.totals = np.where(outcome.restarted, np.float32(0), total)
 
     def _early_sample(self, start: int, draws: RoundDraws, last: bool) -> Sample | None:
-        """The sample of a round before its agent steps. None if it may hold one of them, or if nothing is learned."""
+        """Draws the sample of a round before the round's agent steps.
+
+        Returns None if the sample may need one of these agent steps, or if the round takes no gradient steps.
+        """
         if start < self.training.agent.min_replay:
             return None
         added, uniforms = self._drawn_from(start), [draws.batch, *([draws.score] if self._looks(last) else [])]
@@ -226,7 +229,7 @@ class _Chunk:
         return Sample(start, looks, last, *self.feed.draw(self._drawn_from(start), draws, looks))
 
     def _drawn_from(self, start: int) -> int:
-        """The number of agent steps in the replay that a round's gradient steps sample."""
+        """The number of agent steps added to the replay before the gradient steps of a round sample it."""
         return start + self.schedule.agent_steps_per_round * self.training.learns_from_round
 
     def _looks(self, last: bool) -> bool:
@@ -238,7 +241,10 @@ class _Chunk:
         return range(self.gradient_steps + 1, self.gradient_steps + 1 + self.schedule.gradient_steps_per_round)
 
     def _learn(self, added: int, sample: Sample) -> None:
-        """Starts a round's gradient steps and the copy of its target network. Does not wait for the device."""
+        """Starts a round's gradient steps, and a copy to the target network if one is due.
+
+        Does not wait for the device.
+        """
         start, after = sample.start, sample.start + self.schedule.agent_steps_per_round
         self.states, losses = self.feed.learn(self.states, added, self.player.observations, sample)
         if self.training.agent.target_due(start, after):

@@ -36,14 +36,14 @@ class FrameRing(NamedTuple):
 
 
 class Stacks(NamedTuple):
-    """Observations in a ring. Each one stacks the frame at a place in `frames` and the `age` frames before it."""
+    """Observations in a ring. An observation stacks the frame at `place` in `frames` and the `age` frames before it."""
 
     place: Int32[ndarray, "*draws"]
     age: UInt8[ndarray, "*draws"]
 
 
 class Drawn(NamedTuple):
-    """n-step transitions as in `Batch`, in which `Stacks` stand for the observations."""
+    """n-step transitions as in `Batch`, with `Stacks` instead of observations."""
 
     before: Stacks
     action_tm1: UInt8[ndarray, "*draws"]
@@ -52,7 +52,7 @@ class Drawn(NamedTuple):
     after: Stacks
 
 
-COLUMNS = struct.Struct("=qBBff?")  # bytes of a step for its checksum: the fields `place` to `last`
+COLUMNS = struct.Struct("=qBBff?")  # packs the fields `place` to `last` of a step into bytes, for its checksum
 
 
 @dataclass(frozen=True)
@@ -178,14 +178,17 @@ class FrameReplay:
         Raises ValueError if fewer than `n_step` steps were added.
         """
         drawn = self.draw(ring, added, uniform)
-        # `Batch` annotates JAX arrays, but these are NumPy arrays. Pyright accepts a PyTree as either.
+        # `Batch` is annotated with JAX arrays, but these are NumPy arrays. Pyright accepts both for a PyTree.
         before: PyTree = self._observations(ring, drawn.before)
         after: PyTree = self._observations(ring, drawn.after)
         leaves: PyTree = (before, drawn.action_tm1.astype(np.int32), drawn.return_t, drawn.discount_t, after)
         return Batch(*leaves)
 
     def draw(self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]) -> Drawn:
-        """The transitions that `sample` returns, with the places of their frames. Raises the same error."""
+        """Draws the same transitions as `sample`, with the places of frames instead of observations.
+
+        Raises the same error as `sample`.
+        """
         first = self._starts(added, uniform)
         return_t, discount_t, final = np.zeros(first.shape, np.float32), np.ones(first.shape, np.float32), first
         alive = np.ones(first.shape, bool)
@@ -201,20 +204,20 @@ class FrameReplay:
     def states(
         self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]
     ) -> UInt8[ndarray, "*draws_height_width_stack"]:
-        """Stored observations, drawn by numbers `uniform` in [0, 1)."""
+        """Draws stored observations with the random numbers `uniform` in [0, 1)."""
         return self._observations(ring, self.draw_states(ring, added, uniform))
 
     def draw_states(self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]) -> Stacks:
-        """The observations that `states` returns, as the places of their frames."""
+        """Draws the same observations as `states`. Returns the places of their frames."""
         return self._stacks(ring, self._starts(added, uniform), 0)
 
     def newest(self, ring: FrameRing, added: int) -> Stacks:
-        """The observation before the next agent step, whose newest frame is not stored yet."""
+        """The observation before the next agent step. Its newest frame is not stored yet."""
         place, age = self._next(ring, added)
         return Stacks(np.array(place % self.places, np.int32), np.array(age, np.uint8))
 
     def truncated(self, ring: FrameRing, added: int) -> bool:
-        """Whether the newest step was truncated, so that its last frame is stored at the place before `newest`."""
+        """Whether the newest step was truncated. If so, the place before `newest` holds the episode's last frame."""
         slot = (added - 1) % self.slots
         return added > 0 and bool(ring.last[slot]) and bool(ring.discount[slot] > 0)
 
@@ -266,14 +269,14 @@ class FrameReplay:
         return added - held + offset
 
     def _stacks(self, ring: FrameRing, step: Int64[ndarray, "*draws"], ahead: int | Bool[ndarray, "*draws"]) -> Stacks:
-        """The observations before the given steps, or after them where `ahead` is 1."""
+        """Returns the observations before the given steps. Where `ahead` is 1, returns those after the steps."""
         place, age = ring.place[step % self.slots] + ahead, ring.age[step % self.slots] + ahead
         return Stacks((place % self.places).astype(np.int32), age.astype(np.uint8))
 
     def _observations(self, ring: FrameRing, stacks: Stacks) -> UInt8[ndarray, "*draws_height_width_stack"]:
         place, age = stacks
         stacked = np.empty((*place.shape, *self.frame_shape, self.stack), np.uint8)
-        # One array for all frames, because allocating fresh pages costs more than copying the frames.
+        # Reuses one array for all frames, because allocating new memory pages takes longer than copying the frames.
         frames = np.empty((*place.shape, *self.frame_shape), np.uint8)
         for back in range(self.stack):
             np.take(ring.frames, (place - back) % self.places, axis=0, out=frames, mode="clip")

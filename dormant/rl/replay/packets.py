@@ -1,4 +1,7 @@
-"""A copy of a ring's frames on the device. Per agent step, the host sends one packet of bytes with the newest frame."""
+"""A copy of a ring's frames on the device. At each agent step, the host sends a packet of bytes with the newest frame.
+
+"Place" is the number of a frame in a ring (see `FrameRing`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +25,10 @@ Frames = UInt8[Array, "places pixels"]
 class Packets:
     """The layout of the packets of one seed, and the functions that use them in compiled code.
 
-    A packet holds the newest frame with its place, and the places of the frames of `updates` batches of `batch_size`
-    transitions and of `updates` times `states` observations. The sampling stays on the host, so all results are
-    bit-identical to those of `FrameReplay`.
+    A packet holds the newest frame and its place. It also holds the places of all frames that the gradient steps of a
+    round need. A round has `updates` gradient steps. Each needs a batch of `batch_size` transitions, and `states`
+    observations on which neurons are scored. The host still draws the samples, so all results are bit-identical to the
+    results of `FrameReplay`.
 
     >>> packets = Packets(FrameReplay(1_000_000), updates=1, batch_size=32, states=64)
     >>> packets.bytes, packets.frame_bytes
@@ -38,7 +42,7 @@ class Packets:
 
     @property
     def layout(self) -> np.dtype:
-        """The fields of a packet."""
+        """The dtype of a packet, which defines its fields."""
         batch, states = (self.updates, self.batch_size), (self.updates, self.states)
         return np.dtype(
             [
@@ -57,12 +61,12 @@ class Packets:
 
     @property
     def bytes(self) -> int:
-        """Size of one packet."""
+        """The size of one packet in bytes."""
         return self.layout.itemsize
 
     @property
     def frame_bytes(self) -> int:
-        """Size of the frames of one ring on the device."""
+        """The size in bytes of one ring's frames on the device."""
         return self.replay.places * self._pixels
 
     @property
@@ -70,16 +74,19 @@ class Packets:
         return int(np.prod(self.replay.frame_shape))
 
     def upload(self, ring: FrameRing, added: int) -> Frames:
-        """The frames of a ring, copied to the device."""
+        """Copies the frames of a ring to the device. Returns the copy."""
         if added == 0:
             return jnp.zeros((self.replay.places, self._pixels), jnp.uint8)
-        # `jnp.array` copies, so that donating the result never touches the file.
+        # `jnp.array` copies the frames. Donating the result to compiled code therefore never changes the file.
         return jnp.array(ring.frames.reshape(self.replay.places, self._pixels))
 
     def packed(
         self, frames: ndarray, newest: list[Stacks], batches: Sequence[Drawn] = (), inputs: Sequence[Stacks] = ()
     ) -> ndarray:
-        """One packet per seed, without start and last. `batches` and `inputs` are empty or have an entry per seed."""
+        """Returns one packet per seed. Leaves the fields `start` and `last` zero.
+
+        `frames` and `newest` have one entry per seed. `batches` and `inputs` are empty or have one entry per seed.
+        """
         packets = np.zeros(len(frames), self.layout)
         packets["frame"] = frames.reshape(len(frames), -1)
         stacks = {"newest": newest, "states": inputs}
@@ -93,7 +100,7 @@ class Packets:
         return packets
 
     def opened(self, packet: UInt8[Array, " bytes"]) -> dict[str, Array]:
-        """The fields of a packet. In compiled code."""
+        """Splits a packet into its fields, in compiled code."""
         return {name: self._field(packet, name) for name in self.layout.names or ()}
 
     def _field(self, packet: UInt8[Array, " bytes"], name: str) -> Array:
@@ -103,42 +110,47 @@ class Packets:
         return raw[..., 0] if of_one.itemsize == 1 else jax.lax.bitcast_convert_type(raw, of_one)
 
     def write(self, frames: Frames, fields: dict[str, Array]) -> Frames:
-        """The frames with the packet's newest frame. In compiled code; in place if the frames are donated."""
+        """Writes the packet's newest frame into the frames, in compiled code. Returns the frames.
+
+        The update is in place if the frames are donated.
+        """
         return jax.lax.dynamic_update_slice(frames, fields["frame"][None], (fields["newest place"], jnp.int32(0)))
 
     def observations(
         self, frames: Frames, fields: dict[str, Array], name: str
     ) -> UInt8[Array, "*draws height width stack"]:
-        """The observations whose frames the packet names. In compiled code."""
+        """Gathers the observations of the packet's `name` fields, in compiled code. `name` is for example "states"."""
         place, age = fields[f"{name} place"], fields[f"{name} age"]
         newest_last = range(self.replay.stack - 1, -1, -1)
         return jnp.stack([self._frame(frames, place, age, back) for back in newest_last], axis=-1)
 
     def _frame(self, frames: Frames, place: Int[Array, "*draws"], age: UInt8[Array, "*draws"], back: int) -> Array:
-        # A place is at least 0, and the sum avoids the remainder of a negative number.
+        # Adds `places`, so that the remainder is not computed from a negative number.
         taken = frames.at[(place + (self.replay.places - back)) % self.replay.places].get(mode="promise_in_bounds")
         taken = jnp.where((age < back)[..., None], jnp.uint8(0), taken)
         return taken.reshape(*place.shape, *self.replay.frame_shape)
 
     def batch(self, frames: Frames, fields: dict[str, Array]) -> Batch:
-        """The batches of a packet, with a leading axis of gradient steps. In compiled code."""
+        """Gathers the batches of a packet, in compiled code. They have a leading axis of gradient steps."""
         before, after = (self.observations(frames, fields, name) for name in ("before", "after"))
         return Batch(before, fields["action_tm1"].astype(jnp.int32), fields["return_t"], fields["discount_t"], after)
 
 
 def stack_fields(name: str, shape: tuple[int, ...]) -> list[tuple[str, type[np.generic], tuple[int, ...]]]:
-    """The fields of a packet for `Stacks` of a shape."""
+    """Returns the dtypes of the two fields that hold `Stacks` of the given shape in a packet."""
     return [(f"{name} place", np.int32, shape), (f"{name} age", np.uint8, shape)]
 
 
 def device_memory() -> int:
-    """Free bytes on the device. On a CPU, the available memory of the machine."""
+    """The number of free bytes on the device. On a CPU, this is the available memory of the machine."""
     found = jax.devices()[0].memory_stats() or {}
     return found["bytes_limit"] - found["bytes_in_use"] if "bytes_limit" in found else available_memory()
 
 
 def device_shortage(packets: Packets, rings: int, memory: int) -> str:
-    """A message with the sizes if the frames of `rings` rings do not fit on the device; an empty string if they fit.
+    """Returns a message with the sizes if the frames of `rings` rings do not fit on the device.
+
+    Returns an empty string if they fit.
 
     >>> packets = Packets(FrameReplay(1_000_000), updates=1, batch_size=32, states=64)
     >>> device_shortage(packets, 2, memory=16 * 10**9)
