@@ -37,7 +37,7 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of a figure: a training without its environment and seeds, which the design fills in."""
+    """One line of a figure: a training whose environment and seeds the design sets."""
 
     name: str
     training: Trainable
@@ -69,13 +69,15 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number per seed: the start, the end, the mean or the lowest value of a metric's curve.
+    """One number per seed, from a metric's curve: the start, the end, the mean or the lowest value.
 
-    Unmeasured values are ignored; `judging.claims.reduced` defines the reductions. "per episode" is the mean of
-    `train_return` over training episodes. "mean" and "per episode" cover the part of the run between the fractions
-    `after` and `until`. Shortly after a reset, an agent plays like a new one. `reset_age=(low, high)` can leave out
-    such log points: it keeps a log point only if the last reset was at least `low` and less than `high` reset periods
-    ago in both arms. An arm without resets restricts nothing.
+    `judging.claims.reduced` defines these reductions. Values that were not measured are ignored. "per episode" is the
+    mean of `train_return` over training episodes. "mean" and "per episode" cover the part of the run between the
+    fractions `after` and `until`.
+
+    Shortly after a reset, an agent plays like a new agent. `reset_age=(low, high)` can leave out the log points of this
+    time. It keeps a log point only if the last reset was at least `low` and less than `high` reset periods ago in both
+    arms. An arm without resets leaves out no log point.
 
     >>> Quantity("eval_return", "mean", after=0.5, reset_age=(0.5, math.inf)).metric
     'eval_return'
@@ -127,14 +129,18 @@ class Precondition:
 
 @dataclass(frozen=True)
 class Claim:
-    """The claim that one arm's quantity is higher (or lower) than that of the arm `against`, by at least `smallest`.
+    """A claim: a quantity is higher (or lower) in the arm `arm` than in the arm `against`, by at least `smallest`.
 
-    `against=None` compares the arm with its own start. If `baseline` is set, the arm's `quantity` is compared with the
-    `baseline` of the arm `against`, or of the arm itself with `against=None`. `by="ratio"` compares quotients: 1 means
-    no effect, and `smallest` is for example 1.5 for "higher" or 0.67 for "lower". `by="difference"` compares
-    differences: 0 means no effect, and `smallest` is for example 0.1 for "higher" or -0.1 for "lower". A claim is a
-    bound if its `smallest` allows a small effect against the claimed direction: "higher" with a ratio of 0.9 claims
-    that less than a tenth is lost.
+    If `against` is None, the quantity is compared with its value at the start of the same arm. If `baseline` is set,
+    the second value is the quantity `baseline`, instead of `quantity` or of the start.
+
+    - `by="ratio"` compares the quotient of the two values. 1 means no effect. `smallest` is for example 1.5 for
+      "higher" or 0.67 for "lower".
+    - `by="difference"` compares their difference. 0 means no effect. `smallest` is for example 0.1 for "higher" or -0.1
+      for "lower".
+
+    A claim is a bound if its `smallest` allows a small effect against the claimed direction. For example, "higher" with
+    a ratio of 0.9 claims that less than a tenth is lost.
 
     The intervals of an experiment's primary claims are corrected for the number of these claims (see
     `judging.claims.judged`). All other claims are exploratory. The claim can only be tested if all preconditions in
@@ -166,14 +172,17 @@ class Claim:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the claim bounds an effect instead of claiming that there is one."""
+        """Whether the claim is a bound: it limits an effect instead of claiming that there is an effect."""
         effect = self.smallest - (1 if self.by == "ratio" else 0)
         return effect < 0 if self.direction == "higher" else effect > 0
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot with a line per arm: `metric` against `over`. Against "replay_ratio", it shows end values."""
+    """One plot with one line per arm. The y-axis is `metric`, and the x-axis is `over`.
+
+    If `over` is "replay_ratio", the plot shows the values at the end of the runs.
+    """
 
     title: str
     metric: str
@@ -184,7 +193,7 @@ class Panel:
 class Experiment:
     """A figure of the paper: its design at each scale, its panels and its claims.
 
-    `published` names panels in published.csv, whose curves are drawn next to ours.
+    `published` names panels in published.csv. The plot shows the curves of these panels next to our curves.
     """
 
     name: str

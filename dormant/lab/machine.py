@@ -1,4 +1,4 @@
-"""This machine: its cores and devices, the cache of compiled code, and the code version."""
+"""Functions about this machine: its cores and devices, the cache of compiled code, and the code version."""
 
 import ctypes
 import importlib.metadata
@@ -33,14 +33,14 @@ def pin(core: int) -> None:
 
 
 def release_memory() -> None:
-    """Returns freed memory to the system, because Linux's C library keeps freed memory, separately for each thread."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other systems lack it
+    """Gives freed memory back to the system. The C library of Linux would keep the freed memory of every thread."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # None on other systems
     if trim is not None:
         trim(0)
 
 
 def accelerated() -> bool:
-    """Returns whether JAX uses an accelerator. Turns off preallocation, so that processes can share the memory."""
+    """Returns whether JAX uses an accelerator. Turns off preallocation, so that processes can share its memory."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     return jax.default_backend() != "cpu"
 
@@ -66,7 +66,7 @@ def keep_compiled_code() -> None:
 
 
 def compile_quickly() -> None:
-    """Halves XLA's compile time. The compiled code is several times slower, so use this only for runs of seconds.
+    """Halves XLA's compile time. The compiled code is several times slower, so use this only for very short runs.
 
     XLA reads its flags once, so the process must not have computed anything yet.
     """
@@ -90,7 +90,7 @@ def origin() -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
-    """The version of an installed package, None if it is not installed."""
+    """Returns the version of an installed package. Returns None if the package is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -98,7 +98,10 @@ def version(package: str) -> str | None:
 
 
 def revision() -> str:
-    """The git revision of dormant's checkout, with "-dirty" if it has changes. "unknown" without a checkout."""
+    """Returns the git revision of dormant's checkout, with "-dirty" if the checkout has changes.
+
+    Returns "unknown" if there is no checkout.
+    """
     # Checks that the checkout is dormant's, because an installed copy may lie inside the checkout of another project.
     source = Path(__file__).parents[2]
     if not (source / ".git").exists():

@@ -51,18 +51,18 @@ class Event(NamedTuple):
 def jobs(experiments: Iterable[Experiment], scale: Scale, root: Path, together: bool) -> list[Job]:
     """The jobs for the missing runs of some experiments.
 
-    With `together`, a job trains all missing seeds of an arm in one environment; without it, a job trains one seed. A
-    run that several experiments share is included once. A seed is missing if no finished run contains it. An unfinished
-    run is resumed if it has the same seeds as the job.
+    If `together` is true, a job trains all missing seeds of an arm in one environment. Otherwise a job trains one seed.
+    A seed is missing if no finished run contains it. A run that several experiments share is included once. A job
+    resumes an unfinished run that has the same seeds.
     """
     found = {job.path: job for cell in cells(experiments, scale) for job in _missing(cell, scale, root, together)}
     return list(found.values())
 
 
 def cells(experiments: Iterable[Experiment], scale: Scale) -> Iterator[Cell]:
-    """Yields every arm in every environment, once, of the experiments that have a design at the given scale.
+    """Yields each arm of the experiments in each environment once. Skips experiments without a design at this scale.
 
-    If an arm's training needs other trainings, these come before the arm.
+    If an arm's training needs other trainings, the other trainings come before the arm.
     """
     seen = set()
     for experiment in experiments:
@@ -120,27 +120,27 @@ def _warnings() -> Iterator[list[str]]:
 
 
 def log_file(path: Path) -> Path:
-    """The path of a job's log in its run folder. The log holds the job's output and is kept if the job fails."""
+    """The path of a job's log, next to its run folder. The log holds the job's output and is kept if the job fails."""
     return path.with_name(path.name + ".log")
 
 
 def last_line(file: Path) -> str:
-    """The last non-empty line of a file, "" if there is none."""
+    """Returns the last non-empty line of a file. Returns "" if there is none."""
     lines = file.read_text(errors="replace").split("\n") if file.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def last_log_line(job: Job | None) -> str:
-    """The last line of a job's log as the end of an error message, "" if there is none."""
+    """Returns the last line of a job's log in a form that can end an error message. Returns "" if there is none."""
     line = last_line(log_file(job.path)) if job else ""
     return f"; last line of its log: {textwrap.shorten(line, 120)}" if line else ""
 
 
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """Sends all output, including that of compiled code, to the job's log. Removes the log if no error is raised."""
+    """Sends all output, also the output of compiled code, to the job's log. Removes the log if no error is raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Neither process may empty the log, because two processes that try to claim one folder both write to this file.
+    # Appends to the log. If two processes try to claim one folder, both write to this log, so neither may empty it.
     with log_file(path).open("a") as stream:
         kept = [os.dup(number) for number in (1, 2)]
         try:
@@ -161,7 +161,7 @@ def _logged(path: Path) -> Iterator[None]:
 
 
 TRIES = 2
-RETRY_SECONDS = 2.0  # if another process uses the folder, the pause before the next attempt
+RETRY_SECONDS = 2.0  # the pause before the next attempt if another process uses the folder
 State = Literal["waiting", "queued", "running", "in use", "done", "failed"]
 
 
@@ -191,14 +191,14 @@ class DiskFull(Exception):
 
 @dataclass
 class Standing:
-    """The progress of a job. `begun_at` is the number of agent steps at which this process started or resumed it."""
+    """The progress of a job. `begun_at` is the number of agent steps at which the job was started or resumed."""
 
     job: Job
     state: State = "waiting"
     agent_steps: int = 0
     begun_at: int | None = None
     tries: int = 0
-    furthest: int = 0  # agent steps of the job when a machine was last lost
+    furthest: int = 0  # agent steps of the job when it last lost its machine
     message: str = ""
     not_before: float = 0.0
     since: float = 0.0
@@ -228,8 +228,7 @@ class Standing:
             case "refused":
                 self.state, self.message = "failed", event.message
             case "lost" if self.agent_steps > self.furthest:
-                # Losing a machine does not count as a failed try if the job has made progress since it last lost a
-                # machine.
+                # Losing a machine is not a failed try if the job has made progress since it last lost a machine.
                 self.state, self.furthest, self.message = "waiting", self.agent_steps, event.message
             case "crashed" | "lost":
                 self.tries += 1
@@ -253,10 +252,11 @@ class Board:
         return self.count("waiting", "queued", "running", "in use")
 
     def next(self, last: Path | None = None) -> Standing | None:
-        """The job to start now, or None. A job whose folder was in use comes last, after RETRY_SECONDS.
+        """Returns the job that a worker should start now, or None. `last` is the folder of the worker's last job.
 
-        `last` is the folder of the worker's last job. The best choice is another seed of that job's training, because
-        the worker has already compiled its code. The second best is a training that no other worker is running.
+        The best choice is another seed of the last job's training, because the worker has already compiled its code.
+        The second best choice is a training that no other worker is running. A job whose folder was in use comes last,
+        and only after RETRY_SECONDS.
         """
         now = time.monotonic()
         running = {each.job.path.parent for each in self.standings if each.state in ("queued", "running")}
@@ -283,8 +283,8 @@ Watch = Callable[[Board], None]
 def run_all(jobs: Sequence[Job], crew: Crew, watch: Watch = lambda board: None) -> Board:
     """Runs all jobs. Returns the board when each job is done or has failed.
 
-    `watch` is called about twice a second. An exception (Ctrl-C, DiskFull) ends the crew; every run can then be
-    resumed from its last checkpoint.
+    `watch` is called about twice a second. An exception (Ctrl-C, DiskFull) ends the crew. Every run can then be resumed
+    from its last checkpoint.
     """
     board = Board([Standing(job) for job in jobs])
     try:

@@ -1,4 +1,4 @@
-"""Runs on other machines: the resources of a run, and its progress, which is read from the shared run folder."""
+"""Runs on other machines: the resources that a run needs, and a reader of its progress in the shared run folder."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ from dormant.lab.machine import keep_compiled_code
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.lab.runs.rows import last_row
 
-POLL_SECONDS = 2.0  # time between two reads of a run's file; a shared disk may have hundreds of runs
+POLL_SECONDS = 2.0  # time between two reads of a run's metrics; spares a shared disk with hundreds of runs
 
 
 class NoCluster(ValueError):
@@ -51,20 +51,21 @@ class Resources:
 
 
 def own_paths() -> list[str]:
-    """The import paths of this process outside its Python installation, in folders that other machines may share."""
+    """The import paths of this process outside its Python installation. Other machines may share these folders."""
     installed = (sys.prefix, sys.base_prefix)
     return [os.path.abspath(path) for path in sys.path if not os.path.abspath(path).startswith(installed)]
 
 
 def with_absolute_path(job: Job) -> Job:
-    """The job with an absolute path, so that a machine with a different working directory finds it."""
+    """Returns the job with an absolute path, so that machines with another working directory find its folder."""
     return job._replace(path=job.path.absolute())
 
 
 def run_job_here(job: Job, checkpoint_seconds: float, resources: Resources, token: Path) -> Event:
-    """Runs a job on this machine of a cluster. Returns the job's last event.
+    """Runs a job on this machine, which belongs to a cluster. Returns the job's last event.
 
-    Refuses the job if this machine does not see the file `token` in the shared folder, or lacks a requested GPU.
+    Refuses the job if this machine does not see the file `token` in the shared folder. Also refuses it if the run needs
+    a GPU and this machine has none.
     """
     if not token.exists():
         folder = token.parent
@@ -88,7 +89,7 @@ class RemoteProgress:
     not_before: float = field(init=False, default=0.0)
 
     def events(self, at_once: bool = False) -> Iterator[Event]:
-        """Yields an event if the agent steps have changed. Unless `at_once`, reads at most once per POLL_SECONDS."""
+        """Yields an event if the agent steps have changed. Reads at most once per POLL_SECONDS, unless `at_once`."""
         if time.monotonic() < self.not_before and not at_once:
             return
         self.not_before = time.monotonic() + POLL_SECONDS
@@ -99,7 +100,7 @@ class RemoteProgress:
 
 
 def agent_steps_in(path: Path) -> int:
-    """The agent steps in the last row of a run's metrics, 0 if it cannot be read."""
+    """Returns the agent steps in the last row of a run's metrics. Returns 0 if there is no row or it cannot be read."""
     try:
         return int(last_row(RunFolder(path).metrics)["agent_steps"])
     except (OSError, RunRefused, KeyError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Worker processes on this machine. Each has its own core, runs many jobs, and sends events through a pipe."""
+"""Worker processes on this machine. A worker runs one job after another on one core and sends events to a pipe."""
 
 import multiprocessing
 import signal
@@ -75,9 +75,9 @@ class Worker:
 
 @dataclass
 class Processes:
-    """A crew of worker processes on this machine, one per entry of `cores`. A worker without a core (None) may use any.
+    """A crew of worker processes on this machine, one per entry of `cores`. The entry None allows any core.
 
-    With `short`, code compiles faster but runs more slowly. Use it for runs that last seconds.
+    If `short` is true, code compiles faster but runs more slowly. Use it for runs that last seconds.
     """
 
     cores: Sequence[int | None]
@@ -86,13 +86,13 @@ class Processes:
     started: list[Worker] = field(init=False, default_factory=list)
 
     def workers(self, wanted: int) -> list[Worker]:
-        """Starts missing workers, up to `wanted` and one per core. Returns all workers."""
+        """Starts workers until there are `wanted`, but at most one per core. Returns all workers."""
         for core in self.cores[len(self.started) : wanted]:
             self.started.append(Worker(core, self.checkpoint_seconds, self.short))
         return self.started
 
     def wait(self, seconds: float) -> None:
-        """Waits until a worker has an event, at most `seconds`."""
+        """Waits until a worker has an event, but not longer than `seconds`."""
         wait([worker.pipe for worker in self.started if worker.job], timeout=seconds)
 
     def end(self) -> None:
@@ -103,14 +103,14 @@ class Processes:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Delays Ctrl-C to the end of the block. A process that is started inside the block never receives Ctrl-C.
+    """Delays Ctrl-C until the end of the block. A process that is started inside the block does not receive Ctrl-C.
 
     The signal is blocked and not ignored, because an ignored signal would not reach this process after the block.
     """
     caught: list[tuple[int, FrameType | None]] = []
     # Blocking affects only this thread, so this handler catches the signals that XLA's threads receive.
     handler = signal.signal(signal.SIGINT, lambda *signal_and_frame: caught.append(signal_and_frame))
-    resource_tracker.ensure_running()  # now, because starting it later would unblock the signal
+    resource_tracker.ensure_running()  # starts it now, because starting it later would unblock the signal
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

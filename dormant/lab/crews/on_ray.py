@@ -65,10 +65,10 @@ class Slot:
 
 @dataclass
 class RayCluster:
-    """A crew with as many runs as fit on the nodes. The nodes are counted again every CENSUS_SECONDS.
+    """A crew on a Ray cluster. It has as many runs as fit on the nodes. It counts the nodes every CENSUS_SECONDS.
 
-    Raises NoCluster if no cluster answers or no node has the resources of a run. Raises ValueError for an
-    invalid address. The address of a Ray client (ray://) is invalid, because its machine may not see the run folders.
+    Raises NoCluster if no cluster answers, or if no node has the resources of a run. Raises ValueError for an invalid
+    address. The address of a Ray client (ray://) is invalid, because a client's machine may not see the run folders.
     """
 
     address: str
@@ -95,7 +95,7 @@ class RayCluster:
             raise
 
     def workers(self, wanted: int) -> list[Slot]:
-        """The busy slots, and as many free slots as the cluster has room for."""
+        """Returns the busy slots, and as many free slots as the cluster has room for."""
         self._count()
         busy = [slot for slot in self.slots if slot.job]
         free = [slot for slot in self.slots if not slot.job]
@@ -118,7 +118,7 @@ class RayCluster:
         return lambda job: serve.options(**options).remote(job, *arguments)
 
     def wait(self, seconds: float) -> None:
-        """Waits until a run has an event, at most `seconds`."""
+        """Waits until a run has an event, but not longer than `seconds`."""
         streams = [slot.stream for slot in self.slots if slot.job]
         if streams:
             ray.wait(streams, timeout=seconds)
@@ -143,7 +143,7 @@ def _serve(job: Job, checkpoint_seconds: float, resources: Resources, token: Pat
 
 
 def connect(address: str) -> None:
-    """Connects to a cluster. Raises NoCluster if none answers within seconds, ValueError for an invalid address."""
+    """Connects to a cluster. Raises NoCluster if no cluster answers, and ValueError for an invalid address."""
     host, _, port = address.rpartition(":")
     if "/" in address or (address != "auto" and not (host and port.isdigit())):
         raise ValueError(
@@ -153,8 +153,7 @@ def connect(address: str) -> None:
     try:
         if host:
             _ask(address)
-        # Hides Ray's warnings and less severe messages, because they concern Ray's own processes and are also in its
-        # logs.
+        # Hides Ray's warnings and less severe messages. They are about Ray's processes and are also in Ray's logs.
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except grpc.RpcError as error:
         raise _nobody(address, str(error.details())) from None
@@ -165,7 +164,7 @@ def connect(address: str) -> None:
 def _ask(address: str) -> None:
     """Raises RpcError if no cluster answers at the address. Without this check Ray would try for minutes."""
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-        return  # with TLS no check is made, because it would need Ray's certificates
+        return  # a check with TLS would need Ray's certificates
     try:
         with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
             channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=ANSWER_SECONDS)
@@ -195,7 +194,7 @@ def declared(resources: Resources) -> dict[str, float]:
 
 
 def needs(resources: Resources) -> dict[str, float]:
-    """The resources of a run with the names that Ray's nodes use.
+    """The resources of a run, under the names that Ray's nodes use.
 
     >>> needs(Resources(cpus=2, gpus=0.5))
     {'CPU': 2.0, 'GPU': 0.5}

@@ -22,7 +22,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 ARRAY_SIZE = 1_000  # SLURM's default MaxArraySize is 1,001
 CENSUS_SECONDS = 15.0  # time between two queries of the controller, which all users share
 GRACE_SECONDS = 30.0  # longest wait for a new job to appear in the queue, or for a result on the shared disk
-TIMEOUTS = 1_000  # how often a job may be queued again because its time is up
+TIMEOUTS = 1_000  # how many times a job may be queued again after its time limit
 WAITS = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
 RUNS = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
 FAULTS = {"FAILED", "OUT_OF_MEMORY", "COMPLETED"}  # states of a failed try; NODE_FAIL and TIMEOUT are not failed tries
@@ -47,7 +47,7 @@ class Terms:
 class Errand:
     """The function that a node runs for a job.
 
-    When the time limit is near, submitit queues the function again, which then resumes the job.
+    When the time limit is near, submitit queues the function again. The next call then resumes the job.
     """
 
     checkpoint_seconds: float
@@ -79,7 +79,7 @@ class Entry:
         self.news = [Event("queued")]
 
     def events(self) -> Iterator[Event]:
-        """The new events of the job."""
+        """Yields the new events of the job."""
         news, self.news = self.news, []
         yield from news
         if self.job and self.queued:
@@ -122,10 +122,10 @@ class Entry:
 
 @dataclass
 class SlurmArray:
-    """A crew with one entry per job. SLURM decides how many jobs run at once, at most `at_once`.
+    """A crew with one entry per job. SLURM decides how many jobs run at once. `at_once` is an upper limit.
 
-    If an earlier command has submitted a job that is still in the queue, this crew follows that job.
-    Raises NoCluster if there is no SLURM or SLURM refuses the jobs. Raises ValueError for a fraction of a GPU.
+    If the queue still has a job that an earlier command submitted, this crew follows that job.
+    Raises NoCluster if there is no SLURM, or if SLURM refuses the jobs. Raises ValueError for a fraction of a GPU.
     """
 
     root: Path
@@ -164,18 +164,18 @@ class SlurmArray:
         """Does nothing: the jobs stay in the queue."""
 
     def state_of(self, number: str) -> str | None:
-        """A job's state in the queue, "" if it is not in the queue, None if SLURM does not answer."""
+        """Returns a job's state in the queue. Returns "" if it is not in the queue, None if SLURM does not answer."""
         if time.monotonic() >= self.asked_at + CENSUS_SECONDS:
             self.asked_at = time.monotonic()
             self.states = queue()
         return None if self.states is None else self.states.get(number, "")
 
     def _earlier(self, job: Job | None) -> Any:
-        """submitit's job that an earlier command submitted for `job`, if it is still in the queue, otherwise None."""
+        """Returns the submission of `job` by an earlier command if it is still in the queue, otherwise None."""
         if job and record(job).exists():
             number = record(job).read_text().strip()
             queued = submitit.SlurmJob(self.executor.folder, number)
-            # Checks for a result too, because a job stays in the queue for a moment after its result is written.
+            # Also checks for a result, because a job stays in the queue for a moment after its result is written.
             if self.state_of(number) in WAITS | RUNS and not queued.paths.result_pickle.exists():
                 return queued
         return None
@@ -226,7 +226,10 @@ def parameters(resources: Resources, terms: Terms, at_once: int | None) -> dict[
 
 
 def queue() -> dict[str, str] | None:
-    """The state of each job of this user, with array jobs listed one by one. None if the controller does not answer."""
+    """Maps the number of each job of this user to its state. Each job of an array has an entry.
+
+    Returns None if SLURM's controller does not answer.
+    """
     options = ["--array", "--states=all", "--noheader", "--format=%i|%T", f"--user={getpass.getuser()}"]
     try:
         listed = subprocess.run(["squeue", *options], capture_output=True, text=True, check=True, timeout=60).stdout

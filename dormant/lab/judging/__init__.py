@@ -1,8 +1,9 @@
 """Statistics of runs: means, interquartile means and their 95 % intervals over seeds, and values at the end of a run.
 
-A table has the axes [seeds, environments]. A missing value is NaN and is ignored. `iqm`, `mean` and `half_width` accept
-further leading axes and return one value per entry of these axes. `benchmarks/coverage.py` measures how often each
-interval contains the true value. The demo uses this file, so it must not import polars.
+A table has the axes [seeds, environments]. A missing value is NaN and is ignored. The functions `iqm`, `mean` and
+`half_width` also accept an array of tables, with additional leading axes. They then return one value per table.
+`benchmarks/coverage.py` measures how often each interval contains the true value. The demo uses this file, so this file
+must not import polars.
 """
 
 import math
@@ -25,7 +26,7 @@ LEVEL = 0.95  # confidence level of intervals
 def iqm(table: Float[np.ndarray, "*more seeds environments"]) -> Float[np.ndarray, "*more"]:
     """The interquartile mean: the mean without the lowest and the highest quarter of all values.
 
-    The size of a quarter is rounded down, so nothing is dropped from three values or fewer.
+    The size of a quarter is rounded down, so no value is dropped if there are three or fewer.
 
     >>> float(iqm(np.array([[1.0, 2.0], [3.0, 100.0]])))
     2.5
@@ -40,7 +41,7 @@ def iqm(table: Float[np.ndarray, "*more seeds environments"]) -> Float[np.ndarra
 
 
 def mean(table: Float[np.ndarray, "*more seeds environments"]) -> Float[np.ndarray, "*more"]:
-    """The mean over environments of each environment's mean. NaN if an environment has no value.
+    """The mean of the environments' means over seeds. The result is NaN if an environment has no value.
 
     >>> float(mean(np.array([[1.0, 4.0], [3.0, np.nan]])))
     3.0
@@ -61,11 +62,12 @@ def mean_interval(values: Float[np.ndarray, " seeds"]) -> Interval:
 
 
 def stratified_interval(table: Table, degrees: Degrees = "welch", level: float = LEVEL) -> Interval:
-    """The mean over environments of each environment's mean, with a t-interval over seeds.
+    """The mean of the environments' means, with a t-interval over seeds.
 
-    The environments are fixed, not a sample. Each environment has its own variance. The degrees of freedom are
-    Satterthwaite's ("welch") or those of the environment with the fewest seeds ("fewest"). "fewest" gives
-    wider intervals, which stay valid for skewed values. The bounds are NaN if an environment has fewer than two values.
+    The environments are fixed: they are not a sample of all environments. The variance may differ between environments.
+    `degrees` sets the degrees of freedom. "welch" uses Satterthwaite's formula. "fewest" uses the degrees of freedom of
+    the environment with the fewest seeds. The intervals of "fewest" are wider and stay valid for skewed values. The
+    bounds are NaN if an environment has fewer than two values.
 
     >>> [round(bound, 2) for bound in stratified_interval(np.array([[1.0, 5.0], [2.0, 6.0], [3.0, 7.0]]))]
     [4.0, 2.87, 5.13]
@@ -83,7 +85,7 @@ def stratified_interval(table: Table, degrees: Degrees = "welch", level: float =
 def half_width(
     table: Float[np.ndarray, "*more seeds environments"], degrees: Degrees = "welch", level: float = LEVEL
 ) -> Float[np.ndarray, "*more"]:
-    """The distance from the estimate of `stratified_interval` to its bounds. Every environment needs two values.
+    """Half the width of the interval of `stratified_interval`. Every environment needs at least two values.
 
     >>> round(float(half_width(np.array([[1.0], [2.0], [3.0]]))), 2)
     2.48
@@ -95,14 +97,16 @@ def half_width(
 def p_value(
     table: Float[np.ndarray, "*more seeds environments"], null: float = 0.0, degrees: Degrees = "welch"
 ) -> Float[np.ndarray, "*more"]:
-    """The two-sided p-value p of the mean `null`: at level 1 - p, one bound of `stratified_interval` is `null`.
+    """The two-sided p-value of the hypothesis that the mean is `null`.
+
+    At the confidence level 1 - p, one bound of `stratified_interval` equals `null`.
 
     >>> round(float(p_value(np.array([[1.0], [2.0], [3.0]]))), 3)
     0.074
     """
     error, freedom = _error(table, degrees)
     distance = np.abs(mean(table) - null)
-    certain = np.where(distance > 0, 0.0, 1.0)  # if all values of each environment are equal
+    certain = np.where(distance > 0, 0.0, 1.0)  # the p-value if all values of each environment are equal
     return np.where(error > 0, 2 * stdtr(freedom, -distance / np.where(error > 0, error, 1.0)), certain)
 
 
@@ -123,11 +127,12 @@ def _error(
 
 
 def holm_levels(p_values: Sequence[float], error: float = 1 - LEVEL) -> list[float]:
-    """The confidence level of each claim's interval so that intervals without "no effect" are Holm's rejections.
+    """The confidence levels of the intervals of several claims, by Holm's method.
 
-    The claim with the smallest of m p-values gets the level 1 - error / m, the next claim 1 - error / (m - 1), and so
-    on. All claims after the first one that Holm does not reject get the level of that claim. A p-value of NaN counts as
-    1.
+    At these levels, an interval does not contain "no effect" if and only if Holm's method rejects "no effect". The
+    claim with the smallest of m p-values gets the level 1 - error / m. The next claim gets 1 - error / (m - 1), and so
+    on. All claims after the first claim that Holm does not reject get the level of that claim. A p-value of NaN is
+    treated as 1.
 
     >>> [round(level, 3) for level in holm_levels([0.2, 0.001, 0.03])]
     [0.975, 0.983, 0.975]
@@ -148,8 +153,8 @@ def bootstrap_interval(
 ) -> Interval:
     """A statistic of a table, with bounds from the percentile bootstrap.
 
-    With few seeds, these bounds are too narrow (`benchmarks/coverage.py`). So they are only drawn, to compare them with
-    the paper's bootstrap bounds, and no verdict uses them.
+    With few seeds, these bounds are too narrow (`benchmarks/coverage.py`). Therefore no verdict uses them. Plots show
+    them next to the paper's bootstrap bounds.
 
     >>> interval = bootstrap_interval(iqm, np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 9.0]]))
     >>> interval.estimate, interval.low < 2 < interval.high
@@ -164,7 +169,7 @@ def bootstrap_interval(
 def bootstrap(
     statistic: Callable[..., np.ndarray], table: Table, resamples: int, seed: int
 ) -> Float[np.ndarray, " resamples"]:
-    """The statistic of resampled tables. Seeds are drawn with replacement within each environment.
+    """Computes the statistic of resampled tables. Draws seeds with replacement within each environment.
 
     `statistic` takes one array [resamples, seeds, environments]. Missing values are never drawn.
     """
@@ -178,14 +183,14 @@ def bootstrap(
 
 
 def _mean(values: Float[np.ndarray, "*shape"], counted: Bool[np.ndarray, "..."], axis: int) -> Float[np.ndarray, "..."]:
-    """The mean of the values for which `counted` is true. NaN if there are none."""
+    """The mean of the values for which `counted` is true. The result is NaN if there is no such value."""
     count = counted.sum(axis=axis)
     total = np.where(counted, values, 0.0).sum(axis=axis)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def at_end(steps: Int[np.ndarray, " points"], measured: Bool[np.ndarray, " points"]) -> Bool[np.ndarray, " points"]:
-    """Marks the measured log points in the last tenth of a run, or the last measured log point if there are none.
+    """Marks the measured log points in the last tenth of a run. If there are none, marks the last measured log point.
 
     >>> at_end(np.array([0, 50, 95, 100]), np.array([True, True, False, False])).tolist()
     [False, True, False, False]
@@ -207,9 +212,9 @@ def at_end_of_run(folder: RunFolder, metric: str) -> Float[np.ndarray, " seeds"]
 
 
 def summary(folder: RunFolder, tau: float) -> Iterator[tuple[str, Interval]]:
-    """Yields the name and the interval over seeds of metrics at the end of a run: evaluation return, dormant fractions.
+    """Yields metrics at the end of a run: the name of each, and its mean with an interval over seeds.
 
-    Raises KeyError and RunRefused as `at_end_of_run` does.
+    The metrics are the evaluation return and the dormant fractions. Raises the same errors as `at_end_of_run`.
     """
     yield "return", mean_interval(at_end_of_run(folder, "eval_return"))
     for layer in (*layers(folder), "all"):

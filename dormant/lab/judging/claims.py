@@ -18,7 +18,7 @@ PerRun = dict[tuple[str, int], float]  # (environment, seed) -> a quantity
 
 
 class Pairs(NamedTuple):
-    """A claim's quantity in the runs of both arms, paired by seed and environment. A missing value is NaN."""
+    """The two values that a claim compares, for each seed and environment. A missing value is NaN."""
 
     environments: tuple[str, ...]
     arm: Float[np.ndarray, "seeds environments"]
@@ -36,10 +36,10 @@ class Pairs(NamedTuple):
 
 
 def pairs(claim: Claim, frame: pl.DataFrame) -> Pairs:
-    """The pairs of runs that a claim compares, from a table of `judging.table.read`.
+    """Returns the pairs of values that a claim compares. `frame` is a table of `judging.table.read`.
 
-    A claim without `against` pairs each run with its own start, or with its own `baseline`. Ignores runs whose network
-    diverged.
+    If the claim has no `against`, a pair is a run's quantity, and the start of the same run or its `baseline`. Ignores
+    runs whose network diverged.
     """
     compared, lost = frame.filter(pl.col("arm").is_in([claim.arm, claim.against or claim.arm])), 0
     if "diverged" in frame.columns:
@@ -61,7 +61,7 @@ def _table(values: PerRun, seeds: Sequence[int], environments: Sequence[str]) ->
 
 
 def _per_run(frame: pl.DataFrame, arm: str, quantity: Quantity) -> PerRun:
-    """The quantity of each run of an arm. Ignores a log point if any arm of the table ignores it."""
+    """The quantity of each run of an arm. Ignores a log point if `reset_age` leaves it out in any arm of the table."""
     low, high = quantity.reset_age
     wrong_age = ((pl.col("reset_age") < low) | (pl.col("reset_age") >= high)).fill_null(False)
     ignored = wrong_age.any().over("environment", "agent_steps")
@@ -87,12 +87,14 @@ def reduced(
     values: Float[np.ndarray, " points"],
     episodes: Float[np.ndarray, " points"] | None = None,
 ) -> float:
-    """Reduces a curve to one number: its "start", "end", "mean" or "lowest" value. NaN if nothing was measured.
+    """Reduces a curve to one number. The number is NaN if nothing was measured.
 
-    The end is the mean of the last tenth of the run. The mean is the area under the curve divided by its length,
-    between the fractions `after` and `until` of the run. The lowest value is taken after the first measured point. "per
-    episode" is the mean over the training episodes that ended between these fractions. For it, each value of the curve
-    is the mean over the `episodes` episodes since the previous log point.
+    - "start": the first measured value.
+    - "end": the mean of the last tenth of the run.
+    - "lowest": the lowest value after the first measured point.
+    - "mean": the area under the curve divided by its length, between the fractions `after` and `until` of the run.
+    - "per episode": the mean over the training episodes that ended between these fractions. Each value of the curve is
+      the mean of the episodes since the previous log point. `episodes` has their number.
 
     >>> reduced(Quantity("loss", "mean", after=0.5), np.array([0, 50, 75, 100]), np.array([9.0, 1.0, 2.0, 1.0]))
     1.5
@@ -103,7 +105,7 @@ def reduced(
     measured = ~np.isnan(values)
     if quantity.reduce == "per episode":
         assert episodes is not None, "the number of episodes at each log point"
-        # Excludes the log point at `after`, because its value covers the episodes that ended before it.
+        # Excludes the log point at `after`, because its value is about episodes that ended before this point.
         measured &= (steps > quantity.after * steps[-1]) & (steps <= quantity.until * steps[-1]) & (episodes > 0)
         return float(np.average(values[measured], weights=episodes[measured])) if measured.any() else np.nan
     if quantity.reduce == "mean":
@@ -127,14 +129,17 @@ WITHOUT_VERDICTS: Scale = "smoke"  # runs at this scale are too short to learn a
 
 
 class Verdict(NamedTuple):
-    """The verdict on a claim: the ruling, and the estimate and interval on which it is based.
+    """The verdict on a claim: a ruling, and the estimate and the interval on which the ruling is based.
 
-    The estimate is the difference between the quantities of the arm and of `against` (or of the arm's own start), or
-    their quotient if the claim is a ratio. The claim's direction does not change its sign. Quotients are clipped to
-    [1/100, 100]. `runs` is the number of pairs of runs, one per seed and environment. `interval` names the method, and
-    `level` is its confidence level. `unit` is the unit of the estimate; an estimate of 0.05 is shown as 5 percentage
-    points. `why` is one sentence. `claim` is the claim as it was judged: on Atari, a claim about a quotient of returns
-    is judged as a claim about a difference of human-normalised scores.
+    The estimate is the difference between the two values that the claim compares. If the claim is a ratio, it is their
+    quotient, clipped to [1/100, 100]. The direction of the claim does not change the sign of the estimate.
+
+    - `runs`: the number of pairs, one per seed and environment.
+    - `interval`: the name of the method that computes the interval. `level` is its confidence level.
+    - `unit`: the unit of the estimate. For example, an estimate of 0.05 is shown as 5 percentage points.
+    - `why`: one sentence that explains the ruling.
+    - `claim`: the claim that was judged. On Atari, a claim about a quotient of returns is replaced by a claim about a
+      difference of human-normalised scores.
     """
 
     claim: Claim
@@ -150,15 +155,16 @@ class Verdict(NamedTuple):
 
     @property
     def bounds(self) -> Bounds:
-        """The estimate with its interval."""
+        """The estimate and the bounds of its interval."""
         return Bounds(self.estimate, self.low, self.high)
 
 
 def judged(experiment: Experiment, frame: pl.DataFrame, scale: Scale) -> list[Verdict]:
     """Judges each claim of an experiment from a table of `judging.table.read`. Returns no verdict at scale "smoke".
 
-    Primary claims are judged together with Holm's correction: if none of them is true, the probability that any is
-    reproduced or opposite is at most 5 %. Exploratory claims are not corrected.
+    Holm's method corrects the intervals of the primary claims for their number. If there is no effect in any primary
+    claim, the probability that any of them is judged reproduced or opposite is at most 5 %. Exploratory claims are not
+    corrected.
     """
     if scale == WITHOUT_VERDICTS:
         return []
@@ -168,28 +174,32 @@ def judged(experiment: Experiment, frame: pl.DataFrame, scale: Scale) -> list[Ve
 
 
 def judge(claim: Claim, frame: pl.DataFrame, level: float = LEVEL) -> Verdict:
-    """Judges a claim from a table of `judging.table.read`, with an interval at a confidence level.
+    """Judges a claim from a table of `judging.table.read`. `level` is the confidence level of the interval.
 
-    Runs are paired by seed and environment. The effect is the mean over environments of the mean difference of the
-    pairs, or of the logarithm of their quotients. Environments with fewer than two pairs are ignored. `ruling` defines
-    the verdicts that are based on the interval. Two verdicts are not:
+    Runs are paired by seed and environment. The effect of a pair is the difference of its two values, or the logarithm
+    of their quotient. The effect of the claim is the mean over environments of the mean effect of the pairs.
+    Environments with fewer than two pairs are ignored. `ruling` defines the verdicts that are based on the interval.
+    Two verdicts do not depend on the interval:
 
     - *not testable*: a precondition of the claim does not hold, or the effect is undefined.
     - *not measured*: no finished run has measured the quantity.
 
-    Returns of different games are converted to one scale. On Atari, a quotient is undefined if an arm only reaches the
-    score of random play. Therefore differences of human-normalised scores are judged, and a claim about a quotient
-    becomes a claim about a difference of `SMALLEST_SCORE`. In other environments a difference is divided by the mean
-    return of the arm `against`.
+    The returns of different games are converted to one scale. On Atari, a quotient of human-normalised scores is
+    undefined if an arm only reaches the score of random play. Therefore the difference of these scores is judged, and a
+    claim about a quotient becomes a claim about a difference of `SMALLEST_SCORE`. In other environments a difference of
+    returns is divided by the mean return of the arm `against`.
     """
     return verdict(claim, pairs(claim, frame), level, _failed_precondition(claim, frame))
 
 
 def verdict(claim: Claim, found: Pairs, level: float = LEVEL, failed: tuple[Ruling, str] | None = None) -> Verdict:
-    """Judges a claim from its pairs of runs; see `judge`. `failed` is the verdict if a precondition does not hold."""
+    """Judges a claim from its pairs; see `judge`.
+
+    If a precondition of the claim does not hold, `failed` is the ruling and the reason.
+    """
     claim, found = _comparable(claim, found)
     count = found.complete().sum(axis=0)
-    # If no environment has two pairs, keeps environments with one pair: they give an estimate without an interval.
+    # If no environment has two pairs, keeps environments with one pair. These give an estimate without an interval.
     kept = count >= max(1, min(2, count.max(initial=0)))
     used = found.of(kept)
     effects = _effects(claim, used)
@@ -203,7 +213,7 @@ def verdict(claim: Claim, found: Pairs, level: float = LEVEL, failed: tuple[Ruli
 
 
 def ruling(interval: Bounds, smallest: float) -> Ruling:
-    """The ruling on an interval: the first one below that fits. The claimed direction is upwards, 0 is no effect.
+    """Returns the first ruling below that fits the interval. The claimed direction is upwards, and 0 is no effect.
 
     - *reproduced*: the whole interval lies above 0, and the estimate is at least the smallest effect that matters.
     - *weaker than claimed*: the whole interval lies above 0 and below the smallest effect.
@@ -230,7 +240,7 @@ def ruling(interval: Bounds, smallest: float) -> Ruling:
 
 
 def _towards_claim(claim: Claim, interval: Bounds) -> tuple[Bounds, float]:
-    """An interval and the smallest effect, turned so that the claimed direction is upwards."""
+    """Returns the interval and the smallest effect. Changes both signs if the claimed direction is downwards."""
     smallest = math.log(claim.smallest) if claim.by == "ratio" else claim.smallest
     if claim.direction == "higher":
         return interval, smallest
@@ -242,7 +252,10 @@ def _shown(claim: Claim, bound: float) -> float:
 
 
 def _comparable(claim: Claim, found: Pairs) -> tuple[Claim, Pairs]:
-    """The claim and the pairs on one scale. For Atari games, it is the difference of human-normalised scores."""
+    """Returns the claim and the pairs. Converts the returns of Atari games to human-normalised scores.
+
+    On Atari, a claim about a quotient of returns becomes a claim about a difference of scores.
+    """
     games = _atari_games(found) if _of_returns(claim) else []
     if not games:
         return claim, found
@@ -266,7 +279,7 @@ def _atari_games(found: Pairs) -> list[tuple[int, str]]:
 
 
 def _effects(claim: Claim, found: Pairs) -> Effects:
-    """The effect of each pair: NaN if a run is missing, infinite if the effect is undefined."""
+    """The effect of each pair. It is NaN if a run is missing, and infinite if the effect is undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
         if claim.by == "ratio":
             effects = log_quotients(found.arm, found.against)
@@ -278,7 +291,7 @@ def _effects(claim: Claim, found: Pairs) -> Effects:
 def log_quotients(
     arm: Float[np.ndarray, "*shape"], against: Float[np.ndarray, "*shape"]
 ) -> Float[np.ndarray, "*shape"]:
-    """The logarithms of quotients, which are clipped to [1 / `LARGEST_RATIO`, `LARGEST_RATIO`]; 0 for two zeros."""
+    """The logarithms of quotients. Clips the quotients to [1 / `LARGEST_RATIO`, `LARGEST_RATIO`]. 0 / 0 gives 0."""
     bound = math.log(LARGEST_RATIO)
     with np.errstate(divide="ignore", invalid="ignore"):
         quotients = np.clip(np.log(arm) - np.log(against), -bound, bound)
@@ -299,13 +312,16 @@ def _interval(claim: Claim, effects: Effects, level: float) -> Bounds:
 
 
 def _degrees(claim: Claim) -> Degrees:
-    # In differences the skews of two arms cancel, so Welch's interval is valid. For the change of one arm, nothing
-    # cancels its skew, so Welch's interval is too narrow.
+    # In the difference of two arms, the skews of the arms cancel, so Welch's interval is valid. In the change of one
+    # arm, nothing cancels the skew, so Welch's interval is too narrow.
     return "fewest" if claim.against is None else "welch"
 
 
 def _p_value(claim: Claim, frame: pl.DataFrame) -> float:
-    """The p-value of the hypothesis "no effect", or of "effect at the bound". NaN if the claim has no interval."""
+    """The p-value of the hypothesis "no effect". For a bound, the hypothesis is "the effect equals the bound".
+
+    The result is NaN if the claim has no interval.
+    """
     claim, found = _comparable(claim, pairs(claim, frame))
     effects = _effects(claim, found.of(found.complete().sum(axis=0) >= 2))
     if _failed_precondition(claim, frame) or not effects.size or np.isinf(effects).any():
@@ -322,7 +338,7 @@ def _method(claim: Claim, found: Pairs) -> str:
 
 
 def _failed_precondition(claim: Claim, frame: pl.DataFrame) -> tuple[Ruling, str] | None:
-    """Returns "not testable" or "not measured" with the reason if a precondition does not hold, otherwise None."""
+    """If a precondition does not hold, returns "not testable" or "not measured" and the reason. Otherwise None."""
     for condition in claim.requires:
         value = _mean_of(condition, frame)
         if math.isnan(value):
@@ -340,7 +356,7 @@ def _mean_of(condition: Precondition, frame: pl.DataFrame) -> float:
 
 
 def _absent(claim: Claim, found: Pairs) -> tuple[Ruling, str] | None:
-    """Returns "not measured" with the reason if one side was never measured, otherwise None."""
+    """If one of the two values was never measured, returns "not measured" and the reason. Otherwise None."""
     metrics = claim.quantity.metric, (claim.baseline or claim.quantity).metric
     sides = (claim.arm, found.arm, metrics[0]), (claim.against or claim.arm, found.against, metrics[1])
     absent = [unmeasured(arm, metric) for arm, table, metric in sides if np.isnan(table).all()]
@@ -348,7 +364,7 @@ def _absent(claim: Claim, found: Pairs) -> tuple[Ruling, str] | None:
 
 
 def _without_interval(claim: Claim, effects: Effects) -> tuple[Ruling, str] | None:
-    """Returns a ruling with the reason if there is no interval, otherwise None."""
+    """If there is no interval, returns a ruling and the reason. Otherwise None."""
     if np.isinf(effects).any():
         return "not testable", UNDEFINED[claim.by]
     if np.count_nonzero(~np.isnan(effects), axis=0).max(initial=0) < 2:

@@ -1,4 +1,4 @@
-"""The runs of an experiment as one table: a row per arm, environment, seed and log point."""
+"""Reads the runs of an experiment into one table. It has one row per arm, environment, seed and log point."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,8 +25,8 @@ FIRST_COLUMNS = {
     "diverged": pl.Int64,
 }
 LAST_COLUMNS = {"replay_ratio": pl.Float64, "reset_age": pl.Float64}
-# History -> label of a plot's axis. A history is a set of earlier dormant neurons; `overlaps` compares the present ones
-# with it.
+# History -> label of a plot's axis. A history is a set of neurons that were dormant before. `overlaps` compares it with
+# the neurons that are dormant now.
 HISTORIES = {
     "union": "overlap with all before",
     "previous": "overlap with the point before",
@@ -37,9 +37,9 @@ RunOfSeed = Mapping[int, RunFolder]
 
 
 def read(root: Path, scale: Scale, experiment: Experiment, unfinished: bool = False) -> pl.DataFrame:
-    """Reads one row per arm, environment, seed and log point, with all logged metrics, null if not logged.
+    """Reads one row per arm, environment, seed and log point. Columns are all logged metrics. Unmeasured is null.
 
-    Further columns:
+    Additional columns:
 
     - `replay_ratio`: the training's replay ratio, null if the training has no actor.
     - `reset_age`: reset periods since the network was last reset or created, null for an arm without resets.
@@ -70,9 +70,9 @@ def read(root: Path, scale: Scale, experiment: Experiment, unfinished: bool = Fa
 
 
 def read_all(root: Path, scale: Scale, experiments: Iterable[Experiment]) -> pl.DataFrame:
-    """Reads the finished runs of several experiments, with their names in a column `experiment`.
+    """Reads the finished runs of several experiments. The column `experiment` has the experiment's name.
 
-    A run of several experiments appears once per experiment. Raises ValueError if no run is finished.
+    A run that several experiments share appears once per experiment. Raises ValueError if no run is finished.
     """
     frames = [(each.name, read(root, scale, each)) for each in experiments]
     named = [frame.with_columns(experiment=pl.lit(name)) for name, frame in frames if not frame.is_empty()]
@@ -88,8 +88,8 @@ def _metrics(run: RunFolder) -> pl.DataFrame:
         return pl.DataFrame(schema=FIRST_COLUMNS)
     table = _parsed(b"\n".join(content))
     if len(table) != len(content) or not _numeric(table):
-        # Reads again with a slower reader, which names the damaged line and field. It also accepts NaN and infinite
-        # numbers, which are not JSON.
+        # Reads again with a slower reader, whose errors name the damaged line and field. The slower reader also accepts
+        # NaN and infinite numbers, although they are not JSON.
         table = pl.DataFrame(list(rows(run.metrics)), infer_schema_length=None)
     metrics = [pl.col(name).cast(FIRST_COLUMNS.get(name, pl.Float64)) for name in table.columns]
     table = table.select(metrics).unique(["seed", "agent_steps"], keep="last", maintain_order=True)
@@ -103,7 +103,7 @@ def _numeric(table: pl.DataFrame) -> bool:
 
 
 def _diverged(table: pl.DataFrame) -> pl.Expr:
-    """The agent steps at each seed's first number that is not finite, null if all numbers are finite."""
+    """The agent steps at which a seed first has a number that is not finite. Null if all its numbers are finite."""
     numbers = [pl.col(name) for name, kind in table.schema.items() if kind == pl.Float64]
     bad = pl.any_horizontal([(~number.is_finite()).fill_null(False) for number in numbers] or [pl.lit(False)])
     return pl.when(bad).then(pl.col("agent_steps")).min().over("seed").cast(pl.Int64)
@@ -131,7 +131,7 @@ def _of_cell(cell: Cell, held: RunOfSeed, tables: Mapping[RunFolder, pl.DataFram
 
 
 def _reset_age(training: Trainable) -> pl.Expr:
-    """The reset periods since the network's last reset, or since the start of the run if it was never reset."""
+    """The time since the network's last reset, in reset periods. Before the first reset, the time since the start."""
     ages = []
     for reset in _resets(training):
         steps = pl.col("gradient_steps")
@@ -158,17 +158,18 @@ def _resets(value: object) -> Iterator[Every]:
 def overlaps(
     scores: Float[np.ndarray, "seeds points neurons"], tau: float, history: str
 ) -> Float[np.ndarray, "seeds points"]:
-    """The overlap coefficient |X and Y| / min(|X|, |Y|) of a log point's dormant neurons X with a historical set Y.
+    """The overlap coefficient |X and Y| / min(|X|, |Y|) of two sets of dormant neurons, at each log point.
 
-    The history "union" is the union of the dormant neurons at all earlier log points; "previous" is the set at the
-    previous log point. With the suffix "-by-chance" the result is max(|X|, |Y|) / neurons, the expected overlap of two
-    random sets of these sizes. The result is NaN at the first log point, and if either set is empty.
+    X is the set at the log point. For the history "union", Y is the union of the sets at all earlier log points. For
+    "previous", Y is the set at the previous log point. With the suffix "-by-chance", the result is instead
+    max(|X|, |Y|) / neurons, the expected overlap of two random sets of these sizes. The result is NaN at the first log
+    point, and if X or Y is empty.
 
     >>> overlaps(np.array([[[0.0, 0.0, 2.0], [0.0, 1.0, 2.0], [1.0, 0.0, 0.0]]]), 0.0, "union").tolist()
     [[nan, 1.0, 0.5]]
 
-    Source: Sokar et al. 2023, figure 5. The paper does not define its historical set. A union that
-    includes the present set would make all coefficients 1. The paper's log points are further apart than ours.
+    Source: Sokar et al. 2023, figure 5. The paper does not define Y. If the union included X, all coefficients would be
+    1. The paper's log points are further apart than ours.
     """
     now = scores <= tau
     before = _before(now, history.removesuffix("-by-chance"))
@@ -186,14 +187,14 @@ def _before(now: Bool[np.ndarray, "seeds points neurons"], history: str) -> Bool
 
 
 def overlap_metrics(experiment: Experiment) -> list[str]:
-    """The overlaps in the panels and claims of an experiment, as `overlap/HISTORY/TAU/LAYER`."""
+    """The names of the overlap metrics in an experiment's panels and claims, as `overlap/HISTORY/TAU/LAYER`."""
     metrics = [panel.metric for panel in experiment.panels]
     metrics += [quantity.metric for claim in experiment.claims for quantity in claim.quantities]
     return list(dict.fromkeys(metric for metric in metrics if metric.startswith("overlap/")))
 
 
 def with_overlaps(table: pl.DataFrame, run: RunFolder, metrics: Iterable[str]) -> pl.DataFrame:
-    """Adds a column per overlap metric to the rows of a run. Returns an empty table unchanged.
+    """Adds a column per overlap metric to a table with the rows of a run. Returns the table. Ignores an empty table.
 
     Raises RunRefused if a layer has no scores or a row is damaged.
     """

@@ -1,4 +1,4 @@
-"""The words of verdicts: metrics, units, numbers, and one plain sentence per verdict."""
+"""The texts of verdicts: names of metrics, units, numbers, and one sentence per verdict."""
 
 import math
 from typing import Literal, NamedTuple
@@ -25,7 +25,7 @@ UNDEFINED = {
 
 
 class Bounds(NamedTuple):
-    """An estimate and the bounds of its interval, which are NaN if they are unknown."""
+    """An estimate and the bounds of its interval. Unknown bounds are NaN."""
 
     estimate: float
     low: float
@@ -33,12 +33,12 @@ class Bounds(NamedTuple):
 
 
 def is_fraction(metric: str) -> bool:
-    """Whether a metric is a fraction, which is shown in percent."""
+    """Whether a metric is a fraction. Fractions are shown in percent."""
     return metric.startswith(("dormant/", "overlap", "rise/")) or metric == "accuracy"
 
 
 def quantity(metric: str) -> str:
-    """The quantity that a metric measures, in words.
+    """Returns a text for what a metric measures.
 
     >>> quantity("dormant/0.1/all"), quantity("dormant/0/dense"), quantity("loss")
     ('dormant neurons (τ = 0.1)', 'dormant neurons in “dense” (τ = 0)', 'loss')
@@ -63,7 +63,7 @@ def quantity(metric: str) -> str:
 
 
 def reduction(what: Quantity) -> str:
-    """The reduction of a run's curve to one number, in words.
+    """Returns a text for how a quantity reduces a run's curve to one number.
 
     >>> reduction(Quantity("eval_return", "mean", after=0.5)), reduction(Quantity("loss", "mean", 0.05, until=0.15))
     ('mean of the last 50 % of the run', 'mean from 5 % to 15 % of the run')
@@ -87,7 +87,7 @@ def reduction(what: Quantity) -> str:
 
 
 def unit_of(claim: Claim, atari: bool) -> str:
-    """The unit of a claim's effect. `atari` tells whether its environments are Atari games."""
+    """The unit of a claim's effect. `atari` is true if the environments are Atari games."""
     if claim.by == "ratio":
         return TIMES
     if is_fraction(claim.quantity.metric):
@@ -98,7 +98,7 @@ def unit_of(claim: Claim, atari: bool) -> str:
 
 
 def number(value: float) -> str:
-    """A number with three significant digits, and separators of thousands.
+    """Formats a number with three significant digits and thousands separators.
 
     >>> number(4000.0), number(1.3349), number(0.00001234)
     ('4,000', '1.33', '0.0000123')
@@ -110,7 +110,7 @@ def number(value: float) -> str:
 
 
 def bare(unit: str, value: float) -> str:
-    """Returns the text of an effect without its unit. A clipped ratio becomes "at least" or "at most" the limit.
+    """Formats an effect without its unit. A clipped ratio becomes "at least" or "at most" the limit.
 
     >>> bare("times", 250.0), bare("times", 0.001), bare("percentage points", -0.059), bare("% of DQN", 0.2)
     ('at least 100', 'at most 0.01', '-5.9', '+20')
@@ -127,7 +127,7 @@ def bare(unit: str, value: float) -> str:
 
 
 def amount(unit: str, value: float) -> str:
-    """An effect with its unit.
+    """Formats an effect with its unit.
 
     >>> amount("times", 1.3), amount("percentage points", 0.05)
     ('1.3 times', '+5.0 percentage points')
@@ -141,7 +141,7 @@ def unknown(unit: str, interval: Bounds) -> bool:
 
 
 def effect(unit: str, interval: Bounds) -> str:
-    """An estimate with its interval and unit.
+    """Formats an estimate with its interval and unit.
 
     >>> effect("times", Bounds(1.3, 0.9, 1.7)), effect("times", Bounds(1.0, 1e-26, 1e25))
     ('1.3 times [0.9, 1.7]', 'cannot be estimated')
@@ -157,7 +157,7 @@ def effect(unit: str, interval: Bounds) -> str:
 
 
 def matters(claim: Claim, unit: str) -> str:
-    """The smallest effect that matters to a claim, or its bound, as a phrase."""
+    """Returns a phrase that names the smallest effect that matters to a claim, or the claim's bound."""
     more = "more" if claim.direction == "higher" else "less"
     if claim.is_bound:
         return f"{'less' if more == 'more' else 'more'} than {amount(unit, claim.smallest)} would contradict it"
@@ -165,7 +165,7 @@ def matters(claim: Claim, unit: str) -> str:
 
 
 def sentence(claim: Claim, ruling: Ruling, unit: str, interval: Bounds) -> str:
-    """The reason for a ruling that is based on an interval, in one sentence."""
+    """Returns a sentence that explains a ruling which is based on an interval."""
     if unknown(unit, interval):
         return "The quotient cannot be estimated: these runs fit anything from a hundredth to 100 times."
     smallest = amount(unit, claim.smallest)
@@ -193,12 +193,12 @@ def sentence(claim: Claim, ruling: Ruling, unit: str, interval: Bounds) -> str:
 
 
 def _holds(claim: Claim, interval: Bounds) -> bool:
-    """Whether the smallest effect that matters is at most as far from no effect as the interval's far bound."""
+    """Whether the interval contains an effect that is at least as large as the smallest effect that matters."""
     return interval.high >= claim.smallest if claim.direction == "higher" else interval.low <= claim.smallest
 
 
 def unmet(condition: Precondition, value: float) -> str:
-    """The sentence for a precondition that does not hold because its quantity has this value."""
+    """Returns a sentence for a precondition that does not hold. `value` is the mean of its quantity."""
     what, metric = condition.quantity, condition.quantity.metric
     shown = [f"{100 * each:.1f} %" if is_fraction(metric) else number(each) for each in (value, condition.least)]
     needed = f"at least {shown[1]}"
@@ -209,5 +209,5 @@ def unmet(condition: Precondition, value: float) -> str:
 
 
 def unmeasured(arm: str, metric: str) -> str:
-    """The sentence for a quantity that no finished run has measured."""
+    """Returns a sentence for a metric that no finished run of an arm has measured."""
     return f"No finished run of {arm} has measured {metric}."
