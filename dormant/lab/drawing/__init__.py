@@ -1,4 +1,4 @@
-"""Pictures of the demo, of a report and of several runs, and maps of neuron scores for pages."""
+"""Draws pictures for the demo, for a report and of several runs, and maps of neuron scores for the page."""
 
 import base64
 import io
@@ -23,8 +23,8 @@ from dormant.plots import COLOURS, DORMANT, HIGHEST, LINES, STYLE, by_dormancy, 
 def demo_picture(arms: Mapping[str, RunFolder], tau: float, title: str, caption: str) -> Figure:
     """Draws four panels that compare arms: return, dormant fraction, dormant fraction per layer, and neuron scores.
 
-    Thin lines are single seeds, and thick lines are means over seeds. The neuron scores are those of the last layer in
-    the first seed.
+    Thin lines are single seeds, and thick lines are means over seeds. The panel of neuron scores shows the last layer
+    of the first seed.
     """
     with mpl.rc_context(STYLE):
         figure = _titled(Figure((11.0, 7.6), dpi=130, layout="constrained"), title, caption)
@@ -107,7 +107,7 @@ def plot_runs(runs: Mapping[str, Path | str], metric: str = "dormant/0.1/all", a
 
 
 def report_picture(report: Report, title: str) -> Figure:
-    """Draws the dormant fraction per layer with its interval, and each layer's scores in ascending order."""
+    """Draws the dormant fraction of each layer with its interval, and the scores of each layer in ascending order."""
     shares, _ = report.plot()
     assert isinstance(shares.figure, Figure)
     return _titled(shares.figure, title, report.conditions)
@@ -124,18 +124,18 @@ PALETTE = [
 
 
 class ScoreMap(NamedTuple):
-    """The scores of one layer for one seed of a run. `image` is a PNG file as a data URL."""
+    """A picture of one layer's neuron scores, for one seed of a run. `image` is a PNG file as a data URL."""
 
     layer: str
     seed: int
     neurons: int
     agent_steps: int
-    dormant: float  # fraction at the last log point
+    dormant: float  # the dormant fraction at the last log point
     image: str
 
 
 def score_maps(run: RunFolder, tau: float) -> Iterator[ScoreMap]:
-    """Yields a map per layer of the run's first seed, from input to output. Yields nothing for a run without scores.
+    """Yields one map per layer of the run's first seed, from input to output. Yields nothing if the run has no scores.
 
     Raises RunRefused if a line of the run's files is damaged.
     """
@@ -151,9 +151,10 @@ def score_maps(run: RunFolder, tau: float) -> Iterator[ScoreMap]:
 
 
 def levels(scores: Float[np.ndarray, "neurons points"], tau: float) -> UInt8[np.ndarray, "rows columns"]:
-    """Sorted scores as sixteen levels: 0 for dormant, 1 to 14 increasing with the score, 15 for NaN.
+    """Sorts the neurons by dormancy, and maps their scores to sixteen levels.
 
-    Wide layers and long runs are thinned to evenly spaced neurons and log points.
+    Level 0 is dormant, levels 1 to 14 increase with the score, and 15 is NaN. From wide layers and long runs, only
+    evenly spaced neurons and log points are taken.
 
     >>> levels(np.array([[0.0, 1.0], [3.0, 9.0], [1.0, np.nan]]), tau=0.1).tolist()
     [[0, 5], [5, 15], [14, 14]]

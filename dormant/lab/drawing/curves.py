@@ -1,4 +1,4 @@
-"""The plots of an experiment as numbers: one line per arm over time or replay ratio, with seeds and an interval."""
+"""Computes the plots of an experiment: one line per arm over time or replay ratio, with seeds and an interval."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,10 @@ ALL = "all environments"
 
 @dataclass(frozen=True)
 class Line:
-    """One arm in one plot: the values per seed, their mean or IQM, and the bounds of its interval (NaN if missing).
+    """One line of a plot: the values of each seed, and their mean or IQM (`middle`) with the bounds of its interval.
 
-    Lines of the paper have no values per seed. `colour` and `dash` are indices of a colour and a dash pattern.
+    Missing bounds are NaN. Lines of the paper have no values of seeds. `colour` and `dash` are the indices of a colour
+    and of a dash pattern.
     """
 
     label: str
@@ -38,7 +39,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """Lines on one pair of axes. `place` names the environment, `ALL`, or the source of the paper's lines."""
+    """Lines on one pair of axes. `place` is the environment or `ALL`. For lines of the paper, it names their source."""
 
     title: str
     place: str
@@ -52,7 +53,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Pen:
-    """The indices of an arm's colour and dash pattern."""
+    """The index of an arm's colour, and the index of its dash pattern."""
 
     colour: int
     dash: int
@@ -62,7 +63,7 @@ Pens = dict[str, Pen]
 
 
 def plots(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> tuple[Plot, ...]:
-    """The plots of each panel: one per environment, and one of all environments if their values have a common unit.
+    """Computes the plots of each panel: one per environment, and one of all environments if they have a common unit.
 
     Skips arms and environments that are not in the table. Skips empty plots.
     """
@@ -74,8 +75,8 @@ def plots(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> tuple[Pl
 
 
 def _places(environments: Sequence[str], panel: Panel) -> list[list[str]]:
-    # Fractions and human-normalised returns can be averaged over games. Returns of MinAtar's games have different
-    # units.
+    # Fractions and human-normalised scores can be averaged over games. The returns of MinAtar's games cannot, because
+    # they have different units.
     comparable = is_fraction(panel.metric) or _normalisable(panel.metric, environments)
     return [[name] for name in environments] + [list(environments)] * (len(environments) > 1 and comparable)
 
@@ -138,7 +139,7 @@ def _line(label: str, pen: Pen, x: Points, values: Measured, metric: str, place:
 
 
 def family(arm: str) -> str:
-    """The arm's name up to its first comma. Over the replay ratio, the arms of a family form one line.
+    """The arm's name up to its first comma. In plots over the replay ratio, the arms of one family form one line.
 
     >>> family("ReDo, RR 0.25"), family("Weight decay")
     ('ReDo', 'Weight decay')
@@ -147,7 +148,7 @@ def family(arm: str) -> str:
 
 
 def pens(arms: Sequence[str]) -> Pens:
-    """Assigns a pen to each arm and each family. If several families have several arms, each family shares a colour.
+    """Assigns a pen to each arm and each family. If there are several families, the arms of a family share a colour.
 
     >>> pens(["DQN, RR 1", "DQN, RR 2", "Reset"])["DQN, RR 2"]
     Pen(colour=0, dash=1)
@@ -161,8 +162,9 @@ def pens(arms: Sequence[str]) -> Pens:
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Spreads heights within [0, 1], so that neighbours are at least `gap` apart, and keeps their order. Moves each as
-    little as possible.
+    """Spreads heights within [0, 1], so that neighbours are at least `gap` apart. Keeps their order.
+
+    Moves each height as little as possible.
 
     >>> [round(height, 2) for height in spread([0.5, 0.52, 0.9], 0.1)]
     [0.46, 0.56, 0.9]
@@ -170,7 +172,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     order = np.argsort(heights, kind="stable")
     ladder = gap * np.arange(len(heights))
     wanted = np.asarray(heights, dtype=float)[order] - ladder
-    # Isotonic least squares: pool neighbours that are in the wrong order.
+    # Isotonic least squares: pools neighbours that are in the wrong order.
     pools: list[list[float]] = []
     for height in wanted.tolist():
         pools.append([height])
@@ -184,9 +186,9 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def measured(rows: pl.DataFrame, environments: Sequence[str], x_name: str, metric: str) -> tuple[Points, Measured]:
-    """The x values at which an arm was measured in all environments, and the values per seed (NaN if missing).
+    """Returns the x values at which an arm was measured in all environments, and the values (NaN if missing).
 
-    Skips log points at which an environment has no value, because their mean would cover fewer environments.
+    Skips a log point if an environment has no value there, because the mean would cover fewer environments.
     """
     value = pl.col(metric).cast(pl.Float64) if metric in rows.columns else pl.lit(None, pl.Float64).alias(metric)
     rows = rows.filter(pl.col("environment").is_in(environments)).select("environment", "seed", x_name, value)
@@ -202,13 +204,13 @@ def measured(rows: pl.DataFrame, environments: Sequence[str], x_name: str, metri
 
 
 def normalised(values: Measured, environments: Sequence[str]) -> Measured:
-    """Human-normalised Atari returns: random play is 0, and a human is 1."""
+    """Converts Atari returns to human-normalised scores: 0 for random play, 1 for a human."""
     games = [name.removeprefix(ATARI) for name in environments]
     return np.stack([np.asarray(human_normalised(game, values[:, i])) for i, game in enumerate(games)], axis=1)
 
 
 def ends(x: Points, values: Measured) -> Float[np.ndarray, "seeds environments"]:
-    """The mean over the last tenth of the run, per seed and environment. NaN if there is no value.
+    """The mean over the last tenth of the run, for each seed and environment. It is NaN if there is no value.
 
     >>> ends(np.array([0.0, 50, 95, 100]), np.array([[[9.0, 9, 1, 3]], [[9, 9, 1, math.nan]]])).tolist()
     [[2.0], [1.0]]
@@ -219,7 +221,7 @@ def ends(x: Points, values: Measured) -> Float[np.ndarray, "seeds environments"]
 
 
 def stratified_band(values: Measured) -> tuple[Points, Points, Points]:
-    """The mean over environments of their means at every point, with the stratified t-interval.
+    """The mean of the environments' means at every point, with the bounds of `stratified_interval`.
 
     >>> [round(float(bound[0]), 2) for bound in stratified_band(np.array([[[1.0]], [[2.0]], [[3.0]]]))]
     [2.0, -0.48, 4.48]
@@ -229,6 +231,6 @@ def stratified_band(values: Measured) -> tuple[Points, Points, Points]:
 
 
 def iqm_band(values: Measured) -> tuple[Points, Points, Points]:
-    """The interquartile mean at every point with bootstrap bounds, as in the paper's plots of returns."""
+    """The interquartile mean at every point, with bootstrap bounds. The paper's plots of returns show the same."""
     bounds = np.array([bootstrap_interval(iqm, values[:, :, point]) for point in range(values.shape[2])])
     return bounds[:, 0], bounds[:, 1], bounds[:, 2]

@@ -31,11 +31,12 @@ QUANTITIES = {
     "overlap_percent": "overlap of dormant neurons",
     "iqm_human_normalised": "human-normalised return, IQM",
 }
-METRICS = {"dormant_percent": "dormant/", "overlap_percent": "overlap"}  # prefix of our metric; the rest are returns
+# Metric in published.csv -> prefix of our metric. All other metrics in published.csv are returns.
+METRICS = {"dormant_percent": "dormant/", "overlap_percent": "overlap"}
 
 
 def published(experiment: Experiment, scale: Scale) -> tuple[Plot, ...]:
-    """The paper's plots that the experiment names. Each line has the colour and dash pattern of our matching arm.
+    """Returns the paper's plots that the experiment names. A line has the colour and dash pattern of our matching arm.
 
     Raises KeyError for a panel that is not in published.csv.
     """
@@ -65,7 +66,7 @@ def _table() -> list[Row]:
 
 
 def _kind(row: Row) -> tuple[str, str, str]:
-    return row["metric"], row["x_name"], row["panel"].split()[0]  # a panel starts with its game
+    return row["metric"], row["x_name"], row["panel"].split()[0]  # the first word of a panel's name is its game
 
 
 def _plot(figure: str, metric: str, x_name: str, rows: list[Row], drawn: dict[str, Pen]) -> Plot:
@@ -111,7 +112,9 @@ def _column(rows: list[Row], name: str) -> np.ndarray:
 
 
 def _counterpart(words: Sequence[str], labels: Sequence[str]) -> str | None:
-    """Our label that matches a label of the paper. None if each of ours has a word that the paper's label lacks.
+    """Returns our label that best matches a label of the paper. The label of the paper must have all of its words.
+
+    Returns None if no label matches.
 
     >>> _counterpart(["redo", "DemonAttack", "replay_ratio=1"], ["DQN, RR 1", "ReDo, RR 1", "ReDo, RR 2"])
     'ReDo, RR 1'
@@ -148,9 +151,9 @@ def experiment_figure(
     verdicts: Sequence[Verdict] = (),
     revisions: Sequence[str] = (),
 ) -> Figure:
-    """Draws an experiment's runs: means over seeds with 95 % intervals, and thin lines for a few seeds.
+    """Draws an experiment's runs: means over seeds with 95 % intervals, and thin lines of single seeds if they are few.
 
-    The verdicts and claims are printed below the plots. Raises ValueError if there is nothing to draw.
+    Prints the verdicts and claims below the plots. Raises ValueError if there is nothing to draw.
     """
     rows = grid(experiment, scale, frame)
     if not rows:
@@ -169,7 +172,7 @@ def experiment_figure(
 
 
 def grid(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> list[list[Plot]]:
-    """The rows of plots, one per panel. The paper's plots of a quantity end our first row of that quantity."""
+    """Returns the rows of plots, one per panel. The paper's plots of a quantity end our first row of that quantity."""
     ours, theirs = plots(experiment, scale, frame), list(published(experiment, scale))
     titles = dict.fromkeys((plot.title, plot.metric, plot.x_name) for plot in ours)
     rows = [[plot for plot in ours if (plot.title, plot.metric, plot.x_name) == title] for title in titles]
@@ -183,7 +186,7 @@ def grid(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> list[list
 
 
 def caption(experiment: Experiment, scale: Scale, frame: pl.DataFrame, revisions: Sequence[str] = ()) -> Iterator[str]:
-    """Yields lines of text: how the figure was made, what its lines are, and what it leaves out."""
+    """Yields lines of text that explain how the figure was made, what its lines are, and what it leaves out."""
     seeds = ", ".join(map(str, sorted(set(frame["seed"]))))
     revision = f"; revision {', '.join(revisions)}" if revisions else ""
     yield from textwrap.wrap(f"{command(experiment, scale)}; seeds {seeds}{revision}.", CAPTION, break_on_hyphens=False)
@@ -201,7 +204,7 @@ def command(experiment: Experiment, scale: Scale) -> str:
 
 
 def judgement(verdict: Verdict) -> str:
-    """A verdict in one line: mark, claim, estimate with interval, and number of runs."""
+    """Formats a verdict as one line: mark, ruling, claim, estimate with interval, and number of runs."""
     numbers = f"{effect(verdict.unit, verdict.bounds)}, {verdict.runs} runs"
     return f"{MARKS[verdict.verdict]} {verdict.verdict}: {verdict.claim.statement} ({numbers})"
 
@@ -247,7 +250,10 @@ def draw(axes: Axes, plot: Plot) -> None:
 
 
 def _reach(plot: Plot) -> tuple[float, float]:
-    """The y limits. They contain all measured values, but cut off intervals that would flatten the lines."""
+    """The limits of the y-axis. They contain all measured values, but cut off long intervals.
+
+    A long interval would flatten the lines.
+    """
     measured = np.concatenate([values for line in plot.lines for values in (line.middle, *line.seeds)])
     bounds = np.concatenate([values for line in plot.lines for values in (line.low, line.high)])
     bottom = min(0.0, float(np.nanmin(measured)))

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file with experiments, verdicts, plots and neuron scores."""
+"""Builds the report: one self-contained HTML file with experiments, verdicts, plots and neuron scores."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ from dormant.lab.page.chapters import (
 from dormant.lab.page.chapters import chapter as chapter
 
 LARGEST = 6_000_000  # bytes
-# Choices of (points per line, environments with score maps). The first choice that keeps the page small enough is used.
+# Pairs of points per line and environments with score maps. The first pair that makes the page small enough is used.
 SIZES = ((120, 99), (60, 99), (60, 3), (40, 1), (20, 0))
-# Content security policy of the page: the browser loads nothing from outside the file.
+# The content security policy of the page. The browser then loads nothing from outside the file.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
@@ -95,7 +95,7 @@ NO_VERDICTS = "This scale gives no verdicts. It only shows that the experiments 
 
 
 def counts(chapters: Sequence[Chapter]) -> str:
-    """The number of claims per verdict, in one or two sentences. Unmeasured claims are counted separately."""
+    """Returns one or two sentences with the number of claims per verdict. Claims that were not measured come last."""
     if not any(each.verdicts for each in chapters):
         return NO_VERDICTS
     found = Counter(verdict.verdict for each in chapters for verdict in each.verdicts)
@@ -110,7 +110,7 @@ def _chapter(each: Chapter, file: Path) -> str:
     left_out = experiment.designs[each.scale].leaves_out
     notes = [experiment.settings, f"Left out of this scale: {left_out}" if left_out else ""]
     seeds = ", ".join(map(str, sorted(set(each.frame["seed"]))))
-    published = " Dashed lines on axes of their own are read from the paper's plots." if experiment.published else ""
+    published = " Plots with dashed lines show the paper's curves, read from its plots." if experiment.published else ""
     return (
         f'<section class="figure" id="{name}" aria-labelledby="{name}-title"><p class="tag">{name}</p>'
         f'<h2 id="{name}-title">{escape(experiment.title)}</h2>'
@@ -157,7 +157,7 @@ def _maps(each: Chapter) -> str:
 
 
 def why_not_judged(experiment: Experiment, scale: Scale) -> str:
-    """The reason why an experiment has no verdicts at a scale."""
+    """Returns the reason why an experiment has no verdicts at a scale."""
     if scale not in experiment.designs:
         return f"has no {scale} scale, only {', '.join(experiment.designs)}"
     return "no finished run"

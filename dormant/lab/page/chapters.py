@@ -1,4 +1,4 @@
-"""A chapter of the page: an experiment's runs, plots, score maps and HTML tables."""
+"""Builds a chapter of the page: an experiment's runs, plots, score maps and HTML tables."""
 
 import json
 import math
@@ -28,7 +28,10 @@ TAU = 0.1  # threshold of score maps if no panel names a threshold
 
 
 class Run(NamedTuple):
-    """A run folder of an arm in an environment. `path` is None if there is no run."""
+    """A run folder of an arm in an environment. `path` is None if there is no run.
+
+    `agent_steps` is the number of agent steps done, and `wanted` is the length of the run.
+    """
 
     arm: str
     environment: str
@@ -50,16 +53,16 @@ class Chapter:
     verdicts: Sequence[Verdict]
     runs: tuple[Run, ...]
     maps: tuple[tuple[str, str, ScoreMap], ...]
-    methods: tuple[tuple[str, ...], ...] = ()  # a comparison's table of methods: column headings, then rows
+    methods: tuple[tuple[str, ...], ...] = ()  # a comparison's table of methods; the first row has the headings
 
     @property
     def plots(self) -> list[Plot]:
-        """The plots of our runs and of the paper, in their order on the page."""
+        """The plots of our runs and of the paper, in the order of the page."""
         return [plot for row in grid(self.experiment, self.scale, self.frame) for plot in row]
 
     @property
     def revisions(self) -> list[str]:
-        """The revisions of dormant with which the runs were made."""
+        """The revisions of dormant that started the runs."""
         return revisions(self.runs)
 
 
@@ -79,23 +82,26 @@ def chapter(
 
 
 def all_runs(root: Path, scale: Scale, experiment: Experiment) -> tuple[Run, ...]:
-    """Reads the runs of each arm in each environment, finished or not. Raises RunRefused for a damaged folder."""
+    """Reads all runs of each arm in each environment, also unfinished runs. Raises RunRefused for a damaged folder."""
     return tuple(run for cell in experiment.designs[scale].cells() for run in _runs(root, scale, cell))
 
 
 def revisions(runs: Sequence[Run]) -> list[str]:
-    """The revisions of dormant with which the runs were made."""
+    """The revisions of dormant that started the runs."""
     return sorted({str(run.origin.get("revision", "unknown")) for run in runs if run.path})
 
 
 def tau(experiment: Experiment) -> float:
-    """The threshold in the experiment's first panel of dormant neurons, or TAU."""
+    """The threshold in the experiment's first panel of dormant neurons. TAU if there is no such panel."""
     named = [panel.metric.split("/")[1] for panel in experiment.panels if panel.metric.startswith("dormant/")]
     return float(named[0]) if named else TAU
 
 
 def settings(experiment: Experiment, scale: Scale) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """The settings that all arms share, and each arm's own settings (name -> value), without seeds and game."""
+    """Returns the settings that all arms share, and per arm the settings that differ between arms (name -> value).
+
+    Leaves out the seeds and the game.
+    """
     described = {arm.name: dict(_flat(describe(arm.training))) for arm in experiment.designs[scale].arms}
     names = dict.fromkeys(name for settings in described.values() for name in settings)
     skipped = ("env.game", "seeds")
@@ -138,7 +144,7 @@ MOST_SEEDS = 5  # with more seeds, the script draws no lines of single seeds
 
 
 def plots_as_json(chapters: Sequence[Chapter], points: int) -> str:
-    """All plots as JSON that is safe inside a script element. Long curves are thinned to `points` points."""
+    """Returns all plots as JSON that is safe inside a script element. A long curve keeps only `points` points."""
     figures = [
         {"name": each.experiment.name, "all": ALL, "plots": [_plot(plot, points) for plot in each.plots]}
         for each in chapters
@@ -168,20 +174,21 @@ def _short(value: float) -> float | int:
 
 
 def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experiment, str]]) -> str:
-    """The table of claims, one row per claim. A claim that was not judged has a reason in place of its verdict."""
+    """Returns the table of claims, with one row per claim. `unjudged` has experiments and why they were not judged."""
     rows = [_claim(each.experiment.name, verdict) for each in chapters for verdict in each.verdicts]
     rows += [_no_verdict(experiment, claim, why) for experiment, why in unjudged for claim in experiment.claims]
     heads = ("Claim", "Verdict", "Estimate and interval", "Pairs of runs", "Method")
     return _table("claims", KEY, heads, rows)
 
 
-# The meaning of each verdict (`judging.claims.ruling`), and of the marks of `interval`.
+# Explains each verdict (`judging.claims.ruling`), and the lines and dots that `interval` draws.
 KEY = (
-    "All claims of these figures, with one verdict per claim. Intervals have a level of 95 %; the intervals of an "
+    "All claims of these figures, with one verdict per claim. Intervals have a level of 95 %. The intervals of an "
     "experiment's primary claims are wider, by Holm's correction. <b>Reproduced</b>: the whole interval lies on the "
-    "claimed side of no effect, and the estimate is large enough to matter. <b>Weaker than claimed</b>: it lies on "
-    "that side, but falls short of what matters. <b>No such effect</b>: in both directions it falls short of what "
-    "matters. <b>Opposite</b>: it lies on the other side. <b>Not settled</b>: it fits several of these verdicts. "
+    "claimed side of no effect, and the estimate is large enough to matter. <b>Weaker than claimed</b>: the whole "
+    "interval lies on the claimed side, but below the smallest effect that matters. <b>No such effect</b>: in both "
+    "directions, the whole interval is below the smallest effect that matters. <b>Opposite</b>: the whole interval "
+    "lies on the other side. <b>Not settled</b>: the interval fits none of these verdicts. "
     "<b>Not testable</b>: a precondition of the claim does not hold. In the drawings the dot is the estimate, and the "
     "line through it is the interval. The dashed line marks no effect, and the green line marks the smallest effect "
     "that matters, or the bound."
@@ -202,13 +209,13 @@ def _claim(figure: str, verdict: Verdict) -> str:
 
 
 def _claim_row(figure: str, claim: Claim, verdict: str, cells: Iterable[str]) -> str:
-    """A row with the attributes by which the script filters claims."""
+    """Returns a row of the table of claims. The script of the page filters claims by the row's attributes."""
     kind = "primary" if claim.primary else "exploratory"
     return f'<tr role="row" data-figure="{figure}" data-verdict="{verdict}" data-kind="{kind}">{"".join(cells)}</tr>'
 
 
 def method(verdict: Verdict) -> str:
-    """The method of a verdict's interval, with its level if that is not 95 %."""
+    """The method of a verdict's interval. Includes the level if it is not 95 %."""
     return verdict.interval + (f", level {100 * verdict.level:.1f} % (Holm)" if verdict.level != LEVEL else "")
 
 
@@ -238,7 +245,11 @@ def _compared(claim: Claim, unit: str) -> str:
 
 
 def interval(claim: Claim, verdict: Verdict, width: int = 132) -> str:
-    """The interval as SVG: a dot with whiskers, a dashed line at no effect, a green line at the smallest effect."""
+    """Draws a verdict's interval as SVG. Returns an empty text if the interval is unknown.
+
+    A dot with whiskers is the estimate with its interval. A dashed line is no effect, and a green line is the smallest
+    effect that matters.
+    """
     scaled = math.log if claim.by == "ratio" else float
     values = (verdict.low, verdict.estimate, verdict.high)
     if unknown(verdict.unit, verdict.bounds) or not all(
@@ -258,30 +269,31 @@ def interval(claim: Claim, verdict: Verdict, width: int = 132) -> str:
 
 
 def comparison_table(chapter: Chapter) -> str:
-    """A comparison's table of methods, best first; "" for other experiments."""
+    """Returns a comparison's table of methods, best first. Returns "" if the experiment is no comparison."""
     if not chapter.methods:
         return ""
     caption = (
-        "Return is the interquartile mean over runs in the second half of training, with bootstrap bounds, which are "
-        "too narrow for few seeds. The fraction of dormant neurons (τ = 0.1) is a mean over this half, with a "
-        "t-interval. The claims above compare pairs of runs."
+        "Return is the interquartile mean over runs in the second half of training, with bootstrap bounds. These "
+        "bounds are too narrow for few seeds. The fraction of dormant neurons (τ = 0.1) is the mean over the same "
+        "half, with a t-interval. The claims above compare pairs of runs."
     )
     heads, *rows = chapter.methods
     return _wide("Table of methods", _table("methods", caption, heads, [_row(cells) for cells in rows]))
 
 
 def values_table(chapter: Chapter) -> str:
-    """The table of values: the last point of every line."""
+    """Returns the table of values: the last point of each line, and all points of lines over the replay ratio."""
     rows = [_values(plot, line, at) for plot in chapter.plots for line in plot.lines for at in _points(plot, line)]
     heads = ("Plot", "Place", "Arm", "At", "", "Middle and 95 % interval", "Seeds")
     caption = (
-        "The last point of each line, and each point over replay ratios. The paper's values are read from its plots."
+        "The last point of each line. Lines over the replay ratio have all points. The paper's values are read from "
+        "its plots."
     )
     return _wide("Table of values", _table("values", caption, heads, rows))
 
 
 def _points(plot: Plot, line: Line) -> list[int]:
-    """The indices of the points that `values_table` lists: all points over replay ratios, otherwise the last point."""
+    """The indices of a line's points that `values_table` lists."""
     measured = np.flatnonzero(np.isfinite(line.middle)).tolist()
     return measured if plot.x_name == "replay_ratio" else measured[-1:]
 
@@ -300,7 +312,7 @@ def _value(plot: Plot, value: float) -> str:
 
 
 def settings_tables(chapter: Chapter) -> str:
-    """The tables of settings: settings that differ between arms, then settings that all arms share."""
+    """Returns two tables of settings: settings that differ between arms, then settings that all arms share."""
     shared, own = settings(chapter.experiment, chapter.scale)
     names = list(next(iter(own.values()), {}))
     arms = [_row([arm, *values.values()]) for arm, values in own.items()]
@@ -312,7 +324,7 @@ def settings_tables(chapter: Chapter) -> str:
 
 
 def runs_table(chapter: Chapter, page: Path) -> str:
-    """The table of runs, with links to run folders, relative to the page."""
+    """Returns the table of runs. Its links to the run folders are relative to the page."""
     heads = ("Arm", "Environment", "Seeds", "State", "Revision", "Device", "Begun", "Folder")
     table = _table("runs", "Links are relative to this page.", heads, [_run(run, page) for run in chapter.runs])
     return _wide("Table of runs", table)
@@ -330,7 +342,7 @@ def _run(run: Run, page: Path) -> str:
 
 
 def _wide(name: str, table: str) -> str:
-    """Wraps a table so that it scrolls sideways on narrow screens, also by keyboard."""
+    """Wraps a table so that it scrolls sideways on narrow screens, also with the keyboard."""
     return f'<div class="wide" tabindex="0" role="group" aria-label="{name}">{table}</div>'
 
 
@@ -343,7 +355,7 @@ def _row(cells: Iterable[str], last: str = "") -> str:
 def _table(kind: str, caption: str, heads: Sequence[str], rows: Sequence[str]) -> str:
     columns = "".join(f'<th scope="col" role="columnheader">{escape(head)}</th>' for head in heads)
     body = "".join(rows)
-    # Narrow screens show rows as blocks. The roles tell screen readers that it is still a table.
+    # Narrow screens show rows as blocks. With the roles, screen readers still read them as a table.
     return (
         f'<table class="{kind}" role="table"><caption>{caption}</caption>'
         f'<thead role="rowgroup"><tr role="row">{columns}</tr></thead><tbody role="rowgroup">{body}</tbody></table>'

@@ -1,5 +1,5 @@
 "use strict";
-// Draws every figure from the numbers in the page; nothing is loaded.
+// Draws every figure from the numbers in the page. Loads nothing from elsewhere.
 (() => {
   const figures = JSON.parse(document.getElementById("numbers").textContent);
   const SVG = "http://www.w3.org/2000/svg";
@@ -48,7 +48,7 @@
     const close = plot.lines.flatMap((line) => [line.middle, ...line.seeds].flat()).filter(known);
     const bounds = plot.lines.flatMap((line) => [...line.low, ...line.high]).filter(known);
     const bottom = Math.min(0, ...close), reach = Math.max(...close, 0) - bottom || 1;
-    // With three seeds an interval can be many times what was measured; it then leaves the picture.
+    // With three seeds, an interval can be many times wider than the measured values. The plot then cuts it off.
     const high = Math.min(Math.max(...bounds, bottom + reach), bottom + 1.6 * reach);
     const low = bottom < 0 ? Math.max(Math.min(...bounds, bottom), bottom - 0.6 * reach) : 0;
     const top = plot.percent ? Math.min(1, high * 1.04) : high * 1.04;
@@ -133,7 +133,7 @@
     return best;
   }
 
-  // What every line has at x: its own nearest point, if it has one there.
+  // Returns the point nearest to x of every shown line. Leaves out lines that have no measured point near x.
   function readings(plot, hidden, x) {
     return plot.lines.filter((line) => !hidden.has(line.label)).flatMap((line) => {
       const i = nearest(line.x, x);
