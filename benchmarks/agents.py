@@ -5,8 +5,8 @@
 DQN and DrQ(eps) play an Atari game with the Nature CNN and batches of 32. SAC plays HalfCheetah-v5 with batches of 256.
 A measurement is one chunk of `dormant train`, with metrics and without a checkpoint. After a warm-up, the agents are
 measured in turn; each number is a median. In chunks with ReDo, ReDo acts after every gradient step, so that its cost
-exceeds the noise. The cost is printed per event, and as a fraction of the time that the gradient steps of the paper's
-period take.
+exceeds the noise. The cost is printed per event. It is also printed relative to the training time between two events
+at the paper's period.
 """
 
 import argparse

@@ -1,12 +1,13 @@
-"""Compares the speed of DQN on Atari with stand-ins for Dopamine (the reference) and CleanRL: gradient step and loop.
+"""Compares the speed of our DQN on Atari with stand-ins for Dopamine (the reference) and CleanRL.
 
     python benchmarks/atari_dqn.py [--repeats 5] [--steps 5] [--agent-steps 200] [--core 0]
 
-All rows share one game, one network (Nature CNN with SAME padding) and a batch size of 32. After a warm-up they are
-measured in turn, `--repeats` times; each number is a median. Our gradient step uses a fixed batch; the gradient steps
-of the stand-ins (atari_peers.py) include sampling a batch. A loop acts greedily, plays, stores, samples and learns.
-Operations are counted by hand, without element-wise operations and Adam. ReDo acts once per measurement; its cost is
-divided by the 1,000 gradient steps of its usual period. Networks use a GPU if there is one.
+Measures single gradient steps, and loops that act greedily, play, store, sample and learn. All rows share one game, one
+network (Nature CNN with SAME padding) and a batch size of 32. After a warm-up they are measured in turn, `--repeats`
+times; each number is a median. Our gradient step uses a fixed batch; the gradient steps of the stand-ins
+(atari_peers.py) include sampling a batch. Operations are counted by hand, without element-wise operations and Adam.
+ReDo acts once per measurement. Its cost is spread over the 1,000 gradient steps of its usual period. Networks use a GPU
+if there is one.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 GAME, ACTIONS, BATCH = "Breakout", 4, 32
-MATMUL, PRODUCTS = 1024, 5  # side of the square matrices of the matmul row, and how many products
+MATMUL, PRODUCTS = 1024, 5  # side of the square matrices in the matmul row, and number of products
 REDO_PERIOD = 1_000
 ALONE, WITH_REDO, ON_DEVICE = "our gradient steps alone", " with ReDo", "ours, frames on the device"
 RATIOS = (0.25, 1.0, 2.0, 4.0)
@@ -31,7 +32,7 @@ Step = Callable[[], Any]
 
 
 def step_operations() -> int:
-    """Floating-point operations of one update: two forward passes, and the gradients of one of them.
+    """The number of floating-point operations of one update: two forward passes, and the gradients of one pass.
 
     A layer's gradient has one product for the kernel and one for the input. The first layer needs no gradient of its
     input.

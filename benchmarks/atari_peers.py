@@ -48,8 +48,9 @@ class Ring:
 
 
 def dopamine(actions: int) -> Peer:
-    """Stands in for Dopamine, the reference: `vmap` over examples, targets in a separate call, stacks made by NumPy.
+    """A stand-in for Dopamine, the reference. It uses `vmap` over examples, and NumPy to stack frames.
 
+    A separate compiled function computes the targets.
     ReDo is our function. It is compiled anew at every event, because Dopamine's code compiles its masks at every event.
 
     Source: dopamine/labs/redo/recycled_dqn_agents.py and weight_recyclers.py.
@@ -117,8 +118,9 @@ def dopamine(actions: int) -> Peer:
 
 
 def cleanrl(actions: int) -> Peer:
-    """Stands in for CleanRL's dqn_atari.py: PyTorch and whole stacks in the replay. Adds channels last and fused Adam.
+    """A stand-in for CleanRL's dqn_atari.py. It uses PyTorch, and its replay holds whole stacks of frames.
 
+    In addition, it uses the memory format channels last and fused Adam.
     ReDo is written as in the PyTorch port (timoklein/redo): scores in one forward pass, then masks in place.
     """
     import torch

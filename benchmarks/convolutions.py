@@ -31,7 +31,7 @@ def plain(images: jax.Array, kernel: jax.Array, stride: int, padding: str) -> ja
 
 
 def gradients(network: NatureCNN | ImpalaResNet, scanned: bool) -> Callable[[dict, jax.Array], dict]:
-    """A compiled function from parameters and batches [steps, batch, ...] to the gradients of each batch."""
+    """Returns a function of parameters and batches [steps, batch, ...]. It computes the gradients of each batch."""
 
     def gradient(params: dict, images: jax.Array) -> dict:
         return jax.grad(lambda params: jnp.square(network.apply(params, images)).mean())(params)

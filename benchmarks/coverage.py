@@ -3,14 +3,16 @@
     python benchmarks/coverage.py [--simulations 2000] [--resamples 500] [--output benchmarks/coverage.csv]
 
 Draws returns from known distributions many times, and computes each interval for each draw. *One arm* is the aggregate
-of one arm's returns. Its coverage also holds for the change from a start, or the difference to a collapsed arm, if that
-start or arm has one value for all seeds. *No effect* and *doubled* are paired differences between two arms. With *no
-effect* the returns of both arms have one distribution; with *doubled* the returns of the second arm are half as large.
-The seeds of the two arms are independent. The games differ in level and spread. Verdicts use *t, Welch* to compare two
-arms, and *t, fewest degrees* to compare an arm with its own start.
+of one arm's returns. The same coverage holds for a change since the start of a run if the start is equal for all seeds.
+It also holds for the difference to a collapsed arm if the returns of that arm are equal. *No effect* and *doubled* are
+paired differences between two arms. With *no effect* the returns of both arms have the same distribution. With
+*doubled* the returns of the second arm are half as large. The seeds of the two arms are independent. The games differ
+in level and spread. Verdicts use *t, Welch* to compare two arms, and *t, fewest degrees* to compare an arm with its
+start.
 
 The file has one row per interval. `coverage` should be 0.95. `above_zero` is how often the whole interval lies above
-zero: the false positive rate if there is no effect, otherwise the power. The third number is the median half width.
+zero: the false positive rate if there is no effect, otherwise the power. `median_half_width` is half of the interval's
+width, as the median over draws.
 """
 
 import argparse
@@ -43,7 +45,7 @@ def lognormal(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) ->
 
 
 def bimodal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Samples with mean 0 and standard deviation 1, of which a third are low, like runs that failed."""
+    """Samples with mean 0 and standard deviation 1. A third of the samples are low, like the returns of failed runs."""
     success = rng.random(shape) > 1 / 3
     return (4 * success + 0.5 * rng.standard_normal(shape) - 8 / 3) / np.sqrt(0.25 + 16 * 2 / 9)
 
@@ -82,7 +84,7 @@ def arms(
 
 
 def t_over_seeds(tables: np.ndarray) -> Bounds:
-    """The t-interval of each seed's mean over games. Treats the games as one, although they differ."""
+    """The t-interval of the means over games, one mean per seed. Ignores that the games differ."""
     return around(mean(tables), half_width(tables.mean(axis=-1)[..., None]))
 
 
@@ -114,8 +116,8 @@ def _bootstraps(rng: np.random.Generator, tables: np.ndarray, resamples: int) ->
     errors = np.sqrt(tables.var(axis=-2, ddof=1).sum(axis=-1))
     with np.errstate(divide="ignore", invalid="ignore"):
         studentised = (mean(drawn) - mean(tables)[:, None]) / np.sqrt(drawn.var(axis=-2, ddof=1).sum(axis=-1))
-    # A resample that repeats a single seed has no variance, so its ratio is undefined. The ratio counts as 0 if the
-    # resample's mean equals the table's, and otherwise as infinite.
+    # A resample that repeats a single seed has no variance, so its ratio is undefined. Sets the ratio to 0 if the
+    # resample's mean equals the table's, and otherwise to a huge number.
     low, high = np.quantile(np.nan_to_num(studentised, nan=0.0, posinf=1e9, neginf=-1e9), ends, axis=1)
     return {
         "percentile bootstrap of the IQM": np.quantile(iqm(drawn), ends, axis=1),

@@ -1,12 +1,13 @@
-"""Measures the cost of checksums and synced rows: short trainings on MinAtar and Atari, with and without them in turn.
+"""Measures the cost of checksums and synced rows in short trainings on MinAtar and Atari.
 
     python benchmarks/integrity.py [--repeats 5] [--agent-steps 4000 400]
 
-Measures CPU seconds, because other programs on the machine affect wall-clock time. For each environment, the share is
-the fraction of a run's time that it spends on computing checksums and syncing. The ratio is the time of a run with
-these functions divided by the time of a run without them, as the median over pairs. It includes the noise between runs.
-Runs have one seed, start learning after a tenth of their steps, and write one checkpoint at their end. They are short,
-so this is more than the usual one checkpoint per 30 seconds. Compiled code is shared.
+Trains in turn with and without the functions that compute checksums and sync rows. Measures CPU seconds, because other
+programs on the machine affect wall-clock time. Prints a share and a ratio per environment, as medians over pairs of
+runs. The share is the fraction of a run's time that these functions take. The ratio is the time of a run with these
+functions divided by the time of a run without them; it includes the noise between runs. A run has one seed, starts to
+learn after a tenth of its steps, and writes one checkpoint at its end. Usual runs write only one checkpoint per 30
+seconds, so these short runs write more. All runs of an environment share compiled code.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def replaced(instead: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Ite
 
 
 def without(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that does nothing, to replace one that checks or syncs."""
+    """Returns a stand-in for a function that checks or syncs. The stand-in does neither."""
     return (lambda journal: dict(journal.marks)) if function.__name__ == "synced" else (lambda *arguments: 0)
 
 
@@ -74,7 +75,7 @@ def seconds(training: Any) -> float:
 
 
 def measured(training: Any) -> tuple[float, float]:
-    """CPU seconds of a whole training, and the part of them inside the functions that check or sync."""
+    """Returns the CPU seconds of a whole training, and how many of these the checking and syncing functions take."""
     inside = 0.0
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,7 +96,8 @@ def measured(training: Any) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--agent-steps", type=int, nargs=2, default=(4_000, 400), help="of MinAtar and Atari")
+    steps = "agent steps of a run on MinAtar, and of a run on Atari"
+    parser.add_argument("--agent-steps", type=int, nargs=2, default=(4_000, 400), help=steps)
     options = parser.parse_args()
     for name, training in trainings(*options.agent_steps).items():
         seconds(training)  # this first run only compiles

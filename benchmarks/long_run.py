@@ -1,11 +1,11 @@
-"""Measures whether memory or time per chunk grows during a long `dormant train`, as slopes over the run.
+"""Measures whether memory or the time per chunk grows during a long `dormant train`. Prints the slopes.
 
     python benchmarks/long_run.py --minutes 120
 
-A checkpoint is written every minute. The slopes are least squares lines over the second half of the run, so that
-compiling and filling the replay do not count. Prints CPU and wall-clock seconds per chunk. Other programs on the
-machine slow both down. So it also prints CPU seconds relative to those of a fixed computation, which is timed every
-five seconds. Prints a line every ten minutes.
+A checkpoint is written every minute. The slopes are those of least squares lines over the second half of the run. The
+first half is left out, because it includes compiling and filling the replay. Prints CPU and wall-clock seconds per
+chunk. Other programs on the machine make both longer. Therefore a fixed computation is timed every five seconds, and
+CPU seconds are also printed relative to it. Prints a line every ten minutes.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import psutil
 
 SECONDS = 5.0  # between two measurements
 CHUNK = 200  # agent steps
-NUMBERS = np.linspace(-3.0, 3.0, 1_000_000)  # of the fixed computation
+NUMBERS = np.linspace(-3.0, 3.0, 1_000_000)  # input of the fixed computation
 
 
 def main() -> None:
@@ -45,8 +45,8 @@ def main() -> None:
 def looks(process: subprocess.Popen[bytes], metrics: Path, seconds: float) -> Iterator[tuple[float, ...]]:
     """Yields measurements of the run.
 
-    These are seconds since the start, CPU seconds, megabytes of resident memory, rows of metrics, and CPU seconds of
-    the fixed computation.
+    A measurement has five numbers: seconds since the start, CPU seconds, megabytes of resident memory, the number of
+    rows of metrics, and CPU seconds of the fixed computation.
     """
     watched, began, said = psutil.Process(process.pid), time.monotonic(), 0.0
     while process.poll() is None and time.monotonic() - began < seconds:

@@ -1,4 +1,4 @@
-"""Measures the speed of DQN on MinAtar, and compares its operations per second with one large matrix product's.
+"""Measures the speed of DQN on MinAtar, and compares its operations per second with those of a large matrix product.
 
     python benchmarks/minatar_update.py [--repeats 9] [--steps 500] [--core 0]
 
@@ -208,7 +208,7 @@ def loop_lines(taken: dict[str, float], steps: int) -> list[Line]:
 
 
 def cost_lines(taken: dict[str, float], steps: int) -> list[Line]:
-    """The lines on ReDo's cost. To exceed the noise, it is measured with a hundred times as many events as usual."""
+    """The lines on ReDo's cost. Measured with a hundred times as many events as usual, the cost exceeds the noise."""
     recycling = (taken["often"] - taken["never"]) / (steps / OFTEN)
     share, idle = recycling * steps / 1_000 / taken["loop 4"], taken["never"] / taken["loop 4"] - 1
     return [

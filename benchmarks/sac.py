@@ -3,8 +3,9 @@
     python benchmarks/sac.py [--env HalfCheetah-v5] [--repeats 5] [--steps 200]
 
 All three share the task, the network and the batch size, and train at replay ratio 1. After a warm-up they are measured
-in turn; each number is a median. `CONTESTANTS` maps the name of a row to a function of the task, which returns a
-function that takes `--steps` agent steps, each with a gradient step. `ours with ReDo` recycles twice per measurement.
+in turn; each number is a median. A measurement has `--steps` agent steps, each with a gradient step. `ours with ReDo`
+recycles twice per measurement. To add a row, add a function to `CONTESTANTS`. It takes the task and the number of
+steps. It returns a function that runs one measurement.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Measures how fast each network of an experiment acts and learns, and writes dormant/experiments/speeds.csv.
+"""Measures how fast each network of the experiments acts and learns, and writes dormant/experiments/speeds.csv.
 
 Times are CPU seconds on one core with one thread, because other programs hardly affect CPU seconds. Chunks that only
 fill the replay give the time per agent step. Chunks at replay ratio 1, minus this time, give the time per gradient
@@ -39,7 +39,10 @@ def main() -> None:
 
 
 def kinds() -> Iterator[tuple]:
-    """Yields one training per environment family and network of the experiments. Leaves out the smoke scale."""
+    """Yields each kind of training in the experiments, with one training of this kind. Leaves out the smoke scale.
+
+    Trainings with the same family of environments and the same network are of one kind.
+    """
     compared = [
         tuning(suite, scale, list(METHODS))
         for suite, grounds in GROUNDS.items()
@@ -57,7 +60,10 @@ def kinds() -> Iterator[tuple]:
 
 
 def speeds(training, seconds: float) -> dict[str, float]:
-    """Steps per second of acting and of learning, from a short version of a training. A training may have no actor."""
+    """Measures agent steps and gradient steps per second, with a short version of a training.
+
+    Agent steps per second are infinite if the training has no actor.
+    """
     if not hasattr(training, "replay_ratio"):
         learning = pace(replace(training, seeds=(0,)), 1, seconds)
         return {"agent_steps_per_second": math.inf, "gradient_steps_per_second": round(1 / learning, 2)}

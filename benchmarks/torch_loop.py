@@ -1,7 +1,8 @@
-"""Measures the time that measuring and recycling every 1,000 gradient steps add to a PyTorch training loop.
+"""Measures how much time a PyTorch training loop takes to measure and recycle every 1,000 gradient steps.
 
 Times in turn a gradient step, an idle call of `step`, an event that measures and recycles, and one call of each cure
-that acts at every step. Prints medians on one thread, and the share that events and idle calls add to training.
+that acts at every step. Uses one thread. Prints the medians, and the time of events and idle calls relative to
+training.
 
 python benchmarks/torch_loop.py
 """

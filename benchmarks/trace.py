@@ -1,12 +1,12 @@
-"""Measures the time of a network's first `trace`, and the time that `Every(period, ReDo)` adds to a step without ReDo.
+"""Measures the time of a network's first `trace`, and the time that `Every` adds to a step in which ReDo is not due.
 
     python benchmarks/trace.py [--repeats 21]
     python benchmarks/trace.py --against 0ae57e9      compares traces with another revision
 
-A trace's time is the CPU seconds of the first call in a fresh process, after the imports. It is the median of three
-processes, or with `--against` of seven per revision. Steps with and without the schedule are measured in turn,
-`--repeats` times each. The added time is smaller than the noise of a busy machine. Therefore it is the median of the
-differences of pairs, printed with quartiles.
+The time of a trace is the CPU time of the first call in a fresh process, without the imports. It is the median over
+three processes; with `--against`, over seven processes per revision. Steps with and without the schedule are measured
+in turn, `--repeats` times each. The added time is smaller than the noise of a busy machine. Therefore the median of
+the relative differences of pairs is printed, with quartiles.
 """
 
 import argparse

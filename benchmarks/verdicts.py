@@ -17,10 +17,10 @@ bound, "reproduced" is false if the bound does not hold, and "opposite" is false
   dormant. Small fractions are skewed.
 - *Atari*: a quotient of 1.1 is claimed for 17 games, of which some stay at random play. "Scores" is our rule, a
   difference of 0.05 of the human-normalised score. "Quotients" is a different rule, shown for comparison.
-- *primary*: the three primary claims of figure 10a, of which none is true. A study counts as false if any of its
+- *primary*: the three primary claims of figure 10a, and none of them is true. A study is false if any of its three
   verdicts is false.
-- *overlap*: figure 5's claims, for neurons that are dormant at random, and for neurons of which nine in ten stay
-  dormant from one log point to the next. The numbers of dormant neurons are those of the pilot.
+- *overlap*: figure 5's claims. Either neurons are dormant at random, or nine in ten dormant neurons stay dormant until
+  the next log point. As many neurons are dormant as in the pilot.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def _half_widths(effects: np.ndarray, degrees: Degrees, levels: np.ndarray) -> n
 
 
 def row(claim: str, truth: str, effects: np.ndarray, smallest: float, true: float, degrees: Degrees = "welch") -> Row:
-    """Judges tables of effects whose true mean is known."""
+    """Judges tables of effects whose true mean is known. Returns the row with the fractions of each verdict."""
     verdicts, bounds = judged(effects, smallest, degrees)
     count = Counter(verdicts)
     shares = [count[each] / len(effects) for each in BY_INTERVAL]
@@ -103,7 +103,7 @@ def false_verdicts(true: float, smallest: float) -> set[str]:
 
 
 def of_returns(rng: np.random.Generator, shape: tuple[int, int, int]) -> Iterator[Row]:
-    """Claims about quotients of two arms."""
+    """Yields rows for claims about quotients of two arms."""
     for spread in SPREADS:
         for times in (1.0, 1.3, 1.5, 1.8):
             arm, against = np.exp(spread * rng.standard_normal((2, *shape)))
@@ -116,7 +116,7 @@ def of_returns(rng: np.random.Generator, shape: tuple[int, int, int]) -> Iterato
 
 
 def of_fractions(rng: np.random.Generator, shape: tuple[int, int, int]) -> Iterator[Row]:
-    """Claims about differences of two arms, and about a run's own change."""
+    """Yields rows for claims about differences between two arms, and about the change since the start of a run."""
 
     def fraction(expected: float) -> np.ndarray:
         return rng.beta(CONCENTRATION * expected, CONCENTRATION * (1 - expected), shape)
@@ -131,7 +131,7 @@ def of_fractions(rng: np.random.Generator, shape: tuple[int, int, int]) -> Itera
 
 
 def on_atari(rng: np.random.Generator, simulations: int, seeds: int = 5) -> Iterator[Row]:
-    """A claim about the returns of 17 games, of which some stay at random play."""
+    """Yields rows for a claim about the returns of 17 games. In some of the games, agents stay at random play."""
     levels = np.geomspace(0.03, 3.0, 17)  # human-normalised scores of the agents that learn
     for idle, times in product((0, 1, 3), (1.0, 1.3)):
         learn = np.arange(17) >= idle
@@ -146,7 +146,10 @@ def on_atari(rng: np.random.Generator, simulations: int, seeds: int = 5) -> Iter
 
 
 def of_primary(rng: np.random.Generator, shape: tuple[int, int, int]) -> Iterator[Row]:
-    """Three claims without an effect, with and without Holm's correction. They share arms as in figure 10a."""
+    """Yields rows for three claims without an effect, with and without Holm's correction.
+
+    The claims share arms as in figure 10a.
+    """
     low, high, mid, redo_mid, redo_high = SPREADS[0] * rng.standard_normal((5, *shape))
     claims = (low - high, redo_mid - mid, redo_high - high)
     p_values = np.stack([p_value(effects) for effects in claims], axis=-1)
@@ -160,9 +163,10 @@ def of_primary(rng: np.random.Generator, shape: tuple[int, int, int]) -> Iterato
 def dormant_sets(
     rng: np.random.Generator, shape: tuple[int, int, int], sizes: Sequence[int], stay: float
 ) -> np.ndarray:
-    """Scores [*shape, points, neurons]: 0 for dormant neurons, whose numbers are `sizes`, and 1 for active neurons.
+    """Returns scores [*shape, points, neurons]: 0 for dormant neurons and 1 for active neurons.
 
-    Each dormant neuron stays dormant with the probability `stay`. The remaining dormant neurons are drawn at random.
+    `sizes` is how many neurons are dormant at each point. Each dormant neuron stays dormant with the probability
+    `stay`. The remaining dormant neurons are drawn at random.
     """
     scores, before = np.ones((*shape, len(sizes), NEURONS), np.float32), np.zeros((*shape, NEURONS), bool)
     for point, size in enumerate(sizes):
@@ -175,7 +179,7 @@ def dormant_sets(
 
 
 def of_overlaps(rng: np.random.Generator, shape: tuple[int, int, int], stay: float) -> Iterator[Row]:
-    """Figure 5's claims: at the end of the run, the overlap exceeds the overlap of random sets."""
+    """Yields rows for figure 5's claims: at the end of the run, the overlap exceeds the overlap of random sets."""
     for tau, (start, end) in SHARES.items():
         sizes = (NEURONS * np.linspace(start, end, POINTS)).round().astype(int)
         scores = dormant_sets(rng, shape, sizes.tolist(), stay).reshape(-1, POINTS, NEURONS)

@@ -1,10 +1,10 @@
-"""Writes docs/networks.md: what dormant does with each network of tests/networks and tests/foreign.
+"""Writes docs/networks.md: which layers of the networks in tests/networks and tests/foreign dormant recycles.
 
     python docs/make_networks.py                    # writes the page
-    python docs/make_networks.py --record 0ae57e9   # counts layers with the library of that revision, in a CSV file
-    python docs/make_networks.py --count FILE       # writes that CSV for the library that is imported
+    python docs/make_networks.py --record 0ae57e9   # counts layers with an earlier revision of dormant, in a CSV file
+    python docs/make_networks.py --count FILE       # counts layers with the imported dormant, in a CSV file
 
-The page shows the counts of the file that `--record` made beside today's.
+The page shows today's counts next to the counts in the file of `--record`.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from networks.case import Case  # noqa: E402 (the tests' folder has to be on the path first)
+from networks.case import Case  # noqa: E402 (only possible after tests/ is on the path)
 from networks.everything import everything  # noqa: E402
 from networks.torch_case import TorchCase  # noqa: E402
 
@@ -43,7 +43,7 @@ test also moves the outgoing entries of silent neurons, which changes nothing, a
 - *Refused*: the tracer raises an error that names the operation.
 - The two columns of counts are recycled / measured / refused layers, today and at revision {before}.
 """
-KINDS = (  # a part of a reason, and what the page says; the first that fits counts
+KINDS = (  # part of a reason -> text on the page; the first part that a reason contains is used
     ("summed", "summed with another layer"),
     ("product of two activations", "enters a product of two activations"),
     ("feeds and reads", "its kernel both feeds and reads it"),
@@ -57,7 +57,7 @@ KINDS = (  # a part of a reason, and what the page says; the first that fits cou
 
 
 class Counts(NamedTuple):
-    """Numbers of hidden layers."""
+    """How many hidden layers are recycled, measured only, and refused."""
 
     recycled: int
     measured: int
@@ -75,45 +75,45 @@ NONE = Counts(0, 0, 0)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trace says of a network's layers, or the error that it raises."""
+    """The layers of a network that a trace recycles or only measures, or the error that the trace raises."""
 
     recycled: Sequence[str] = ()
-    measured: Mapping[str, str] = field(default_factory=dict)  # a layer -> why
+    measured: Mapping[str, str] = field(default_factory=dict)  # name of a layer -> why it is not recycled
     refused: str = ""
 
     def counts(self, case: AnyCase) -> Counts:
-        """Layers that the case names and the trace does not find are counted as refused."""
+        """Counts layers by outcome. A layer that the case names and the trace does not find is counted as refused."""
         found = len(self.recycled) + len(self.measured)
-        # Names of merged layers begin with the same layer if one trace merges what another keeps apart.
+        # Layers that only some traces merge have names that begin with the same layer. Counts them once.
         named = len({name.partition("+")[0] for name in case.layers if name != "..."})
         missing = max(named, 1) if self.refused else max(0, named - found)
         return Counts(len(self.recycled), len(self.measured), missing)
 
 
 def outcome(case: AnyCase) -> Outcome:
-    """From a trace made now."""
+    """Traces the network of a case. Returns the outcome, which may be an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return of_wiring(case.trace())
-        except Exception as error:  # other revisions raise other errors than TraceError
+        except Exception as error:  # other revisions also raise errors other than TraceError
             return refusal(error)
 
 
 def of_wiring(wiring: object) -> Outcome:
-    """Of a wiring of either framework."""
+    """The outcome of a trace that returned this wiring, of JAX or PyTorch."""
     layers = wiring.layers  # type: ignore[attr-defined]
     safe = [f"{layer.name} (coupled)" if layer.coupled_by else layer.name for layer in layers if layer.recyclable]
     return Outcome(safe, {layer.name: layer.reasons[0] for layer in layers if not layer.recyclable})
 
 
 def refusal(error: Exception) -> Outcome:
-    """Of an error: its first sentence."""
+    """The outcome of a trace that raised this error. Keeps the first sentence of the message."""
     return Outcome(refused=re.split(r"\. (?=[A-Z])", f"{error or type(error).__name__}".splitlines()[0])[0])
 
 
 def row(case: AnyCase, found: Outcome, before: Counts) -> str:
-    """One line of the page."""
+    """The row of a network in the table of the page."""
     why: dict[str, list[str]] = {}
     for name, reason in found.measured.items():
         why.setdefault(kind(reason), []).append(short(name))
@@ -124,30 +124,30 @@ def row(case: AnyCase, found: Outcome, before: Counts) -> str:
 
 
 def kind(reason: str) -> str:
-    """What a reason comes down to, without the names of layers."""
+    """A short form of a reason, without the names of layers."""
     return next((text for part, text in KINDS if part in reason), reason.partition(";")[0])
 
 
 def short(name: str) -> str:
-    """The name of a layer; of many merged layers only the first is named."""
+    """The name of a layer on the page. If more than two layers are merged, names only the first."""
     first, *others = name.removeprefix("params/").split("+")
     return "+".join((first, *others)) if len(others) < 2 else f"{first} and {len(others)} more"
 
 
 def table(framework: str, rows: Iterable[str]) -> str:
-    """The networks of one framework."""
+    """The heading and the table of one framework."""
     head = f"| network | recycled | measured only or refused, and why | now | {BEFORE} |\n|---|---|---|---|---|\n"
     return f"\n## {framework}\n\n{head}" + "\n".join(rows) + "\n"
 
 
 def rows_of(tables: str) -> list[list[str]]:
-    """The cells of each network's line."""
+    """The cells of each network's row in the tables."""
     lines = (line for line in tables.splitlines() if line.startswith("| ") and not line.startswith("| network |"))
     return [line.strip("| ").split(" | ") for line in lines]
 
 
 def summary(tables: str) -> str:
-    """The line at the top, from the tables below it."""
+    """The paragraph at the top of the page, with the totals of the tables."""
     rows = rows_of(tables)
     now, before = (sum((Counts(*map(int, row[cell].split(" / "))) for row in rows), NONE) for cell in (-2, -1))
     torch = len(rows_of(tables.partition("## PyTorch")[2]))
@@ -160,7 +160,7 @@ def summary(tables: str) -> str:
 
 
 def recorded(revision: str = BEFORE) -> dict[tuple[str, str], Counts]:
-    """The counts of a revision, by network and framework."""
+    """Reads the counts of a revision from its CSV file. Returns them by network and framework."""
     with (ROOT / "docs" / f"networks-{revision}.csv").open() as file:
         return {
             (line["network"], line["framework"]): Counts(*(int(line[column]) for column in COLUMNS[2:]))
@@ -169,7 +169,7 @@ def recorded(revision: str = BEFORE) -> dict[tuple[str, str], Counts]:
 
 
 def page() -> str:
-    """The whole page, from traces made now."""
+    """Traces all networks. Returns the whole page."""
     lines: dict[str, list[str]] = {"JAX": [], "PyTorch": []}
     before = recorded()
     for case in everything():
@@ -179,14 +179,14 @@ def page() -> str:
 
 
 def counted() -> Iterator[tuple[str, ...]]:
-    """The lines of the CSV file for the library that is imported now."""
+    """Yields the rows of the CSV file. Counts layers with the version of dormant that is imported."""
     yield COLUMNS
     for case in everything():
         yield case.title, case.framework, *map(str, outcome(case).counts(case))
 
 
 def record(revision: str) -> None:
-    """Writes the CSV file of a revision, with the library as it was then and the networks as they are now."""
+    """Writes the CSV file of a revision. It traces today's networks with that revision of dormant."""
     target = ROOT / "docs" / f"networks-{revision}.csv"
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "worktree", "add", "--quiet", "--detach", folder, revision], check=True, cwd=ROOT)
@@ -198,10 +198,10 @@ def record(revision: str) -> None:
 
 
 def main() -> None:
-    """Write the page, or count."""
+    """Writes the page or a CSV file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", metavar="REV", help="count layers with the library of this revision")
-    parser.add_argument("--count", metavar="FILE", help="count layers with the library that is imported")
+    parser.add_argument("--record", metavar="REV", help="count layers with this revision of dormant")
+    parser.add_argument("--count", metavar="FILE", help="write a CSV file with the counts of the imported dormant")
     options = parser.parse_args()
     if options.record:
         record(options.record)

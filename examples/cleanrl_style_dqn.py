@@ -27,7 +27,7 @@ def batch_of(replay: deque, size: int) -> tuple[torch.Tensor, ...]:
 
 
 def main() -> None:
-    """Trains, and prints the numbers of recycled neurons and the mean returns."""
+    """Trains. Regularly prints the mean return and how many neurons were recycled."""
     parser = argparse.ArgumentParser(description="DQN on CartPole with ReDo, in one file.")
     parser.add_argument("--agent-steps", type=int, default=4_000)
     agent_steps = parser.parse_args().agent_steps

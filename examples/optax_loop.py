@@ -1,4 +1,4 @@
-"""A training loop with functions and Optax alone, and ReDo in the three marked lines. Runs in seconds.
+"""A training loop in plain JAX and Optax, and ReDo in the three marked lines. Runs in seconds.
 
 python examples/optax_loop.py
 """

@@ -32,7 +32,7 @@ def forward(params, images):
 
 
 def dormant_masks(params, images):
-    """Masks of the dormant neurons, whose mean |activation| is at most TAU times the mean of their layer."""
+    """Masks of the dormant neurons: their mean |activation| is at most TAU times the mean of their layer."""
     masks = {}
     for name, activations in forward(params, images)[1].items():
         magnitude = jnp.abs(activations).mean(axis=range(activations.ndim - 1))
@@ -41,7 +41,7 @@ def dormant_masks(params, images):
 
 
 def weight_masks(masks):
-    """Two trees of masks over the parameters: incoming weights of dormant neurons, and their outgoing weights."""
+    """Two trees of masks over the parameters: the incoming and the outgoing weights of dormant neurons."""
     conv, dense = masks["conv"], masks["dense"]
     off = jnp.zeros((), bool)
     # The flatten keeps channels last, so row r of the dense kernel reads channel r % CHANNELS.

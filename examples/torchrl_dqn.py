@@ -17,7 +17,7 @@ import dormant.torch as dormant  # <- ours
 
 
 def main() -> None:
-    """Trains, and regularly prints the loss and the numbers of recycled neurons."""
+    """Trains. Regularly prints the loss and how many neurons were recycled."""
     parser = argparse.ArgumentParser(description="TorchRL's DQN on CartPole with ReDo.")
     parser.add_argument("--agent-steps", type=int, default=2_000)
     agent_steps = parser.parse_args().agent_steps

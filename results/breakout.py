@@ -6,8 +6,8 @@
     done
     python results/breakout.py runs/breakout
 
-The agent of each run's last checkpoint and an agent that acts at random play evaluation episodes for --agent-steps
-agent steps each. The runs need not be finished.
+Evaluates the agent of each run's last checkpoint, and an agent that acts at random. Each agent plays episodes for
+--agent-steps agent steps. The runs need not be finished.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def training(arm: str, folder: Path) -> AtariTraining:
 
 
 def episodes(arm: str, folder: RunFolder, agent_steps: int) -> dict[str, Sequence[float]]:
-    """Maps a label, which names the arm and its agent steps of training, to the returns of evaluation episodes."""
+    """Plays evaluation episodes with the agent of the last checkpoint. Maps a label of the agent to their returns."""
     plan = replace(training(arm, folder.path), eval_agent_steps=agent_steps)
     with checkpoints(folder) as manager:
         step = manager.latest_step()
@@ -58,7 +58,7 @@ def episodes(arm: str, folder: RunFolder, agent_steps: int) -> dict[str, Sequenc
 
 
 def random_episodes(agent_steps: int) -> dict[str, Sequence[float]]:
-    """The returns of evaluation episodes of random play."""
+    """Plays evaluation episodes at random. Maps the label "random play" to their returns."""
     plan = replace(training("DQN", Path("random")), eval_agent_steps=agent_steps, eval_epsilon=1.0)
     return {"random play": plan.evaluate([], 0, Path()).returns[0].tolist()}
 

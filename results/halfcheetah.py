@@ -3,9 +3,9 @@
     dormant figure fig14 --scale pilot
     python results/halfcheetah.py --run-dir runs
 
-Our runs are those of figure 14. Missing runs of sbx are trained here, one seed after another on one core. All runs have
-100,000 agent steps, batch 256, two hidden layers of 256, 10,000 steps of random play, rewards times 0.1, and one target
-entropy. Every 5,000 agent steps, an evaluation plays five episodes with the policy's mean action.
+Our runs are those of figure 14. This script trains the missing runs of sbx, one seed after another. All runs have
+100,000 agent steps, batch 256, two hidden layers of 256, 10,000 steps of random play, rewards times 0.1, and the same
+target entropy. Every 5,000 agent steps, an evaluation plays five episodes with the policy's mean action.
 """
 
 import argparse

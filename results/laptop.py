@@ -1,6 +1,6 @@
 """Screens the games of the laptop scale, and keeps its runs in results/laptop: metrics as parquet, and verdicts.
 
-    python results/laptop.py --screen --run-dir runs        makes the screening runs, and says which games pass
+    python results/laptop.py --screen --run-dir runs        makes the screening runs, and prints which games pass
     dormant figure fig10a fig13 fig09 fig07 --scale laptop --run-dir runs
     python results/laptop.py --run-dir runs                 keeps the metrics of the finished runs
     python results/laptop.py                                judges the claims again from the parquet file

@@ -1,6 +1,6 @@
 """An extension of Griffe that shows the examples of docstrings as code.
 
-Docstrings have examples between paragraphs, each line with `>>>`. Markdown would read those as quotations.
+An example starts with a line `>>> ...` and ends with an empty line. Markdown would show it as a quotation.
 """
 
 import re
@@ -13,7 +13,10 @@ LIST = re.compile(r"(?<=[^\n])\n(?=- )")
 
 
 def as_markdown(docstring: str) -> str:
-    """Returns the docstring with a fence around each example and an empty line before each list and closing line."""
+    """Returns the docstring as Markdown, with a fence around each example.
+
+    Also adds an empty line before each list and before each line that starts with Raises, Source or Cost.
+    """
     fenced = EXAMPLE.sub(lambda example: f"```pycon\n{example[0]}\n```", docstring)
     return re.sub(r"(?m)^(?=(?:Raises|Source|Cost):? )", "\n", LIST.sub("\n\n", fenced))
 

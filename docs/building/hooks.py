@@ -1,6 +1,6 @@
-"""Hooks of MkDocs: help texts, and pages and pictures of the repository that lie outside of docs/.
+"""Hooks of MkDocs. They insert help texts, and add pages and pictures to the site that are not in docs/.
 
-A line `::help train` becomes what `dormant train --help` prints.
+The output of `dormant train --help` replaces a line `::help train`.
 
 CHANGELOG.md, CONTRIBUTING.md and LOG.md become pages. A link such as `../results/pilot/page.png` works in the
 repository and on the site: the file is copied into the site's folder `repository/`.
@@ -38,7 +38,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Returns the text with each link to the repository replaced by one to the page or copy on the site."""
+    """Returns the text with help texts inserted, and with each link changed to the page or copy on the site."""
     source = page.file.abs_src_path
     if not source or not source.endswith(".md"):
         return markdown
@@ -62,7 +62,7 @@ def help_of(words: list[str]) -> str:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Returns the content of a notebook with links to pages of the site. Those of other pages are so already."""
+    """Returns the HTML of a page. In a notebook, changes links to .md and .ipynb files into links to pages."""
     return NOTEBOOK_LINK.sub(r'<a href="\1.html', html) if page.file.src_uri.endswith(".ipynb") else html
 
 
@@ -77,7 +77,10 @@ def outside(page: Path) -> list[Path]:
 
 
 def address(link: str, source: Path, uri: str) -> str:
-    """Returns a link as it has to be on the site, relative to the page with this address."""
+    """Returns where a link leads on the site, relative to the page with the address `uri`.
+
+    `link` is relative to the file `source`.
+    """
     target = resolved(link, source)
     if in_docs(target):
         place = target.relative_to(ROOT / "docs").as_posix()
