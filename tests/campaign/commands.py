@@ -1,4 +1,7 @@
-"""Runs command lines with malformed flags, each in a forked process. Counts a training that would start as accepted."""
+"""Runs command lines with malformed flags, each in a forked process.
+
+Trainings do not run. If one would start, the outcome is "accepted".
+"""
 
 import os
 import random

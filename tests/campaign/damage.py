@@ -57,7 +57,7 @@ def wrong_type(draw: random.Random, file: Path, other: Path | None) -> None:
 
 
 def word(draw: random.Random, file: Path, other: Path | None) -> None:
-    """Replaces a random digit in a text file by a different value."""
+    """Replaces a random digit in a text file by an unexpected value, such as null or NaN."""
     content = file.read_bytes()
     places = [place for place, byte in enumerate(content) if byte in b"0123456789"]
     if places:
@@ -81,7 +81,7 @@ def repeat_line(draw: random.Random, file: Path, other: Path | None) -> None:
 
 
 def of_another(draw: random.Random, file: Path, other: Path | None) -> None:
-    """Replaces the file by `other`, which is a different file of this run or a file of a different run."""
+    """Replaces the file by `other`: a different file of this run, or a file of a different run."""
     if other is not None and other.is_file() and other != file:
         shutil.copyfile(other, file)
     else:

@@ -123,7 +123,7 @@ INPUTS = {
 
 
 def hostile(draw: random.Random, file: Path) -> None:
-    """Replaces the file by one with a malicious header or content."""
+    """Overwrites the file with a malicious header or content."""
     content = draw.choice((_huge_header, _objects, _encrypted, _unknown_method, _bomb, _deep, _same_names))(draw)
     if file.suffix == ".gz":
         content = gzip.compress(content)
@@ -220,7 +220,7 @@ def compared(kind: Input, whole: Path, damaged: Path, swapped: bool) -> tuple[Ou
         return "wrong", "a damaged file was read"
     if same:
         return "recovered", ""
-    # Accepts a swapped file, because a reader cannot know that a valid file is not the intended one.
+    # Accepts a swapped file, because a reader cannot know which of two valid files is intended.
     return ("wrong", "other numbers") if kind.checked and not swapped else ("accepted", "")
 
 

@@ -181,7 +181,7 @@ def content(path: Path) -> dict[str, bytes]:
 
 
 def reached(path: Path) -> int:
-    """The rows in all files of metrics below a folder."""
+    """The number of rows in all files of metrics below a folder."""
     rows = 0
     for folder, inner, files in os.walk(path):  # unlike rglob, ignores folders that vanish during the walk
         inner[:] = [name for name in inner if name != "checkpoint"]
@@ -229,7 +229,10 @@ def stop(
     seconds: float,
     twice: bool,
 ) -> None:
-    """Sends a signal to the command and its workers once they have written `rows` rows. `twice` sends it twice."""
+    """Sends a signal to the command and its workers once they have written `rows` rows.
+
+    If `during` is true, waits until a checkpoint is being written. If `twice` is true, sends SIGINT a second time.
+    """
     until = time.monotonic() + SECONDS
     while process.poll() is None and time.monotonic() < until and reached(path) < rows:
         time.sleep(0.01)

@@ -120,9 +120,9 @@ def end_of(training: Any, path: Path) -> dict[str, bytes]:
 
 
 def files_of(path: Path) -> dict[str, list[Path]]:
-    """The files of a run by kind. Drawing the kind first makes rare important files as likely as frequent files."""
+    """The files of a run by kind. Cases draw a kind before a file, so that a kind with few files is equally likely."""
     kinds: dict[str, list[Path]] = {}
-    # Sorts by size before the name, because some names in a checkpoint are random. So `--only` finds the same files.
+    # Sorts by size before the name, because some names in a checkpoint are random. `--only` needs a fixed order.
     files = [file for file in path.rglob("*") if file.is_file()]
     for file in sorted(files, key=lambda file: (file.parent, file.stat().st_size, file.name)):
         kinds.setdefault(file.relative_to(path).parts[0].partition("-")[0], []).append(file)

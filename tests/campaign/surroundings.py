@@ -103,7 +103,7 @@ def _interrupted_twice() -> tuple[Outcome, str, str]:
 
 
 def _stubborn(*arguments: Any, **named: Any) -> None:
-    """Replaces a run by one that takes long to end after Ctrl-C."""
+    """Stands in for a run that takes long to end after Ctrl-C."""
     try:
         Path("running").touch()
         time.sleep(60)

@@ -37,7 +37,7 @@ def replaced(layer: Layer, **fields: Any) -> Layer:
 
 
 def without_reasons(pattern: str) -> Change:
-    """Returns a change that removes the reasons that match `pattern`, so that their layers are recycled."""
+    """Returns a change that removes a layer's reasons that match `pattern`. Without reasons, a layer is recycled."""
 
     def change(layer: Layer) -> Layer:
         return replaced(layer, reasons=tuple(reason for reason in layer.reasons if not re.search(pattern, reason)))
@@ -100,7 +100,8 @@ FAULTS = {
     ),
     "readers off by one": Fault("The next neuron's outgoing weights are set to 0.", outgoing_maps(_next)),
     "flattened in the wrong order": Fault(
-        "The rows that read a flattened channel are found as if the axes had another order.", outgoing_maps(_repeated)
+        "After a flatten, the rows that read a channel are found with a wrong order of the axes.",
+        outgoing_maps(_repeated),
     ),
     "sums are recycled": Fault(
         "A layer that is added to other layers is recycled.",
@@ -116,7 +117,8 @@ FAULTS = {
     ),
     "outputs are recycled": Fault("A layer that the function returns is recycled.", without_reasons(r"return")),
     "normalisations do not couple": Fault(
-        "A layer whose neurons a normalisation couples counts as safe.", lambda layer: replaced(layer, coupled_by=())
+        "A layer is treated as safe although a normalisation couples its neurons.",
+        lambda layer: replaced(layer, coupled_by=()),
     ),
     "incoming off by one": Fault(
         "The next neuron's incoming weights are drawn again.",
@@ -187,7 +189,10 @@ def maps_differ(one: Layer, two: Layer) -> bool:
 
 
 def first_found(name: str, framework: Framework, seed: int, limit: int) -> tuple[int | None, str]:
-    """Returns the number of the first program that fails only with the fault, and the kind of its failure."""
+    """Returns the number of the first program that fails only with the fault, and the kind of its failure.
+
+    Returns None and an explanation if no program below `limit` does.
+    """
     touched = False
     for number in range(limit):
         program = generate(framework, seed, number)

@@ -97,7 +97,7 @@ def dense(b: Builder, h: int, width: int) -> int:
     if form == "functional_call":
         own = b.param((width, inputs), "kernel", "yes", f"l{len(b.nodes) + 4}.weight")
         kernel = b.add("times", (b.param((width, inputs), "kernel"),), number=0.9)
-        b.param((1,), "kernel")  # unused; makes `made` the node whose number is in the name of `own`
+        b.param((1,), "kernel")  # unused, but without it the name of `own` would not have the number of `made`
         made = b.add(form, (h, kernel, own), shape, inputs=inputs, width=width)
         b.nodes[made].attrs["id"] = made  # type: ignore[index]
         return made

@@ -91,10 +91,10 @@ def drawn(kind: str, key: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def recycler(apply: Callable[..., Any], wiring: Any, donor: Values, tx: optax.GradientTransformation) -> Any:
-    """Returns one compiled function that gives both the outputs before and the outputs after recycling.
+    """Returns a compiled function that recycles. A second call of it gives the outputs after recycling.
 
-    The function returns the recycled parameters, the optimizer's states (before, after, of new weights), and the
-    outputs, scores and dormant fraction before recycling.
+    Both outputs come from one function, so their rounding is equal. The function returns the recycled parameters, the
+    optimizer's states (before, after, of new weights), and the outputs, scores and dormant fraction before recycling.
     """
     network, redo = dormant.Network(wiring, lambda key: donor, tx), dormant.ReDo(tau=0.0, coupled="skip")
 

@@ -1,4 +1,4 @@
-"""Faults of the JAX tracer, as faulty functions that replace functions of the tracer."""
+"""Faults of the JAX tracer. Each fault is a wrong function that replaces a function of the tracer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -45,7 +45,7 @@ def _nothing(*_: object) -> frozenset[tuple[int, str]]:
 
 
 def _fault(text: str, wrong: dict[str, Callable[..., Any]]) -> tuple[CodeFault, ...]:
-    """Returns a fault. `wrong` maps the module and name of each replaced function to the faulty function."""
+    """Returns a fault. `wrong` maps the module and name of each replaced function to the wrong function."""
     parts = [(*path.split(".", 1), function) for path, function in wrong.items()]
     return tuple(CodeFault(text, f"dormant.tracing.{module}", name, function) for module, name, function in parts)
 
@@ -56,21 +56,21 @@ JAX_FAULTS = {
         {"ledger.Ledger.merge": _merge, "elementwise._are_one_neuron": _are_one_neuron},
     ),
     "a mix with weights couples": _fault(
-        "Neurons that are combined with a weighted sum of their layer count as normalised.",
+        "Neurons that are combined with a weighted sum of their layer are treated as normalised.",
         {"elementwise._meet": _meet, "audit._blame": _nothing},
     ),
     "shared entries never clash": _fault(
         "An entry that feeds several neurons belongs to one of them.", {"ledger.Ledger.in_leaf": _in_leaf}
     ),
     "any kernel is zero with its parameter": _fault(
-        "A computed kernel counts as zero where its parameter is zero.", {"kernels._check_reading": _nothing}
+        "A computed kernel is treated as zero where its parameter is zero.", {"kernels._check_reading": _nothing}
     ),
     "a shift after an activation is forgotten": _fault(
-        "A neuron that is shifted after its activation counts as 0 when it is silent.",
+        "A silent neuron is treated as 0 although it is shifted after its activation.",
         {"elementwise._offsets": _nothing},
     ),
     "mixed neurons are forgotten": _fault(
-        "The result of an operation that mixes neurons counts as independent of them.",
+        "An operation mixes neurons, and its result is treated as independent of them.",
         {f"{module}.mix": _mix for module in ("rules", "kernels", "movement", "elementwise")}
         | {"audit._blame": _nothing},
     ),

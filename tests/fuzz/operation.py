@@ -1,7 +1,7 @@
-"""The type of a program's operations.
+"""The class `Op`, which holds one operation as templates of JAX and PyTorch code.
 
-Templates are format strings. `{0}`, `{1}` are the arguments, `{id}` is the node's number, any other field is an
-attribute of the node. A tapped template calls `T`, which records, cuts or perturbs values:
+Templates are format strings. `{0}` and `{1}` are the arguments, and `{id}` is the node's number. Any other field is an
+attribute of the node. A tapped template calls the object `T`, which records, cuts or perturbs values:
 
 - `T.r(id, value)`: the value that a kernel reads.
 - `T.z(id, value)`: the units that a kernel computes.
@@ -12,7 +12,7 @@ attribute of the node. A tapped template calls `T`, which records, cuts or pertu
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["kernel", "nonlinear", "product", "plain"]  # a product of two activations is a nonlinearity
+Kind = Literal["kernel", "nonlinear", "product", "plain"]  # "product" multiplies two activations, so it is nonlinear
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,6 @@ class Op:
     torch: str
     kind: Kind = "plain"
     units: tuple[int, ...] = (-1,)
-    soft: str = ""  # a lambda in PyTorch; by default every argument is elementwise
+    soft: str = ""  # a lambda in PyTorch; the default is `structure.soft`, which works element by element
     tapped_torch: str = ""
     module: str = ""  # constructor of the nn.Module that `torch` calls

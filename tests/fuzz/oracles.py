@@ -1,4 +1,7 @@
-"""Checks after recycling at tau = 0. They use values and derivatives, never the wiring that the tracer returns."""
+"""Checks after recycling at tau = 0. They use values and derivatives, never the wiring that the tracer returns.
+
+`structure` defines units and entries. A `truth` is a `Structure`: what a program really depends on.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +25,7 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """The outcome of one program: how many layers are recycled and how many only measured, or why it was refused."""
+    """The outcome of one program: how many layers are recycled or only measured, or why `trace` refused the program."""
 
     recycled: int = 0
     measured: int = 0
@@ -38,7 +41,7 @@ class Outcome:
 
 
 def flat(values: Mapping[str, np.ndarray], truth: Structure) -> np.ndarray:
-    """Returns all parameters as one vector, in the order of the truth's entries."""
+    """Returns all parameters as one vector, in which entries have the order of `truth`."""
     return np.concatenate([np.ravel(values[name]) for name in truth.names]) if truth.names else np.zeros(0)
 
 
@@ -58,7 +61,7 @@ def _some(truth: Structure, entries: np.ndarray) -> str:
 
 
 def silent_units(truths: Sequence[Structure], zero: Sequence[Table]) -> Table:
-    """Returns a mask of the units that are 0 on the whole batch in every kernel input and output that they reach."""
+    """Returns a mask of the silent units. On the whole batch, all kernel inputs and outputs that they reach are 0."""
     silent = np.ones(len(truths[0].units), bool)
     reached = np.zeros(len(truths[0].units), bool)
     for truth in truths:
@@ -105,11 +108,11 @@ def judge_entries(
     if zero is not None:
         silent = silent_units(truths, zero)
         for each in truths:
-            fixed = ~(each.columns & may_train).any(1)  # units of a constant kernel count as inputs
+            fixed = ~(each.columns & may_train).any(1)  # units of a constant kernel are treated as inputs
             found += _judge_readings(each, fresh, zeroed, silent | fixed, zero)
     recycled = np.flatnonzero((truth.columns & fresh).any(1))
-    # An entry that was 0 and reads a recycled unit may have been set to 0 without a visible change. A unit whose whole
-    # kernel is 0 may have been recycled without a visible change, so entries that read it also count as readers.
+    # An entry that was 0 and reads a recycled unit may have been set to 0 without a visible change. So may an entry
+    # that reads a unit whose whole kernel is 0, because this unit may have been recycled without a visible change.
     unseen = silent & ~(truth.columns & (new != 0)).any(1)
     reads = np.any([_readers(each, unit) for each in truths for unit in {*recycled, *np.flatnonzero(unseen)}], 0)
     old = may_train & ~running & ~changed & ~((new == 0) & reads)
@@ -165,8 +168,8 @@ def _judge_readings(
             found.append(Failure("a live entry was redrawn", f"{_some(truth, wrong)}: {what}"))
         if reading.read_by.size:
             # Readers of an element may be zeroed if the element is 0 on every sample, because then no output changes.
-            # It must be 0 because its units are silent, or because one factor of a gated pair is silent, which the
-            # tracer treats as one neuron. Readers of a constant 0, such as padding, may always be zeroed.
+            # It must be 0 because its units are silent, or because one factor of a gated pair is silent. The tracer
+            # treats such a pair as one neuron. Readers of a constant 0, such as padding, may always be zeroed.
             nothing = ~reading.entries.any(1) & ~reading.raw
             alone = ~(reading.units & ~silent).any(1) | reading.gated
             dead = zeros & (reading.units.any(1) | nothing) & alone
@@ -204,7 +207,7 @@ def silence(program: Program, truths: Sequence[Structure], values: Values) -> Va
         changed[mine & biases] = -30.0
         with_bias = feeds[:, mine & biases].any(1)
         mine &= ~feeds[with_bias].any(0)
-    if any("norm" in name for name in program.operations):  # because the biases of a norm do not feed single units
+    if any("norm" in name for name in program.operations):  # the biases of a norm do not feed a single unit only
         changed[biases & (rng.random(len(biases)) < 0.3)] = -30.0
     keep = np.concatenate([np.full(truth.sizes[i], name.endswith(RUNNING)) for i, name in enumerate(truth.names)])
     changed[mine & ~keep] = 0.0

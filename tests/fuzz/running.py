@@ -14,7 +14,7 @@ LIBRARY = str(Path(dormant.__file__).parent)
 
 
 def run(program: Program, framework: Framework) -> Outcome:
-    """Runs a program and returns its outcome. An exception inside the library is a failure; others are raised again."""
+    """Runs a program and returns its outcome. An exception inside the library is a failure. Raises other exceptions."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -10,8 +10,8 @@ from .program import Program, Values
 from .structure import Structure, Table
 from .taps import Observed, observed
 
-# Several results per unit, or one for several units. A layer is measured after a cumulative sum over time, whose first
-# value equals an activation.
+# Operations with several results per unit, or with one result for several units. Cumulative sums over time are among
+# them: a layer is measured after the sum, but the first value of the sum equals an activation.
 POOLS = {"max_pool", "max_time"}
 SEVERAL = {"crelu", "glu", "take_traced", "cumsum_time", "scan_add", *POOLS}
 
@@ -42,11 +42,11 @@ def judge_scores(
     """Checks that silent units score 0, and that the scores of simple layers equal scores computed by hand."""
     truth, found = truths[0], []
     quiet = silent_units(truths, seen.zero) & ~active(truth, seen.activations)
-    if program.operations & POOLS:  # a maximum with zeros can silence a linear neuron, which is measured before it
+    if program.operations & POOLS:  # a maximum with zeros can silence a linear neuron after it is measured
         quiet[:] = False
     for layer in layers:
         if not layer.recyclable or layer.coupled_by:
-            continue  # entries may not identify a refused layer's units; scores of coupled layers follow a norm
+            continue  # the entries may not identify a refused layer's units; coupled layers are scored after a norm
         neurons = neurons_of(truth, layer.incoming, layer.width)
         got = np.asarray(scores[layer.name])
         for neuron in np.flatnonzero(got != 0):
@@ -84,7 +84,7 @@ def judge_coupled(truth: Structure, layers: Sequence[Any], trained: set[str]) ->
 
 
 def active(truth: Structure, activations: Sequence[np.ndarray]) -> Table:
-    """Returns a mask of the units that a nonzero result of some nonlinearity depends on."""
+    """Returns a mask of the active units. A nonzero result of some nonlinearity depends on each active unit."""
     active = np.zeros(len(truth.units), bool)
     for units, values in zip(truth.activations, activations, strict=True):
         active |= units[(values != 0).any(0)].any(0)
@@ -92,7 +92,7 @@ def active(truth: Structure, activations: Sequence[np.ndarray]) -> Table:
 
 
 def by_hand(truth: Structure, neurons: Table, seen: Observed) -> np.ndarray | None:
-    """Returns a layer's scores if it has one nonlinearity and its results are read unchanged, else None."""
+    """Returns the scores of a layer that has one nonlinearity, if kernels read its results unchanged. Else None."""
     mine = neurons.any(0)
     if not (neurons.sum(1) == 1).all() or mine.sum() < len(neurons):
         return None
@@ -154,7 +154,7 @@ def judge_not_finite(
 
 
 def with_nan(truth: Structure, values: Values, trained: Sequence[str], seed: int) -> tuple[Values, int] | None:
-    """Returns the values with NaN in one entry of one unit's kernel, and the unit, or None if no kernel is trained."""
+    """Sets one entry of a unit's kernel to NaN. Returns the values and the unit, or None if no kernel is trained."""
     rng = np.random.default_rng(seed + 11)
     may = np.concatenate([np.full(size, name in trained) for name, size in zip(truth.names, truth.sizes, strict=True)])
     units = np.flatnonzero((truth.columns & may).any(1))

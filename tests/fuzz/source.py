@@ -1,4 +1,4 @@
-"""Renders a program as code: a plain function or module, and a copy with taps that the oracles run."""
+"""Renders a program as code: as a plain function or module, and as a copy with taps (calls of `T`) for the oracles."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -80,7 +80,7 @@ def plain_lines(program: Program, framework: Framework) -> list[str]:
 
 
 def _training_only(program: Program) -> list[int]:
-    """Returns the nodes that only the outputs of training mode need."""
+    """Returns the numbers of the nodes that only the outputs of training mode need."""
     needed = set(program.outputs) | {0}
     for index in reversed(range(len(program.nodes))):
         if index in needed:

@@ -1,4 +1,7 @@
-"""Finds which entries feed and read each unit of a program, from derivatives of a smooth copy without the tracer."""
+"""Finds which entries feed and read each unit of a program, from derivatives of a smooth copy of the program.
+
+A unit is one neuron in the result of a kernel. An entry is one number of a parameter. The tracer is not used.
+"""
 
 import re
 from collections.abc import Callable, Mapping
@@ -21,17 +24,14 @@ TINY = 1e-9
 
 @dataclass(frozen=True)
 class Reading:
-    """The dependencies of a value that a kernel reads, or of an output, per element (without the batch axis).
-
-    `read_by` marks the entries that multiply each element.
-    """
+    """What a value depends on that a kernel reads or the program returns. Elements have no batch axis."""
 
     name: str
     units: Table  # [elements, units]
     entries: Table  # [elements, entries]
     raw: Table  # [elements]: depends on the input directly
     gated: Table  # [elements]: depends on a product of activations, which one factor alone may silence
-    read_by: Table  # [elements, entries]
+    read_by: Table  # [elements, entries]: the entries that multiply the element
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Structure:
     activations: tuple[Table, ...]  # [elements, units] for every nonlinearity
     shapes: Mapping[str, tuple[int, ...]]  # of the parameters
     axes: Mapping[str, tuple[int, ...]]  # axes of a kernel's result along which its units lie
-    unit_shapes: Mapping[str, tuple[int, ...]]  # shape of the units, with the result's rank
+    unit_shapes: Mapping[str, tuple[int, ...]]  # shape of the units, with as many axes as a kernel's result
 
     def activations_of(self, unit: int) -> list[Table]:
         """Returns, for every nonlinearity, a mask of the result's elements that depend on a unit."""
@@ -65,7 +65,7 @@ def soft(*values: Tensor) -> Tensor:
 
 
 def blend(value: Tensor) -> Tensor:
-    """Returns a value whose every element depends on all elements along the last axis."""
+    """Returns a smooth function of the value. Each element of it depends on all elements along the last axis."""
     return value + 0.1 * value.sum(-1, keepdim=True) + 0.05 * torch.flip(value, (-1,)) ** 2
 
 
@@ -105,7 +105,7 @@ class Loops:
         return self.gated(self.a(name, lambda: torch.softmax(logits, -1), [logits], smooth) @ values)
 
     def drawn(self, kind: str, key: int, value: Any) -> Any:
-        """Returns constants in place of random numbers."""
+        """Returns constants instead of random numbers."""
         return torch.full_like(value, 0.7 if kind == "rows" else 1.0)
 
     def while_layers(self, name: str, h: Any, w: Any) -> Any:
@@ -124,7 +124,10 @@ class Loops:
 
 
 class Cutter(Loops):
-    """Runs a program in pieces: replaces each kernel input, and with `cut` each activation, by a new random leaf."""
+    """Runs a program in pieces. Replaces each kernel input by new random numbers, and with `cut` each activation too.
+
+    So derivatives do not pass from one piece to the next.
+    """
 
     generic = True
 
@@ -200,7 +203,7 @@ def compiled(program: Program) -> Callable[..., list[Tensor]]:
 
 
 def structure(program: Program, training: bool = False) -> Structure:
-    """Returns the true dependencies of a program, from a run cut at kernels and a run also cut at nonlinearities."""
+    """Returns the true dependencies of a program. Runs it once cut at kernels, and once also cut at nonlinearities."""
     tapped = compiled(program)
     random = torch.Generator().manual_seed(1)
     p = {
@@ -251,14 +254,14 @@ class _Units:
         return tuple((name, index) for name, count in self.counts.items() for index in range(count))
 
     def by_unit(self, name: str, derivative: Tensor) -> Tensor:
-        """Reduces [elements, *shape of z] to [elements, units of z]."""
+        """Sums the absolute derivative over all axes of z except those of its units. Returns [elements, units]."""
         axes = [1 + axis % (derivative.ndim - 1) for axis in self.axes[name]]
         rest = [axis for axis in range(1, derivative.ndim) if axis not in axes]
         moved = derivative.abs().permute(0, *axes, *rest)
         return moved.reshape(len(derivative), self.counts[name], -1).sum(-1)
 
     def identity(self, name: str, z: Tensor) -> Table:
-        """Returns a mask [elements, all units] of the unit that each element of z (without the batch) belongs to."""
+        """Returns a mask [elements, all units]: the unit to which each element of z belongs. Leaves out the batch."""
         numbers = torch.arange(self.counts[name], dtype=torch.float64)
         own = numbers.reshape(self.shapes[name]).expand(z.shape)[0].reshape(-1).long().numpy() + self.starts[name]
         return np.arange(self.total) == own[:, None]
@@ -280,14 +283,14 @@ def _units(program: Program, cutter: Cutter) -> _Units:
 
 
 class _Derivatives:
-    """Computes which units and entries each element of a value depends on."""
+    """Finds by derivatives on which units and entries each element of a value depends."""
 
     def __init__(self, leaves: list[Tensor], units: _Units, products: list[Tensor]) -> None:
         self.leaves, self.units, self.products = leaves, units, products
         self.entries = sum(leaf.numel() for leaf in leaves)
 
     def of(self, value: Tensor, zs: list[tuple[str, Tensor]], x: Tensor) -> tuple[Table, Table, Table, Table]:
-        """Returns masks of dependencies per element: on units, on entries, on the input, and on a product."""
+        """Returns four masks of what the elements of a value depend on: units, entries, the input, and products."""
         flat = value.reshape(len(value), -1)
         flat = (flat.real + 0.7 * flat.imag if flat.is_complex() else flat).T @ torch.tensor(
             [1.0, 0.7, 1.3], dtype=torch.float64

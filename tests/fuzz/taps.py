@@ -28,7 +28,7 @@ class Recorder(Loops):
         draw: Draw | None = None,
         rounding: float = 0.0,
     ) -> None:
-        self.rounding = rounding  # relative error added to every pre-activation, as in another compilation
+        self.rounding = rounding  # relative error of every pre-activation, to imitate a different compilation
         self.random, self.draw = torch.Generator().manual_seed(seed), draw
         self.moves, self.training = moves or {}, training
         self.reads, self.activations, self.arguments = list[Tensor](), list[Tensor](), dict[str, Tensor]()
@@ -90,7 +90,7 @@ def observed(
     program: Program, values: Values, batch: np.ndarray, tiny: float = 0.0, training: bool = False, seed: int = 0,
     draw: Draw | None = None,
 ) -> Observed:  # fmt: skip
-    """Returns the values of a run. `zero` counts numbers up to `tiny` as 0, because XLA flushes them to 0."""
+    """Returns the values of a run. In `zero`, numbers up to `tiny` are treated as 0, because XLA rounds them to 0."""
     recorder = Recorder(training=training, seed=seed, draw=draw)
     outputs = run(program, values, batch, recorder)
     ends = [np.reshape(np.asarray(value), (len(value), -1)) for value in (*recorder.reads, *outputs)]
@@ -134,7 +134,7 @@ def judge_moves(
 
 
 def unit_moves(truth: Structure, recycled: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the numbers to add to each kernel's result, by the kernel's name."""
+    """Returns numbers to add to a kernel's result, by the kernel's name: large for recycled units, 0 for others."""
     rng = np.random.default_rng(5)
     signs = np.where(rng.random(len(recycled)) < 0.7, 1, -1)
     sizes = np.where(recycled, rng.uniform(15, 25, len(recycled)) * signs, 0)

@@ -131,7 +131,7 @@ def run_torch(program: Program) -> Outcome:
     for training, old in zip((False, True), first, strict=True):
         kind = f"outputs moved in {'training' if training else 'evaluation'} mode"
         if not known or (training and woken(program, truths[-1], before, new, donor, batch.numpy())):
-            continue  # because noise activates a unit that is silent in evaluation mode
+            continue  # rounding decides these outputs, or noise activates a unit that is silent in evaluation mode
         fails += judge_outputs(kind, old, outputs_of(module, batch, training))
     fails += judge_entries(truths, before, new, donor, trained, seen.zero if known else None)
     fails += judge_moves(program, truths, modes, before, new, donor, batch.numpy())
@@ -151,7 +151,7 @@ def run_torch(program: Program) -> Outcome:
 
 
 def woken(program: Program, truth: Structure, before: Values, new: Values, donor: Values, batch: np.ndarray) -> bool:
-    """Whether noise in training mode activates a recycled unit. Counts units that no nonlinearity follows."""
+    """Whether noise in training mode activates a recycled unit. True also if no nonlinearity follows such a unit."""
     recycled = recycled_units(truth, before, new, donor)
     if not recycled.any() or not program.operations & {"train_noise", "noisy_dense"}:
         return False
@@ -162,7 +162,7 @@ def woken(program: Program, truth: Structure, before: Values, new: Values, donor
 
 
 def with_moments(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Returns the optimizer after one step of size zero, so that every parameter has state."""
+    """Takes one step, so that the optimizer has state for every parameter. Restores the parameters."""
     leaves = [leaf for group in optimizer.param_groups for leaf in group["params"]]
     kept = [leaf.detach().clone() for leaf in leaves]
     for leaf in leaves:

@@ -1,4 +1,4 @@
-"""Faults of the PyTorch tracer, as faulty functions that replace functions of the tracer."""
+"""Faults of the PyTorch tracer. Each fault is a wrong function that replaces a function of the tracer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class CodeFault:
-    """A fault: its description, the function that it replaces, and the faulty function."""
+    """A fault: its description, the function that it replaces, and the wrong function."""
 
     text: str
     module: str
@@ -29,7 +29,7 @@ TORCH_FAULTS = {
         lambda first, again: [],
     ),
     "buffers are overwritten": CodeFault(
-        "A layer that a buffer or a frozen weight feeds or reads is recycled.",
+        "A layer is recycled although a buffer or a frozen weight feeds or reads it.",
         "dormant.torch.layers",
         "Group._untrained",
         lambda self, verb, name, owners: None,
@@ -41,7 +41,7 @@ TORCH_FAULTS = {
         lambda func, args, kwargs: [],
     ),
     "training mode wakes nobody": CodeFault(
-        "A neuron that is silent in evaluation mode is recycled though it fires in training mode.",
+        "A neuron that is silent in evaluation mode is recycled although it is active in training mode.",
         "dormant.torch.recycling",
         "_dormant_elsewhere",
         lambda module, wiring, inputs, masks, tau: masks,

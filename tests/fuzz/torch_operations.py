@@ -1,4 +1,4 @@
-"""Operations of PyTorch programs only: branches, rows chosen by an index, in-place writes, modules."""
+"""Operations that only PyTorch programs have, such as branches, rows chosen by an index, and in-place writes."""
 
 from .operation import Op
 
