@@ -131,9 +131,13 @@ class AtariTraining(OnHost):
         chunk = jax.tree.map(np.asarray, _chunk_draws(self, jnp.asarray(starts)))
         return (RoundDraws(*round) for round in zip(*chunk, strict=True))
 
-    @cached_property
+    @property
     def policy(self) -> HostPolicy:
-        """A compiled function that returns the greedy actions and their Q values. It ignores its last argument."""
+        """Returns a compiled function of the greedy actions and their Q values. It ignores its last argument."""
+        return self._compiled_policy
+
+    @cached_property
+    def _compiled_policy(self) -> HostPolicy:
         return jax.jit(partial(_greedy, self))
 
     def feed(self, rings: tuple[FrameRing, ...], added: int) -> Feed:

@@ -127,9 +127,13 @@ class ControlTraining(OnHost):
         action, batch, score = (np.stack(each, axis=1) for each in (action, batch, score))
         return RoundDraws(explores, action, batch, score, np.stack(noise, axis=2))
 
-    @cached_property
+    @property
     def policy(self) -> HostPolicy:
         """A compiled function that returns actions, drawn with the given noise. It returns no Q values."""
+        return self._compiled_policy
+
+    @cached_property
+    def _compiled_policy(self) -> HostPolicy:
         return jax.jit(partial(_act, self))
 
     def feed(self, rings: tuple[StepRing, ...], added: int) -> HostFeed:
