@@ -53,7 +53,7 @@ def our_step() -> Step:
     before, after = rng.integers(0, 256, (2, BATCH, 84, 84, 4), np.uint8)
     rewards, discounts = rng.choice(np.array([-1, 0, 1], np.float32), BATCH), np.full(BATCH, 0.99, np.float32)
     batch = Batch(*map(jnp.asarray, (before, np.zeros(BATCH, np.int32), rewards, discounts, after)))
-    # The target network needs its own arrays, because an array cannot be donated twice in one call.
+    # Copies the target network's arrays, because an array cannot be donated twice in one call.
     state = jax.tree.map(jnp.copy, agent.init(jax.random.key(0), (84, 84, 4), ACTIONS))
     update = jax.jit(lambda state, batch: agent.update(state, batch)[0], donate_argnums=0)
 
@@ -92,7 +92,7 @@ def our_loop(ratio: float, agent_steps: int, redo: bool, folder: Path, replay_on
 
 
 def peer_step(name: str) -> Step:
-    """A function that samples a batch and takes one gradient step, as the named peer does."""
+    """A function that samples a batch and takes one gradient step with the code of the named peer."""
     import atari_peers
 
     return getattr(atari_peers, name)(ACTIONS).learn
@@ -130,7 +130,7 @@ def matmul() -> Step:
 
 
 def seconds(rows: dict[str, Step], repeats: int, count: int = 1) -> dict[str, float]:
-    """Median wall time of one call of each function. Functions are timed in turn, so that a disturbance affects all."""
+    """Median wall time per call of each function. Times the functions in turn. So other programs slow all equally."""
     import jax
 
     times: dict[str, list[float]] = {name: [] for name in rows}

@@ -78,7 +78,7 @@ def measure(network: NatureCNN | ImpalaResNet, flags: argparse.Namespace) -> boo
 
 
 def report(title: str, seconds: dict, found: dict, steps: int) -> bool:
-    """Prints one line per rule. Returns whether our rule is fast in a scan and bit-identical to the plain one."""
+    """Prints a line per rule. Returns whether our rule is fast in a scan and gives the same bits as the plain rule."""
     print(f"\n{title}: milliseconds per gradient\n{'':8}{'outside':>10}{'in a scan':>10}{'ratio':>8}  same bits")
     expected, right = found["plain", False], True
     for rule in ("plain", "ours"):

@@ -91,7 +91,7 @@ def bare_update(steps: int) -> dict[str, Callable[[], Any]]:
     pairs = [(jnp.ones((rows, inner)), jnp.ones((inner, columns))) for rows, inner, columns in PRODUCTS]
 
     def multiply(total: Any) -> Any:
-        # The factor depends on the previous call, so that XLA cannot compute the products once and reuse them.
+        # The factor depends on the previous call. So XLA cannot compute the products once and reuse them.
         return sum(((left * (1 + 0 * total)) @ right)[0, 0] for left, right in pairs)
 
     def adam(learner: Any) -> Any:
@@ -134,7 +134,7 @@ def loop(steps: int, seeds: int, recycle: int = 0) -> Callable[[], Any]:
 
 
 def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median wall time of each function. Functions are called in turn, so that a disturbance affects all of them."""
+    """Median wall time of each function. Calls the functions in turn. So other programs slow all of them equally."""
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}

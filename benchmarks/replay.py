@@ -51,7 +51,7 @@ def add(replay: FrameReplay, ring: FrameRing, added: int, frames: np.ndarray) ->
 
 
 def memory() -> tuple[float, float]:
-    """Megabytes of resident memory: of the process itself, and of mapped files."""
+    """Resident memory of the process in megabytes: first without mapped files, then of mapped files."""
     rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     own, mapped = (int(rows[name].split()[0]) * 1024 / 1e6 for name in ("RssAnon", "RssFile"))
     return own, mapped

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 Advance = Callable[[], Any]
-WARM_UP = 300  # agent steps of random play before learning; one unmeasured round of learning steps follows
+WARM_UP = 300  # agent steps of random play before learning; the first round of learning is not measured either
 
 
 def ours(task: str, steps: int, recycle: bool = False) -> Advance:
@@ -77,7 +77,7 @@ CONTESTANTS: dict[str, Callable[[str, int], Advance]] = {
 
 
 def seconds(contestants: dict[str, Advance], repeats: int) -> dict[str, float]:
-    """Median wall time per contestant. Contestants are measured in turn, so that a disturbance affects all of them."""
+    """Median wall time per contestant. Measures the contestants in turn. So other programs slow all of them equally."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(repeats + 1):
         for name, advance in contestants.items():

@@ -13,9 +13,9 @@ bound, "reproduced" is false if the bound does not hold, and "opposite" is false
 - *no harm*: a quotient of at least 0.9 is claimed.
 - *dormant*: a difference of 5 percentage points between two arms is claimed. Dormant fractions have a beta
   distribution: their standard deviation over seeds is 3 points around a mean of 2 %, and 9 points around 40 %.
-- *own change*: a difference of 5 percentage points between a run and its own start is claimed. At the start 2 % are
-  dormant. Small fractions are skewed.
-- *Atari*: a quotient of 1.1 is claimed for 17 games, of which some stay at random play. "Scores" is our rule, a
+- *own change*: a difference of 5 percentage points between the end and the start of a run is claimed. At the start 2 %
+  are dormant. Small fractions are skewed.
+- *Atari*: a quotient of 1.1 is claimed for 17 games. In some games, agents stay at random play. "Scores" is our rule: a
   difference of 0.05 of the human-normalised score. "Quotients" is a different rule, shown for comparison.
 - *primary*: the three primary claims of figure 10a, and none of them is true. A study is false if any of its three
   verdicts is false.

@@ -91,7 +91,7 @@ class Outcome:
 
 
 def outcome(case: AnyCase) -> Outcome:
-    """Traces the network of a case. Returns the outcome, which may be an error."""
+    """Traces the network of a case. Returns its layers, or the error of the trace."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -32,7 +32,7 @@ COLUMNS = ("verdict", "estimate", "low", "high", "unit", "level", "runs", "inter
 
 
 def experiments(root: Path) -> list[Experiment]:
-    """The experiments with a pilot scale, and the comparison whose record is under `root`, if there is one."""
+    """The experiments with a pilot scale. If there is a record of a comparison in `root`, also the comparison."""
     record = read_record(root, "pilot")
     compared = [record.experiment("pilot")] if record else []
     return [*(each for each in EXPERIMENTS if "pilot" in each.designs), *compared]
@@ -45,7 +45,7 @@ def verdicts(frame: pl.DataFrame) -> dict[str, list[Verdict]]:
 
 
 def tabulate(found: dict[str, list[Verdict]]) -> None:
-    """Prints the verdicts and their counts, and writes them to a table. Units are those of the report."""
+    """Prints the verdicts and their counts. Writes the verdicts to a table, in the units of the report."""
     with (HERE / "verdicts.csv").open("w", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(("experiment", "claim", *COLUMNS))

@@ -67,7 +67,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def outside(page: Path) -> list[Path]:
-    """Returns the files outside of docs/ to which a page links. Raises PluginError if one is missing or a folder."""
+    """Returns the files outside of docs/ to which a page links. Raises PluginError if a link has no file."""
     targets = [resolved(link, page) for link in LINK.findall(page.read_text())]
     found = [target for target in targets if not in_docs(target) and name(target) not in PAGES]
     for target in found:

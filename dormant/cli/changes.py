@@ -199,8 +199,7 @@ def _with_variants(experiment: Experiment, scale: Scale, changes: Sequence[Chang
 
 
 def _marked(arm: str, label: str) -> str:
-    # The text before the comma names the arm's family. The change is added there, so that a variant is not in that
-    # family.
+    # An arm's family is the text before the comma. Adds the change there, because a variant is not part of the family.
     name, comma, rest = arm.partition(",")
     return f"{name} (exploratory: {label}){comma}{rest}"
 

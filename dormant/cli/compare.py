@@ -78,7 +78,7 @@ def compare(flags: Compare) -> int:
 
 
 def methods(text: str) -> list[str]:
-    """Parses the names of methods. Raises ValueError if no method is named, or if one is repeated or unknown."""
+    """Parses the names of methods. Raises ValueError if there is no name, a repeated name or an unknown name."""
     if text == "all":
         return list(METHODS)
     names = [canonical(name.strip(), METHODS) for name in text.split(",") if name.strip()]

@@ -140,7 +140,7 @@ class Figure:
     """Size of the experiments. smoke takes seconds and only tests that they run. laptop takes hours. paper has the
     paper's size."""
     run_dir: Path = Path("runs")
-    """Folder of the runs, which experiments share."""
+    """Folder of the runs. Experiments share this folder."""
     dry_run: bool = False
     """Print the missing runs and their estimated time. Start no run."""
     checkpoint_seconds: float = 30.0
@@ -303,7 +303,7 @@ def _reads_files(value: object) -> bool:
 
 
 def _with_data_present(console: Console, flags: Figure, wanted: Sequence[Experiment]) -> Iterator[Experiment]:
-    """Yields the experiments whose data sets are present. Prints which ones it leaves out.
+    """Yields the experiments whose data sets are present. Prints which experiments it leaves out.
 
     Raises ValueError if the data set is missing for an experiment that the user has named.
     """

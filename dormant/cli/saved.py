@@ -195,7 +195,7 @@ def is_sb3(path: Path) -> bool:
 def state_dict(path: Path) -> dict[str, object]:
     """Reads tensors by name from a PyTorch file, or from the policy in a Stable-Baselines3 model.
 
-    Uses PyTorch's loader for weights only, which runs no code from the file.
+    Uses PyTorch's loader for weights only. It runs no code from the file.
     Raises ValueError for a file that holds other Python objects. The message shows how to save tensors.
     """
     if not path.is_file():

@@ -71,8 +71,7 @@ def _outlasting_orbax() -> Iterator[None]:
         yield
     except FAILURES as error:
         if error.__cause__ is not None or isinstance(error, KeyboardInterrupt):
-            # Other reads or writes of Orbax end a little later and also print stack traces. Waits for these, so that
-            # they are dropped too.
+            # Other reads or writes of Orbax end a little later and also print stack traces. Waits, to drop these too.
             time.sleep(0.5)
         raise
 

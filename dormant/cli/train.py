@@ -301,7 +301,7 @@ def _task(env: str) -> str:
 
 
 def _minatar_game(env: str) -> str:
-    """The game of a MinAtar environment. Raises ValueError, which suggests similar names, for any other environment.
+    """The game of a MinAtar environment. Raises ValueError for any other environment, and suggests similar names.
 
     >>> _minatar_game("MinAtar/Breakout")
     'Breakout'
@@ -375,7 +375,7 @@ def _prepared(flags: Flags | TrainLike, folder: RunFolder) -> Training:
     for part in (training.agent,) if isinstance(flags, TrainLike) else (flags.settings, flags.agent):
         check_finite(part)
     _refuse_large_batches(training)
-    # Traces the initialisation without computing it, so that an intervention that does not fit the network raises now.
+    # Traces the initialisation without computing it. An intervention that does not fit the network raises here.
     jax.eval_shape(training.init)
     if not isinstance(training, DeviceTraining) and not folder.done.exists():
         training.refuse_without_room(folder.replay)

@@ -130,8 +130,8 @@ def atari_bench(million_frames: int, network: type[NatureCNN | ImpalaResNet] = N
     """The paper's Atari settings, for runs of `million_frames` million frames.
 
     Source: see `atari_dqn`. ReDo's period comes from secondary sources. Here ReDo acts until the end of a run. In the
-    released configurations ReDo stops after 2.5 million gradient steps, which comes before the end of a run only at
-    replay ratio 2.
+    released configurations ReDo stops after 2.5 million gradient steps. With 10 million frames, only runs at replay
+    ratio 2 are longer.
     """
 
     def train(ratio: float, intervention: Intervention, width: int, agent: Changes) -> AtariTraining:

@@ -215,9 +215,10 @@ HIGHER_LOSS = 1.1  # like returns
 
 
 def ends_with_higher_loss(arm: str) -> Claim:
-    """The claim that a network with dormant neurons ends with a higher loss than a new one (in the paper 0.7 and 0.1).
+    """The claim that a network with dormant neurons ends with a higher loss than a new network.
 
-    Its precondition is dormant neurons at the start. In the paper 61 % are dormant.
+    In the paper the losses are 0.7 and 0.1. The precondition is that neurons are dormant at the start. In the paper
+    61 % are.
     """
     name = "A pretrained network" if arm == PRETRAINED else "A pretrained network with a new head"
     requires = some_dormant(arm, Quantity("dormant/0.1/all", "start"))

@@ -120,7 +120,7 @@ def incoming(bench: Bench) -> tuple[Arm, ...]:
 
 
 def no_worse(arm: str, against: str) -> Claim:
-    """The claim that the return of `arm` is at most a tenth below that of `against`."""
+    """The claim that the return of `arm` is at most a tenth lower than the return of `against`."""
     statement = f"The return of {arm} is not a tenth lower than that of {against}"
     return returns(statement, arm, against, "higher", LOWER_RETURN)
 

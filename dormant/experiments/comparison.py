@@ -75,7 +75,7 @@ def _by_agent(setting: str, values: Sequence[float], change: Change) -> Maker:
 
 
 def _by_learning_rate(change: Change) -> Maker:
-    """Returns a function that makes one candidate per learning rate, for a method without a setting of its own."""
+    """Returns a function that makes one candidate per learning rate. For methods that have no setting to tune."""
 
     def candidates(bench: Bench) -> Candidates:
         plain = bench.dqn().agent
@@ -266,6 +266,6 @@ def read_record(root: Path, scale: Scale) -> Record | None:
 
 
 def _with_known_names(record: dict[str, Value]) -> dict[str, Value]:
-    """Replaces old names of methods with current ones. Old names have underscores, or "cbp" for continual backprop."""
+    """Replaces old names of methods with current names. Old names have underscores; "cbp" was continual backprop."""
     names = {name: canonical({"cbp": "continual-backprop"}.get(name, name), METHODS) for name in record}
     return {names[name]: value for name, value in record.items()}

@@ -1,7 +1,7 @@
 """The results of a comparison: the setting chosen for each method, and the table of methods.
 
-`dormant.experiments.comparison` defines the runs. This file is separate because it reads runs with polars, which
-commands other than `compare` need not import.
+`dormant.experiments.comparison` defines the runs. This file is separate because it imports polars to read runs. Most
+commands do not need polars.
 """
 
 from collections.abc import Iterator, Sequence

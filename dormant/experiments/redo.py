@@ -213,7 +213,7 @@ DRQ_SWEEP = swept(ratios=(1.0, 2.0, 4.0, 8.0), name="DrQ")
 SMOKE_DRQ = Bench(_small_drq, redo_period=50, reset_period=200)
 MINATAR_DRQ = Bench(_minatar_drq, redo_period=1_000, reset_period=10_000)
 # ReDo's period comes from secondary sources. Here ReDo acts until the end of a run. In the released configuration ReDo
-# stops after 400,000 gradient steps, which is the end of a run only at replay ratio 1.
+# stops after 400,000 gradient steps. Runs at replay ratio 1 have this length; runs at higher ratios are longer.
 ATARI_DRQ = Bench(_atari_drq, redo_period=1_000, reset_period=100_000)
 
 FIG10D = Experiment(

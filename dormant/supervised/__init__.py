@@ -136,7 +136,7 @@ class SupervisedTraining:
 
     @cached_property
     def wiring(self) -> Wiring:
-        """The wiring of the network, which is traced to score its neurons."""
+        """The traced network. It is used to score neurons."""
         with jax.ensure_compile_time_eval():
             blank = jnp.zeros((1, *self.env.image_shape))
             return trace(self.agent.network.apply, self.fresh(jax.random.key(0)), blank)
@@ -147,7 +147,7 @@ class SupervisedTraining:
 
     @cached_property
     def data(self) -> Images:
-        """The images, which are loaded at the first use. Raises ValueError if they are missing."""
+        """The images. The first use loads them. Raises ValueError if they are missing."""
         return self.env.load(self.images)
 
     def init(self) -> SupervisedState:

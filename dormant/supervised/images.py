@@ -33,7 +33,7 @@ class ImageSet(Protocol):
     @property
     def image_shape(self) -> tuple[int, int, int]: ...
     def load(self, images: int) -> Images: ...
-    def refuse_unless_there(self) -> None: ...  # raises ValueError, which explains how to get the images
+    def refuse_unless_there(self) -> None: ...  # raises ValueError that explains how to get the images
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class FashionMNIST:
     >>> FashionMNIST().image_shape
     (28, 28, 1)
 
-    Source: Xiao, Rasul and Vollgraf 2017. The MD5 is that of the unpacked content, because the compressed files differ
-    between sources.
+    Source: Xiao, Rasul and Vollgraf 2017. The MD5 is for the unpacked content, because compressed files differ between
+    sources.
     """
 
     path: Path | None = field(default=None, compare=False)  # does not change results, because `load` checks the content

@@ -1,6 +1,6 @@
 """Runs command lines with malformed flags, each in a forked process.
 
-Trainings do not run. If one would start, the outcome is "accepted".
+Trainings do not run. If a training would start, the outcome is "accepted".
 """
 
 import os

@@ -1,6 +1,6 @@
 """Kills runs at random moments, resumes them, and compares them with uninterrupted runs.
 
-Trainings are forked from this process, which has imported all modules but has computed nothing. Figures run in new
+Trainings are forked from this process. It has imported all modules but has computed nothing. Figures run in new
 processes.
 """
 
@@ -25,7 +25,7 @@ import jax
 from campaign.outcomes import Outcome, Tally
 from dormant import __main__ as command_line
 
-SECONDS = 900.0  # a figure takes minutes beside other programs
+SECONDS = 900.0  # a figure takes minutes on a busy machine
 STEPS = 1_200
 # Turns evaluations off, because they take longer to compile than the rest of a run.
 SMALL = ("--steps", str(STEPS), "--log-period", "100", "--eval-period", "1000000", "--checkpoint-seconds", "0")

@@ -27,7 +27,7 @@ class Builder:
         self.count = 0
 
     def add(self, op: str, args: tuple[int, ...], shape: tuple[int, ...] = (), **attrs: Any) -> int:
-        """Adds a node and returns its number. The default shape is that of the first argument."""
+        """Adds a node and returns its number. By default, it has the shape of its first argument."""
         batched = any(self.nodes[arg].batched for arg in args)
         shape = shape or self.nodes[args[0]].shape
         self.nodes.append(Node(op, args, tuple(int(size) for size in shape), batched, {**attrs, "id": len(self.nodes)}))
@@ -322,7 +322,7 @@ def film(b: Builder, h: int) -> int:
 
 
 def squeeze(b: Builder, h: int) -> int:
-    """Adds a layer that is multiplied by a gate computed from its own units (squeeze-and-excitation)."""
+    """Adds a layer, and multiplies it by a gate that is computed from the layer (squeeze-and-excitation)."""
     h = layer(b, h)
     return b.add("mul", (h, b.add("sigmoid", (dense(b, h, b.shape(h)[-1]),))))
 

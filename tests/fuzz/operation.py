@@ -1,4 +1,4 @@
-"""The class `Op`, which holds one operation as templates of JAX and PyTorch code.
+"""The class `Op`: one operation, as templates of JAX and PyTorch code.
 
 Templates are format strings. `{0}` and `{1}` are the arguments, and `{id}` is the node's number. Any other field is an
 attribute of the node. A tapped template calls the object `T`, which records, cuts or perturbs values:

@@ -73,7 +73,7 @@ def without_dead_nodes(program: Program) -> Program:
 
 
 def redirected(program: Program, old: int, new: int) -> Program:
-    """Returns the program with every use of node `old` replaced by node `new`, which must come before `old`."""
+    """Returns the program with every use of node `old` replaced by node `new`. `new` must come before `old`."""
     swap = lambda ids: tuple(new if index == old else index for index in ids)  # noqa: E731
     nodes = tuple(replace(node, args=swap(node.args)) for node in program.nodes)
     return without_dead_nodes(

@@ -80,7 +80,7 @@ def plain_lines(program: Program, framework: Framework) -> list[str]:
 
 
 def _training_only(program: Program) -> list[int]:
-    """Returns the numbers of the nodes that only the outputs of training mode need."""
+    """Returns the nodes (by number) that only the outputs of training mode need."""
     needed = set(program.outputs) | {0}
     for index in reversed(range(len(program.nodes))):
         if index in needed:
@@ -89,7 +89,7 @@ def _training_only(program: Program) -> list[int]:
 
 
 def tapped_source(program: Program) -> str:
-    """Returns the source of `tapped(p, x, T)` in PyTorch, which calls `T` at every kernel and every nonlinearity."""
+    """Returns the source of a PyTorch function `tapped(p, x, T)`. It calls `T` at every kernel and nonlinearity."""
     names = _names(program, plain_access)
     lines = []
     for index, node in enumerate(program.nodes):

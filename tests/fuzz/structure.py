@@ -30,7 +30,7 @@ class Reading:
     units: Table  # [elements, units]
     entries: Table  # [elements, entries]
     raw: Table  # [elements]: depends on the input directly
-    gated: Table  # [elements]: depends on a product of activations, which one factor alone may silence
+    gated: Table  # [elements]: depends on a product of activations, so one silent factor is enough to make it 0
     read_by: Table  # [elements, entries]: the entries that multiply the element
 
 
@@ -254,7 +254,7 @@ class _Units:
         return tuple((name, index) for name, count in self.counts.items() for index in range(count))
 
     def by_unit(self, name: str, derivative: Tensor) -> Tensor:
-        """Sums the absolute derivative over all axes of z except those of its units. Returns [elements, units]."""
+        """Sums the absolute derivative over all axes of z except the axes of its units. Returns [elements, units]."""
         axes = [1 + axis % (derivative.ndim - 1) for axis in self.axes[name]]
         rest = [axis for axis in range(1, derivative.ndim) if axis not in axes]
         moved = derivative.abs().permute(0, *axes, *rest)

@@ -69,7 +69,7 @@ class Recorder(Loops):
 
 
 def run(program: Program, values: Values, batch: np.ndarray, recorder: Recorder) -> list[np.ndarray]:
-    """Returns the outputs of a program, including those of training mode."""
+    """Returns the outputs of a program. They include the outputs of training mode."""
     p = {name: torch.from_numpy(value) for name, value in values.items()}
     with torch.no_grad():
         return [output.numpy() for output in compiled(program)(p, torch.from_numpy(batch), recorder)]
@@ -99,7 +99,7 @@ def observed(
 
 
 def hangs_on_rounding(program: Program, values: Values, batch: np.ndarray, seen: Observed, **options: Any) -> bool:
-    """Whether rounding decides which values are 0, so that a different compilation may give different zeros.
+    """Whether rounding decides which values are 0. Then a different compilation may give different zeros.
 
     Examples: a constant neuron from which the batch mean is subtracted, a sigmoid that almost underflows, or GELU of
     numbers below -4, where its factor 1 + tanh is 0 or one rounding unit.

@@ -162,7 +162,7 @@ def woken(program: Program, truth: Structure, before: Values, new: Values, donor
 
 
 def with_moments(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Takes one step, so that the optimizer has state for every parameter. Restores the parameters."""
+    """Takes one step, to give the optimizer state for every parameter. Then restores the parameters."""
     leaves = [leaf for group in optimizer.param_groups for leaf in group["params"]]
     kept = [leaf.detach().clone() for leaf in leaves]
     for leaf in leaves:
