@@ -37,7 +37,7 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of a figure: a training whose environment and seeds the design sets."""
+    """One line of a figure: a training without its environment and its seeds. The design sets these two."""
 
     name: str
     training: Trainable
@@ -75,9 +75,9 @@ class Quantity:
     mean of `train_return` over training episodes. "mean" and "per episode" cover the part of the run between the
     fractions `after` and `until`.
 
-    Shortly after a reset, an agent plays like a new agent. `reset_age=(low, high)` can leave out the log points of this
-    time. It keeps a log point only if the last reset was at least `low` and less than `high` reset periods ago in both
-    arms. An arm without resets leaves out no log point.
+    `reset_age=(low, high)` keeps a log point only if the last reset was at least `low` and less than `high` reset
+    periods ago in both arms. Use it to leave out the time shortly after a reset, when an agent plays like a new agent.
+    An arm without resets leaves out no log point.
 
     >>> Quantity("eval_return", "mean", after=0.5, reset_age=(0.5, math.inf)).metric
     'eval_return'
@@ -131,8 +131,9 @@ class Precondition:
 class Claim:
     """A claim: a quantity is higher (or lower) in the arm `arm` than in the arm `against`, by at least `smallest`.
 
-    If `against` is None, the quantity is compared with its value at the start of the same arm. If `baseline` is set,
-    the second value is the quantity `baseline`, instead of `quantity` or of the start.
+    The claim compares two values. The first value is `quantity` in the arm `arm`. The second value is `quantity` in the
+    arm `against`. If `against` is None, the second value is the start of `quantity`'s metric in the arm `arm`. If
+    `baseline` is set, the second value is `baseline`, in the arm `against` or (if that is None) in the arm `arm`.
 
     - `by="ratio"` compares the quotient of the two values. 1 means no effect. `smallest` is for example 1.5 for
       "higher" or 0.67 for "lower".

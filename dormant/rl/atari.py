@@ -48,10 +48,11 @@ class ChunkDraws(NamedTuple):
 class AtariTraining(OnHost):
     """A training of DQN or DrQ on an Atari game. On one machine, equal fields give bit-identical results.
 
-    Fields that `DeviceTraining` also has have the same meaning here. An evaluation plays at least `eval_episodes` whole
-    episodes and at least `eval_agent_steps` agent steps. An `eval_period` longer than the run disables evaluation. If
-    `video` is true, each evaluation records the first episode of the first seed. `init` returns the state before the
-    first agent step. `open` returns a `HostLoop`, which runs the training and stores the frames of each seed in files.
+    Fields with the same name as in `DeviceTraining` have the same meaning. An evaluation plays at least `eval_episodes`
+    whole episodes and at least `eval_agent_steps` agent steps. An `eval_period` longer than the run disables
+    evaluation. If `video` is true, each evaluation records the first episode of the first seed. `init` returns the
+    state before the first agent step. `open` returns a `HostLoop`. The loop runs the training and stores the frames of
+    each seed in files.
 
     `replay_on` sets where batches are built. With "device", the device has a copy of these frames, and the host sends
     one frame per agent step. With "host", the host sends whole batches. The results are the same. "auto" chooses
@@ -141,7 +142,7 @@ class AtariTraining(OnHost):
         return jax.jit(partial(_greedy, self))
 
     def feed(self, rings: tuple[FrameRing, ...], added: int) -> Feed:
-        """Returns the object that brings observations and batches to the device, as `replay_on` sets.
+        """Returns the object that brings observations and batches to the device; see `replay_on`.
 
         Raises ValueError with the sizes if `replay_on` is "device" and the frames do not fit on the device.
         """

@@ -32,11 +32,11 @@ LEARNING = 2**63 + 1
 class ControlTraining(OnHost):
     """A training of SAC on a continuous environment. On one machine, equal fields give bit-identical results.
 
-    Fields that `DeviceTraining` also has have the same meaning here. An evaluation plays `eval_episodes` episodes with
-    the policy's mean action. An `eval_period` longer than the run disables evaluation. The gradient steps of a round
-    sample only agent steps of earlier rounds. Therefore the device can compute these gradient steps while the host
-    plays the round's last agent step. `init` returns the state before the first agent step. `open` returns a
-    `HostLoop`, which runs the training and stores the agent steps of each seed in files.
+    Fields with the same name as in `DeviceTraining` have the same meaning. An evaluation plays `eval_episodes` episodes
+    with the policy's mean action. An `eval_period` longer than the run disables evaluation. The gradient steps of a
+    round sample only agent steps of earlier rounds. Therefore the device can compute these gradient steps while the
+    host plays the round's last agent step. `init` returns the state before the first agent step. `open` returns a
+    `HostLoop`. The loop runs the training and stores the agent steps of each seed in files.
 
     >>> ControlTraining(replay_ratio=2.0).schedule.gradient_steps_per_round
     2

@@ -109,7 +109,8 @@ class DeviceTraining:
     def program(self) -> tuple["DeviceTraining", Int[Array, " seeds"]]:
         """The training with seeds 0 to n - 1, and an array of the n actual seeds.
 
-        Compiled code depends only on the first. Thus trainings that differ only in their seeds share compiled code.
+        Code is compiled for the training with seeds 0 to n - 1. Thus trainings that differ only in their seeds share
+        compiled code.
         """
         with jax.ensure_compile_time_eval():  # the array is cached, so it must be a value and not a tracer
             return replace(self, seeds=tuple(range(len(self.seeds)))), jnp.array(self.seeds)

@@ -56,8 +56,9 @@ class DistillationTraining:
     The student minimises the squared error between its Q values and the Q values of the teacher's final network. The
     error is averaged over all actions and over a batch. Batches are drawn from `states` states of the teacher's replay.
     The student starts from the final network of the training `student`. If `student` is None, it starts from a fresh
-    network. `new_head` gives a pretrained student fresh output layers. The optimizer is the agent's, with a fresh
-    state. The trainings `teacher` and `student` use the same `env` and `seeds` as this training.
+    network. If `new_head` is true, a pretrained student gets fresh output layers. The optimizer is the agent's
+    optimizer, with a fresh state. The trainings `teacher` and `student` use the same `env` and `seeds` as this
+    training.
 
     >>> DistillationTraining(student=DeviceTraining()).kind, len(DistillationTraining().needs)
     ('distillation-pretrained', 1)

@@ -1,4 +1,7 @@
-"""Gradient steps of several seeds, and the metrics of training. A gradient step is an update and an intervention."""
+"""Gradient steps of several seeds, and the metrics of training.
+
+In a gradient step, the agent updates its networks. Then the intervention runs.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -73,7 +73,7 @@ def _one_by_one() -> bool:
 
 
 def over_seeds(seeds: Int[Array, " seeds"], function: Callable[..., Tree]) -> Callable[..., Tree]:
-    """Returns the function with `seeds` as its first argument. Each device computes equally many seeds."""
+    """Returns the function with its first argument set to `seeds`. Each device computes equally many seeds."""
     return partial(over_devices(function, len(seeds)), seeds)
 
 
@@ -131,8 +131,8 @@ class Schedule:
 
     Lengths and periods count agent steps per seed. `replay_ratio` is the number of gradient steps per agent step,
     either n or 1/n for a whole number n. A round is the smallest whole number of agent steps with a whole number of
-    gradient steps. A chunk is the part of a run between two rows of metrics, which is `log_period` agent steps long.
-    Neurons are scored on `score_batch` states.
+    gradient steps. A chunk is `log_period` agent steps long and ends with a row of metrics. Neurons are scored on
+    `score_batch` states.
 
     >>> schedule = Schedule(0.25, 1_000, 100, 500, (0,), 64)
     >>> schedule.agent_steps_per_round, schedule.gradient_steps_per_round, schedule.evaluates(1_000)
@@ -227,7 +227,7 @@ def _check_ratio(ratio: float) -> None:
 
 
 class Draws(NamedTuple):
-    """The random numbers of one round of a DQN. They are drawn for a whole chunk at once, which is fast."""
+    """The random numbers of one round of a DQN. A whole chunk is drawn at once, because this is faster."""
 
     act: Float[Array, "... agent_steps 2"]
     env: Key[Array, "... agent_steps"]

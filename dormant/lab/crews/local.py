@@ -1,4 +1,4 @@
-"""Worker processes on this machine. A worker runs one job after another on one core and sends events to a pipe."""
+"""Worker processes on this machine. A worker runs one job after another on one core, and sends events to the crew."""
 
 import multiprocessing
 import signal

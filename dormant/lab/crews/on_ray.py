@@ -33,7 +33,7 @@ class Slot:
     news: list[Event] = field(init=False, default_factory=list)
 
     def give(self, job: Job) -> None:
-        """Sends the job to Ray, which starts the job when a node has room."""
+        """Sends the job to Ray. Ray starts the job when a node has room."""
         self.stream, self.news = self.send(with_absolute_path(job)), [Event("queued")]
         self.job, self.last, self.progress = job, job.path, None
 

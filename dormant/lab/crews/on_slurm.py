@@ -14,7 +14,7 @@ from dormant.lab.crews import Event, Job, last_line, last_log_line
 from dormant.lab.crews.cluster import NoCluster, RemoteProgress, Resources, run_job_here, with_absolute_path
 
 # submitit would configure logging for the whole process and close the handlers of other packages. This variable
-# prevents that. It must be set before submitit is imported. `parameters` sets it back in SLURM jobs.
+# prevents that. It must be set before submitit is imported. In SLURM jobs, `parameters` gives it another value.
 os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError

@@ -23,8 +23,8 @@ ALL = "all environments"
 class Line:
     """One line of a plot: the values of each seed, and their mean or IQM (`middle`) with the bounds of its interval.
 
-    Missing bounds are NaN. Lines of the paper have no values of seeds. `colour` and `dash` are the indices of a colour
-    and of a dash pattern.
+    Missing bounds are NaN. Lines of the paper have no values of single seeds. `colour` is the index of a colour, and
+    `dash` is the index of a dash pattern.
     """
 
     label: str

@@ -112,9 +112,9 @@ def _column(rows: list[Row], name: str) -> np.ndarray:
 
 
 def _counterpart(words: Sequence[str], labels: Sequence[str]) -> str | None:
-    """Returns our label that best matches a label of the paper. The label of the paper must have all of its words.
+    """Returns our label that best matches a label of the paper. Returns None if no label matches.
 
-    Returns None if no label matches.
+    Our label matches if the paper's label has all words of our label. The best match has the most words.
 
     >>> _counterpart(["redo", "DemonAttack", "replay_ratio=1"], ["DQN, RR 1", "ReDo, RR 1", "ReDo, RR 2"])
     'ReDo, RR 1'

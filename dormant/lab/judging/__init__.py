@@ -99,7 +99,7 @@ def p_value(
 ) -> Float[np.ndarray, "*more"]:
     """The two-sided p-value of the hypothesis that the mean is `null`.
 
-    At the confidence level 1 - p, one bound of `stratified_interval` equals `null`.
+    With the p-value p, one bound of `stratified_interval` at the confidence level 1 - p equals `null`.
 
     >>> round(float(p_value(np.array([[1.0], [2.0], [3.0]]))), 3)
     0.074

@@ -38,8 +38,8 @@ class Pairs(NamedTuple):
 def pairs(claim: Claim, frame: pl.DataFrame) -> Pairs:
     """Returns the pairs of values that a claim compares. `frame` is a table of `judging.table.read`.
 
-    If the claim has no `against`, a pair is a run's quantity, and the start of the same run or its `baseline`. Ignores
-    runs whose network diverged.
+    If the claim has no `against`, both values of a pair come from the same run. The second value is then the start of
+    the run, or the claim's `baseline`. Ignores runs whose network diverged.
     """
     compared, lost = frame.filter(pl.col("arm").is_in([claim.arm, claim.against or claim.arm])), 0
     if "diverged" in frame.columns:
@@ -94,7 +94,7 @@ def reduced(
     - "lowest": the lowest value after the first measured point.
     - "mean": the area under the curve divided by its length, between the fractions `after` and `until` of the run.
     - "per episode": the mean over the training episodes that ended between these fractions. Each value of the curve is
-      the mean of the episodes since the previous log point. `episodes` has their number.
+      the mean of the episodes since the previous log point. `episodes` has the number of these episodes.
 
     >>> reduced(Quantity("loss", "mean", after=0.5), np.array([0, 50, 75, 100]), np.array([9.0, 1.0, 2.0, 1.0]))
     1.5

@@ -131,7 +131,7 @@ def _of_cell(cell: Cell, held: RunOfSeed, tables: Mapping[RunFolder, pl.DataFram
 
 
 def _reset_age(training: Trainable) -> pl.Expr:
-    """The time since the network's last reset, in reset periods. Before the first reset, the time since the start."""
+    """The time since the network's last reset or since the start of the run, in reset periods."""
     ages = []
     for reset in _resets(training):
         steps = pl.col("gradient_steps")

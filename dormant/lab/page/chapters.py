@@ -174,7 +174,7 @@ def _short(value: float) -> float | int:
 
 
 def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experiment, str]]) -> str:
-    """Returns the table of claims, with one row per claim. `unjudged` has experiments and why they were not judged."""
+    """Returns the table of claims, with one row per claim. `unjudged` has unjudged experiments with the reasons."""
     rows = [_claim(each.experiment.name, verdict) for each in chapters for verdict in each.verdicts]
     rows += [_no_verdict(experiment, claim, why) for experiment, why in unjudged for claim in experiment.claims]
     heads = ("Claim", "Verdict", "Estimate and interval", "Pairs of runs", "Method")

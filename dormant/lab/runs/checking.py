@@ -89,7 +89,7 @@ def _steps(folder: RunFolder) -> list[int]:
 
 
 def _check_checkpoint(folder: RunFolder, step: int, owner: int, seals: list[Seal]) -> None:
-    """Verifies a checkpoint and the rows that it records. Adds its seal to `seals`. Raises Damaged if it is damaged."""
+    """Verifies a checkpoint and the rows that it records. Adds its seal to `seals`. Raises Damaged for any damage."""
     with checkpoints(folder, read_only=True) as manager:
         seal = verify(manager, step)
     if seal.owner != owner:

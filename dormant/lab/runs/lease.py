@@ -1,11 +1,11 @@
-"""A lease on a run folder that several machines share. Its holder must renew it, otherwise it lapses.
+"""A lease on a run folder that several machines share. The holder must renew the lease, otherwise the lease lapses.
 
-Processes of one machine exclude each other with a lock of the operating system, which releases it when the process
-ends. Other machines may not see that lock (Linux locks an NFS folder only for its own machine), and a lost machine
-cannot release anything. Therefore a run folder has a file lease-<number> with a counter. The holder keeps increasing
-the counter. A machine that sees no increase for LAPSE_SECONDS creates the file with the next number. Only one machine
-can succeed, because creating the file fails if it exists. The clocks of two machines are never compared. A holder that
-was paused for longer than LAPSE_SECONDS writes nothing until it has created the next file itself.
+Processes of one machine exclude each other with a lock. The operating system releases the lock when the process ends.
+Other machines may not see the lock (Linux locks an NFS folder only within one machine), and a lost machine cannot
+release anything. Therefore a run folder has a file lease-<number> with a counter. The holder keeps increasing the counter. If
+another machine sees no increase for LAPSE_SECONDS, it creates the file with the next number. Only one machine can
+succeed, because creating the file fails if it exists. The clocks of two machines are never compared. A holder that was
+paused for longer than LAPSE_SECONDS writes nothing until it has created the next file.
 """
 
 import json
@@ -160,7 +160,7 @@ def _free(file: Path, alone: bool) -> bool:
 
 
 def _lapsed(file: Path) -> bool:
-    """Waits for LAPSE_SECONDS. Returns False as soon as the lease is renewed, and True if it is not renewed."""
+    """Waits for at most LAPSE_SECONDS. Returns False as soon as the lease is renewed, and True if it is not renewed."""
     first, until = _content(file), _now() + LAPSE_SECONDS
     while _now() < until:
         time.sleep(RENEW_SECONDS / 5)

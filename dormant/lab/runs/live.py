@@ -17,7 +17,10 @@ Numbers = Mapping[str, int | float | None]
 
 @runtime_checkable
 class Sink(Protocol):
-    """A destination for metrics. `write` takes the metrics of one seed at one agent step; None means not measured."""
+    """A destination for metrics. `write` takes the metrics of one seed at one agent step.
+
+    A value of None was not measured.
+    """
 
     def write(self, seed: int, agent_steps: int, values: Numbers) -> None: ...
     def close(self) -> None: ...
@@ -108,9 +111,9 @@ class WeightsAndBiases:
 
 
 def sinks_of(tensorboard: Path | None, wandb: str, name: str, described: Described, seeds: Sequence[int]) -> list[Sink]:
-    """Returns a sink for the folder `tensorboard` and a sink for the W&B project `wandb`, as far as they are given.
+    """Returns the sinks: one for the folder `tensorboard`, and one for the W&B project `wandb`.
 
-    Raises the errors of `TensorBoard` and `WeightsAndBiases`.
+    Leaves out a sink if its argument is None or empty. Raises the errors of `TensorBoard` and `WeightsAndBiases`.
     """
     found: list[Sink] = []
     if tensorboard is not None:

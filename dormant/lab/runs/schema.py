@@ -67,7 +67,7 @@ class Spec(Model):
 
 
 class Mark(Model):
-    """A record of the content of a file up to some byte: the number of bytes and their checksum."""
+    """The length in bytes of a file, or of a beginning of the file, and the checksum of these bytes."""
 
     bytes: Count = 0
     checksum: Checksum = 0
@@ -97,7 +97,7 @@ class Seal(Model):
 
 
 class Timing(Model):
-    """The agent steps per seed whose time was measured, and the seconds they took. Sums over all processes of a run."""
+    """The number of timed agent steps per seed, and their seconds. Both are sums over all processes of a run."""
 
     agent_steps: Count = 0
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -142,7 +142,7 @@ def read(model: type[AnyModel], file: Path) -> AnyModel:
 
 
 def sealed(content: Values) -> str:
-    """Returns the text of a JSON file with `content`, and with the checksum of `content` as an additional field."""
+    """Returns the text of a JSON file with `content`. An additional field has the checksum of `content`."""
     return json.dumps(content | {"checksum": _sum(content)}, indent=1) + "\n"
 
 

@@ -62,7 +62,7 @@ class Augmentation:
         return Noise(*offsets, *(1.0 + self.intensity * normal))
 
     def augmented(self, batch: Batch) -> Batch:
-        """Returns the batch with augmented observations. These are floats.
+        """Returns the batch with augmented observations. Augmented observations are floats.
 
         Raises ValueError if the batch has no noise, or if `pad` is set and observations are not images.
         """
@@ -92,7 +92,7 @@ NO_AUGMENTATION = Augmentation()
 def shifted(
     images: Shaped[Array, "batch height width channels"], offset: Int[Array, "batch 2"], pad: int
 ) -> Shaped[Array, "batch height width channels"]:
-    """Pads each image by repeating its edges `pad` times. Then crops it to its size at `offset`.
+    """Pads each image by repeating its edges `pad` times. Then cuts out an image of the original size at `offset`.
 
     An offset of (pad, pad) leaves the image unchanged.
 
@@ -153,7 +153,7 @@ class DQN:
     batch_size: int = 32
     learning_rate: float = 6.25e-5
     adam_epsilon: float = 1.5e-4
-    weight_decay: float = 0.0  # L2 in Adam, biases included
+    weight_decay: float = 0.0  # L2 in Adam, for kernels and biases
     double: bool = False
     clip_rewards: bool = True
     replay_capacity: int = 1_000_000  # in agent steps, like min_replay, target_period and epsilon_steps
@@ -199,7 +199,7 @@ class DQN:
         return Objective(self.gamma, self.clip_rewards)
 
     def init(self, key: Key[Array, ""], observation_shape: tuple[int, ...], actions: int) -> DQNState:
-        """Returns the state of a fresh network. The target network is a copy of it."""
+        """Returns the state of a fresh network. The target network is a copy of this network."""
         params = self.network.init(key, observation_shape, actions)
         return DQNState(Learner(params, self.optimizer().init(params)), params)
 
@@ -263,7 +263,7 @@ class DQN:
         return DQNState(state.learner, target)
 
     def target_due(self, before: int | Array, after: int | Array) -> bool | Bool[Array, ""]:
-        """Whether a copy is due. This is so if the interval (before, after] contains a multiple of `target_period`."""
+        """Whether a copy is due: the interval (before, after] of agent steps contains a multiple of `target_period`."""
         return after // self.target_period > before // self.target_period
 
 

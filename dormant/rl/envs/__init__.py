@@ -73,7 +73,8 @@ class HostOutcome(Protocol):
 class Player(Protocol):
     """Independent environments on the host, one per seed.
 
-    `step` restarts the episodes that ended. `save` returns the exact state as a tree of arrays. `restore` restores it.
+    `step` restarts the episodes that ended. `save` returns the exact state as a tree of arrays. `restore` goes back to
+    a saved state.
     """
 
     @property
@@ -113,7 +114,7 @@ class ControlEnvironment(Protocol):
 
 
 RANDOM_PLAY = 2**63  # `stream` of random play; the `stream` of an evaluation is the number of training steps before it
-FRAMES_PER_SECOND = 15  # of videos: one frame per agent step, which takes 4 of the 60 emulator frames per second
+FRAMES_PER_SECOND = 15  # of videos: one frame per agent step. An agent step takes 4 of 60 emulator frames per second
 SCALE = 2  # factor by which videos enlarge the Atari screen
 
 # Maps an observation and two uniform numbers to an action and the Q value of the greedy action.
@@ -271,7 +272,7 @@ def play_on_host(
     """Plays whole episodes on the host. Returns their results.
 
     Every seed plays at least `agent_steps` agent steps and at least `episodes` episodes. A lost life does not end an
-    episode. If the outcome is terminal at a lost life, the return that Q estimates ends there. `film` records the first
+    episode. With `life_loss` (see `Atari`), a lost life ends the return that Q estimates. `film` records the first
     episode of the first seed.
     """
     seeds = len(player.observations)

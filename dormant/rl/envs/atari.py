@@ -182,7 +182,7 @@ class AtariState(NamedTuple):
 
 
 class AtariGames:
-    """Plays one Atari game once per seed. The games of different seeds do not influence each other.
+    """One emulator per seed. All emulators run the same Atari game, and they do not influence each other.
 
     Two games with equal `seed`, `stream` and actions take exactly equal steps. Training and evaluation use different
     values of `stream`, so that their random numbers are independent.

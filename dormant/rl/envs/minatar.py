@@ -54,7 +54,7 @@ class MinAtar:
         if self.game not in GAMES:
             raise ValueError(f"unknown MinAtar game {self.game!r}; there are {', '.join(GAMES)}.")
         if not 0 <= self.sticky < 1:
-            raise ValueError(f"sticky must be a probability below 1, got {self.sticky}; MinAtar's own value is 0.1.")
+            raise ValueError(f"sticky must be a probability below 1, got {self.sticky}; MinAtar has 0.1.")
         if self.time_limit < 1:
             raise ValueError(f"time_limit must be at least 1 agent step, got {self.time_limit}.")
 
@@ -122,8 +122,8 @@ def _as_minatar(name: str, pgx: PyTree, before: PyTree, after: PyTree) -> PyTree
     """Corrects pgx's game after a step to MinAtar's rules. Only Seaquest differs.
 
     pgx ends an episode when the oxygen is below zero, which is one step too late: MinAtar ends it at zero. pgx also
-    keeps enemy bullets that have left the screen, and these block other bullets. One difference remains: in MinAtar, a
-    submarine that is shot in the step in which it fires still fires.
+    keeps enemy bullets that have left the screen, and these block other bullets. One difference remains: in MinAtar, an
+    enemy submarine still fires if it is shot in the same step.
     """
     if name != "Seaquest":
         return after

@@ -136,7 +136,7 @@ def patches_times_kernel(
 
 
 def _pads(length: int, side: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """The numbers of zeros before and after an axis. If their sum is odd, there is one more zero after the axis."""
+    """Returns how many zeros to put before an axis and after it. If the sum is odd, one more zero is put after it."""
     if padding == "VALID":
         return 0, 0
     total = max(stride * (-(-length // stride) - 1) + side - length, 0)

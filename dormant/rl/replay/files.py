@@ -29,7 +29,7 @@ class DamagedRing(ValueError):
 
 @runtime_checkable
 class Ring(Protocol):
-    """The size of a ring. The ring has `slots` slots: `capacity` for agent steps that can be drawn, `slack` more."""
+    """The size of a ring. It stores `slots` agent steps: `capacity` steps that can be drawn, and `slack` more steps."""
 
     @property
     def capacity(self) -> int: ...
@@ -94,7 +94,7 @@ def claim_ring(mark: ndarray, owner: int | None, added: int, folder: Path) -> No
 
 
 def checksum(owner: int, number: int, *parts: Any) -> int:
-    """The checksum of a step or frame: of the ring's owner, of the step's or frame's number, and of its parts' bytes.
+    """Returns a checksum of three things: the owner of a ring, the number of a step or frame, and its bytes in `parts`.
 
     >>> checksum(1, 0, b"abc") == checksum(2, 0, b"abc"), checksum(1, 0, b"abc") == checksum(1, 1, b"abc")
     (False, False)
@@ -106,9 +106,9 @@ def checksum(owner: int, number: int, *parts: Any) -> int:
 
 
 def refuse_changed(kept: ndarray, numbers: Iterable[int], sums: Iterable[int], what: str, folder: Path) -> None:
-    """Raises DamagedRing if a computed checksum differs from the stored one. The message names the first step or frame.
+    """Raises DamagedRing if a computed checksum differs from the stored one. The message names the step or frame.
 
-    `numbers` are the numbers of steps or frames. `sums` are their computed checksums, and `kept` the stored ones.
+    `numbers` are the numbers of steps or frames. `sums` has their computed checksums. `kept` has all stored checksums.
     """
     for number, found in zip(numbers, sums, strict=True):
         if kept[number % len(kept)] != found:
@@ -125,7 +125,7 @@ def flush(ring: Any) -> None:
 def refuse_without_room(ring: Ring, rings: int, folder: Path) -> None:
     """Raises ValueError unless `rings` rings fit into memory and on the disk.
 
-    The ring files that are already in the folder may be overwritten, so their space is available too.
+    The rings can use the space of ring files that are already in the folder.
     """
     kept = sum(file.stat().st_blocks * 512 for file in folder.rglob("*.npy")) if folder.exists() else 0
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

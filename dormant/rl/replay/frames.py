@@ -171,7 +171,7 @@ class FrameReplay:
         ring.frame_checksums[place % self.places] = checksum(int(ring.owner[0]), place, kept)
 
     def sample(self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]) -> Batch:
-        """Draws n-step transitions with the random numbers `uniform` in [0, 1). 0 draws the oldest transition.
+        """Draws n-step transitions with the random numbers `uniform` in [0, 1). The number 0 draws the oldest one.
 
         Returns them as NumPy arrays.
 
