@@ -2,10 +2,10 @@
 
 Processes of one machine exclude each other with a lock. The operating system releases the lock when the process ends.
 Other machines may not see the lock (Linux locks an NFS folder only within one machine), and a lost machine cannot
-release anything. Therefore a run folder has a file lease-<number> with a counter. The holder keeps increasing the counter. If
-another machine sees no increase for LAPSE_SECONDS, it creates the file with the next number. Only one machine can
-succeed, because creating the file fails if it exists. The clocks of two machines are never compared. A holder that was
-paused for longer than LAPSE_SECONDS writes nothing until it has created the next file.
+release anything. Therefore a run folder has a file lease-<number> with a counter. The holder keeps increasing the
+counter. If another machine sees no increase for LAPSE_SECONDS, it creates the file with the next number. Only one
+machine can succeed, because creating the file fails if it exists. The clocks of two machines are never compared. A
+holder that was paused for longer than LAPSE_SECONDS writes nothing until it has created the next file.
 """
 
 import json
