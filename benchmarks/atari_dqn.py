@@ -140,7 +140,7 @@ def seconds(rows: dict[str, Step], repeats: int, count: int = 1) -> dict[str, fl
             start = time.perf_counter()
             for _ in range(count):
                 result = step()
-            jax.block_until_ready(result.cpu() if hasattr(result, "cpu") else result)  # for PyTorch, copying waits
+            jax.block_until_ready(result.cpu() if hasattr(result, "cpu") else result)  # a copy waits for PyTorch
             if number:  # the first round warms up
                 times[name].append((time.perf_counter() - start) / count)
     return {name: statistics.median(values) for name, values in times.items()}
@@ -179,7 +179,10 @@ def loops(options: argparse.Namespace, ratio: float, folder: Path) -> None:
 
 
 def transfers(ratio: float) -> None:
-    """Prints what one agent step sends to the device if the replay's frames are there, with the paper's settings."""
+    """Prints how many bytes one agent step sends to the device if the replay's frames are on the device.
+
+    Uses the paper's settings.
+    """
     from dormant.rl.agents import atari_dqn
     from dormant.rl.atari import AtariTraining
     from dormant.rl.replay.packets import Packets

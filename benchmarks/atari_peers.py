@@ -177,7 +177,7 @@ def cleanrl(actions: int) -> Peer:
         fresh = torch.empty_like(layer.weight)
         nn.init.kaiming_uniform_(fresh, a=5**0.5)
         into = mask.view(-1, *[1] * (fresh.ndim - 1))
-        outgoing = mask.repeat_interleave(after.weight.shape[1] // len(mask))  # a flatten gives a channel many columns
+        outgoing = mask.repeat_interleave(after.weight.shape[1] // len(mask))  # a flattened channel has many columns
         out = outgoing.view(1, -1, *[1] * (after.weight.ndim - 2))
         layer.weight.copy_(torch.where(into, fresh, layer.weight))
         layer.bias.masked_fill_(mask, 0.0)

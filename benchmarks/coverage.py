@@ -75,7 +75,7 @@ class Row(NamedTuple):
 def arms(
     rng: np.random.Generator, returns: str, times: float | None, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tables [simulations, seeds, games] of two arms. The second is zero if `times` is None."""
+    """Draws tables [simulations, seeds, games] of two arms. The second table is zero if `times` is None."""
 
     def arm() -> np.ndarray:
         return LEVELS[: shape[-1]] + SPREADS[: shape[-1]] * RETURNS[returns](rng, shape)

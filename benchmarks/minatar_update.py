@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
 
 BATCH, CHANNELS, ACTIONS = 32, 4, 5
 PLACES, PATCH, FILTERS, FLAT, WIDTH = 8 * 8 * BATCH, 9 * CHANNELS, 16, 8 * 8 * 16, 128
-# The matrix products of one update, rows x inner x columns: two forward passes, then the gradients of one of them. A
+# The matrix products of one update, rows x inner x columns: two forward passes, then the gradients of one pass. A
 # layer's gradient has one product for the kernel and one for the input. The first layer needs no gradient of its input.
 PRODUCTS = [(PLACES, PATCH, FILTERS), (BATCH, FLAT, WIDTH), (BATCH, WIDTH, ACTIONS)] * 2 + [
     *[(PATCH, PLACES, FILTERS), (FLAT, BATCH, WIDTH), (BATCH, WIDTH, FLAT)],

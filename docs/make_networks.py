@@ -1,4 +1,4 @@
-"""Writes docs/networks.md: which layers of the networks in tests/networks and tests/foreign dormant recycles.
+"""Writes docs/networks.md: a table of the networks in tests/networks and tests/foreign, with their recycled layers.
 
     python docs/make_networks.py                    # writes the page
     python docs/make_networks.py --record 0ae57e9   # counts layers with an earlier revision of dormant, in a CSV file

@@ -1,6 +1,6 @@
 """Hooks of MkDocs. They insert help texts, and add pages and pictures to the site that are not in docs/.
 
-The output of `dormant train --help` replaces a line `::help train`.
+A line `::help train` is replaced by the output of `dormant train --help`.
 
 CHANGELOG.md, CONTRIBUTING.md and LOG.md become pages. A link such as `../results/pilot/page.png` works in the
 repository and on the site: the file is copied into the site's folder `repository/`.
@@ -72,7 +72,7 @@ def outside(page: Path) -> list[Path]:
     found = [target for target in targets if not in_docs(target) and name(target) not in PAGES]
     for target in found:
         if not target.is_file():
-            raise PluginError(f"{page.relative_to(ROOT)} links to {target}, which is no file of this repository.")
+            raise PluginError(f"{page.relative_to(ROOT)} links to {target}, which is not a file of this repository.")
     return found
 
 

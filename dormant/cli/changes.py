@@ -87,7 +87,7 @@ def parsed(text: str) -> Change:
 
 
 def changed(training: Made, changes: Sequence[Change]) -> Made:
-    """The training with new values of its fields.
+    """A copy of the training with changed fields.
 
     >>> from dormant.rl.device import DeviceTraining
     >>> changed(DeviceTraining(), [Change("gamma", "0.9"), Change("seeds", "4,5")]).seeds
@@ -153,7 +153,7 @@ def _converted(old: object, change: Change) -> object:
 
 
 def with_variants(experiments: Sequence[Experiment], scale: Scale, texts: Sequence[str]) -> list[Experiment]:
-    """Adds variants to experiments: a changed copy of each arm at this scale that has all fields to change.
+    """Adds variants to experiments. A variant is a copy of an arm with all changes. Arms without the fields get none.
 
     Returns the experiments with their variants. A variant is marked as exploratory, and no claim is about it. Without
     changes, returns the experiments unchanged.
@@ -176,7 +176,7 @@ def with_variants(experiments: Sequence[Experiment], scale: Scale, texts: Sequen
 
 
 def _with_variants(experiment: Experiment, scale: Scale, changes: Sequence[Change]) -> Experiment:
-    """The experiment with its variants. Raises KeyError, with the reason, if there are none."""
+    """The experiment with its variants. Raises KeyError if it gets no variant; the message is the reason."""
     label, design = " and ".join(map(str, changes)), experiment.designs[scale]
     variants, reason = [], f"--set {label}: every arm of {experiment.name} has this value already."
     for arm in design.arms:

@@ -65,7 +65,7 @@ def demo(flags: Demo) -> int:
 
 def _train(console: Console, flags: Demo, folders: Mapping[str, RunFolder]) -> int:
     flags.run_dir.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the `finally` below ends the arms
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SystemExit makes the `finally` below end the arms
     available = cores()
     arms = {}
     for number, arm in enumerate(ARMS):

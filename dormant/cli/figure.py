@@ -43,10 +43,10 @@ class ClusterFlags:
     cpus: int | None = None
     """CPU cores per run on a cluster (default 1). The number of cores can change the last bits of a result."""
     gpus: float | None = None
-    """GPUs per run on a cluster (default 0). With a GPU, a run has all seeds of an arm. With Ray, two runs share a GPU
-    if this is 0.5."""
+    """GPUs per run on a cluster (default 0). With a GPU, a run has all seeds of an arm. With Ray, 0.5 puts two runs on
+    each GPU."""
     memory_gb: float | None = None
-    """Memory per run on a cluster, in GB. Default: SLURM's default; not declared to Ray."""
+    """Memory per run on a cluster, in GB. By default, SLURM uses its default, and Ray reserves no memory."""
     hours: float | None = None
     """Time limit of a SLURM job in hours (default 24). A run that takes longer is queued again and resumes."""
     partition: str | None = None

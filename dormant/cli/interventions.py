@@ -123,7 +123,7 @@ class Settings:
     strength: float | None = None
     """l2-init, parseval, spectral: factor of the penalty. Default: 1e-4."""
     misaligned_flatten: bool | None = None
-    """redo-as-published: use the published code's misaligned outgoing mask after a flatten."""
+    """redo-as-published: choose outgoing weights after a flatten with the published code's misaligned mask."""
     next_recorded_layer: bool | None = None
     """redo-as-published: assume that the next recorded layer reads the neurons, as the published code does."""
     xavier: bool | None = None

@@ -27,8 +27,8 @@ def saved(path: Path) -> PyTree:
     """Reads the tree of arrays in a checkpoint of a JAX network.
 
     NNX writes each parameter as `{"value": array}`; the result has only the array. Names in an .npz or .safetensors
-    file are paths. Slashes separate their steps, or dots if no name has a slash. Raises ValueError with a hint if
-    `path` is not a checkpoint.
+    file are paths with slashes, or with dots if no name has a slash. Raises ValueError with a hint if `path` is not a
+    checkpoint.
     """
     if not path.exists():
         raise ValueError(f"{path} does not exist; name a checkpoint.")

@@ -37,7 +37,7 @@ def check_seconds(seconds: float) -> None:
 
 
 def check_folder(path: Path, flag: str = "--run-dir") -> None:
-    """Raises ValueError if the folder of a flag cannot be created because it or a parent is a file."""
+    """Raises ValueError if the folder of a flag cannot be created, because the folder or a parent of it is a file."""
     existing = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
     if not existing.is_dir():
         raise ValueError(f"{flag} {path}: {existing} is not a folder; choose another {flag}.")
@@ -53,7 +53,7 @@ FAILURES = (OSError, RunRefused, KeyboardInterrupt)
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Delays what libraries write to stderr until the block ends. Drops it if the block fails or is interrupted."""
+    """Delays output of libraries to stderr until the block ends. Drops it if the block fails or is interrupted."""
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output), _outlasting_orbax():
@@ -200,7 +200,7 @@ def _row(experiment: Experiment, scale: Scale, root: Path, known: Speeds, worker
 
 
 def time_of(todo: Iterable[Job], known: Speeds, workers: int) -> str:
-    """The estimated duration of jobs on `workers` workers as text, with the number of runs without an estimate."""
+    """The estimated duration of jobs on `workers` workers, as text. It also gives how many runs have no estimate."""
     costs = [(known.cost(job.training), len(job.training.seeds)) for job in todo]
     seconds = sum(cost.seconds for cost, _ in costs if cost) / workers
     unknown = sum(runs for cost, runs in costs if cost is None)
@@ -287,5 +287,5 @@ def newest_values(newest: Newest) -> list[str]:
 
 
 def diverged(newest: Newest) -> list[str]:
-    """The agent step at which the first seed of a run diverged, as text; empty if no seed did."""
+    """A text with the agent step at which the first seed of a run diverged. The list is empty if no seed diverged."""
     return [f"diverged at {min(newest.diverged.values()):,}"] if newest.diverged else []

@@ -64,8 +64,7 @@ FIG11 = Experiment(
     },
     panels=(RETURN, DORMANT),
     claims=(
-        # In the paper about 40 % of the neurons are dormant at a quarter of the learning rate, 47 % with DQN, 10 % with
-        # ReDo.
+        # Dormant neurons in the paper: about 40 % at a quarter of the learning rate, 47 % with DQN, 10 % with ReDo.
         Claim(
             "A quarter of the learning rate makes fewer neurons dormant (τ = 0.1)",
             dormant_at_end(),
@@ -188,7 +187,7 @@ def methods(bench: Bench) -> tuple[Arm, ...]:
 
 
 def methods_and_tests(bench: Bench) -> tuple[Arm, ...]:
-    """Six arms: the arms of `methods`, and two to test whether overestimated values explain the effect of ReDo."""
+    """Six arms: the arms of `methods`, and two arms that test if overestimated values explain the effect of ReDo."""
     plain = bench.dqn()
     normalised = replace(plain.agent.network, layer_norm=True)
     return (
@@ -301,8 +300,8 @@ FIG14 = Experiment(
         Panel("Dormant neurons of all networks (τ = 0.1)", "dormant/0.1/all"),
     ),
     claims=(
-        # In the paper ReDo's return equals SAC's within noise: 11,250 and 11,500 on one task, about 5,000 each on the
-        # second task.
+        # In the paper the returns of ReDo and SAC are equal within noise: 11,250 and 11,500 on one task, about 5,000 on
+        # the second task.
         Claim("ReDo does SAC no harm", SAC_RETURN, "ReDo", "SAC", "higher", LOWER_RETURN, "ratio"),
         # In the paper weight decay loses a tenth in HalfCheetah and 5 % in Ant.
         lowers_sac("Weight decay", SLIGHTLY_LOWER),

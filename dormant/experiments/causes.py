@@ -43,14 +43,14 @@ def labelled(training: SupervisedTraining, images: ImageSet, seeds: int, leaves_
 
 
 def falls_with_fixed_labels(tau: str) -> Claim:
-    """The claim that the dormant fraction falls if labels are fixed. In the paper it falls from 9 % to 0.7 %."""
+    """The claim that the dormant fraction falls with fixed labels. In the paper it falls from 9 % to 0.7 %."""
     statement = f"With fixed labels fewer neurons are dormant (τ = {tau}) at the end than at the start"
     requires = some_dormant(FIXED, Quantity(f"dormant/{tau}/all", "start"))
     return Claim(statement, dormant_at_end(tau), FIXED, None, "lower", -MANY_NEURONS, requires=requires)
 
 
 def more_if_shuffled(tau: str) -> Claim:
-    """The claim that more neurons end dormant with shuffled labels. In the paper 32 % do; with fixed labels 0.7 %."""
+    """The claim that shuffled labels end with more dormant neurons. In the paper 32 %, with fixed labels 0.7 %."""
     statement = f"With shuffled labels more neurons end dormant (τ = {tau}) than with fixed ones"
     return Claim(statement, dormant_at_end(tau), SHUFFLED, FIXED, "higher", MANY_NEURONS)
 
@@ -128,13 +128,13 @@ def small_offline() -> OfflineTraining:
 
 
 def offline_on_minatar(bench: Bench, seeds: Sequence[int], leaves_out: str) -> Design:
-    """A design with 200,000 gradient steps on the last 100,000 transitions of a run of the bench on Asterix."""
+    """A design with 200,000 gradient steps on Asterix. The data is the last 100,000 transitions of a DQN run."""
     training = OfflineTraining(minatar_dqn(200_000), data=own_replay(bench))
     return Design(by_targets(training), (MinAtar("Asterix"),), tuple(seeds), leaves_out)
 
 
 def offline_on_atari() -> Design:
-    """A design with the published replay. A run takes as many gradient steps per part of the replay as its authors."""
+    """A design with the published replay. Per part of the replay, a run takes the authors' number of gradient steps."""
     agent = replace(atari_dqn(LOGGED_AT), target_period=2_000)  # offline, `target_period` counts gradient steps
     training = OfflineTraining(
         agent, Atari("DemonAttack"), DopamineReplay(), gradient_steps=6_250_000, log_period=12_500, eval_period=0
@@ -149,7 +149,7 @@ def still_grows(tau: str, smallest: float) -> Claim:
 
 
 def fewer_than_moving(arm: str, tau: str, smallest: float) -> Claim:
-    """The claim that fewer neurons end dormant with fixed targets than with moving targets.
+    """The claim that runs with fixed targets end with fewer dormant neurons than runs with moving targets.
 
     In the paper the difference is 8 points in DemonAttack and 35 in Asterix.
     """
@@ -187,7 +187,7 @@ FIG04 = Experiment(
 )
 
 
-TEACHER_AT, STUDENT_AT = 0.25, 1.0  # replay ratios: the best for a teacher on MinAtar, and the paper's for the student
+TEACHER_AT, STUDENT_AT = 0.25, 1.0  # replay ratios: the best on MinAtar for the teacher, the paper's for the student
 FRESH, PRETRAINED, NEW_HEAD = "Random init", "Pretrained", "Pretrained, new head"
 HALF = 0.5
 
@@ -211,7 +211,7 @@ def distilled_on_minatar(bench: Bench, seeds: Sequence[int], leaves_out: str) ->
 
 
 SHARE = dormant_at_end()
-HIGHER_LOSS = 1.1  # like returns
+HIGHER_LOSS = 1.1  # a ratio, as large as for returns
 
 
 def ends_with_higher_loss(arm: str) -> Claim:
@@ -233,7 +233,7 @@ FIG08 = Experiment(
         "smoke": Design(students(SMOKE, 600, 100), (MinAtar("Asterix", time_limit=100),), (0, 1), NOTHING_LEARNT),
         "pilot": distilled_on_minatar(MINATAR, range(3), "Atari, and networks that are trained for long."),
         "laptop": distilled_on_minatar(LAPTOP, LAPTOP_SEEDS, "Atari, and networks that are trained for long."),
-        # The length of the paper's teacher and student runs is unknown. Runs of its figure 7 have 40 million frames.
+        # The length of the paper's teacher and student runs is unknown. Its runs in figure 7 have 40 million frames.
         "paper": Design(students(atari_bench(40), 50_000, 500), (Atari("DemonAttack"),), tuple(range(5))),
     },
     panels=(

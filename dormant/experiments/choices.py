@@ -45,7 +45,7 @@ def selections(bench: Bench) -> tuple[Arm, ...]:
 
 
 def better_than(arm: str, description: str) -> Claim:
-    """The claim that recycling the neurons of lowest score gives a higher return than the given arm reaches."""
+    """The claim that recycling the neurons with the lowest scores gives a higher return than the given arm has."""
     statement = f"Recycling the neurons of lowest score gives a higher return than recycling {description}"
     return returns(statement, "Lowest score", arm, "higher", HIGHER_RETURN)
 
@@ -64,8 +64,8 @@ FIG15 = Experiment(
         # The paper's returns (lowest score, random, highest): 3,500, 500, 0 on DemonAttack; 2,200, 500, 500 on Asterix.
         better_than("Random", "as many at random"),
         better_than("Highest score", "as many of highest score"),
-        # In figure 25, recycling by utility is as good as by score on Asterix and worse on DemonAttack; our sources
-        # have no numbers.
+        # In figure 25, recycling by utility is as good as recycling by score on Asterix, and worse on DemonAttack. Our
+        # sources have no numbers.
         returns(
             "Recycling by score does not give a tenth less return than by continual backprop's utility",
             "Lowest score",

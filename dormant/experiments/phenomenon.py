@@ -121,7 +121,7 @@ FIG05 = Experiment(
 
 
 def pruned(ratio: float) -> Arms:
-    """Returns a function that builds two arms: DQN, and DQN whose silent neurons are pruned."""
+    """Returns a function that builds two arms: DQN, and DQN with pruning of silent neurons."""
 
     def arms(bench: Bench) -> tuple[Arm, ...]:
         return Arm("DQN", bench.dqn(ratio)), Arm("Pruned", bench.dqn(ratio, bench.prune()))

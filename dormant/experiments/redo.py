@@ -37,7 +37,7 @@ from dormant.rl.networks.convolutional import ImpalaResNet, MinAtarCNN, NatureCN
 
 
 def with_tau(tau: float, ratio: float) -> Arms:
-    """Returns a function that builds two arms: DQN, and DQN whose tau-dormant neurons are recycled."""
+    """Returns a function that builds two arms: DQN, and DQN with ReDo at this tau."""
 
     def arms(bench: Bench) -> tuple[Arm, ...]:
         return Arm("DQN", bench.dqn(ratio)), Arm("ReDo", bench.dqn(ratio, bench.redo(tau)))

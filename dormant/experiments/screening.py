@@ -1,4 +1,4 @@
-"""Screening of games for the laptop scale, on seeds that are never judged: does DQN learn, and does dormancy grow?"""
+"""Screening of games for the laptop scale: tests if DQN learns and if dormancy grows. Its seeds are never judged."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -18,7 +18,7 @@ LEARNS = 2.0  # smallest quotient of the return at the end and the return of ran
 
 
 class Screened(NamedTuple):
-    """One game: by how much DQN's return and its dormant fraction grow, per seed.
+    """The growth of DQN's return and dormant fraction in one game, per seed.
 
     `returns` is the return of training episodes in the last fifth of the run, divided by the return of random play, at
     replay ratio 0.25. `growth` is the dormant fraction (τ = 0.1) in the last fifth, minus the fraction in the first
@@ -45,7 +45,7 @@ def screening(games: Iterable[str]) -> Experiment:
 
 
 def screened(game: str, frame: pl.DataFrame) -> Screened:
-    """Screens a game with the runs in a table of `judging.table.read`."""
+    """Screens a game. `frame` is a table of `judging.table.read` with the screening runs."""
     rows = frame.filter(pl.col("environment") == f"MinAtar/{game}", pl.col("seed").is_in(SEEDS))
     low, high = (rows.filter(pl.col("arm") == _arm(ratio)) for ratio in (LOW, HIGH))
     return Screened(

@@ -70,7 +70,7 @@ class Classifier:
         return Learner(optax.apply_updates(learner.params, change), opt_state), losses
 
     def loss(self, params: Params, batch: Batch) -> tuple[Float[Array, ""], Losses]:
-        """The mean cross-entropy."""
+        """Returns the mean cross-entropy twice: as the number to differentiate, and in the losses of the batch."""
         logits = self.network.apply(params, batch.pixels)
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
         right = jnp.argmax(logits, axis=1).astype(jnp.int32) == batch.labels

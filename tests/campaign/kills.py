@@ -69,7 +69,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
 def campaign(tally: Tally, number: int, seed: int, only: int | None, names: Sequence[str]) -> None:
     """Kills the named kinds of trainings in turn. A figure takes long, so only one case in fifteen kills a figure."""
     trained = [name for name in names if name != "figure"]
-    folder = Path(tempfile.mkdtemp())  # no TemporaryDirectory, because a forked process would delete it at its end
+    folder = Path(tempfile.mkdtemp())  # a forked process would delete a TemporaryDirectory when it ends
     try:
         whole: dict[str, dict[str, bytes]] = {}
         for case in range(number):

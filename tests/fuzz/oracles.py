@@ -207,7 +207,7 @@ def silence(program: Program, truths: Sequence[Structure], values: Values) -> Va
         changed[mine & biases] = -30.0
         with_bias = feeds[:, mine & biases].any(1)
         mine &= ~feeds[with_bias].any(0)
-    if any("norm" in name for name in program.operations):  # the biases of a norm do not feed a single unit only
+    if any("norm" in name for name in program.operations):  # a bias of a norm does not feed exactly one unit
         changed[biases & (rng.random(len(biases)) < 0.3)] = -30.0
     keep = np.concatenate([np.full(truth.sizes[i], name.endswith(RUNNING)) for i, name in enumerate(truth.names)])
     changed[mine & ~keep] = 0.0

@@ -1,4 +1,4 @@
-"""Programs: networks as lists of nodes, from which code for each framework is rendered."""
+"""Programs: networks as lists of nodes. The module `source` turns them into code for each framework."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace

@@ -24,7 +24,7 @@ TINY = 1e-9
 
 @dataclass(frozen=True)
 class Reading:
-    """What a value depends on that a kernel reads or the program returns. Elements have no batch axis."""
+    """The dependencies of each element of a kernel's input or of an output. Elements have no batch axis."""
 
     name: str
     units: Table  # [elements, units]
@@ -45,9 +45,9 @@ class Structure:
     feeds: Table  # [units, entries]: entries that enter the unit's pre-activation
     readings: tuple[Reading, ...]
     activations: tuple[Table, ...]  # [elements, units] for every nonlinearity
-    shapes: Mapping[str, tuple[int, ...]]  # of the parameters
-    axes: Mapping[str, tuple[int, ...]]  # axes of a kernel's result along which its units lie
-    unit_shapes: Mapping[str, tuple[int, ...]]  # shape of the units, with as many axes as a kernel's result
+    shapes: Mapping[str, tuple[int, ...]]  # name of a parameter -> its shape
+    axes: Mapping[str, tuple[int, ...]]  # kernel -> axes of its result along which its units lie
+    unit_shapes: Mapping[str, tuple[int, ...]]  # kernel -> shape of its result, with length 1 on all other axes
 
     def activations_of(self, unit: int) -> list[Table]:
         """Returns, for every nonlinearity, a mask of the result's elements that depend on a unit."""
@@ -60,7 +60,7 @@ class Structure:
 
 
 def soft(*values: Tensor) -> Tensor:
-    """Returns a smooth function of the values that depends on each element of each value."""
+    """Combines values element by element with a smooth function. The result depends on all of the values."""
     return sum((1 + 0.1 * index) * value + 0.1 * value * value for index, value in enumerate(values))
 
 
