@@ -37,7 +37,7 @@ clean:
 .venv/%-installed: pyproject.toml requirements.txt
 	$(if $(UV),uv venv --quiet --allow-existing --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
 	$(if $(UV),uv pip install --quiet --python $(BIN)/python $(addprefix --find-links$(space),$(PIP_FIND_LINKS)),$(BIN)/python -m pip install --quiet) \
-	  --constraint requirements.txt --editable '.[$(if $(filter demo,$*),cli$(,)minatar,$*)]'
+	  --constraint requirements.txt --editable '.[$(if $(filter demo,$*),cli$(,)images$(,)minatar,$*)]'
 	touch $@
 
 , := ,

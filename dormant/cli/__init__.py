@@ -1,4 +1,4 @@
-"""The command line: `dormant demo`, `train`, `figure`, `compare`, `runs`, `report`, `scan` and `doctor`."""
+"""The command line: `dormant demo`, `train`, `figure`, `compare`, `runs`, `report`, `scan`, `cite` and `doctor`."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dormant.cli import compare, demo, figure, report, runs, scan, train
+from dormant.cli import cite, compare, demo, figure, report, runs, scan, train
 from dormant.cli.parsing import check_numbers, parsing
 from dormant.hints import extras, fault_of
 from dormant.lab.machine import cores, revision, version
@@ -31,6 +31,7 @@ COMMANDS = {
     "runs": runs.Runs,
     "report": report.Report,
     "scan": scan.Scan,
+    "cite": cite.Cite,
     "doctor": Doctor,
 }
 
@@ -69,6 +70,8 @@ def run(arguments: Sequence[str]) -> int:
             return report.report(command)
         case scan.Scan():
             return scan.scan(command)
+        case cite.Cite():
+            return cite.cite(command)
         case _:
             return doctor()
 

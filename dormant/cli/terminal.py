@@ -80,6 +80,7 @@ Weight = Callable[[Job], float]  # returns the relative duration of a job, in an
 KNOWN_SPEEDS = Path(__file__).parents[1] / "experiments" / "speeds.csv"
 WORDS = {"waiting": "tried again", "in use": "waits"}
 LINE_SECONDS = 60.0  # between two lines of progress in redirected output
+BLOCKS = "▁▂▃▄▅▆▇█"
 SHOWN = {"train_return": "return {:.1f}", "dormant/0.1/all": "dormant {:.0%}"}
 
 
@@ -151,6 +152,64 @@ def time_left(board: Board, weight: Weight) -> float:
             share * (each.job.training.agent_steps - each.agent_steps) if each.state not in ("done", "failed") else 0
         )
     return left * (time.monotonic() - board.started) / made if made else 0.0
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[Callable[[Callable[[], Table]], None]]:
+    """Yields a function that shows the table that it is given a function for, in place of the previous table.
+
+    In redirected output, it prints a table at most every `LINE_SECONDS`, and does not make the others.
+    """
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            yield lambda made: live.update(made(), refresh=True)
+        return
+    printed: list[float] = []
+
+    def show(made: Callable[[], Table]) -> None:
+        if not printed or time.monotonic() - printed[-1] >= LINE_SECONDS:
+            printed[:] = [time.monotonic()]
+            console.print(made())
+
+    yield show
+
+
+def sparkline(values: Iterable[float], highest: float, width: int = 16) -> str:
+    """A curve as blocks, padded to `width`: the lowest block is 0, the highest is `highest`. NaN is a space.
+
+    >>> sparkline([0.0, 0.5, 1.0, float("nan")], 1.0, width=5)
+    '▁▅█  '
+
+    Shows every n-th value if there are more than `width`, and the last one.
+    """
+    curve = list(values)
+    every = -(-len(curve) // width) if curve else 1
+    shown = curve[::-1][::every][::-1]
+    heights = (0.0 if each != each else min(max(each / highest, 0.0), 1.0) for each in shown)
+    blocks = (BLOCKS[round(height * (len(BLOCKS) - 1))] for height in heights)
+    line = "".join(" " if each != each else block for each, block in zip(shown, blocks, strict=True))
+    return line.ljust(width)
+
+
+def latest(values: Iterable[float], form: str) -> str:
+    """The last value that is not NaN, in a format, or a dash.
+
+    >>> latest([1.0, 2.0, float("nan")], ".1f"), latest([], ".1f")
+    ('2.0', '-')
+    """
+    measured = [each for each in values if each == each]
+    return format(measured[-1], form) if measured else "-"
+
+
+def each_seed(values: Iterable[float], form: str, unit: str = "") -> str:
+    """The mean of the seeds and, if there are several, each seed in brackets.
+
+    >>> each_seed([10.0, 20.0], ".0f", " %"), each_seed([10.0], ".0f", " %")
+    ('15 % (10, 20)', '10 %')
+    """
+    seeds = list(values)
+    mean = f"{sum(seeds) / len(seeds):{form}}{unit}"
+    return f"{mean} ({', '.join(format(each, form) for each in seeds)})" if len(seeds) > 1 else mean
 
 
 def duration(seconds: float) -> str:

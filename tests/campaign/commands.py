@@ -94,7 +94,8 @@ COMMANDS: dict[str, tuple[Sequence[str], dict[str, Sequence[str | None]]]] = {
         ("--run-dir", "new"),
         {**SEVERAL, "--interventions": (*WORDS, "redo,redo", "all", "none,redo"), "--suite": (*WORDS, "atari")},
     ),
-    "demo": ((), {"--run-dir": PATHS, "--steps": NUMBERS, "--seeds": NUMBERS}),
+    "demo": ((), {"--run-dir": PATHS, "--steps": NUMBERS, "--seeds": NUMBERS, "--quick": (None,)}),
+    "cite": (("folder",), {"": PATHS}),
     "runs": (
         ("folder",),
         {
@@ -169,7 +170,7 @@ def finish(line: Sequence[str], folder: Path, change: Callable[[], None], stubs:
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     if stubs:
-        train.run = figure.train = compare.train = demo._train = stand_in
+        train.run = figure.train = compare.train = demo._train = demo.quick.run = stand_in
     sys.argv = ["dormant", *line]
     code: Any = 1
     told = os.open("traceback", os.O_WRONLY | os.O_CREAT)

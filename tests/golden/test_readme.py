@@ -12,6 +12,24 @@ TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
+SECTIONS = """Install
+Two lines in JAX
+Two lines in PyTorch
+One argument in Stable-Baselines3
+See it
+What you get
+Three results
+Where next
+Extras
+Cite
+Licence"""
+
+
+def test_it_says_the_most_important_first():
+    assert re.findall(r"^## (.+)$", TEXT, re.MULTILINE) == SECTIONS.splitlines()
+    assert TEXT.index("![") < TEXT.index("## Install")
+
+
 def test_it_is_short():
     assert len(TEXT.split()) <= 900 and len(TEXT.splitlines()) <= 130
     assert not re.search(r"\[-?[\d.]+, -?[\d.]+\]", TEXT), "intervals belong into docs/results.md"

@@ -1,12 +1,19 @@
-"""`dormant demo` with arms that train nothing and only write the files of a run."""
+"""`dormant demo` with arms that train nothing and only write the files of a run, and `dormant demo --quick`."""
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
 
-from dormant.cli import demo, run
+from dormant.cli import demo, quick, run
+from dormant.interventions import Chain
+from dormant.lab.judging import training_returns
 from dormant.lab.runs.folder import RunFolder
+from dormant.supervised.renamed import RenamedDigits
 
 
 @pytest.fixture
@@ -34,7 +41,8 @@ with (folder / "metrics.jsonl").open("w") as metrics, (folder / "scores.jsonl").
         for seed in (0, 1):
             row = {"seed": seed, "agent_steps": step}
             fractions = {f"dormant/0.1/{layer}": share + seed / 100 for layer in ("conv", "dense", "all")}
-            print(json.dumps({**row, **fractions, "eval_return": step / 10 if step else None}), file=metrics)
+            returns = step / 100 / share + seed if step else None
+            print(json.dumps({**row, **fractions, "train_episodes": step // 50, "train_return": returns}), file=metrics)
             print(json.dumps({**row, "scores/conv": [1, 1], "scores/dense": [0, 2, 1]}), file=scores)
 (folder / "spec.json").write_text(json.dumps({"revision": "abc", "device": "cpu"}))
 """
@@ -44,14 +52,43 @@ def test_it_prints_what_the_runs_measured_and_draws_it(arms, tmp_path, capsys, m
     monkeypatch.setenv("COLUMNS", "120")
     arms(WRITE)
     assert run(["demo", "--run-dir", str(tmp_path), "--steps", "100", "--seeds", "2"]) == 0
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     assert "MinAtar/Asterix, replay ratio 1, 100 agent steps, 2 seeds per arm." in shown
-    dense = next(line for line in shown.splitlines() if "dormant, dense" in line)
-    # The two seeds differ by 1 %, so the standard error is half of this. The interval is the mean ± 12.7 standard
-    # errors.
-    assert "50.5%  [44.1%, 56.9%]" in dense
-    assert "10.5%  [4.1%, 16.9%]" in dense
+    assert "dormant neurons, dense │ 50.5 % (50.0, 51.0) │ 10.5 % (10.0, 11.0) │" in shown
+    # The returns of step 100, at which all episodes of the last tenth ended, are 2 and 3, and 10 and 11.
+    assert "return of training episodes │ 2.50 (2.00, 3.00) │ 10.50 (10.00, 11.00) │" in shown
+    assert "Seen: at the end 50 % of DQN's neurons are dormant, and 11 % with ReDo." in shown
+    assert (
+        "DQN's return is 2.50, and 10.50 with ReDo, 4.2 times as much. With ReDo it is higher in 2 of 2 seeds" in shown
+    )
+    assert "over 2 seeds, 8.00 to 8.00, excludes 0" in shown
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_its_last_line_says_what_few_seeds_cannot_show():
+    share = np.array([0.5, 0.5])
+    same = demo.closing(demo.End(share, np.array([1.0, 2.0])), demo.End(share, np.array([3.0, 1.0])))
+    assert "higher in 1 of 2 seeds" in same and "contains 0" in same
+    one = demo.closing(demo.End(share[:1], np.array([1.0])), demo.End(share[:1], np.array([3.0])))
+    assert "3.0 times as much" in one and "one seed cannot tell" in one
+
+
+def test_its_curves_grow_with_the_runs(tmp_path):
+    folder, length = RunFolder(tmp_path), demo.Length(steps=100, seeds=1)
+    assert [len(each) for each in demo._curves(folder, length)] == [0, 0]
+    rows = [(0, 0, None), (50, 3, 1.0), (100, 1, 5.0)]
+    written = [
+        {"seed": 0, "agent_steps": step, "dormant/0.1/all": 0.1, "train_episodes": ended, "train_return": value}
+        for step, ended, value in rows
+    ]
+    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in written))
+    # Episodes count equally, and each counts in the window of its log point.
+    assert training_returns(folder, 1, 100).values.tolist() == [[2.0]]
+    assert training_returns(folder, 2, 100).values.tolist() == [[1.0, 5.0]]
+    assert np.isnan(training_returns(folder, 4, 100).values).tolist() == [[True, False, True, False]]
+    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in written[:2]))
+    returns, dormant = demo._curves(folder, length)
+    assert (len(returns), len(dormant)) == (9, 2)
 
 
 def test_an_arm_that_fails_ends_it_with_its_code_and_last_line(arms, tmp_path, capsys):
@@ -79,7 +116,37 @@ def test_an_interrupt_stops_the_arms(arms, tmp_path, capsys, monkeypatch):
 
 def test_its_arms_are_commands_that_train_accepts(built, tmp_path):
     for arm in demo.ARMS:
-        _, *arguments = demo._arguments(arm, demo.Demo(), RunFolder(tmp_path / "run"))
+        _, *arguments = demo._arguments(arm, demo.Length(demo.AGENT_STEPS, demo.SEEDS), RunFolder(tmp_path / "run"))
         training = built(*arguments)
         assert training.replay_ratio == 1
-        assert training.seeds == (0, 1, 2)
+        assert (training.seeds, training.agent_steps) == ((0, 1), 180_000)
+        assert training.agent.epsilon_steps == 18_000
+
+
+def test_quick_trains_a_classifier_and_draws_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(quick, "TASKS", 2)
+    monkeypatch.setattr(quick, "RenamedDigits", partial(RenamedDigits, steps=20))
+    assert run(["demo", "--quick", "--seeds", "1", "--run-dir", str(tmp_path / "new")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "accuracy on the first task" in shown and "1 seeds per arm" not in shown
+    assert "ReDo is ahead in" in shown and "Not seen:" in shown
+    assert (tmp_path / "new" / "quick.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_quick_refuses_a_length(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(["demo", "--quick", "--steps", "9", "--run-dir", str(tmp_path)])
+    assert "--quick has a fixed length; leave out --steps." in capsys.readouterr().err
+
+
+def test_a_task_renames_all_digits_and_both_arms_see_the_same():
+    training = RenamedDigits(Chain(), seeds=(0, 1), steps=40)
+    state, first = training.advance(training.init(), 0)
+    _, same = training.advance(training.init(), 0)
+    np.testing.assert_array_equal(first.accuracy, same.accuracy)
+    # The network learned the names of task 0, and not those of task 1.
+    _, other = replace(training, steps=1, learning_rate=1e-9).advance(state, 1)
+    assert (first.accuracy > 0.3).all() and (other.accuracy < 0.3).all()
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        RenamedDigits(steps=0)

@@ -100,8 +100,8 @@ def test_a_folder_that_fails_is_one_line_and_code_2(refused, monkeypatch, fault,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Expected one of {demo, train, figure, compare, runs, report, scan, doctor}."),
-        (("trian",), "Available subcommands: demo, train, figure, compare, runs, report, scan, doctor."),
+        ((), "Expected one of {demo, train, figure, compare, runs, report, scan, cite, doctor}."),
+        (("trian",), "Available subcommands: demo, train, figure, compare, runs, report, scan, cite, doctor."),
         (("train",), "Missing from dormant train: --run-dir PATH"),
         (("train", "--run-dir", "x", "--learning-rat", "1"), "Perhaps you meant: --learning-rate FLOAT"),
         (("train", "--run-dir", "x", "--intervention", "reddo"), "did you mean redo?"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from killed_walks import Killed, Walk, files, kill_at, last_state
 
-from dormant.lab.judging import at_end_of_run, mean_interval, summary
+from dormant.lab.judging import at_end_of_run, mean_interval
 from dormant.lab.runs import runner
 from dormant.lab.runs.checkpoints import checkpoints, save
 from dormant.lab.runs.description import differences
@@ -197,11 +197,9 @@ def test_a_real_full_disk_is_an_os_error_and_keeps_what_it_holds(small_disk, tmp
     assert len(kept) > 2
 
 
-def test_a_summary_averages_the_last_tenth_of_each_seed(whole):
+def test_the_end_of_a_run_is_its_last_tenth_for_each_seed(whole):
     _, values = curve(whole, "dormant/0.1/dense")
     np.testing.assert_allclose(at_end_of_run(whole, "dormant/0.1/dense"), values[:, -2:].mean(axis=1))
-    names = [name for name, _ in summary(whole, tau=0.1)]
-    assert names == ["return", "dormant, dense", "dormant, all"]
 
 
 def test_an_interval_over_seeds_is_students():

@@ -16,12 +16,16 @@ from matplotlib.gridspec import GridSpecFromSubplotSpec
 from PIL import Image
 
 from dormant import Report
-from dormant.lab.runs.folder import RunFolder, curve, layers, rows
+from dormant.lab.runs.folder import Curve, RunFolder, curve, layers, rows
 from dormant.plots import COLOURS, DORMANT, HIGHEST, LINES, STYLE, by_dormancy, finish, new_axes, plot_scores
 
 
-def demo_picture(arms: Mapping[str, RunFolder], tau: float, title: str, caption: str) -> Figure:
+def demo_picture(
+    arms: Mapping[str, RunFolder], tau: float, title: str, caption: str, returns: Mapping[str, Curve] | None = None
+) -> Figure:
     """Draws four panels that compare arms: return, dormant fraction, dormant fraction per layer, and neuron scores.
+
+    `returns` are the returns of each arm's training episodes. Without them, returns are those of evaluations.
 
     Thin lines are single seeds, and thick lines are means over seeds. The panel of neuron scores shows the last layer
     of the first seed.
@@ -29,12 +33,34 @@ def demo_picture(arms: Mapping[str, RunFolder], tau: float, title: str, caption:
     with mpl.rc_context(STYLE):
         figure = _titled(Figure((11.0, 7.6), dpi=130, layout="constrained"), title, caption)
         grid = figure.add_gridspec(2, 2)
-        returns, pooled, by_layer = (figure.add_subplot(grid[place]) for place in ((0, 0), (0, 1), (1, 0)))
-        _metric_panel(returns, arms, "eval_return", "Return", "return of evaluation episodes")
+        top, pooled, by_layer = (figure.add_subplot(grid[place]) for place in ((0, 0), (0, 1), (1, 0)))
+        if returns is None:
+            _metric_panel(top, arms, "eval_return", "Return", "return of evaluation episodes")
+        else:
+            for (arm, measured), colour in zip(returns.items(), cycle(COLOURS)):
+                _draw(top, *measured, colour, arm)
+            finish(top, "Return", "agent steps", "return of training episodes")
         pooled_title = f"Dormant neurons, all layers (τ = {tau:g})"
         _metric_panel(pooled, arms, f"dormant/{tau:g}/all", pooled_title, "dormant fraction", percent=True)
         _layer_panel(by_layer, arms, tau)
         _score_panel(figure, grid[1, 1].subgridspec(len(arms), 1), arms, tau)
+    return figure
+
+
+def two_panels(
+    panels: Mapping[str, Mapping[str, Float[np.ndarray, "seeds points"]]], title: str, x_name: str, caption: str
+) -> Figure:
+    """Draws fractions per arm in two panels, over whole numbers from 1. `panels` maps titles to arms and their curves.
+
+    Thin lines are single seeds, and thick lines are means over seeds.
+    """
+    with mpl.rc_context(STYLE):
+        figure = _titled(Figure((11.0, 4.2), dpi=130, layout="constrained"), title, caption)
+        for axes, (name, arms) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+            for (arm, values), colour in zip(arms.items(), cycle(COLOURS)):
+                _draw(axes, np.arange(1, values.shape[1] + 1), values, colour, arm)
+            finish(axes, name, x_name, "", percent=True)
+            axes.set_ylim(0, 1)
     return figure
 
 
@@ -65,7 +91,19 @@ def _lines(
     axes: Axes, folder: RunFolder, name: str, colour: str, label: str, line: str = "-", seeds: bool = True
 ) -> None:
     steps, values = curve(folder, name)
-    # Skips log points without a value, because some log points have no evaluation.
+    _draw(axes, steps, values, colour, label, line, seeds)
+
+
+def _draw(
+    axes: Axes,
+    steps: Int[np.ndarray, " points"],
+    values: Float[np.ndarray, "seeds points"],
+    colour: str,
+    label: str,
+    line: str = "-",
+    seeds: bool = True,
+) -> None:
+    # Skips points without a value, because some log points have no evaluation.
     measured = ~np.isnan(values).all(axis=0)
     for seed in values[:, measured] if seeds else ():
         axes.plot(steps[measured], seed, color=colour, linewidth=0.8, alpha=0.4)

@@ -7,14 +7,15 @@ must not import polars.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import stdtr, stdtrit
 
-from dormant.lab.runs.folder import RunFolder, curve, layers
+from dormant.lab.runs.folder import Curve, RunFolder, curve
+from dormant.lab.runs.rows import rows
 from dormant.metrics import Interval
 
 Degrees = Literal["welch", "fewest"]  # how the degrees of freedom of a t-interval are computed
@@ -211,11 +212,18 @@ def at_end_of_run(folder: RunFolder, metric: str) -> Float[np.ndarray, " seeds"]
     return np.nanmean(values[:, at_end(steps, measured)], axis=1)
 
 
-def summary(folder: RunFolder, tau: float) -> Iterator[tuple[str, Interval]]:
-    """Yields metrics at the end of a run: the name of each, and its mean with an interval over seeds.
+def training_returns(folder: RunFolder, windows: int, agent_steps: int) -> Curve:
+    """The mean return of the training episodes in equal windows of a run of `agent_steps`. Episodes count equally.
 
-    The metrics are the evaluation return and the dormant fractions. Raises the same errors as `at_end_of_run`.
+    `agent_steps` of the result are the ends of the windows. A window without an episode is NaN.
+    Raises RunRefused if a row is damaged.
     """
-    yield "return", mean_interval(at_end_of_run(folder, "eval_return"))
-    for layer in (*layers(folder), "all"):
-        yield f"dormant, {layer}", mean_interval(at_end_of_run(folder, f"dormant/{tau:g}/{layer}"))
+    ends = agent_steps * np.arange(1, windows + 1) // windows
+    table = [row for row in rows(folder.metrics) if row.get("train_episodes")]
+    seeds = sorted({row["seed"] for row in table})
+    total, count = np.zeros((2, len(seeds), windows))
+    for row in table:
+        place = seeds.index(row["seed"]), min(int(np.searchsorted(ends, row["agent_steps"])), windows - 1)
+        total[place] += row["train_return"] * row["train_episodes"]
+        count[place] += row["train_episodes"]
+    return Curve(ends, np.where(count > 0, total / np.maximum(count, 1), np.nan))
