@@ -232,6 +232,8 @@ def _table(folders: Folders, length: Length) -> Table:
 def closing(plain: End, recycled: End) -> str:
     """What the numbers of DQN and of DQN + ReDo show and what they do not, in plain words."""
     before, after = plain.returns.mean(), recycled.returns.mean()
+    if np.isnan(before + after):
+        return "Nothing is known about returns: in a seed no episode ended in the last tenth of the run. Raise --steps."
     times = f", {after / before:.1f} times as much" if before > 0 else ""
     higher, seeds = int(np.sum(recycled.returns > plain.returns)), len(plain.returns)
     seen = (

@@ -202,14 +202,16 @@ def latest(values: Iterable[float], form: str) -> str:
 
 
 def each_seed(values: Iterable[float], form: str, unit: str = "") -> str:
-    """The mean of the seeds and, if there are several, each seed in brackets.
+    """The mean of the seeds and, if there are several, each seed in brackets. NaN is a dash.
 
     >>> each_seed([10.0, 20.0], ".0f", " %"), each_seed([10.0], ".0f", " %")
     ('15 % (10, 20)', '10 %')
+    >>> each_seed([1.0, float("nan")], ".1f")
+    '- (1.0, -)'
     """
     seeds = list(values)
-    mean = f"{sum(seeds) / len(seeds):{form}}{unit}"
-    return f"{mean} ({', '.join(format(each, form) for each in seeds)})" if len(seeds) > 1 else mean
+    mean, *shown = (latest([each], form) for each in (sum(seeds) / len(seeds), *seeds))
+    return f"{mean}{unit} ({', '.join(shown)})" if len(seeds) > 1 else mean + unit
 
 
 def duration(seconds: float) -> str:

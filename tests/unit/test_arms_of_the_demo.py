@@ -71,6 +71,8 @@ def test_its_last_line_says_what_few_seeds_cannot_show():
     assert "higher in 1 of 2 seeds" in same and "contains 0" in same
     one = demo.closing(demo.End(share[:1], np.array([1.0])), demo.End(share[:1], np.array([3.0])))
     assert "3.0 times as much" in one and "one seed cannot tell" in one
+    unknown = demo.closing(demo.End(share, np.array([1.0, np.nan])), demo.End(share, np.array([3.0, 1.0])))
+    assert "no episode ended in the last tenth of the run" in unknown
 
 
 def test_its_curves_grow_with_the_runs(tmp_path):
@@ -85,6 +87,9 @@ def test_its_curves_grow_with_the_runs(tmp_path):
     # Episodes count equally, and each counts in the window of its log point.
     assert training_returns(folder, 1, 100).values.tolist() == [[2.0]]
     assert training_returns(folder, 2, 100).values.tolist() == [[1.0, 5.0]]
+    folder.metrics.write_text(json.dumps(written[0]) + "\n")
+    assert np.isnan(training_returns(folder, 1, 100).values).tolist() == [[True]]
+    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in written))
     assert np.isnan(training_returns(folder, 4, 100).values).tolist() == [[True, False, True, False]]
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in written[:2]))
     returns, dormant = demo._curves(folder, length)

@@ -219,10 +219,12 @@ def training_returns(folder: RunFolder, windows: int, agent_steps: int) -> Curve
     Raises RunRefused if a row is damaged.
     """
     ends = agent_steps * np.arange(1, windows + 1) // windows
-    table = [row for row in rows(folder.metrics) if row.get("train_episodes")]
+    table = list(rows(folder.metrics))
     seeds = sorted({row["seed"] for row in table})
     total, count = np.zeros((2, len(seeds), windows))
     for row in table:
+        if not row.get("train_episodes"):
+            continue
         place = seeds.index(row["seed"]), min(int(np.searchsorted(ends, row["agent_steps"])), windows - 1)
         total[place] += row["train_return"] * row["train_episodes"]
         count[place] += row["train_episodes"]
