@@ -32,7 +32,7 @@ class Task(NamedTuple):
 class RenamedState(NamedTuple):
     """Parameters and optimizer state, with a leading axis of seeds."""
 
-    params: Params
+    params: PyTree
     opt_state: PyTree
 
 
