@@ -187,7 +187,9 @@ def _progress(folders: Folders, length: Length, left: str) -> Table:
     highest = max((each for returns, _ in curves.values() for each in returns if each == each), default=1.0)
     for (arm, (returns, dormant)), done in zip(curves.items(), _done(folders), strict=True):
         shown = f"{sparkline(returns, max(highest, 1.0))} {latest(returns, '.1f')}"
-        table.add_row(arm, f"{done:,}", shown, f"{sparkline(dormant, 1.0)} {latest(100 * dormant, '.0f')} %")
+        table.add_row(
+            arm, f"{done:,}/{length.steps:,}", shown, f"{sparkline(dormant, 1.0)} {latest(100 * dormant, '.0f')} %"
+        )
     return table
 
 
@@ -251,7 +253,7 @@ def _not_seen(difference: Interval, seeds: int) -> str:
         return f"whether the difference in return is chance; one seed cannot tell. {more}"
     bounds = f"its 95 % interval over {seeds} seeds, {difference.low:.2f} to {difference.high:.2f},"
     if difference.low <= 0 <= difference.high:
-        return f"whether ReDo changes the return, or chance: {bounds} contains 0. {more}"
+        return f"whether ReDo or chance made the difference in return: {bounds} contains 0. {more}"
     return f"other games and longer runs. Chance hardly explains this difference in return: {bounds} excludes 0. {more}"
 
 
