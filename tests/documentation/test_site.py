@@ -84,5 +84,5 @@ def test_the_search_needs_no_server(site):
 def test_the_page_of_commands_has_their_help(site):
     text = (site / "reference" / "cli.html").read_text()
     assert "::help" not in text and "\x1b" not in text
-    assert text.count("usage: dormant ") == 10
+    assert text.count("usage: dormant ") == 11
     assert {"--replay-ratio", "--dry-run", "--fit-steps", "--tensorboard"} <= set(re.findall(r"--[a-z-]+", text))
