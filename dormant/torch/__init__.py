@@ -1,4 +1,4 @@
-"""Dormant neurons of a `torch.nn.Module`: trace, measure, recycle. Imports no JAX."""
+"""Functions to trace a `torch.nn.Module`, to measure its dormant neurons, and to recycle them. Does not import JAX."""
 
 from ..settings import Renewal as Renewal
 from . import how_many as how_many

@@ -1,4 +1,8 @@
-"""Finds Python branches that depend on tensor values: changes each value that Python reads, and traces again."""
+"""Finds Python branches that depend on the values of tensors.
+
+Each value that Python reads from a tensor is changed, and the module is traced again. If the wiring is then different,
+there is a branch.
+"""
 
 import linecache
 import re
@@ -15,16 +19,17 @@ from ..reasons import BRANCH, Reason
 from .execution import plain_name
 from .layers import Found, same_wiring
 
-MOST_TRACES = 40  # maximum number of traces with a changed value
+MOST_TRACES = 40  # largest number of traces with a changed value
 STEPS = 1, -1, 64, -64  # added to an integer
 JUMPS = 1.0, -1.0, 1000.0, -1000.0  # added to a float
-LONGEST = 4  # if a pass runs over this many times as many operations as the first pass, its wiring is different
+LONGEST = 4  # a pass with more than this many times the operations of the first pass is stopped
 
 
 class Got(NamedTuple):
-    """A number, list or array that Python reads from a tensor, and the name of the submodule that reads it.
+    """A value that Python reads from a tensor: a number, a list or an array.
 
-    The tensor depends on inputs, neurons or random numbers, so the value may differ in another pass.
+    The tensor depends on inputs, neurons or random numbers, so the value may differ in another pass. `place` is the
+    name of the submodule that reads the value.
     """
 
     value: object
@@ -32,7 +37,10 @@ class Got(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A change of one value that Python reads: the mode, the index of the read, and the new value."""
+    """A change of one value that Python reads.
+
+    `number` is the index of the read in the pass in training or evaluation mode. `value` is the new value.
+    """
 
     training: bool
     number: int
@@ -40,7 +48,7 @@ class Change(NamedTuple):
 
 
 class TooLong(Exception):
-    """Raised if a pass with a change runs many more operations than the pass without a change."""
+    """Raised in a pass with a change if it runs many more operations than the pass without a change."""
 
 
 class Pass(NamedTuple):
@@ -51,11 +59,11 @@ class Pass(NamedTuple):
 
 
 def branches(first: Pass, again: Callable[[Change], Pass]) -> list[Reason]:
-    """Returns reasons not to recycle layers: one for each value that Python reads and that affects the wiring.
+    """Returns reasons not to recycle layers. There is one for each value that Python reads and that affects the wiring.
 
-    `again` traces the module with a change. If this trace stops at a `raise` or `assert` statement, the module only
-    checks the value, which is no branch. A change whose trace raises any other exception is ignored. If all changes of
-    a value are ignored, the value counts as a branch.
+    `again` traces the module with a change. If this trace ends at a `raise` or `assert` statement, the module only
+    checks the value, which is not a branch. If the trace raises any other exception, the change is ignored. If all
+    changes of a value are ignored, the value is assumed to affect the wiring.
     """
     reasons: dict[Reason, None] = {}
     left = MOST_TRACES
@@ -74,7 +82,7 @@ def branches(first: Pass, again: Callable[[Change], Pass]) -> list[Reason]:
 
 
 def _matters(first: Pass, again: Callable[[Change], Pass], changes: Sequence[Change]) -> bool:
-    """Whether one of these changes gives a different wiring, or all of them are ignored (see `branches`)."""
+    """Whether a value affects the wiring: one of its changes gives another wiring, or all are ignored (`branches`)."""
     told = False
     for change in changes:
         try:
@@ -92,7 +100,7 @@ def _matters(first: Pass, again: Callable[[Change], Pass], changes: Sequence[Cha
 
 
 def _is_check(error: Exception) -> bool:
-    """Whether a `raise` or `assert` statement raised this error, rather than an operation with invalid arguments."""
+    """Whether a `raise` or `assert` statement of the module raised this error. Otherwise, an operation did."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
@@ -100,7 +108,7 @@ def _is_check(error: Exception) -> bool:
         return False
     file, here = Path(last.tb_frame.f_code.co_filename), Path(__file__).parent
     if here in file.parents and file.name != "execution.py":
-        raise error  # an error of the tracer itself, not of an operation that it runs
+        raise error  # a bug of the tracer
     line = linecache.getline(last.tb_frame.f_code.co_filename, last.tb_lineno)
     return re.search(r"\b(raise|assert)\b", line) is not None
 
@@ -133,7 +141,7 @@ def _at(values: Sequence[object], place: int) -> object:
 
 
 def module_names(module: nn.Module) -> dict[int, str]:
-    """Returns the names of all submodules, by the submodules' ids."""
+    """Returns a dictionary from the id of each submodule to its name."""
     return {id(part): plain_name(name) for name, part in module.named_modules()}
 
 

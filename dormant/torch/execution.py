@@ -1,4 +1,7 @@
-"""Runs a module once, passes every tensor operation to an observer, and restores all state afterwards."""
+"""Runs a module once and restores its state afterwards. An observer is called after every tensor operation.
+
+One such run is called a pass.
+"""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -12,7 +15,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .keeping import as_it_was
 
-# Ignored operations: they do not change values, and torch inserts them only if a tensor has a second reference.
+# Operations that are not recorded. They do not change values, and whether torch runs them depends on how many
+# references a tensor has.
 ALIASES = frozenset(("detach", "alias"))
 Extreme = Literal["lowest", "highest"]
 Seed = int | Extreme | None
@@ -21,7 +25,7 @@ OPAQUE = (int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """Returns the user's module without `torch.compile` and (distributed) data-parallel wrappers."""
+    """Returns the module inside the wrappers of `torch.compile`, DataParallel and DistributedDataParallel."""
     while True:
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             module = module.module
@@ -37,12 +41,12 @@ def plain_name(name: str) -> str:
 
 
 def named_leaves(module: nn.Module) -> dict[str, Tensor]:
-    """Returns the parameters and buffers by their plain names."""
+    """Returns a dictionary from the plain names of all parameters and buffers to the tensors."""
     return {plain_name(name): leaf for name, leaf in (*module.named_parameters(), *module.named_buffers())}
 
 
 def storage(tensor: Tensor) -> int | None:
-    """Returns the address of a tensor's storage, or None if the tensor has no storage (sparse, empty)."""
+    """Returns the address of a tensor's storage. Sparse and empty tensors have no storage and give None."""
     try:
         return tensor.untyped_storage().data_ptr() or None
     except (NotImplementedError, RuntimeError):
@@ -50,7 +54,10 @@ def storage(tensor: Tensor) -> int | None:
 
 
 def tensors_in(value: Any) -> list[Tensor] | None:
-    """Returns all tensors in tuples, lists, dicts and attributes of objects, or None if an object may hide tensors."""
+    """Returns all tensors in a value, which may be a tensor, a tuple, list or dict, or an object with attributes.
+
+    Returns None if the value contains an object in which tensors can't be found.
+    """
     found: list[Tensor] = []
     seen: set[int] = set()
     waiting = list(tree_leaves(value))
@@ -76,28 +83,31 @@ def check_batch(inputs: object) -> None:
 
 
 class Operations(TorchDispatchMode):
-    """Observes every operation of a pass. `restore` undoes writes to memory that the pass did not allocate."""
+    """Calls `observe` after every operation of a pass.
 
-    gradients = False  # whether the pass runs with gradients
+    Memory that existed before the pass is copied before an operation writes to it. `restore` copies it back.
+    """
+
+    gradients = False  # whether the pass tracks gradients
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: list[str] = []  # one name per operation, with the parameters that the operation takes
+        self.names: list[str] = []  # one name per operation, which includes the parameters among its arguments
         self.random = False
-        self.python_random = False  # whether the pass used Python's or NumPy's generator
+        self.python_random = False  # whether the pass used the generators of Python or NumPy
         self.leaves: dict[int, int] = {}
         self.allocated: set[int] = set()
         self.saved: dict[int, tuple[Tensor, Tensor, int | None]] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Returns False, because nothing is compiled in this mode and importing `torch._dynamo` takes two seconds."""
+        """Returns False, so that torch does not import `torch._dynamo`, which takes two seconds."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if torch.is_inference_mode_enabled() and func._can_decompose():
-            with self:  # because forward turned on inference mode, which hides the operations inside layers
+            with self:  # forward turned on inference mode, which hides the operations inside layers
                 return func.decompose(*args, **kwargs)
         if func._schema.is_mutable or "batch_norm" in func.__name__:
             self._save(tensors_of(args, kwargs))
@@ -113,7 +123,7 @@ class Operations(TorchDispatchMode):
         return self.python_gets(list(args), outputs) if func.overloadpacket.__name__ in READS else outputs
 
     def start(self, leaves: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
-        """Called before the pass with the module's parameters and buffers, and with its inputs."""
+        """Called before the pass. `leaves` are the parameters and buffers, and `inputs` are the module's inputs."""
         self.leaves = {place: number for number, leaf in enumerate(leaves) if (place := storage(leaf))}
 
     def _name(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -124,16 +134,19 @@ class Operations(TorchDispatchMode):
         return f"{name} {taken} {[leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, int)]}"
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
-        """Called after each operation, whose number is `len(self.names) - 1`."""
+        """Called after each operation. The index of the operation is `len(self.names) - 1`."""
 
     def drew(self, name: str, args: Sequence[object], outputs: Sequence[Tensor]) -> None:
-        """Called after an operation draws random numbers; may change `outputs` in place."""
+        """Called after an operation that draws random numbers. It may change `outputs` in place."""
 
     def python_reads(self, tensor: Tensor) -> None:
         """Called when Python reads a tensor as a list or a NumPy array."""
 
     def python_gets(self, tensors: Sequence[Tensor], result: object) -> object:
-        """Returns the number, list or array that Python gets when it reads tensors. `result` is torch's result."""
+        """Called when Python reads a number, list or array from tensors. Returns the value that Python gets.
+
+        `result` is the value that torch returns.
+        """
         return result
 
     def finish(self, outputs: Sequence[Tensor]) -> None:
@@ -148,7 +161,7 @@ class Operations(TorchDispatchMode):
                 self.saved[place] = tensor.detach() if version is None else tensor, memory.clone(), version
 
     def restore(self) -> None:
-        """Restores the memory that the pass overwrote, and the tensors' version counters, which autograd checks."""
+        """Restores the memory that the pass overwrote. Also restores version counters, because autograd checks them."""
         for tensor, copy, version in self.saved.values():
             copy.new_empty(0).set_(tensor.untyped_storage()).copy_(copy)
             if version is not None:
@@ -156,7 +169,7 @@ class Operations(TorchDispatchMode):
 
 
 def _has_no_values(tensor: Tensor) -> bool:
-    """Whether a tensor has no memory to read, as is the case for some tensors of `torch.func.jvp`."""
+    """Whether a tensor has no memory to read, such as some tensors in `torch.func.jvp`."""
     return tensor.is_meta or tensor._is_zerotensor()
 
 
@@ -165,9 +178,11 @@ def tensors_of(*values: Any) -> list[Tensor]:
 
 
 class Recorder(Operations):
-    """Keeps the outputs of the `wanted` operations, and records which `checked` operations give non-finite outputs.
+    """Records the outputs of operations. `wanted` and `checked` are indices of operations in the pass.
 
-    With `extreme`, dropout keeps every element, and uniform random numbers are the lowest or highest of their range.
+    `recorded` holds the outputs of the wanted operations. `not_finite` holds the checked operations whose outputs
+    contain NaN or infinity. With `extreme`, dropout keeps every element, and all uniform random numbers are the lowest
+    or highest number of their range.
     """
 
     def __init__(self, wanted: Sequence[int], checked: Sequence[int] = (), extreme: Extreme | None = None) -> None:
@@ -178,10 +193,10 @@ class Recorder(Operations):
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         step, tensors = len(self.names) - 1, tensors_of(outputs)
-        if not tensors:  # the pass runs other operations than the trace did
+        if not tensors:  # the pass runs different operations than the trace
             return
         if step in self.wanted:
-            # Keeps a clone, because a later operation may change the tensor in place.
+            # A clone is recorded, because a later operation may change the tensor in place.
             self.recorded[step] = tensors[0].detach().clone()
         if step in self.checked and not bool(tensors[0].isfinite().all()):
             self.not_finite.add(step)
@@ -201,17 +216,17 @@ class Recorder(Operations):
 
 
 class Dataflow(Operations):
-    """Records each operation with its arguments. Two passes with equal `steps` compute the same results."""
+    """Records each operation with its arguments in `steps`. Passes with equal `steps` compute the same results."""
 
     def __init__(self) -> None:
         super().__init__()
         self.steps: list[Any] = []
         self.numbers: dict[int, int] = {}
-        self.alive: list[Any] = []  # keeps outputs alive, so that no address is used twice
+        self.alive: list[Any] = []  # holds references to outputs, so that their addresses are not used again
 
     def start(self, leaves: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         super().start(leaves, inputs)
-        for leaf in (*leaves, *inputs):  # numbers them first, so that their numbers are equal in all passes
+        for leaf in (*leaves, *inputs):  # come first, so that they have the same numbers in all passes
             self._describe(leaf)
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
@@ -233,7 +248,7 @@ class Dataflow(Operations):
 
 
 class _Leaving(torch.overrides.TorchFunctionMode):
-    """Reports tensors that Python reads without a torch operation, such as with `tolist`."""
+    """Reports each tensor that Python reads without a torch operation, for example with `tolist`."""
 
     WAYS = frozenset(("numpy", "tolist", "__array__", "__dlpack__"))
 
@@ -252,15 +267,13 @@ class _Leaving(torch.overrides.TorchFunctionMode):
 def run(
     module: nn.Module, inputs: tuple[Any, ...], operations: Operations, training: bool = False, seed: Seed = None
 ) -> None:
-    """Runs the module in evaluation or training mode, and passes each operation to `operations`.
+    """Runs the module in evaluation or training mode. `operations` observes each operation.
 
-    `seed` seeds all generators. If it is None, they continue from their current states.
-
-    Parameters, buffers, attributes, training flags, gradients and generators are unchanged afterwards, and so are the
-    objects that `Kept` describes.
+    `seed` seeds all random generators. If it is None, they continue from their current states. Afterwards, parameters,
+    buffers, attributes, training flags, gradients, generators, and all objects that `Kept` covers are restored.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))  # because inference mode hides the operations inside layers
+        stack.enter_context(torch.inference_mode(False))  # inference mode would hide the operations inside layers
         inputs = tree_map_only(Tensor, lambda x: x.clone() if x.is_inference() else x, inputs)
         kept = stack.enter_context(as_it_was(module, training))
         for context in (_no_autocast_cache(), _parts(module)):
@@ -290,7 +303,7 @@ def _returned(outputs: Any, module: nn.Module) -> list[Tensor]:
 
 @contextlib.contextmanager
 def _no_autocast_cache() -> Iterator[None]:
-    """Turns off autocast's cache, which could return weights that were cast in a pass without gradients."""
+    """Turns off the cache of autocast. Otherwise, training could get weights that were cast without gradients."""
     enabled = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
@@ -302,7 +315,7 @@ def _no_autocast_cache() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _parts(module: nn.Module) -> Iterator[None]:
-    """Runs transformer layers and compiled submodules as separate operations, not as one fused operation."""
+    """Makes transformer layers and compiled submodules run as separate operations, not as one fused operation."""
     fused = torch.backends.mha.get_fastpath_enabled()
     compiled = any(hasattr(part, "_orig_mod") for part in module.modules())
     torch.backends.mha.set_fastpath_enabled(False)

@@ -1,4 +1,4 @@
-"""Rules for how many neurons of each layer of a module to recycle: by threshold, share, or gaps between scores."""
+"""Rules that set how many neurons of each layer to recycle: a threshold, a share, or a gap between scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ Scores = Mapping[str, Float[Tensor, " neurons"]]
 
 @runtime_checkable
 class Number(Protocol):
-    """A rule for the number of neurons to recycle, given each layer's scores and the number of recyclings so far.
+    """A rule that sets how many neurons of each layer to recycle.
 
-    The number is 0 for a layer with NaN scores, which result from NaN or infinite activations.
+    `count` returns the number of neurons per layer, given the scores of each layer and the number of recyclings so far.
+    A layer with NaN or infinite activations has NaN scores. Its number is 0.
     """
 
     def count(self, scores: Scores, recyclings: int) -> dict[str, int]: ...
@@ -26,7 +27,7 @@ class Number(Protocol):
 
 @dataclass(frozen=True)
 class Dormant:
-    """Recycles the tau-dormant neurons, whose score is at most tau.
+    """Recycles the tau-dormant neurons. A neuron is tau-dormant if its score is at most tau.
 
     >>> Dormant(0.1).count({"dense": torch.tensor([0.0, 0.1, 2.9])}, 0)
     {'dense': 2}
@@ -46,15 +47,17 @@ class Dormant:
 
 @dataclass(frozen=True)
 class Share:
-    """Recycles a share of each layer's neurons, at least one neuron. With `recyclings`, the share decays to zero.
+    """Recycles a share of each layer's neurons, but at least one neuron. With `recyclings`, the share decays to zero.
 
-    The n-th recycling takes share * cos(pi/2 * n / recyclings) of the layer. The last recycling takes no neuron.
+    The share of recycling number n is then share * cos(pi/2 * n / recyclings). No neuron is recycled once n reaches
+    `recyclings`.
 
     >>> [Share(0.5, recyclings=3).count({"dense": torch.ones(20)}, n)["dense"] for n in range(3)]
     [9, 5, 0]
 
     Raises ValueError if the share is outside of (0, 1] or `recyclings` is below 1.
-    Source: Sokar et al. 2023, figure 15. The reference code recycles all neurons whose score equals the threshold.
+    Source: Sokar et al. 2023, figure 15. If several scores equal the threshold, the reference code recycles all of
+    these neurons. We recycle exactly the share.
     """
 
     share: float = 0.1
@@ -80,9 +83,9 @@ class Share:
 
 @dataclass(frozen=True)
 class PooledShare:
-    """Recycles the neurons with the lowest scores over all layers: a `share` of all neurons.
+    """Recycles a `share` of the neurons of all layers together, those with the lowest scores.
 
-    The threshold is the `share` quantile of all scores, but at most `highest`. No neuron is chosen if every score is
+    The threshold is the `share` quantile of all scores, but at most `highest`. No neuron is recycled if every score is
     above `highest`.
 
     >>> scores = {"conv": torch.tensor([0.9, 1.1]), "dense": torch.tensor([0.0, 0.1, 0.2, 3.7])}
@@ -113,8 +116,9 @@ class PooledShare:
 class Gap:
     """Recycles the neurons below the widest gap in the sorted scores of a layer, or none if no gap is wide enough.
 
-    A gap is the ratio of two neighbouring scores, the larger score divided by the smaller score. Scores below `floor`
-    count as `floor`. The gap must be at least `least`, and its smaller score at most `highest`.
+    The gap between two neighbouring scores is the larger score divided by the smaller score. Scores below `floor` are
+    first raised to `floor`. A gap is wide enough if it is at least `least`. Gaps whose smaller score is above `highest`
+    are ignored.
 
     >>> scores = {"dense": torch.tensor([0.01, 0.02, 0.4, 0.8, 3.77])}
     >>> Gap().count(scores, 0), Gap(least=30.0).count(scores, 0)

@@ -1,4 +1,4 @@
-"""Restores all Python state that a pass may change: attributes, containers, objects, arrays and random generators."""
+"""Restores the Python state that a pass may change: attributes, containers, objects, arrays and random generators."""
 
 import contextlib
 import functools
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 MOST_OBJECTS = 100_000  # largest number of Python objects that are restored
 LARGEST_ARRAY = 1 << 24  # bytes; larger NumPy arrays are not restored
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-ATOMS = (str, bytes, int, float, type(None), Tensor, type)  # values without contents; tensors are restored by a pass
+ATOMS = (str, bytes, int, float, type(None), Tensor, type)  # values without contents to copy
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 Container = list | deque | set | dict
@@ -24,11 +24,12 @@ CONTAINERS = (list, deque, set, dict)
 
 
 class Kept:
-    """The Python state of a module before a pass; `restore` writes it back.
+    """A copy of the Python state of a module before a pass. `restore` writes it back.
 
-    It covers the attributes of submodules, and the lists, dicts, sets, arrays and generators in them, at any depth. It
-    also covers objects and functions (such as hooks) of the packages that define the submodules and the hooks: the
-    objects' attributes, and the variables that the functions use.
+    The copy includes the attributes of all submodules, and the lists, dicts, sets, arrays and generators that they
+    contain at any depth. It also includes objects and functions, such as hooks, if they come from a package that
+    defines a submodule or a hook. Of an object, its attributes are copied. Of a function, the variables that it uses
+    are copied.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -39,7 +40,7 @@ class Kept:
         self.containers: list[tuple[Container, list[object]]] = []
         self.undo: list[Callable[[], object]] = []
         self.generators: list[Generator] = []
-        self.seen: dict[int, object] = {}  # keeps the objects alive, so that no id is used twice
+        self.seen: dict[int, object] = {}  # holds references to the objects, so that their ids are not used again
         waiting: list[object] = [*parts, *(type(part).forward for part in parts)]
         while waiting and len(self.seen) < MOST_OBJECTS:
             item = waiting.pop()
@@ -56,7 +57,7 @@ class Kept:
                 _refill(container, before)
 
     def seed(self, seed: int) -> None:
-        """Seeds torch's, NumPy's and Python's generators, and those that the module holds."""
+        """Seeds the global generators of torch, NumPy and Python, and the generators in the module."""
         torch.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
@@ -69,12 +70,15 @@ class Kept:
                 generator.seed(seed)
 
     def python_states(self) -> bytes:
-        """Returns the states of all generators that are not torch's, for comparison."""
+        """Returns the states of all generators of Python and NumPy as bytes, to compare them."""
         mine = [generator for generator in self.generators if not isinstance(generator, torch.Generator)]
         return pickle.dumps([random.getstate(), np.random.get_state(), *map(_state, mine)])
 
     def _keep(self, item: object) -> list[object]:
-        """Copies an object's contents, and returns them. Returns no contents if they must not be changed."""
+        """Copies the contents of an object, and returns the contained objects, which are to be copied next.
+
+        Returns an empty list if the contents are not copied, such as those of a module from another package.
+        """
         if isinstance(item, CONTAINERS):
             return self._contents(item)
         if isinstance(item, (tuple, frozenset)):
@@ -105,7 +109,7 @@ class Kept:
         return before
 
     def _variables(self, function: types.FunctionType) -> list[object]:
-        """Copies the variables that a function uses and may assign to: those of outer functions, and global ones."""
+        """Copies the global variables, and those of outer functions, that a function uses. Returns their values."""
         names = [name for name in function.__code__.co_names if name in function.__globals__]
         known = {name: function.__globals__[name] for name in names}
         cells = [cell for cell in function.__closure__ or () if _is_filled(cell)]
@@ -126,7 +130,7 @@ def _package(item: object) -> str:
 
 
 def _elements(container: Container) -> list[object]:
-    """Returns the elements of a list or set, or the keys of a dict and then its values."""
+    """Returns the elements of a container as a list. For a dict, these are first all keys, and then all values."""
     return [*container, *container.values()] if isinstance(container, dict) else [*container]
 
 
@@ -157,7 +161,7 @@ def _state(generator: Generator) -> object:
 
 
 def _back_to_now(generator: Generator) -> Callable[[], object]:
-    """Returns a function that sets a generator back to its current state."""
+    """Returns a function that restores the current state of a generator."""
     if isinstance(generator, np.random.Generator):
         bits = generator.bit_generator
         return functools.partial(setattr, bits, "state", bits.state)
@@ -168,9 +172,10 @@ def _back_to_now(generator: Generator) -> Callable[[], object]:
 
 @contextlib.contextmanager
 def as_it_was(module: nn.Module, training: bool) -> Iterator[Kept]:
-    """Sets the mode, replaces the module's buffers by copies, and restores all Python state and generators afterwards.
+    """Prepares a module for a pass, and restores all Python state and generators afterwards.
 
-    `module.eval()` is not called, because some libraries override it to change weights.
+    It sets the training flag of all submodules to `training`, and replaces buffers by copies. It does not call
+    `module.eval()`, because some libraries override this method to change weights.
     """
     kept = Kept(module)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()

@@ -1,4 +1,4 @@
-"""Builds the neuron layers of a wiring from the tracer's notes, and finds the parameters that gradients reach."""
+"""Builds the neuron layers of a wiring from the ledger, and finds the parameters that no gradient reaches."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -17,11 +17,13 @@ ONLY_TRAINING = "only used in training mode"
 
 
 class Measuring(NamedTuple):
-    """The operations of a pass, and where each layer is measured.
+    """The operations of a pass, and the points at which each layer is measured.
 
-    `points` maps each layer to the numbers of the operations that give its activations, with the neurons of their
-    outputs. `made` maps each layer to its kernel operations, which give its pre-activations. `random` is True if the
-    pass draws random numbers.
+    - `operations`: the names of the operations.
+    - `points`: for each layer, the operations whose outputs are its activations. It maps the index of each operation to
+      the neurons in the operation's output.
+    - `made`: for each layer, the indices of the operations that compute its pre-activations with a kernel.
+    - `random`: whether the pass draws random numbers.
     """
 
     operations: list[str]
@@ -31,9 +33,11 @@ class Measuring(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The layers and output layers of a trace, the parameters that are not followed, and the measuring points.
+    """The result of a trace.
 
-    `trained` is None if the module computes the same in training mode as in evaluation mode.
+    `layers` are the neuron layers, and `outputs` the names of the output layers. `not_followed` maps the names of
+    parameters that are not followed to reasons. `evaluated` and `trained` belong to evaluation mode and training mode.
+    `trained` is None if the module computes the same in both modes.
     """
 
     layers: tuple[NeuronLayer, ...]
@@ -41,7 +45,7 @@ class Found(NamedTuple):
     not_followed: dict[str, str]
     evaluated: Measuring
     trained: Measuring | None
-    branches: bool = False  # whether forward branches on a value, so that other inputs may give other layers
+    branches: bool = False  # whether other inputs may give other layers, because forward has a branch
 
 
 def collect(notes: Ledger, evaluated: Operations, trained: Operations | None) -> Found:
@@ -74,7 +78,7 @@ def collect(notes: Ledger, evaluated: Operations, trained: Operations | None) ->
 
 
 def _note_clashes(notes: Ledger) -> None:
-    """If two neurons share an entry and were not merged, records a reason not to recycle their layers."""
+    """Adds a reason not to recycle the layers of two neurons that share an entry, unless the neurons were merged."""
     for pairs in notes.clashes:
         left, right = notes.current(pairs)
         for neurons in (left[left != right], right[left != right]):
@@ -82,7 +86,7 @@ def _note_clashes(notes: Ledger) -> None:
 
 
 class Group:
-    """Layers that share neurons, combined into one layer."""
+    """A group of layers that share neurons. Together they are one layer of the wiring."""
 
     def __init__(self, notes: Ledger, members: list[Layer]) -> None:
         self.notes, self.members = notes, members
@@ -93,8 +97,8 @@ class Group:
         self.incoming, self.outgoing = (self._entries(side) for side in SIDES)
 
     def local(self, neurons: Tensor) -> Tensor:
-        """Returns the indices of the neurons within the combined layer, or -1 for neurons outside of it."""
-        return self.numbers[self.notes.current(neurons).clamp(min=-1)]  # index -1 selects the last element, which is -1
+        """Returns the index of each neuron in the group, or -1 for a neuron that is not in the group."""
+        return self.numbers[self.notes.current(neurons).clamp(min=-1)]  # the last element, at index -1, is OTHER
 
     def layer(self, name: str) -> NeuronLayer:
         reasons = {reason: None for layer in self.members for reason in layer.reasons}
@@ -143,7 +147,7 @@ class Group:
 
 
 def has_nan(layer: NeuronLayer, leaves: Mapping[str, Tensor]) -> bool:
-    """Whether a weight that feeds the layer is NaN. Ignores weights that have another shape than when traced."""
+    """Whether a weight that feeds the layer is NaN. Ignores a weight whose shape has changed since the trace."""
     return any(
         bool((leaves[name].isnan() & (owners >= 0).to(leaves[name].device)).any())
         for name, owners in layer.incoming.items()
@@ -152,7 +156,7 @@ def has_nan(layer: NeuronLayer, leaves: Mapping[str, Tensor]) -> bool:
 
 
 def same_wiring(first: Found, second: Found) -> str:
-    """Describes the first difference between two traces of a module, or returns an empty string if there is none."""
+    """Returns a description of the first difference between two traces, or an empty string if they are equal."""
     names = [[layer.name for layer in found.layers] for found in (first, second)]
     if names[0] != names[1]:
         return f"its layers were {names[0]} and are now {names[1]}"
@@ -172,8 +176,8 @@ def _equal(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
 class Gradients(Operations):
     """Finds the parameters that no gradient of the outputs reaches, for example because the module detaches them.
 
-    Searches the autograd graph. A custom `torch.autograd.Function` may return no gradient. If the graph contains one,
-    also runs a backward pass, which calls the user's hooks.
+    `missed` lists their names. They are found in the autograd graph. A custom `torch.autograd.Function` may return no
+    gradient. If the graph contains one, a backward pass is run in addition. It calls the user's hooks.
     """
 
     gradients = True
@@ -182,7 +186,7 @@ class Gradients(Operations):
         super().__init__()
         self.parameters = {plain_name(name): leaf for name, leaf in module.named_parameters() if leaf.requires_grad}
         self.missed: list[str] = []
-        self.unknown = ""  # why the gradients are not known
+        self.unknown = ""  # the reason if it is not known which parameters gradients reach
 
     def finish(self, outputs: Sequence[Tensor]) -> None:
         tracked = [output for output in outputs if output.requires_grad]
@@ -208,7 +212,7 @@ class Gradients(Operations):
 
 
 def _leaves_of(outputs: Sequence[Tensor]) -> tuple[set[int], list[str]]:
-    """Returns the ids of the leaves in the graph of these tensors, and the names of its custom autograd functions."""
+    """Returns the ids of all leaves in the autograd graph of the outputs, and the names of its custom functions."""
     leaves = {id(output) for output in outputs if output.grad_fn is None}
     own: dict[str, None] = {}
     waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]

@@ -1,6 +1,6 @@
-"""The tracer's notes: neuron layers, the entries of each neuron, reasons not to recycle a layer, and `Call`.
+"""The ledger, in which the tracer records neuron layers, the entries of each neuron, and reasons not to recycle layers.
 
-A `Call` is one operation of a pass. `mix` notes what an operation without a rule does to neurons and parameters.
+A `Call` is one operation of a pass. `mix` is the rule for operations that mix neurons.
 """
 
 from bisect import bisect_right
@@ -21,9 +21,10 @@ SIDES = ("incoming", "outgoing")
 
 @dataclass(eq=False)
 class Layer:
-    """The neurons of one kernel, numbered from `first`.
+    """The neurons of one kernel. Their numbers are `first`, `first + 1`, and so on.
 
-    `points` holds the operations whose outputs are the activations, in evaluation mode and in training mode.
+    `points` and `read` have one element for evaluation mode and one for training mode. `points` holds the indices of
+    the operations whose outputs are the activations. `read` is True if a weight reads the neurons.
     """
 
     name: str
@@ -33,36 +34,37 @@ class Layer:
     reasons: dict[Reason, None] = field(default_factory=dict)
     coupled_by: dict[str, None] = field(default_factory=dict)
     parameters: set[str] = field(default_factory=set)
-    made: set[int] = field(default_factory=set)  # operations whose outputs must be finite, in evaluation mode
+    made: set[int] = field(default_factory=set)  # operations whose outputs are the pre-activations, in evaluation mode
     read: list[bool] = field(default_factory=lambda: [False, False])  # in evaluation mode, in training mode
     returned: bool = False
 
 
 class Ledger:
-    """Records which neuron each parameter entry belongs to, in one pass in evaluation mode and one in training mode.
+    """Records the neurons that each parameter entry feeds and reads.
 
-    Neurons of different kernels that act as one neuron (gated pairs, summed pre-activations) share a number in
-    `canonical`. `frozen` maps parameters that must not be overwritten to the reason, such as "a buffer".
+    The same ledger is used in a pass in evaluation mode and in a pass in training mode. `canonical` maps the number of
+    each neuron to its current number. Neurons that act as one neuron (gated pairs, summed pre-activations) have the
+    same current number. `frozen` maps parameters that must not be overwritten to the reason, such as "a buffer".
     """
 
     def __init__(self, shapes: Mapping[str, torch.Size], frozen: Mapping[str, str]) -> None:
         self.names, self.shapes, self.frozen = list(shapes), dict(shapes), dict(frozen)
         self.trained = set(shapes) - set(frozen)
-        self.detached: dict[str, str] = {}  # parameters that no gradient reaches
+        self.detached: dict[str, str] = {}  # parameters that no gradient reaches, with the reason
         sizes = [shape.numel() for shape in shapes.values()]
         self.starts = torch.tensor([0, *sizes]).cumsum(0)[:-1].tolist()
-        self.entries = torch.arange(sum(sizes))  # the index of every entry
+        self.entries = torch.arange(sum(sizes))  # the indices of all entries of all parameters
         self.owners = {side: torch.full((sum(sizes),), UNCLAIMED) for side in SIDES}
         self.elsewhere = torch.zeros(sum(sizes), dtype=torch.bool)
-        self.compacted: dict[tuple[str, str], Tensor] = {}  # filled after the passes
+        self.compacted: dict[tuple[str, str], Tensor] = {}  # a cache for `owners_of`
         self.clashes: list[Tensor] = []
         self.layers: list[Layer] = []
-        self.groups: list[int] = []  # layers that share neurons have the same number
+        self.groups: list[int] = []  # one number per layer; it is equal for layers that share neurons
         self.canonical = torch.zeros(0, dtype=torch.long)
         self.known: dict[object, Tensor] = {}
         self.not_followed: dict[str, str] = {}
         self.used: set[str] = set()
-        self.statistics: set[str] = set()  # running statistics of BatchNorms; they belong to the neurons
+        self.statistics: set[str] = set()  # running statistics of BatchNorms, which are renewed with the neurons
         self.neurons_at: tuple[dict[int, Tensor], dict[int, Tensor]] = {}, {}
         self.training = False
         self.step = -1
@@ -70,10 +72,10 @@ class Ledger:
     # --- layers
 
     def produce(self, keys: Sequence[Tensor], name: str) -> Tensor:
-        """Returns the neurons that a kernel makes, of shape [neurons].
+        """Returns the numbers of the neurons that a kernel makes, as a tensor of shape [neurons].
 
-        Each key, of shape [neurons, numbers], identifies weights of the neurons. If a kernel shares a key with an
-        earlier kernel, both make the same neurons.
+        Each key is a tensor of shape [neurons, numbers] that identifies some weights of the neurons. If an earlier
+        kernel has the same key, both kernels make the same neurons. Otherwise, the kernel gets a new layer.
         """
         telling = [key for key in keys if len(torch.unique(key, dim=0)) == len(key)]
         indices = [("kernel", tuple(key.shape), key.numpy().tobytes()) for key in telling]
@@ -92,7 +94,7 @@ class Ledger:
         return self.canonical[neurons]
 
     def stream(self, left: Tensor, right: Tensor, producers: Sequence[str]) -> Tensor:
-        """Returns the neurons of a residual stream, one neuron per pair of summed neurons."""
+        """Returns the neurons of a residual stream. Each pair of summed neurons makes one new neuron."""
         span = int(max(left.max(), right.max())) + 3
         pairs = compact((left + 2) * span + (right + 2))
         index = ("stream", tuple(pairs.shape), pairs.numpy().tobytes())
@@ -113,7 +115,7 @@ class Ledger:
         return index + first
 
     def layers_of(self, neurons: Tensor) -> list[int]:
-        """Returns the layers of these neurons, and all layers that share neurons with those layers."""
+        """Returns the indices of the layers of these neurons, and of all layers that share neurons with them."""
         neurons = lean(neurons)
         if not self.layers or not bool((real := neurons >= 0).any()):
             return []
@@ -126,14 +128,14 @@ class Ledger:
         return [self.layers[index].name for index in self.layers_of(neurons)]
 
     def current(self, neurons: Tensor) -> Tensor:
-        """Returns the current numbers of these neurons. Neurons that were merged share a number."""
+        """Returns the current numbers of these neurons. Neurons that were merged have the same number."""
         if not len(self.canonical):
             return neurons
         small = lean(neurons)
         return torch.where(small >= 0, self.canonical[small.clamp(min=0)], small).expand(neurons.shape)
 
     def merge(self, pairs: Tensor) -> None:
-        """Merges each pair into one neuron. Pairs that share a neuron become one neuron, too."""
+        """Merges the two neurons of each pair. If two pairs share a neuron, all of their neurons are merged."""
         merged = {self.groups[index] for index in self.layers_of(pairs)}
         self.groups = [min(merged) if group in merged else group for group in self.groups]
         becomes = torch.arange(len(self.canonical))
@@ -143,7 +145,7 @@ class Ledger:
         self.canonical = becomes[self.canonical]
 
     def is_idle(self, name: str) -> bool:
-        """Whether a parameter makes only neurons that no weight reads and that the module does not return."""
+        """Whether all neurons that a parameter makes are unused: no weight reads them, and they are not returned."""
         start = self.starts[self.names.index(name)]
         made = self.layers_of(self.owners["incoming"][start : start + self.shapes[name].numel()])
         return bool(made) and not any(any(self.layers[layer].read) or self.layers[layer].returned for layer in made)
@@ -156,7 +158,7 @@ class Ledger:
             self.layers[index].reasons[reason] = None
 
     def read(self, stages: Stages) -> None:
-        """Records that a weight reads these layers, so that they are measured at their activations."""
+        """Records that a weight reads these layers. They are measured at the `points` of their stages."""
         for index, stage in stages.items():
             layer = self.layers[index]
             layer.read[self.training] = True
@@ -175,7 +177,10 @@ class Ledger:
     # --- entries
 
     def claim(self, side: str, entries: Tensor, neurons: Tensor) -> None:
-        """Assigns entries to the neurons that they feed or read (`side`). Records a clash if an entry gets two."""
+        """Assigns entries to the neurons that they feed or read, depending on `side`.
+
+        If an entry would belong to two neurons, records a clash.
+        """
         entries, neurons = torch.broadcast_tensors(entries, neurons)
         entries, neurons = lean(entries, neurons), lean(neurons, entries)
         owners = self._in_place(self.owners[side], entries)
@@ -188,7 +193,7 @@ class Ledger:
         owners.copy_(neurons)
 
     def _in_place(self, owners: Tensor, entries: Tensor) -> Tensor | None:
-        """Returns the owners as a view if the entries are a view of the parameters, else None."""
+        """Returns a view of `owners` for these entries, or None if the entries are not a view of `self.entries`."""
         same = entries.untyped_storage().data_ptr() == self.entries.untyped_storage().data_ptr()
         if not same or any(step == 0 and n > 1 for step, n in zip(entries.stride(), entries.shape, strict=True)):
             return None
@@ -200,7 +205,7 @@ class Ledger:
             self.layers[layer].parameters |= names
 
     def _claim(self, side: str, entries: Tensor, neurons: Tensor) -> None:
-        """Does the work of `claim` for entries that are not a view of the parameters."""
+        """Assigns entries that are not a view of `self.entries` (see `claim`)."""
         real = (entries >= 0) & (neurons != ZERO)
         entries, neurons = entries[real], neurons[real]
         if not entries.numel():
@@ -215,7 +220,10 @@ class Ledger:
             self.clashes.append(torch.unique(torch.stack([owners[entries][clash], neurons[clash]]), dim=1))
 
     def feed(self, parts: Iterable[Part], unfollowed: Mapping[str, str], neurons: Tensor, stages: Stages) -> None:
-        """Assigns each entry of a bias or a scale to its neuron, if the entry is applied to only one neuron."""
+        """Assigns each entry of a bias or a scale to its neuron.
+
+        If an entry is applied to several neurons, or the parameter is not followed, adds a reason not to recycle them.
+        """
         waiting = [layer for layer, stage in stages.items() if not stage.active and not stage.broken]
         for part in parts:
             entries, met = torch.broadcast_tensors(part.entries, neurons)
@@ -226,20 +234,23 @@ class Ledger:
                 continue
             owner = self._owner(entries, met)
             if bool((lost := (owner < 0) & (met >= 0)).any()):
-                # A parameter that is applied after the activation may be shared, because it does not feed the neuron.
+                # After the activation, several neurons may share a parameter, because it does not feed them.
                 shared = set(self.layers_of(met[lost])) & set(waiting)
                 self.blame(
                     shared, Reason(f"fed by {self._list(entries[lost])}, which it shares with other values", OWN)
                 )
             self.claim("incoming", entries, owner)
-            # Keeps the entry from being zeroed as an outgoing weight, because it reads no neuron.
+            # The entry reads no neuron, so it must not be set to zero as an outgoing weight.
             self.claim("outgoing", entries, torch.tensor(OTHER))
         for name, how in unfollowed.items():
             self.blame(set(self.layers_of(neurons)) & set(stages), Reason(f"fed by {name} through aten.{how}", DIRECT))
 
     @staticmethod
     def _owner(entries: Tensor, met: Tensor) -> Tensor:
-        """Returns, for each element, the neuron of its entry, or -1 if the entry is applied to several neurons."""
+        """Returns the neuron to which each entry is applied, or -1 if an entry is applied to several neurons.
+
+        Both arguments have one element per application of an entry. `met` holds the neuron.
+        """
         first = int(entries.min())
         place = entries - first
         owner = torch.full((int(place.max()) + 1,), OTHER)
@@ -250,7 +261,7 @@ class Ledger:
         return owner[place]
 
     def not_known(self, parts: Iterable[Part], operation: str) -> dict[str, str]:
-        """Records that an operation without a rule uses these entries. Returns each parameter with its operation."""
+        """Records that the entries are no longer followed. Returns a dictionary from parameters to `operation`."""
         taken: dict[str, str] = {}
         for part in parts:
             entries = lean(part.entries)
@@ -275,19 +286,19 @@ class Ledger:
         return ", ".join(self.parameters(entries))
 
     def owners_of(self, side: str, name: str) -> Tensor:
-        """Returns the neuron of each entry of a parameter, with size 1 along axes on which it is constant."""
+        """Returns the neuron of each entry of a parameter. Axes along which the neurons are constant have length 1."""
         if (side, name) not in self.compacted:
             start, shape = self.starts[self.names.index(name)], self.shapes[name]
             self.compacted[side, name] = compact(self.owners[side][start : start + shape.numel()].reshape(shape))
         return self.compacted[side, name]
 
     def mark(self, neurons: Tensor | None, stages: Stages) -> None:
-        """Records the neurons of the current operation's output, if a layer may be measured there."""
+        """Records the neurons in the output of the current operation, if a layer may be measured at this output."""
         if neurons is not None and any(self.step in stage.points for stage in stages.values()):
             self.neurons_at[self.training][self.step] = neurons
 
     def fresh(self, neurons: Tensor) -> dict[int, Stage]:
-        """Returns the stages of neurons that the current operation makes."""
+        """Returns the initial stages of the layers of neurons that the current operation makes."""
         point = frozenset([self.step])
         for layer in () if self.training else self.layers_of(neurons):
             self.layers[layer].made.add(self.step)
@@ -296,7 +307,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Call:
-    """One operation of a pass; `value(tensor)` returns what the tracer knows about a tensor."""
+    """One operation of a pass, with its arguments and outputs. `value(tensor)` returns the `Value` of a tensor."""
 
     func: Any
     name: str  # without the trailing underscore of an in-place operation
@@ -323,7 +334,7 @@ class Call:
         return [leaf for leaf in tree_leaves(self.output) if isinstance(leaf, Tensor)]
 
     def argument(self, name: str, default: Any = None) -> Any:
-        """Returns the argument with this name in the operation's schema, or else `default`."""
+        """Returns the argument with this name in the operation's schema, or `default` if it is None or missing."""
         if name in self.kwargs:
             return self.kwargs[name]
         for index, argument in enumerate(self.func._schema.arguments):
@@ -340,8 +351,8 @@ Rule = Callable[[Ledger, Call], Result]
 def mix(notes: Ledger, call: Call, reason: Reason | None = None, statistic: str | None = None) -> Value:
     """Returns the value of an operation that mixes neurons and parameter entries.
 
-    If a weight reads the result, or a parameter is mixed in, the contributing layers are not recycled. `reason`
-    explains why. Later values record only which layers and parameters contributed.
+    The value records only which layers and parameters it mixes. If a weight reads the value, or if the operation mixes
+    neurons with a parameter, these layers are not recycled, and `reason` explains why.
     """
     values = call.values
     whole = together(values)
@@ -350,12 +361,12 @@ def mix(notes: Ledger, call: Call, reason: Reason | None = None, statistic: str 
         unfollowed |= notes.not_known(value.parts, call.name)
     stages = broken(whole.stages, reason or Reason(f"several neurons are mixed by aten.{call.name}", APART), statistic)
     if any(value.parts and not value.stages for value in values):
-        notes.read(stages)  # a parameter meets the neurons here, so they are not the output layer's
+        notes.read(stages)  # the operation combines the neurons with a parameter, so they are read
     return replace(whole, stages=stages, unfollowed=unfollowed)
 
 
 def constant(call: Call) -> Value:
-    """Returns the value of an operation that takes neither neurons nor parameters."""
+    """Returns the value of an operation whose arguments contain neither neurons nor parameters."""
     random = torch.Tag.nondeterministic_seeded in call.func.tags
     values = call.values
     fed = any(value.from_input for value in values)

@@ -1,4 +1,4 @@
-"""Measures a module's neurons: dormancy on a batch, utilities, and the gradients that reach them."""
+"""Measures the neurons of a module: their scores on a batch, their utilities, and the gradients of their weights."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,8 @@ from .execution import Seed, plain, plain_name, tensors_in
 from .tracing import trace
 from .wiring import Activation, NeuronLayer, Wiring, magnitudes, neuron_scores
 
-# Seeds of the runs that check whether a dormant neuron fires if the module draws other random numbers.
+# A dormant neuron may be active in training mode, or if the module draws other random numbers. `RUNS` lists the runs
+# that check this. Each run has a mode (True for training mode) and a seed.
 SEEDS: tuple[Seed, ...] = (0, 1, 2, 3, "lowest", "highest")
 RUNS: tuple[tuple[bool, Seed], ...] = ((True, None), *((mode, seed) for seed in SEEDS for mode in (False, True)))
 AVERAGES = ("exp_avg", "momentum_buffer")  # running averages of gradients in the state of optimizers
@@ -25,9 +26,9 @@ NO_NEURONS = "the module has no neurons: no weight of a layer reads another laye
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Each layer's neuron scores and dormant masks, and the fraction of all neurons that is dormant.
+    """The scores and the masks of dormant neurons of each layer, for a threshold `tau`.
 
-    `left_out` names the layers that were not computed, because these inputs take a branch without them.
+    `left_out` names the layers that were not computed, because the inputs take a branch without these layers.
     """
 
     tau: float
@@ -37,10 +38,9 @@ class Report:
 
     @property
     def fraction(self) -> float:
-        """The number of dormant neurons, divided by the number of neurons. Ignores layers that are left out.
+        """The number of dormant neurons divided by the number of neurons, over all layers that are not left out.
 
-        NaN if an activation is not finite, or if every layer is left out. Raises ValueError if the module has no
-        neurons.
+        It is NaN if a score is NaN, or if every layer is left out. Raises ValueError if the module has no neurons.
         """
         fractions = self.fractions
         if not fractions and self.left_out:
@@ -69,11 +69,11 @@ class Report:
 
 
 def measure(module: nn.Module, wiring: Wiring, *inputs: object, tau: float = 0.1) -> Report:
-    """Returns the scores and dormant masks of a module's neurons on a batch of inputs, without output layers.
+    """Returns the scores and dormant masks of a module's neurons on a batch of inputs.
 
-    The module runs in evaluation mode without gradients, and its state is restored afterwards. If an activation of a
-    layer is NaN or infinite, the layer's scores and dormant fraction are NaN, and none of its neurons counts as
-    dormant. A warning names such a layer once.
+    Output layers are not measured. The module runs in evaluation mode without gradients, and its state is restored
+    afterwards. If an activation of a layer is NaN or infinite, the scores and the dormant fraction of the layer are
+    NaN, and its mask is False everywhere. A warning names each such layer once.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> _ = nn.init.constant_(net[0].bias, -100.0)
@@ -101,9 +101,9 @@ def check_arguments(module: object, wiring: object) -> None:
 
 
 def lasting_scores(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[str, Float[Tensor, " neurons"]]:
-    """Returns each neuron's largest score over both modes and several seeds of the random numbers.
+    """Returns the largest score of each neuron over several runs, in both modes and with several random seeds.
 
-    A neuron with a low score is inactive in all of these runs. A module whose runs would all be equal runs once.
+    A neuron with a low score is inactive in all of these runs. If all runs would be equal, the module runs only once.
     """
     scores = wiring.scores(module, *inputs)
     for training, seed in RUNS:
@@ -113,10 +113,10 @@ def lasting_scores(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[s
 
 
 def contributions(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[str, Float[Tensor, " neurons"]]:
-    """Returns each neuron's mean absolute activation, times the sum of its absolute outgoing weights.
+    """Returns the contribution utility of each neuron: mean |h| * sum |outgoing|, where h is the neuron's activation.
 
-    If a neuron is read at several values, it has one mean activation at each; the largest is used. The result lacks
-    layers that these inputs do not compute.
+    A neuron with several non-linearities has one mean activation per non-linearity. The largest of them is used. Layers
+    that these inputs do not compute are missing from the result.
 
     >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
     >>> _ = nn.init.ones_(net[0].weight), nn.init.constant_(net[2].weight, 3.0)
@@ -131,11 +131,11 @@ def contributions(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[st
 
 
 def utilities(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[str, Float[Tensor, " neurons"]]:
-    """Returns each neuron's overall utility: mean |h - mean h| * sum |outgoing| / sum |incoming|.
+    """Returns the overall utility of each neuron: mean |h - mean h| * sum |outgoing| / sum |incoming|.
 
-    h is the neuron's activation. A layer with a NaN or infinite activation has NaN for all of its neurons.
+    h is the activation of the neuron. A layer with a NaN or infinite activation has NaN for all of its neurons.
 
-    Source: Dohare et al. 2021, "Continual backprop", overall utility. We count biases among the incoming weights.
+    Source: Dohare et al. 2021, "Continual backprop", overall utility. Biases are incoming weights, too.
     """
     found = {}
     for name, each in _activity(module, wiring, inputs, centred=True).items():
@@ -145,16 +145,17 @@ def utilities(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[str, F
 
 
 def gradient_scores(wiring: Wiring, gradients: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " neurons"]]:
-    """Returns each neuron's mean absolute incoming gradient, divided by the mean of its layer.
+    """Returns the gradient score of each neuron, as one tensor per layer.
 
-    `gradients` maps the names of parameters to gradients, from a backward pass or from `first_moments`.
+    The score is the mean absolute gradient of the neuron's incoming weights, divided by the mean over the layer.
+    `gradients` maps the names of parameters to their gradients or to the result of `first_moments`.
 
     >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
     >>> gradient_scores(trace(net, torch.ones(1, 1)), {"0.weight": torch.tensor([[0.0], [-3.0]])})["0"].tolist()
     [0.0, 2.0]
 
-    Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL" (ReGraMa). We
-    count biases among the incoming weights.
+    Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL" (ReGraMa).
+    Biases are incoming weights, too.
     """
     scores = {}
     for layer in wiring.layers:
@@ -174,7 +175,8 @@ def gradient_scores(wiring: Wiring, gradients: Mapping[str, Tensor]) -> dict[str
 def gradient_dormancy(wiring: Wiring, gradients: Mapping[str, Tensor], tau: float = 0.01) -> float:
     """Returns the fraction of neurons whose gradient score is at most tau, or NaN if a gradient is NaN or infinite.
 
-    Raises ValueError for a negative tau. Source: Liu et al. 2025; see `gradient_scores`.
+    Raises ValueError for a negative tau.
+    Source: Liu et al. 2025 (see `gradient_scores`).
     """
     scores = gradient_scores(wiring, gradients)
     return Report(tau, scores, {name: each <= checked_tau(tau) for name, each in scores.items()}).fraction
@@ -183,10 +185,10 @@ def gradient_dormancy(wiring: Wiring, gradients: Mapping[str, Tensor], tau: floa
 def first_moments(
     module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], names: Iterable[str]
 ) -> dict[str, Tensor]:
-    """Returns the running average of the gradient of the named parameters, from the optimizers' state.
+    """Returns the running averages of the gradients of the parameters in `names`, from the optimizers' state.
 
-    The result lacks parameters that were not trained yet, such as those of an actor that is trained later than its
-    critic. Raises ValueError if an optimizer keeps no average, such as RMSprop, or if no parameter has an average.
+    Parameters that were not trained so far are missing from the result. Raises ValueError if an optimizer keeps no
+    average, such as RMSprop, or if none of the parameters has an average.
     """
     leaves = {plain_name(name): leaf for name, leaf in plain(module).named_parameters()}
     wanted = [name for name in names if name in leaves]
@@ -221,7 +223,7 @@ def entry_sums(values: Tensor, owners: Int[Tensor, "..."], width: int) -> Float[
 
 
 def _weight(module: nn.Module, layer: NeuronLayer, side: Literal["incoming", "outgoing"]) -> Tensor:
-    """Returns the sum of each neuron's absolute incoming or outgoing weights, without buffers."""
+    """Returns the sum of the absolute incoming or outgoing weights of each neuron. Buffers are not included."""
     leaves = {plain_name(name): leaf.detach() for name, leaf in plain(module).named_parameters()}
     owners = layer.incoming if side == "incoming" else layer.outgoing
     sums = [
@@ -231,10 +233,13 @@ def _weight(module: nn.Module, layer: NeuronLayer, side: Literal["incoming", "ou
 
 
 def _activity(module: nn.Module, wiring: Wiring, inputs: tuple[object, ...], centred: bool) -> dict[str, Tensor]:
-    """Returns each neuron's mean absolute activation, or deviation if `centred`. NaN if an activation is not finite."""
+    """Returns each neuron's mean |h|, or mean |h - mean h| if `centred`, where h is its activation.
+
+    A layer with a NaN or infinite activation has NaN for all of its neurons.
+    """
     widths, found = {layer.name: layer.width for layer in wiring.layers}, dict[str, list[Tensor]]()
     for name, neurons, values in wiring.measure(module, inputs, False, None):
-        if name not in widths or int(neurons.max()) >= widths[name]:  # these inputs take a branch without it
+        if name not in widths or int(neurons.max()) >= widths[name]:  # these inputs take a branch without this layer
             continue
         neurons = neurons.to(values.device)
         single = values.to(torch.promote_types(values.dtype, torch.float32))
@@ -247,19 +252,18 @@ def _activity(module: nn.Module, wiring: Wiring, inputs: tuple[object, ...], cen
 
 
 def _means(values: Tensor, neurons: Int[Tensor, "..."], width: int) -> Tensor:
-    """Returns the mean of the elements of each neuron."""
+    """Returns the mean of the values of each neuron. `neurons` holds the neuron of each element, or -1."""
     ones = torch.ones_like(values, dtype=torch.float32)
     return entry_sums(values, neurons, width) / entry_sums(ones, neurons, width).clamp(min=1)
 
 
 def report(module: nn.Module, *inputs: object, tau: float = 0.1) -> reasons.Report:
-    """Returns the dormant neurons of every layer, with sampling intervals, effective ranks and weight norms.
+    """Returns a report on each layer of a module: dormant neurons, intervals, effective ranks and weight norms.
 
-    The result has the type that `dormant.report` returns, and prints as a table. Every tensor of `inputs` has the
-    samples of the batch along its first axis. The effective rank is the rank of the activations, with one row per
-    sample and position. The weight norm is the norm of all incoming weights. A layer has no interval if its activations
-    do not have the samples along their first axis. The cost is a trace, plus the singular values of each layer's
-    activations.
+    The report prints as a table, and has the same type as that of `dormant.report`. The first axis of every input
+    tensor is the batch. The effective rank is computed from the matrix of activations, with one row per sample and
+    position. The weight norm is the norm of all incoming weights. A layer has no interval if the first axis of its
+    activations is not the batch. The cost is a trace and a singular value decomposition per layer.
 
     >>> net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 1))
     >>> _ = net[0].weight.data.copy_(torch.diag(torch.tensor([1.0, 1.0, 0.0])))
@@ -269,7 +273,7 @@ def report(module: nn.Module, *inputs: object, tau: float = 0.1) -> reasons.Repo
     all          3        1  33.3 %  33.3 - 33.3 %
     tau = 0.1, a batch of 60 samples
 
-    Raises ValueError if tau is negative, the batch is empty, or the inputs differ in the length of their first axis.
+    Raises ValueError if tau is negative, if the batch is empty, or if the inputs have first axes of different lengths.
     Source: Sokar et al. 2023 for the scores. The interval is ours (see `dormant.metrics.score_bounds`).
     """
     lengths = {len(each) if each.ndim else None for each in tensors_in(inputs) or []}
@@ -323,7 +327,7 @@ def _layer_report(
 
 
 def _by_sample(place: Activation, width: int) -> Float[Tensor, "samples neurons"]:
-    """Returns the mean absolute activation of each neuron on each sample, divided by the layer's mean."""
+    """Returns the mean absolute activation per sample and neuron, divided by the mean over the layer and the batch."""
     rows = [_means(magnitudes(each[None]), place.neurons.to(each.device), width) for each in place.values]
     by_sample = torch.stack(rows)
     mean = by_sample.mean()
@@ -331,9 +335,9 @@ def _by_sample(place: Activation, width: int) -> Float[Tensor, "samples neurons"
 
 
 def score_bounds(relative: Float[Tensor, "samples neurons"]) -> Float[Tensor, "2 neurons"]:
-    """Returns the lower and the upper 95 % confidence bound of each neuron's score; see `dormant.metrics.score_bounds`.
+    """Returns two rows: the lower and the upper 95 % confidence bound of each neuron's score.
 
-    `relative` holds the mean absolute activation of each sample and neuron, divided by the layer's mean.
+    `relative` is the result of `_by_sample`. `dormant.metrics.score_bounds` explains the bounds.
     """
     samples, scores = len(relative), relative.mean(0)
     if samples < 2:
@@ -345,7 +349,8 @@ def score_bounds(relative: Float[Tensor, "samples neurons"]) -> Float[Tensor, "2
     if not bool(times.any()):
         return torch.stack([torch.zeros_like(scores), torch.full_like(scores, torch.inf)])
     median = torch.from_numpy(np.median(active[times > 0].cpu().numpy(), keepdims=True)).to(active)
-    active = torch.where(times > 0, active, median)  # torch's median would be the lower of two middle values
+    # torch.median would return the lower of two middle values. NumPy returns their mean, as JAX does.
+    active = torch.where(times > 0, active, median)
     return torch.stack([scores - error, scores + error + active / samples])
 
 
@@ -355,12 +360,12 @@ def _rows(place: Activation) -> Tensor:
     values = place.values.movedim(own, list(range(-len(own), 0))) if own else place.values[..., None]
     owners = place.neurons.flatten().to(values.device)
     values = values.reshape(-1, len(owners))[:, owners.argsort(stable=True)][:, int((owners < 0).sum()) :]
-    each = max(int((owners == owners.max()).sum()), 1)  # elements per neuron: 1 unless it has positions
+    each = max(int((owners == owners.max()).sum()), 1)  # elements per neuron and sample
     return values.reshape(len(values), -1, each).transpose(1, 2).reshape(-1, values.shape[1] // each)
 
 
 def effective_rank(matrix: Float[Tensor, "samples neurons"]) -> float:
-    """Returns the exponential of the entropy of the normalised singular values, or 0 for a zero matrix.
+    """Returns exp(-sum_i p_i log p_i), where p_i = s_i / sum_j s_j for the singular values s, or 0 for a zero matrix.
 
     >>> round(effective_rank(torch.diag(torch.tensor([1.0, 1.0, 0.0]))), 3)
     2.0

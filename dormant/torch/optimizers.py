@@ -1,4 +1,4 @@
-"""Resets an optimizer's state for recycled weights, and adds the gradient of a penalty to the loss gradient."""
+"""Resets the optimizer's state of recycled weights, and adds the gradients of penalties to those of the loss."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -15,15 +15,16 @@ from .execution import plain, plain_name
 
 Optimizers = torch.optim.Optimizer | Iterable[torch.optim.Optimizer]
 
-# State with one number per weight: Adam and its variants, Muon and SGD with momentum, RMSprop, Adagrad, Adadelta.
+# Names of state with one number per weight, in Adam and its variants, Muon, SGD with momentum, RMSprop, Adagrad and
+# Adadelta.
 MOMENTS = frozenset(
     (
         *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg"),
         *("grad_avg", "exp_inf", "sum", "acc_delta"),
     )
 )
-INITIAL = "initial"  # the state in which `penalised` keeps the initial weights
-# State with one number per parameter tensor, and the initial value of this number.
+INITIAL = "initial"  # the name of the state in which `penalised` stores the initial weights
+# Names of state with one number per parameter tensor. The value is the initial value of this number.
 COUNTS = {"step": 0.0, "mu_product": 1.0}
 
 
@@ -44,9 +45,9 @@ def optimizer_list(optimizers: Optimizers) -> list[torch.optim.Optimizer]:
 
 
 def check_held(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Tensor]) -> None:
-    """Checks that the optimizers hold all parameters in `leaves`.
+    """Raises ValueError if a parameter in `leaves` is in none of the optimizers.
 
-    Raises ValueError if no optimizer holds one of the parameters, because its moments could not be reset.
+    The moments of such a parameter could not be reset. An empty list of optimizers is accepted.
     """
     held = {id(leaf) for optimizer in optimizers for group in optimizer.param_groups for leaf in group["params"]}
     missing = [name for name, leaf in leaves.items() if id(leaf) not in held]
@@ -60,9 +61,9 @@ def check_held(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Ten
 
 
 def check_known(optimizers: list[torch.optim.Optimizer], leaves: Mapping[str, Tensor]) -> None:
-    """Checks that the optimizers' state of these parameters can be reset for single weights.
+    """Raises ValueError if the optimizers have state of these parameters that can't be reset for single weights.
 
-    Raises ValueError, before anything changes, if a state has an unknown name or does not have its parameter's shape.
+    This is the case if the state has an unknown name, or if its shape differs from that of the parameter.
     """
     mine = {id(leaf) for leaf in leaves.values()}
     for optimizer in optimizers:
@@ -86,10 +87,11 @@ def _is_known(name: str, value: object, leaf: Tensor) -> bool:
 def forget_(
     optimizers: Iterable[torch.optim.Optimizer], leaf: Tensor, entries: Bool[Tensor, "..."], restart: bool
 ) -> None:
-    """Resets the moments of these entries to the moments of a new weight, mostly zero (see `_start`).
+    """Resets the moments of the masked entries of a parameter to those of a new weight (see `_start`).
 
-    The current weights become the initial weights of a penalty. `restart` also zeroes the parameter's step count. It is
-    zeroed in place, because fused and capturable optimizers keep a reference to the tensor.
+    `entries` is the mask. For a penalty, the current weights become the new initial weights of these entries. If
+    `restart` is true, the step count of the parameter is also set to zero. This is done in place, because fused and
+    capturable optimizers keep references to the tensor.
     """
     for optimizer in optimizers:
         state = optimizer.state.get(leaf, {})
@@ -106,7 +108,7 @@ def forget_(
 
 
 def _start(optimizer: torch.optim.Optimizer, name: str) -> float:
-    """Returns the moment of a new weight: 0, Adagrad's initial accumulator, or 1 in RMSprop as in TensorFlow."""
+    """Returns the moment of a new weight. It is 0, except for Adagrad and for TensorFlow's form of RMSprop."""
     if name == "sum":
         return optimizer.defaults.get("initial_accumulator_value", 0.0)
     # RMSpropTFLike is the default optimizer of A2C in Stable-Baselines3.
@@ -114,18 +116,21 @@ def _start(optimizer: torch.optim.Optimizer, name: str) -> float:
 
 
 Weights = Mapping[str, Tensor]
-POWER_STEPS = 8  # steps of the power iteration for the largest singular value
+POWER_STEPS = 8  # number of steps of power iteration that estimate the largest singular value
 
 
 @runtime_checkable
 class Penalty(Protocol):
-    """A function of the weights and the initial weights, by name, that returns a term of the loss."""
+    """A function that returns a penalty to add to the loss.
+
+    Its arguments are dictionaries from names to weights: the current weights and the initial weights.
+    """
 
     def __call__(self, params: Weights, initial: Weights) -> Float[Tensor, ""]: ...
 
 
 class Handles(NamedTuple):
-    """The hooks of a penalty. `remove()` removes the penalty."""
+    """The hooks that `penalised` registers. `remove()` removes the hooks, and so the penalty."""
 
     hooks: tuple[RemovableHandle, ...]
 
@@ -135,11 +140,12 @@ class Handles(NamedTuple):
 
 
 def penalised(penalty: Penalty, optimizer: torch.optim.Optimizer, module: nn.Module) -> Handles:
-    """Adds the gradient of a penalty on the module's weights to their gradients, in every `optimizer.step()`.
+    """Makes every `optimizer.step()` first add the gradient of a penalty to the gradients. Returns the hooks.
 
-    The penalty is added by a hook of the optimizer, so it works with any training loop and with gradient scaling, and
-    after gradients are clipped. The initial weights are part of the optimizer's state, and so of its `state_dict()`. If
-    a neuron is recycled, its fresh weights become its initial weights.
+    The penalty is a function of the module's weights. A hook of the optimizer adds its gradient. Therefore it works
+    with any training loop and with gradient scaling. If your loop clips gradients, the penalty is added afterwards. The
+    initial weights are stored in the optimizer's state, so `state_dict()` contains them. If a neuron is recycled, its
+    fresh weights become its initial weights.
 
     >>> net = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.constant_(net.weight, 1.0)
@@ -150,7 +156,8 @@ def penalised(penalty: Penalty, optimizer: torch.optim.Optimizer, module: nn.Mod
     >>> net.weight.item()  # 3 - 2 * 0.5 * (3 - 1)
     1.0
 
-    Raises TypeError if an argument has the wrong type, and ValueError if the optimizer lacks a trained parameter.
+    Raises TypeError if an argument has the wrong type. Raises ValueError if a parameter of the module that requires
+    gradients is not in the optimizer.
     """
     if not isinstance(penalty, Penalty) or isinstance(penalty, type) or not isinstance(module, nn.Module):
         raise TypeError("expected penalised(penalty, optimizer, module), for instance penalised(L2Init(), adam, net).")
@@ -165,13 +172,13 @@ def penalised(penalty: Penalty, optimizer: torch.optim.Optimizer, module: nn.Mod
         with torch.enable_grad():
             term = penalty(leaves, {name: initial(stepping, name) for name in leaves})
             gradients = torch.autograd.grad(term, list(leaves.values()), allow_unused=True)
-        scale = getattr(stepping, "grad_scale", None)  # a fused optimizer divides the gradients by it
+        scale = getattr(stepping, "grad_scale", None)  # a fused optimizer divides the gradients by this scale
         for leaf, gradient in zip(leaves.values(), gradients, strict=True):
             if leaf.grad is not None and gradient is not None:
                 leaf.grad.add_(gradient if scale is None else gradient * scale)
 
     def keep_initial(stepping: torch.optim.Optimizer, *_: object) -> None:
-        # Stores them after the first step, because Adam initialises its state only if the state is empty.
+        # The initial weights are stored after the first step, because Adam initialises its state only if it is empty.
         for name, leaf in leaves.items():
             if leaf.grad is not None:
                 stepping.state[leaf].setdefault(INITIAL, first[name])
@@ -181,7 +188,7 @@ def penalised(penalty: Penalty, optimizer: torch.optim.Optimizer, module: nn.Mod
 
 @dataclass(frozen=True)
 class L2Init:
-    """The penalty strength * ||w - w0||^2, which pulls weights towards their initial values instead of zero.
+    """The penalty strength * ||w - w0||^2. It pulls the weights w towards their initial values w0 instead of zero.
 
     >>> L2Init(0.5)({"w": torch.tensor([3.0])}, {"w": torch.tensor([1.0])}).item()
     2.0
@@ -201,10 +208,11 @@ class L2Init:
 
 @dataclass(frozen=True)
 class Parseval:
-    """The penalty strength * sum_l ||G_l - scale * I||^2, with G_l the Gram matrix of a layer's incoming vectors.
+    """The penalty strength * sum_l ||G_l - scale * I||^2, where G_l is the Gram matrix of a layer's incoming vectors.
 
-    The penalty ignores the layers in `free`, by default the output layers. Names in `nn.Sequential` are numbers such as
-    "4".
+    It pulls the incoming vectors of a layer towards orthogonal vectors with squared length `scale`. It ignores the
+    layers in `free`, which are the output layers by default. The name of a layer in `nn.Sequential` is a number, such
+    as "4".
 
     >>> Parseval(1.0)({"hidden.weight": torch.tensor([[1.0, 0.0], [1.0, 2.0]])}, {}).item()  # products 1, 1, 1, 5
     18.0
@@ -233,18 +241,19 @@ class Parseval:
 
 @dataclass(frozen=True)
 class Spectral:
-    """strength * (sum_l (s_l^power - 1)^2 + sum_l ||b_l||^(2 * power)), with s_l a kernel's largest singular value.
+    """The penalty strength * (sum_l (s_l^power - 1)^2 + sum_l ||b_l||^(2 * power)).
 
-    The singular value is estimated by eight steps of power iteration from a fixed vector.
+    Here s_l is the largest singular value of the kernel of layer l, and b_l is the bias of layer l. Eight steps of
+    power iteration from a fixed vector estimate the singular value.
 
     >>> penalty = Spectral(1.0, power=1)
     >>> round(penalty({"a.weight": torch.diag(torch.tensor([3.0, 1.0])), "a.bias": torch.tensor([2.0])}, {}).item(), 3)
     8.0
 
     Raises ValueError for a negative strength or a power below 1.
-    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They continue the iteration from
-    the vector of the last gradient step; we restart it from a fixed vector. We do not penalise the scales of a
-    normalisation.
+    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They start the
+    iteration from the vector of the previous gradient step. We start it from a fixed vector. We do not penalise the
+    scales of a normalisation.
     """
 
     strength: float = 1e-4
@@ -264,15 +273,17 @@ class Spectral:
 
 
 def kernels(params: Weights, free: tuple[str, ...] = ()) -> list[Float[Tensor, "neurons inputs"]]:
-    """Returns the kernels outside of the layers `free`, as matrices whose rows are the neurons' incoming vectors.
+    """Returns the kernels of all layers that are not in `free`, as matrices. Each row feeds one neuron.
 
-    Takes the first axis of a kernel as the axis of its neurons, as in `nn.Linear` and `nn.Conv2d`.
+    The first axis of a kernel must be the axis of its neurons, as in `nn.Linear` and `nn.Conv2d`.
     """
     return [leaf.flatten(1) for name, leaf in params.items() if leaf.ndim > 1 and not set(name.split(".")) & set(free)]
 
 
 def largest_singular_value(kernel: Float[Tensor, "neurons inputs"]) -> Float[Tensor, ""]:
-    """Returns a lower bound of a kernel's largest singular value, from power iteration with fixed vectors.
+    """Returns an estimate of a kernel's largest singular value, by power iteration from a fixed vector.
+
+    The estimate is never above the exact value. Its gradient treats the vectors of the iteration as constants.
 
     >>> round(largest_singular_value(torch.diag(torch.tensor([3.0, 1.0]))).item(), 3)
     3.0

@@ -1,4 +1,4 @@
-"""ReDo as its authors released it (dopamine/labs/redo), for PyTorch modules."""
+"""The released code of ReDo (dopamine/labs/redo) as an intervention on PyTorch modules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ Owners = dict[str, Int[Tensor, "..."]]
 
 @dataclass(frozen=True)
 class ReDoAsPublished:
-    """Recycles neurons like the released code of ReDo (dopamine/labs/redo); see `redo_as_published`."""
+    """Recycles neurons like the released code of ReDo (dopamine/labs/redo). `redo_as_published` explains the fields."""
 
     tau: float
     misaligned_flatten: bool
@@ -62,7 +62,10 @@ class ReDoAsPublished:
         ]
 
     def outgoing(self, learner: Learner) -> dict[str, Owners]:
-        """Returns the owners of the entries that the reference code sets to zero, for each layer to recycle."""
+        """Returns, for each layer to recycle, the outgoing weights according to the reference code.
+
+        The format is that of `NeuronLayer.outgoing`.
+        """
         recorded = self.recorded(learner.wiring)
         successors = dict(zip((layer.name for layer in recorded), [*recorded[1:], None], strict=True))
         return {
@@ -113,29 +116,33 @@ class ReDoAsPublished:
 
 
 def misaligned(columns: int, width: int, owners: Int[Tensor, "..."] | None) -> Int[Tensor, " columns"]:
-    """Returns the neuron that the reference code takes for the owner of each column of a kernel after a flatten.
+    """Returns the index of the neuron to which the reference code assigns each column of a kernel after a flatten.
 
-    The code repeats each channel's flag over neighbouring rows of a map flattened with channels last, where the channel
-    varies fastest. In torch, a position has the place that it has in that order, so both frameworks zero the same
-    weights. Without `owners`, the map is flattened with channels first, as torch does.
+    The reference code flattens a map with channels last, so neighbouring columns belong to different channels. But it
+    repeats the dormant flag of each channel over neighbouring columns. This function finds the position that each
+    column would have with channels last, so that the same weights are set to zero as in the reference code. `owners`
+    holds the channel of each column. If it is None, the map is flattened with channels first, as in torch.
 
     >>> misaligned(6, 3, None).tolist()
     [0, 1, 0, 2, 1, 2]
     """
     places = columns // width
     right = torch.arange(columns) // places if owners is None else owners.flatten().cpu()
-    order = torch.stack([(right[:column] == right[column]).sum() for column in range(columns)])  # position of a column
+    order = torch.stack([(right[:column] == right[column]).sum() for column in range(columns)])  # column's position
     return (order * width + right) // places
 
 
 def _hit(
     leaves: Mapping[str, Tensor], owners: Mapping[str, Owners], masks: Mapping[str, Bool[Tensor, " neurons"]]
 ) -> dict[str, Tensor]:
-    """Returns, per parameter, a mask of the entries that read a masked neuron according to `owners`."""
+    """Returns one mask per parameter, which selects the entries that belong to a masked neuron.
+
+    `owners` holds, for each layer and parameter, the neuron to which each entry belongs.
+    """
     hits: dict[str, Tensor] = {}
     for layer, mask in masks.items():
         for name, owner in owners[layer].items():
-            dormant = nn.functional.pad(mask.to(leaves[name].device), (0, 1))  # index -1 selects the False at the end
+            dormant = nn.functional.pad(mask.to(leaves[name].device), (0, 1))  # the last element, at index -1, is False
             hit = dormant[owner.to(leaves[name].device)]
             if bool(hit.any()):
                 hits[name] = hits[name] | hit if name in hits else hit
@@ -143,7 +150,7 @@ def _hit(
 
 
 def _xavier(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns Xavier-uniform kernels and zero biases. Ignores the layers' own initialisers."""
+    """Returns Xavier-uniform kernels and zero biases with the shapes of `leaves`."""
     return {
         name: nn.init.xavier_uniform_(torch.empty_like(leaf)) if leaf.ndim > 1 else torch.zeros_like(leaf)
         for name, leaf in leaves.items()
@@ -161,19 +168,20 @@ def redo_as_published(
 ) -> ReDoAsPublished:
     """Returns ReDo with four quirks of the released code. Each argument switches one quirk on or off.
 
-    - `misaligned_flatten`: each channel's dormant flag is repeated over neighbouring rows of the dense kernel, as if a
-      map were flattened with channels first. The released code flattens with channels last. We zero the weights that
-      it would zero, whichever way the module flattens.
-    - `next_recorded_layer`: the weights of the next recorded layer count as a layer's outgoing weights. `unrecorded`
-      names layers that are not recorded, such as the last convolution of each IMPALA stack. A name is that of the
-      layer or its last part. The default is the released code's.
-    - `xavier`: fresh weights are Xavier uniform and fresh biases are zero. The layer's own initialiser is ignored.
+    - `misaligned_flatten`: between a convolution and a dense layer, the wrong weights are set to zero. The code repeats
+      each channel's dormant flag over neighbouring rows of the dense kernel. But neighbouring rows belong to different
+      channels, because the map is flattened with channels last. We set the same weights to zero, even if the module
+      flattens with channels first.
+    - `next_recorded_layer`: the incoming weights of the next recorded layer are taken as a layer's outgoing weights.
+      Layers in `unrecorded` are not recorded, such as the last convolution of an IMPALA stack. `unrecorded` contains
+      full names of layers, or their last parts. The default is the name in the released code.
+    - `xavier`: fresh weights are Xavier uniform and fresh biases are zero, whatever the initialiser of the layer is.
     - `keep_bias_moments`: Adam's moments of biases are not reset.
 
     >>> redo_as_published(0.1).misaligned_flatten
     True
 
-    Raises ValueError for a negative tau. Source: google/dopamine, dopamine/labs/redo/weight_recyclers.py and
-    networks.py at revision 5873f54.
+    Raises ValueError for a negative tau.
+    Source: google/dopamine, dopamine/labs/redo/weight_recyclers.py and networks.py at revision 5873f54.
     """
     return ReDoAsPublished(tau, misaligned_flatten, next_recorded_layer, xavier, keep_bias_moments, unrecorded)

@@ -1,4 +1,4 @@
-"""Renews neurons of a module in place: draws fresh weights, writes them, and resets the optimizer's state."""
+"""Recycles neurons of a module in place: draws fresh weights, writes them, and resets the optimizer's state."""
 
 import copy
 import math
@@ -23,9 +23,10 @@ Masks = Mapping[str, Bool[Tensor, " neurons"]]
 
 @dataclass(frozen=True, eq=False)
 class Learner:
-    """A module, the optimizers that train it, its wiring, and the function that builds a fresh module.
+    """A module, its optimizers and its wiring.
 
-    Without `init`, fresh weights come from each layer's `reset_parameters()`.
+    `init` is a function that builds a fresh module, from which fresh weights are taken. If it is None, fresh weights
+    come from the method `reset_parameters()` of each layer.
     """
 
     module: nn.Module
@@ -35,7 +36,7 @@ class Learner:
 
     @property
     def leaves(self) -> dict[str, Tensor]:
-        """The parameters and buffers by name, without the prefixes of wrappers."""
+        """All parameters and buffers, by their names in the module inside all wrappers."""
         return named_leaves(plain(self.module))
 
 
@@ -50,25 +51,26 @@ def recycle_(
     layers: Iterable[str] | None = None,
     coupled: Literal["recycle", "skip"] = "recycle",
 ) -> dict[str, int]:
-    """Recycles the module's dormant neurons in place; returns the number of recycled neurons per recyclable layer.
+    """Recycles the dormant neurons of a module in place. Returns the number of recycled neurons per recyclable layer.
 
-    Incoming weights and biases are drawn afresh, and outgoing weights become zero. The optimizer's moments of these
-    entries are reset to the moments of a new weight: zero, or Adagrad's initial accumulator. With tau = 0, recycling
-    does not change a bit of the module's outputs on these inputs, unless a normalisation couples the neurons (see
+    Recycled neurons get fresh incoming weights and biases, and outgoing weights of zero. The optimizer's moments of
+    these weights are reset to those of a new weight, which are zero except for Adagrad. With `tau=0`, the outputs of
+    the module on these inputs do not change at all, unless a normalisation couples the neurons (see
     `NeuronLayer.coupled_by`). Call `recycle_` between gradient steps.
 
-    Fresh weights come from `reset_parameters()`, called on a copy of each layer, or from `init()`, which builds a fresh
-    module: pass `init` if your network does not start from torch's defaults. The weights are drawn from torch's global
-    generator, but only if there are neurons to recycle.
-    torch counts Adam's steps per tensor, not per entry. `step_count="keep"` does not change the count, so the first
-    update of a fresh weight is larger than Adam's usual update. `"restart"` zeroes the count of every tensor with a
-    recycled entry, which also affects the entries that are not recycled.
-    A neuron that is dormant in evaluation mode is not recycled if it fires in training mode (before a BatchNorm) or
-    with other random numbers (in a noisy network). Dropout alone does not make a neuron dormant, because evaluation
-    mode turns dropout off. If forward uses dropout even in evaluation mode, one of the scoring runs keeps every neuron.
-    `coupled="skip"` skips layers whose neurons are coupled by a normalisation.
-    `layers` limits recycling to the layers with these names. Frozen parameters, layers with non-finite activations and
-    buffers (except a BatchNorm's running statistics) are never changed.
+    - `init`: a function that builds a fresh module, from which fresh weights are taken. By default,
+      `reset_parameters()` of a copy of each layer draws them. Pass `init` if your network does not use torch's default
+      initialisation. Weights are drawn from torch's global generator, but only if there are neurons to recycle.
+    - `step_count`: torch has one step count of Adam per parameter tensor. "keep" does not change it, so the first
+      update of a fresh weight is larger than a usual update. "restart" sets the count to zero for every tensor with a
+      recycled entry. This also affects the other entries of the tensor.
+    - `layers`: the names of the layers to recycle. None recycles all layers that can be recycled safely.
+    - `coupled`: "recycle" or "skip" the layers whose neurons are coupled by a normalisation.
+
+    A neuron is recycled only if it is dormant in evaluation mode, in training mode, and for several random seeds. For
+    example, a neuron before a BatchNorm may be active only in training mode, and a neuron of a noisy network only for
+    some random numbers. Dropout alone does not make a neuron dormant. Frozen parameters, layers with NaN or infinite
+    activations, and buffers other than the running statistics of BatchNorms never change.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> _ = nn.init.constant_(net[0].bias, -100.0)
@@ -76,11 +78,11 @@ def recycle_(
     >>> recycle_(net, trace(net, torch.zeros(1, 3)), torch.zeros(8, 3), tau=0.0)
     {'0': 4}
 
-    Raises ValueError, before anything changes, if fresh weights can't be drawn, if the optimizer does not hold a
-    parameter or has unknown state, or if a parameter was frozen after the trace. Raises TypeError if an argument has
-    the wrong type.
-    Source: Sokar et al. 2023, algorithm 1. timoklein/redo zeroes the step counts at every check, even without dormant
-    neurons.
+    Raises ValueError if fresh weights can't be drawn, if a parameter is missing from the optimizer or was frozen after
+    the trace, or if the optimizer has unknown state. In all of these cases nothing has changed. Raises TypeError if an
+    argument has the wrong type.
+    Source: Sokar et al. 2023, algorithm 1. timoklein/redo sets the step counts to zero at every check, even if no
+    neuron is dormant.
     """
     renewal = Renewal(step_count=step_count)
     one_of("coupled", coupled, ("recycle", "skip"))
@@ -93,9 +95,9 @@ def recycle_(
 
 
 def dormant_masks(learner: Learner, layers: Iterable[NeuronLayer], inputs: tuple[object, ...], tau: float) -> Masks:
-    """Returns masks of the neurons of these layers that are dormant in both modes and with any random numbers.
+    """Returns masks of the neurons of these layers that are dormant in both modes and for all seeds in `RUNS`.
 
-    The result lacks layers that these inputs do not compute.
+    Layers that these inputs do not compute are missing from the result.
     """
     found = measure(learner.module, learner.wiring, *inputs, tau=tau).masks
     masks = {layer.name: found[layer.name] for layer in layers if layer.name in found}
@@ -105,7 +107,7 @@ def dormant_masks(learner: Learner, layers: Iterable[NeuronLayer], inputs: tuple
 def _dormant_elsewhere(
     module: nn.Module, wiring: Wiring, inputs: tuple[object, ...], masks: dict[str, Tensor], tau: float
 ) -> dict[str, Tensor]:
-    """Returns the masks without neurons that fire in training mode or with other random numbers."""
+    """Returns the masks after removing the neurons that are active in training mode or with other random numbers."""
     for training, seed in RUNS:
         if not _any(masks):
             return masks
@@ -119,7 +121,7 @@ def _any(masks: Mapping[str, Tensor]) -> bool:
 
 
 def _chosen(wiring: Wiring, layers: Iterable[str] | None) -> list[NeuronLayer]:
-    """Returns the layers to recycle: all recyclable layers, or the recyclable ones among `layers`."""
+    """Returns the recyclable layers. If `layers` is given, returns only those whose names it contains."""
     known = {layer.name for layer in wiring.layers}
     if isinstance(layers, str):
         raise TypeError(f"layers must be a list of names, got the text {layers!r}: layers=[{layers!r}].")
@@ -130,9 +132,10 @@ def _chosen(wiring: Wiring, layers: Iterable[str] | None) -> list[NeuronLayer]:
 
 
 def recyclable(wiring: Wiring, names: tuple[str, ...] | None, coupled: Literal["recycle", "skip"]) -> list[NeuronLayer]:
-    """Returns the layers that can be recycled, or those among them that `names` lists by layer or by submodule.
+    """Returns the layers to recycle: all layers that can be recycled, or only those in `names` if it is given.
 
-    Raises ValueError if a name does not exist or names a layer that can't be recycled.
+    `names` contains names of layers or of submodules. If `coupled` is "skip", layers whose neurons are coupled are left
+    out. Raises ValueError if a name does not exist, or if it is the name of a layer that can't be recycled.
     """
     layers = {layer.name: layer for layer in wiring.layers}
     for name in names or ():
@@ -149,7 +152,7 @@ def recyclable(wiring: Wiring, names: tuple[str, ...] | None, coupled: Literal["
 
 
 def check_writable(learner: Learner, layers: Iterable[NeuronLayer]) -> None:
-    """Checks that every parameter of these layers still requires gradients, and that the given optimizers hold it."""
+    """Raises ValueError if a parameter of these layers is frozen, or is missing from the learner's optimizers."""
     leaves = learner.leaves
     touched = {name: leaves[name] for layer in layers for name in (*layer.incoming, *layer.outgoing) if name in leaves}
     touched = {name: leaf for name, leaf in touched.items() if isinstance(leaf, nn.Parameter)}
@@ -161,10 +164,10 @@ def check_writable(learner: Learner, layers: Iterable[NeuronLayer]) -> None:
 
 @torch.no_grad()
 def renew_(learner: Learner, masks: Masks, renewal: Renewal) -> dict[str, int]:
-    """Renews the masked neurons in place, and returns their number per layer.
+    """Replaces the weights of the masked neurons in place. Returns the number of these neurons per layer.
 
-    All processes of a distributed module use the masks and fresh weights of rank 0. Raises ValueError, before anything
-    changes, if fresh weights can't be drawn or the optimizer has unknown state.
+    All processes of a distributed module use the masks and the fresh weights of rank 0. Raises ValueError before any
+    change if fresh weights can't be drawn, or if the optimizer has unknown state.
     """
     same_on_every_process(learner.module, masks.values())
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
@@ -190,7 +193,7 @@ def renew_(learner: Learner, masks: Masks, renewal: Renewal) -> dict[str, int]:
 def _donor(
     name: str, leaf: Tensor, fresh: Mapping[str, Tensor], outgoing: Mapping[str, Tensor], renewal: Renewal
 ) -> Tensor:
-    """Returns the fresh weights of a parameter, with zeros where it reads a recycled neuron."""
+    """Returns the new values of a parameter. With `outgoing="zero"`, entries that read recycled neurons are zero."""
     donor = fresh[name].to(leaf) if name in fresh else torch.zeros_like(leaf)
     cut = renewal.outgoing == "zero" and name in outgoing
     return donor.masked_fill(outgoing[name], 0) if cut else donor
@@ -204,9 +207,9 @@ def write_(
     moments: Literal["fresh", "keep"],
     step_count: Literal["keep", "restart"],
 ) -> None:
-    """Overwrites the masked entries of these parameters in place by the donor's entries. Resets their optimizer state.
+    """Overwrites the masked entries of parameters by those of `donor`, in place, and resets their optimizer state.
 
-    Raises ValueError, before anything changes, if the optimizer has unknown state.
+    `hit` maps the names of parameters to masks. Raises ValueError before any change if the optimizer has unknown state.
     """
     leaves = learner.leaves
     if (moments, step_count) != ("keep", "keep"):
@@ -222,11 +225,14 @@ def write_(
 def _scaled(
     fresh: Mapping[str, Tensor], leaves: Mapping[str, Tensor], layers: Iterable[NeuronLayer], masks: Masks
 ) -> dict[str, Tensor]:
-    """Returns fresh kernels with incoming vectors scaled to the mean vector length of the layer's kept neurons."""
+    """Returns fresh kernels after scaling them.
+
+    Each incoming vector gets the mean length of the incoming vectors of the layer's neurons that are not masked.
+    """
     scaled: dict[str, Tensor] = {}
     for layer in layers:
         for name, owners in layer.incoming.items():
-            if name not in fresh or leaves[name].ndim < 2:  # skips biases and the scales of normalisations
+            if name not in fresh or leaves[name].ndim < 2:  # biases and the scales of normalisations
                 continue
             new = scaled.get(name, fresh[name].to(leaves[name]))
             before, after = (entry_sums(each.square(), owners, layer.width).sqrt() for each in (leaves[name], new))
@@ -240,13 +246,13 @@ def _scaled(
 
 
 def entries_of(learner: Learner, masks: Masks, side: Literal["incoming", "outgoing"]) -> dict[str, Tensor]:
-    """Returns, per parameter, a mask of the entries that belong to masked neurons on this side."""
+    """Returns one mask per parameter, which selects the incoming or outgoing entries of the masked neurons."""
     leaves, hits = learner.leaves, dict[str, Tensor]()
     for layer in learner.wiring.layers:
         if layer.name not in masks or not masks[layer.name].any():
             continue
         for name, owner in (layer.incoming if side == "incoming" else layer.outgoing).items():
-            # Pads the mask with False at the end, which index -1 selects for entries that belong to no neuron.
+            # Entries that belong to no neuron have index -1, which selects the False at the end of the padded mask.
             dormant = nn.functional.pad(masks[layer.name].to(leaves[name].device), (0, 1))
             hit = dormant[owner.to(leaves[name].device)]
             if bool(hit.any()):
@@ -265,13 +271,13 @@ def same_on_every_process(module: nn.Module, tensors: Iterable[Tensor]) -> None:
 
 
 def fresh_values(module: nn.Module, leaves: Mapping[str, Tensor], init: Init | None) -> dict[str, Tensor]:
-    """Returns newly drawn values for the parameters and buffers in `leaves`, by name.
+    """Returns a dictionary from the names of the parameters and buffers in `leaves` to newly drawn values.
 
     >>> net = nn.Linear(3, 4)
     >>> fresh_values(net, {"weight": net.weight}, None)["weight"].shape
     torch.Size([4, 3])
 
-    Raises ValueError if a value can't be drawn; the message names the parameter.
+    Raises ValueError if a value can't be drawn. The message names the parameter.
     """
     if init is not None:
         return _from_init(leaves, init)
@@ -285,7 +291,7 @@ def fresh_values(module: nn.Module, leaves: Mapping[str, Tensor], init: Init | N
 
 
 def check_init(init: object) -> None:
-    """Raises TypeError unless `init` is None or a function that can build a module."""
+    """Raises TypeError if `init` is not None and not a function."""
     if isinstance(init, nn.Module) or not (init is None or callable(init)):
         raise TypeError(
             f"init must be a function that builds a fresh module at every call, got a {type(init).__name__}: "
@@ -311,10 +317,10 @@ def _from_init(leaves: Mapping[str, Tensor], init: Init) -> dict[str, Tensor]:
 
 
 def _redrawn(name: str, part: nn.Module, wanted: list[str]) -> dict[str, Tensor]:
-    """Returns fresh values of the `wanted` parameters of a submodule, drawn in a copy of the submodule."""
+    """Returns fresh values of the `wanted` parameters of a submodule. They are drawn in a copy of the submodule."""
     title = f"{name or 'the module'} ({type(part).__name__})"
     cure = "pass init=, a function that builds a freshly initialised module of the same kind."
-    # nn.MultiheadAttention has `_reset_parameters` with an underscore, so both names are tried.
+    # Both names are tried, because nn.MultiheadAttention calls the method `_reset_parameters`.
     reset = next((way for way in ("reset_parameters", "_reset_parameters") if callable(getattr(part, way, None))), None)
     if reset is None:
         raise ValueError(f"{title} has no reset_parameters(), so its weights cannot be drawn afresh; {cure}")

@@ -28,24 +28,26 @@ from .wiring import NeuronLayer, neuron_scores
 
 @dataclass(frozen=True)
 class ReDo:
-    """Recycles the tau-dormant neurons of every layer that can be recycled safely, as `recycle_` does.
+    """Recycles the tau-dormant neurons of every layer that can be recycled safely, in the same way as `recycle_`.
 
-    - `outgoing`: "zero", or "fresh" to draw outgoing weights from the initialiser as well (the paper's figure 22).
-    - `moments`: "fresh" gives recycled entries the optimizer state of a new weight (zero moments for Adam). "keep" does
+    - `outgoing`: "zero", or "fresh" to also draw the outgoing weights from the initialiser (the paper's figure 22).
+    - `moments`: "fresh" gives recycled weights the optimizer state of a new weight (zero moments for Adam). "keep" does
       not change their state.
-    - `step_count`: "keep" does not change Adam's step counts, as in the paper. "restart" zeroes the count of every
-      tensor with a recycled entry, which also affects the entries that are not recycled.
-    - `coupled`: "recycle" or "skip" layers whose neurons are coupled by a normalisation.
-    - `layers`: names of layers to recycle, or of submodules; None for all safe layers.
-    - `incoming`: "fresh", or "scaled" to scale each fresh kernel vector to the mean vector length of the layer's other
-      neurons (the paper's figure 23).
+    - `step_count`: "keep" does not change Adam's step counts, as in the paper. "restart" sets the count to zero for
+      every tensor with a recycled entry. This also affects the other entries of the tensor.
+    - `coupled`: "recycle" or "skip" the layers whose neurons are coupled by a normalisation.
+    - `layers`: names of the layers to recycle, or of submodules. None recycles all layers that can be recycled safely.
+    - `incoming`: "fresh" uses the weights from the initialiser. "scaled" scales each incoming vector to the mean length
+      of the vectors of the layer's other neurons (the paper's figure 23).
 
     >>> ReDo(tau=0.025).tau
     0.025
 
     Raises ValueError for a negative tau or an unknown option. When training starts, raises ValueError for a layer that
-    does not exist or that can't be recycled safely. `ReDo(module, optimizer, tau, period, ...)` is the older form of
-    `with_intervention(module, optimizer, Every(period, ReDo(tau, ...)))`, and returns the same.
+    does not exist or that can't be recycled safely.
+
+    In earlier versions, `ReDo(module, optimizer, tau, period, ...)` applied ReDo to a module. This call still works. It
+    returns `with_intervention(module, optimizer, Every(period, ReDo(tau, ...)))`.
     Source: Sokar et al. 2023, algorithm 1. docs/differences.md lists the differences from the reference.
     """
 
@@ -69,7 +71,7 @@ class ReDo:
 
     @property
     def renewal(self) -> Renewal:
-        """Returns the options for renewing dormant neurons."""
+        """The options for the new weights and their optimizer state."""
         return Renewal(self.outgoing, self.incoming, self.moments, self.step_count)
 
     def init(self, module: nn.Module) -> State:
@@ -95,12 +97,12 @@ def _with_redo(
     step_count: Literal["keep", "restart"] = "keep",
     coupled: Literal["recycle", "skip"] = "recycle",
 ) -> Intervening:
-    """Returns the result of ReDo's older form, which dates from before there were other interventions."""
+    """Returns what `ReDo(module, ...)` returned in earlier versions, in which ReDo was the only intervention."""
     return with_intervention(module, optimizer, Every(period, ReDo(tau, step_count=step_count, coupled=coupled)), init)
 
 
 def counted(state: State, counts: Counts) -> Counts:
-    """Adds `counts` to the numbers of recycled neurons in a state. Returns `counts`."""
+    """Adds `counts` to the totals in `state["recycled"]`. Returns `counts`."""
     for name, count in counts.items():
         state["recycled"][name] = state["recycled"].get(name, 0) + count
     return counts
@@ -111,25 +113,27 @@ Score = Literal["activation", "gradient", "contribution", "utility"]
 
 @dataclass(frozen=True)
 class Recycle:
-    """Recycles a number of neurons of every layer that can be recycled safely, by default those with the lowest scores.
+    """Recycles neurons by any score, in every layer that can be recycled safely.
 
-    - `score`: "activation", the score of ReDo; "gradient", the mean first moment of the incoming weights in the
-      optimizer's state (ReGraMa); "contribution" or "utility", the utilities of continual backprop. All scores average
-      1 over a layer.
-    - `number`: how many neurons to recycle: `Dormant`, `Share`, `PooledShare` or `Gap`.
-    - `order`: "lowest" recycles the lowest scores first. "highest" and "random" are controls that recycle as many
-      neurons as "lowest".
-    - `at_most`: the largest number of neurons to recycle per layer and call.
-    - `renewal`: how chosen neurons are renewed. `coupled` and `layers` work as in `ReDo`.
+    - `score`: "activation" is the score of ReDo. "gradient" is the mean absolute first moment of the incoming weights,
+      from the optimizer's state (ReGraMa). "contribution" and "utility" are the utilities of continual backprop. Each
+      score is divided by its mean over the layer.
+    - `number`: the rule that sets how many neurons to recycle: `Dormant`, `Share`, `PooledShare` or `Gap`.
+    - `order`: "lowest" recycles the neurons with the lowest scores. "highest" and "random" recycle the same number of
+      neurons in a different order, for control experiments.
+    - `at_most`: the largest number of neurons to recycle per layer and call. None sets no limit.
+    - `renewal`: the options for the new weights and their optimizer state.
+    - `coupled` and `layers`: as in `ReDo`.
 
     >>> regrama = Recycle("gradient", Dormant(tau=0.01))
     >>> Recycle(number=Dormant(0.1), order="random").at_most is None
     True
 
     Raises ValueError for an unknown option or `at_most` below 1. When training starts, raises ValueError for a layer
-    that does not exist or can't be recycled, and for "gradient" with an optimizer that keeps no first moments.
-    Source: Sokar et al. 2023, figures 15 and 25; for "gradient", Liu et al. 2025 (ReGraMa). They use the gradient of
-    the last batch. We use its running average, which is available in any training loop.
+    that does not exist or can't be recycled. It also does if the score is "gradient" and the optimizer keeps no first
+    moments.
+    Source: Sokar et al. 2023, figures 15 and 25. "gradient" follows Liu et al. 2025 (ReGraMa), who use the gradient of
+    the last batch. We use the running average of the gradient, which is available in any training loop.
     """
 
     score: Score = "activation"
@@ -191,7 +195,7 @@ class Recycle:
 
 
 def _ranked(scores: Float[Tensor, " neurons"], order: str) -> Float[Tensor, " neurons"]:
-    """Returns one value per neuron. Neurons with the lowest values are recycled first."""
+    """Returns one value per neuron, so that the neurons to recycle first have the lowest values."""
     match order:
         case "highest":
             return -scores
@@ -202,7 +206,7 @@ def _ranked(scores: Float[Tensor, " neurons"], order: str) -> Float[Tensor, " ne
 
 
 def lowest(values: Float[Tensor, " neurons"], number: int) -> Bool[Tensor, " neurons"]:
-    """Returns a mask of the `number` neurons with the lowest values. Among equal values, earlier neurons come first.
+    """Returns a mask of the `number` neurons with the lowest values. If values are equal, the earlier neuron is taken.
 
     >>> lowest(torch.tensor([3.0, 1.0, 1.0]), 1).tolist()
     [False, True, False]
@@ -214,21 +218,22 @@ def lowest(values: Float[Tensor, " neurons"], number: int) -> Bool[Tensor, " neu
 
 @dataclass(frozen=True)
 class ContinualBackprop:
-    """Replaces a share `replacement_rate` of each layer's mature neurons per update, those of lowest utility first.
+    """Replaces the mature neurons with the lowest utilities, a share `replacement_rate` of them per update.
 
-    A neuron is mature if it is older than `maturity` updates. Its utility is a running average with weight `decay`,
-    divided by 1 - decay^age to correct for its start at zero. `utility` is "contribution", or "overall", which also
-    divides by the size of the incoming weights. Fractions of a neuron add up until a whole neuron is due. Call it at
-    every gradient step, not within `Every`. Each call costs a forward pass of the score batch, observed by the tracer.
+    A neuron is mature if it is older than `maturity` updates. The utility of a neuron is averaged over updates with
+    weight `decay`. The average starts at zero, and is divided by 1 - decay^age to correct for this. `utility` is
+    "contribution" or "overall", which is also divided by the incoming weights (see `dormant.metrics`). If the share is
+    less than one neuron per update, it adds up until it is a whole neuron. Apply this intervention at every gradient
+    step, not within `Every`. Each step then costs a forward pass of the score batch, which the tracer observes.
 
     >>> ContinualBackprop(maturity=1_000).replacement_rate
     0.0001
 
     Raises ValueError for an unknown option, and for a rate, decay or maturity outside its range. When training starts,
     raises ValueError for a layer that does not exist or that can't be recycled safely.
-    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning". Its released code also
-    adds the mean contribution of a replaced neuron to the next layer's bias; we do not. We compute utilities on the
-    score batch.
+    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning". The
+    released code also adds the mean contribution of a replaced neuron to the bias of the next layer. We do not. We
+    compute utilities on the score batch.
     """
 
     every_step: ClassVar[bool] = True
@@ -273,9 +278,9 @@ class ContinualBackprop:
         return counted(state, renew_(learner, masks, self.renewal))
 
     def choose_(self, layer: State, utility: Float[Tensor, " neurons"]) -> Bool[Tensor, " neurons"]:
-        """Updates a layer's state with these utilities. Returns a mask of the neurons to replace.
+        """Updates the state of a layer with new utilities. Returns a mask of the neurons to replace.
 
-        If a NaN or infinite activation makes a utility NaN, the layer does not change.
+        If a utility is NaN, the state does not change and no neuron is replaced.
         """
         if bool(utility.isnan().any()):
             return torch.zeros(len(utility), dtype=torch.bool, device=utility.device)
@@ -291,24 +296,26 @@ class ContinualBackprop:
 
 
 def unused(utility: Float[Tensor, " neurons"]) -> State:
-    """Returns a layer's first state in `ContinualBackprop`: utilities, ages, and the number still to replace."""
+    """Returns the initial state of a layer in `ContinualBackprop`.
+
+    It holds the utility and the age of each neuron, and how many neurons still to replace (`owed`), all zero.
+    """
     age = torch.zeros(len(utility), dtype=torch.int32, device=utility.device)
     return {"utility": torch.zeros_like(utility), "age": age, "owed": torch.zeros(())}
 
 
 @dataclass(frozen=True)
 class Prune:
-    """Removes tau-dormant neurons by setting their outgoing weights to zero for the rest of training.
+    """Removes tau-dormant neurons. Their outgoing weights are zero for the rest of training.
 
-    It looks for dormant neurons every `period` gradient steps, and zeroes the outgoing weights of all removed neurons
-    at every step. Call it at every gradient step, not within `Every`.
+    Every `period` gradient steps, the neurons that are dormant are removed. At every step, the outgoing weights of all
+    removed neurons are set to zero. Apply this intervention at every gradient step, not within `Every`.
 
     >>> Prune(tau=0.0, period=1_000)
     Prune(tau=0.0, period=1000)
 
     Raises ValueError for a negative tau or a period below 1.
-    Source: Sokar et al. 2023, figure 6. The paper does not state how often it prunes or how it removes neurons; both
-    are our choice.
+    Source: Sokar et al. 2023, figure 6. The paper does not state how often or how it removes neurons. We chose both.
     """
 
     every_step: ClassVar[bool] = True

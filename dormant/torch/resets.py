@@ -17,10 +17,11 @@ from .schedule import Counts, Inputs, State
 
 @dataclass(frozen=True)
 class Reset:
-    """Replaces all parameters of some layers by fresh ones, and the running statistics of their BatchNorms.
+    """Replaces all parameters of some layers by fresh parameters, and resets the statistics of their BatchNorms.
 
-    `layers` are names from the wiring, including output layers, or names of submodules. None resets every parameter.
-    Frozen parameters do not change. `moments` and `step_count` control the optimizer's state as in `ReDo`.
+    `layers` contains names of layers in the wiring, which may be output layers, or names of submodules. None resets
+    every parameter. Frozen parameters do not change. `moments` and `step_count` control the optimizer's state as in
+    `ReDo`.
 
     >>> Reset(layers=("dense",))
     Reset(layers=('dense',), moments='fresh', step_count='keep')
@@ -62,7 +63,7 @@ class Reset:
 
 
 def owner(name: str, layers: tuple[str, ...]) -> set[str]:
-    """Returns the names in `layers` whose layer contains the parameter with this name.
+    """Returns the names of the layers in `layers` that contain the parameter `name`.
 
     >>> owner("net.0.weight", ("net.0", "net.2"))
     {'net.0'}
@@ -71,13 +72,13 @@ def owner(name: str, layers: tuple[str, ...]) -> set[str]:
 
 
 def trained(module: nn.Module) -> dict[str, Tensor]:
-    """Returns the parameters that are not frozen, by name."""
+    """Returns a dictionary from names to the parameters that are not frozen."""
     leaves = plain(module).named_parameters()
     return {plain_name(name): leaf for name, leaf in leaves if leaf.requires_grad}
 
 
 def statistics(module: nn.Module) -> dict[str, Tensor]:
-    """Returns the running statistics of all BatchNorms, by name."""
+    """Returns a dictionary from names to the running statistics of all BatchNorms."""
     return {
         plain_name(f"{name}.{leaf}" if name else leaf): tensor
         for name, part in plain(module).named_modules()
@@ -87,21 +88,21 @@ def statistics(module: nn.Module) -> dict[str, Tensor]:
 
 
 def everywhere(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a mask that is true for every entry of each leaf."""
+    """Returns one mask per leaf that selects all entries of the leaf."""
     return {name: torch.ones((), dtype=torch.bool, device=leaf.device) for name, leaf in leaves.items()}
 
 
 @dataclass(frozen=True)
 class ShrinkPerturb:
-    """Replaces every weight w that is not frozen by keep * w + (1 - keep) * w', where w' is newly initialised.
+    """Replaces every weight w by keep * w + (1 - keep) * w', where w' is a newly initialised weight.
 
-    `moments` is "fresh" to reset the optimizer's state of every weight, or "keep".
+    Frozen weights do not change. With `moments="fresh"`, the optimizer's state of every weight is reset, too.
 
     >>> ShrinkPerturb(keep=0.8)
     ShrinkPerturb(keep=0.8, moments='keep')
 
     Raises ValueError if `keep` is not between 0 and 1.
-    Source: Ash and Adams 2020. The blend with an initialisation follows D'Oro et al. 2023.
+    Source: Ash and Adams 2020. Mixing with newly initialised weights follows D'Oro et al. 2023.
     """
 
     keep: float = 0.8
@@ -131,15 +132,16 @@ class ShrinkPerturb:
 
 @dataclass(frozen=True)
 class ResetOptimizer:
-    """Resets the optimizer's state of every weight, as if training started from the current weights.
+    """Resets the optimizer's state, as if training started from the current weights.
 
-    `moments` controls the state of each weight (Adam's two moments). `step_count` controls the count for Adam's bias
-    correction. State is reset in place, because fused and capturable optimizers keep references to its tensors.
+    With `moments="fresh"`, the state of each weight is reset (Adam's two moments). With `step_count="restart"`, the
+    step count for Adam's bias correction is set to zero. Tensors are changed in place, because fused and capturable
+    optimizers keep references to them.
 
     >>> ResetOptimizer(step_count="keep")
     ResetOptimizer(moments='fresh', step_count='keep')
 
-    Raises ValueError for an unknown option, and if both options are "keep", because nothing would be reset.
+    Raises ValueError for an unknown option. Also raises it if both options are "keep", which would reset nothing.
     Source: Asadi et al. 2023, "Resetting the optimizer in deep RL: an empirical study". The paper resets both at
     every update of the target network.
     """
@@ -173,10 +175,10 @@ class ResetOptimizer:
 class HareTortoise:
     """Sets the weights (the hare) to their running average (the tortoise) every `period` gradient steps.
 
-    The average is tortoise <- momentum * tortoise + (1 - momentum) * hare. Call it at every gradient step, not within
-    `Every`. Each call costs one pass over the weights. With `moments="fresh"`, setting the weights also resets the
-    optimizer state. If a call follows several gradient steps, the average uses the weights after the last step for
-    every step.
+    At every gradient step, the average is updated: tortoise <- momentum * tortoise + (1 - momentum) * hare. Apply this
+    intervention at every gradient step, not within `Every`. Each step costs one pass over the weights. If it is applied
+    once after several gradient steps, the average uses the last weights for all of these steps. With `moments="fresh"`,
+    the optimizer state is reset whenever the weights are set to the average.
 
     >>> HareTortoise(momentum=0.99, period=500).moments
     'keep'
@@ -223,18 +225,19 @@ class HareTortoise:
 
 @dataclass(frozen=True)
 class ClipWeights:
-    """Clips kernels and biases to `factor` times the largest absolute initial weight in the kernels of their layer.
+    """Clips weights to `factor` times the largest absolute initial weight of their layer's kernels.
 
-    Call it at every gradient step, not within `Every`. Each call costs one pass over the weights. The optimizer's state
-    does not change. Parameters of normalisations, and of layers without a kernel, are not clipped.
+    Kernels and biases are clipped. Parameters of normalisations and parameters of layers without a kernel are not. The
+    state of the optimizer does not change. Apply this intervention at every gradient step, not within `Every`. Each
+    step costs one pass over the weights.
 
     >>> ClipWeights(factor=2.0)
     ClipWeights(factor=2.0)
 
     Raises ValueError unless the factor is positive.
-    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning". They use
-    the bound of the uniform distribution of the initial weights. We use the largest initial weight, which is close to
-    that bound and is known for any initialiser.
+    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning". They clip
+    to the bound of the uniform distribution from which the initial weights are drawn. We use the largest initial
+    weight. It is close to this bound, and is known for any initialiser.
     """
 
     every_step: ClassVar[bool] = True
@@ -250,7 +253,7 @@ class ClipWeights:
             if leaf.ndim > 1:
                 layer = name.rpartition(".")[0]
                 largest[layer] = max(largest.get(layer, 0.0), float(leaf.detach().abs().max()))
-        # A bias gets the bound of its layer's kernels, because its own initial value may be zero.
+        # A bias gets the bound of its layer's kernels, because its initial value may be zero.
         layers = {name: name.rpartition(".")[0] for name in trained(module)}
         return {"bounds": {name: self.factor * largest[layer] for name, layer in layers.items() if layer in largest}}
 

@@ -24,34 +24,34 @@ except ImportError as error:
     raise ImportError('dormant.torch.sb3 needs Stable-Baselines3: pip install "dormant[sb3]"') from error
 
 VALUES = ("q_net", "quantile_net")  # the networks of DQN and QR-DQN
-SAVED = "dormant_intervention"  # the attribute of the model that holds the state, so that `model.save` saves it
+SAVED = "dormant_intervention"  # the model's attribute for the state of the intervention; `model.save` saves it
 
 
 class InterventionCallback(BaseCallback):
-    """Applies an intervention to the networks of an agent while it learns, and logs their dormant neurons.
+    """Applies an intervention to the networks of an agent while the agent learns, and logs their dormant neurons.
 
-    The callback finds the networks of DQN, QR-DQN, SAC, TD3, DDPG, TQC and CrossQ, and the policies of PPO, A2C and
-    agents derived from them, including recurrent agents. All networks are traced together, so a neuron of a shared
-    feature extractor is recycled only if it is dormant in every network. To choose some of the networks, name
-    submodules, such as `ReDo(layers=("critic",))`. Target networks are not recycled; their own updates make them
-    follow.
+    The callback supports DQN, QR-DQN, SAC, TD3, DDPG, TQC, CrossQ, PPO, A2C and agents derived from them, including
+    recurrent agents. All networks of an agent are traced together. Thus a neuron of a shared feature extractor is
+    recycled only if it is dormant in every network. To recycle only some networks, give the names of submodules, as in
+    `ReDo(layers=("critic",))`. Target networks are not recycled. The agent's updates copy the change to them.
 
     SB3 calls a callback between two calls of `train`. If `train` takes several gradient steps, an intervention that
-    became due is applied after them. An intervention that acts at every gradient step is applied only once, and a
-    warning says so. Neurons are scored on `score_batch` samples of the replay buffer, or of the most recent rollout.
-    Scoring does not change the run: the batch is drawn with a separate random generator. Fresh weights come from a new
-    policy of the same kind, or from `init`, a function that builds one.
+    is due at one of them is applied afterwards. An intervention that acts at every gradient step is then applied only
+    once, and a warning is shown. Neurons are scored on `score_batch` samples of the replay buffer or of the last
+    rollout. Scoring does not affect the run, because the batch is drawn with a separate random generator. `init` is a
+    function that builds a policy from which fresh weights are taken. By default, it builds the same kind of policy.
 
-    Every `period` gradient steps, the callback logs `dormant/fraction` and `dormant/<network>` (before the
-    intervention acts), and `dormant/recycled`. The model holds the intervention's state, so a model that is saved and
-    loaded continues the schedule. `report` is the most recent measurement, `recycled` the number of recycled neurons.
+    Every `period` gradient steps, the callback logs `dormant/fraction`, `dormant/<network>` and `dormant/recycled`. The
+    first two are measured before the intervention acts. `report` is the last measurement. `recycled` is the number of
+    recycled neurons. The model holds the intervention's state, so the schedule continues after a model is saved and
+    loaded.
 
     Raises TypeError if an argument has the wrong type, and ValueError if `period` or `score_batch` is below 1 or `tau`
     is negative. When training starts, raises ValueError if the agent has no known network. Warns once if no layer can
     be recycled.
     """
 
-    model: Any  # of SB3 or sb3-contrib
+    model: Any  # the agent, from SB3 or sb3-contrib
 
     def __init__(
         self,
@@ -69,16 +69,16 @@ class InterventionCallback(BaseCallback):
         check_init(init)
         self.score_batch, self.init_policy, self.seed = _checked_batch(score_batch), init, seed
         self.plan: Intervening | None = None
-        self.report: Report | None = None  # of the most recent measurement
+        self.report: Report | None = None  # the last measurement
         self.new_steps = 0  # gradient steps since the intervention was last called
         self.rollout: tuple[object, ...] | None = None
         self.hook: RemovableHandle | None = None
-        self.told = False  # True after the warning that `train` takes several gradient steps at once
+        self.told = False  # whether the warning about several gradient steps was shown
 
     def _on_training_start(self) -> None:
         policy = self.model.policy
         networks = Networks(policy)
-        # Not every policy returns all its options, for example not the width of an LSTM, but the model keeps them.
+        # Some policies do not return all of their options, such as the width of an LSTM. The model has these options.
         options = {**policy._get_constructor_parameters(), **(self.model.policy_kwargs or {})}
         make = self.init_policy or (lambda: type(policy)(**options))
         fresh: Init = lambda: Networks(make())  # noqa: E731
@@ -87,7 +87,7 @@ class InterventionCallback(BaseCallback):
         if saved is not None and saved["intervention"] == repr(self.intervention):
             self.plan.load_state_dict(saved)
         self.new_steps, self.rollout, self.report = 0, None, None
-        if self.hook is not None:  # of a training that an exception ended
+        if self.hook is not None:  # left over if an exception ended the last training
             self.hook.remove()
         # The optimizer of the critic, or of the only network, steps once per gradient step.
         self.hook = networks.optimizers[-1].register_step_post_hook(self._count)
@@ -120,7 +120,7 @@ class InterventionCallback(BaseCallback):
         if due := now // self.period > plan.gradient_steps // self.period:
             self.report = measure(plan.module, wiring, *batch(), tau=self.tau)
         plan.step_on(batch, steps)
-        # Does not call `state_dict()`, because that would copy the state at every step.
+        # `state_dict()` is not called here, because it would copy the state at every step.
         state = {"gradient_steps": plan.gradient_steps, "state": plan.state}
         setattr(self.model, SAVED, {"intervention": repr(self.intervention), **state})
         if due:
@@ -136,12 +136,12 @@ class InterventionCallback(BaseCallback):
 
     @property
     def wiring(self) -> Wiring | None:
-        """The wiring of all networks together; None before the first gradient step."""
+        """The wiring of all networks together, or None before the first gradient step."""
         return self.plan.learner.wiring if self.plan and self.plan.learner else None
 
     @property
     def recycled(self) -> int:
-        """The number of neurons recycled so far, including those before the model was saved and loaded."""
+        """The number of neurons recycled so far. If the model was loaded, it includes those before it was saved."""
         return sum(self.plan.recycled.values()) if self.plan else 0
 
     def _score_batch(self) -> tuple[object, ...]:
@@ -155,7 +155,7 @@ class InterventionCallback(BaseCallback):
         return (batch.observations,) if values else (batch.observations, batch.actions)
 
     def _rollout_batch(self) -> tuple[object, ...]:
-        """Returns samples of the last rollout: observations, and the states of recurrent layers."""
+        """Returns samples of the last rollout: the observations, and for recurrent policies the recurrent states."""
         buffer = self.model.rollout_buffer
         steps, environments = buffer.episode_starts.shape
         draws = np.random.default_rng(self.seed + self.model.num_timesteps)
@@ -174,7 +174,7 @@ class InterventionCallback(BaseCallback):
         names = ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf")
         states = [
             getattr(buffer, name)[rows, :, columns] * kept[:, None, None] for name in names
-        ]  # makes samples the first axis
+        ]  # samples are on the first axis
         return (observations, *(buffer.to_torch(each).swapaxes(0, 1).contiguous() for each in states))
 
     def _log(self) -> None:
@@ -196,9 +196,9 @@ def ReDoCallback(
     seed: int = 0,
     verbose: int = 0,
 ) -> InterventionCallback:
-    """Returns a callback that recycles the dormant neurons every `period` gradient steps: `Every(period, ReDo(tau))`.
+    """Returns a callback that applies `Every(period, ReDo(tau))`: it recycles dormant neurons every `period` steps.
 
-    `networks` limits recycling to these networks, such as ("critic",).
+    Steps are gradient steps. If `networks` is given, such as ("critic",), only these networks are recycled.
 
     >>> ReDoCallback(tau=0.0, period=500).intervention.period
     500
@@ -225,9 +225,9 @@ def _only(layers: list[str], report: Report) -> Report:
 
 
 class Networks(nn.Module):
-    """The online networks of a policy in one module, so that the tracer sees which layers they share.
+    """A module that contains all online networks of a policy, so that the tracer finds the layers that they share.
 
-    Raises ValueError if the policy has no known network.
+    `optimizers` are the optimizers of these networks. Raises ValueError if the policy has no known network.
     """
 
     def __init__(self, policy: nn.Module) -> None:
@@ -235,7 +235,7 @@ class Networks(nn.Module):
         found = {name: getattr(policy, name, None) for name in (*VALUES, "actor", "critic")}
         found = {name: each for name, each in found.items() if isinstance(each, nn.Module)}
         if hasattr(policy, "mlp_extractor"):
-            found = {"policy": policy}  # PPO, A2C: actor and critic are parts of the policy
+            found = {"policy": policy}  # in PPO and A2C, the actor and the critic are parts of the policy
         if not found:
             raise ValueError(
                 f"no network of {type(policy).__name__} is known; expected a policy of SB3 with q_net, quantile_net, "
@@ -248,20 +248,20 @@ class Networks(nn.Module):
         self.optimizers: list[torch.optim.Optimizer] = list(kept.values())
 
     def forward(self, observations: object, *more: Tensor) -> object:
-        """Returns all outputs that the networks compute from their hidden layers."""
+        """Returns the outputs of all networks. `more` are the actions, or the states of recurrent layers."""
         parts = dict(self.named_children())
         if "policy" in parts:
             return _actor_critic(parts["policy"], observations, *more)
         for name in VALUES:
             if name in parts:
                 return parts[name](observations)
-        # Skips the sampling of SAC's actor, which follows the computation of a mean and a standard deviation.
+        # SAC's actor computes a mean and a standard deviation, and then samples an action. The sampling is skipped.
         actor = getattr(parts["actor"], "get_action_dist_params", parts["actor"])
         return actor(observations), parts["critic"](observations, *more)
 
 
 def _actor_critic(policy: Any, observations: Any, *states: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the parameters of the action distribution and the values of an actor-critic policy."""
+    """Returns the parameters of the action distribution, and the values, from an actor-critic policy."""
     features = policy.extract_features(observations)
     actor, critic = (features, features) if policy.share_features_extractor else features
     if states:
@@ -276,7 +276,7 @@ def _actor_critic(policy: Any, observations: Any, *states: Tensor) -> tuple[Tens
 
 @contextmanager
 def _own_generator(seed: int) -> Iterator[None]:
-    """Seeds NumPy's global generator, because SB3's replay buffers draw from it. Restores its state afterwards."""
+    """Seeds NumPy's global generator, from which SB3's replay buffers draw, and restores its state afterwards."""
     state = np.random.get_state()
     np.random.seed(seed % 2**32)
     try:

@@ -15,7 +15,7 @@ from .recycling import Init, Learner, check_init, same_on_every_process
 from .tracing import trace
 from .wiring import Wiring
 
-State = dict[str, Any]  # numbers, tensors, lists and dicts of them: `torch.save` and `weights_only=True` take it
+State = dict[str, Any]  # of numbers, tensors, lists and dicts, so that `torch.load` accepts it with weights_only=True
 Counts = dict[str, int]
 Inputs = Callable[[], tuple[object, ...]]
 
@@ -24,11 +24,11 @@ Inputs = Callable[[], tuple[object, ...]]
 class Intervention(Protocol):
     """An object that changes a module and its optimizer's state in place, outside of the gradient step.
 
-    - `init` returns the state before the first gradient step.
-    - `check` raises ValueError if the intervention can't act on this learner.
-    - `update_` is called after every gradient step, or after several (`steps`). It changes the learner and the state in
-      place. It returns the number of neurons recycled per layer, or None if it did not act. `inputs()` returns a score
-      batch.
+    - `init` returns the initial state of the intervention.
+    - `check` raises ValueError if the intervention can't be applied to this learner.
+    - `update_` is called after every gradient step, or after `steps` gradient steps. It changes the learner and the
+      state in place. It returns the number of neurons recycled per layer, or None if it changed nothing. `inputs` is a
+      function that returns the batch on which neurons are scored.
     """
 
     def init(self, module: nn.Module) -> State: ...
@@ -39,7 +39,7 @@ class Intervention(Protocol):
 
 
 def checked_intervention(what: Intervention) -> Intervention:
-    """Returns `what` if it is an intervention. Raises TypeError if it is anything else, such as a class."""
+    """Returns `what`. Raises TypeError if it is not an intervention, for example a class in place of an instance."""
     if isinstance(what, type):
         raise TypeError(f"expected an intervention, got the class {what.__name__}; write {what.__name__}(...).")
     if isinstance(what, Intervention):
@@ -51,9 +51,10 @@ def checked_intervention(what: Intervention) -> Intervention:
 
 
 def checked_occasional(what: Intervention, within: str) -> Intervention:
-    """Returns `what` if it may skip gradient steps.
+    """Returns `what`, an intervention that need not be called at every gradient step.
 
-    Raises TypeError if `what` is not an intervention, and ValueError if it must be called at every step.
+    Raises TypeError if `what` is not an intervention, and ValueError if it must be called at every step. `within` is
+    the name of the wrapper in the error message.
     """
     if getattr(checked_intervention(what), "every_step", False):
         raise ValueError(
@@ -65,17 +66,17 @@ def checked_occasional(what: Intervention, within: str) -> Intervention:
 
 @dataclass(frozen=True)
 class Every:
-    """Applies `what` every `period` gradient steps, from gradient step `start` until before gradient step `stop`.
+    """Applies `what` at the gradient steps start, start + period, start + 2 * period, and so on, below `stop`.
 
-    Gradient steps count from 1, so with `start=0` the first application is at step `period`. If a call follows several
-    gradient steps and `what` was due at any of them, it is applied once.
+    The first gradient step is 1. With `start=0`, `what` is therefore first applied at step `period`. If `update_` is
+    called after several gradient steps, and `what` is due at one or more of them, `what` is applied once.
 
     >>> Every(1_000, Chain(), stop=2_500_000).period
     1000
 
     Raises TypeError if the period is not a whole number or `what` is not an intervention. Raises ValueError if the
-    period is below 1, if `0 <= start < stop` does not hold, or if `what` must be called at every gradient step, as
-    ClipWeights must.
+    period is below 1, if `0 <= start < stop` does not hold, or if `what` must be called at every gradient step, like
+    `ClipWeights`.
     """
 
     period: int
@@ -105,19 +106,19 @@ class Every:
         return self.what.update_(learner, state["inner"], inputs)
 
     def due(self, before: int, now: int) -> bool:
-        """Whether `what` is applied after gradient steps `before + 1` to `now`.
+        """Whether `what` is due at one or more of the gradient steps `before + 1` to `now`.
 
         >>> Every(10, Chain(), stop=30).due(15, 20), Every(10, Chain(), stop=30).due(20, 40)
         (True, False)
         """
-        wait = max(before + 1 - self.start, 0)  # steps from `start` to the next step, before rounding
+        wait = max(before + 1 - self.start, 0)  # from `start` to the first of these steps
         first = self.start + -(-wait // self.period) * self.period
         return first <= now and (self.stop is None or first < self.stop)
 
 
 @dataclass(frozen=True, init=False, repr=False)
 class Chain:
-    """Applies several interventions one after the other; `Chain()` does nothing.
+    """Applies several interventions, one after the other. `Chain()` does nothing.
 
     >>> Chain(Every(1_000, Chain()), Every(50_000, Chain())).links[1].period
     50000
@@ -160,16 +161,16 @@ class Chain:
 class WhenDormant:
     """Applies `what` if at least `share` of all neurons are tau-dormant on the score batch.
 
-    Use it to reset only when the network needs it. Put it within `Every` to set how often it checks: each check costs a
-    forward pass of the score batch.
+    Use it to reset a network only if the network needs it. Each check costs a forward pass of the score batch. Put this
+    intervention within `Every` to set how often it checks.
 
     >>> WhenDormant(0.25, Chain()).tau
     0.1
 
     Raises TypeError if `what` is not an intervention. Raises ValueError if the share is outside of (0, 1], if tau is
     negative, or if `what` must be called at every gradient step.
-    Source: ours; Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization", let
-    the dormant share set how strongly the network is perturbed.
+    Source: ours. Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization",
+    perturb the network more strongly if the dormant share is larger.
     """
 
     share: float
@@ -198,13 +199,14 @@ class WhenDormant:
 def with_intervention(
     module: nn.Module, optimizer: Optimizers, intervention: Intervention, init: Init | None = None
 ) -> "Intervening":
-    """Returns an object that applies an intervention to a module while you train it.
+    """Returns an object that applies an intervention to a module while you train the module.
 
-    After each `optimizer.step()`, call `step` with a batch of the module's inputs, on which neurons are scored.
+    After each `optimizer.step()`, call the object's method `step` with a batch of inputs of the module. Neurons are
+    scored on this batch.
 
-    - `optimizer`: the optimizer that trains the module, or a list of them.
-    - `init`: a function that builds a fresh module. Without it, fresh weights come from each layer's
-      `reset_parameters()`.
+    - `optimizer`: the optimizer that trains the module, or a list of optimizers.
+    - `init`: a function that builds a fresh module, from which fresh weights are taken. By default, they come from the
+      method `reset_parameters()` of each layer.
 
     >>> from dormant.torch import ReDo
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -227,10 +229,10 @@ def with_intervention(
 
 
 class Intervening:
-    """Applies an intervention to a module during training; `with_intervention` returns it.
+    """An object that applies an intervention to a module during training. `with_intervention` returns it.
 
-    `state_dict()` holds what a checkpoint needs to resume the intervention. Fresh weights come from torch's global
-    generator, whose state you save yourself.
+    To save a checkpoint, save the result of `state_dict()`. Also save the state of torch's global random generator,
+    because fresh weights are drawn from it.
     """
 
     def __init__(
@@ -246,22 +248,23 @@ class Intervening:
         self.learner: Learner | None = None
 
     def step(self, *inputs: object, steps: int = 1) -> Counts | None:
-        """Counts `steps` gradient steps. Returns the recycled neurons per layer, or None if no intervention ran.
+        """Applies the intervention after `steps` gradient steps. `inputs` is the batch on which neurons are scored.
 
-        The first call traces the module, and raises ValueError if the intervention can't act on it.
+        Returns the number of recycled neurons per layer, or None if nothing was due. The first call traces the module.
+        It raises ValueError if the intervention can't be applied to this module.
         """
         if not inputs:
             raise TypeError("step needs a batch of the module's inputs, on which neurons are scored: cure.step(x).")
         return self.step_on(lambda: inputs, steps)
 
     def step_on(self, inputs: Inputs, steps: int = 1) -> Counts | None:
-        """Does the work of `step`, but gets the inputs from a function. Calls it only if it needs the inputs."""
+        """Does the same as `step`, with a function that returns the inputs. It is called only if they are needed."""
         learner = self.traced(inputs)
         self.gradient_steps += steps
         return self.intervention.update_(learner, self.state, inputs, steps)
 
     def traced(self, inputs: Inputs) -> Learner:
-        """Returns the learner. The first call traces the module and checks the intervention."""
+        """Returns the learner. The first call traces the module, and checks that the intervention can be applied."""
         if self.learner is None:
             learner = Learner(self.module, self.optimizers, trace(self.module, *inputs()), self.init)
             self.intervention.check(learner)
@@ -269,12 +272,12 @@ class Intervening:
         return self.learner
 
     def measure(self, *inputs: object, tau: float = 0.1) -> Report:
-        """Returns the scores and dormant masks of all neurons on a batch of inputs, as `dormant.torch.measure`."""
+        """Returns the scores and dormant masks of all neurons on a batch of inputs (see `dormant.torch.measure`)."""
         return measure(self.module, self.traced(lambda: inputs).wiring, *inputs, tau=tau)
 
     @property
     def wiring(self) -> Wiring:
-        """The wiring of the module. Print it to see which layers are recycled."""
+        """The wiring of the module. Print it to see which layers are recycled. Raises ValueError before the trace."""
         if self.learner is None:
             raise ValueError("the wiring is not known yet: call step or measure first, which traces the module.")
         return self.learner.wiring
@@ -285,12 +288,12 @@ class Intervening:
         return recycled_counts(self.state)
 
     def state_dict(self) -> State:
-        """Returns the intervention's state, the number of gradient steps, and the intervention as text."""
+        """Returns a dictionary: the intervention's state, the number of gradient steps, and the intervention's repr."""
         intervention = repr(self.intervention)
         return {"intervention": intervention, "gradient_steps": self.gradient_steps, "state": copy.deepcopy(self.state)}
 
     def load_state_dict(self, state_dict: State) -> None:
-        """Resumes from the result of `state_dict`. Raises ValueError if a different intervention made this result."""
+        """Restores the state that `state_dict` returned. Raises ValueError if it is from a different intervention."""
         if not isinstance(state_dict, Mapping) or "intervention" not in state_dict:
             raise ValueError("expected the result of `state_dict` of an object from with_intervention.")
         if state_dict["intervention"] != repr(self.intervention):

@@ -1,4 +1,4 @@
-"""Records what the tracer knows about every element in memory, to follow views and in-place writes exactly."""
+"""Records the `Value` of every element in memory. This way, views and in-place writes are followed exactly."""
 
 from dataclasses import dataclass, replace
 
@@ -11,14 +11,14 @@ from .values import NOTHING, OTHER, Part, Value, broken, collapse, join
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What the tracer knows about one tensor's memory, in the tensor's shape."""
+    """The `Value` of a tensor, and how the tensor lies in its storage."""
 
     value: Value
     shape: torch.Size
     stride: tuple[int, ...]
     offset: int
     itemsize: int
-    length: int  # of the storage, in elements
+    length: int  # number of elements of the storage
 
     @classmethod
     def of(cls, tensor: Tensor, value: Value) -> "Record":
@@ -30,7 +30,7 @@ class Record:
         return mine == (tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.element_size())
 
     def flat(self) -> "Record":
-        """Returns the record of the whole storage in one dimension, in the order of memory."""
+        """Returns the record of the whole storage as a tensor with one axis, in the order of memory."""
         parts = tuple(replace(part, entries=self._flat(part.entries)) for part in self.value.parts)
         neurons = None if self.value.neurons is None else self._flat(self.value.neurons)
         value = replace(self.value, neurons=neurons, parts=parts)
@@ -45,7 +45,7 @@ class Record:
 
 
 def _write(flat: Tensor, shape: torch.Size, stride: tuple[int, ...], offset: int, labels: Tensor) -> None:
-    view = flat.as_strided(shape, stride, offset)  # because `flat` begins at the start of its storage
+    view = flat.as_strided(shape, stride, offset)  # `flat` begins at the start of its storage
     labels = labels.expand(shape)
     for axis, step in enumerate(stride):
         if step == 0 and shape[axis] > 1:
@@ -54,9 +54,9 @@ def _write(flat: Tensor, shape: torch.Size, stride: tuple[int, ...], offset: int
 
 
 class Shadows:
-    """Maps each tensor's storage address (or id, without a storage) to what the tracer knows about the tensor.
+    """Stores the value of each tensor by the address of its storage, or by the tensor's id if it has no storage.
 
-    The caller keeps the tensors alive, so that no address is used twice.
+    The caller must keep references to all tensors, so that no address is used again.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,10 @@ class Shadows:
         return _viewed(record, tensor)
 
     def write(self, tensor: Tensor, value: Value, whole: bool = False) -> None:
-        """Records the value of a tensor, and of all views of its memory. `whole` replaces the storage's record."""
+        """Records the value of a tensor. All views of the same memory then have this value, too.
+
+        If `whole` is true, the record of the storage is replaced, not only the part that the tensor covers.
+        """
         place = _place(tensor)
         if place is None:
             self.loose[id(tensor)] = value
@@ -103,7 +106,7 @@ def _viewed(record: Record, tensor: Tensor) -> Value:
     value = record.value
 
     def view(labels: Tensor) -> Tensor:
-        # `labels` may be a view itself, so its own offset is added.
+        # `labels` may be a view with an offset, which is added.
         return labels.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() + labels.storage_offset())
 
     parts = tuple(replace(part, entries=view(part.entries)) for part in value.parts)
@@ -113,7 +116,7 @@ def _viewed(record: Record, tensor: Tensor) -> Value:
 
 
 def _written(old: Record, new: Record) -> Record:
-    """Returns the old record, overwritten by `new` in the memory that `new` covers."""
+    """Returns the old record after replacing the part of the memory that `new` covers by `new`."""
     geometry = (new.shape, new.stride, new.offset)
 
     def over(labels: Tensor | None, written: Tensor | None) -> Tensor:
@@ -138,7 +141,7 @@ def _written(old: Record, new: Record) -> Record:
 
 
 def _grained(record: Record, itemsize: int) -> Record:
-    """Returns the record in elements of `itemsize` bytes, because a view may turn complex numbers into real numbers."""
+    """Returns the record with elements of `itemsize` bytes. The size changes if complex numbers are viewed as real."""
     if itemsize == record.itemsize:
         return record
     value, length = record.value, record.length * record.itemsize // itemsize

@@ -1,4 +1,4 @@
-"""Traces a module: runs it on example inputs, and follows every neuron to the weights that read it."""
+"""Traces a module. It is run on example inputs, and every neuron is followed to the weights that read it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ from .values import NOTHING, Part, Value, broken, together
 from .wiring import Activation, Wiring
 
 Kind = TypeVar("Kind", bound=Operations)
-RANDOM_TRACES = 8  # extra seeds to trace with if Python draws random numbers; rare branches may be missed
+RANDOM_TRACES = 8  # number of extra traces if Python draws random numbers; they may miss rare branches
 RANDOM_BRANCH = Reason(
     "forward takes a branch on a random number of Python or NumPy, and only one way was followed", BRANCH
 )
@@ -40,12 +40,12 @@ BUFFER, FROZEN, DETACHED = "a buffer", "frozen (requires_grad=False)", "detached
 
 
 def trace(module: nn.Module, *example_inputs: Any) -> Wiring:
-    """Returns the wiring of a module, found by running it on example inputs (a batch of one or two is enough).
+    """Returns the wiring of a module: its layers, and the parameters that feed and read each neuron.
 
-    The module runs in evaluation mode and in training mode; its state is restored afterwards. Layers may be modules or
-    functions, in any order. Flattening (in any axis order), concatenation, slicing, pooling and layers with several
-    readers are followed exactly. Output layers are not measured, because no weight reads them. `print(wiring)` shows
-    which layers can't be recycled safely, and why.
+    The module is run on the example inputs, in evaluation mode and in training mode. A batch of one or two samples is
+    enough. The state of the module is restored afterwards. Layers may be modules or functions, in any order.
+    Flattening, concatenation, slicing, pooling and layers with several readers are followed exactly. Output layers are
+    not measured, because no weight reads them. `print(wiring)` shows which layers can't be recycled safely, and why.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> print(trace(net, torch.zeros(1, 3)))
@@ -79,9 +79,9 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
     def measure(module: nn.Module, inputs: tuple[Any, ...], training: bool, seed: Seed) -> list[Activation]:
         module = plain(module)
         activations = _activations(module, inputs, latest[0], training, seed)
-        if activations is None and isinstance(seed, str):  # these random numbers take a different branch
+        if activations is None and isinstance(seed, str):  # with these random numbers, forward takes a different branch
             return []
-        if activations is None:  # operations or shapes depend on the inputs, for example on the batch size
+        if activations is None:  # the operations or shapes depend on the inputs, for example on the batch size
             now = _found(module, inputs, again=True)._replace(branches=latest[0].branches)
             if not now.branches and (difference := same_wiring(latest[0], now)):
                 raise ValueError(f"the module is wired differently on these inputs ({difference}): trace it again.")
@@ -97,7 +97,11 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
 def _activations(
     module: nn.Module, inputs: tuple[Any, ...], found: Found, training: bool, seed: Seed
 ) -> list[Activation] | None:
-    """Returns the layers' activations on the inputs, or None if the operations differ from the traced operations."""
+    """Returns the activations of all layers on the inputs.
+
+    The result is None if the operations or shapes differ from those of the trace. It is empty if the module computes
+    the same in training mode as in evaluation mode, or if a seed is given and the module draws no random numbers.
+    """
     measuring = found.trained if training else found.evaluated
     if measuring is None or (seed is not None and not measuring.random):
         return []
@@ -120,7 +124,7 @@ def _activations(
                 return None
             if not all(n in (1, size) for n, size in zip(neurons.shape, values.shape, strict=True)):
                 return None
-            # An activation such as `where(x > 0, x, 0)` would hide a NaN.
+            # The activations alone do not suffice, because a nonlinearity such as `where(x > 0, x, 0)` hides a NaN.
             finite = name not in spoiled and not (measuring.made.get(name, set()) & recorder.not_finite)
             activations.append(
                 Activation(
@@ -133,7 +137,10 @@ def _activations(
 
 
 class Passes(NamedTuple):
-    """The ledger, and the tracers of both modes. `trained` is None if training mode raises or changes nothing."""
+    """The ledger, and the tracers of evaluation mode and training mode.
+
+    `trained` is None if the module raises in training mode, or if it computes the same as in evaluation mode.
+    """
 
     notes: Ledger
     evaluated: "Tracer"
@@ -150,7 +157,7 @@ class Passes(NamedTuple):
 
 
 def _found(module: nn.Module, inputs: tuple[Any, ...], again: bool = False) -> Found:
-    """Returns the layers that one trace finds. `again=True` skips the search for branches."""
+    """Traces a module and returns the result. With `again=True`, does not search for branches."""
     passes = _passes(module, inputs)
     first, notes = passes.collected(), passes.notes
     most = LONGEST * max(len(traced.names) for traced in (passes.evaluated, passes.trained) if traced)
@@ -177,7 +184,11 @@ def _passes(
     most: int | None = None,
     seed: Seed = None,
 ) -> Passes:
-    """Traces a module in both modes. `change` replaces a value that Python reads; `most` limits the operations."""
+    """Traces a module in both modes.
+
+    `change` replaces a value that Python reads. `most` is the largest number of operations per mode. If a mode runs
+    more, this raises TooLong.
+    """
     leaves = named_leaves(module)
     frozen = {name: FROZEN for name, leaf in module.named_parameters() if not leaf.requires_grad}
     frozen |= {name: BUFFER for name, _ in module.named_buffers()}
@@ -205,7 +216,10 @@ def _passes(
 
 
 def _note_missed(notes: Ledger, module: nn.Module, inputs: tuple[Any, ...]) -> list[Reason]:
-    """Records the parameters that no gradient reaches in either mode. Returns a reason if these can't be found."""
+    """Records the parameters that no gradient reaches in both modes.
+
+    Returns a list with one reason if these parameters can't be found, or else an empty list.
+    """
     try:
         first = _in_training(module, inputs, lambda: Gradients(module))[0]
         if first.missed:
@@ -223,9 +237,10 @@ def _note_missed(notes: Ledger, module: nn.Module, inputs: tuple[Any, ...]) -> l
 def _in_training(
     module: nn.Module, inputs: tuple[Any, ...], make: Callable[[], Kind], seed: Seed = None
 ) -> tuple[Kind, tuple[Any, ...]]:
-    """Runs a module in training mode. Returns the object that observed the operations, and the inputs.
+    """Runs a module in training mode. Returns the object that observed the operations, and the inputs that were used.
 
-    A batch of one is doubled if the module raises ValueError, as BatchNorm does.
+    `make` creates the observer. If the module raises ValueError, as BatchNorm does for a batch of one sample, it is run
+    again with two copies of the sample.
     """
     try:
         run(module, inputs, operations := make(), training=True, seed=seed)
@@ -236,12 +251,12 @@ def _in_training(
 
 
 def _doubled(inputs: Any) -> Any:
-    """Returns the inputs with every batch of one repeated to a batch of two."""
+    """Returns the inputs after repeating each tensor with one sample, so that it has two samples."""
     return tree_map_only(Tensor, lambda x: torch.cat([x, x]) if x.ndim and len(x) == 1 else x, inputs)
 
 
 class Tracer(Dataflow):
-    """Follows neurons and parameter entries through the operations of a pass."""
+    """Follows neurons and parameter entries through the operations of a pass, and records them in the ledger."""
 
     def __init__(self, notes: Ledger, parts: Mapping[int, str], change: Change | None, most: int | None) -> None:
         super().__init__()
@@ -263,7 +278,7 @@ class Tracer(Dataflow):
                 self.places[place] = name
 
     def value(self, tensor: Any) -> Value:
-        """Returns what the tracer knows about a tensor. Leaves out layers that have no neurons in the tensor."""
+        """Returns the `Value` of a tensor. Removes the stages of layers that have no neurons in the tensor."""
         found = self.shadows.read(tensor) if isinstance(tensor, Tensor) else NOTHING
         if len(found.carried) > 1 and found.neurons is not None:
             present = set(self.notes.layers_of(self.notes.current(found.neurons)))
@@ -288,7 +303,7 @@ class Tracer(Dataflow):
             self._apply(func, args, kwargs, outputs, written)
 
     def _note_choices(self, name: str, args: Any) -> None:
-        """Handles Python indexing by a number from the inputs, which may pick any row of a parameter."""
+        """Handles indices that Python computes from the inputs. They may select any row of a parameter."""
         if name == "_local_scalar_dense" and not (args[0].is_floating_point() or args[0].dtype is torch.bool):
             value = self.value(args[0])
             self.python_chooses |= value.from_input or value.varies
@@ -309,7 +324,7 @@ class Tracer(Dataflow):
         values = found if isinstance(found, list) else [found, *self._others(call, found)]
         places = {storage(tensor) for tensor in written}
         returned = [tensor for tensor in call.outputs if storage(tensor) not in places]
-        if returned and written:  # such as `rrelu_with_noise`, which also writes to its noise
+        if returned and written:  # for example `rrelu_with_noise`, which also writes to its argument `noise`
             for tensor in written:
                 self.shadows.write(tensor, mix(self.notes, call))
         for tensor, value in zip(returned or written, values, strict=False):
@@ -317,7 +332,10 @@ class Tracer(Dataflow):
             self.notes.mark(value.neurons, value.stages)
 
     def _others(self, call: Call, first: Value) -> list[Value]:
-        """Returns the values of all outputs after the first, such as indices of maxima. They mix the neurons."""
+        """Returns the values of all outputs after the first, such as the indices of maxima.
+
+        They are treated as mixes of the neurons in the first output, whose value is `first`.
+        """
         if len(call.outputs) < 2:
             return []
         whole = together([first])
@@ -342,7 +360,7 @@ class Tracer(Dataflow):
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """Returns the tensors that an operation writes to, except the running statistics of a BatchNorm."""
+    """Returns the tensors to which an operation writes, except for the running statistics of a BatchNorm."""
     if not func._schema.is_mutable or "batch_norm" in func.__name__:
         return []
     found = []

@@ -1,4 +1,4 @@
-"""What the tracer knows about a tensor: the neuron and the parameter entries of each element."""
+"""`Value`: what the tracer knows about a tensor, such as the neuron and the parameter entries of each element."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,19 +8,20 @@ from torch import Tensor
 
 from ..reasons import Reason
 
-OTHER = -1  # an element that belongs to no single neuron: an input, or a mix of several neurons
+OTHER = -1  # an element that does not belong to one neuron, such as an input or a mix of several neurons
 ZERO = -2  # an element that is always zero
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Which operations a layer's neurons have passed through so far.
+    """What has happened to the neurons of a layer between their kernel and a value.
 
     - `points`: the operations whose outputs are the layer's activations.
-    - `active`: a nonlinearity has been applied.
-    - `offset`: why a silent neuron's value is no longer zero; the next nonlinearity clears it.
-    - `broken`: why the layer can't be recycled if a weight reads this value. Its neurons are mixed in this value.
-    - `statistic`: the reduction over neurons that set `broken`. Normalising the neurons by it only couples them.
+    - `active`: True if the neurons have passed a nonlinearity.
+    - `offset`: the reason why silent neurons are no longer zero. The next nonlinearity clears it.
+    - `broken`: the reason why the layer can't be recycled if a weight reads the value. The value mixes its neurons.
+    - `statistic`: the reduction over neurons, such as a mean, that set `broken`. If the neurons are normalised by this
+      statistic, they are only coupled.
     - `coupled_by`: the normalisations through which the neurons influence one another.
     """
 
@@ -37,9 +38,10 @@ Stages = Mapping[int, Stage]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Parameter entries in a value: for each element, the index of an entry, or -1.
+    """Parameter entries in a value. `entries` holds, for each element of the value, the index of an entry, or -1.
 
-    An element is zero if its entries in all parts with `silences` are zero. `constant` marks the entries of a buffer.
+    A value may have several parts. An element of the value is zero if its entries are zero in all parts whose
+    `silences` is True. `constant` is True if the entries belong to a buffer.
     """
 
     entries: Tensor
@@ -49,11 +51,15 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What the tracer knows about a tensor. Index tensors have the tensor's shape, expanded along constant axes.
+    """What the tracer knows about a tensor.
 
-    `neurons` is None if no element belongs to a neuron. `unfollowed` maps each parameter whose entries are no longer
-    followed to the operation that used the entries. `varies` is True if the tensor depends on the inputs or on random
-    numbers.
+    - `neurons`: the neuron of each element, or None if no element belongs to a neuron. It has the shape of the tensor,
+      and is expanded along axes on which it is constant. So are the entries of `parts`.
+    - `stages`: the layers whose neurons are in the tensor, each with its stage.
+    - `parts`: the parameter entries in the tensor.
+    - `unfollowed`: the parameters whose entries are no longer followed, each with the operation that used them.
+    - `from_input`: True if the tensor depends on the module's inputs.
+    - `varies`: True if the elements depend on inputs or on random numbers.
     """
 
     neurons: Tensor | None = None
@@ -69,12 +75,12 @@ class Value:
 
     @property
     def carried(self) -> dict[int, Stage]:
-        """The layers whose neurons can still be told apart in this value."""
+        """The stages of the layers whose neurons are not mixed in this value."""
         return {layer: stage for layer, stage in self.stages.items() if not stage.broken}
 
     @property
     def is_kernel(self) -> bool:
-        """Whether the value depends on parameters only, so that it can be a kernel."""
+        """Whether the value can be a kernel: it depends on parameters, but not on inputs or neurons."""
         return self.has_parameters and not self.from_input and not self.stages
 
     @property
@@ -86,7 +92,7 @@ NOTHING = Value()
 
 
 def join(values: Iterable[Value], meets: bool = False) -> dict[int, Stage]:
-    """Returns the stages of a value made from these values. `meets` is True if they are combined elementwise."""
+    """Returns the stages of the result of an operation on these values. `meets` is True if it is elementwise."""
     joined: dict[int, Stage] = {}
     for value in values:
         for layer, stage in value.stages.items():
@@ -98,7 +104,7 @@ def _both(a: Stage, b: Stage, meets: bool) -> Stage:
     coupled = a.coupled_by | b.coupled_by
     if meets and bool(a.broken) != bool(b.broken):
         lost, kept = (a, b) if a.broken else (b, a)
-        if lost.statistic:  # the other value normalises the neurons by their own statistic
+        if lost.statistic:  # the neurons are normalised by a statistic of themselves
             return replace(kept, coupled_by=coupled | {lost.statistic})
     return Stage(
         a.points | b.points,
@@ -111,7 +117,7 @@ def _both(a: Stage, b: Stage, meets: bool) -> Stage:
 
 
 def together(values: Iterable[Value]) -> Value:
-    """Returns a value that depends on all of these values, without the neurons and entries of its elements."""
+    """Returns a value that depends on all of these values. Its elements have no known neurons or entries."""
     values = list(values)
     unfollowed = {name: how for value in values for name, how in value.unfollowed.items()}
     return Value(
@@ -125,7 +131,7 @@ def together(values: Iterable[Value]) -> Value:
 
 
 def after_nonlinearity(stages: Stages, step: int) -> dict[int, Stage]:
-    """Returns the stages after a nonlinearity, whose output is the activation."""
+    """Returns the stages after a nonlinearity. The output of operation `step` is the activation."""
 
     def move(stage: Stage) -> Stage:
         if stage.broken:
@@ -136,9 +142,10 @@ def after_nonlinearity(stages: Stages, step: int) -> dict[int, Stage]:
 
 
 def after_affine(stages: Stages, step: int, offset: Reason | None = None) -> dict[int, Stage]:
-    """Returns the stages after a scaling or, with `offset`, a shift.
+    """Returns the stages after a scaling. If `offset` is given, they are the stages after a shift.
 
-    Before the nonlinearity, a scaling or shift is part of the pre-activation.
+    Before the nonlinearity, a scaling or a shift is part of the pre-activation. After it, a shift makes silent neurons
+    nonzero, for the reason `offset`.
     """
 
     def move(stage: Stage) -> Stage:
@@ -152,7 +159,7 @@ def after_affine(stages: Stages, step: int, offset: Reason | None = None) -> dic
 
 
 def after_extremum(stages: Stages, step: int) -> dict[int, Stage]:
-    """Returns the stages after a maximum over positions. It is the activation of layers that have none yet."""
+    """Returns the stages after a maximum over positions, which is a nonlinearity for layers that have had none."""
     waiting = {layer: stage for layer, stage in stages.items() if not stage.active}
     return {**stages, **after_nonlinearity(waiting, step)}
 
@@ -163,7 +170,7 @@ def coupled(stages: Stages, by: str) -> dict[int, Stage]:
 
 
 def broken(stages: Stages, reason: Reason, statistic: str | None = None) -> dict[int, Stage]:
-    """Returns the stages of layers that can't be recycled if a weight reads the value."""
+    """Returns the stages after an operation that mixes neurons, with `broken` set to `reason`."""
 
     def lose(stage: Stage) -> Stage:
         return replace(stage, broken=stage.broken or reason, statistic=None if stage.broken else statistic)
@@ -172,7 +179,10 @@ def broken(stages: Stages, reason: Reason, statistic: str | None = None) -> dict
 
 
 def collapse(labels: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Returns the label along these axes, which get size 1, and a mask of where labels differ. Ignores `ZERO`.
+    """Reduces labels along some axes. Returns the reduced labels, and a mask that is True where labels differ.
+
+    A label is the number of a neuron, `OTHER` or `ZERO`. The reduced axes have length 1. If all labels along the axes
+    are equal, the result is this label. If they differ, it is `OTHER`. `ZERO` is ignored.
 
     >>> collapse(torch.tensor([[3, 4], [3, ZERO]]), (0,))[0].tolist()
     [[3, 4]]
@@ -189,7 +199,10 @@ def collapse(labels: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def lean(labels: Tensor, *more: Tensor) -> Tensor:
-    """Returns the labels with size 1 along each axis on which they (and `more`, of the same shape) are expanded."""
+    """Returns the labels with length 1 along each axis on which they are expanded.
+
+    If `more` is given, all of these tensors must be expanded on the axis, too. They have the shape of the labels.
+    """
     for axis in range(labels.ndim):
         if labels.shape[axis] > 1 and not any(other.stride(axis) for other in (labels, *more)):
             labels = labels.narrow(axis, 0, 1)
@@ -197,7 +210,7 @@ def lean(labels: Tensor, *more: Tensor) -> Tensor:
 
 
 def compact(labels: Tensor) -> Tensor:
-    """Returns the labels with size 1 along each axis on which they are constant."""
+    """Returns the labels with length 1 along each axis on which they are constant."""
     for axis, length in enumerate(labels.shape):
         if length > 1:
             first, second = labels.narrow(axis, 0, 1), labels.narrow(axis, 1, 1)

@@ -1,4 +1,4 @@
-"""The wiring of a module (which parameters feed and read each neuron), and the scores of its neurons."""
+"""Wirings: the parameters that feed and read each neuron of a module. Also computes the scores of neurons."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,13 @@ from .execution import Seed, check_batch
 
 @dataclass(frozen=True, eq=False)
 class NeuronLayer:
-    """A layer of neurons, with the parameter entries that feed each neuron and the entries that read it.
+    """A layer of neurons, with the parameter entries that feed and read each neuron.
 
-    `incoming` and `outgoing` map the name of a parameter (or of a BatchNorm buffer) to an integer tensor that
-    broadcasts to the parameter's shape. It holds the index of the neuron to which each entry belongs, or -1. `reasons`
-    lists why the layer can't be recycled, and is empty if it can. `coupled_by` names the normalisations through which
-    the neurons influence one another.
+    `width` is the number of neurons. `incoming` and `outgoing` map the name of a parameter (or of a BatchNorm buffer)
+    to an integer tensor that broadcasts to the parameter's shape. The tensor holds, for each entry, the index of the
+    neuron that the entry feeds (`incoming`) or reads (`outgoing`), or -1 if there is none. If the layer can't be
+    recycled, `reasons` explains why. `coupled_by` names the normalisations through which the neurons influence one
+    another.
     """
 
     name: str
@@ -37,9 +38,10 @@ class NeuronLayer:
 
 
 class Activation(NamedTuple):
-    """A layer's activations in one operation's output.
+    """The activations of a layer in the output of one operation.
 
-    `neurons` holds the neuron of each element (-1 for none), with size 1 along axes on which it is constant.
+    `neurons` holds the index of the neuron in each element of `values`, or -1 if there is none. It has length 1 along
+    axes on which it is constant.
     """
 
     layer: str
@@ -51,8 +53,8 @@ class Activation(NamedTuple):
 class Wiring:
     """The neuron layers of a module, in the order of computation. `outputs` names the output layers.
 
-    `not_followed` maps each parameter that the tracer does not follow to the reason: an operation, "not used", or
-    "only used in training mode". `print(wiring)` shows a table of 120 columns.
+    `not_followed` maps the names of parameters that the tracer does not follow to the reasons. A reason is the name of
+    an operation, "not used", or "only used in training mode". `print(wiring)` shows a table that is 120 columns wide.
     """
 
     layers: tuple[NeuronLayer, ...]
@@ -70,24 +72,25 @@ class Wiring:
     def scores(
         self, module: nn.Module, *inputs: Any, training: bool = False, seed: Seed = None
     ) -> dict[str, Float[Tensor, " neurons"]]:
-        """Returns the scores of each layer's neurons on the inputs, by default in evaluation mode.
+        """Returns the scores of each layer's neurons on a batch of inputs.
 
-        `training=True` scores in training mode instead, and returns an empty result if the module computes the same in
-        both modes. An integer `seed` seeds the random numbers, and returns an empty result if the module draws none.
-        With `seed="lowest"` or `"highest"`, uniform random numbers are the lowest or highest of their range, and
-        dropout keeps every neuron.
+        The module runs in evaluation mode, or in training mode with `training=True`. If the module computes the same in
+        both modes, the result for training mode is empty. An integer `seed` seeds the random numbers. With
+        `seed="lowest"` or `"highest"`, all uniform random numbers are the lowest or highest number of their range, and
+        dropout keeps every neuron. If the module draws no random numbers, the result for any seed is empty.
 
-        A neuron that is read several times (a shared layer, CReLU's two halves) has one score per read and gets the
-        largest, so it is dormant only if it is dormant at every read. A layer with a NaN or infinite activation has
-        only NaN scores; a RuntimeWarning names the layer once. A layer has no scores if the inputs take a branch
-        without it. Raises ValueError if the batch is empty, or if the module's wiring on these inputs differs from the
-        traced wiring.
+        A neuron that is read several times (a shared layer, both halves of CReLU) has several scores. The largest of
+        them is returned. Thus the neuron is dormant only if it is dormant at every read. If a layer has a NaN or
+        infinite activation, all of its scores are NaN, and a RuntimeWarning names the layer once. A layer is missing
+        from the result if the inputs take a branch without it.
+
+        Raises ValueError if the batch is empty, or if these inputs give the module a different wiring than the trace.
         """
         check_batch(inputs)
         widths = {layer.name: layer.width for layer in self.layers}
         found: dict[str, list[Tensor]] = {}
         for name, neurons, values in self.measure(module, inputs, training, seed):
-            if name not in widths or int(neurons.max()) >= widths[name]:  # these inputs take a branch without it
+            if name not in widths or int(neurons.max()) >= widths[name]:  # the inputs take a branch without the layer
                 continue
             found.setdefault(name, []).append(neuron_scores(values, neurons, widths[name]))
         scores = {name: torch.stack(found[name]).amax(0) for name in widths if name in found}
@@ -106,31 +109,31 @@ class Wiring:
 
 
 def neuron_scores(activations: Tensor, neurons: Int[Tensor, "..."], width: int) -> Float[Tensor, " neurons"]:
-    """Returns each neuron's mean absolute activation, divided by the layer's mean. In a silent layer all scores are 0.
+    """Returns the score of each neuron: its mean absolute activation, divided by the mean over the layer.
 
-    `neurons` holds the neuron of each activation (-1 for none), with size 1 along the axes over which the mean is
-    taken. A neuron that is not silent never scores 0, however small its activations are. If an activation is not
-    finite, all scores are NaN.
+    `neurons` holds the index of the neuron of each activation, or -1. It has length 1 along the axes over which the
+    mean is taken. In a silent layer, all scores are 0. Otherwise, only silent neurons have score 0, even if the
+    activations of other neurons are very small. If an activation is NaN or infinite, all scores are NaN.
 
     >>> neuron_scores(torch.tensor([[0.0, 1.0, 3.0], [0.0, -1.0, 1.0]]), torch.tensor([[0, 1, 2]]), 3).tolist()
     [0.0, 1.0, 2.0]
 
-    Source: Sokar et al. 2023, equation 1. The reference code adds 1e-9 to the layer mean. We divide by the mean itself
-    unless it is zero, so that scores do not depend on the layer's scale.
+    Source: Sokar et al. 2023, equation 1. The reference code adds 1e-9 to the mean over the layer. We do not, so that
+    scores do not depend on the scale of the layer.
     """
     values = magnitudes(activations)
     owner = neurons.to(values.device).flatten()
     mine = owner >= 0
     samples = [axis for axis in range(values.ndim) if neurons.shape[axis] == 1]
     largest = values.amax() if values.numel() else values.new_zeros(())
-    # Dividing by the largest value first avoids overflow and underflow in the mean.
+    # We first divide by the largest value, so that the mean does not overflow or underflow.
     means = _mean(values / _or_one(largest), samples).flatten()
     present = _mean((values != 0).to(values.dtype), samples).flatten()
     total = means.new_zeros(width).index_add(0, owner[mine], means[mine])
     nonzero = means.new_zeros(width).index_add(0, owner[mine], present[mine]) > 0
     elements = torch.bincount(owner[mine], minlength=width)
     magnitude = total / elements.clamp(min=1)
-    # The mean ignores neurons without an activation in this tensor, because a slice may have removed them.
+    # The mean over the layer ignores neurons that are not in this tensor, for example because of a slice.
     scores = magnitude / _or_one(magnitude[elements > 0].mean())
     scores = torch.where(nonzero, scores.clamp(min=torch.finfo(scores.dtype).tiny), scores)
     finite = _mean(values.isfinite().to(values.dtype), samples).flatten()[mine]
@@ -138,7 +141,7 @@ def neuron_scores(activations: Tensor, neurons: Int[Tensor, "..."], width: int) 
 
 
 def magnitudes(activations: Tensor) -> Float[Tensor, "..."]:
-    """Returns absolute values in single precision or higher."""
+    """Returns the absolute values of activations, in single or double precision."""
     if activations.dtype is torch.complex32:
         activations = activations.to(torch.complex64)
     values = activations if activations.is_complex() or activations.is_floating_point() else activations.float()

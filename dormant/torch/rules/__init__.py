@@ -1,8 +1,9 @@
-"""Rules for tensor operations, by the operation's name in ATen. A rule defines how the operation changes neurons.
+"""Rules for tensor operations. A rule defines what an operation does to neurons and parameter entries.
 
-A rule takes the ledger and the call, and returns the value of the first output, or a list of values, one per output.
-To support another operation, add its name to an existing rule, or write a new rule. Elementwise operations need no name
-in the table. An operation without a rule mixes its inputs unless it is elementwise.
+A rule takes the ledger and the call, and returns the value of the first output, or a list with one value per output.
+`NAMES` lists the rules with the names of their operations in ATen, torch's library of operations. To support another
+operation, add its name to an existing rule, or write a new rule. Elementwise operations need no name in the table. Any
+other operation without a rule mixes its inputs.
 """
 
 import torch
@@ -45,7 +46,7 @@ NAMES: tuple[tuple[Rule, str], ...] = (
         upsample_trilinear3d""",
     ),
     (arithmetic.pointwise, "complex polar hardswish log_sigmoid_forward _to_copy lift_fresh positive"),
-    (mix, "rrelu_with_noise"),  # draws a random number per negative element, so the neurons share a stream of them
+    (mix, "rrelu_with_noise"),  # each neuron's random numbers depend on how many other elements are negative
     (arithmetic.gated, "glu"),
     (arithmetic.prelu, "_prelu_kernel"),
     (products.layer_norm, "native_layer_norm"),
@@ -69,7 +70,7 @@ NAMES: tuple[tuple[Rule, str], ...] = (
 RULES: dict[str, Rule] = {name: rule for rule, names in NAMES for name in names.split()}
 
 
-# Operations that use only the shape of their inputs, not the elements.
+# Operations whose results depend on the shape of an input, but not on its elements.
 SHAPES = frozenset(
     (
         *("empty_like", "rand_like", "randn_like", "randint_like", "ones_like", "new_empty", "new_empty_strided"),
@@ -79,7 +80,7 @@ SHAPES = frozenset(
 
 
 def known(notes: Ledger, call: Call) -> Result:
-    """Applies the rule for an operation. Returns the value of the first output, or a list of one value per output."""
+    """Applies the rule of an operation. Returns the value of the first output, or a list with one value per output."""
     if call.name in SHAPES and len(call.tensors) < 2 and (call.name.endswith("like") or _fills(call)):
         return Value(varies=torch.Tag.nondeterministic_seeded in call.func.tags)
     rule = RULES.get(call.name)
@@ -92,5 +93,5 @@ def known(notes: Ledger, call: Call) -> Result:
 
 
 def _fills(call: Call) -> bool:
-    """Whether a random operation overwrites or ignores its input, rather than reading probabilities from it."""
+    """Whether an operation does not read its input. For example, `bernoulli_` overwrites it, `bernoulli` reads it."""
     return call.func._schema.is_mutable or call.name.startswith("new_")

@@ -27,8 +27,8 @@ from ..values import (
 ADDITIVE = frozenset(("add", "sub", "rsub"))
 COPIES = frozenset(("clone", "_to_copy", "lift_fresh", "positive", "copy", "detach", "alias"))
 LINEAR = ADDITIVE | COPIES | {"mul", "div", "neg", "real", "conj", "_conj"}
-EPSILON = 1e-4  # largest constant that counts as a guard against division by zero
-# Functions with f(0) = 0, which keep zeros.
+EPSILON = 1e-4  # a constant up to this size is treated as a guard against division by zero
+# Functions with f(0) = 0.
 THROUGH_ZERO = COPIES | frozenset(
     (
         *("neg", "tanh", "sin", "relu", "abs", "sign", "asinh", "atan", "sinh", "erf", "expm1", "log1p", "square"),
@@ -38,7 +38,7 @@ THROUGH_ZERO = COPIES | frozenset(
 
 
 def pointwise(notes: Ledger, call: Call) -> Value:
-    """Handles elementwise operations. Linear operations shift or scale a neuron. All others give its activation."""
+    """Rule for elementwise operations. Linear operations shift or scale neurons. All others are nonlinearities."""
     values = [stretched(call.value(tensor), call.shape) for tensor in call.tensors]
     if call.name in ADDITIVE:
         return add(notes, call, values, _number(call))
@@ -64,7 +64,10 @@ def pointwise(notes: Ledger, call: Call) -> Value:
 
 
 def add(notes: Ledger, call: Call, values: Sequence[Value], number: Any = 0) -> Value:
-    """Handles sums and differences of a neuron with a bias, another neuron, or any other value."""
+    """Rule for sums and differences of neurons with biases, other neurons, or any other values.
+
+    `number` is the Python number that the operation adds.
+    """
     values = [value for value in values if not value.is_zero] or [values[0]]
     if not any(value.carried for value in values):
         return _without_neurons(call, values)
@@ -72,7 +75,7 @@ def add(notes: Ledger, call: Call, values: Sequence[Value], number: Any = 0) -> 
     if not found.carried:
         return found
     if foreign := _foreign(notes, values, found):
-        # The sum is a residual stream in which the neurons of one summand are mixed.
+        # The sum is a residual stream, and one of its summands mixes neurons.
         return replace(found, neurons=None, stages=broken(join(values), Reason(f"summed with {foreign}", APART)))
     if bends:
         return replace(found, stages=after_nonlinearity(found.stages, notes.step))
@@ -87,13 +90,13 @@ def add(notes: Ledger, call: Call, values: Sequence[Value], number: Any = 0) -> 
 
 
 def _foreign(notes: Ledger, values: Sequence[Value], found: Value) -> str:
-    """Returns the names of contributing layers whose neurons can't be told apart, except the layers of `found`."""
+    """Returns the names of the layers whose neurons these values mix, except for the layers in `found`."""
     lost = {layer for value in values for layer, stage in value.stages.items() if stage.broken}
     return ", ".join(notes.layers[layer].name for layer in sorted(lost - set(found.carried)))
 
 
 def _strange(values: Sequence[Value]) -> list[Value]:
-    """Returns the values without the layers that all values with neurons have in common (a residual stream)."""
+    """Returns the values after removing the layers that are in all values with neurons, as in a residual stream."""
     carriers = [set(value.stages) for value in values if value.carried]
     known = set.intersection(*carriers) if carriers else set()
     return [
@@ -103,18 +106,18 @@ def _strange(values: Sequence[Value]) -> list[Value]:
 
 
 def _summands(call: Call, values: Sequence[Value]) -> Sequence[Value]:
-    """Returns the operands that can make the result nonzero where a neuron is silent, so no gates or conditions."""
+    """Returns the operands that can make the result nonzero if a neuron is silent. Gates and conditions can't."""
     return {"mul": [], "div": values[:1], "where": values[1:]}.get(call.name, values)
 
 
 def _moved(stages: Stages, step: int) -> Stages:
-    """Returns the stages after adding a constant to the activation, or to the pre-activation if there is none yet."""
+    """Returns the stages after adding a constant. Before the nonlinearity, it is added to the pre-activation."""
     active = {layer: stage for layer, stage in stages.items() if stage.active}
     return {**after_affine(stages, step), **after_nonlinearity(active, step)}
 
 
 def stretched(value: Value, shape: torch.Size) -> Value:
-    """Returns the value with its index tensors expanded to a shape."""
+    """Returns the value after expanding its neurons and entries to a shape."""
     neurons = None if value.neurons is None else value.neurons.expand(shape)
     parts = tuple(replace(part, entries=part.entries.expand(shape)) for part in value.parts)
     return replace(value, neurons=neurons, parts=parts)
@@ -128,29 +131,29 @@ def no_zeros(ids: Tensor | None) -> Tensor | None:
 
 
 def _without_buffers(value: Value) -> Value:
-    """Returns the value without buffers. A buffer that multiplies neurons (a mask, noise) acts as a constant."""
+    """Returns the value without the entries of buffers. A buffer that multiplies neurons is treated as a constant."""
     return replace(value, parts=tuple(part for part in value.parts if not part.constant))
 
 
 def _number(call: Call) -> Any:
-    """Returns the Python number that is added, or 0. Ignores the factor `alpha`."""
+    """Returns the Python number that the operation adds, or 0 if there is none. Ignores the factor `alpha`."""
     numbers = [value for value in call.args[:2] if isinstance(value, int | float | complex)]
     return numbers[0] if numbers else 0
 
 
 def _denominator(call: Call) -> bool:
-    """Whether the operation divides by a neuron or rounds the quotient."""
+    """Whether the operation is a division by neurons, or a division that rounds."""
     return call.name == "div" and (bool(call.value(call.args[1]).carried) or bool(call.kwargs.get("rounding_mode")))
 
 
 def _floats(call: Call) -> bool:
-    """Whether the output's dtype keeps fractions and imaginary parts, so that no neuron's value changes."""
+    """Whether the dtype of the output can represent the inputs, including fractions and imaginary parts."""
     output = call.outputs[0]
     return output.is_complex() or (output.is_floating_point() and not any(x.is_complex() for x in call.tensors))
 
 
 def _covers(value: Value, found: Value) -> bool:
-    """Whether this summand has a neuron at every element at which the sum has one."""
+    """Whether each element that holds a neuron in the sum `found` also holds a neuron, or a zero, in this summand."""
     if value.neurons is None or found.neurons is None:
         return False
     return not bool(((lean(found.neurons, value.neurons) >= 0) & (lean(value.neurons, found.neurons) == OTHER)).any())
@@ -174,17 +177,17 @@ def _without_neurons(call: Call, values: Sequence[Value]) -> Value:
 
 
 def silent(value: Value) -> bool:
-    """Whether the value is zero if its parameter entries are zero."""
+    """Whether the value is zero wherever its parameter entries are zero."""
     return any(part.silences for part in value.parts) and not value.unfollowed
 
 
 def _silenced(call: Call, values: Sequence[Value]) -> list[bool]:
-    """Returns, for each operand, whether the result is zero if the operand's parameter entries are zero."""
+    """Returns one Boolean per operand: whether the result is zero where the operand's parameter entries are zero."""
     if call.name in ADDITIVE:
         return [all(map(silent, values)) and _number(call) == 0] * len(values)
     if call.name == "mul":
-        # True for a kernel times constants or one number. False for two kernels, because either of them could be
-        # zeroed.
+        # True for a kernel that is multiplied by constants or by a single number. False for a product of two kernels,
+        # because it is not known which of them to set to zero.
         sizes = [max([lean(part.entries).numel() for part in value.parts] or [0]) for value in values]
         large = [size > 1 for size in sizes] if max(sizes) > 1 else [size > 0 for size in sizes]
         return [sum(large) == 1 and is_large for is_large in large]
@@ -198,7 +201,11 @@ def _silenced(call: Call, values: Sequence[Value]) -> list[bool]:
 
 
 def _meeting(notes: Ledger, call: Call, values: Sequence[Value]) -> tuple[Value, bool]:
-    """Returns the combined value of the operands with neurons, and whether the result is the neurons' activation."""
+    """Combines the operands of an elementwise operation.
+
+    Returns the value of the result, and whether the operation is a nonlinearity. Parameters in the operands feed the
+    neurons.
+    """
     carriers = [value for value in values if value.carried]
     others = [value for value in values if not value.carried]
     found, bends = carriers[0], False
@@ -221,9 +228,10 @@ def _meeting(notes: Ledger, call: Call, values: Sequence[Value]) -> tuple[Value,
 
 
 def _relate(notes: Ledger, call: Call, one: Value, two: Value) -> tuple[Value, bool]:
-    """Combines two values with neurons. Returns the result, and whether the result is the neurons' activation.
+    """Combines two values with neurons. Returns the result, and whether the operation is a nonlinearity.
 
-    The neurons of both values are equal, are merged in pairs, make a residual stream, or are mixed.
+    There are four cases: both values hold the same neurons, their neurons are merged in pairs, their neurons make a
+    residual stream, or the result mixes the neurons.
     """
     left, right = (notes.current(value.neurons) for value in (one, two))  # type: ignore[arg-type]
     left, right, shape = lean(left, right), lean(right, left), left.shape
@@ -232,7 +240,8 @@ def _relate(notes: Ledger, call: Call, one: Value, two: Value) -> tuple[Value, b
     differ = both & (left != right)
     if not bool(differ.any()):
         neurons = torch.maximum(left, right).expand(shape)
-        # A neuron minus its own mean keeps its activation. The sum of two activations of a neuron is a new activation.
+        # If a neuron's mean is subtracted from it, it is measured as before. If two different activations of a neuron
+        # are added, the sum is a new activation.
         apart = call.name not in ADDITIVE or any(
             stage.active and stage.points != _points(two, layer) for layer, stage in one.carried.items()
         )
@@ -261,7 +270,7 @@ def _mixture(call: Call, pairs: Tensor) -> Reason:
 
 
 def _matched(pairs: Tensor) -> bool:
-    """Whether the pairs match neurons one to one, and no neuron is in both sides."""
+    """Whether each neuron is in one pair only."""
     return all(len(torch.unique(side)) == pairs.shape[1] for side in pairs) and not _overlap(pairs)
 
 
@@ -270,14 +279,17 @@ def _overlap(pairs: Tensor) -> bool:
 
 
 def _before(notes: Ledger, stages: Stages) -> bool:
-    """Whether these are pre-activations that no weight reads, so that their sum is one pre-activation."""
+    """Whether no neuron of these stages has passed a nonlinearity, is mixed, or is read by a weight.
+
+    The sum of two such neurons is the pre-activation of one neuron.
+    """
     return not any(stage.active or stage.broken for stage in stages.values()) and notes.unread(stages)
 
 
 def _kept(notes: Ledger, one: Value, two: Value, left: Tensor, right: Tensor, pairs: Tensor) -> Value | None:
-    """Returns the product of neurons with a gate that several of them share, or None if there is no such gate.
+    """Returns the product of neurons and a gate, where several neurons share one gate, or None if there is no gate.
 
-    The gate does not change which neurons are silent.
+    Silent neurons stay silent, so only the layer of the gate can't be recycled.
     """
     for mine, other, ids, side in ((one, two, left, 0), (two, one, right, 1)):
         if len(torch.unique(pairs[side])) == pairs.shape[1] and not _overlap(pairs):
@@ -289,7 +301,10 @@ def _kept(notes: Ledger, one: Value, two: Value, left: Tensor, right: Tensor, pa
 
 
 def _stream(notes: Ledger, left: Tensor, right: Tensor, shape: torch.Size, stages: Stages) -> Value:
-    """Returns a residual stream, whose new neurons are made by several layers. None of these layers is recycled."""
+    """Returns a residual stream: a sum of neurons that can't be merged.
+
+    The sums are the neurons of a new layer. Neither this layer nor the layers of the summands are recycled.
+    """
     producers = [notes.layers[i].name for i in sorted({*notes.layers_of(left), *notes.layers_of(right)})]
     left, right = (no_zeros(ids) for ids in (left, right))  # type: ignore[assignment]
     both = (left >= 0) | (right >= 0)
@@ -297,7 +312,7 @@ def _stream(notes: Ledger, left: Tensor, right: Tensor, shape: torch.Size, stage
     reason = Reason(f"summed: {' + '.join(producers)}", APART)
     new = notes.layers_of(ids)
     notes.blame(new, reason)
-    # A summand that has no activation yet is measured in the sum.
+    # A summand that has not passed a nonlinearity is measured in the sum.
     parts = {
         index: Stage(stage.points if stage.active or stage.broken else frozenset(), broken=stage.broken or reason)
         for index, stage in stages.items()
@@ -306,7 +321,7 @@ def _stream(notes: Ledger, left: Tensor, right: Tensor, shape: torch.Size, stage
 
 
 def gated(notes: Ledger, call: Call) -> Value:
-    """Handles GLU: the first half of an axis, multiplied by the sigmoid of the second half."""
+    """Rule for GLU, which multiplies the first half of an axis by the sigmoid of the second half."""
     (value,) = call.values
     axis = call.argument("dim", -1)
     if value.neurons is None or not value.carried or value.parts:
@@ -320,7 +335,7 @@ def gated(notes: Ledger, call: Call) -> Value:
 
 
 def prelu(notes: Ledger, call: Call) -> Value:
-    """Handles PReLU, whose slope belongs to the neuron if no other neuron shares it."""
+    """Rule for PReLU. If each neuron has a separate slope, the slope is one of its incoming weights."""
     value, slope = (call.value(tensor) for tensor in call.tensors)
     if not value.carried or value.neurons is None or slope.stages:
         return mix(notes, call)

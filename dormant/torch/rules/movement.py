@@ -12,14 +12,14 @@ from ..ledger import Call, Ledger, Result, Rule, mix
 from ..values import OTHER, ZERO, Part, Value, after_extremum, after_nonlinearity, broken, collapse, coupled, together
 from .arithmetic import no_zeros, silent, stretched
 
-MOST_CHOICES = 64  # an input's choice of a parameter row is followed among at most this many rows
+MOST_CHOICES = 64  # if an input selects a row of a parameter, it is followed up to this number of rows
 OVERWRITING = frozenset(("index_put", "scatter", "slice_scatter", "select_scatter", "index_copy", "index_fill"))
 EXTREMA = frozenset(("amax", "amin", "max", "min", "median", "nanmedian"))
 KEEPS_ZERO = frozenset(("mean", "sum", "nansum", "cumsum", "cummax", "cummin", "sort", "topk"))
 
 
 def movement(notes: Ledger, call: Call) -> Result:
-    """Handles operations that only move elements, by moving the index tensors in the same way."""
+    """Rule for operations that only move elements. Neurons and entries are moved in the same way."""
     values = [(tensor, call.value(tensor)) for tensor in call.tensors]
     neurons = _moved(call, {id(tensor): value.neurons for tensor, value in values})
     kept = all(silent(value) or value.is_zero for _, value in values)
@@ -37,7 +37,10 @@ def movement(notes: Ledger, call: Call) -> Result:
 
 
 def _moved(call: Call, labels: dict[int, Tensor | None]) -> list[Tensor] | None:
-    """Runs the operation on index tensors in place of the operands with these ids. Returns None if all are None."""
+    """Runs the operation on labels in place of its operands. `labels` maps the id of an operand to its labels.
+
+    Returns one tensor of labels per output, or None if all labels are None.
+    """
     if all(label is None for label in labels.values()):
         return None
 
@@ -59,7 +62,7 @@ def _apply(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def padding(notes: Ledger, call: Call) -> Result:
-    """Handles padding. Added elements are zeros, or belong to no neuron if the fill is not zero."""
+    """Rule for padding. Added elements are marked as zeros, or as `OTHER` if the fill value is not zero."""
     (value,) = call.values
     number = call.argument("value", 0)
     edge = ZERO if number == 0 else OTHER
@@ -76,7 +79,7 @@ def padding(notes: Ledger, call: Call) -> Result:
 
 
 def indexing(notes: Ledger, call: Call) -> Result:
-    """Handles indexing. If the indices depend on the inputs, any element along the indexed axes may be picked."""
+    """Rule for indexing. If the indices depend on the inputs, they may select any element along the indexed axes."""
     value, *picks = call.values
     if any(pick.stages or pick.has_parameters for pick in picks):
         return mix(notes, call, Reason(f"picked by other neurons (aten.{call.name})", APART))
@@ -93,10 +96,10 @@ def indexing(notes: Ledger, call: Call) -> Result:
 
 
 def _chosen(notes: Ledger, call: Call, value: Value) -> Result:
-    """Handles indices that depend on the inputs.
+    """Rule for indexing if the indices depend on the inputs.
 
-    If all elements to pick from belong to one neuron, the result keeps this neuron. A picked row of a parameter may be
-    any of its rows.
+    If neurons do not differ along the indexed axes, the result holds the same neurons. If the operation selects rows of
+    a parameter, each may be any of the parameter's rows. Otherwise, the operation mixes neurons.
     """
     axes = _indexed_axes(call)
     source = call.tensors[0]
@@ -112,9 +115,10 @@ def _chosen(notes: Ledger, call: Call, value: Value) -> Result:
 
 
 def any_row(value: Value, axis: int) -> Value | None:
-    """Returns a parameter in which each row along an axis may be any of its rows, as if an input chose the row.
+    """Returns the value of a parameter from which an input selects rows. Each row may be any row of the parameter.
 
-    Returns None if the value has neurons, has no parameter rows, or has more than `MOST_CHOICES` rows.
+    Returns None if `value` has neurons or no followed parameter, or if it has more than `MOST_CHOICES` rows along the
+    axis.
     """
     rows = {part.entries.shape[axis] for part in value.parts}
     if value.stages or value.unfollowed or len(rows) != 1 or max(rows) > MOST_CHOICES:
@@ -138,7 +142,7 @@ def _indexed_axes(call: Call) -> tuple[int, ...]:
 
 
 def writing(notes: Ledger, call: Call) -> Result:
-    """Handles operations that write elements into a tensor at known positions."""
+    """Rule for operations that write elements into a tensor, such as `index_put`. Unknown positions mix neurons."""
     target = call.tensors[0]
     written = next((found for name in ("values", "src", "source") if (found := call.argument(name)) is not None), None)
     values = [target, *([written] if isinstance(written, Tensor) else [])]
@@ -166,7 +170,10 @@ def writing(notes: Ledger, call: Call) -> Result:
 
 
 def accumulated(notes: Ledger, call: Call) -> Result:
-    """Handles scattered sums, means and maxima along an axis on which neurons are constant (edges of a graph)."""
+    """Rule for scattered sums, means and maxima, for example over the edges of a graph.
+
+    They mix neurons if neurons differ along the scattered axis.
+    """
     target, source = call.value(call.args[0]), call.argument("source", call.argument("src"))
     picks, how = call.value(call.argument("index")), call.argument("reduce", "sum")
     if not isinstance(source, Tensor) or not target.is_zero or picks.stages or picks.has_parameters:
@@ -185,14 +192,14 @@ def accumulated(notes: Ledger, call: Call) -> Result:
 
 
 def repeated(notes: Ledger, call: Call) -> Result:
-    """Handles `copy_`, which overwrites one tensor with another."""
+    """Rule for `copy_`, which overwrites a tensor by another tensor."""
     value = call.value(call.args[1])
     same = call.args[0].dtype.is_floating_point or call.args[0].is_complex()
     return stretched(value, call.shape) if same else mix(notes, call)
 
 
 def pooling(axes: int) -> Rule:
-    """Returns a rule for pooling over windows of the last `axes` axes, within each channel."""
+    """Returns a rule for pooling over windows along the last `axes` axes. It mixes neurons that differ along these."""
 
     def rule(notes: Ledger, call: Call) -> Result:
         value = call.values[0]
@@ -208,7 +215,7 @@ def pooling(axes: int) -> Rule:
 
 
 def reduction(notes: Ledger, call: Call) -> Result:
-    """Handles means, maxima and norms. Over positions, they keep neurons apart; over neurons, they mix them."""
+    """Rule for sums, means, maxima and norms. They mix neurons if neurons differ along a reduced axis."""
     value = call.values[0]
     axes = _axes(call, value)
     if axes is None or not value.stages or value.parts:
@@ -237,7 +244,10 @@ def _axes(call: Call, value: Value) -> tuple[int, ...] | None:
 
 
 def along(notes: Ledger, call: Call) -> Result:
-    """Handles cumulative sums, sorting and softmax along an axis on which neurons are constant."""
+    """Rule for cumulative sums, sorting and softmax.
+
+    If neurons differ along the axis, softmax couples them, and the other operations mix them.
+    """
     value = call.values[0]
     axes = _axes(call, value)
     if axes is None or value.parts or not value.carried or value.neurons is None:
@@ -250,14 +260,14 @@ def along(notes: Ledger, call: Call) -> Result:
 
 
 def _normalised(notes: Ledger, call: Call, value: Value) -> Result:
-    """Handles softmax over neurons, which gives their activations and couples them."""
+    """Rule for a softmax over neurons. Its results are the activations, and it couples the neurons."""
     stages = coupled(after_nonlinearity(value.stages, notes.step), "softmax")
     stages = {layer: stage if not stage.broken else value.stages[layer] for layer, stage in stages.items()}
     return replace(value, neurons=no_zeros(value.neurons), stages=stages)
 
 
 def zeros(notes: Ledger, call: Call) -> Result:
-    """Handles tensors filled with one number. If it is 0, the elements are recorded as zeros."""
+    """Rule for operations that fill a tensor with one number. If the number is 0, all elements are marked as zeros."""
     fill = call.argument("value", call.argument("fill_value", 0))
     if isinstance(fill, Tensor):
         found = call.value(fill)
@@ -271,19 +281,21 @@ def zeros(notes: Ledger, call: Call) -> Result:
 
 
 def unfolded(notes: Ledger, call: Call) -> Result:
-    """Handles image patches, whose elements are elements of the image or zeros of the padding."""
+    """Rule for image patches (`im2col`). Their elements are elements of the image, or zeros from the padding."""
     (value,) = call.values
     if value.parts or value.neurons is None:
         return mix(notes, call)
-    moved = _moved(call, {id(call.tensors[0]): value.neurons + 3})  # makes all labels positive, so that 0 marks padding
+    # Labels are made positive, so that 0 stands for padding.
+    moved = _moved(call, {id(call.tensors[0]): value.neurons + 3})
     assert moved is not None
     return replace(value, neurons=torch.where(moved[0] == 0, ZERO, moved[0] - 3))
 
 
 def lost(notes: Ledger, call: Call) -> Result:
-    """Handles a value that Python reads. Its use can't be traced, so its neurons and parameters are not recycled.
+    """Rule for a tensor that Python reads as a number.
 
-    The neurons of a truth value may still be recycled, because it can only decide a branch.
+    What Python does with the number can't be traced, so its neurons and parameters are not recycled. The neurons of a
+    Boolean may still be recycled, because Python only uses a Boolean to choose a branch.
     """
     truth = call.name != "_local_scalar_dense" or call.args[0].dtype is torch.bool
     values = [replace(value, stages={}) for value in call.values] if truth else call.values
@@ -300,5 +312,5 @@ def read_by_python(notes: Ledger, values: list[Value], how: str) -> None:
 
 
 def dropped(notes: Ledger, call: Call) -> Result:
-    """Handles dropout, which scales a neuron by a random number."""
+    """Rule for dropout, which multiplies each element by a random number."""
     return replace(call.values[0], varies=True)

@@ -1,4 +1,4 @@
-"""Rules for products, convolutions and normalisations: a kernel reads one layer's neurons and makes the next layer."""
+"""Rules for products, convolutions and normalisations. A kernel reads neurons of the data and makes new neurons."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,12 +26,12 @@ SHARED = Reason("a weight that reads it also reads other values", OWN)
 
 
 def matrix_product(notes: Ledger, call: Call) -> Result:
-    """Handles `mm`, `bmm`, `mv` and `dot`: the product of a value and a kernel (in either order), or of two values."""
+    """Rule for `mm`, `bmm`, `mv` and `dot`: products of data and a kernel in either order, or of two data tensors."""
     return _product(notes, call, *call.args[:2])
 
 
 def matrix_product_plus(notes: Ledger, call: Call) -> Result:
-    """Handles a matrix product plus a bias."""
+    """Rule for a matrix product plus a bias."""
     product = _product(notes, call, *call.args[1:3])
     bias = stretched(call.value(call.args[0]), call.shape)
     return add(notes, replace(call, name="add"), [product, bias])
@@ -63,9 +63,11 @@ def _is_fixed(value: Value) -> bool:
 
 
 def _as_data(value: Value, other: Value, axis: int) -> Value:
-    """Returns the value without its entries if it is a buffer that mixes only positions (an adjacency matrix).
+    """Returns the value without its entries if it is a buffer that mixes positions only, such as an adjacency matrix.
 
-    If `other` has only one neuron, its axis of positions is unknown, so the value is returned unchanged.
+    The product sums over an axis of `other`. If the neurons in `other` differ along this axis, the value is returned
+    unchanged. The same is done if `other` has only one neuron, because it is then unknown which axis is that of
+    positions.
     """
     fixed = bool(value.parts) and all(part.constant for part in value.parts) and not value.unfollowed
     if not fixed or not other.carried or other.neurons is None:
@@ -108,7 +110,10 @@ def _made(notes: Ledger, value: Value, neurons: Tensor) -> Value:
 
 
 def _members(notes: Ledger, kernel: Value, parts: list[Tensor], width: int) -> Tensor:
-    """Returns the neurons of a batch of kernels. Equal kernels make one layer. An ensemble makes one per kernel."""
+    """Returns the neurons that a batch of kernels makes.
+
+    If all kernels of the batch are equal, they make one layer. If they differ (an ensemble), each makes a layer.
+    """
     if not parts:
         return _not_followed(notes, kernel, width)[None]
     keys = [_key(part) for part in parts]  # each [batch, neurons, 3]
@@ -119,12 +124,15 @@ def _members(notes: Ledger, kernel: Value, parts: list[Tensor], width: int) -> T
 
 
 def _key(entries: Tensor) -> Tensor:
-    """Returns three numbers that identify each neuron of `[batch, inputs, neurons]` entries: [batch, neurons, 3]."""
+    """Returns a tensor [batch, neurons, 3] with three numbers that identify each neuron.
+
+    `entries` has the shape [batch, inputs, neurons].
+    """
     return torch.stack([entries[:, 0, :], entries.amin(1), entries.amax(1)], -1)
 
 
 def _not_followed(notes: Ledger, kernel: Value, width: int) -> Tensor:
-    """Returns the neurons of a kernel that operations which are not followed compute from parameters."""
+    """Returns the neurons of a kernel whose parameter entries are not followed."""
     return notes.produce([torch.arange(width)[:, None]], _short(min(kernel.unfollowed)))
 
 
@@ -161,7 +169,10 @@ def _connect(notes: Ledger, value: Value, kernel: Value, parts: list[Tensor], in
 
 
 def _alone(notes: Ledger, entries: Tensor, neurons: Tensor, made: list[int]) -> Tensor:
-    """Returns the neurons that the entries feed. If several neurons share an entry, returns -1 and adds a reason."""
+    """Returns the neurons that the entries feed.
+
+    If several neurons share an entry, returns `OTHER`, and adds a reason not to recycle the layers in `made`.
+    """
     small, owner = torch.broadcast_tensors(lean(entries), neurons)
     if lean(small).numel() == small.numel():
         return neurons
@@ -174,9 +185,9 @@ def _alone(notes: Ledger, entries: Tensor, neurons: Tensor, made: list[int]) -> 
 
 
 def read(notes: Ledger, value: Value, ids: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Records that a weight reads a value. Returns the value's neurons with size 1 along these axes.
+    """Records that a weight reads a value. Returns the neurons of the value after reducing these axes to length 1.
 
-    The weight slides along the axes. If the neurons differ along them, their layers are not recycled.
+    The weight is used at all positions along the axes. If neurons differ along the axes, their layers are not recycled.
     """
     inputs, several = collapse(notes.current(ids), axes)
     if bool(several.any()):
@@ -186,7 +197,7 @@ def read(notes: Ledger, value: Value, ids: Tensor, axes: tuple[int, ...]) -> Ten
 
 
 def _of_data(notes: Ledger, call: Call, a: Value, b: Value, shape: Any) -> Value:
-    """Returns the product of two values. It keeps the neurons that are not summed over, and mixes all others."""
+    """Returns the product of two data tensors. It keeps neurons that do not differ along the axis of the sum."""
     for mine, other, axis in ((b, a, -2), (a, b, -1)):
         if not mine.carried or mine.neurons is None or mine.parts or other.parts:
             continue
@@ -199,7 +210,7 @@ def _of_data(notes: Ledger, call: Call, a: Value, b: Value, shape: Any) -> Value
 
 
 def attention(notes: Ledger, call: Call) -> Result:
-    """Handles attention, which averages the values' neurons over positions with weights from queries and keys."""
+    """Rule for attention. It averages neurons over positions. The weights are computed from queries and keys."""
     value = call.value(call.args[2])
     weights = [call.value(tensor) for tensor in call.tensors if tensor is not call.args[2]]
     axis = (call.args[2].ndim - 2,)
@@ -217,7 +228,7 @@ def attention(notes: Ledger, call: Call) -> Result:
 
 
 def recurrent(notes: Ledger, call: Call) -> Result:
-    """Handles a fused LSTM or GRU. Its neurons are measured, but its weights are not followed."""
+    """Rule for a fused LSTM or GRU. Its neurons are measured but not recycled, because its weights are not followed."""
     whole, width = mix(notes, call), call.shape[-1]
     notes.read(whole.stages)
     parent = min(whole.unfollowed, default="").rpartition(".")[0]
@@ -230,7 +241,7 @@ def recurrent(notes: Ledger, call: Call) -> Result:
 
 
 def convolved(notes: Ledger, call: Call) -> Result:
-    """Handles convolutions, including transposed and grouped ones."""
+    """Rule for convolutions, including transposed and grouped convolutions."""
     value, kernel, bias = (call.value(tensor) for tensor in call.args[:3])
     transposed, groups = call.args[6], call.args[8]
     ids = _ids(value, call.args[0].shape)
@@ -247,7 +258,7 @@ def convolved(notes: Ledger, call: Call) -> Result:
 
 
 def _filtered(notes: Ledger, call: Call, value: Value, ids: Tensor) -> Value:
-    """Handles a fixed filter, such as a blur, that is applied to each channel separately. It acts like pooling."""
+    """Rule for a fixed filter, such as a blur, that is applied to each channel separately. It is similar to pooling."""
     channel, several = collapse(ids, (0, *range(2, ids.ndim)))
     if bool(several.any()):
         return mix(notes, call)
@@ -258,7 +269,7 @@ def _filtered(notes: Ledger, call: Call, value: Value, ids: Tensor) -> Value:
 def _convolution(
     notes: Ledger, call: Call, value: Value, kernel: Value, ids: Tensor, transposed: bool, groups: int
 ) -> Value:
-    """Returns the neurons of a convolution: its output channels."""
+    """Returns the result of a convolution. Each output channel is a neuron."""
     channels = call.shape[1]
     notes.not_known(value.parts, call.name)
     inputs = read(notes, value, ids, (0, *range(2, ids.ndim))).reshape(groups, 1, -1, 1)
@@ -282,9 +293,10 @@ def _convolution(
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation: its name, its parameters and buffers, and the axes over which it takes statistics.
+    """A normalisation.
 
-    `centres` is True if it subtracts a mean or adds an offset.
+    `leaves` are its parameters and buffers. `axes` are the axes over which it computes statistics. `centres` is True if
+    it subtracts a mean or adds an offset.
     """
 
     name: str
@@ -294,24 +306,24 @@ class Norm:
 
 
 def layer_norm(notes: Ledger, call: Call) -> Result:
-    """Handles layer norm: normalisation over the last axes, with a scale and an offset for each element."""
+    """Rule for layer norm, which normalises over the last axes and has a scale and an offset per element."""
     axes = tuple(range(-len(call.args[1]), 0))
     return _normalised(notes, call, Norm("layer_norm", (call.argument("weight"), call.argument("bias")), axes))
 
 
 def rms_norm(notes: Ledger, call: Call) -> Result:
-    """Handles RMS norm, which is a layer norm without mean and offset."""
+    """Rule for RMS norm, which is a layer norm without a mean and an offset."""
     axes = tuple(range(-len(call.args[1]), 0))
     return _normalised(notes, call, Norm("rms_norm", (call.argument("weight"),), axes, centres=False))
 
 
 def group_norm(notes: Ledger, call: Call) -> Result:
-    """Handles group norm: normalisation over groups of channels and their positions."""
+    """Rule for group norm, which normalises over groups of channels and all positions."""
     return _normalised(notes, call, Norm("group_norm", call.args[1:3], (2, 3)))
 
 
 def batch_norm(notes: Ledger, call: Call) -> Result:
-    """Handles batch norm, which normalises each channel separately. Running statistics belong to the neurons."""
+    """Rule for batch norm, which normalises each channel separately. Its running statistics feed the neurons."""
     for leaf in call.args[3:5]:
         notes.statistics |= {name for part in call.value(leaf).parts for name in notes.parameters(part.entries)}
     return _normalised(notes, call, Norm("batch_norm", call.args[1:5], ()))
