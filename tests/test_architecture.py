@@ -31,7 +31,7 @@ FLOORS = {
             "metrics",
             "plots",
         ),
-        *("optimizer", "reporting", "torch"),
+        *("optimizer", "reporting", "torch", "trainability", "perturbed_descent"),
     },
     2: {"rl", "supervised"},
     3: {"lab"},
@@ -39,7 +39,7 @@ FLOORS = {
     5: {"cli", "__main__"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
-MOST_FILES = 136  # raise this limit for a new file that holds one whole idea
+MOST_FILES = 145  # raise this limit for a new file that holds one whole idea
 MEDIAN_LINES, MOST_LINES, FEWEST_LINES = 110, 400, 40
 MOST_ANY = 230  # lines with Any
 LONGEST_FUNCTION = 60  # lines, without its docstring
