@@ -1,4 +1,4 @@
-"""Regularisers: penalties on the weights. The gradient of a penalty is added to the gradient of the loss."""
+"""Regularisers: penalties on the weights, whose gradient is added to that of the loss, and `CChain` on the outputs."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .wiring import by_path
 
@@ -146,6 +146,93 @@ class Spectral:
         ]
         terms = [jnp.square(value**self.power - 1.0) for value in values]
         return self.strength * _total([*terms, *(square**self.power for square in biases)])
+
+
+class ChurnState(NamedTuple):
+    """The state of `CChain`: the weights before the last gradient step, and the average loss and churn so far.
+
+    `gradient_steps` is the number of steps in the averages.
+    """
+
+    previous: Params
+    loss: Float[Array, ""]
+    churn: Float[Array, ""]
+    gradient_steps: Int[Array, ""]
+
+
+@dataclass(frozen=True)
+class CChain:
+    """A term of the loss that keeps the outputs on other states as they were before the last gradient step.
+
+    The term is strength * `output_churn`. Draw the states independently of the training batch. In the first `fixed`
+    gradient steps, the strength is `strength`. After that, it makes the term the fraction `share` of the loss:
+    share * mean |loss| / (mean churn + 1e-8), with means over about `window` gradient steps. With `share=None`, the
+    strength never changes.
+
+    The term needs the loss, so it is not a `Penalty`. In your own loss, add `cchain.strength_at(state) * churn`. Before
+    each `optimizer.update`, call `state = cchain.after(state, params, loss, churn)`. The cost is a forward pass with
+    the old weights, a forward and backward pass with the present weights, and a copy of the weights.
+
+    >>> cchain = CChain(share=0.01, fixed=1)
+    >>> state = cchain.init({"w": jnp.array([1.0])})
+    >>> float(cchain.strength_at(state))
+    50.0
+    >>> state = cchain.after(state, {"w": jnp.array([1.2])}, jnp.array(0.8), jnp.array(0.16))
+    >>> round(float(cchain.strength_at(state)), 4)  # 0.01 * 0.8 / 0.16
+    0.05
+
+    Raises ValueError for a number outside its range.
+    Source: Tang et al. 2025, "Mitigating plasticity loss in continual reinforcement learning by reducing churn"
+    (C-CHAIN); the defaults and the lag of one gradient step are those of crl_minatar/agents/double_dqn_c_chain.py at
+    revision 2f8bedf. They average over a window of steps. We use the plain mean of the first half window, then an
+    exponential average of the same mean age, which needs two numbers instead of two lists. We have no form for PPO,
+    whose term is a cross-entropy. An intervention that changes weights counts as churn for one gradient step.
+    """
+
+    share: float | None = 0.01
+    strength: float = 50.0
+    fixed: int = 10_000
+    window: int = 50_000
+
+    def __post_init__(self) -> None:
+        _check(self.strength)
+        if self.share is not None and not 0 < self.share < math.inf:
+            raise ValueError(f"share must be positive, got {self.share}; None keeps the strength fixed.")
+        if self.fixed < 1 or self.window < 1:
+            raise ValueError(f"fixed and window must be at least 1 step, got {self.fixed} and {self.window}.")
+
+    def init(self, params: Params) -> ChurnState:
+        """Returns the state before the first gradient step. At that step there is no churn."""
+        zero = jnp.zeros(())
+        return ChurnState(params, zero, zero, jnp.zeros((), jnp.int32))
+
+    def strength_at(self, state: ChurnState) -> Float[Array, ""]:
+        """Returns the factor of the churn at the next gradient step."""
+        if self.share is None:
+            return jnp.float32(self.strength)
+        adapted = self.share * state.loss / (state.churn + 1e-8)
+        return jnp.where(state.gradient_steps < self.fixed, self.strength, adapted)
+
+    def after(self, state: ChurnState, params: Params, loss: Float[Array, ""], churn: Float[Array, ""]) -> ChurnState:
+        """Returns the state for the next step. `params` are the weights before the optimizer changes them."""
+        step = state.gradient_steps + 1
+        # The first gradient step has no churn, so the average of the churn has one step less.
+        rate, churn_rate = (
+            jnp.maximum(1.0 / steps.astype(jnp.float32), 2.0 / (self.window + 1.0))
+            for steps in (step, jnp.maximum(step - 1, 1))
+        )
+        mean_loss = state.loss + rate * (jnp.abs(loss) - state.loss)
+        return ChurnState(params, mean_loss, state.churn + churn_rate * (churn - state.churn), step)
+
+
+def output_churn(now: Float[Array, "states outputs"], before: Float[Array, "states outputs"]) -> Float[Array, ""]:
+    """Returns the mean squared change of outputs. No gradient flows through `before`.
+
+    >>> now, before = jnp.array([[2.5, 2.0], [3.0, 1.0]]), jnp.array([[1.0, 2.0], [3.0, 0.0]])
+    >>> float(output_churn(now, before))
+    0.8125
+    """
+    return jnp.square(now - jax.lax.stop_gradient(before)).mean()
 
 
 def kernels(params: Params, free: tuple[str, ...] = ()) -> list[Float[Array, "inputs neurons"]]:

@@ -3,10 +3,21 @@
 It imports neither JAX nor PyTorch.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
 
 import numpy as np
+
+Default = TypeVar("Default")
+LATER = "added later"
+
+
+def added(default: Default) -> Default:
+    """Returns a field of a dataclass that was added after runs were made.
+
+    At its default it is not part of a run's description, so that runs made before keep their names.
+    """
+    return field(default=default, metadata={LATER: True})
 
 
 def checked_tau(tau: float) -> float:
@@ -61,3 +72,56 @@ class Renewal:
         one_of("incoming", self.incoming, ("fresh", "scaled"))
         one_of("moments", self.moments, ("fresh", "keep"))
         one_of("step_count", self.step_count, ("keep", "restart"))
+
+
+def checked_soft_rate(rate: float) -> float:
+    """Returns `rate`. Raises ValueError unless it lies above 0 and not above 1."""
+    if not 0 < rate <= 1:
+        raise ValueError(f"rate must lie above 0 and not above 1, got {rate}; the paper uses 1e-6.")
+    return rate
+
+
+def soft_factors(rate: float, steps: int) -> tuple[float, float]:
+    """Returns the factors of the old weights and of the noise after `steps` steps of soft shrink and perturb.
+
+    The noise of n steps has the variance rate^2 * (1 - k^(2 n)) / (1 - k^2) of a fresh weight, with k = 1 - rate.
+
+    >>> soft_factors(0.25, 1)
+    (0.75, 0.25)
+    >>> [round(factor, 7) for factor in soft_factors(1e-6, 1_000)]
+    [0.9990005, 3.16e-05]
+    """
+    kept = (1 - rate) ** steps
+    return kept, rate * np.sqrt((1 - kept**2) / (1 - (1 - rate) ** 2)).item()
+
+
+def checked_silences(quantile: float, period: int, growth: float, least: int, most: int) -> None:
+    """Checks the numbers of `SNR`. Raises ValueError or TypeError if one is out of range or has the wrong type."""
+    checked_steps("period", period)
+    checked_steps("least", least)
+    checked_steps("most", most)
+    if not 0 < quantile < 1:
+        raise ValueError(f"quantile must lie between 0 and 1, got {quantile}.")
+    if not growth >= 1:
+        raise ValueError(f"growth must be at least 1, got {growth}; the paper's code uses 2.")
+    if not least <= most <= 2**30:
+        raise ValueError(f"expected least <= most <= 2**30 gradient steps, got least={least} and most={most}.")
+
+
+def silence_lengths(most: int) -> np.ndarray:
+    """Returns the shortest length of each bin of lengths up to `most`: about four bins per doubling.
+
+    >>> silence_lengths(20).tolist()
+    [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20]
+    """
+    steps = np.arange(4 * int(np.log2(most)) + 5)
+    lengths = np.unique(np.ceil(2.0 ** (steps / 4)).astype(np.int32))
+    return lengths[lengths <= most]
+
+
+def checked_swr(utility: str, choice: str, factor: float) -> None:
+    """Checks the options of `SWR`. Raises ValueError if one is unknown or out of range."""
+    one_of("utility", utility, ("gradient", "magnitude"))
+    one_of("choice", choice, ("threshold", "proportional"))
+    if not 0 < factor <= 1:
+        raise ValueError(f"factor must lie above 0 and not above 1, got {factor}; the paper uses 1e-5 to 5e-4.")

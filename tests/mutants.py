@@ -45,6 +45,7 @@ SCHEDULE = (
     f"{CURES} tests/unit/test_misuse.py dormant/interventions/schedule.py -k fires|links|acts_only|schedule|bad|mistake"
 )
 RESETS = f"{CURES} -k hare|tortoise|reset|acts_only|bad"
+NEWER = "tests/unit/test_newer_cures.py"
 HOLDING = f"{CURES} -k pruned|clipped|bounds|injection"
 RECYCLE = f"{CURES} -k which|share|random|continual"
 RENEWAL = f"{CURES} -k option|scaled|outgoing|coupled"
@@ -118,9 +119,49 @@ MUTANTS = [
         ('if (self.moments, self.step_count) == ("keep", "keep"):', "if False:"),
     ),
     *of(
+        "interventions/projecting.py",
+        f"{NEWER} -k fire|nap",
+        ("1.5 * near - 0.5 * jnp", "1.5 * near - 0.6 * jnp"),
+        ("math.sqrt(outputs / inputs) / math.prod", "math.sqrt(inputs / outputs) / math.prod"),
+        ("state.norms[path] / jnp.where", "state.norms[path] * jnp.where"),
+    ),
+    *of(
+        "interventions/perturbing.py",
+        f"{NEWER} -k soft|drm",
+        ("kept * old + (1 - kept) * mean", "kept * old"),
+        ("1.0 - self.slope * fraction", "1.0 - fraction"),
+        ("hit & known, self._mask", "hit, self._mask"),
+    ),
+    *of(
+        "interventions/silence.py",
+        f"{NEWER} -k limit|snr",
+        ("silent & (age >= layer.limit)", "silent & (age > layer.limit)"),
+        ("jnp.where(shortest < layer.limit, shortest, grown)", "grown"),
+        ("jnp.where(total > 0, jnp.clip", "jnp.where(total >= 0, jnp.clip"),
+    ),
+    *of(
+        "interventions/resets.py",
+        f"{NEWER} -k swr|fraction",
+        ("(utility <= self.factor * mean) & (mean > 0)", "utility <= self.factor * mean"),
+        ("jnp.argsort(jnp.argsort(utility.ravel()))", "jnp.argsort(utility.ravel())"),
+    ),
+    *of(
+        "regularisers.py",
+        "tests/unit/test_churn.py -k jax|agent",
+        ("state.gradient_steps < self.fixed", "state.gradient_steps <= self.fixed"),
+        ("(jnp.abs(loss) - state.loss)", "(loss - state.loss)"),
+        ("2.0 / (self.window + 1.0)", "1.0 / (self.window + 1.0)"),
+    ),
+    *of(
+        "perturbed_descent.py",
+        "tests/unit/test_upgd.py -k useful|gate|harmful",
+        ("jnp.where(highest > 0, highest,", "jnp.where(highest > 0, largest,"),
+        ("- (1 - settings.decay) * slope * weight", "+ (1 - settings.decay) * slope * weight"),
+    ),
+    *of(
         "interventions/holding.py",
         HOLDING,
-        ("self.factor * jnp.array(beside).max()", "self.factor * jnp.array(beside).min()"),
+        ("self.factor * jnp.array(kernels).max()", "self.factor * jnp.array(kernels).min()"),
         ('in ("scale", "offset")', 'in ("scale",)'),
         ("mask | dormant[name]", "dormant[name]"),
         ("old_learns = step <= self.at", "old_learns = step < self.at"),

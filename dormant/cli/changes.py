@@ -10,9 +10,9 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import tyro
 
-from dormant import regularisers
+from dormant import perturbed_descent, regularisers
 from dormant.hints import suggestion
-from dormant.interventions import Chain, holding, how_many, recycle, resets, schedule
+from dormant.interventions import Chain, holding, how_many, perturbing, projecting, recycle, resets, schedule, silence
 from dormant.lab import Arm, Experiment, Scale
 from dormant.lab.runs.description import describe, differences
 from dormant.lab.runs.folder import RunFolder, origin_of
@@ -29,7 +29,8 @@ Place = tuple[str | int, ...]  # path from a training to one of its fields: fiel
 Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE"), tyro.conf.UseAppendAction]
 # The modules whose dataclasses a run's spec.json can name.
 PARTS: tuple[ModuleType, ...] = (
-    *(schedule, recycle, resets, holding, how_many, regularisers, dqn, sac, networks, convolutional),
+    *(schedule, recycle, silence, resets, perturbing, projecting, holding, how_many, regularisers, perturbed_descent),
+    *(dqn, sac, networks, convolutional),
     *(minatar, atari, mujoco, device, atari_loop, control),
 )
 

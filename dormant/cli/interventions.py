@@ -7,14 +7,19 @@ from typing import Any, Literal, get_args
 from dormant.cli.scan import function
 from dormant.hints import suggestion
 from dormant.interventions import (
+    FIRE,
+    SNR,
+    SWR,
     Chain,
     ClipWeights,
     ContinualBackprop,
     Dormant,
+    DrM,
     Every,
     Gap,
     HareTortoise,
     Intervention,
+    NaP,
     PlasticityInjection,
     PooledShare,
     Prune,
@@ -25,12 +30,14 @@ from dormant.interventions import (
     ResetOptimizer,
     Share,
     ShrinkPerturb,
+    SoftShrinkPerturb,
     WhenDormant,
     redo_as_published,
 )
 from dormant.interventions.how_many import Number
 from dormant.interventions.schedule import checked_intervention
-from dormant.regularisers import L2Init, Parseval, Spectral
+from dormant.perturbed_descent import UPGD
+from dormant.regularisers import CChain, L2Init, Parseval, Spectral
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.agents.sac import NETWORKS, SAC
 from dormant.rl.networks import injectable
@@ -48,7 +55,13 @@ Name = Literal[
     "continual-backprop",
     "reset",
     "prune",
+    "snr",
+    "swr",
     "shrink-perturb",
+    "soft-shrink-perturb",
+    "drm",
+    "fire",
+    "nap",
     "hare-tortoise",
     "clip-weights",
     "reset-optimizer",
@@ -57,6 +70,8 @@ Name = Literal[
     "l2-init",
     "parseval",
     "spectral",
+    "c-chain",
+    "upgd",
 ]
 
 
@@ -68,11 +83,12 @@ class Settings:
     """The intervention on the network while it learns. weight-decay has the paper's strength by default, 1e-5. To use
     your class, give module:Class. It acts when it decides to, or on the schedule of --period, --start and --stop."""
     period: int | None = None
-    """Gradient steps between two interventions. Default: 1,000; reset 100,000; hare-tortoise 10,000; with SAC 200,000.
-    Not for continual-backprop and clip-weights: they act at every gradient step."""
+    """Gradient steps between two interventions. Default: 1,000; reset, drm and fire 100,000; hare-tortoise 10,000; nap
+    1; with SAC 200,000. For snr, between two changes of limits: 10,000. Not for continual-backprop and clip-weights:
+    they act at every gradient step."""
     tau: float | None = None
     """Neurons with at most this score are dormant. Default: redo, redo-as-published and recycle 0.1 (with SAC redo 0),
-    regrama 0.01, prune 0."""
+    regrama 0.01, drm 0.025, prune 0."""
     start: int | None = None
     """Gradient step at which the intervention first acts (default: after one period). Not for prune or interventions
     that act at every step."""
@@ -99,6 +115,20 @@ class Settings:
     all layers) and reset (default: dense, with SAC all networks)."""
     keep: float | None = None
     """shrink-perturb: factor by which old weights are multiplied."""
+    least: float | None = None
+    """drm: smallest factor of old weights, however many neurons are dormant. Default: 0.2."""
+    most: float | None = None
+    """drm: largest factor of old weights, if no neuron is dormant. Default: 0.9."""
+    rate: float | None = None
+    """soft-shrink-perturb: fraction of fresh weights mixed in per gradient step. Default: 1e-6."""
+    iterations: int | None = None
+    """fire: steps of the Newton-Schulz iteration. Default: 10."""
+    heads: Literal["project", "keep", "fresh"] | None = None
+    """fire: project output layers, keep them, or draw them anew."""
+    everywhere: bool | None = None
+    """nap: project all hidden kernels, also those without a normalisation after them."""
+    quantile: float | None = None
+    """snr: quantile of a neuron's past silences after which it is recycled. Default: 0.98."""
     score: Literal["activation", "gradient", "contribution", "utility"] | None = None
     """recycle: score by which neurons are ranked."""
     order: Literal["lowest", "highest", "random"] | None = None
@@ -107,7 +137,8 @@ class Settings:
     """recycle: how many neurons are recycled. dormant: all dormant neurons. share: a share of each layer. pooled-share:
     a share of all layers together. gap: all neurons with scores below the largest gap."""
     share: float | None = None
-    """recycle: fraction of neurons to recycle, for --number share or pooled-share."""
+    """recycle: fraction of neurons to recycle, for --number share or pooled-share. c-chain: fraction of the loss that
+    the term has after its first 10,000 gradient steps."""
     recyclings: int | None = None
     """recycle: number of recyclings over which --share falls to zero along a cosine."""
     at_most: int | None = None
@@ -119,9 +150,19 @@ class Settings:
     momentum: float | None = None
     """hare-tortoise: momentum of the running average of the weights."""
     factor: float | None = None
-    """clip-weights: bound on weights, as a multiple of the largest initial weight of their layer."""
+    """clip-weights: bound on weights, as a multiple of --bound. swr: utility below which weights are drawn anew, as a
+    multiple of the mean, or with --choice proportional the fraction of weights. Default: 5e-4."""
+    bound: Literal["initial", "fan_in"] | None = None
+    """clip-weights: the largest initial weight of the layer, or 1 / sqrt(inputs), the authors' bound."""
+    utility: Literal["gradient", "magnitude"] | None = None
+    """swr: what ranks weights: gradient times weight, or the weight alone."""
+    choice: Literal["threshold", "proportional"] | None = None
+    """swr: weights below a threshold, or a fixed fraction of the weights."""
     strength: float | None = None
-    """l2-init, parseval, spectral: factor of the penalty. Default: 1e-4."""
+    """l2-init, parseval, spectral: factor of the penalty. Default: 1e-4. c-chain: factor in its first 10,000 gradient
+    steps. Default: 50."""
+    noise: float | None = None
+    """upgd: standard deviation of the noise of useless weights. Default: 1e-3."""
     misaligned_flatten: bool | None = None
     """redo-as-published: choose outgoing weights after a flatten with the published code's misaligned mask."""
     next_recorded_layer: bool | None = None
@@ -137,7 +178,11 @@ SCHEDULED = (*SCHEDULE, "when_dormant")
 RENEWAL = ("outgoing", "incoming", "moments", "step_count")
 WHERE = ("coupled", "layers")
 QUIRKS = ("misaligned_flatten", "next_recorded_layer", "xavier", "keep_bias_moments")
-PENALTIES = {"l2-init": L2Init, "parseval": Parseval, "spectral": Spectral}
+PENALTIES = {"l2-init": L2Init, "parseval": Parseval, "spectral": Spectral, "c-chain": CChain}
+OCCASIONAL = {"swr": SWR, "drm": DrM, "fire": FIRE, "nap": NaP, "reset-optimizer": ResetOptimizer}
+# The papers' periods. For resets it is the best of several, according to secondary sources. FIRE's paper acts once, so
+# its period is our choice.
+PERIODS = {"reset": 100_000, "drm": 100_000, "fire": 100_000, "nap": 1}
 NUMBERS = {
     "dormant": (Dormant, ("tau",)),
     "share": (Share, ("share", "recyclings")),
@@ -154,14 +199,22 @@ USES: dict[str, tuple[str, ...]] = {
     "continual-backprop": ("replacement_rate", "maturity", *RENEWAL, *WHERE),
     "reset": ("layers", "moments", "step_count", *SCHEDULED),
     "prune": ("tau", "period"),
+    "snr": ("quantile", "period", *RENEWAL, *WHERE),
+    "swr": ("utility", "choice", "factor", "moments", *SCHEDULED),
     "shrink-perturb": ("keep", "moments", *SCHEDULED),
+    "soft-shrink-perturb": ("rate", "period"),
+    "drm": ("least", "most", "tau", "layers", "moments", "step_count", *SCHEDULED),
+    "fire": ("iterations", "heads", "moments", *SCHEDULED),
+    "nap": ("everywhere", *SCHEDULED),
     "hare-tortoise": ("momentum", "period", "moments"),
-    "clip-weights": ("factor",),
+    "clip-weights": ("factor", "bound"),
     "reset-optimizer": ("moments", "step_count", *SCHEDULED),
     "plasticity-injection": ("at",),
     "l2-init": ("strength",),
     "parseval": ("strength",),
     "spectral": ("strength",),
+    "c-chain": ("strength", "share"),
+    "upgd": ("noise",),
 }
 
 
@@ -186,6 +239,10 @@ def intervention(settings: Settings) -> Intervention:
             return Prune(**given)
         case "continual-backprop":
             return ContinualBackprop(renewal=_renewal(given), **given)
+        case "snr":
+            return SNR(renewal=_renewal(given), **given)
+        case "soft-shrink-perturb":
+            return SoftShrinkPerturb(**given)
         case "hare-tortoise":
             return HareTortoise(**given)
         case "clip-weights":
@@ -234,12 +291,11 @@ def _scheduled(name: str, given: Given) -> Intervention:
             what = Reset(**{"layers": ("dense",), **given})  # the penultimate layer, as in the paper
         case "shrink-perturb":
             what = ShrinkPerturb(**given)
-        case "reset-optimizer":
-            what = ResetOptimizer(**given)
+        case "swr" | "drm" | "fire" | "nap" | "reset-optimizer":
+            what = OCCASIONAL[name](**given)
         case _:
             return Chain()
-    # These are the paper's periods. According to secondary sources, its period of resets is the best of several.
-    return _every(what, 100_000 if name == "reset" else 1_000, schedule)
+    return _every(what, PERIODS.get(name, 1_000), schedule)
 
 
 def _renewal(given: Given) -> Renewal:
@@ -281,7 +337,7 @@ def for_sac(settings: Settings) -> Settings:
     Settings(intervention='redo', period=10, tau=0.0, ...)
     """
     uses = USES.get(settings.intervention, ())
-    defaults = {"period": PAPER_SAC_PERIOD} if "start" in uses else {}
+    defaults = {"period": PAPER_SAC_PERIOD} if "start" in uses and settings.intervention != "nap" else {}
     defaults |= {"tau": 0.0} if settings.intervention in ("redo", "redo-as-published") else {}
     defaults |= {"layers": NETWORKS} if settings.intervention == "reset" else {}
     missing = {name: value for name, value in defaults.items() if name in uses and getattr(settings, name) is None}
@@ -289,11 +345,13 @@ def for_sac(settings: Settings) -> Settings:
 
 
 def dqn_for(agent: DQN, settings: Settings) -> DQN:
-    """The agent with the weight decay, penalty or network that the intervention needs."""
+    """The agent with the weight decay, penalty, optimizer or network that the intervention needs."""
     if settings.intervention == "weight-decay" and agent.weight_decay == 0:
         return dataclasses.replace(agent, weight_decay=PAPER_WEIGHT_DECAY)
     if settings.intervention in PENALTIES:
         return dataclasses.replace(agent, regulariser=_penalty(settings))
+    if settings.intervention == "upgd":
+        return dataclasses.replace(agent, upgd=UPGD() if settings.noise is None else UPGD(noise=settings.noise))
     if settings.intervention == "plasticity-injection":
         return dataclasses.replace(agent, network=injectable(agent.network))
     return agent
@@ -302,17 +360,17 @@ def dqn_for(agent: DQN, settings: Settings) -> DQN:
 def sac_for(agent: SAC, settings: Settings) -> SAC:
     """The agent with the weight decay or penalty that the intervention needs, in all networks.
 
-    Raises ValueError for plasticity injection.
+    Raises ValueError for plasticity injection, C-CHAIN and UPGD.
     """
+    if settings.intervention in ("c-chain", "plasticity-injection", "upgd"):
+        raise ValueError(f"--intervention {settings.intervention} works with --agent dqn and drq only, not with sac.")
     if settings.intervention in PENALTIES:
         return dataclasses.replace(agent, regulariser=_penalty(settings))
-    if settings.intervention == "plasticity-injection":
-        raise ValueError("--intervention plasticity-injection works with --agent dqn and drq only, not with sac.")
     if settings.intervention == "weight-decay" and agent.actor_weight_decay == agent.critic_weight_decay == 0:
         return dataclasses.replace(agent, actor_weight_decay=PAPER_WEIGHT_DECAY, critic_weight_decay=PAPER_WEIGHT_DECAY)
     return agent
 
 
-def _penalty(settings: Settings) -> L2Init | Parseval | Spectral:
-    strength = {} if settings.strength is None else {"strength": settings.strength}
-    return PENALTIES[settings.intervention](**strength)
+def _penalty(settings: Settings) -> L2Init | Parseval | Spectral | CChain:
+    given = {name: getattr(settings, name) for name in USES[settings.intervention]}
+    return PENALTIES[settings.intervention](**{name: value for name, value in given.items() if value is not None})

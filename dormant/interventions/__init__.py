@@ -9,11 +9,16 @@ from .how_many import Dormant as Dormant
 from .how_many import Gap as Gap
 from .how_many import PooledShare as PooledShare
 from .how_many import Share as Share
+from .perturbing import DrM as DrM
+from .perturbing import SoftShrinkPerturb as SoftShrinkPerturb
+from .projecting import FIRE as FIRE
+from .projecting import NaP as NaP
 from .recycle import ContinualBackprop as ContinualBackprop
 from .recycle import Recycle as Recycle
 from .recycle import ReDo as ReDo
 from .recycle import ReDoAsPublished as ReDoAsPublished
 from .recycle import redo_as_published as redo_as_published
+from .resets import SWR as SWR
 from .resets import HareTortoise as HareTortoise
 from .resets import Reset as Reset
 from .resets import ResetOptimizer as ResetOptimizer
@@ -22,3 +27,4 @@ from .schedule import Chain as Chain
 from .schedule import Every as Every
 from .schedule import Intervention as Intervention
 from .schedule import WhenDormant as WhenDormant
+from .silence import SNR as SNR

@@ -1,13 +1,14 @@
 """Interventions that constrain weights at every gradient step: `ClipWeights`, `Prune`, `PlasticityInjection`."""
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..settings import checked_steps, checked_tau
+from ..settings import added, checked_steps, checked_tau, one_of
 from ..surgery import Learner, graft, nothing, recyclable
 from ..wiring import Network, by_path, entry_mask, paths
 from .schedule import when
@@ -21,43 +22,55 @@ class Bounds(NamedTuple):
 
 @dataclass(frozen=True)
 class ClipWeights:
-    """Clips weights to `factor` times the largest absolute initial weight of their layer's kernels.
+    """Clips weights to `factor` times a bound, which is known from the start of training.
 
     Kernels and biases are clipped. Parameters of normalisations and parameters of layers without a kernel are not. The
     state of the optimizer does not change. Call `update` at every gradient step, not within `Every`. Each call costs
     one pass over the weights.
 
-    >>> ClipWeights(factor=2.0)
-    ClipWeights(factor=2.0)
+    - `bound`: "initial" for the largest absolute initial weight in the kernels of their layer. "fan_in" for the
+      authors' bound, 1 / sqrt(inputs per neuron); a bias gets the largest bound of its layer's kernels.
 
-    Raises ValueError unless the factor is positive.
-    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning". They clip
-    to the bound of the uniform distribution from which the initial weights are drawn. We use the largest initial
-    weight. It is close to this bound, and is known for any initialiser.
+    >>> ClipWeights(factor=2.0)
+    ClipWeights(factor=2.0, bound='initial')
+
+    Raises ValueError for an unknown bound, or unless the factor is positive.
+    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning";
+    core/optim/weight_clipping.py at mohmdelsayed/weight-clipping 0d3db49, with `factor` 3 for PPO. Their bound is that
+    of PyTorch's default initialiser, whatever the initialiser is. The largest initial weight is known for any.
     """
 
     every_step: ClassVar[bool] = True
     factor: float = 2.0
+    bound: Literal["initial", "fan_in"] = added("initial")
 
     def __post_init__(self) -> None:
         if not self.factor > 0:
             raise ValueError(f"factor must be positive, got {self.factor}.")
+        one_of("bound", self.bound, ("initial", "fan_in"))
 
     def init(self, learner: Learner, network: Network) -> Bounds:
         del network
         leaves = by_path(learner.params)
-        drawn: dict[str, list[Array]] = {}
+        beside: dict[str, list[Array]] = {}
         for path, leaf in leaves.items():
             if leaf.ndim > 1:
-                drawn.setdefault(path.rpartition("/")[0], []).append(jnp.abs(leaf).max())
+                beside.setdefault(path.rpartition("/")[0], []).append(self._unscaled(leaf))
         bounds = {}
         for path, leaf in leaves.items():
-            beside = drawn.get(path.rpartition("/")[0], [])
+            kernels = beside.get(path.rpartition("/")[0], [])
+            if leaf.ndim > 1 and self.bound == "fan_in":
+                kernels = [self._unscaled(leaf)]
             # A bias gets the bound of its layer's kernels, because its initial value may be zero. Parameters of
             # normalisations and parameters of layers without a kernel have no bound.
-            free = not beside or (leaf.ndim < 2 and path.rpartition("/")[2] in ("scale", "offset"))
-            bounds[path] = jnp.full((), jnp.inf) if free else self.factor * jnp.array(beside).max()
+            free = not kernels or (leaf.ndim < 2 and path.rpartition("/")[2] in ("scale", "offset"))
+            bounds[path] = jnp.full((), jnp.inf) if free else self.factor * jnp.array(kernels).max()
         return Bounds(bounds)
+
+    def _unscaled(self, kernel: Array) -> Array:
+        if self.bound == "initial":
+            return jnp.abs(kernel).max()
+        return jnp.asarray(1 / math.sqrt(math.prod(kernel.shape[:-1])), kernel.dtype)
 
     def update(
         self, key: Array, learner: Learner, state: Bounds, network: Network, *inputs: PyTree

@@ -1,14 +1,14 @@
-"""Interventions that reset weights or optimizer state: `Reset`, `ShrinkPerturb`, `ResetOptimizer`, `HareTortoise`."""
+"""Interventions that reset weights or optimizer state: `Reset`, `SWR`, `ShrinkPerturb`, `HareTortoise` and others."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..settings import checked_steps, one_of
-from ..surgery import Learner, everything, fresh, graft, nothing, restart_step_count
+from ..settings import checked_steps, checked_swr, one_of
+from ..surgery import Learner, everything, first_moments, fresh, graft, nothing, restart_step_count
 from ..wiring import Network, paths
 from .schedule import when
 
@@ -67,6 +67,74 @@ def owner(path: str, layers: tuple[str, ...]) -> set[str]:
     """
     plain = path.removeprefix("params/")
     return {layer for layer in layers for part in layer.split("+") if plain == part or plain.startswith(part + "/")}
+
+
+@dataclass(frozen=True)
+class SWR:
+    """Draws single weights anew: those of low utility, in each parameter apart (selective weight reinitialisation).
+
+    - `utility`: "gradient" for |gradient * weight|, with the running average of the gradient in the optimizer's state;
+      "magnitude" for |weight|.
+    - `choice`: "threshold" draws all weights with a utility of at most `factor` times the parameter's mean;
+      "proportional" draws the fraction `factor` of the weights, those of lowest utility.
+    - `moments`: "keep" or reset ("fresh") the optimizer's state of these weights.
+
+    A parameter whose utilities are all 0 does not change. Put it within `Every`.
+
+    >>> SWR(factor=1e-4)
+    SWR(utility='gradient', choice='threshold', factor=0.0001, moments='keep')
+
+    Raises ValueError for an unknown option or a factor outside its range. `init` raises ValueError for "gradient" if
+    the optimizer keeps no average of the gradient.
+    Source: Hernandez-Garcia et al. 2025, "Reinitializing weights vs units for maintaining plasticity in neural
+    networks"; src/swr_functions at JFernando4/collas_2025_swr_paper 5c8ef03. Their gradient is that of the last batch.
+    Without gradients, they draw everything anew.
+    """
+
+    utility: Literal["gradient", "magnitude"] = "gradient"
+    choice: Literal["threshold", "proportional"] = "threshold"
+    factor: float = 5e-4
+    moments: Literal["fresh", "keep"] = "keep"
+
+    def __post_init__(self) -> None:
+        checked_swr(self.utility, self.choice, self.factor)
+        one_of("moments", self.moments, ("fresh", "keep"))
+
+    def init(self, learner: Learner, network: Network) -> tuple[()]:
+        del network
+        self._utilities(learner)
+        return ()
+
+    def update(
+        self, key: Array, learner: Learner, state: tuple[()], network: Network, *inputs: PyTree
+    ) -> tuple[Learner, tuple[()]]:
+        del inputs
+        draw, lots = jax.random.split(key)
+        leaves, structure = jax.tree.flatten(self._utilities(learner))
+        chosen = [self.chosen(one, leaf) for one, leaf in zip(jax.random.split(lots, len(leaves)), leaves, strict=True)]
+        mask = jax.tree.unflatten(structure, chosen)
+        forget = mask if self.moments == "fresh" else nothing(mask)
+        return graft(learner, mask, fresh(network, draw, learner), network.tx, forget=forget), state
+
+    def _utilities(self, learner: Learner) -> PyTree[Float[Array, "..."]]:
+        if self.utility == "magnitude":
+            return jax.tree.map(jnp.abs, learner.params)
+        return jax.tree.map(lambda slope, leaf: jnp.abs(slope * leaf), first_moments(learner), learner.params)
+
+    def chosen(self, key: Array, utility: Float[Array, "..."]) -> Bool[Array, "..."]:
+        """Returns a mask of the weights to draw anew, given the utilities of a parameter.
+
+        >>> utility = jnp.array([0.05, 0.02, 0.0, 0.3])
+        >>> SWR(factor=0.3).chosen(jax.random.key(0), utility).tolist()  # at most 0.3 * 0.0925
+        [False, True, True, False]
+        """
+        mean = utility.mean()
+        if self.choice == "threshold":
+            return (utility <= self.factor * mean) & (mean > 0)
+        whole, rest = divmod(self.factor * utility.size, 1.0)
+        number = int(whole) + (jax.random.uniform(key, (1,)) < rest).astype(jnp.int32)[0]  # on average, factor * size
+        ranks = jnp.argsort(jnp.argsort(utility.ravel())).reshape(utility.shape)
+        return (ranks < number) & (mean > 0)
 
 
 @dataclass(frozen=True)

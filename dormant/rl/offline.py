@@ -220,7 +220,7 @@ def _chunk_of(
     numbers = state.gradient_steps + jnp.arange(training.log_period)
     key = key_for(seed, "batches", state.gradient_steps)
     # Draws all numbers at once, because drawing inside the scan costs much more.
-    uniform = jax.random.uniform(key, (training.log_period, training.agent.batch_size))
+    uniform = jax.random.uniform(key, (training.log_period, training.agent.drawn_batch))
 
     def step(agent: DQNState, xs: tuple[Array, Array]) -> tuple[DQNState, Losses]:
         number, places = xs

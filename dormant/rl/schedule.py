@@ -254,9 +254,9 @@ def draw(schedule: Schedule, agent: DQN, key: Key[Array, ""]) -> Draws:
     return Draws(
         jax.random.uniform(act, (acts, 2)),
         jax.random.split(env, acts),
-        jax.random.uniform(batch, (updates, agent.batch_size)),
+        jax.random.uniform(batch, (updates, agent.drawn_batch)),
         jax.random.uniform(score, (updates, schedule.score_batch)),
         jax.random.split(intervention, updates),
         # Uses a sixth key, so that augmentation does not change the other draws.
-        agent.augmentation.draw(jax.random.fold_in(key, 5), updates, agent.batch_size),
+        agent.augmentation.draw(jax.random.fold_in(key, 5), updates, agent.drawn_batch),
     )

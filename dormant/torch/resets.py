@@ -1,17 +1,20 @@
-"""Interventions on whole tensors: `Reset`, `ShrinkPerturb`, `ResetOptimizer`, `HareTortoise`, `ClipWeights`."""
+"""Interventions on whole tensors: `Reset`, `SWR`, `ShrinkPerturb`, `ResetOptimizer`, `HareTortoise`, `ClipWeights`."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..settings import checked_steps, one_of
+from ..settings import added, checked_steps, checked_swr, one_of
 from .execution import plain, plain_name
+from .measuring import first_moments
 from .optimizers import check_held
-from .recycling import Learner, fresh_values, write_
+from .recycling import Learner, fresh_values, same_on_every_process, write_
 from .schedule import Counts, Inputs, State
 
 
@@ -90,6 +93,77 @@ def statistics(module: nn.Module) -> dict[str, Tensor]:
 def everywhere(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns one mask per leaf that selects all entries of the leaf."""
     return {name: torch.ones((), dtype=torch.bool, device=leaf.device) for name, leaf in leaves.items()}
+
+
+@dataclass(frozen=True)
+class SWR:
+    """Draws single weights anew: those of low utility, in each parameter apart (selective weight reinitialisation).
+
+    - `utility`: "gradient" for |gradient * weight|, with the running average of the gradient in the optimizer's state;
+      "magnitude" for |weight|.
+    - `choice`: "threshold" draws all weights with a utility of at most `factor` times the parameter's mean;
+      "proportional" draws the fraction `factor` of the weights, those of lowest utility.
+    - `moments`: "keep" or reset ("fresh") the optimizer's state of these weights.
+
+    A parameter whose utilities are all 0, and a frozen one, does not change. Put it within `Every`.
+
+    >>> SWR(factor=1e-4)
+    SWR(utility='gradient', choice='threshold', factor=0.0001, moments='keep')
+
+    Raises ValueError for an unknown option or a factor outside its range. When it acts, raises ValueError for
+    "gradient" if the optimizer keeps no average of the gradient.
+    Source: Hernandez-Garcia et al. 2025, "Reinitializing weights vs units for maintaining plasticity in neural
+    networks"; src/swr_functions at JFernando4/collas_2025_swr_paper 5c8ef03. Their gradient is that of the last batch.
+    Without gradients, they draw everything anew.
+    """
+
+    utility: Literal["gradient", "magnitude"] = "gradient"
+    choice: Literal["threshold", "proportional"] = "threshold"
+    factor: float = 5e-4
+    moments: Literal["fresh", "keep"] = "keep"
+
+    def __post_init__(self) -> None:
+        checked_swr(self.utility, self.choice, self.factor)
+        one_of("moments", self.moments, ("fresh", "keep"))
+
+    def init(self, module: nn.Module) -> State:
+        del module
+        return {}
+
+    def check(self, learner: Learner) -> None:
+        check_held(learner.optimizers, trained(learner.module))
+
+    @torch.no_grad()
+    def update_(self, learner: Learner, state: State, inputs: Inputs, steps: int = 1) -> Counts:
+        del state, inputs, steps
+        leaves = trained(learner.module)
+        slopes = first_moments(learner.module, learner.optimizers, leaves) if self.utility == "gradient" else {}
+        known = leaves if self.utility == "magnitude" else {name: leaves[name] for name in slopes}
+        masks = {
+            name: self.chosen((leaf * slopes[name].to(leaf) if name in slopes else leaf).abs())
+            for name, leaf in known.items()
+        }
+        same_on_every_process(learner.module, masks.values())
+        hit = {name: mask for name, mask in masks.items() if bool(mask.any())}
+        fresh = fresh_values(plain(learner.module), {name: leaves[name] for name in hit}, learner.init)
+        write_(learner, hit, fresh, self.moments, "keep")
+        return {}
+
+    def chosen(self, utility: Float[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        """Returns a mask of the weights to draw anew, given the utilities of a parameter.
+
+        >>> utility = torch.tensor([0.05, 0.02, 0.0, 0.3])
+        >>> SWR(factor=0.3).chosen(utility).tolist()  # at most 0.3 * 0.0925
+        [False, True, True, False]
+        """
+        mean = utility.mean()
+        if self.choice == "threshold":
+            return (utility <= self.factor * mean) & (mean > 0)
+        whole, rest = divmod(self.factor * utility.numel(), 1.0)
+        number = int(whole) + int(torch.rand(1).item() < rest)  # on average, factor * size
+        mask = torch.zeros_like(utility, dtype=torch.bool).flatten()
+        mask[utility.flatten().argsort(stable=True)[:number]] = True
+        return mask.reshape(utility.shape) & (mean > 0)
 
 
 @dataclass(frozen=True)
@@ -225,37 +299,49 @@ class HareTortoise:
 
 @dataclass(frozen=True)
 class ClipWeights:
-    """Clips weights to `factor` times the largest absolute initial weight of their layer's kernels.
+    """Clips kernels and biases to `factor` times a bound, which is known from the start of training.
+
+    - `bound`: "initial" for the largest absolute initial weight in the kernels of their layer. "fan_in" for the
+      authors' bound, 1 / sqrt(inputs per neuron); a bias gets the largest bound of its layer's kernels.
 
     Kernels and biases are clipped. Parameters of normalisations and parameters of layers without a kernel are not. The
     state of the optimizer does not change. Apply this intervention at every gradient step, not within `Every`. Each
     step costs one pass over the weights.
 
     >>> ClipWeights(factor=2.0)
-    ClipWeights(factor=2.0)
+    ClipWeights(factor=2.0, bound='initial')
 
-    Raises ValueError unless the factor is positive.
-    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning". They clip
-    to the bound of the uniform distribution from which the initial weights are drawn. We use the largest initial
-    weight. It is close to this bound, and is known for any initialiser.
+    Raises ValueError for an unknown bound, or unless the factor is positive.
+    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning";
+    core/optim/weight_clipping.py at mohmdelsayed/weight-clipping 0d3db49, with `factor` 3 for PPO. Their bound is that
+    of PyTorch's default initialiser, whatever the initialiser is. The largest initial weight is known for any.
     """
 
     every_step: ClassVar[bool] = True
     factor: float = 2.0
+    bound: Literal["initial", "fan_in"] = added("initial")
 
     def __post_init__(self) -> None:
         if not self.factor > 0:
             raise ValueError(f"factor must be positive, got {self.factor}.")
+        one_of("bound", self.bound, ("initial", "fan_in"))
 
     def init(self, module: nn.Module) -> State:
         largest: dict[str, float] = {}
         for name, leaf in trained(module).items():
             if leaf.ndim > 1:
                 layer = name.rpartition(".")[0]
-                largest[layer] = max(largest.get(layer, 0.0), float(leaf.detach().abs().max()))
-        # A bias gets the bound of its layer's kernels, because its initial value may be zero.
+                largest[layer] = max(largest.get(layer, 0.0), self._unscaled(leaf))
+        # A bias gets the bound of its layer's kernels, because its own initial value may be zero.
         layers = {name: name.rpartition(".")[0] for name in trained(module)}
-        return {"bounds": {name: self.factor * largest[layer] for name, layer in layers.items() if layer in largest}}
+        bounds = {name: self.factor * largest[layer] for name, layer in layers.items() if layer in largest}
+        own = {name: leaf for name, leaf in trained(module).items() if leaf.ndim > 1 and self.bound == "fan_in"}
+        return {"bounds": bounds | {name: self.factor * self._unscaled(leaf) for name, leaf in own.items()}}
+
+    def _unscaled(self, kernel: Tensor) -> float:
+        if self.bound == "initial":
+            return float(kernel.detach().abs().max())
+        return 1 / math.sqrt(math.prod(kernel.shape[1:]))
 
     def check(self, learner: Learner) -> None:
         del learner

@@ -17,7 +17,7 @@ from torch import nn
 import dormant
 import dormant.torch as dt
 from dormant import interventions
-from dormant.regularisers import L2Init, Parseval, Spectral
+from dormant.regularisers import CChain, L2Init, Parseval, Spectral
 from dormant.torch.recycling import Learner
 
 torch.set_num_threads(1)
@@ -41,6 +41,16 @@ PLANS = [
     "ResetOptimizer()",
     "HareTortoise(0.5, period=2, moments='fresh')",
     "ClipWeights(0.5)",
+    "FIRE()",
+    "FIRE(iterations=3, heads='fresh', moments='fresh')",
+    "NaP(everywhere=True)",
+    "ClipWeights(0.5, bound='fan_in')",
+    "SWR(factor=0.5)",
+    "SWR('magnitude', 'proportional', 0.3, moments='fresh')",
+    "SNR(quantile=0.5, period=2, least=1, most=4)",
+    "SoftShrinkPerturb(0.1, period=2)",
+    "DrM(tau=0.5)",
+    "DrM(convolutions='perturb', moments='keep', step_count='keep')",
     "Every(2, ReDo(0.5), start=2, stop=9)",
     "Every(2, WhenDormant(0.1, Reset()))",
     "Chain(Every(2, ReDo(0.5)), Every(3, Reset(('dense2',))))",
@@ -50,6 +60,7 @@ NAMES = {
     "jax": vars(interventions),
     "torch": {**vars(dt), **vars(dt.how_many)},
 }
+REGULARISERS = {"L2Init": L2Init, "Parseval": Parseval, "Spectral": Spectral, "CChain": CChain}
 X = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
 SILENT = 2  # a neuron of the first layer
 
@@ -205,8 +216,8 @@ def test_a_cure_has_the_same_fields_and_defaults_in_both_frameworks():
     here = {name: one for name, one in NAMES["torch"].items() if dataclasses.is_dataclass(one) and name in NAMES["jax"]}
     only_jax = {name for name in vars(interventions) if dataclasses.is_dataclass(NAMES["jax"][name])} - set(here)
     assert only_jax == {"PlasticityInjection"} and len(here) >= 16
-    here |= {name: getattr(dt, name) for name in ("L2Init", "Parseval", "Spectral")}
-    there = NAMES["jax"] | {"L2Init": L2Init, "Parseval": Parseval, "Spectral": Spectral}
+    here |= {name: getattr(dt, name) for name in REGULARISERS}
+    there = NAMES["jax"] | REGULARISERS
     for name, one in here.items():
         ours, theirs = ({f.name: repr(f.default) for f in dataclasses.fields(each)} for each in (one, there[name]))
         assert list(ours) == list(theirs) and ours == theirs, name
@@ -221,7 +232,7 @@ def test_the_page_of_cures_says_which_framework_has_which():
         name.rpartition(".")[2]: "no" not in there for names, _, there in rows for name in re.findall(r"`(.*?)`", names)
     }
     jax_side = {name for name in vars(interventions) if dataclasses.is_dataclass(NAMES["jax"][name])}
-    jax_side |= {"L2Init", "Parseval", "Spectral", "penalised"}
+    jax_side |= {*REGULARISERS, "penalised"}
     assert set(said) == jax_side
     assert {name for name, there in said.items() if there} == {name for name in jax_side if name in NAMES["torch"]}
 
@@ -322,6 +333,20 @@ MISUSE = {
     "HareTortoise(period=0)": (ValueError, "period must be at least 1"),
     "Prune(period=0)": (ValueError, "period must be at least 1"),
     "ClipWeights(0.0)": (ValueError, "factor must be positive"),
+    "Every(10, SNR())": (ValueError, "can't be used within Every"),
+    "Every(10, SoftShrinkPerturb())": (ValueError, "can't be used within Every"),
+    "SNR(quantile=1.0)": (ValueError, "quantile must lie between 0 and 1"),
+    "SNR(least=5, most=4)": (ValueError, "expected least <= most"),
+    "SNR(growth=0.5)": (ValueError, "growth must be at least 1"),
+    "SWR(factor=0.0)": (ValueError, "factor must lie above 0"),
+    "SWR('gradients')": (ValueError, "utility"),
+    "SoftShrinkPerturb(0.0)": (ValueError, "rate must lie above 0"),
+    "SoftShrinkPerturb(period=0)": (ValueError, "period must be at least 1"),
+    "DrM(least=0.9, most=0.5)": (ValueError, "expected 0 <= least <= most <= 1"),
+    "DrM(slope=-1.0)": (ValueError, "slope must not be negative"),
+    "ClipWeights(bound='xavier')": (ValueError, "bound"),
+    "FIRE(iterations=0)": (ValueError, "iterations must be at least 1"),
+    "FIRE(heads='none')": (ValueError, "heads"),
     "ShrinkPerturb(1.5)": (ValueError, "keep must lie between"),
     "ResetOptimizer('keep', 'keep')": (ValueError, "does nothing"),
     "WhenDormant(0.0, ReDo())": (ValueError, "share must lie above 0"),
@@ -348,6 +373,8 @@ def test_misuse_is_one_clear_error(text, framework):
         ("Recycle(layers=('nine',))", "nine"),
         ("Every(100, ReDo(layers=('nine',)))", "nine"),
         ("Reset(layers=('nine',))", "nine"),
+        ("DrM(layers=('nine',))", "nine"),
+        ("SNR(layers=('nine',))", "nine"),
     ],
 )
 def test_a_layer_that_does_not_exist_is_refused_before_training_goes_on(text, message, framework):

@@ -10,14 +10,19 @@ from property.architectures import OPTIMIZERS, Architecture, examples, network_o
 
 from dormant import Network, interventions, trace
 from dormant.interventions import (
+    FIRE,
+    SNR,
+    SWR,
     Chain,
     ClipWeights,
     ContinualBackprop,
     Dormant,
+    DrM,
     Every,
     Gap,
     HareTortoise,
     Intervention,
+    NaP,
     PlasticityInjection,
     PooledShare,
     Prune,
@@ -28,6 +33,7 @@ from dormant.interventions import (
     ResetOptimizer,
     Share,
     ShrinkPerturb,
+    SoftShrinkPerturb,
     WhenDormant,
     redo_as_published,
 )
@@ -61,6 +67,16 @@ INTERVENTIONS = [
     ResetOptimizer(),
     Every(2, WhenDormant(0.1, Reset())),
     PlasticityInjection(at=2),
+    ClipWeights(1.0, bound="fan_in"),
+    SWR(factor=0.5),
+    SWR("magnitude", "proportional", 0.3, moments="fresh"),
+    SNR(quantile=0.5, period=2, least=1, most=4),
+    SoftShrinkPerturb(0.1, period=2),
+    DrM(tau=0.5),
+    DrM(convolutions="perturb", moments="keep", step_count="keep"),
+    FIRE(),
+    FIRE(iterations=3, heads="fresh", moments="fresh"),
+    NaP(everywhere=True),
 ]
 every_intervention = pytest.mark.parametrize("intervention", INTERVENTIONS, ids=repr)
 KEYS = jax.random.split(jax.random.key(5), 3)

@@ -141,6 +141,16 @@ PLANS = [
     "ResetOptimizer(step_count='keep')",
     "HareTortoise(0.6, period=2, moments='fresh')",
     "ClipWeights(0.5)",
+    "ClipWeights(0.5, bound='fan_in')",
+    "SWR(factor=0.5)",
+    "SWR('magnitude', 'proportional', 0.3, moments='fresh')",
+    "SNR(quantile=0.5, period=2, least=1, most=4)",
+    "SoftShrinkPerturb(0.1, period=2)",
+    "DrM(tau=0.3, step_count='keep')",
+    "DrM(tau=0.3, convolutions='perturb', moments='keep', step_count='keep')",
+    "FIRE(heads='keep')",
+    "FIRE(heads='fresh', moments='fresh')",
+    "NaP(everywhere=True)",
     "Chain(Every(2, WhenDormant(0.1, ShrinkPerturb(0.5))), Every(3, ReDo(0.2)))",
 ]
 

@@ -9,13 +9,18 @@ import pytest
 
 from dormant.cli.interventions import USES, Settings, intervention
 from dormant.interventions import (
+    FIRE,
+    SNR,
+    SWR,
     Chain,
     ClipWeights,
     ContinualBackprop,
     Dormant,
+    DrM,
     Every,
     Gap,
     HareTortoise,
+    NaP,
     PlasticityInjection,
     PooledShare,
     Prune,
@@ -26,10 +31,12 @@ from dormant.interventions import (
     ResetOptimizer,
     Share,
     ShrinkPerturb,
+    SoftShrinkPerturb,
     WhenDormant,
     redo_as_published,
 )
-from dormant.regularisers import L2Init, Parseval, Spectral
+from dormant.perturbed_descent import UPGD
+from dormant.regularisers import CChain, L2Init, Parseval, Spectral
 from dormant.rl.networks import Injectable
 from dormant.rl.networks.convolutional import MinAtarCNN
 
@@ -68,6 +75,19 @@ from dormant.rl.networks.convolutional import MinAtarCNN
         (Settings("reset-optimizer", step_count="keep"), Every(1_000, ResetOptimizer(step_count="keep"))),
         (Settings("l2-init", strength=0.1), Chain()),
         (Settings("redo", when_dormant=0.3, period=5), Every(5, WhenDormant(0.3, ReDo()))),
+        (Settings("clip-weights", bound="fan_in"), ClipWeights(bound="fan_in")),
+        (Settings("snr", quantile=0.9, period=7, moments="keep"), SNR(0.9, 7, renewal=Renewal(moments="keep"))),
+        (
+            Settings("swr", utility="magnitude", choice="proportional", factor=0.1, period=5),
+            Every(5, SWR("magnitude", "proportional", 0.1)),
+        ),
+        (Settings("soft-shrink-perturb", rate=1e-5, period=10), SoftShrinkPerturb(1e-5, 10)),
+        (Settings("drm", least=0.3, most=0.8, tau=0.1), Every(100_000, DrM(0.3, 0.8, tau=0.1))),
+        (Settings("fire", iterations=5, heads="fresh", start=9), Every(100_000, FIRE(5, "fresh"), start=9)),
+        (Settings("nap"), Every(1, NaP())),
+        (Settings("nap", everywhere=True, period=10), Every(10, NaP(everywhere=True))),
+        (Settings("c-chain", share=0.1), Chain()),
+        (Settings("upgd", noise=0.1), Chain()),
         (Settings("plasticity-injection", at=7), PlasticityInjection(7)),
     ],
     ids=str,
@@ -97,7 +117,14 @@ def test_a_penalty_is_the_agents(built):
     assert built("--intervention", "l2-init", "--strength", "0.1").agent.regulariser == L2Init(0.1)
     assert built("--intervention", "parseval").agent.regulariser == Parseval()
     assert built("--intervention", "spectral").agent.regulariser == Spectral()
+    assert built("--intervention", "c-chain", "--strength", "9", "--share", "0.1").agent.regulariser == CChain(0.1, 9.0)
+    assert built("--intervention", "c-chain").agent.drawn_batch == 64
     assert built().agent.regulariser is None
+
+
+def test_upgd_is_the_agents_optimizer(built):
+    assert built("--intervention", "upgd", "--noise", "0.01").agent.upgd == UPGD(noise=0.01)
+    assert built("--intervention", "upgd").agent.upgd == UPGD() and built().agent.upgd is None
 
 
 def test_plasticity_injection_brings_the_network_that_it_needs(built):

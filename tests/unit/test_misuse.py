@@ -5,13 +5,32 @@ import sys
 
 import pytest
 
-from dormant import Chain, ClipWeights, ContinualBackprop, Every, HareTortoise, PlasticityInjection, Prune, ReDo
+from dormant import (
+    SNR,
+    Chain,
+    ClipWeights,
+    ContinualBackprop,
+    Every,
+    HareTortoise,
+    PlasticityInjection,
+    Prune,
+    ReDo,
+    SoftShrinkPerturb,
+)
 
-EVERY_STEP = [ClipWeights(), ContinualBackprop(), HareTortoise(), PlasticityInjection(at=5), Prune()]
+EVERY_STEP = [
+    ClipWeights(),
+    ContinualBackprop(),
+    HareTortoise(),
+    PlasticityInjection(at=5),
+    Prune(),
+    SNR(),
+    SoftShrinkPerturb(),
+]
 
 # A wrong call -> a part of the error's message.
 MISTAKES = {
-    "Every(1000, ClipWeights(1.0))": "ClipWeights(factor=1.0) must be called at every gradient step",
+    "Every(1000, ClipWeights(1.0))": "ClipWeights(factor=1.0, bound='initial') must be called at every gradient step",
     "WhenDormant(0.5, Prune())": "can't be used within WhenDormant",
     "Every(1000, ReDo)": "got the class ReDo; write ReDo(...)",
     "Chain(ReDo)": "got the class ReDo; write ReDo(...)",

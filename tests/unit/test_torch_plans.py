@@ -26,6 +26,12 @@ CURES = [
     dt.ResetOptimizer(),
     dt.HareTortoise(0.5, period=2, moments="fresh"),
     dt.ClipWeights(0.1),
+    dt.SWR(factor=0.2),
+    dt.SNR(period=2, least=1, most=4),
+    dt.SoftShrinkPerturb(0.1, period=2),
+    dt.DrM(),
+    dt.FIRE(moments="fresh"),
+    dt.NaP(everywhere=True),
 ]
 ALL = dt.Chain(*CURES)
 
@@ -279,6 +285,8 @@ plan = dt.Chain(
     dt.ReDo(0.5), dt.Recycle("utility", half), dt.Recycle(number=half, order="random"),
     dt.ContinualBackprop(0.5, maturity=0), dt.Every(1, dt.WhenDormant(0.25, dt.ShrinkPerturb(0.5))), dt.Prune(0.5, 2),
     dt.Every(3, dt.Reset(("2",))), dt.HareTortoise(0.5, 2), dt.ClipWeights(0.5), dt.ResetOptimizer(),
+    dt.SWR("magnitude", "proportional", 0.3), dt.SNR(period=2, least=1, most=4), dt.SoftShrinkPerturb(0.1, 2),
+    dt.Every(2, dt.DrM(tau=0.3)), dt.FIRE(), dt.NaP(everywhere=True),
 )
 cure = dt.with_intervention(net, optimizer, plan)
 for step in range(4):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dormant.lab import Scale, Trainable, name_of
+from dormant.settings import LATER
 
 
 class Difference(NamedTuple):
@@ -42,8 +43,9 @@ def describe(value: Any) -> Any:
 
 def _deciding(value: Any) -> Iterator[dataclasses.Field]:
     for field in dataclasses.fields(value):
-        # Leaves out fields with `compare=False`, because they do not change the result of a run.
-        if field.compare:
+        # Leaves out fields with `compare=False`, because they do not change the result of a run, and fields that did
+        # not exist in older runs and have their default.
+        if field.compare and not (field.metadata.get(LATER) and getattr(value, field.name) == field.default):
             yield field
 
 

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from dormant.regularisers import L2Init, Parseval, Spectral, penalised
+from dormant.perturbed_descent import UPGD, upgd
+from dormant.regularisers import CChain, ChurnState, L2Init, Parseval, Spectral, output_churn, penalised
+from dormant.settings import added
 from dormant.surgery import Learner
 
 from ..envs import Objective
@@ -120,10 +122,14 @@ def scaled(observations: Shaped[Array, "batch *shape"], factor: Float[Array, " b
 
 
 class DQNState(NamedTuple):
-    """The online network with its optimizer state, and the parameters of the target network."""
+    """The online network with its optimizer state, and the parameters of the target network.
+
+    `churn` is the state of a regulariser `CChain`, and empty with any other.
+    """
 
     learner: Learner
     target: Params
+    churn: ChurnState | tuple[()] = ()
 
 
 class Losses(NamedTuple):
@@ -162,7 +168,8 @@ class DQN:
     epsilon_steps: int = 250_000
     epsilon_end: float = 0.01
     augmentation: Augmentation = NO_AUGMENTATION  # augments training batches only
-    regulariser: L2Init | Parseval | Spectral | None = None
+    regulariser: L2Init | Parseval | Spectral | CChain | None = None
+    upgd: UPGD | None = added(None)  # noqa: RUF009 (a default; UPGD with Adam in place of Adam)
 
     losses = Losses
 
@@ -188,10 +195,19 @@ class DQN:
     def optimizer(self) -> optax.GradientTransformation:
         """Returns Adam. Unlike in AdamW, weight decay is added to the gradient, as in the paper.
 
-        The regulariser's gradient is also added.
+        The regulariser's gradient is also added. With `upgd`, returns UPGD with Adam's direction.
         """
-        adam = penalised(self.regulariser, optax.adam(self.learning_rate, eps=self.adam_epsilon))
+        penalty = None if isinstance(self.regulariser, CChain) else self.regulariser
+        adam = optax.adam(self.learning_rate, eps=self.adam_epsilon)
+        if self.upgd is not None:
+            adam = upgd(self.learning_rate, optax.scale_by_adam(eps=self.adam_epsilon), self.upgd)
+        adam = penalised(penalty, adam)
         return optax.chain(optax.add_decayed_weights(self.weight_decay), adam) if self.weight_decay else adam
+
+    @property
+    def drawn_batch(self) -> int:
+        """The transitions drawn per gradient step: two batches with C-CHAIN, which needs other states, else one."""
+        return self.batch_size * (2 if isinstance(self.regulariser, CChain) else 1)
 
     @property
     def objective(self) -> Objective:
@@ -201,7 +217,8 @@ class DQN:
     def init(self, key: Key[Array, ""], observation_shape: tuple[int, ...], actions: int) -> DQNState:
         """Returns the state of a fresh network. The target network is a copy of this network."""
         params = self.network.init(key, observation_shape, actions)
-        return DQNState(Learner(params, self.optimizer().init(params)), params)
+        churn = self.regulariser.init(params) if isinstance(self.regulariser, CChain) else ()
+        return DQNState(Learner(params, self.optimizer().init(params)), params, churn)
 
     def epsilon(self, agent_steps: Int[Array, ""]) -> Float[Array, ""]:
         """The probability of a random action: 1 until learning starts, then it falls linearly over `epsilon_steps`."""
@@ -234,10 +251,29 @@ class DQN:
         """Takes one gradient step on the augmented batch. Leaves the target network unchanged; see `synchronise`."""
         params, opt_state = state.learner
         batch = self.augmentation.augmented(batch)
-        gradient, losses = jax.grad(self.loss, has_aux=True)(params, state.target, batch)
+        gradient, losses, churn = self._gradient(state, batch)
         with jax.numpy_dtype_promotion("standard"):  # strict promotion forbids Adam's float ** int
             change, opt_state = self.optimizer().update(gradient, opt_state, params)
-        return DQNState(Learner(optax.apply_updates(params, change), opt_state), state.target), losses
+        return DQNState(Learner(optax.apply_updates(params, change), opt_state), state.target, churn), losses
+
+    def _gradient(self, state: DQNState, batch: Batch) -> tuple[Params, Losses, ChurnState | tuple[()]]:
+        """The gradient of the loss, the losses, and the next state of C-CHAIN.
+
+        With C-CHAIN, the second half of the batch has the states on which the values should not change.
+        """
+        params, cchain, churned = state.learner.params, self.regulariser, state.churn
+        if not (isinstance(cchain, CChain) and isinstance(churned, ChurnState)):
+            return *jax.grad(self.loss, has_aux=True)(params, state.target, batch), ()
+        batch, other = (jax.tree.map(lambda leaf, at=at: jnp.split(leaf, 2)[at], batch) for at in (0, 1))
+        before = self.network.apply(churned.previous, other.observation_tm1)
+
+        def total(params: Params) -> tuple[Float[Array, ""], tuple[Losses, Float[Array, ""]]]:
+            loss, losses = self.loss(params, state.target, batch)
+            churn = output_churn(self.network.apply(params, other.observation_tm1), before)
+            return loss + cchain.strength_at(churned) * churn, (losses, churn)
+
+        gradient, (losses, churn) = jax.grad(total, has_aux=True)(params)
+        return gradient, losses, cchain.after(churned, params, losses.loss, churn)
 
     def loss(self, params: Params, target: Params, batch: Batch) -> tuple[Float[Array, ""], Losses]:
         """The Huber loss of the temporal-difference errors, averaged over the batch."""
@@ -251,7 +287,7 @@ class DQN:
 
     def intervened(self, state: DQNState, learner: Learner) -> DQNState:
         """The state with the learner that an intervention returned. The target network does not change."""
-        return DQNState(learner, state.target)
+        return state._replace(learner=learner)
 
     def synchronise(self, state: DQNState, before: Int[Array, ""], after: Int[Array, ""]) -> DQNState:
         """Copies the learner's parameters to the target network if `target_due`. Returns the new state.
@@ -260,7 +296,7 @@ class DQN:
         """
         due = self.target_due(before, after)
         target = jax.lax.cond(due, lambda: state.learner.params, lambda: state.target)
-        return DQNState(state.learner, target)
+        return state._replace(target=target)
 
     def target_due(self, before: int | Array, after: int | Array) -> bool | Bool[Array, ""]:
         """Whether a copy is due: the interval (before, after] of agent steps contains a multiple of `target_period`."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key, Shaped
 from dormant.interventions.holding import MINUS, NEW
 from dormant.regularisers import largest_singular_value
 
-Activation = Literal["relu", "leaky_relu", "crelu"]
+Activation = Literal["relu", "leaky_relu", "crelu", "fourier"]
 Layer = dict[str, Array]
 Params = dict[str, dict[str, Array]]
 Shape = tuple[int, ...]
@@ -44,13 +44,26 @@ def fresh_layer(
     return plain | (norm if layer_norm else {})
 
 
+def neurons_of(width: int, activation: Activation) -> int:
+    """The number of neurons of a layer of this width: half of it with Fourier features, which have two outputs each.
+
+    >>> neurons_of(16, "relu"), neurons_of(16, "fourier")
+    (16, 8)
+
+    Raises ValueError if an odd width has to be halved.
+    """
+    if activation == "fourier" and width % 2:
+        raise ValueError(f"activation='fourier' halves the width of each layer, so it must be even, got {width}.")
+    return width // 2 if activation == "fourier" else width
+
+
 def outputs_of(neurons: int, activation: Activation) -> int:
-    """The number of activations of `neurons` neurons: two per neuron with CReLU, one per neuron otherwise.
+    """The number of activations of `neurons` neurons: two per neuron with CReLU and Fourier features, otherwise one.
 
     >>> outputs_of(16, "relu"), outputs_of(16, "crelu")
     (16, 32)
     """
-    return 2 * neurons if activation == "crelu" else neurons
+    return 2 * neurons if activation in ("crelu", "fourier") else neurons
 
 
 def active(values: Float[Array, "batch *places n"], layer: Layer, activation: Activation) -> Float[Array, "..."]:
@@ -59,19 +72,26 @@ def active(values: Float[Array, "batch *places n"], layer: Layer, activation: Ac
 
 
 def activated(values: Float[Array, "batch *places n"], activation: Activation) -> Float[Array, "batch *places outputs"]:
-    """Applies ReLU, leaky ReLU with slope 0.01, or CReLU. CReLU concatenates ReLU(x) and ReLU(-x).
+    """Applies ReLU, leaky ReLU with slope 0.01, CReLU, or Fourier features.
+
+    CReLU concatenates ReLU(x) and ReLU(-x). Fourier features concatenate sin(x) and cos(x).
 
     >>> [activated(jnp.array([[1.0, -2.0]]), name).tolist() for name in ("relu", "crelu")]
     [[[1.0, 0.0]], [[1.0, 0.0, 0.0, 2.0]]]
+    >>> jnp.round(activated(jnp.array([[0.0, jnp.pi / 2]]), "fourier")).tolist()
+    [[0.0, 1.0, 1.0, -0.0]]
 
     Source: leaky ReLU, Maas et al. 2013, with the slope of the paper's figure 21; CReLU, Shang et al. 2016. Abbas et
     al. 2023, "Loss of plasticity in continual deep reinforcement learning", found that CReLU keeps networks plastic.
+    Fourier features, Lewandowski et al. 2025, "Plastic learning with deep Fourier features", in every layer.
     """
     match activation:
         case "leaky_relu":
             return jax.nn.leaky_relu(values, 0.01)
         case "crelu":
             return jax.nn.relu(jnp.concatenate([values, -values], axis=-1))
+        case "fourier":
+            return jnp.concatenate([jnp.sin(values), jnp.cos(values)], axis=-1)
         case _:
             return jax.nn.relu(values)
 
@@ -106,6 +126,18 @@ def spectrally_normalised(layer: Layer) -> Layer:
 def linear(values: Float[Array, "batch inputs"], layer: dict[str, Array]) -> Float[Array, "batch outputs"]:
     """Values times the kernel, plus the bias."""
     return values @ layer["kernel"] + layer["bias"][None]
+
+
+def flattened(maps: Float[Array, "batch high wide channels"], gap: bool) -> Float[Array, "batch inputs"]:
+    """The inputs of the first dense layer: all entries of the maps, or with `gap` the mean of each map.
+
+    >>> flattened(jnp.array([1.0, 2.0, 3.0, 6.0]).reshape(1, 2, 2, 1), gap=True).tolist()
+    [[3.0]]
+
+    Source: global average pooling, Sokar and Castro 2025, "Mind the gap! The challenges of scale in pixel-based deep
+    reinforcement learning". The dense layer loses the positions, which MinAtar's games need.
+    """
+    return maps.mean(axis=(1, 2)) if gap else maps.reshape(len(maps), -1)
 
 
 def output_layers(key: Key[Array, ""], inputs: int, actions: int, dueling: bool) -> Params:

@@ -7,14 +7,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
+from dormant.settings import added
+
 from . import (
     Activation,
     Params,
     Shape,
     activated,
     active,
+    flattened,
     fresh_layer,
     linear,
+    neurons_of,
     output_layers,
     outputs_of,
     q_values,
@@ -40,6 +44,8 @@ class MinAtarCNN:
 
     `activation` and `layer_norm` apply to the convolution and the dense layer. The normalisation comes before the
     activation. `spectral_norm` applies to the dense layer. With it, that layer's neurons are measured but not recycled.
+    `gap` averages each map before the dense layer. `activation="fourier"` halves the neurons of each layer, so that its
+    outputs are as many as with ReLU.
 
     Source: Young & Tian 2019, MinAtar's DQN (16 filters of 3 x 3 without padding, 128 neurons). Kernels are Xavier
     uniform and biases zero, as in the paper's networks.
@@ -51,21 +57,24 @@ class MinAtarCNN:
     activation: Activation = "relu"
     layer_norm: bool = False
     spectral_norm: bool = False
+    gap: bool = added(False)
 
     def __post_init__(self) -> None:
         for name in ("filters", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            neurons_of(getattr(self, name), self.activation)
 
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
         """Freshly initialised parameters."""
         height, width, channels = observation_shape
-        flat = (height - 2) * (width - 2) * outputs_of(self.filters, self.activation)
+        filters, neurons = (neurons_of(width, self.activation) for width in (self.filters, self.width))
+        flat = (1 if self.gap else (height - 2) * (width - 2)) * outputs_of(filters, self.activation)
         conv, dense, head = jax.random.split(key, 3)
         return {
-            "conv": fresh_layer(conv, (3, 3, channels, self.filters), self.layer_norm),
-            "dense": fresh_layer(dense, (flat, self.width), self.layer_norm),
-            **output_layers(head, outputs_of(self.width, self.activation), actions, self.dueling),
+            "conv": fresh_layer(conv, (3, 3, channels, filters), self.layer_norm),
+            "dense": fresh_layer(dense, (flat, neurons), self.layer_norm),
+            **output_layers(head, outputs_of(neurons, self.activation), actions, self.dueling),
         }
 
     def apply(
@@ -75,7 +84,7 @@ class MinAtarCNN:
         maps = convolved_by_patches(observations.astype(jnp.float32), params["conv"], 1, "VALID")
         conv = active(maps, params["conv"], self.activation)
         dense = spectrally_normalised(params["dense"]) if self.spectral_norm else params["dense"]
-        hidden = linear(conv.reshape(len(conv), -1), dense)
+        hidden = linear(flattened(conv, self.gap), dense)
         return q_values(active(hidden, dense, self.activation), params)
 
 
@@ -138,7 +147,8 @@ class NatureCNN:
     Raises ValueError for a width that is not positive.
     Source: the paper's NatureDQNNetwork (dopamine/labs/redo/networks.py). PyTorch ports and Mnih et al. 2015 use
     `padding="VALID"`, which leaves 3,136 inputs to the dense layer. The activation `crelu` follows Abbas et al. 2023: a
-    layer of n neurons has 2n activations, relu(x) and relu(-x).
+    layer of n neurons has 2n activations, relu(x) and relu(-x). `gap` averages each map before the dense layer, after
+    Sokar and Castro 2025. `activation="fourier"` halves the neurons of each layer.
     """
 
     width: float | int = 1  # multiplies filters and dense neurons; the paper uses 1, 2 and 4
@@ -146,6 +156,7 @@ class NatureCNN:
     activation: Activation = "relu"
     layer_norm: bool = False
     dueling: bool = False
+    gap: bool = added(False)
 
     __post_init__ = _check_width
 
@@ -155,11 +166,11 @@ class NatureCNN:
         keys = jax.random.split(key, len(NATURE) + 1)
         params: Params = {}
         for number, (side, stride, filters) in enumerate(NATURE):
-            shape = (side, side, channels, scaled(filters, self.width))
+            shape = (side, side, channels, neurons_of(scaled(filters, self.width), self.activation))
             params[f"conv{number + 1}"] = fresh_layer(keys[number], shape, self.layer_norm)
             high, wide = (output_length(length, side, stride, self.padding) for length in (high, wide))
             channels = outputs_of(shape[-1], self.activation)
-        return params | _head(keys[-1], high * wide * channels, actions, self)
+        return params | _head(keys[-1], (1 if self.gap else high * wide) * channels, actions, self)
 
     def apply(
         self, params: Params, observations: Shaped[Array, "batch height width channels"]
@@ -186,15 +197,21 @@ class ImpalaResNet:
     Raises ValueError for a width that is not positive.
     Source: the paper's ResNet (dopamine/labs/redo/networks.py), which is the network of Espeholt et al. 2018 with twice
     the filters. Neurons that are summed into a residual stream are measured but not recycled. `layer_norm` normalises
-    the dense layer and every convolution that does not write into a residual stream.
+    the dense layer and every convolution that does not write into a residual stream. `gap` averages each map before the
+    dense layer, after Sokar and Castro 2025. Fourier features are refused, because a stream of sums has no width to
+    halve.
     """
 
     width: float | int = 1
     activation: Activation = "relu"
     layer_norm: bool = False
     dueling: bool = False
+    gap: bool = added(False)
 
-    __post_init__ = _check_width
+    def __post_init__(self) -> None:
+        _check_width(self)
+        if self.activation == "fourier":
+            raise ValueError("activation='fourier' is not defined for the residual network; use the Nature CNN.")
 
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
         """Freshly initialised parameters."""
@@ -205,7 +222,8 @@ class ImpalaResNet:
             width = scaled(filters, self.width)
             params |= self._stack(keys[number], f"stack{number + 1}", channels, width)
             high, wide, channels = -(-high // 2), -(-wide // 2), width
-        return params | _head(keys[-1], high * wide * outputs_of(channels, self.activation), actions, self)
+        places = 1 if self.gap else high * wide
+        return params | _head(keys[-1], places * outputs_of(channels, self.activation), actions, self)
 
     def _stack(self, key: Array, name: str, channels: int, width: int) -> Params:
         conv, *inner = jax.random.split(key, 5)
@@ -255,12 +273,12 @@ def pooled(maps: Float[Array, "batch height width channels"]) -> Float[Array, "b
 
 
 def _values(maps: Array, params: Params, network: NatureCNN | ImpalaResNet) -> Array:
-    dense = linear(maps.reshape(len(maps), -1), params["dense"])
+    dense = linear(flattened(maps, network.gap), params["dense"])
     return q_values(active(dense, params["dense"], network.activation), params)
 
 
 def _head(key: Array, inputs: int, actions: int, network: NatureCNN | ImpalaResNet) -> Params:
     dense, output, _ = jax.random.split(key, 3)
-    width = scaled(DENSE, network.width)
+    width = neurons_of(scaled(DENSE, network.width), network.activation)
     params = {"dense": fresh_layer(dense, (inputs, width), network.layer_norm)}
     return params | output_layers(output, outputs_of(width, network.activation), actions, network.dueling)

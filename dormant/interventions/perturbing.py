@@ -1,0 +1,155 @@
+"""Interventions that mix weights with fresh ones: `SoftShrinkPerturb` at every step, `DrM` as dormancy requires."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ..scores import dormant_fraction
+from ..settings import checked_soft_rate, checked_steps, checked_tau, one_of, soft_factors
+from ..surgery import Learner, everything, fresh, graft, nothing, restart_step_count
+from ..wiring import Network, by_path
+from .schedule import when
+
+
+class Softened(NamedTuple):
+    """The gradient steps seen so far."""
+
+    gradient_steps: Int[Array, ""]
+
+
+@dataclass(frozen=True)
+class SoftShrinkPerturb:
+    """Mixes every weight w with a fresh weight w' at every gradient step: w <- (1 - rate) * w + rate * w'.
+
+    It acts every `period` gradient steps, and then does the work of all of them at once, so a step draws no network.
+    With k = (1 - rate)^period, it sets w <- k * w + (1 - k) * m + s * (w' - m), where m is the initialiser's mean and s
+    gives the noise the variance of `period` single steps. At `period=1` it is the plain method. Call `update` at every
+    gradient step, not within `Every`. The optimizer's state does not change.
+
+    >>> SoftShrinkPerturb()
+    SoftShrinkPerturb(rate=1e-06, period=1000)
+
+    Raises ValueError for a rate outside of (0, 1] or a period below 1.
+    Source: Juliani and Ash 2024, "A study of plasticity loss in on-policy deep reinforcement learning", who use it with
+    LayerNorm; shared/modules.py at awjuliani/deep-rl-plasticity 75f0d5a. They draw a network at every step. We take
+    the mean of a weight that differs between two draws as 0, and that of any other weight as its value.
+    """
+
+    every_step: ClassVar[bool] = True
+    rate: float = 1e-6
+    period: int = 1_000
+
+    def __post_init__(self) -> None:
+        checked_soft_rate(self.rate)
+        checked_steps("period", self.period)
+
+    def init(self, learner: Learner, network: Network) -> Softened:
+        del learner, network
+        return Softened(jnp.zeros((), jnp.int32))
+
+    def update(
+        self, key: Array, learner: Learner, state: Softened, network: Network, *inputs: PyTree
+    ) -> tuple[Learner, Softened]:
+        del inputs
+        step = state.gradient_steps + 1
+        kept, noise = soft_factors(self.rate, self.period)
+
+        def mixed(old: Array, new: Array, other: Array) -> Array:
+            mean = jnp.where(new == other, new, jnp.zeros_like(new))
+            return kept * old + (1 - kept) * mean + noise * (new - mean)
+
+        def change() -> Learner:
+            first, second = (fresh(network, one, learner) for one in jax.random.split(key))
+            blended = jax.tree.map(mixed, learner.params, first, second)
+            every = everything(learner.params)
+            return graft(learner, every, blended, network.tx, forget=nothing(every))
+
+        return when(step % self.period == 0, change, learner), Softened(step)
+
+
+@dataclass(frozen=True)
+class DrM:
+    """Shrinks and perturbs, more strongly if more neurons are dormant: w <- keep * w + (1 - keep) * w'.
+
+    keep = min(max(least, 1 - slope * fraction), most), where `fraction` is the fraction of tau-dormant neurons.
+
+    - `layers`: names of the layers or networks whose neurons count, such as ("actor",); None counts all.
+    - `convolutions`: "keep" convolutional layers, or "perturb" them as all others.
+    - `moments` and `step_count`: what happens to the optimizer's state, as in `Reset`.
+
+    >>> DrM(most=0.95).least
+    0.2
+
+    Raises ValueError for an unknown option, a negative tau, or unless 0 <= least <= most <= 1. `init` raises ValueError
+    for a layer that does not exist. If an activation is NaN or infinite, weights do not change.
+    Source: Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization"; utils.py
+    at XuGW-Kevin/DrM 317116a. They act every 100,000 updates, with `most` between 0.6 and 1 by task. They score dense
+    layers before the activation, the output layer included; we score hidden neurons after it. They also perturb the
+    target network, with other draws; we do not. Their exploration and value targets are not part of this intervention.
+    """
+
+    least: float = 0.2
+    most: float = 0.9
+    slope: float = 2.0
+    tau: float = 0.025
+    layers: tuple[str, ...] | None = None
+    convolutions: Literal["keep", "perturb"] = "keep"
+    moments: Literal["fresh", "keep"] = "fresh"
+    step_count: Literal["keep", "restart"] = "restart"
+
+    def __post_init__(self) -> None:
+        checked_tau(self.tau)
+        if not 0 <= self.least <= self.most <= 1:
+            raise ValueError(f"expected 0 <= least <= most <= 1, got least={self.least}, most={self.most}.")
+        if not self.slope >= 0:
+            raise ValueError(f"slope must not be negative, got {self.slope}; the paper uses 2.")
+        one_of("convolutions", self.convolutions, ("keep", "perturb"))
+        one_of("moments", self.moments, ("fresh", "keep"))
+        one_of("step_count", self.step_count, ("keep", "restart"))
+
+    def init(self, learner: Learner, network: Network) -> tuple[()]:
+        del learner
+        self._counted({layer.name: layer.width for layer in network.wiring.layers})
+        return ()
+
+    def _counted(self, layers: dict[str, PyTree]) -> dict[str, PyTree]:
+        """Returns the entries of the layers that count."""
+        if self.layers is None:
+            return layers
+        for name in self.layers:
+            if not any(f"{layer}/".startswith(f"{name}/") for layer in layers):
+                raise ValueError(f"no layer or network is called {name!r}; the layers are {[*layers]}.")
+        return {
+            layer: one for layer, one in layers.items() if any(f"{layer}/".startswith(f"{n}/") for n in self.layers)
+        }
+
+    def keep(self, fraction: Float[Array, ""]) -> Float[Array, ""]:
+        """Returns the factor of the old weights, given the fraction of dormant neurons.
+
+        >>> [round(float(DrM(most=1.0).keep(jnp.array(fraction))), 3) for fraction in (0.1, 0.3, 0.5)]
+        [0.8, 0.4, 0.2]
+        """
+        return jnp.minimum(jnp.maximum(1.0 - self.slope * fraction, self.least), self.most)
+
+    def update(
+        self, key: Array, learner: Learner, state: tuple[()], network: Network, *inputs: PyTree
+    ) -> tuple[Learner, tuple[()]]:
+        scores = self._counted(network.wiring.scores(learner.params, *inputs))
+        fraction = dormant_fraction(scores, self.tau)
+        keep = self.keep(fraction)
+        known = ~jnp.isnan(fraction)
+        donor = fresh(network, key, learner)
+        blended = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, learner.params, donor)
+        mask = jax.tree.map(lambda hit: hit & known, self._mask(learner.params))
+        every = jax.tree.map(lambda hit: hit & known, everything(learner.params))
+        learner = graft(learner, mask, blended, network.tx, every if self.moments == "fresh" else nothing(mask))
+        return (restart_step_count(learner, known) if self.step_count == "restart" else learner), state
+
+    def _mask(self, params: PyTree[Array]) -> PyTree[Bool[Array, ""]]:
+        leaves = by_path(params)
+        kept = {path.rpartition("/")[0] for path, leaf in leaves.items() if leaf.ndim > 2} - {""}
+        hit = [jnp.array(self.convolutions == "perturb" or path.rpartition("/")[0] not in kept) for path in leaves]
+        return jax.tree.unflatten(jax.tree.structure(params), hit)

@@ -1,0 +1,116 @@
+"""UPGD, an optax optimizer that changes useful weights less and adds noise to useless ones."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree, UInt32
+
+
+class UPGDState(NamedTuple):
+    """The running utility of each weight, the key of the noise, and the state of the wrapped transformation."""
+
+    utility: PyTree[Array]
+    key: UInt32[Array, "2"]
+    inner: PyTree
+
+
+@dataclass(frozen=True)
+class UPGD:
+    """The settings of `upgd`: the decay of utilities, the noise, the decay of weights, and the factor of the gate.
+
+    >>> UPGD(noise=0.01).factor
+    2.0
+
+    Raises ValueError for a number outside its range.
+    """
+
+    decay: float = 0.999
+    noise: float = 1e-3
+    weight_decay: float = 1e-3
+    factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must lie between 0 and 1, got {self.decay}; 0 uses the last gradient only.")
+        for name in ("noise", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if not 0 < self.factor < math.inf:
+            raise ValueError(
+                f"factor must be positive, got {self.factor}; 2 gives a weight without utility full steps."
+            )
+
+
+def upgd(
+    learning_rate: float, direction: optax.GradientTransformation | None = None, settings: UPGD | None = None
+) -> optax.GradientTransformation:
+    """Returns utility-based perturbed gradient descent, which protects useful weights.
+
+    With gradient g and weight w, the utility U is the running average of -g * w. It estimates how much the loss would
+    rise without the weight. The update is -learning_rate * (factor * (1 - S) * (d + noise * e) + weight_decay * w),
+    where e is normal noise, S = sigmoid(U / max U) with the maximum over all weights, and d is the gradient, or what
+    `direction` makes of it. For UPGD with Adam, pass `optax.scale_by_adam()`. Each step draws a number per weight.
+
+    >>> tx = upgd(0.1, settings=UPGD(decay=0.0, noise=0.0, weight_decay=0.0, factor=1.0))
+    >>> params = {"w": jnp.array([1.0, -2.0])}
+    >>> change, _ = tx.update({"w": jnp.array([0.5, 0.25])}, tx.init(params), params)
+    >>> [round(value, 6) for value in change["w"].tolist()]  # utilities -0.5 and 0.5
+    [-0.036553, -0.006724]
+
+    `update` raises ValueError without parameters.
+    Source: Elsayed and Mahmood 2024, "Addressing loss of plasticity and catastrophic forgetting in continual learning";
+    core/optim/weight_upgd/first_order.py and core/run/rl/adaupgd.py at mohmdelsayed/upgd b75e90a. Their code corrects
+    the utility for its start at zero but not the maximum, so that the gate is a step function at first; we correct
+    neither, and the quotient needs no correction. If no utility is positive, their quotient changes its sign and
+    protects the most harmful weights; we divide by the largest absolute utility.
+    """
+    settings = UPGD() if settings is None else settings
+    base = optax.identity() if direction is None else direction
+
+    def init(params: PyTree[Array]) -> UPGDState:
+        # Seeds that start from different weights get different noise, also under `vmap`.
+        total = sum((leaf.astype(jnp.float32).sum() for leaf in jax.tree.leaves(params)), start=jnp.zeros(()))
+        key = jax.random.fold_in(jax.random.key(0), jax.lax.bitcast_convert_type(total, jnp.uint32))
+        return UPGDState(jax.tree.map(jnp.zeros_like, params), jax.random.key_data(key), base.init(params))
+
+    def update(
+        updates: PyTree[Array], state: UPGDState, params: PyTree[Array] | None = None
+    ) -> tuple[PyTree[Array], UPGDState]:
+        if params is None:
+            raise ValueError("upgd needs the parameters: call tx.update(gradient, state, params).")
+        utility = jax.tree.map(
+            lambda old, slope, weight: settings.decay * old - (1 - settings.decay) * slope * weight,
+            *(state.utility, updates, params),
+        )
+        towards, inner = base.update(updates, state.inner, params)
+        following, drawing = jax.random.split(jax.random.wrap_key_data(state.key))
+        noise = _normal(drawing, params) if settings.noise else jax.tree.map(jnp.zeros_like, params)
+        scale = _scale(utility)
+
+        def step(old: Array, d: Array, e: Array, weight: Array) -> Array:
+            gate = settings.factor * (1 - jax.nn.sigmoid(old / scale.astype(old.dtype)))
+            return -learning_rate * (gate * (d + settings.noise * e) + settings.weight_decay * weight)
+
+        changes = jax.tree.map(step, utility, towards, noise, params)
+        return changes, UPGDState(utility, jax.random.key_data(following), inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _scale(utility: PyTree[Array]) -> Array:
+    """Returns the largest utility; the largest absolute utility if none is positive; 1 if all are 0."""
+    leaves = jax.tree.leaves(utility)
+    highest = jnp.stack([leaf.max().astype(jnp.float32) for leaf in leaves]).max()
+    largest = jnp.stack([jnp.abs(leaf).max().astype(jnp.float32) for leaf in leaves]).max()
+    return jnp.where(highest > 0, highest, jnp.where(largest > 0, largest, 1.0))
+
+
+def _normal(key: Array, params: PyTree[Array]) -> PyTree[Array]:
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [jax.random.normal(one, leaf.shape, leaf.dtype) for one, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, drawn)

@@ -1,0 +1,116 @@
+"""C-CHAIN: a term of the loss that keeps a module's outputs as they were before the last gradient step."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .execution import plain
+from .schedule import State
+
+
+@dataclass(frozen=True)
+class CChain:
+    """The settings of `with_churn_term`: strength * mean squared change of the outputs on other states.
+
+    In the first `fixed` gradient steps, the strength is `strength`. After that, it makes the term the fraction `share`
+    of the loss: share * mean |loss| / (mean churn + 1e-8), with means over about `window` gradient steps. With
+    `share=None`, the strength never changes.
+
+    >>> CChain(share=None, strength=100.0).fixed
+    10000
+
+    Raises ValueError for a number outside its range.
+    Source: Tang et al. 2025, "Mitigating plasticity loss in continual reinforcement learning by reducing churn"
+    (C-CHAIN); the defaults and the lag of one gradient step are those of crl_minatar/agents/double_dqn_c_chain.py at
+    revision 2f8bedf. They average over a window of steps. We use the plain mean of the first half window, then an
+    exponential average of the same mean age. We have no form for PPO, whose term is a cross-entropy.
+    """
+
+    share: float | None = 0.01
+    strength: float = 50.0
+    fixed: int = 10_000
+    window: int = 50_000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength < math.inf:
+            raise ValueError(f"strength must not be negative, got {self.strength}; 0 has no effect on the weights.")
+        if self.share is not None and not 0 < self.share < math.inf:
+            raise ValueError(f"share must be positive, got {self.share}; None keeps the strength fixed.")
+        if self.fixed < 1 or self.window < 1:
+            raise ValueError(f"fixed and window must be at least 1 step, got {self.fixed} and {self.window}.")
+
+
+def with_churn_term(cchain: CChain, module: nn.Module) -> "ChurnTerm":
+    """Returns a function that adds the churn term of a module to its loss. Call it once per gradient step.
+
+    Draw the states independently of the training batch. The cost is a forward pass with the old weights, a forward and
+    backward pass with the present weights, and a copy of the weights.
+
+    >>> net = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.constant_(net.weight, 1.0)
+    >>> total = with_churn_term(CChain(strength=1.0), net)
+    >>> total(torch.tensor(0.5), torch.tensor([[2.0]])).item()  # no churn at the first step
+    0.5
+    >>> _ = nn.init.constant_(net.weight, 1.5)
+    >>> total(torch.tensor(0.5), torch.tensor([[2.0]])).item()  # plus (2 * 1.5 - 2 * 1)^2
+    1.5
+
+    Raises TypeError if an argument has the wrong type.
+    """
+    if not isinstance(cchain, CChain) or not isinstance(module, nn.Module):
+        raise TypeError("expected with_churn_term(cchain, module), for instance with_churn_term(CChain(), net).")
+    return ChurnTerm(cchain, module)
+
+
+class ChurnTerm:
+    """Adds the churn term to a loss; `with_churn_term` returns it. `state_dict()` holds what a checkpoint needs."""
+
+    def __init__(self, cchain: CChain, module: nn.Module) -> None:
+        self.cchain, self.module = cchain, module
+        self.previous = self._weights()
+        self.loss = self.churn = 0.0
+        self.gradient_steps = 0
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: leaf.detach().clone() for name, leaf in plain(self.module).state_dict().items()}
+
+    @property
+    def strength(self) -> float:
+        """The factor of the churn at the next gradient step."""
+        if self.cchain.share is None or self.gradient_steps < self.cchain.fixed:
+            return self.cchain.strength
+        return self.cchain.share * self.loss / (self.churn + 1e-8)
+
+    def __call__(self, loss: Float[Tensor, ""], *states: object) -> Float[Tensor, ""]:
+        """Returns the loss plus the churn term on these inputs of the module."""
+        outputs = self.module(*states)
+        with torch.no_grad():
+            before = functional_call(plain(self.module), self.previous, states)
+        churn = (outputs - before).square().mean()
+        total = loss + self.strength * churn
+        self.previous = self._weights()
+        self.gradient_steps += 1
+        # The first gradient step has no churn, so the average of the churn has one step less.
+        rate, churn_rate = (
+            max(1 / steps, 2 / (self.cchain.window + 1))
+            for steps in (self.gradient_steps, max(self.gradient_steps - 1, 1))
+        )
+        self.loss += rate * (abs(loss.item()) - self.loss)
+        self.churn += churn_rate * (churn.item() - self.churn)
+        return total
+
+    def state_dict(self) -> State:
+        """Returns the old weights, the averages and the number of gradient steps."""
+        numbers = {"loss": self.loss, "churn": self.churn, "gradient_steps": self.gradient_steps}
+        return {"previous": {name: leaf.clone() for name, leaf in self.previous.items()}, **numbers}
+
+    def load_state_dict(self, state_dict: State) -> None:
+        """Resumes from the result of `state_dict`."""
+        like = self._weights()
+        self.previous = {name: leaf.to(like[name], copy=True) for name, leaf in state_dict["previous"].items()}
+        self.loss, self.churn = float(state_dict["loss"]), float(state_dict["churn"])
+        self.gradient_steps = int(state_dict["gradient_steps"])

@@ -1,0 +1,137 @@
+"""Interventions that project kernels: `FIRE` to equal singular values, `NaP` to their initial norms."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..settings import one_of
+from .execution import plain
+from .optimizers import check_held
+from .recycling import Learner, fresh_values, write_
+from .resets import everywhere as every_entry
+from .resets import owner, trained
+from .schedule import Counts, Inputs, State
+
+
+@dataclass(frozen=True)
+class FIRE:
+    """Replaces each kernel by a kernel near it whose singular values are equal. Use it once, when the data changes.
+
+    A dense kernel gets singular values near sqrt(outputs / inputs). Each position of a convolution's window is a kernel
+    of its own, with singular values near sqrt(outputs / inputs) / positions. Biases, normalisations and frozen
+    parameters do not change.
+
+    - `iterations`: steps of the Newton-Schulz iteration. A step multiplies a small singular value by at most 1.5, so
+      ten steps do not repair a kernel whose singular values differ by more than a factor of about 50.
+    - `heads`: "project" output layers as all others, "keep" them, or draw them anew ("fresh").
+    - `moments`: "keep" or reset ("fresh") the optimizer's state of the kernels.
+
+    >>> FIRE(heads="keep")
+    FIRE(iterations=10, heads='keep', moments='keep')
+
+    Raises ValueError for an unknown option or less than 1 iteration.
+    Source: "FIRE", ICLR 2026 (arXiv 2602.08040); vision/interventions/fire.py at isaac7778/FIRE c37a0ac. Their DQN sets
+    all dense layers to their saved initial weights, and their SAC starts the optimizers anew. Both also change the
+    target network; we do not. We take the first two axes of a kernel for outputs and inputs, as in `nn.Linear` and
+    `nn.Conv2d`.
+    """
+
+    iterations: int = 10
+    heads: Literal["project", "keep", "fresh"] = "project"
+    moments: Literal["fresh", "keep"] = "keep"
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {self.iterations}; the paper uses 10.")
+        one_of("heads", self.heads, ("project", "keep", "fresh"))
+        one_of("moments", self.moments, ("fresh", "keep"))
+
+    def init(self, module: nn.Module) -> State:
+        del module
+        return {}
+
+    def check(self, learner: Learner) -> None:
+        check_held(learner.optimizers, trained(learner.module))
+
+    @torch.no_grad()
+    def update_(self, learner: Learner, state: State, inputs: Inputs, steps: int = 1) -> Counts:
+        del state, inputs, steps
+        leaves = trained(learner.module)
+        heads = {name for name in leaves if owner(name, learner.wiring.outputs)} if self.heads != "project" else set()
+        new = {
+            name: isometric(leaf, self.iterations)
+            for name, leaf in leaves.items()
+            if leaf.ndim > 1 and name not in heads
+        }
+        if self.heads == "fresh":
+            new |= fresh_values(plain(learner.module), {name: leaves[name] for name in heads}, learner.init)
+        write_(learner, every_entry({name: leaves[name] for name in new}), new, self.moments, "keep")
+        return {}
+
+
+def isometric(kernel: Float[Tensor, "outputs inputs *window"], iterations: int = 10) -> Float[Tensor, "..."]:
+    """Returns a kernel with the singular vectors of `kernel` and nearly equal singular values, as in `FIRE`.
+
+    >>> isometric(torch.diag(torch.tensor([3.0, 4.0]))).round(decimals=3).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    outputs, inputs, *window = kernel.shape
+    matrix = kernel.flatten(2).movedim(2, 0) if window else kernel[None]
+    matrix = matrix.mT if outputs < inputs else matrix  # so that the Gram matrix is the smaller one
+    norm = matrix.square().sum((-2, -1), keepdim=True).sqrt()
+    near = matrix / torch.where(norm > 0, norm, 1.0)
+    for _ in range(iterations):
+        near = 1.5 * near - 0.5 * near @ (near.mT @ near)
+    near = math.sqrt(outputs / inputs) / math.prod(window) * (near.mT if outputs < inputs else near)
+    return near.movedim(0, 2).reshape(kernel.shape) if window else near[0]
+
+
+@dataclass(frozen=True)
+class NaP:
+    """Scales hidden kernels back to their initial norms (normalise and project).
+
+    By default, it projects the kernels whose layer is normalised before its activation. Scaling them does not change
+    what the network computes, and fixes the effective learning rate. With `everywhere`, it projects all hidden kernels.
+    Output layers, biases, normalisations, frozen parameters and the optimizer's state do not change. Each call costs
+    one pass over the weights. Put it within `Every`; the paper projects at every gradient step or every 1,000.
+
+    >>> NaP()
+    NaP(everywhere=False)
+
+    When training starts, raises ValueError if no hidden layer is normalised and `everywhere` is false.
+    Source: Lyle et al. 2024, "Normalization and effective learning rates in reinforcement learning"; there is no
+    official code, and we know the equation from a reader's summary. They also remove biases before a normalisation, and
+    project or decay its scales and offsets; we leave these as they are.
+    """
+
+    everywhere: bool = False
+
+    def init(self, module: nn.Module) -> State:
+        kernels = {name: leaf for name, leaf in trained(module).items() if leaf.ndim > 1}
+        return {"norms": {name: float(leaf.detach().norm()) for name, leaf in kernels.items()}}
+
+    def check(self, learner: Learner) -> None:
+        if not self._fed(learner):
+            raise ValueError(
+                "NaP needs a module that normalises its hidden layers, and found no such layer; add a LayerNorm before "
+                "each activation, or project all hidden kernels with NaP(everywhere=True)."
+            )
+
+    def _fed(self, learner: Learner) -> dict[str, Tensor]:
+        """Returns the kernels to project."""
+        leaves = trained(learner.module)
+        hidden = [layer for layer in learner.wiring.layers if self.everywhere or layer.coupled_by]
+        fed = dict.fromkeys(name for layer in hidden for name in layer.incoming)
+        return {name: leaves[name] for name in fed if name in leaves and leaves[name].ndim > 1}
+
+    @torch.no_grad()
+    def update_(self, learner: Learner, state: State, inputs: Inputs, steps: int = 1) -> Counts:
+        del inputs, steps
+        for name, leaf in self._fed(learner).items():
+            norm = leaf.norm()
+            leaf.mul_(torch.where(norm > 0, state["norms"][name] / norm, 1.0))
+        return {}
