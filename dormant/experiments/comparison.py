@@ -8,15 +8,22 @@ from typing import Literal, TypeVar
 from pydantic import Field
 
 from dormant import (
+    FIRE,
+    SNR,
+    SWR,
+    UPGD,
     ClipWeights,
     ContinualBackprop,
+    DrM,
     Every,
     HareTortoise,
     Intervention,
+    NaP,
     Recycle,
     Reset,
     ResetOptimizer,
     ShrinkPerturb,
+    SoftShrinkPerturb,
     how_many,
 )
 from dormant.experiments.alternatives import LONG_AFTER
@@ -40,7 +47,7 @@ from dormant.interventions.how_many import Number
 from dormant.interventions.recycle import Score
 from dormant.lab import Arm, Claim, Design, Experiment, Panel, Quantity, Scale, Trainable
 from dormant.lab.runs.schema import Checksum, Model, read, sealed
-from dormant.regularisers import L2Init, Parseval, Spectral
+from dormant.regularisers import CChain, L2Init, Parseval, Spectral
 from dormant.rl.envs.atari import DQN_GAMES, Atari
 from dormant.rl.envs.minatar import MinAtar
 
@@ -99,6 +106,16 @@ def _recycled(period: int, number: Number, score: Score = "activation") -> Every
     return Every(period, Recycle(score, number))
 
 
+def _with_nap(bench: Bench) -> Candidates:
+    """The candidates of NaP: its network has LayerNorm, and its learning rate is tuned."""
+    plain = bench.dqn().agent
+    network, rates = replace(plain.network, layer_norm=True), [times * plain.learning_rate for times in LEARNING_RATES]
+    nap = Every(1, NaP())
+    return {
+        f"learning rate {each:g}": bench.dqn(intervention=nap, learning_rate=each, network=network) for each in rates
+    }
+
+
 METHODS: Mapping[str, Method] = {
     "redo": Method("ReDo", _by_intervention("τ", (0.0, 0.025, 0.1), lambda bench, tau: bench.redo(tau))),
     "gap": Method(
@@ -127,14 +144,29 @@ METHODS: Mapping[str, Method] = {
     "clip-weights": Method(
         "Weight clipping", _by_intervention("factor", (1.0, 2.0, 4.0), lambda _, each: ClipWeights(each))
     ),
+    "snr": Method("SNR", _by_intervention("quantile", (0.9, 0.95, 0.98), lambda _, each: SNR(each))),
+    "swr": Method(
+        "SWR", _by_intervention("factor", (1e-5, 1e-4, 1e-3), lambda bench, c: Every(bench.redo_period, SWR(factor=c)))
+    ),
+    "soft-shrink-perturb": Method(
+        "Soft shrink and perturb", _by_intervention("rate", (1e-7, 1e-6, 1e-5), lambda _, each: SoftShrinkPerturb(each))
+    ),
+    "drm": Method(
+        "DrM", _by_intervention("most", (0.7, 0.8, 0.9), lambda bench, most: Every(bench.reset_period, DrM(most=most)))
+    ),
+    "fire": Method("FIRE", _by_period("reset_period", (1.0, 2.0, 5.0), lambda each: Every(each, FIRE()))),
+    "nap": Method("NaP", _with_nap),
     "weight-decay": Method("Weight decay", _by_agent("strength", DECAYS, lambda each: {"weight_decay": each})),
     "l2-init": Method("L2 init", _by_agent("strength", STRENGTHS, lambda each: {"regulariser": L2Init(each)})),
     "parseval": Method("Parseval", _by_agent("strength", STRENGTHS, lambda each: {"regulariser": Parseval(each)})),
     "spectral": Method("Spectral", _by_agent("strength", STRENGTHS, lambda each: {"regulariser": Spectral(each)})),
+    "c-chain": Method("C-CHAIN", _by_agent("share", (0.01, 0.03, 0.1), lambda each: {"regulariser": CChain(each)})),
+    "upgd": Method("UPGD", _by_agent("noise", (1e-4, 1e-3, 1e-2), lambda each: {"upgd": UPGD(noise=each)})),
     "layer-norm": Method(
         "LayerNorm", _by_learning_rate(lambda network: {"network": replace(network, layer_norm=True)})
     ),
     "crelu": Method("CReLU", _by_learning_rate(lambda network: {"network": replace(network, activation="crelu")})),
+    "gap-head": Method("GAP head", _by_learning_rate(lambda network: {"network": replace(network, gap=True)})),
 }
 _PLAIN = Method(PLAIN, _by_learning_rate(lambda _: {}))
 

@@ -193,5 +193,5 @@ def test_a_record_with_older_names_of_methods_is_read(tmp_path):
 def test_methods_have_the_names_that_train_has():
     trained = set(get_args(Name)) - {"none"}
     # In `dormant train`, gap is `--intervention recycle --number gap`, and other flags choose the network.
-    assert set(METHODS) - trained == {"gap", "layer-norm", "crelu"}
+    assert set(METHODS) - trained == {"gap", "gap-head", "layer-norm", "crelu"}
     assert methods("shrink_perturb,Continual-Backprop") == ["shrink-perturb", "continual-backprop"]
