@@ -131,7 +131,7 @@ def isometry_deviations(params: PyTree[Array], scaled: bool = False) -> dict[str
     >>> {path: float(value) for path, value in isometry_deviations({"w": jnp.diag(jnp.array([3.0, 4.0]))}).items()}
     {'w': 289.0}
 
-    Source: "FIRE", ICLR 2026 (arXiv 2602.08040), "deviation from isometry" of W^T W. We use the smaller of the two
+    Source: Han et al. 2026, "FIRE", "deviation from isometry" of W^T W. We use the smaller of the two
     Gram matrices, because a kernel with more outputs than inputs can't have W^T W = I.
     """
     return {path: _deviation(leaf, scaled) for path, leaf in by_path(params).items() if leaf.ndim > 1}

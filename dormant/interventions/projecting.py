@@ -30,7 +30,8 @@ class FIRE:
     FIRE(iterations=10, heads='keep', moments='keep')
 
     Raises ValueError for an unknown option or less than 1 iteration.
-    Source: "FIRE", ICLR 2026 (arXiv 2602.08040); vision/interventions/fire.py at isaac7778/FIRE c37a0ac. Their DQN sets
+    Source: Han et al. 2026, "FIRE: Frobenius-isometry reinitialization";
+    vision/interventions/fire.py at isaac7778/FIRE c37a0ac. Their DQN sets
     all dense layers to their saved initial weights; `Chain(FIRE(), Reset(("dense", "head")))` draws them anew. Their
     SAC projects all dense layers and starts the optimizers anew. Both also change the target network; we do not. In a
     kernel with more than two axes we take the last two for inputs and outputs.

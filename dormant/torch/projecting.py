@@ -34,7 +34,8 @@ class FIRE:
     FIRE(iterations=10, heads='keep', moments='keep')
 
     Raises ValueError for an unknown option or less than 1 iteration.
-    Source: "FIRE", ICLR 2026 (arXiv 2602.08040); vision/interventions/fire.py at isaac7778/FIRE c37a0ac. Their DQN sets
+    Source: Han et al. 2026, "FIRE: Frobenius-isometry reinitialization";
+    vision/interventions/fire.py at isaac7778/FIRE c37a0ac. Their DQN sets
     all dense layers to their saved initial weights, and their SAC starts the optimizers anew. Both also change the
     target network; we do not. We take the first two axes of a kernel for outputs and inputs, as in `nn.Linear` and
     `nn.Conv2d`.

@@ -152,7 +152,8 @@ STATEFUL = [each for each in INTERVENTIONS if not isinstance(each, Chain | Every
 @pytest.mark.parametrize("intervention", STATEFUL, ids=repr)
 def test_every_optimizer(intervention, optimizer):
     network, learner, inputs = start(intervention, optimizer)
-    if intervention == Recycle("gradient", Dormant(0.5)) and optimizer in ("rmsprop", "adagrad", "schedule_free"):
+    by_gradient = intervention in (Recycle("gradient", Dormant(0.5)), SWR(factor=0.5))
+    if by_gradient and optimizer in ("rmsprop", "adagrad", "schedule_free"):
         with pytest.raises(ValueError, match="does not average the gradient of every parameter"):
             intervention.init(learner, network)
         return
@@ -173,7 +174,11 @@ def test_seeds_side_by_side_equal_seeds_one_by_one(intervention):
         together = side_by_side(KEYS, *together)
         pairs = [update(*one) for one in zip(KEYS, learners, states, strict=True)]
         learners, states = map(list, zip(*pairs, strict=True))
-    assert_equal(together, (stack(learners), stack(states)))
+    if isinstance(intervention, FIRE):  # products of matrices round differently in batches
+        alone = (stack(learners), stack(states))
+        jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6), together, alone)
+    else:
+        assert_equal(together, (stack(learners), stack(states)))
 
 
 def test_a_schedule_stays_a_branch_when_seeds_are_mapped():
