@@ -77,9 +77,7 @@ def upgd(
         key = jax.random.fold_in(jax.random.key(0), jax.lax.bitcast_convert_type(total, jnp.uint32))
         return UPGDState(jax.tree.map(jnp.zeros_like, params), jax.random.key_data(key), base.init(params))
 
-    def update(
-        updates: PyTree[Array], state: UPGDState, params: PyTree[Array] | None = None
-    ) -> tuple[PyTree[Array], UPGDState]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         if params is None:
             raise ValueError("upgd needs the parameters: call tx.update(gradient, state, params).")
         utility = jax.tree.map(
