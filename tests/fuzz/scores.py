@@ -49,6 +49,8 @@ def judge_scores(
             continue  # the entries may not identify a refused layer's units; coupled layers are scored after a norm
         neurons = neurons_of(truth, layer.incoming, layer.width)
         got = np.asarray(scores[layer.name])
+        if np.isnan(got).all() and not finite(truth, neurons.any(0), seen.activations):
+            continue  # a layer with an activation that is not finite has only NaN scores
         for neuron in np.flatnonzero(got != 0):
             units = np.flatnonzero(neurons[neuron])
             if len(units) and quiet[units].all():
@@ -89,6 +91,12 @@ def active(truth: Structure, activations: Sequence[np.ndarray]) -> Table:
     for units, values in zip(truth.activations, activations, strict=True):
         active |= units[(values != 0).any(0)].any(0)
     return active
+
+
+def finite(truth: Structure, mine: np.ndarray, activations: Sequence[np.ndarray]) -> bool:
+    """Returns whether all activations of the units in the mask `mine` are finite."""
+    pairs = zip(truth.activations, activations, strict=True)
+    return all(np.isfinite(values[:, units[:, mine].any(1)]).all() for units, values in pairs)
 
 
 def by_hand(truth: Structure, neurons: Table, seen: Observed) -> np.ndarray | None:

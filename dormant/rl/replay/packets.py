@@ -101,13 +101,7 @@ class Packets:
 
     def opened(self, packet: UInt8[Array, " bytes"]) -> dict[str, Array]:
         """Splits a packet into its fields, in compiled code."""
-        return {name: self._field(packet, name) for name in self.layout.names or ()}
-
-    def _field(self, packet: UInt8[Array, " bytes"], name: str) -> Array:
-        dtype, offset = (self.layout.fields or {})[name][:2]
-        of_one, shape = dtype.subdtype or (dtype, ())
-        raw = packet[offset : offset + dtype.itemsize].reshape(*shape, of_one.itemsize)
-        return raw[..., 0] if of_one.itemsize == 1 else jax.lax.bitcast_convert_type(raw, of_one)
+        return {name: _field(packet, *field[:2]) for name, field in (self.layout.fields or {}).items()}
 
     def write(self, frames: Frames, fields: dict[str, Array]) -> Frames:
         """Writes the packet's newest frame into the frames, in compiled code. Returns the frames.
@@ -134,6 +128,12 @@ class Packets:
         """Gathers the batches of a packet, in compiled code. They have a leading axis of gradient steps."""
         before, after = (self.observations(frames, fields, name) for name in ("before", "after"))
         return Batch(before, fields["action_tm1"].astype(jnp.int32), fields["return_t"], fields["discount_t"], after)
+
+
+def _field(packet: UInt8[Array, " bytes"], dtype: np.dtype, offset: int) -> Array:
+    of_one, shape = dtype.subdtype or (dtype, ())
+    raw = packet[offset : offset + dtype.itemsize].reshape(*shape, of_one.itemsize)
+    return raw[..., 0] if of_one.itemsize == 1 else jax.lax.bitcast_convert_type(raw, of_one)
 
 
 def stack_fields(name: str, shape: tuple[int, ...]) -> list[tuple[str, type[np.generic], tuple[int, ...]]]:
