@@ -60,7 +60,7 @@ TABLE = "tests/unit/test_table.py tests/unit/test_overlap.py"
 TRACING = "tests/unit/test_tracing.py tests/unit/test_kinds_of_networks.py"
 
 MUTANTS = [
-    *of("settings.py", SCORES, ("if not tau >= 0:", "if tau < 0:")),
+    *of("settings.py", SCORES, ("fits = bool(tau >= 0)", "fits = not tau < 0")),
     *of("settings.py", SCHEDULE, ("if steps < 1:", "if steps < 0:")),
     *of("settings.py", RENEWAL, ("if value not in choices:", "if False:")),
     *of(
@@ -246,7 +246,10 @@ MUTANTS = [
         "rl/replay/frames.py",
         FRAMES,
         ("frames[age < back] = 0", "frames[age <= back] = 0"),
-        ("kept_one_more = last and bool(ring.discount[slot] > 0)", "kept_one_more = last"),
+        (
+            "return added > 0 and bool(ring.last[slot]) and bool(ring.discount[slot] > 0)",
+            "return added > 0 and bool(ring.last[slot])",
+        ),
         ("final = np.where(alive, first + step, final)", "final = first + step"),
         ("if float(discount_t) > 0:", "if last_t:"),
     ),
