@@ -101,7 +101,7 @@ class Packets:
 
     def opened(self, packet: UInt8[Array, " bytes"]) -> dict[str, Array]:
         """Splits a packet into its fields, in compiled code."""
-        return {name: _field(packet, *field[:2]) for name, field in (self.layout.fields or {}).items()}
+        return {name: _field(packet, field[0], field[1]) for name, field in (self.layout.fields or {}).items()}
 
     def write(self, frames: Frames, fields: dict[str, Array]) -> Frames:
         """Writes the packet's newest frame into the frames, in compiled code. Returns the frames.
