@@ -9,6 +9,7 @@ import pytest
 
 from dormant import TraceError, trace
 from dormant.rl.networks.convolutional import MinAtarCNN
+from dormant.tracing.ledger import Ledger
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (6, 4))
@@ -289,3 +290,10 @@ def test_a_bias_summed_along_the_batch_is_not_followed():
         return dense(params["b"], relu(x @ params["a"]["w"] + jnp.cumsum(bias, axis=0)))
 
     assert table(apply, AB, X) == {"a": "a/b (in 'cumsum') feeds it in a way that is not followed"}
+
+
+def test_pairs_that_share_a_neuron_become_one_neuron():
+    notes = Ledger([(3, 4)], ["kernel"])
+    notes.new_producer(0, 4)
+    notes.merge(np.array([[0, 1], [1, 2]]))
+    assert notes.canonical.tolist() == [2, 2, 2, 3]
