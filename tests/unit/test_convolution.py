@@ -46,6 +46,21 @@ def test_several_seeds_at_once_are_each_alone():
             np.testing.assert_allclose(one[seed], other, rtol=1e-5, atol=1e-5)
 
 
+def test_second_derivatives_are_those_of_jax_and_jvp_is_refused():
+    images = jax.random.normal(jax.random.key(0), (2, 6, 6, 2))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 2, 2))
+
+    def hessian(convolve):
+        return jax.hessian(lambda kernel: (convolve(images, kernel, 2, "SAME") ** 3).sum())(kernel)
+
+    def ours(kernel):
+        return loop_convolution(images, kernel, 2, ((0, 1), (0, 1)))
+
+    np.testing.assert_allclose(hessian(xla_convolution), hessian(plain), rtol=1e-4, atol=1e-4)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(ours, (kernel,), (kernel,))
+
+
 def test_the_tracer_sees_a_convolution():
     def apply(params, images):
         maps = jax.nn.relu(

@@ -78,8 +78,8 @@ def loop_convolution(
 ) -> Float[Array, "batch rows columns filters"]:
     """A convolution with explicit gradients for images and kernel. Each gradient is a convolution in NHWC layout.
 
-    Supports only reverse-mode differentiation, and only once. `jax.jvp` and second derivatives need
-    `jax.lax.conv_general_dilated`.
+    `jax.jvp` raises TypeError, because only the reverse mode has a rule. Derivatives of `jax.grad`, such as
+    `jax.hessian`, are those of `jax.lax.conv_general_dilated`.
     """
     return _convolution(images, kernel, stride, pads)
 
