@@ -47,7 +47,7 @@ def atari_dqn(replay_ratio: float = 1.0, network: NatureCNN | ImpalaResNet | Non
     `target_period` counts agent steps, so it is 8,000 at replay ratio 0.25.
 
     >>> atari_dqn(0.25).target_period, atari_dqn(1.0).target_period, atari_dqn().network
-    (8000, 2000, NatureCNN(width=1, padding='SAME', activation='relu', layer_norm=False, dueling=False))
+    (8000, 2000, NatureCNN(width=1, padding='SAME', activation='relu', layer_norm=False, dueling=False, gap=False))
 
     Source: dopamine/jax/agents/dqn/configs/dqn.gin and dopamine/labs/redo/configs/dqn_dense.gin, at replay ratio 0.25.
     The period of 2,000 agent steps at replay ratio 1 is taken from timoklein/redo. The paper may instead have used the
