@@ -3,7 +3,7 @@
     python tests/campaign.py --files 3000 --commands 500 --kills 60 --seed 1
 
 Every case must raise a one-line error, or give results that are bit-identical to those of an undamaged run. The exit
-code is 1 if a case gave wrong results, ended in a traceback or hung. `--only N` repeats one case of a kind.
+code is 1 if a case gave wrong results, ended in a traceback or hung. `--only N` runs only case N of each kind.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from campaign.outcomes import Tally
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=300, help="damaged files, of runs and of input")
-    parser.add_argument("--commands", type=int, default=50, help="command lines with malformed flags")
-    parser.add_argument("--kills", type=int, default=0, help="runs that are killed and resumed")
+    parser.add_argument("--files", type=int, default=300, help="number of damaged files")
+    parser.add_argument("--commands", type=int, default=50, help="number of command lines with malformed flags")
+    parser.add_argument("--kills", type=int, default=0, help="number of runs to kill and resume")
     known = ["MinAtar", "SAC", "Atari", "figure"]
     parser.add_argument("--families", nargs="+", default=known, choices=known, help="kinds of runs to damage and kill")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", type=int, help="repeat the case with this number of each kind of damage")
+    parser.add_argument("--only", type=int, help="number of the only case to run, of each kind")
     flags = parser.parse_args()
     tally, began = Tally(), time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM also prints the table

@@ -12,8 +12,8 @@ import tempfile
 import typing
 from pathlib import Path
 
-# Compilation takes most of a test's time. Subprocesses inherit these variables. The flags save most of the time, but
-# without fusion emitters seeds side by side round differently from seeds one by one; see `pytest_pyfunc_call`.
+# Compilation takes most of a test's time, and these flags make it much faster. Subprocesses inherit them. Without
+# fusion emitters, XLA rounds seeds trained together differently from seeds trained alone; see `pytest_pyfunc_call`.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false",
@@ -34,10 +34,10 @@ from jaxtyping import install_import_hook, jaxtyped
 
 
 def quickly_jaxtyped(*, typechecker):
-    """Applies `jaxtyping.jaxtyped` only where it is needed, because it takes most of a traced function's time.
+    """Returns a decorator that applies `jaxtyping.jaxtyped` only to classes and to functions with shapes.
 
-    Functions without shapes need only the type checker. Functions inside functions are not checked, because a checker
-    would be compiled whenever an inner function is defined.
+    `jaxtyped` takes most of a traced function's time. Functions without shapes need only the type checker. Functions
+    inside functions are not checked, because each definition of an inner function would compile a checker.
     """
 
     def decorate(checked):
@@ -58,7 +58,7 @@ def has_shapes(annotation):
 jaxtyping.jaxtyped = quickly_jaxtyped  # the import hook below calls the function by this name
 install_import_hook("dormant", "beartype.beartype")  # must come before any module of dormant is imported
 
-# With two devices, two seeds are spread over devices, while one or three seeds are not.
+# Tests need two devices to cover both cases: two seeds are spread over devices, but one or three seeds are not.
 jax.config.update("jax_num_cpu_devices", 2)
 
 # No deadline, because the first example compiles. Fixed examples make failures reproducible.
@@ -68,9 +68,9 @@ settings.load_profile("dormant")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Makes JAX strict in a test and all its fixtures, because JAX recompiles if the strictness changes.
+    """Makes JAX strict in a test and in its fixtures. JAX recompiles functions if the strictness changes.
 
-    Doctests, which are outside this folder, are not strict: users may rely on broadcasting.
+    Doctests are outside this folder and are not strict, because users may rely on broadcasting.
     """
     if Path(__file__).parent not in item.path.parents:
         return (yield)
@@ -83,7 +83,7 @@ NOT_FUSING = "--xla_cpu_use_fusion_emitters=false"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """Runs a test marked `fusing_compiler` in its own process, in which XLA fuses operations as it does for users."""
+    """Runs a test marked `fusing_compiler` in a new process. XLA fuses operations there, as it does for users."""
     if pyfuncitem.get_closest_marker("fusing_compiler") is None or NOT_FUSING not in os.environ["XLA_FLAGS"]:
         return None
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", pyfuncitem.nodeid]
@@ -94,7 +94,7 @@ def pytest_pyfunc_call(pyfuncitem):
 
 
 def pytest_collection_finish():
-    """Exempts what exists before the first test from garbage collection, which otherwise visits it again and again."""
+    """Exempts all objects that exist before the first test from garbage collection, to make collections faster."""
     gc.collect()
     gc.freeze()
 
@@ -104,7 +104,7 @@ LARGEST_RESIDENT_SET = 3 << 29  # bytes that a worker may keep between two tests
 
 @pytest.fixture(autouse=True)
 def compiled_code_is_dropped():
-    """Frees compiled code before a test if there is much, because JAX would keep all of it, about 5 GB per worker."""
+    """Frees compiled code before a test if the process is large. Otherwise, JAX would keep about 5 GB per worker."""
     if psutil.Process().memory_info().rss > LARGEST_RESIDENT_SET:
         jax.clear_caches()
         gc.collect()

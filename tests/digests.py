@@ -77,7 +77,10 @@ def name_of(run: Path, root: Path) -> str:
 
 
 def digests(run: Path) -> Iterator[tuple[str, str]]:
-    """Yields digests of the last checkpoint's arrays, by kind, and of all logged rows. Ignores the arrays' names."""
+    """Yields pairs of name and digest: per kind of array in the last checkpoint, and per file of logged rows.
+
+    The digests of arrays do not depend on the names or the order of the arrays.
+    """
     arrays = last_state(run / "checkpoint")
     kinds = {name: kind_of(name) for name in arrays}
     for kind in ("parameters", "optimizer", "other"):

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def dopamine(folder: Path, part: int, cursor: int, terminal: list[int]) -> None:
-    """Writes one part of a log in Dopamine's format. Frames and rewards equal the number of their slot."""
+    """Writes one part of a log in Dopamine's format. Every pixel and the reward of slot k have the value k."""
     slots = np.arange(len(terminal))
     columns = {
         "$store$_observation": np.broadcast_to(slots[:, None, None], (len(slots), 2, 2)).astype(np.uint8),

@@ -88,7 +88,7 @@ def shrink_job(job: Job) -> tuple[Job, str]:
 
 
 def plant_job(job: Planted) -> tuple[Planted, int | None, str]:
-    """Returns the job, the first program that finds its planted fault, and the kind of failure."""
+    """Looks for a planted fault. Returns the job, the number of the first program that finds it, and the failure."""
     from fuzz.faults import first_found
 
     return job, *first_found(*job)
@@ -131,7 +131,7 @@ def by_kind(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def reasons(results: Iterable[Result]) -> Iterator[str]:
-    """Yields lines with the most frequent reasons for a refusal."""
+    """Yields one line for each of the most frequent reasons to refuse a program."""
     counts = collections.Counter(re.sub(r" in .*?:", ":", result.refused)[:100] for result in results if result.refused)
     for reason, count in counts.most_common(8):
         yield f"{count:6} refused: {reason}"
@@ -143,15 +143,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--framework", choices=("jax", "torch", "both"), default="both")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--only", type=int, help="run one program, shrink it and print it")
+    parser.add_argument("--only", type=int, help="number of the only program to run, shrink and print")
     parser.add_argument("--scripts", type=int, default=1, help="number of scripts per kind of failure")
-    parser.add_argument("--plant", metavar="FAULT", help="plant this past fault, or 'all', and check that it is found")
+    parser.add_argument("--plant", metavar="FAULT", help="plant this past fault, or 'all'; check that it is found")
     parser.add_argument("--into", type=Path, help="write the scripts into this folder instead of printing them")
     return parser.parse_args()
 
 
 def plant(name: str, frameworks: Iterable[str], options: argparse.Namespace) -> int:
-    """Plants one fault or all, and prints the program that found each. Returns 1 if a fault was not found."""
+    """Plants one fault or all faults. Prints which program found each fault. Returns 1 if a fault was not found."""
     from fuzz.faults import faults_of
 
     jobs = [

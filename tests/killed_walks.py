@@ -1,4 +1,4 @@
-"""A training that is a random walk per seed, with kills, for the tests of run folders."""
+"""A fake training for the tests of run folders: one random walk per seed. Tests can kill it."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from dormant.lab.runs import runner
 
 @dataclass(frozen=True)
 class Walk:
-    """A training that is a random walk per seed. Its state is a position, a key and the agent steps done."""
+    """A fake training with one random walk per seed. The state has positions, keys and the number of agent steps."""
 
     agent_steps: int = 40
     log_period: int = 4

@@ -1,12 +1,12 @@
 """Mutation tests: changes one line at a time and runs the tests that should fail.
 
-    python tests/mutants.py                  all mutants, one after another; exits with 1 if more than five survive
-    python tests/mutants.py --slice 2/4      the second quarter of all mutants
-    python tests/mutants.py claims resets    the mutants with one of these words in their file or tests
+    python tests/mutants.py                  runs all mutants; exits with 1 if more than five survive
+    python tests/mutants.py --slice 2/4      runs the second quarter of the mutants
+    python tests/mutants.py claims resets    runs mutants with one of these words in their file name or test names
 
-Each mutant is one line of `MUTANTS`: a file, a text that occurs once in that file, its replacement, and the tests. The
-tests also run on unchanged code, because a test that always fails would kill every mutant. Everything happens in a copy
-of the working tree, and compiled code is shared between mutants. A mutant takes about ten seconds of one core.
+A mutant in `MUTANTS` has a file, a text that occurs once in the file, a replacement, and tests. The tests also run on
+unchanged code, because a test that always fails would kill every mutant. Mutants are made in a copy of the working
+tree, and share compiled code. A mutant takes about ten seconds on one core.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SECONDS = 300  # time limit for the tests of one mutant
 
 
 class Mutant(NamedTuple):
-    """A change of one line, with the pytest arguments of the tests that should fail."""
+    """A change of one line, and the pytest arguments that select the tests. At least one of these tests should fail."""
 
     file: str
     line: str
@@ -33,7 +33,7 @@ class Mutant(NamedTuple):
 
 
 def of(file: str, tests: str, *changes: tuple[str, str]) -> list[Mutant]:
-    """Returns mutants of one file with the same tests. In `tests`, | stands for " or " in an expression for -k."""
+    """Returns mutants of one file that have the same tests. `tests` uses | for " or " in expressions of pytest's -k."""
     return [Mutant(f"dormant/{file}", line, replacement, tuple(tests.split())) for line, replacement in changes]
 
 
@@ -333,8 +333,8 @@ MUTANTS = [
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help="only mutants whose file or tests have one of these words")
-    parser.add_argument("--slice", default="1/1", metavar="K/N", help="the K-th of N equal parts")
+    parser.add_argument("words", nargs="*", help="run only mutants with one of these words in their file or tests")
+    parser.add_argument("--slice", default="1/1", metavar="K/N", help="run only part K of N equal parts")
     flags = parser.parse_args()
     part, parts = map(int, flags.slice.split("/"))
     wanted = chosen(flags.words)
@@ -364,7 +364,7 @@ def copied(folder: Path) -> Path:
 
 
 def killed(copy: Path, mutant: Mutant) -> bool:
-    """Whether a test fails with the mutant. Prints the result."""
+    """Applies the mutant and runs its tests. Prints and returns whether a test fails."""
     file = copy / mutant.file
     text = file.read_text()
     assert text.count(mutant.line) == 1, f"{mutant.file}: {mutant.line!r} occurs {text.count(mutant.line)} times"
@@ -378,7 +378,7 @@ def killed(copy: Path, mutant: Mutant) -> bool:
 
 
 def noticed(copy: Path, tests: tuple[str, ...]) -> bool:
-    """Whether any of the tests fails."""
+    """Returns whether a test fails or the tests exceed the time limit."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
     own = {
         "PYTHONPATH": str(copy),

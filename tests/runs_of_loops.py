@@ -9,7 +9,7 @@ def trees_equal(first, second):
 
 
 def played(training, folder):
-    """Returns the loop of a complete run of the host loop, all its states, and all its metrics."""
+    """Runs a training in the host loop to the end. Returns the loop, all states and all metrics."""
     states, metrics = [training.init()], []
     loop = training.open(folder, states[0])
     while training.agent_steps_done(states[-1]) < training.agent_steps:

@@ -1,4 +1,4 @@
-"""Small runs of one experiment, two games and several arms, shared by all tests of a session."""
+"""Trains the small runs of one experiment, with two games and several arms. All tests of a session share them."""
 
 import fcntl
 from dataclasses import replace
@@ -16,10 +16,10 @@ FIGURE = replace(FIG09, designs={"smoke": Design(ARMS, GAMES, (0, 1), "All that 
 
 
 def trained(root: Path, experiment: Experiment = FIGURE) -> Path:
-    """Returns a folder of finished runs. The first process that calls it trains them, while the others wait."""
+    """Returns a folder of finished runs. The first process that calls this function trains them. The others wait."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        todo = jobs([experiment], "smoke", root, together=True)[:-1]  # pages must handle a missing run
+        todo = jobs([experiment], "smoke", root, together=True)[:-1]  # tests the page with a missing run
         assert run_all(todo, Processes((None,), short=True)).count("done") == len(todo)
     return root

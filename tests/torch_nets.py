@@ -5,7 +5,7 @@ from torch import nn
 
 
 class Net(nn.Module):
-    """A module from named layers and a function, so that a network fits on one line."""
+    """A module with named layers. Its forward pass calls the function `forward(module, *inputs)`."""
 
     def __init__(self, forward, **layers):
         super().__init__()

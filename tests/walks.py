@@ -1,4 +1,4 @@
-"""A fake training that worker processes can import: random walks that can crash, be killed or be slow."""
+"""A fake training that worker processes can import. Its random walks can crash, be killed or be slow."""
 
 import os
 import signal
@@ -13,14 +13,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Place:
-    """The environment of a walk, as a placeholder."""
+    """A placeholder for the environment of a random walk."""
 
     game: str = "Line"
 
 
 @dataclass(frozen=True)
 class Walker:
-    """The agent of a walk. The table of speeds needs the field `network`."""
+    """A placeholder for the agent of a random walk. The table of speeds needs the field `network`."""
 
     network: str = "none"
     min_replay: int = 0
@@ -29,7 +29,7 @@ class Walker:
 
 @dataclass(frozen=True)
 class Walk:
-    """One random walk per seed. The failure `wrong` occurs at agent step `at`, and only once if `marker` is set."""
+    """One random walk per seed. At agent step `at`, it fails in the way `wrong`. With `marker`, it fails only once."""
 
     env: Place = field(default_factory=Place)
     agent: Walker = field(default_factory=Walker)

@@ -1,4 +1,4 @@
-"""The page in a real browser loads nothing else, logs no errors, and works with pointer, keys and screen reader."""
+"""The report page in Chromium makes no requests, logs nothing, works by mouse and keyboard, and is accessible."""
 
 import re
 from importlib.resources import files
@@ -12,7 +12,7 @@ WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
 @pytest.fixture
 def opened(browser, report):
-    """A function that opens the page in a new tab. `faults` collects its errors and network requests."""
+    """Yields a function that opens the page in a new tab. Fails if a tab logs a message or requests an http address."""
     contexts, faults = [], []
 
     def open_page(scheme="light", viewport=WIDE, **settings):
@@ -139,7 +139,7 @@ def test_details_open_on_paper(opened):
 @pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_accessible(opened, scheme, viewport):
-    tab = opened(scheme, viewport, bypass_csp=True)  # because the page's policy would block axe-core
+    tab = opened(scheme, viewport, bypass_csp=True)  # the page's security policy would block axe-core
     tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert tab.evaluate("document.documentElement.scrollWidth") == viewport["width"]
     tab.evaluate((files("axe_playwright_python") / "axe.min.js").read_text())

@@ -1,4 +1,4 @@
-"""The documentation opened as files in Chromium: no error, no request to the network, and a search that finds names."""
+"""Opens the documentation's files in Chromium. No page has an error or a network request, and the search works."""
 
 import pytest
 from documentation.site import built
@@ -26,7 +26,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def opened(browser):
-    """A function that opens a file, and the lists of what went wrong and of what was requested."""
+    """Yields a browser tab, the list of its errors and warnings, and the list of its requests."""
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     faults, requests = [], []
     tab.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)

@@ -30,7 +30,7 @@ def numbers(text: str):
 
 @pytest.fixture
 def copied(runs, tmp_path) -> Path:
-    """A copy of the runs that a test may change. It has no checksums of the final files."""
+    """A copy of the runs. It has no checksums of the final files, so a test may change the files."""
     shutil.copytree(runs / "smoke", tmp_path / "runs" / "smoke")
     for done in (tmp_path / "runs").rglob("done"):
         content = json.loads(done.read_text())
@@ -84,8 +84,7 @@ def test_one_seed_one_arm_and_no_evaluation_still_make_a_page(copied):
 
 def test_twenty_long_figures_would_stay_below_six_megabytes(runs, tmp_path):
     found = chapter_of(runs)
-    # The page is as large as at laptop scale (250 log points, five seeds), but has more score maps than an experiment
-    # has at that scale.
+    # Each figure has as many log points (250) and seeds (5) as at laptop scale, and more score maps.
     frame = found.frame.filter(seed=0, agent_steps=800)
     long = [
         frame.with_columns(seed=seed, agent_steps=steps) for seed in range(5) for steps in range(0, 200_000, 800)

@@ -1,4 +1,4 @@
-"""Starts real nodes of a Ray cluster on this machine, each with its own address. Nodes can lose power."""
+"""Starts real Ray nodes on this machine. Each node has its own address, and a test can kill the node."""
 
 import os
 import shutil
@@ -16,24 +16,24 @@ from pathlib import Path
 import psutil
 
 SETTINGS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-# A network per pytest-xdist worker, because each has its own cluster. Ray does not accept 127.0.0.1 for a cluster.
+# Each pytest-xdist worker starts its own cluster, so each worker uses its own network. Ray refuses 127.0.0.1.
 NETWORK = 1 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 PATIENCE_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node. All its processes are in the process group of `process`, except Ray's workers."""
+    """A running Ray node. Ray's workers are not in the process group of `process`. All other processes are."""
 
     process: subprocess.Popen
 
     def tasks(self) -> list[psutil.Process]:
-        """The node's worker processes, which run tasks or wait for tasks."""
+        """Returns the node's worker processes. A worker runs a task or waits for one."""
         below = psutil.Process(self.process.pid).children(recursive=True)
         return [each for each in below if _group(each.pid) not in (self.process.pid, None)]
 
     def holds(self, path: Path) -> bool:
-        """Whether a worker process of the node has a folder open."""
+        """Whether a worker process of the node has the folder `path` open."""
         return any(str(path) in _opened(each.pid) for each in self.tasks())
 
     def lose_power(self) -> None:
@@ -47,7 +47,7 @@ class Node:
 
 @contextmanager
 def node(host: int, *arguments: str) -> Iterator[Node]:
-    """Starts a node with one core at the address with the number `host`."""
+    """Starts a Ray node with one CPU core at `address(host)`. Yields the node, and kills it at the end."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={address(host)}"]
     resources = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000", "--disable-usage-stats"]
     with tempfile.TemporaryFile("w+") as output:
@@ -71,12 +71,12 @@ def node(host: int, *arguments: str) -> Iterator[Node]:
 
 @contextmanager
 def head() -> Iterator[str]:
-    """Starts a cluster with one node. Yields its address."""
+    """Starts a Ray cluster with one node. Yields the address of the cluster."""
     with socket.create_server((address(2), 0)) as free:
         port = free.getsockname()[1]
     with socket.create_server((address(2), 0)) as free:
         client = free.getsockname()[1]
-    folder = Path(tempfile.mkdtemp(prefix="ray"))  # a short path, because the paths of sockets have a length limit
+    folder = Path(tempfile.mkdtemp(prefix="ray"))  # a short path, because socket paths have a length limit
     arguments = (f"--port={port}", f"--ray-client-server-port={client}", f"--temp-dir={folder}")
     try:
         with node(2, "--head", "--include-dashboard=false", *arguments):
@@ -97,7 +97,7 @@ def _group(pid: int) -> int | None:
 
 
 def _opened(pid: int) -> set[str]:
-    """The paths that a process has open. Skips paths that the process closes during the call."""
+    """Returns the paths that a process has open. Skips paths that the process closes during the call."""
     found = set()
     with suppress(OSError):
         for each in os.scandir(f"/proc/{pid}/fd"):

@@ -17,7 +17,7 @@ COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 
 
 def install(folder: Path) -> Path:
-    """Creates a folder with the commands and their queue, to be added to PATH."""
+    """Creates a folder with the commands and their queue. Returns the folder. The caller adds it to PATH."""
     folder.mkdir()
     for name in COMMANDS:
         script = folder / name
@@ -60,7 +60,7 @@ def begin(queue: Path, element: str) -> None:
 def srun(queue: Path, *arguments: str) -> None:
     options = list(arguments)
     while options[0].startswith("-"):
-        # --unbuffered has no value, while --output and --error are followed by a file.
+        # --unbuffered has no value. A file follows --output and --error.
         del options[: 1 if options[0] == "--unbuffered" else 2]
     os.execvp(options[0], options)
 
@@ -82,7 +82,7 @@ def alive(pid: int) -> bool:
 
 def scontrol(queue: Path, word: str, element: str) -> None:
     assert word == "requeue"
-    os.setsid()  # in a new session, because it must outlive the job that calls it
+    os.setsid()  # starts a new session, so that the new job outlives the job that requeues it
     begin(queue, element)
 
 
@@ -93,7 +93,7 @@ def lose_node(queue: Path, element: str) -> None:
 
 
 def time_is_up(queue: Path, element: str) -> None:
-    """Sends a job's command the signal that SLURM sends some time before it kills the job."""
+    """Sends SIGUSR2 to a job's command. SLURM sends this signal shortly before a job reaches its time limit."""
     leader = psutil.Process(int((queue / f"{element}.pid").read_text()))
     for each in leader.children():
         each.send_signal(signal.SIGUSR2)

@@ -1,4 +1,4 @@
-"""`dormant figure` refuses invalid uses of --ray and --slurm with one line and within seconds."""
+"""`dormant figure` refuses wrong uses of --ray and --slurm within seconds. The error has one line."""
 
 import socket
 import subprocess
@@ -14,7 +14,7 @@ from dormant.lab import Arm, Design, Experiment
 
 @pytest.fixture
 def refusal(monkeypatch, tmp_path, capsys):
-    """A function that returns the one-line error for some arguments, and the seconds that the command took."""
+    """A function that runs `dormant figure` with wrong arguments. It returns the one-line error and the seconds."""
     design = Design((Arm("near", Walk()),), (Place("Line"),), (0,))
     monkeypatch.setattr(figure, "EXPERIMENTS", (Experiment("walks", "", {"smoke": design}),))
 

@@ -30,7 +30,7 @@ def cluster():
 
 
 class Saboteur(threading.Thread):
-    """Cuts the power of a node as soon as an unfinished run on it has some rows."""
+    """Kills the node as soon as an unfinished run on that node has two rows."""
 
     def __init__(self, node, paths):
         super().__init__(daemon=True)

@@ -1,4 +1,4 @@
-"""Runs as a SLURM array, with submitit's scripts, real processes and the queue of small_slurm."""
+"""Executes runs as a SLURM array. Scripts are submitit's, and small_slurm replaces SLURM with local processes."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Contract of every cure: in JAX and PyTorch it has equal names, defaults and behaviour, and refuses equal input."""
+"""Contract of every cure: JAX and PyTorch have the same names, defaults, behaviour and errors."""
 
 import dataclasses
 import functools
@@ -78,7 +78,7 @@ def with_silent(weights):
 
 
 class InJax:
-    """A network with its optimizer and a plan, in JAX."""
+    """A network, its optimizer and a plan (an intervention), in JAX."""
 
     def __init__(self, plan, seed=0):
         self.plan, self.key = plan, jax.random.key(seed)
@@ -357,7 +357,7 @@ MISUSE = {
 @pytest.mark.parametrize("text", MISUSE)
 def test_misuse_is_one_clear_error(text, framework):
     kind, message = MISUSE[text]
-    # Also accepts TypeError, because the suite's type hook raises it first if an option has the wrong type.
+    # Also accepts TypeError, because the type hook of conftest.py raises it first if an option has the wrong type.
     with pytest.raises((kind, TypeError)) as error:
         value(text, framework)
     if "jaxtyping" not in str(type(error.value)) and "Type-check" not in str(error.value):

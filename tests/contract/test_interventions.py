@@ -110,7 +110,7 @@ def learner_of(injectable, optimizer, seed):
 
 @cache
 def compiled(intervention):
-    """Returns the compiled update, and a list that grows by one entry whenever the update is traced."""
+    """Returns the compiled update and a list. Each trace of the update adds an entry to the list."""
     network, _, inputs = start(intervention)
     traces = []
 
@@ -144,7 +144,7 @@ def test_tree_compilations_and_determinism(intervention):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((learner, state)) if leaf.dtype != bool)
 
 
-# one intervention for each way of treating the optimizer's state
+# These interventions cover all ways to change the optimizer's state.
 STATEFUL = [each for each in INTERVENTIONS if not isinstance(each, Chain | Every | Prune | WhenDormant | ShrinkPerturb)]
 
 
@@ -191,7 +191,7 @@ def test_a_schedule_stays_a_branch_when_seeds_are_mapped():
 
 
 def primitives(jaxpr):
-    """Yields the names of a jaxpr's primitives, including called functions but not the branches of a `cond`."""
+    """Yields the names of a jaxpr's primitives. Enters called functions, but not the branches of `cond`."""
     for equation in jaxpr.eqns:
         yield equation.primitive.name
         called = equation.params.get("jaxpr") if equation.primitive.name != "cond" else None

@@ -64,7 +64,7 @@ HIDDEN = (0, 2)
 TWO_CRITICS = [f"actor.latent_pi.{i}" for i in HIDDEN] + [f"critic.qf{k}.{i}" for k in (0, 1) for i in HIDDEN]
 POLICY = [f"policy.mlp_extractor.{kind}_net.{i}" for kind in ("policy", "value") for i in HIDDEN]
 ROLLOUT = dict(n_steps=64, batch_size=32, n_epochs=2)
-RECURRENT = {"net_arch": [32, 32], "lstm_hidden_size": 16}  # the policy does not tell its LSTM's width when asked
+RECURRENT = {"net_arch": [32, 32], "lstm_hidden_size": 16}  # the policy's own options lack the LSTM's width
 AGENTS = {
     "DQN": (dqn, ["q_net.q_net.0", "q_net.q_net.2"]),
     "QR-DQN": (
@@ -107,7 +107,7 @@ def test_networks_are_found_measured_recycled_saved_and_loaded(name, tmp_path):
     assert again.plan.gradient_steps > steps and again.recycled >= callback.recycled
     other = InterventionCallback(Every(10, ReDo(0.3)))
     learn(loaded, other, 10)
-    assert other.plan.gradient_steps < steps  # another plan starts afresh
+    assert other.plan.gradient_steps < steps  # a different plan starts its counts at zero
 
 
 def test_gradient_steps_are_counted_exactly():
@@ -148,7 +148,7 @@ def test_train_recycle_save_load_go_on(tmp_path):
 
 
 def test_fresh_weights_are_those_of_a_new_policy():
-    model = agent(PPO, "CartPole-v1", **ROLLOUT)  # whose policies start orthogonal, and not as torch's layers
+    model = agent(PPO, "CartPole-v1", **ROLLOUT)  # PPO draws orthogonal weights, unlike PyTorch's layers
     callback = InterventionCallback(Every(1, ReDo(100.0, outgoing="fresh")), period=10**6)
     learn(model, callback, 64)
     weights = model.policy.mlp_extractor.policy_net[2].weight.detach()
@@ -170,7 +170,7 @@ def test_recycling_keeps_the_function_and_clears_both_optimizers():
     after = Networks(model.policy)(*batch)
     assert torch.equal(before[0][0], after[0][0]) and torch.equal(before[0][1], after[0][1])
     assert all(map(torch.equal, before[1], after[1])) and callback.recycled >= 2
-    # Checks both heads, because both read the actor's last layer, and both optimizers, one per network.
+    # Two heads read the actor's last layer. The actor and the critic each have an optimizer.
     assert (model.actor.mu.weight[:, 3] == 0).all() and (model.actor.log_std.weight[:, 3] == 0).all()
     assert (model.actor.optimizer.state[model.actor.log_std.weight]["exp_avg"][:, 3] == 0).all()
     assert (model.critic.optimizer.state[model.critic.qf1[0].weight]["exp_avg_sq"][5] == 0).all()

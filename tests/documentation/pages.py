@@ -1,4 +1,4 @@
-"""Reads the code blocks of the pages in docs/, and runs them in a folder, in the order of the page."""
+"""Reads the code blocks of the pages in docs/. Runs the blocks of a page in a folder, from top to bottom."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ from dormant.tracing import rules
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 FENCE = re.compile(r'^```(\w*)(?: title="(.+?)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
-# Commands that are parsed and not run, because they train for long, need a cluster, or are run by other tests.
+# Commands in PARSED are parsed but not run, because they take long or need a cluster. Lines in ELSEWHERE are skipped.
 PARSED = ("dormant figure", "dormant report", "dormant doctor", "dormant demo", "dormant compare")
 ELSEWHERE = ("pip install", "make ", "git ", ".ci/run", "python tests/", "python benchmarks/", "JAX_DEFAULT_MATMUL")
 
@@ -51,7 +51,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def follow(page: Path, folder: Path) -> None:
-    """Does what the page tells to do, in a folder. Raises AssertionError or the code's own error if that fails."""
+    """Writes the files of a page into a folder, and runs its code and commands there. Raises the first error."""
     space: dict[str, object] = {"__name__": "__main__"}
     with _inside(folder), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         for block in blocks(page):
@@ -65,13 +65,13 @@ def follow(page: Path, folder: Path) -> None:
 
 
 def command(line: str) -> None:
-    """Runs a line for the shell, or parses it. Raises AssertionError if it fails."""
+    """Runs, parses or skips one line for the shell. Raises AssertionError if the line fails."""
     if line.startswith(ELSEWHERE):
         return
     if line.startswith(PARSED):
         parsed(line)
     elif line.startswith("dormant "):
-        # A command changes settings of the process that the other tests need.
+        # Replaces the functions that change settings of the whole process, because other tests need these settings.
         settings = {name: mock.DEFAULT for name in ("keep_compiled_code", "pin", "spread_seeds")}
         with mock.patch.multiple(train, run=walked, **settings):
             assert cli.run(shlex.split(line)[1:]) == 0, line
@@ -88,9 +88,9 @@ def command(line: str) -> None:
 def walked(
     training, path: Path, progress: runner.Progress = lambda agent_steps: None, *_: object, **more: object
 ) -> None:
-    """Replaces `runner.run`: makes the run folder of a training, with the rows of a random walk.
+    """Replaces `runner.run`. Makes the run folder of a training, with the rows of a random walk.
 
-    Other tests train agents by the command line; compiling one takes a minute.
+    A real run would compile an agent, which takes a minute. Other tests train agents with the command line.
     """
     walk = Walk(agent_steps=training.agent_steps, log_period=training.agent_steps // 4, seeds=training.seeds)
     with claimed(path, training) as folder, checkpoints(folder) as manager:
@@ -99,7 +99,7 @@ def walked(
 
 
 def parsed(line: str) -> None:
-    """Parses a command, and finds the experiments that it names."""
+    """Parses a command, and checks that the experiments in the command exist. Raises an error if not."""
     words = shlex.split(line)[1:]
     flags = tyro.extras.subcommand_cli_from_dict(cli.COMMANDS, prog="dormant", args=words)
     if isinstance(flags, figure.Figure):
@@ -110,7 +110,7 @@ def parsed(line: str) -> None:
 
 @contextlib.contextmanager
 def _inside(folder: Path) -> Iterator[None]:
-    """Runs the block in a folder whose modules can be imported. Restores the rules of the tracer and the modules."""
+    """Enters a folder and makes its modules importable. At the end, restores the tracer's rules, modules and paths."""
     there, known, path = Path.cwd(), dict(rules.RULES), list(sys.path)
     modules = set(sys.modules)
     os.chdir(folder)

@@ -1,4 +1,4 @@
-"""Builds the site once in a session."""
+"""Builds the documentation site once per test session."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ from documentation.pages import ROOT
 
 
 def built(tmp_path_factory) -> Path:
-    """Returns the folder of the site. The first process that calls it builds the site, while the others wait."""
+    """Returns the folder of the site. The first process that calls this function builds the site. The others wait."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with (shared / "site.lock").open("w") as lock:

@@ -1,4 +1,4 @@
-"""Every cure and every metric has a paragraph with its equation and its reference, and a metric with its cost."""
+"""Each cure and metric has a paragraph with an equation and a reference. The paragraph of a metric names the cost."""
 
 import inspect
 from typing import get_args

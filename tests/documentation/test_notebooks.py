@@ -1,4 +1,4 @@
-"""Each notebook runs from top to bottom, and has outputs with pictures stored."""
+"""Each notebook runs from top to bottom. Its stored outputs contain pictures."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import pytest
 from documentation.pages import DOCS
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of pyzmq and jupyter_client, at import
+    warnings.simplefilter("ignore")  # pyzmq and jupyter_client warn at import
     from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
@@ -19,7 +19,7 @@ def outputs(notebook):
 
 
 def printed(notebook):
-    """Everything that the cells print, without numbers, whose last digits depend on the machine."""
+    """Returns the words that the cells print. Skips words with digits, because digits depend on the machine."""
     text = "".join(output.text for output in outputs(notebook) if output.output_type == "stream")
     return " ".join(word for word in text.split() if not any(letter.isdigit() for letter in word))
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from documentation.pages import DOCS, FENCE, ROOT, blocks, follow, pages
 
-OWN = {"howto/add-a-cure.md", "howto/add-a-figure.md"}  # each has a test of its own below
+OWN = {"howto/add-a-cure.md", "howto/add-a-figure.md"}  # each of these pages has its own test below
 FOLLOWED = [page for page in pages() if blocks(page) and page.relative_to(DOCS).as_posix() not in OWN]
 
 

@@ -16,7 +16,7 @@ SHOWN = re.findall(r"^::: (\S+)$", PAGES, re.MULTILINE)
 
 
 def public(module):
-    """The names of a module: those in `__all__`, or the functions and classes that it defines or re-exports."""
+    """Returns the names in a module's `__all__`. Without `__all__`, returns its public functions and classes."""
     if hasattr(module, "__all__"):
         return list(module.__all__)
     own = inspect.getmembers(module, lambda each: inspect.isfunction(each) or inspect.isclass(each))
@@ -42,7 +42,7 @@ def needed():
 
 
 def shown(one):
-    """Whether the reference shows an object, by itself or with all of its module."""
+    """Whether a page of the reference shows this object, or the whole module of the object."""
     home = getattr(one, "__module__", None)
     names = {f"{home}.{getattr(one, '__name__', '')}", getattr(one, "__name__", "")}
     objects = [found for name in SHOWN if (found := resolved(name)) is not None]
@@ -50,7 +50,7 @@ def shown(one):
 
 
 def resolved(name):
-    """The object with a full name, or None if there is none."""
+    """Returns the object with this full name, or None if no such object exists."""
     parts = name.split(".")
     for cut in range(len(parts), 0, -1):
         try:

@@ -1,4 +1,4 @@
-"""The site builds without a warning, and every link and anchor of its pages resolves."""
+"""The site builds without a warning. Every link and anchor of its pages leads to something that exists."""
 
 import re
 from html.parser import HTMLParser
@@ -10,7 +10,7 @@ from documentation.site import built
 
 
 class Links(HTMLParser):
-    """The addresses that a page links to or loads, and its anchors."""
+    """The links of a page, the addresses from which it loads something, and its anchors."""
 
     def __init__(self, text):
         super().__init__()

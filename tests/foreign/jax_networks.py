@@ -13,11 +13,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Network:
-    """A built network, and for each layer "recycled", "coupled" or a part of the reason why it is only measured.
+    """A network, and the expected result per layer: "recycled", "coupled", or a part of the reason against recycling.
 
-    `silencers` maps a recycled layer to the parameters that silence its neurons if they are very negative, by default
-    the layer's bias. If `zeroed`, all incoming entries are set to zero instead. Activations such as tanh need this,
-    because they are zero only at zero.
+    `silencers` takes the name of a recycled layer and returns the paths of parameters. Very negative values of these
+    parameters silence the layer's neurons. The default is the layer's bias. If `zeroed` is True, the test sets these
+    parameters to zero instead. Activations such as tanh need this, because they are zero only at zero.
     """
 
     apply: Callable[..., Any]
@@ -225,7 +225,7 @@ def equinox_gru() -> Network:
 
 
 def haiku(function: Callable[..., Any], *inputs: np.ndarray, **facts: Any) -> Network:
-    """Returns the network of a Haiku function of inputs and `is_training`. The parameters include the state."""
+    """Returns the network of a Haiku function `f(*inputs, is_training)`. The parameters include the state."""
     import haiku as hk
 
     made = hk.without_apply_rng(hk.transform_with_state(function))
@@ -237,7 +237,7 @@ def haiku(function: Callable[..., Any], *inputs: np.ndarray, **facts: Any) -> Ne
 
 
 def batch_norm_offset(layer: str) -> tuple[str]:
-    """Returns the path of the BatchNorm offset after a convolution, such as that of batchnorm_1 after conv_1."""
+    """Returns the path of the BatchNorm offset after a convolution. For example, batchnorm_1 comes after conv_1."""
     last = layer.split("+")[-1]
     for convolution, norm in (
         ("initial_conv", "initial_batchnorm"),
@@ -297,7 +297,7 @@ def haiku_lstm() -> Network:
 
 
 def pgx_alpha_zero() -> Network:
-    # Builds the network of make_baseline_model directly, because that function would download trained weights.
+    # Does not call make_baseline_model, because that function would download trained weights.
     from pgx._src.baseline import _create_az_model_v0
 
     def function(x, is_training):

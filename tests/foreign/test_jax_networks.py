@@ -1,4 +1,4 @@
-"""Networks of public JAX packages: recycling silent neurons does not change a bit of the outputs."""
+"""Networks of public JAX packages: recycling silent neurons keeps the outputs equal, bit for bit."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from networks.page import on_the_page
 import dormant
 from dormant.wiring import entry_mask, paths
 
-# Ignores warnings, because they come from the packages.
+# Ignores the warnings of the packages.
 pytestmark = [pytest.mark.foreign, pytest.mark.filterwarnings("ignore")]
 TX = optax.adam(1e-3)
 
@@ -26,7 +26,7 @@ def promotion_as_the_packages_expect() -> Iterator[None]:
 
 
 def silenced(params, network: Network):
-    """Returns parameters with which every third neuron of each recycled layer outputs zero."""
+    """Returns the parameters after silencing every third neuron of each recycled layer."""
     promised = {name.partition("[")[0] for name, promise in network.layers.items() if promise == "recycled"}
     wanted = {leaf for name in promised for leaf in network.silencers(name)}
     assert wanted <= set(paths(params)), wanted - set(paths(params))
@@ -80,7 +80,7 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(name):
 
 
 def check_changes(before, after, donor, targets, masks) -> None:
-    """Checks that dormant neurons have fresh incoming and zero outgoing entries, and that no other entry changed."""
+    """Asserts that dormant neurons have fresh incoming and zero outgoing entries, and that no other entry changed."""
     fed = entry_mask(before, {layer.name: layer.incoming for layer in targets}, masks)
     read = entry_mask(before, {layer.name: layer.outgoing for layer in targets}, masks)
     expected = jax.tree.map(

@@ -1,4 +1,4 @@
-"""Networks of public PyTorch packages: recycling silent neurons does not change a bit of the outputs."""
+"""Networks of public PyTorch packages: recycling silent neurons keeps the outputs equal, bit for bit."""
 
 import pytest
 import torch
@@ -9,10 +9,10 @@ from networks.torch_case import TorchCase
 
 import dormant.torch as dt
 
-# Ignores warnings, because they come from the packages.
+# Ignores the warnings of the packages.
 pytestmark = [pytest.mark.foreign, pytest.mark.filterwarnings("ignore")]
 
-# Nothing trains the shared encoder here: the critics detach it, and the actor, which trains it, is not traced.
+# In this trace nothing trains the shared encoder. The actor trains it but is not traced, and the critics detach it.
 DETACHED = {"stable-baselines3: SAC critics, shared encoder": NATURE}
 
 
@@ -51,7 +51,7 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(name):
 
 
 def check_changes(module, wiring, masks, before, donor) -> None:
-    """Checks that dormant neurons have fresh incoming and zero outgoing entries, and that no other entry changed."""
+    """Asserts that dormant neurons have fresh incoming and zero outgoing entries, and that no other entry changed."""
     for name, leaf in module.named_parameters():
         fed, read = (belonging(name, leaf, wiring, masks, side) for side in ("incoming", "outgoing"))
         expected = torch.where(fed, donor[name], before[name]).masked_fill(read, 0)
@@ -59,7 +59,7 @@ def check_changes(module, wiring, masks, before, donor) -> None:
 
 
 def belonging(name, leaf, wiring, masks, side) -> torch.Tensor:
-    """Returns a mask of the parameter's entries that feed or read (`side`) a dormant neuron."""
+    """Returns a mask of the parameter's entries that belong to a dormant neuron. `side` is "incoming" or "outgoing"."""
     found = torch.zeros(leaf.shape, dtype=torch.bool)
     for layer in wiring.layers:
         if layer.name not in masks:

@@ -19,13 +19,13 @@ WIDTHS = {"net_arch": [16, 16]}
 CNN = {"features_extractor_kwargs": {"features_dim": 16}}
 NATURE = [f"features_extractor.{name}" for name in ("cnn.0", "cnn.2", "cnn.4", "linear.0")]
 
-# Each model gets its own copy of WIDTHS, because Stable-Baselines3 changes the dictionary that it gets. A network,
-# inputs for it, and the names of its layers.
+# Each model gets a copy of WIDTHS, because Stable-Baselines3 changes the dictionary that it gets.
+# `Built` is a network, its inputs and the names of its layers.
 Built = tuple[nn.Module, tuple[Any, ...], list[str]]
 
 
 class Spaces(gym.Env):
-    """An environment that defines only its spaces, so it can't be stepped."""
+    """An environment that has only spaces. It cannot be reset or stepped."""
 
     def __init__(self, observations: spaces.Space, actions: spaces.Space) -> None:
         self.observation_space, self.action_space = observations, actions

@@ -1,9 +1,9 @@
-"""Runs the authors' own code of some cures on small inputs, and writes what it gives to `authors.json`.
+"""Runs the authors' code of some cures on small inputs, and writes the results to `authors.json`.
 
     python tests/golden/authors.py FOLDER
 
-FOLDER holds a clone of each repository in `REVISIONS`, named like the repository. Nothing of them is committed here.
-`test_authors.py` compares our numbers with the file. Weights are drawn by `weights` and `gradients`, which both use.
+FOLDER contains a clone of each repository in `REVISIONS`, with the repository's name. None of this code is committed
+here. `test_authors.py` compares our results with the file, and uses the same `weights` and `gradients`.
 """
 
 import json
@@ -26,7 +26,7 @@ REVISIONS = {
     "SelfNormalizedResets": "8b84f0c",
     "C-CHAIN": "2f8bedf",
 }
-# The folders of each repository that are needed; its clone may lack large files elsewhere.
+# The folders of each repository that are needed. The clone may lack all other folders.
 CODE = {
     "FIRE": "vision/interventions",
     "upgd": "core/optim",
@@ -35,9 +35,10 @@ CODE = {
     "SelfNormalizedResets": "src/algorithms src/models",
     "C-CHAIN": "crl_minatar",
 }
-SHAPES = ((3, 2, 2, 2), (3,), (4, 12), (4,), (2, 4), (2,))  # of a convolution, a dense layer and a head
-FACTOR = 0.8  # of weight clipping and SWR
-SILENCES = ((128,) * 9 + (512,), (256, 512), (1_024,))  # per neuron, on the edges of our bins
+SHAPES = ((3, 2, 2, 2), (3,), (4, 12), (4,), (2, 4), (2,))  # kernel and bias of a convolution, a dense layer and a head
+FACTOR = 0.8  # the factor of weight clipping and of SWR
+# Lengths of past silences, per neuron. All lengths are edges of our bins.
+SILENCES = ((128,) * 9 + (512,), (256, 512), (1_024,))
 LIMITS = (600, 200, 900)
 QUANTILE, GROWTH, MOST = 0.9, 2.0, 1_500
 STEPS, CCHAIN = 4, {"share": 0.01, "strength": 50.0, "fixed": 2, "window": 50_000}
@@ -62,7 +63,7 @@ def gradients() -> list[np.ndarray]:
 
 
 def batch(number: int) -> dict[str, np.ndarray]:
-    """Returns the training batch of a gradient step and the states of C-CHAIN's second batch, for two actions."""
+    """Returns the training batch of gradient step `number`, and as `other` the states of C-CHAIN's second batch."""
     draws = np.random.default_rng(100 + number)
     states = (draws.random((3, 5, 10, 10, 2)) < 0.3).astype(np.float32)
     actions, rewards = draws.integers(0, 2, 5), draws.normal(size=5).astype(np.float32)
@@ -99,7 +100,7 @@ def weight_clipping(root: Path) -> object:
 
 
 def swr(root: Path) -> object:
-    """Returns the places of the weights that are drawn anew, per parameter and choice."""
+    """Returns the flat indices of the weights that SWR replaces, per choice and parameter."""
     code = "src/swr_functions/selective_weight_reinitialization.py"
     found = module(root / "collas_2025_swr_paper", code)
     chosen = {}
@@ -115,7 +116,7 @@ def swr(root: Path) -> object:
 
 
 def snr(root: Path) -> object:
-    """Returns the limits after one change, given past silences. The authors never go below 100."""
+    """Returns the limit of each neuron after one update from past silences. The authors' limits are at least 100."""
     sys.path.insert(0, str(root / "SelfNormalizedResets"))
     import jax.numpy as jnp
     from src.algorithms import snr as found  # type: ignore[reportMissingImports]
@@ -137,10 +138,10 @@ def snr(root: Path) -> object:
 
 
 def cchain(root: Path) -> object:
-    """Returns the values of some states after a few gradient steps of double DQN, and the last strength."""
+    """Takes a few gradient steps of double DQN. Returns the Q values of some states, and the last strength."""
     sys.modules["wandb"] = ModuleType("wandb")
     sys.modules["agents.sum_tree"] = ModuleType("agents.sum_tree")
-    sys.modules["agents.sum_tree"].SumTree = None  # not part of the repository, and not used by this agent
+    sys.modules["agents.sum_tree"].SumTree = None  # the repository lacks this module, and this agent does not use it
     sys.path.insert(0, str(root / "C-CHAIN" / "crl_minatar"))
     from agents.double_dqn_c_chain import DoubleDQN_CCHAIN  # type: ignore[reportMissingImports]
 
@@ -154,7 +155,7 @@ def cchain(root: Path) -> object:
         names = {"state": "states", "action": "actions", "reward": "rewards", "next_state": "next"}
         first = SimpleNamespace(is_terminal=done, **{theirs: drawn[ours] for theirs, ours in names.items()})
         queue[:] = [first, SimpleNamespace(state=drawn["other"])]
-        # Their strength adapts from the 10,000th step on; here it adapts from the second on.
+        # Their strength adapts from step 10,000 on. Changes the counter, so that it adapts from the second step on.
         agent.update_cnt = number if number + 1 < CCHAIN["fixed"] else 10_000 + number
         agent.train()
     states = torch.tensor(batch(STEPS)["states"]).permute(0, 3, 1, 2).contiguous()
@@ -162,7 +163,7 @@ def cchain(root: Path) -> object:
 
 
 def module(root: Path, path: str) -> ModuleType:
-    """Runs a file of the authors and returns its names."""
+    """Executes one of the authors' files. Returns a module with the names that the file defines."""
     made = ModuleType(path)
     exec(compile((root / path).read_text(), path, "exec"), made.__dict__)
     return made

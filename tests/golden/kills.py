@@ -16,12 +16,11 @@ from dormant.lab.runs.folder import RunFolder, rows
 
 
 def start(arguments: tuple[str, ...], path: Path) -> subprocess.Popen:
-    """Starts a run on one core, because results depend on the number of threads. Each test worker has its own core."""
+    """Starts a run on one core, because results depend on the number of threads. Test workers use different cores."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     core = cores()[worker % len(cores())]
     command = [sys.executable, "-m", "dormant", *arguments, "--core", str(core), "--run-dir", str(path)]
-    # Removes a variable that only the tests set. Uses a separate cache, because a killed run may damage the cache's
-    # files.
+    # Removes a variable that only the tests set. Uses a separate cache, because a killed run may damage cached files.
     shell = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     shell["JAX_COMPILATION_CACHE_DIR"] = str(path.parent / "compiled")
     # Writes stderr to a file, because a full pipe that nobody reads would block the run.
@@ -30,7 +29,7 @@ def start(arguments: tuple[str, ...], path: Path) -> subprocess.Popen:
 
 
 def finish(arguments: tuple[str, ...], path: Path) -> None:
-    """Runs to the end. The run must succeed, and print no internal messages of XLA's compilation cache."""
+    """Runs to the end. Asserts that the run succeeds and prints no internal messages of XLA's compilation cache."""
     returncode = start(arguments, path).wait()
     said = path.with_name(path.name + ".stderr").read_text()
     assert returncode == 0, said
@@ -52,7 +51,7 @@ def reached(path: Path) -> int:
 
 
 def final_state(path: Path, agent_steps: int) -> dict[str, bytes]:
-    """The bytes of every array in the last checkpoint, by name."""
+    """Returns the bytes of each array in the last checkpoint, by name. The checkpoint must be at `agent_steps`."""
     with ocp.CheckpointManager(RunFolder(path).checkpoint, item_names=("default", "seal")) as manager:
         assert manager.latest_step() == agent_steps
         state = manager.restore(agent_steps, args=ocp.args.Composite(default=ocp.args.StandardRestore()))["default"]

@@ -17,7 +17,7 @@ NATURE = [NatureCNN(), NatureCNN(padding="VALID")]
 
 
 def as_torch(params):
-    """The parameters as torch tensors in torch's axis order, such as filters, channels, height, width."""
+    """Returns the parameters as torch tensors in torch's axis order, such as [filters, channels, height, width]."""
     axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
     return {
         name: {key: torch.tensor(np.array(leaf).transpose(axes[leaf.ndim]).copy()) for key, leaf in layer.items()}
@@ -26,7 +26,7 @@ def as_torch(params):
 
 
 def convolved(images, layer, stride, padding):
-    """A convolution with TensorFlow's SAME padding: of an odd number of zeros, the additional zero is at the end."""
+    """Returns a convolution. As in TensorFlow, SAME padding puts the additional zero of an odd number at the end."""
     kernel, length = layer["kernel"], images.shape[-1]
     total = max((-(-length // stride) - 1) * stride + kernel.shape[-1] - length, 0) if padding == "SAME" else 0
     around = (total // 2, total - total // 2) * 2
@@ -34,7 +34,7 @@ def convolved(images, layer, stride, padding):
 
 
 def values(maps, weights):
-    """The outputs of the dense layers. Maps are flattened with channels last, as in JAX."""
+    """Returns the outputs of the dense layers. Flattens the feature maps with channels last, as in JAX."""
     flat = maps.permute(0, 2, 3, 1).flatten(1)
     dense = F.relu(F.linear(flat, weights["dense"]["kernel"], weights["dense"]["bias"]))
     return F.linear(dense, weights["head"]["kernel"], weights["head"]["bias"])
@@ -60,7 +60,7 @@ def impala(weights, observations):
 
 
 def with_biases(params):
-    """The parameters with random biases, because zero biases would hide a misplaced bias."""
+    """Returns the parameters with random biases. With zero biases, the test could not detect a misplaced bias."""
     keys = iter(jax.random.split(jax.random.key(7), len(params)))
     return {
         name: layer | {"bias": 0.05 * jax.random.normal(next(keys), layer["bias"].shape)}
@@ -90,7 +90,7 @@ def test_outputs_agree(network, batch):
 
 
 def torch_step(agent, params, target, batch):
-    """Torch's moments and parameters after one step of Adam on the Huber loss."""
+    """Takes one step of Adam on the Huber loss in torch. Returns the loss and the parameters with their gradients."""
     online, frozen = as_torch(params), as_torch(target)
     leaves = [leaf.requires_grad_() for layer in online.values() for leaf in layer.values()]
     optimizer = torch.optim.Adam(leaves, lr=agent.learning_rate, eps=agent.adam_epsilon)

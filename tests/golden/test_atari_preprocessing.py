@@ -31,7 +31,7 @@ def random_actions(spec, steps, games=1, seed=0):
 
 
 def played(games, actions):
-    """Plays the actions. Returns the outcome and the next observation of each step."""
+    """Plays the actions. Returns the outcome and the next observation per step."""
     return [(games.step(action), games.observations) for action in actions]
 
 
@@ -104,7 +104,7 @@ def test_a_return_that_ends_at_the_time_limit_is_not_truncated():
 @pytest.mark.parametrize("game", ["Breakout", "DemonAttack", "Qbert"])
 @pytest.mark.parametrize("options", [{}, {"sticky": 0.0, "noops": 29, "life_loss": True}], ids=["dqn", "drq"])
 def test_a_saved_game_goes_on_as_if_it_had_not_been(game, options):
-    """The comparison lasts longer than an episode. The state is restored into games whose own state differs from it."""
+    """Restores the state into games that have a different state. Compares more steps than an episode has."""
     spec = Atari(game, **options)
     actions = random_actions(spec, 300, games=2)
     whole = AtariGames(spec, seeds=[3, 4])
@@ -139,7 +139,7 @@ def test_streams_and_seeds_differ():
 
 
 def test_an_action_sticks_in_a_quarter_of_the_frames():
-    """Counts the actions that the emulator gets. Chosen actions alternate, so any action not chosen is a repeat."""
+    """Records the emulator's actions. Each chosen action differs from the previous one, so repeats are visible."""
     games = AtariGames(Atari("Freeway"), seeds=[0])
     game, sent = games._games[0], []
     game._emulator = Spy(game._emulator, sent)
@@ -154,7 +154,7 @@ def test_an_action_sticks_in_a_quarter_of_the_frames():
 
 
 def test_no_action_sticks_to_the_next_episode():
-    """Every episode has one step. If the first frame of an episode is sticky, the emulator must get action 0."""
+    """Every episode has one step. If the first frame of an episode is sticky, the emulator must receive action 0."""
     games, sent = AtariGames(Atari("Freeway", time_limit=1), seeds=[0]), []
     games._games[0]._emulator = Spy(games._games[0]._emulator, sent)
     played(games, np.ones((100, 1), int))
@@ -163,7 +163,7 @@ def test_no_action_sticks_to_the_next_episode():
 
 
 class Spy:
-    """An emulator that records the actions that it gets."""
+    """Wraps an emulator. Appends each action that the emulator receives to `sent`."""
 
     def __init__(self, emulator, sent):
         self.emulator, self.sent = emulator, sent
@@ -192,7 +192,7 @@ def test_an_episode_begins_after_none_to_29_frames():
 
 @pytest.mark.parametrize("options", [{}, {"life_loss": True, "time_limit": 60}], ids=["dqn", "lives"])
 def test_the_ring_rebuilds_what_was_seen(options):
-    """Compares every observation of the last 300 steps, with lost lives, truncations and new games among them."""
+    """Compares every observation of the last 300 steps. These steps include lost lives, truncations and new games."""
     spec = Atari("Breakout", **options)
     games, replay = AtariGames(spec, seeds=[0]), FrameReplay(300, slack=10, time_limit=60)
     ring, before, after = replay.init(), [], []

@@ -14,13 +14,13 @@ TRAIN = (
     *("--seeds", "1", "--steps", str(STEPS), "--log-period", "20", "--eval-period", "100", "--eval-agent-steps", "50"),
     *("--width", "0.05", "--time-limit", "70", "--min-replay", "60", "--replay-capacity", str(CAPACITY)),
     *("--target-period", "150", "--batch-size", "8", "--epsilon-steps", "200"),
-    # Writes a checkpoint after each log point, so that some kills hit while one is written.
+    # Writes a checkpoint after each log point, so that some kills interrupt the writing.
     *("--checkpoint-seconds", "0"),
 )
 
 
 def remembered(path: Path) -> list[np.ndarray]:
-    """All transitions that can be drawn from the ring in the run's files."""
+    """Returns all transitions that can be drawn from the ring in the run's files."""
     replay = FrameReplay(CAPACITY, slack=CAPACITY, time_limit=70)
     ring = replay.open(RunFolder(path).replay / "seed0", STEPS)
     batch = replay.sample(ring, STEPS, (np.arange(CAPACITY) + 0.5) / CAPACITY)

@@ -1,4 +1,4 @@
-"""Numbers that the authors' own code gave on small inputs, which `authors.py` made and describes, and ours."""
+"""Our cures give the numbers of the authors' code on small inputs. `authors.py` wrote these numbers to a file."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ ONES = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}
 
 
 def in_jax(leaves):
-    """Kernels with inputs and outputs last, as a tree of layers."""
+    """Returns PyTorch's arrays as a JAX tree of layers. The last two axes of kernels are inputs and outputs."""
     tree = {}
     for name, leaf in zip(NAMES, leaves, strict=True):
         layer, _, kind = name.partition("/")
@@ -34,7 +34,7 @@ def in_jax(leaves):
 
 
 def theirs(name):
-    """Their parameters, with PyTorch's axes."""
+    """Returns the parameters that the authors' code computed, in PyTorch's axis order."""
     return [np.array(leaf).reshape(shape) for leaf, shape in zip(NUMBERS[name], authors.SHAPES, strict=True)]
 
 
@@ -43,7 +43,7 @@ def compare(tree, leaves):
 
 
 def after(cure):
-    """The parameters in PyTorch after an intervention."""
+    """Returns the parameters of the PyTorch network after an intervention."""
     net = authors.network()
     dt.with_intervention(net, (), cure).step(torch.ones(3, 2, 3, 3))
     return [leaf.detach().numpy() for leaf in net.parameters()]
@@ -64,7 +64,7 @@ def test_fire():
 
 
 def test_upgd_without_a_running_average():
-    """With an average their quotient is biased at first, so that it differs from ours; see `upgd`."""
+    """Uses decay 0, because with a running average the authors' first steps are biased. See `upgd`."""
     tx = dormant.upgd(0.1, settings=dormant.UPGD(decay=0.0, noise=0.0, weight_decay=0.01, factor=1.0))
     params, gradients = in_jax(authors.weights()), in_jax(authors.gradients())
     state = tx.init(params)
@@ -80,7 +80,7 @@ def test_weight_clipping():
     params, tx = in_jax(authors.weights()), optax.sgd(0.1)
     cure, learner = dormant.ClipWeights(authors.FACTOR, "fan_in"), dormant.Learner(params, tx.init(params))
     wiring = dormant.trace(lambda params, x: jax.nn.relu(x @ params["a"]) @ params["b"], ONES, jnp.ones((1, 2)))
-    network = dormant.Network(wiring, lambda key: params, tx)  # of which this cure needs only the optimizer
+    network = dormant.Network(wiring, lambda key: params, tx)  # this cure needs only the optimizer
     compare(
         cure.update(jax.random.key(0), learner, cure.init(learner, network), network)[0].params,
         theirs("weight clipping"),
@@ -91,7 +91,7 @@ def test_weight_clipping():
 def test_which_weights_swr_chooses(choice, factor):
     pairs = zip(authors.weights(), authors.gradients(), NUMBERS["swr"][choice], strict=True)
     for weight, gradient, places in pairs:
-        if choice == "proportional" and weight.size % 2:  # the odd weight is chosen by lot
+        if choice == "proportional" and weight.size % 2:  # SWR may choose one more weight at random
             continue
         utility = np.abs(gradient * weight)
         ours = dormant.SWR(choice=choice, factor=factor).chosen(jax.random.key(0), jnp.asarray(utility))

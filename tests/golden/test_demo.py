@@ -23,7 +23,7 @@ sys.meta_path.insert(0, Missing())
 
 
 def installed_with(extras: str) -> set[str]:
-    """The canonical names of the packages that an installation with these extras contains."""
+    """Returns the canonical names of all packages that pip would install with these extras."""
     todo, seen = [Requirement(extras)], set()
     while todo:
         wanted = todo.pop()
@@ -37,7 +37,7 @@ def installed_with(extras: str) -> set[str]:
 
 @pytest.fixture
 def bare(tmp_path):
-    """A function that runs `dormant`, with its subprocesses, as if only the packages of EXTRAS were installed."""
+    """A function that runs `dormant` and returns its output. Only the packages of EXTRAS can be imported."""
     there = installed_with(EXTRAS)
     distributions = packages_distributions()
     names = {name for name, owners in distributions.items() if not there & set(map(canonicalize_name, owners))}

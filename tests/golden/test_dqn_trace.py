@@ -1,4 +1,4 @@
-"""Two hundred agent steps of DQN with ReDo on Asterix, compared with recorded metrics."""
+"""Trains DQN with ReDo on Asterix for 200 agent steps, and compares the metrics with recorded metrics."""
 
 from dataclasses import replace
 

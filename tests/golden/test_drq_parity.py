@@ -19,7 +19,7 @@ AGENT = replace(atari_drq(NatureCNN(width=0.25)), batch_size=BATCH)
 
 
 def q_values(weights, images):
-    """Q values of the Nature network with a dueling head, for images with channels last and values in [0, 1]."""
+    """Returns Q values of the Nature network with a dueling head. Images have channels last and values in [0, 1]."""
     maps = images.permute(0, 3, 1, 2)
     for name, stride in (("conv1", 4), ("conv2", 2), ("conv3", 1)):
         maps = F.relu(convolved(maps, weights[name], stride, "SAME"))
@@ -32,7 +32,7 @@ def q_values(weights, images):
 
 
 def augmented(images, offsets, factors):
-    """The images padded by replication, cropped one by one, then multiplied by their factors, with values in [0, 1]."""
+    """Scales the images to [0, 1], pads by replication, crops each image, and multiplies it by its factor."""
     images = torch.tensor(np.asarray(images)).permute(0, 3, 1, 2).float() / 255
     padded = F.pad(images, (4, 4, 4, 4), mode="replicate")
     crops = [image[:, y : y + 84, x : x + 84] for image, (y, x) in zip(padded, np.asarray(offsets), strict=True)]
@@ -87,7 +87,7 @@ def assert_same_trees(ours, theirs, **tolerance):
 
 
 def test_updates_agree_with_pytorch():
-    """In the first update, the target network's weights differ from the online network's. Then the target is copied."""
+    """At first, the target network differs from the online network. After each update, the test synchronises them."""
     state = AGENT.init(jax.random.key(0), FRAMES, ACTIONS)
     state = state._replace(target=with_biases(AGENT.network.init(jax.random.key(1), FRAMES, ACTIONS)))
     theirs, update = Theirs(state), jax.jit(AGENT.update)

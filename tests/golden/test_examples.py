@@ -1,7 +1,7 @@
-"""Every training loop in examples/ runs. In each, neurons become dormant and are recycled.
+"""Every training loop in examples/ runs. In each loop, neurons become dormant and are recycled.
 
 The loops run in the process of the tests, because importing their packages takes longer than most loops. One loop also
-starts as users start it.
+runs in a new process, like for users.
 """
 
 import ast
@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import pytest
 
-# Ignores warnings, because they come from the packages of the loops.
+# Ignores the warnings of the packages that the loops import.
 pytestmark = pytest.mark.filterwarnings("ignore")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LINE = re.compile(r"gradient step (\d+): ([\d.]+)% of the neurons dormant, ([\d.]+)% after recycling")
@@ -24,7 +24,7 @@ MARK = "# <- ours"
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """A function that runs a file as a program, as JAX runs for users, and returns what it prints."""
+    """A function that runs a file as a program, with JAX's default promotion. Returns what the file prints."""
 
     def printed(file: Path, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", [file.name, *arguments])
@@ -36,7 +36,7 @@ def run(monkeypatch, capsys):
 
 
 def without_our_lines(name: str, folder: Path) -> Path:
-    """Writes the loop without our lines, which must be two or three. Returns the file."""
+    """Writes the loop without the two or three lines that use `dormant`. Returns the new file."""
     lines = (EXAMPLES / f"{name}.py").read_text().splitlines()
     assert 2 <= sum(line.endswith(MARK) for line in lines) <= 3
     file = folder / "loop.py"
@@ -65,7 +65,7 @@ def test_at_most_three_lines_are_ours_and_the_loop_runs_without_them(name, run, 
     assert said.count("gradient step") == 10 and "recycled" not in said
 
 
-# Name -> arguments, and a text that the loop prints even without our lines.
+# Name of a loop -> its arguments, and a text that it also prints without the lines that use `dormant`.
 TORCH_LOOPS = {
     "cleanrl_style_dqn": (("--agent-steps", "1400"), "agent step 1296: {'return': "),
     "sb3_dqn_cartpole": (("--agent-steps", "1200"), "1200 agent steps, "),

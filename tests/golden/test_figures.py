@@ -1,4 +1,4 @@
-"""Runs, judges and draws a figure of the paper and its page at smoke scale. The runs are too short for its claims."""
+"""Runs, judges and draws a figure of the paper at smoke scale. The runs are too short to reproduce its claims."""
 
 from html import escape
 

@@ -1,4 +1,4 @@
-"""examples/redo_in_one_file.py gives the same bits as the library during a training."""
+"""examples/redo_in_one_file.py and the library give the same bits during a training."""
 
 import ast
 import importlib.util
@@ -25,13 +25,13 @@ def one_file():
 
 @pytest.fixture(scope="module")
 def recyclings(one_file):
-    """The masks and the resulting learners of four recyclings in one training, from the file and from the library."""
+    """Returns the masks, the learner before and the learners after each of four recyclings, by file and by library."""
     images = jax.random.normal(jax.random.key(1), (64, 8, 8, 1))
     params = one_file.init(jax.random.key(0))
     wiring = dormant.trace(lambda params, images: one_file.forward(params, images)[0], params, images)
     network = dormant.Network(wiring, one_file.init, one_file.tx)
     redo = dormant.ReDo(tau=one_file.TAU)
-    # Two channels are silent at first, so that convolutions are recycled too.
+    # Silences two channels, so that the convolution is recycled too.
     params["conv"]["bias"] = params["conv"]["bias"].at[jnp.array([1, 6])].set(-100.0)
     learner = dormant.Learner(params, one_file.tx.init(params))
     state = redo.init(learner, network)
@@ -66,7 +66,7 @@ def test_weights_and_moments_are_equal_to_the_last_bit(recyclings):
 
 
 def test_convolution_channels_behind_the_flatten_are_the_library_s(one_file):
-    """For random dormant neurons, the masks of the file equal those of the traced wiring."""
+    """For random sets of dormant neurons, the file and the traced wiring give the same masks of weights."""
     images = np.zeros((2, 8, 8, 1), np.float32)
     params = one_file.init(jax.random.key(0))
     wiring = dormant.trace(lambda params, images: one_file.forward(params, images)[0], params, images)

@@ -9,7 +9,7 @@ TRAIN = (
     *("train", "--env", "MinAtar/Breakout", "--intervention", "redo", "--period", "50", "--tau", "0.3"),
     *("--seeds", "2", "--steps", str(STEPS), "--log-period", "100", "--eval-period", "500", "--eval-episodes", "2"),
     *("--filters", "4", "--width", "16", "--min-replay", "200", "--replay-capacity", "1000", "--target-period", "150"),
-    # Writes a checkpoint after each log point, so that some kills hit while one is written.
+    # Writes a checkpoint after each log point, so that some kills interrupt the writing.
     *("--checkpoint-seconds", "0"),
 )
 

@@ -1,4 +1,4 @@
-"""SAC's update equals that of an independent PyTorch implementation: losses, gradients, weights and targets."""
+"""Our SAC and an independent PyTorch implementation give equal losses, gradients, weights and targets."""
 
 import itertools
 from functools import partial
@@ -55,7 +55,7 @@ class Theirs:
         std = log_std.clamp(-20, 2).exp()
         policy = TransformedDistribution(Independent(Normal(mean, std), 1), [TanhTransform(cache_size=1)])
         action = torch.tanh(mean + std * noise)
-        # Computes the pre-activation from the noise, because inverting tanh is not exact.
+        # Computes the value before tanh from the noise, because inverting tanh is not exact.
         before = mean + std * noise
         slope = TanhTransform().log_abs_det_jacobian(before, action).sum(1)
         return action, policy.base_dist.log_prob(before) - slope
@@ -113,7 +113,7 @@ def network(params):
 
 
 def in_their_order(params):
-    """A network's arrays in PyTorch's order and axis order."""
+    """Returns a network's arrays in the order of PyTorch's parameters, with PyTorch's axis order."""
     return [array for layer in params.values() for array in (np.asarray(layer["kernel"]).T, np.asarray(layer["bias"]))]
 
 
@@ -136,7 +136,7 @@ def batches():
 
 
 def our_gradients(agent, state, after, batch):
-    """The gradients of the critics at their old weights, and of the actor with the updated critics."""
+    """Returns the gradients of the critics at the old weights, and of the actor against the updated critics."""
     alpha = jnp.exp(state.temperature.params)
     critics = {name: state.learner.params[name] for name in CRITICS}
     found, _ = jax.grad(agent.critic_loss, has_aux=True)(critics, state, batch, alpha)

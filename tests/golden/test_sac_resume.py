@@ -14,13 +14,13 @@ TRAIN = (
     *("--score-batch", "8", "--seeds", "1", "--steps", str(STEPS), "--log-period", "20", "--eval-period", "120"),
     *("--eval-episodes", "2", "--width", "0.05", "--time-limit", "30", "--min-replay", "40", "--batch-size", "8"),
     *("--replay-capacity", str(CAPACITY)),
-    # Writes a checkpoint after each log point, so that some kills hit while one is written.
+    # Writes a checkpoint after each log point, so that some kills interrupt the writing.
     *("--checkpoint-seconds", "0"),
 )
 
 
 def remembered(path: Path) -> np.ndarray:
-    """All steps that can be drawn from the ring in the run's file."""
+    """Returns all steps that can be drawn from the ring in the run's file."""
     ring = StepReplay(CAPACITY, 105, 8, slack=CAPACITY).open(RunFolder(path).replay / "seed0", STEPS)
     return ring.steps[np.arange(STEPS - CAPACITY, STEPS) % len(ring.steps)]
 

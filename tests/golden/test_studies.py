@@ -1,4 +1,4 @@
-"""Offline training on the replay of a DQN run: DQN plays, its replay is written to files, and a new DQN learns."""
+"""Offline training. A DQN agent plays, its replay is written to files, and a new agent learns from these files."""
 
 from dataclasses import astuple, dataclass
 
@@ -25,7 +25,7 @@ class TwoSteps(Probe):
 
 ENV = TwoSteps(*astuple(PROBES[2]))
 AGENT = DQN(MLP((16,)), gamma=GAMMA, learning_rate=3e-3, replay_capacity=100, min_replay=20, target_period=50)
-# There are no evaluations, because they take long to compile.
+# These runs have no evaluations, because evaluations take long to compile.
 PLAYED = DeviceTraining(AGENT, replay_ratio=0.5, agent_steps=240, log_period=80, eval_period=8_000)
 TRAINING = OfflineTraining(
     AGENT, ENV, OwnReplay(PLAYED), gradient_steps=1_200, log_period=400, seeds=(5,), score_batch=8, eval_period=0

@@ -44,7 +44,7 @@ class TorchCNN(nn.Module):
 
 
 def as_torch(params):
-    """A JAX tree of parameters or moments with torch's names and axis order."""
+    """Returns a JAX tree of parameters or moments as tensors with torch's names and axis order."""
     arrays = {}
     for theirs, ours in LAYERS.items():
         kernel = np.asarray(params["params"][theirs]["kernel"])
@@ -64,7 +64,7 @@ def torch_network(params):
 
 @pytest.fixture(scope="module")
 def case():
-    """Parameters with some silent neurons, a donor, and score batches in both layouts."""
+    """Returns parameters with silent neurons, a donor, and a score batch with channels last and with channels first."""
     keys = jax.random.split(jax.random.key(0), 3)
     x = np.asarray(jax.random.normal(keys[0], (7, 11, 11, 2)))
     params, donor = (FlaxCNN().init(key, x) for key in keys[1:])
@@ -118,7 +118,7 @@ def test_recycled_weights_and_moments_agree(case, tau):
         assert torch.equal(optimizer.state[leaf]["exp_avg"], moments[name]), name
 
 
-# Plans in both frameworks' names; the names of layers are Flax's.
+# These plans are valid in both frameworks. Layers have their names in Flax.
 PLANS = [
     "ReDo(0.5, outgoing='fresh')",
     "ReDo(0.5, incoming='scaled', layers=('Conv_0', 'Dense_0'))",
@@ -157,16 +157,16 @@ PLANS = [
 
 @pytest.fixture(scope="module")
 def wirings(case):
-    """The wirings of both networks, traced once."""
+    """Traces both networks. Returns the wirings."""
     params, _, x, images = case
     return dormant.trace(FlaxCNN().apply, params, x), dt.trace(torch_network(params), images)
 
 
-GROWTH = 1.25  # all weights are multiplied by it before each gradient step
+GROWTH = 1.25  # the factor that multiplies all weights before each gradient step
 
 
 def adam_state(params):
-    """Adam's state with moments that differ between weights, and some that are small."""
+    """Returns first and second moments for Adam. They differ between weights, and some are small."""
     moments = jax.tree.map(
         lambda leaf: jnp.sin(9.0 * jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), params
     )
@@ -235,8 +235,7 @@ def test_penalties_have_the_same_values_and_gradients(case, name):
     options = {"free": ("dense_1",)} if name == "Parseval" else {}
     ours = getattr(dt, name)(0.3, **options)(leaves, as_torch(donor))
     ours.backward()
-    # The power iteration of Spectral starts from different vectors in the two frameworks, so its results are only
-    # close.
+    # In the two frameworks, the power iteration of Spectral starts from different vectors, so results are only close.
     near = {"rtol": 0.03, "atol": 0.1} if name == "Spectral" else {"rtol": 1e-4, "atol": 1e-5}
     np.testing.assert_allclose(ours.item(), value, **near)
     for key, expected in as_torch(gradient).items():

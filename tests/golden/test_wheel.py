@@ -1,4 +1,4 @@
-"""The wheel: it has every file of the package, and works from another folder in an environment of its own."""
+"""The wheel has every file of the package, and works in a new environment, started from another folder."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ print(dormant.__version__, float(tx.measure(trained, x)["dormant/0.1/all"]) <= 1
 
 
 def said(*command: object, folder: Path) -> str:
-    # Without the variables of this process, Python would not import from its checkout.
+    # Removes this process's variables, because with them Python could import dormant from the checkout.
     done = subprocess.run(
         [*map(str, command)], cwd=folder, env={"PATH": "", "HOME": str(folder)}, capture_output=True, text=True
     )
@@ -36,7 +36,7 @@ def said(*command: object, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A wheel of the files that git tracks, so that no file of this checkout alone can be in it."""
+    """Builds a wheel from the files that git tracks. Returns the folder of sources and the wheel."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, tracked.split("\0")):
@@ -50,7 +50,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(wheel, tmp_path_factory):
-    """An environment with the wheel. It finds the packages that dormant needs in the environment of this process."""
+    """An environment with the wheel. It imports all other packages from the environment of this process."""
     place = tmp_path_factory.mktemp("environment")
     venv.create(place, symlinks=True, with_pip=True)  # this process's environment may have no pip
     python = place / "bin" / "python"

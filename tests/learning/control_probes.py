@@ -1,6 +1,6 @@
-"""Five small decision problems with a continuous action and known values, in one environment.
+"""An environment with five small decision problems. They have one continuous action and known values.
 
-The observation contains the number of the episode's problem, so that one network learns all problems.
+Each episode has one problem. The observation encodes the problem, so that one network learns all problems.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ import numpy as np
 from dormant.rl.envs import ControlOutcome
 
 GAMMA = 0.5
-BEST = 0.5  # the best action if the reward depends on the action; multiplied by the sign if it also depends on that
+BEST = 0.5  # the best action if the reward depends on the action; times the sign if the reward also depends on the sign
 
 
 class Probe(NamedTuple):
-    """One problem: the Q values of three actions and the best action at each observation (sign, step) of `places`."""
+    """One problem. Per (sign, step) in `places`, `values` has the Q values of three actions, `best` the best action."""
 
     name: str
     length: int
@@ -35,7 +35,7 @@ PROBES = (
 
 
 def observation(probe, sign, step):
-    """The observation: the problem as one-hot numbers, the sign on which its reward may depend, and the step."""
+    """Returns an observation: the one-hot problem, the sign, and the step. The reward may depend on the sign."""
     return np.array([*(np.arange(len(PROBES)) == probe), sign, step], np.float32)
 
 
@@ -51,7 +51,7 @@ def reward(probe, sign, action, last):
 
 @dataclass(frozen=True)
 class ControlProbes:
-    """The environment with all problems. Every episode ends before `time_limit`, so none is truncated."""
+    """The environment with all problems. Episodes terminate after one or two steps and are never truncated."""
 
     observations = len(PROBES) + 2
     actions = 1
@@ -66,7 +66,7 @@ class ProbeBodies:
         self._episode, self._step = (np.zeros(len(seeds), np.int32) for _ in range(2))
 
     def _posed(self, body):
-        """The problem and the sign of an episode. They depend only on the seed, the stream and the episode's number."""
+        """Returns the problem and the sign of an episode. They depend only on seed, stream and episode number."""
         counter = [0, int(self._episode[body]), 0, 0]
         draw = np.random.Generator(np.random.Philox(key=self._keys[body], counter=counter))
         probe, sign = int(draw.integers(len(PROBES))), float(draw.choice([-1.0, 1.0]))

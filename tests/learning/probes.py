@@ -13,16 +13,16 @@ GAMMA = 0.5
 
 @dataclass(frozen=True)
 class Probe:
-    """A problem whose episodes have `length` steps. `values` are the true Q values of both actions at the observations
+    """A problem with episodes of `length` steps. `values` has the true Q values of both actions, per observation in
     `places`."""
 
     name: str
     length: int
-    random_sign: bool  # True if the observation is randomly +1 or -1, False if it is the number of the step
+    random_sign: bool  # True: the observation is a random sign, +1 or -1. False: it is the number of the step
     reward_by: str  # "constant", "observation", "end", "action" or "both"
     places: tuple[float, ...]
     values: tuple[tuple[float, float], ...]
-    truncated: bool = False  # True if episodes are truncated, so that their last values are bootstrapped
+    truncated: bool = False  # True: episodes are truncated, so the last step is bootstrapped
 
     observation_shape = (1,)
     observation_dtype = np.dtype(np.float32)
@@ -54,7 +54,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Pictured:
-    """A probe whose observation is an image of constant brightness, because augmentation by shifts can't change it."""
+    """A probe with images as observations. All pixels of an image are equal, so shifts do not change the image."""
 
     probe: Probe
 

@@ -20,7 +20,7 @@ AGENT = DQN(
     min_replay=100,
     target_period=20,
     epsilon_steps=1,
-    epsilon_end=1.0,  # explores until the end, so that both actions have a value
+    epsilon_end=1.0,  # explores until the end, so that the agent learns the values of both actions
 )
 
 
@@ -32,7 +32,7 @@ def test_dqn_reaches_the_known_values(probe, intervention):
         env=probe,
         intervention=intervention,
         agent_steps=1_500,
-        log_period=1_500,  # a single chunk, so that only one is compiled
+        log_period=1_500,  # one chunk, so that only one program is compiled
         seeds=(0, 1),
         eval_period=3_000,
     )

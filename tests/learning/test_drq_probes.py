@@ -16,7 +16,7 @@ from dormant.rl.device import DeviceTraining
 from dormant.rl.networks.convolutional import MinAtarCNN
 
 GAMMA = 0.9
-# The first ten rewards sum to 6.5. The rest of the value must come from bootstrapping.
+# The first ten discounted rewards sum to 6.5. The rest of the value must come from bootstrapping.
 LONG = Probe("twenty steps of reward", 20, False, "constant", (0.0,), (((1 - GAMMA**20) / (1 - GAMMA),) * 2,))
 AGENT = replace(
     minatar_drq(1),
@@ -25,7 +25,7 @@ AGENT = replace(
     learning_rate=3e-3,
     replay_capacity=1_000,
     min_replay=100,
-    epsilon_end=1.0,  # explores until the end, so that both actions have a value
+    epsilon_end=1.0,  # explores until the end, so that the agent learns the values of both actions
     augmentation=Augmentation(pad=1, intensity=0.05),
 )
 
@@ -38,7 +38,7 @@ def test_drq_reaches_the_known_values(probe, intervention):
         Pictured(probe),
         intervention,
         agent_steps=1_500,
-        log_period=1_500,  # a single chunk, so that only one is compiled
+        log_period=1_500,  # one chunk, so that only one program is compiled
         seeds=(0, 1),
         eval_period=3_000,
     )

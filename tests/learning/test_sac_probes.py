@@ -31,7 +31,7 @@ INTERVENTIONS = {"alone": Chain(), "with ReDo": Every(100, ReDo(tau=0.1), stop=1
 
 @pytest.fixture(scope="module", params=INTERVENTIONS.values(), ids=INTERVENTIONS.keys())
 def learned(request, tmp_path_factory):
-    """The state after a whole run."""
+    """Trains an agent. Returns its state at the end of the run."""
     training = ControlTraining(
         AGENT, ControlProbes(), request.param, agent_steps=2_000, log_period=1_000, score_batch=64, eval_period=7_000
     )
@@ -40,7 +40,7 @@ def learned(request, tmp_path_factory):
     for _ in range(2):
         state, _ = loop.advance(state)
     agent, inner = jax.tree.map(lambda leaf: leaf[0], (state.agent, state.intervention))
-    assert all(recycled_counts(inner).values()), "ReDo must recycle, or this test says nothing about it"
+    assert all(recycled_counts(inner).values()), "ReDo did not recycle neurons in every layer"
     return agent
 
 

@@ -14,7 +14,7 @@ def hidden(x, width, name, activation=nn.relu):
 
 
 def attend(x, name, mask=None, heads=2):
-    """Returns multi-head self-attention, without a library."""
+    """Returns the output of multi-head self-attention. Uses only dense layers, not Flax's attention."""
     shape = (*x.shape[:-1], heads, x.shape[-1] // heads)
     query, key, value = (nn.Dense(x.shape[-1], name=f"{name}_{part}")(x).reshape(shape) for part in "qkv")
     logits = jnp.einsum("...qhd,...khd->...hqk", query, key) / jnp.sqrt(shape[-1])
@@ -32,7 +32,7 @@ def feed_forward(x, name, activation=nn.relu):
 
 
 class Gate(nn.Module):
-    """A GRU-like gate that replaces a residual sum."""
+    """A gate like that in a GRU. It replaces a residual sum."""
 
     @nn.compact
     def __call__(self, x, y):
@@ -68,7 +68,7 @@ def gtrxl(x):
     agent="Chen et al. 2021",
 )
 def decision_transformer(x):
-    """Interleaves tokens of return, state and action; the head reads the state tokens."""
+    """The sequence has a return, a state and an action token per step. The head reads only the state tokens."""
     tokens = [
         nn.Dense(8, name=name)(part) for name, part in (("return", x[..., :1]), ("state", x), ("act", x[..., :2]))
     ]
@@ -139,7 +139,7 @@ def perceiver(x):
     agent="Obando-Ceron et al. 2024",
 )
 def soft_experts(x):
-    """Soft MoE: tokens are positions of the last convolution; each expert reads a mixture of tokens."""
+    """Soft MoE. The tokens are the positions of the last convolution. Each expert reads a mixture of tokens."""
     x = nn.relu(nn.Conv(6, (4, 4), 2, name="conv1")(x))
     tokens = nn.relu(nn.Conv(6, (3, 3), 2, name="conv2")(x)).reshape(len(x), 9, 6)
     logits = nn.Dense(2, use_bias=False, name="slots")(tokens)
@@ -156,7 +156,7 @@ def soft_experts(x):
     agent="Zambaldi et al. 2019",
 )
 def relational(x):
-    """Attention over positions with coordinates, then a maximum over positions."""
+    """Applies attention to the positions of an image with their coordinates, then takes the maximum over positions."""
     x = nn.relu(nn.Conv(4, (3, 3), 2, name="conv1")(x))
     x = nn.relu(nn.Conv(6, (3, 3), 2, name="conv2")(x)).reshape(len(x), 9, 6)
     places = jnp.stack(jnp.meshgrid(jnp.linspace(-1, 1, 3), jnp.linspace(-1, 1, 3)), -1).reshape(1, 9, 2)
@@ -175,7 +175,7 @@ def relational(x):
     },
 )
 def parallel_blocks(x):
-    """Attention and feed-forward layers read the same normalised input; their outputs are summed."""
+    """Attention and feed-forward layers read the same normalised input. Their outputs are summed."""
     x = nn.Dense(8, name="embed")(x)
     for block in (1, 2):
         y = nn.RMSNorm()(x)

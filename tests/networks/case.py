@@ -1,4 +1,4 @@
-"""Test cases: a network in JAX, and whether each of its layers is recycled, coupled or only measured."""
+"""Test cases: networks in JAX. A case states whether each layer is recycled, coupled or only measured."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ FRACTIONS = np.random.default_rng(4).uniform(size=(6, 3)).astype(np.float32)
 
 @dataclass(frozen=True)
 class Case:
-    """A network and the expected result for each hidden layer (see `promises`).
+    """A network and the expected result per hidden layer (see `promises`).
 
-    The name `first+...` stands for merged layers that begin with `first`. If the network can't be traced, `refused` is
-    a part of the error, and `layers` names the hidden layers. `agent` is the publication of the agent that uses this
-    network. `build` returns apply and init.
+    In `layers`, the name `first+...` stands for merged layers whose first layer is `first`. If the trace must fail,
+    `refused` is a part of the error message. `agent` cites the paper of an agent that uses this network. `build()`
+    returns the functions apply and init.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Case:
 
     @property
     def title(self) -> str:
-        """Returns the name, with the agent's publication in brackets."""
+        """The name. If an agent uses the network, the citation of its paper follows in brackets."""
         return f"{self.name} ({self.agent})" if self.agent else self.name
 
 
@@ -55,18 +55,19 @@ def promises(
     awake: str = "",
     lost: str = "",
 ) -> dict[str, str]:
-    """Returns each layer's expected result. Arguments are layer names between spaces; `measured` maps reasons to names.
+    """Returns a dict from layer names to expected results. Each argument has layer names, separated by spaces.
 
-    Layers in `awake` are recycled (coupled or not). They are not silent even if all their incoming entries are zero,
-    because a cosine or a normalisation without parameters follows. Hidden layers in `lost` are only measured, or the
-    trace does not find them. The name `...` comes last and stands for all layers that are not named.
+    `measured` maps a part of the reason against recycling to layer names. Layers in `awake` are recycled (coupled or
+    not), but zero incoming entries do not silence them, because a cosine or a normalisation without parameters
+    follows. Hidden layers in `lost` are only measured, or the trace does not find them. The name `...` stands for all
+    layers without a name in the arguments, and must come last.
     """
     kinds = {"recycled": recycled, "coupled": coupled, "awake": awake, "lost": lost, **(measured or {})}
     return {name: promise for promise, names in kinds.items() for name in names.split()}
 
 
 def named(layer: str, name: str) -> bool:
-    """Whether `name` in a case stands for a layer. `lstm/ii+...` stands for merged layers, and `...` for any layer."""
+    """Returns whether a case's name stands for this layer. `...` stands for any layer, `a+...` for merged layers."""
     if name == "...":
         return True
     return layer.startswith(name[:-3]) if name.endswith("+...") else layer == name
@@ -78,7 +79,7 @@ def promise_of(layer: str, promised: Mapping[str, str]) -> str | None:
 
 
 def kept(promise: str | None, found: str) -> bool:
-    """Whether a layer's result ("recycled", "coupled" or reasons) agrees with the expected result."""
+    """Returns whether a layer's result ("recycled", "coupled" or its reasons) agrees with the expected result."""
     if promise in ("awake", "lost"):
         return (found in ("recycled", "coupled")) == (promise == "awake")
     exact = promise in ("recycled", "coupled", None) or found in ("recycled", "coupled")
@@ -86,14 +87,14 @@ def kept(promise: str | None, found: str) -> bool:
 
 
 def matches(promised: Mapping[str, str], found: Mapping[str, str]) -> bool:
-    """Whether every layer has the expected result, and every expected layer was found."""
+    """Returns whether every layer has the expected result, and every expected layer was found."""
     listed = (name for name, promise in promised.items() if promise != "lost")
     every = all(any(named(layer, name) for layer in found) for name in listed)
     return every and all(kept(promise_of(layer, promised), what) for layer, what in found.items())
 
 
 def verdicts(layers: Iterable[Any]) -> dict[str, str]:
-    """Returns, for each layer of a wiring, "recycled", "coupled" or the reasons why it is only measured."""
+    """Returns a dict from layer names to results: "recycled", "coupled", or the reasons why a layer is not recycled."""
     safe = {True: "coupled", False: "recycled"}
     return {layer.name: "; ".join(layer.reasons) or safe[bool(layer.coupled_by)] for layer in layers}
 
@@ -108,7 +109,7 @@ def linen(
     refused: str = "",
     agent: str = "",
 ) -> Callable[[Callable[..., Any]], Case]:
-    """Decorates the `__call__` of a Flax network, which makes its layers inline. Returns a case."""
+    """Returns a decorator. It turns a function of inputs, which makes its Flax layers inline, into a case."""
 
     def case(function: Callable[..., Any]) -> Case:
         return Case(
@@ -129,7 +130,10 @@ def by_hand(
     refused: str = "",
     agent: str = "",
 ) -> Callable[[Apply], Case]:
-    """Decorates a function of parameters and inputs. Parameters are `params[name]["w"]`. Returns a case."""
+    """Returns a decorator. It turns a function of parameters and inputs into a case.
+
+    `shapes` maps a name to the shape of the parameter `params[name]["w"]`.
+    """
 
     def init(key: jax.Array) -> Any:
         keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
@@ -142,22 +146,22 @@ def by_hand(
 
 
 def flax(module: nn.Module, *inputs: np.ndarray) -> Callable[[], tuple[Apply, Init]]:
-    """Returns a function that returns apply and init of a Flax module."""
+    """Returns a function without arguments. It returns the functions apply and init of a Flax module."""
     return lambda: (module.apply, lambda key: module.init(key, *inputs))
 
 
 def body(function: Callable[..., Any]) -> type[nn.Module]:
-    """Returns a Flax module class whose `__call__` is `function`."""
+    """Returns a class of Flax modules. Its `__call__` is `function`."""
     return type(function.__name__, (nn.Module,), {"__call__": nn.compact(lambda self, *inputs: function(*inputs))})
 
 
 def flat(x: jax.Array) -> jax.Array:
-    """Flattens all axes but the batch."""
+    """Flattens all axes except the first, the batch."""
     return x.reshape(x.shape[0], -1)
 
 
 def shapes_of(init: Init) -> Any:
-    """Returns the tree of shapes of the parameters that `init` returns."""
+    """Returns the shapes of the parameters that `init` returns, as a tree."""
     return jax.eval_shape(init, jax.random.key(0))
 
 

@@ -50,7 +50,7 @@ def d4pg(x, action):
 
 @linen("MPO, Gaussian policy", ROWS, recycled="dense2", coupled="dense1", agent="Abdolmaleki et al. 2018")
 def mpo(x):
-    """Outputs the lower triangle of a covariance's Cholesky factor, with a positive diagonal."""
+    """Outputs the mean and the Cholesky factor of the covariance, a lower triangular matrix."""
     x = nn.tanh(nn.LayerNorm()(nn.Dense(8, name="dense1")(x)))
     x = hidden(x, 8, "dense2", nn.elu)
     factor = nn.Dense(3, name="factor")(x)
@@ -111,7 +111,7 @@ def average_l1(x):
     agent="Fujimoto et al. 2023",
 )
 def td7(x, action):
-    """The critic reads state and state-action embeddings, and the projected input."""
+    """The critic reads the embedding of the state, the embedding of state and action, and the projected input."""
     zs = average_l1(nn.Dense(6, name="zs2")(hidden(x, 8, "zs1", nn.elu)))
     zsa = nn.Dense(6, name="zsa2")(hidden(both(zs, action), 8, "zsa1", nn.elu))
     projected = average_l1(nn.Dense(8, name="q0")(both(x, action)))
@@ -162,7 +162,7 @@ class Scaler(nn.Module):
 
 
 class Lerp(nn.Module):
-    """A learned interpolation between two vectors, projected back onto the sphere."""
+    """A learned interpolation between two vectors. Scales the result to length one."""
 
     @nn.compact
     def __call__(self, x, y):
@@ -188,7 +188,7 @@ def simba_v2(x, action):
 
 
 def pixels(x):
-    """The encoder of DrQ-v2 and related agents."""
+    """Returns the features of the image encoder of DrQ-v2."""
     for layer, stride in ((1, 2), (2, 1), (3, 1)):
         x = nn.relu(nn.Conv(4, (3, 3), stride, padding="VALID", name=f"conv{layer}")(x))
     return flat(x)
@@ -215,7 +215,7 @@ def drq_v2(x, action):
     agent="Laskin et al. 2020",
 )
 def curl(x):
-    """Compares all pairs of images (contrastive loss). The actor shares the encoder."""
+    """Outputs a similarity for each pair of images, for a contrastive loss. The actor shares the encoder."""
     z = nn.tanh(nn.LayerNorm()(nn.Dense(6, name="trunk")(pixels(x))))
     logits = nn.Dense(6, use_bias=False, name="similarity")(z) @ jax.lax.stop_gradient(z).T
     return logits - logits.max(1, keepdims=True), nn.Dense(2, name="actor2")(hidden(z, 8, "actor1"))
@@ -320,7 +320,7 @@ def mr_q(x, action):
     agent="Nachum et al. 2018",
 )
 def hiro(x):
-    """The lower policy reads the higher policy's goal, a change of the observation."""
+    """The high-level policy outputs a goal. The low-level policy reads the observation and the goal."""
     goal = 2.0 * nn.tanh(nn.Dense(5, name="goal")(hidden(hidden(x, 8, "high1"), 8, "high2")))
     y = hidden(hidden(both(x, goal), 8, "low1"), 8, "low2")
     return nn.tanh(nn.Dense(2, name="mean")(y)), jnp.sqrt(jnp.square(x + goal - jnp.roll(x, -1, 0)).sum(-1))
@@ -328,13 +328,13 @@ def hiro(x):
 
 @linen("HER, critic with a goal", ROWS, ROWS[::-1], ACTIONS, recycled="dense1 dense2", agent="Andrychowicz et al. 2017")
 def her(x, goal, action):
-    """Observation and goal are normalised by running statistics and clipped."""
+    """Normalises the observation and the goal with running statistics, and clips them."""
     normal = [jnp.clip((one - 0.1) / 1.3, -5, 5) for one in (x, goal)]
     return critic(jnp.concatenate([*normal, action], -1))
 
 
 def ensemble(params, x):
-    """Kernels [member, input, output] and biases [member, 1, output]."""
+    """Returns the outputs of an ensemble. Kernels are [member, input, output], and biases are [member, 1, output]."""
     x = jnp.broadcast_to(x, (4, *x.shape))
     for layer in (1, 2):
         x = jax.nn.relu(jnp.einsum("nbi,nio->nbo", x, params[f"w{layer}"]["w"]) + params[f"b{layer}"]["w"])

@@ -53,13 +53,13 @@ class ConvolutionalCritic(nn.Module):
 
 
 def stacked(module: type[nn.Module], count: int = 2) -> nn.Module:
-    """Returns several copies of a module, with separate parameters, that are vmapped over the same inputs."""
+    """Returns `count` vmapped copies of a module. They have separate parameters and read the same inputs."""
     mapped = nn.vmap(module, in_axes=None, variable_axes={"params": 0}, split_rngs={"params": True}, axis_size=count)
     return mapped()
 
 
 def members(names: str, count: int = 2) -> str:
-    """Returns the layer names of stacked modules."""
+    """Returns the layer names of `count` stacked modules, such as "dense[0] dense[1]" for "dense"."""
     return " ".join(f"{name}[{member}]" for name in names.split() for member in range(count))
 
 

@@ -30,7 +30,7 @@ AnyCase = TypeVar("AnyCase", Case, TorchCase)
 
 
 def cases(kind: type[AnyCase], *rooms: ModuleType) -> tuple[AnyCase, ...]:
-    """Returns the networks that are defined in these modules."""
+    """Returns all cases of this class that these modules define."""
     return tuple(case for room in rooms for case in vars(room).values() if isinstance(case, kind))
 
 
@@ -52,21 +52,21 @@ TORCH = cases(TorchCase, torch_agents, torch_control, torch_models, torch_layers
 
 
 def foreign_jax() -> Iterator[Case]:
-    """Yields the networks of public JAX packages. Imports a package when its network is built."""
+    """Yields the networks of public JAX packages as cases. Imports a package when it builds a network."""
     for name, make in jax_networks.NETWORKS.items():
         network = make()
         yield Case(name, lambda network=network: (network.apply, network.init), network.inputs, network.layers)
 
 
 def foreign_torch() -> Iterator[TorchCase]:
-    """Yields the networks of public PyTorch packages."""
+    """Yields the networks of public PyTorch packages as cases. Imports a package when it builds a network."""
     for name, make in torch_networks.NETWORKS.items():
         module, inputs, layers = make()
         yield TorchCase(name, lambda module=module: module, inputs, promises(" ".join(layers)))
 
 
 def foreign_names() -> tuple[list[str], list[str]]:
-    """Returns the names of the networks of public packages, in JAX and in PyTorch, without building a network."""
+    """Returns two lists: names of the networks of public JAX packages and PyTorch packages. Builds no network."""
     return list(jax_networks.NETWORKS), list(torch_networks.NETWORKS)
 
 

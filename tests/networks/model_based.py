@@ -16,13 +16,13 @@ def hidden(x, width, name, activation=nn.relu):
 
 
 def planes(x, moves):
-    """Concatenates a hidden state with one plane per action."""
+    """Returns a hidden state with one more plane per entry of `moves`. Every plane is constant."""
     moves = jnp.broadcast_to(moves[:, None, None], (*x.shape[:3], moves.shape[-1]))
     return jnp.concatenate([x, moves], -1)
 
 
 def tower(x, name, blocks=2):
-    """Residual blocks with BatchNorm, as in AlphaZero."""
+    """Returns the output of residual blocks with BatchNorm, as in AlphaZero."""
     for block in range(blocks):
         y = nn.BatchNorm(use_running_average=True)(nn.Conv(4, (3, 3), name=f"{name}{block}_a")(x))
         y = nn.BatchNorm(use_running_average=True)(nn.Conv(4, (3, 3), name=f"{name}{block}_b")(nn.relu(y)))
@@ -57,7 +57,7 @@ def alpha_zero(x):
     agent="Schrittwieser et al. 2020",
 )
 def mu_zero(x, moves):
-    """Scales hidden states to [0, 1]."""
+    """Scales the hidden states to [0, 1], per sample."""
 
     def scaled(x):
         low, high = x.min((1, 2, 3), keepdims=True), x.max((1, 2, 3), keepdims=True)
@@ -95,7 +95,7 @@ def efficient_zero(x):
     agent="Antonoglou et al. 2022",
 )
 def stochastic_mu_zero(x, action):
-    """The chance outcome is a one-hot code with straight-through gradients."""
+    """Encodes the chance outcome as a one-hot code with straight-through gradients."""
     after = nn.Dense(6, name="after2")(hidden(jnp.concatenate([x, action], -1), 8, "after1"))
     logits = nn.Dense(4, name="encode2")(hidden(x, 8, "encode1"))
     soft = nn.softmax(logits)
@@ -265,7 +265,7 @@ def probabilistic_dynamics(x, action):
     agent="Tamar et al. 2016",
 )
 def value_iteration(x):
-    """Applies one convolution repeatedly, each time with a maximum over channels."""
+    """Applies one convolution several times. After each time, takes the maximum over channels."""
     reward = nn.Conv(1, (1, 1), use_bias=False, name="reward")(nn.relu(nn.Conv(6, (3, 3), name="conv")(x)))
     plan = nn.Conv(4, (3, 3), use_bias=False, name="plan")
     value = jnp.zeros_like(reward)
@@ -282,7 +282,7 @@ def value_iteration(x):
     agent="Kaiser et al. 2020",
 )
 def simple(x, moves):
-    """The action gates the layers."""
+    """A function of the action multiplies the channels of two layers."""
 
     def conditioned(x, name):
         return x * nn.sigmoid(nn.Dense(x.shape[-1], name=name)(moves))[:, None, None]

@@ -58,7 +58,7 @@ def bcq(x, action, noise):
 
 @linen("Diffusion-QL, denoiser", ROWS, ACTIONS, recycled="time1 time2 dense1 dense2 dense3", agent="Wang et al. 2023")
 def diffusion_ql(x, action):
-    """Embeds the diffusion step by sines and cosines. All activations are Mish."""
+    """Embeds the diffusion step with sines and cosines. All activations are Mish."""
     step = jnp.arange(6.0)[:, None] * jnp.exp(-jnp.arange(4.0))
     step = jnp.concatenate([jnp.sin(step), jnp.cos(step)], -1)
     step = nn.Dense(4, name="time2")(hidden(step, 8, "time1", jax.nn.mish))
@@ -96,7 +96,7 @@ def idql(x, action):
     agent="Park et al. 2025",
 )
 def flow(x, action):
-    """Takes three Euler steps along one vector field."""
+    """Takes three Euler steps. Each step applies the same layers."""
     layers = [nn.Dense(8, name="dense1"), nn.Dense(8, name="dense2"), nn.Dense(2, name="field")]
     for step in range(3):
         time = jnp.full((len(x), 1), step / 3)
@@ -148,7 +148,7 @@ def chosen_head(params, x):
     agent="Sun et al. 2022",
 )
 def paco(params, x):
-    """Each task's kernels are a mixture of shared kernels."""
+    """The kernels of a task are weighted sums of shared kernels. The weights are parameters."""
     x = jax.nn.relu(jnp.einsum("bi,bk,kio->bo", x, params["tasks"]["w"], params["set1"]["w"]))
     x = jax.nn.relu(jnp.einsum("bi,bk,kio->bo", x, params["tasks"]["w"], params["set2"]["w"]))
     return x @ params["out"]["w"]
@@ -161,7 +161,7 @@ def paco(params, x):
     agent="Yang et al. 2020",
 )
 def soft_modules(x):
-    """The task's weights mix the modules of each layer into the inputs of the next layer."""
+    """The inputs of the second layer are weighted sums of the first layer's modules. The task sets the weights."""
     first = jnp.stack([hidden(x, 6, f"a{k}") for k in (1, 2)], 1)
     shares = nn.softmax(nn.Dense(4, name="routes")(one_hot_tasks(len(x))).reshape(-1, 2, 2))
     mixed = jnp.einsum("bij,bjf->bif", shares, first)
@@ -191,7 +191,7 @@ def care(x):
     agent="Sarafian et al. 2021",
 )
 def hypernetwork(x, action):
-    """The kernels that multiply the action are computed from the state."""
+    """Computes kernels from the state, and applies them to the action."""
     y = hidden(hidden(x, 8, "hyper1"), 8, "hyper2")
     first = nn.Dense(2 * 6, name="kernel1")(y).reshape(-1, 2, 6)
     inner = nn.relu(jnp.einsum("bi,bio->bo", action, first) + nn.Dense(6, name="bias1")(y))
@@ -199,7 +199,7 @@ def hypernetwork(x, action):
 
 
 def agents(x, width=6):
-    """Returns action values from [batch, agents, features]; all agents share one network."""
+    """Returns action values. `x` is [batch, agents, features], and all agents share one network."""
     return nn.Dense(3, name="values")(hidden(hidden(x, 8, "agent1"), width, "agent2"))
 
 

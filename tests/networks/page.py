@@ -1,4 +1,4 @@
-"""Checks that docs/networks.md has the line that docs/make_networks.py writes for a network."""
+"""Checks that docs/networks.md has the right line for a network. docs/make_networks.py writes this page."""
 
 import runpy
 from pathlib import Path
@@ -15,12 +15,12 @@ BEFORE = MAKER["recorded"]()
 
 
 def on_the_page(case: Case | TorchCase, wiring: Any) -> None:
-    """Raises AssertionError if the page has no line for a network with this wiring."""
+    """Raises AssertionError if the page does not have the line for this case and wiring."""
     _check(case, MAKER["of_wiring"](wiring))
 
 
 def refused_on_the_page(case: Case, error: Exception) -> None:
-    """Raises AssertionError if the page has no line that states that this error refuses the network."""
+    """Raises AssertionError if the page does not have the line for this case and this error of the trace."""
     _check(case, MAKER["refusal"](error))
 
 

@@ -20,12 +20,12 @@ def lstm(x, width=6):
 
 
 def films(x):
-    """Returns `IMAGES` as films of two frames, encoded by one network."""
+    """Splits a batch of four encoded images into two films of two frames. Returns [film, frame, features]."""
     return x.reshape(2, 2, -1)
 
 
 def residual_stacks(x, after=lambda y, name: y):
-    """Returns the output of the convolutions of IMPALA's deep network."""
+    """Returns the output of the convolutions in IMPALA's deep network. `after` changes each residual branch."""
     for stack in (1, 2):
         x = nn.max_pool(nn.Conv(4, (3, 3), name=f"conv{stack}")(x), (3, 3), (2, 2), "SAME")
         y = nn.Conv(4, (3, 3), name=f"first{stack}")(nn.relu(x))
@@ -173,7 +173,7 @@ def daac(x):
     agent="Jaderberg et al. 2017",
 )
 def unreal(x):
-    """A policy, and a dueling deconvolution for pixel control."""
+    """Outputs a policy, and Q values for pixel control from a dueling deconvolution."""
     x = hidden(shallow(x), 16, "dense")
     planes = hidden(x, 32, "planes").reshape(-1, 4, 4, 2)
     value = nn.ConvTranspose(1, (3, 3), (2, 2), name="pixel_value")(planes)
@@ -199,7 +199,7 @@ def icm(x):
 
 @linen("PopArt-IMPALA, one value per task", ROWS, recycled="dense1 dense2", agent="Hessel et al. 2019")
 def pop_art(x):
-    """Scales and shifts normalised values by each task's statistics."""
+    """Outputs a policy, and values that are scaled and shifted by the statistics of each task."""
     x = hidden(hidden(x, 8, "dense1"), 8, "dense2")
     values = nn.Dense(4, name="values")(x)
     return nn.Dense(ACTIONS, name="policy")(x), values * jnp.array([1.0, 2.0, 5.0, 0.1]) + jnp.arange(4.0)
@@ -213,7 +213,7 @@ def pop_art(x):
     agent="Vezhnevets et al. 2017",
 )
 def feudal(x):
-    """Multiplies the worker's action embeddings with the manager's goal."""
+    """Multiplies the worker's action embeddings by the manager's goal."""
     x = hidden(x, 8, "perceive")
     goal = nn.RNN(nn.LSTMCell(6, name="manager"))(hidden(x, 6, "state"))
     goal = goal / jnp.sqrt(jnp.square(goal).sum(-1, keepdims=True) + 1e-6)
@@ -251,7 +251,7 @@ def mappo(x):
     agent="Berner et al. 2019",
 )
 def five(x):
-    """Applies one network to every unit, takes the maximum over units, and lets actions attend to units."""
+    """Applies one network to every unit and takes the maximum over units. The target head scores each unit."""
     units = nn.Dense(6, name="unit2")(hidden(x, 8, "unit1"))
     pooled = units.max(1)
     x = nn.RNN(nn.LSTMCell(6, name="lstm"))(pooled[:, None])[:, 0]
@@ -277,7 +277,7 @@ def film(x):
     agent="Nikishin et al. 2023",
 )
 def plasticity_injection(x):
-    """Adds the output change of a new head since its initialisation to the output of the old head."""
+    """Outputs old head + new head - constant head. In an agent, the constant head has the new head's first weights."""
     x = hidden(x, 8, "dense")
     old = nn.Dense(ACTIONS, name="head2")(hidden(x, 8, "head1"))
     start = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)

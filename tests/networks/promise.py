@@ -1,4 +1,4 @@
-"""Checks what "recycled: yes" promises for a network: recycling does not change its outputs or any other weight."""
+"""Checks the promise of a recycled layer: recycling silent neurons changes neither outputs nor other weights."""
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +26,14 @@ def initialiser(shapes, dtype=jnp.float32):
 
 
 def table(wiring):
-    """Returns, per layer, its width if it is recycled, else its reasons."""
+    """Returns a dict from layer names to results: the width of a recycled layer, or the reasons against recycling."""
     return {layer.name: layer.width if layer.recyclable else "; ".join(layer.reasons) for layer in wiring.layers}
 
 
 def check(apply, shapes, expected, x=X, dtype=jnp.float32, inputs=()):
-    """Raises AssertionError unless the layers are as expected, and recycling keeps the outputs.
+    """Raises AssertionError if a layer's result is not the expected one, or if recycling changes the outputs.
 
-    `expected` maps each layer to its width if it is recycled, else to a part of the reason.
+    `expected` maps a recycled layer to its width, and any other layer to a part of the reason against recycling.
     """
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         _check(apply, initialiser(shapes, dtype), expected, (x, *inputs))
@@ -47,7 +47,8 @@ def _check(apply, init, expected, inputs):
     for name, promise in expected.items():
         right = found[name] == promise if isinstance(promise, int) else promise in str(found[name])
         assert right, f"{name}: expected {promise}\n{wiring}"
-    one = dormant.trace(apply, params, *(leaf[:1] for leaf in inputs))  # measured on larger batches
+    # A wiring from one sample must also work on larger batches.
+    one = dormant.trace(apply, params, *(leaf[:1] for leaf in inputs))
     assert table(one).keys() == found.keys(), f"with one sample:\n{one}"
     assert {layer.name: layer.width for layer in one.layers} == {layer.name: layer.width for layer in wiring.layers}
     for values in one.scores(params, *inputs).values():
@@ -73,7 +74,7 @@ def _check_recycling(apply, init, wiring, params, inputs):
         touched = np.broadcast_to(fed[name] | read[name], params[name].shape)
         np.testing.assert_array_equal(np.asarray(after.params[name])[~touched], np.asarray(params[name])[~touched])
         assert not np.asarray(after.params[name])[np.broadcast_to(read[name], params[name].shape)].any()
-    # Replaces incoming weights of recycled neurons. They no longer matter, because the outgoing weights are zero.
+    # Changes the incoming weights of the recycled neurons. Outputs stay equal, because the outgoing weights are zero.
     other = init(jax.random.key(2))
     only_fed = {name: fed[name] & ~read[name] for name in params}
     moved = {name: jnp.where(only_fed[name], other[name], after.params[name]) for name in params}

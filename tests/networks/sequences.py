@@ -36,7 +36,7 @@ def elman(x):
 
 @linen("convolutional LSTM", IMAGES, recycled="conv", measured={"summed": "lstm/ih+lstm/hh"}, agent="Guez et al. 2019")
 def drc(x):
-    """The core of DRC: a convolutional LSTM that runs two steps per frame."""
+    """The core of DRC. A convolutional LSTM takes two steps per frame."""
     x = nn.relu(nn.Conv(4, (4, 4), 2, name="conv")(x))
     cell = nn.ConvLSTMCell(4, (3, 3), name="lstm")
     carry = (jnp.zeros((4, 6, 6, 4)), jnp.zeros((4, 6, 6, 4)))
@@ -96,7 +96,7 @@ def snail(x):
 
 
 def affine(first, second):
-    """Returns the composition of two steps h -> a h + b of a linear recurrence."""
+    """Returns the composition of two steps of a linear recurrence. A step (a, b) maps h to a h + b."""
     return first[0] * second[0], second[0] * first[1] + second[1]
 
 
@@ -107,7 +107,7 @@ def affine(first, second):
     recycled="b[0] c[0]+d",
 )
 def lru(params, x):
-    """A linear recurrence with eigenvalues in the unit disc. The head reads the real part of the states."""
+    """A linear recurrence with complex eigenvalues inside the unit circle. The head reads the real part of states."""
     eigen = jnp.exp(-jnp.exp(params["radius"]["w"]) + 1j * params["phase"]["w"])
     b, c = (params[name]["w"][0] + 1j * params[name]["w"][1] for name in "bc")
     steps = jnp.broadcast_to(eigen, (*x.shape[:2], 6))
@@ -124,7 +124,7 @@ def lru(params, x):
     agent="Lu et al. 2023",
 )
 def s5(params, x):
-    """Resets the state where an episode begins, and multiplies the output by a gate."""
+    """Resets the state when an episode begins. Multiplies the output by a gate."""
     w = {name: leaf["w"] for name, leaf in params.items()}
     x = jax.nn.leaky_relu(x @ w["encode"])
     begins = jnp.arange(x.shape[1])[None, :, None] == 2

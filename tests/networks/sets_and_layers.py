@@ -22,7 +22,7 @@ def hidden(x, width, name, activation=nn.relu):
     agent="Wang et al. 2018",
 )
 def nerve_net(x):
-    """Rows are nodes. Sums messages at their receivers."""
+    """Each row of `x` is a node of a graph. A node receives the sum of the messages from its neighbours."""
     x = hidden(x, 6, "embed", nn.tanh)
     for step in (1, 2):
         pairs = jnp.concatenate([x[SENDERS], x[RECEIVERS]], -1)
@@ -55,7 +55,7 @@ def deep_sets(x):
 
 @linen("set attention with a mask", SEQUENCES, measured={"multiplied with": "dense score"})
 def masked_set(x):
-    """A mask excludes the elements beyond each set's length."""
+    """Sets have different lengths. A mask excludes the elements after the end of each set."""
     length = jnp.array([4, 2, 3])
     present = jnp.arange(4) < length[:, None]
     x = hidden(x, 8, "dense")
@@ -101,7 +101,7 @@ def projected_resnet(x):
 
 @linen("spatial softmax of keypoints", IMAGES, awake="conv2", recycled="conv1 dense", agent="Levine et al. 2016")
 def spatial_softmax(x):
-    """Outputs the expected coordinates of each channel."""
+    """Computes the mean coordinates of each channel, weighted by a softmax over positions."""
     x = nn.Conv(4, (3, 3), name="conv2")(nn.relu(nn.Conv(6, (3, 3), 2, name="conv1")(x)))
     attention = nn.softmax(x.reshape(len(x), 36, 4), 1)
     grid = jnp.stack(jnp.meshgrid(jnp.linspace(0, 1, 6), jnp.linspace(0, 1, 6)), -1).reshape(36, 2)
@@ -138,7 +138,7 @@ def siren(x):
 
 
 class Spline(nn.Module):
-    """A sum of learned functions of the inputs, on a basis of bumps (Kolmogorov-Arnold networks)."""
+    """A Kolmogorov-Arnold layer: a sum of learned functions of one input each. Their basis is Gaussian bumps."""
 
     width: int
 

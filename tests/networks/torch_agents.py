@@ -64,7 +64,7 @@ def iqn():
 
 
 class NoisyLinear(nn.Module):
-    """A dense layer with factorised Gaussian noise in buffers (Fortunato et al. 2018)."""
+    """A dense layer with factorised Gaussian noise (Fortunato et al. 2018). Buffers contain the noise."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ def a3c():
 
 
 class Residual(nn.Module):
-    """One stack of IMPALA's deep network: convolution, pooling, residual block."""
+    """One stack of IMPALA's deep network: a convolution, pooling and a residual block."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -331,7 +331,7 @@ def option_critic():
     agent="Nikishin et al. 2023",
 )
 def plasticity_injection():
-    """Subtracts a frozen copy of the new head from the new head."""
+    """Outputs old head + new head - frozen head. In an agent, the frozen head starts as a copy of the new head."""
 
     def forward(s, x):
         x = F.relu(s.dense(x))

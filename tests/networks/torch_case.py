@@ -1,4 +1,4 @@
-"""Test cases: a module in PyTorch, and whether each of its layers is recycled, coupled or only measured."""
+"""Test cases: modules in PyTorch. A case states whether each layer is recycled, coupled or only measured."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ ACTIONS = drawn(3, 6, 2)
 
 
 class Net(nn.Module):
-    """A module made from named layers and a function `forward(layers, *inputs)`."""
+    """A module with named layers. Its forward pass calls `function(module, *inputs)`."""
 
     def __init__(self, function: Callable[..., Any], **layers: nn.Module | nn.Parameter) -> None:
         super().__init__()
@@ -45,9 +45,9 @@ def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class TorchCase:
-    """A module and, for each hidden layer, "recycled", "coupled" or a part of the reason why it is only measured.
+    """A module and the expected result per hidden layer (see `promises` in case.py).
 
-    `agent` is the publication of the agent that uses this network.
+    `agent` cites the paper of an agent that uses this network. `build()` returns a new module.
     """
 
     name: str
@@ -58,7 +58,7 @@ class TorchCase:
     framework: ClassVar[str] = "PyTorch"
 
     def module(self, seed: int = 0) -> nn.Module:
-        """Returns a module whose weights depend only on the seed."""
+        """Returns a new module. Its weights depend only on the seed."""
         torch.manual_seed(seed)
         return self.build()
 
@@ -68,7 +68,7 @@ class TorchCase:
 
     @property
     def title(self) -> str:
-        """Returns the name, with the agent's publication in brackets."""
+        """The name. If an agent uses the network, the citation of its paper follows in brackets."""
         return f"{self.name} ({self.agent})" if self.agent else self.name
 
 
@@ -82,7 +82,7 @@ def module(
     lost: str = "",
     agent: str = "",
 ) -> Callable[[Callable[[], nn.Module]], TorchCase]:
-    """Decorates a function that builds a module. Returns a case."""
+    """Returns a decorator. It turns a function that builds a module into a case."""
 
     def case(build: Callable[[], nn.Module]) -> TorchCase:
         return TorchCase(name, build, inputs, promises(recycled, coupled, measured, awake, lost), agent)

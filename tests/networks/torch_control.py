@@ -64,7 +64,7 @@ def d4pg():
 
 
 class BatchedLinear(nn.Module):
-    """The dense layers of all ensemble members, computed in one product."""
+    """One dense layer per member of an ensemble. One batched product computes all of them."""
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()

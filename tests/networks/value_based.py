@@ -78,7 +78,7 @@ def fqf(x):
 
 
 class Noisy(nn.Module):
-    """A dense layer with factorised Gaussian noise (Fortunato et al. 2018) from the rows of `noise`."""
+    """A dense layer with factorised Gaussian noise (Fortunato et al. 2018). `noise` has rows for input and output."""
 
     width: int
 
@@ -126,7 +126,7 @@ def data_efficient_rainbow(x):
     agent="Osband et al. 2018",
 )
 def random_prior(x):
-    """Heads on a shared trunk, plus a prior with constant weights that are not parameters."""
+    """Adds a random prior to the heads of a shared trunk. The weights of the prior are constants, not parameters."""
     shapes = (432, 8), (8, 2 * ACTIONS)
     constants = [0.1 * np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in shapes]
     prior = nn.relu(flat(x) @ constants[0]) @ constants[1]
@@ -161,7 +161,7 @@ def pqn(x):
 
 @linen("Stream Q(lambda)", IMAGES, awake="conv1 conv2 dense", agent="Elsayed et al. 2024")
 def stream_q(x):
-    """Uses leaky ReLU, and LayerNorm without parameters over a whole image."""
+    """Uses leaky ReLU and LayerNorm. LayerNorm has no parameters and normalises a whole image."""
     norm = nn.LayerNorm(use_bias=False, use_scale=False, reduction_axes=(1, 2, 3))
     x = nn.leaky_relu(norm(nn.Conv(6, (5, 5), 3, name="conv1")(x)))
     x = nn.leaky_relu(norm(nn.Conv(6, (3, 3), 2, name="conv2")(x)))
@@ -210,7 +210,7 @@ def bbf(x):
     agent="Schwarzer et al. 2021",
 )
 def spr(x):
-    """Scales latents to [0, 1] per sample. The model reads the action as planes."""
+    """Scales the latent state to [0, 1], per sample. The model reads the action as one plane per action."""
 
     def scaled(x):
         low, high = x.min((1, 2, 3), keepdims=True), x.max((1, 2, 3), keepdims=True)
@@ -228,7 +228,7 @@ def spr(x):
 
 @linen("RND, predictor", IMAGES, recycled="conv dense", agent="Burda et al. 2019")
 def rnd(x):
-    """The target network has constant weights that are not parameters."""
+    """The weights of the target network are constants, not parameters."""
     target = nn.leaky_relu(flat(x) @ np.random.default_rng(0).normal(size=(432, 8)).astype(np.float32))
     x = flat(nn.leaky_relu(nn.Conv(6, (4, 4), 2, name="conv")(x)))
     return jnp.square(nn.Dense(8, name="head")(hidden(x, 12, "dense")) - target).mean(-1)
@@ -238,7 +238,7 @@ def rnd(x):
     "NGU, embedding of controllable states", IMAGES, recycled="conv1 conv2 conv3 embed joint", agent="Badia et al. 2020"
 )
 def never_give_up(x):
-    """Predicts the action between two observations, which share an encoder."""
+    """Predicts the action between two observations. One encoder embeds both observations."""
     embedded = hidden(nature(x), 8, "embed")
     pair = jnp.concatenate([embedded, jnp.roll(embedded, 1, 0)], -1)
     return nn.softmax(nn.Dense(ACTIONS, name="action")(hidden(pair, 12, "joint")))
@@ -252,7 +252,7 @@ def uvfa(state, goal):
 
 @linen("Successor features", ROWS, recycled="dense1 dense2", agent="Barreto et al. 2017")
 def successor_features(x):
-    """Multiplies successor features by task weights and takes the maximum over policies (GPI)."""
+    """Multiplies successor features by task weights, and takes the maximum over policies (GPI)."""
     x = hidden(hidden(x, 8, "dense1"), 8, "dense2")
     psi = nn.Dense(2 * ACTIONS * 4, name="psi")(x).reshape(-1, 2, ACTIONS, 4)
     return (psi @ jnp.array([1.0, -1.0, 0.5, 2.0])).max(1)

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for networks and optimizers, and functions that silence some of a network's neurons."""
+"""Hypothesis strategies for networks and optimizers. Functions that silence neurons of a network."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -51,7 +51,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network that maps 8 x 8 x 2 images and a side input of size 3 to two outputs."""
+    """A network with two outputs. Its inputs are 8 x 8 x 2 images and a side input of size 3."""
 
     convolutions: tuple[Convolution, ...] = ()
     pooling: str | None = None
@@ -167,28 +167,28 @@ optimizers = st.sampled_from(sorted(OPTIMIZERS)).map(OPTIMIZERS.get)
 
 
 def train(network: Network, params) -> Learner:
-    """Returns a learner with these weights whose optimizer moments are nowhere zero."""
+    """Returns a learner with these weights. All its optimizer moments are nonzero."""
     state = jax.tree.map(np.asarray, jax.jit(network.tx.init)(params))
     moved = jax.tree.map(lambda leaf: jnp.asarray(leaf + np.asarray(3, leaf.dtype)), state)
     return Learner(params, moved)
 
 
 def optimizer_step(tx, gradients, state, params):
-    # Relaxes the promotion, because optax multiplies integer counts by Python numbers.
+    # Uses JAX's default promotion, because optax multiplies integer counts by Python numbers.
     with jax.numpy_dtype_promotion("standard"):
         updates, state = jax.jit(tx.update)(gradients, state, params)
     return optax.apply_updates(params, updates), state
 
 
 def silenced(network: Network, params, rng: np.random.Generator):
-    """Returns the parameters with random neurons silenced, and masks of these neurons. All activations map 0 to 0."""
+    """Silences random neurons. Returns the parameters and masks of these neurons. All activations must map 0 to 0."""
     layers = network.wiring.layers
     chosen = {layer.name: rng.random(layer.width) < 0.5 for layer in layers}
     return silence(network, params, chosen), chosen
 
 
 def silence(network: Network, params, chosen):
-    """Returns the parameters with the incoming entries of the chosen neurons set to zero."""
+    """Returns the parameters after setting the incoming entries of the chosen neurons to zero."""
 
     @jax.jit
     def zeroed(params, chosen):

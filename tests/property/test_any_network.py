@@ -1,4 +1,4 @@
-"""Every layer of the JAX networks in tests/networks is recycled, only measured, or refused, as its case promises."""
+"""Every layer of the JAX networks in tests/networks has the result that its case promises."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -34,7 +34,11 @@ def index(request):
 
 @lru_cache(maxsize=1)  # one entry, because the tests of a case run consecutively
 def traced(index: int):
-    """Returns a compiled network, parameters with silent neurons, fresh parameters, the wiring and the silent masks."""
+    """Traces a network. Silences every third neuron of the recyclable layers.
+
+    Returns a compiled function of the parameters, the parameters, fresh parameters, the wiring and the masks of the
+    silenced neurons. The function returns the outputs and the scores.
+    """
     case: Case = RUNNING[index]
     apply, init = case.build()
     shapes = shapes_of(init)
@@ -52,7 +56,7 @@ def compiled(function: Any) -> Any:
 
 
 def belonging(params: Any, entries: Any, masks: Any) -> Any:
-    """Returns, per parameter, a mask of the entries that belong to masked neurons."""
+    """Returns a mask per parameter. It selects the entries that belong to masked neurons."""
     leaves = zip(paths(params), jax.tree.leaves(params), strict=True)
     hits = {path: np.zeros(np.shape(leaf), bool) for path, leaf in leaves}
     for layer, owners in entries.items():
@@ -75,7 +79,7 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(index):
     before, scores = run(params)
     silent = {name: np.asarray(scores[name]) == 0 for name in masks if not wiring[name].coupled_by}
     awake = {name for name in masks if promise_of(name, RUNNING[index].layers) == "awake"}
-    # More neurons than the silenced ones may be silent on so few inputs.
+    # The test has few inputs, so other neurons may be silent too.
     assert all(silent[name][masks[name]].all() for name in silent.keys() - awake), f"{silent} {wiring}"
     after = recycled(params, donor, wiring, silent)
     for old, new in zip(before, run(after)[0], strict=True):
@@ -88,7 +92,7 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(index):
 
 
 def recycled(params: Any, donor: Any, wiring: dormant.Wiring, silent: Any) -> Any:
-    """Recycles in NumPy as ReDo does: incoming entries of silent neurons become fresh, outgoing entries zero."""
+    """Recycles silent neurons in NumPy. Incoming entries become fresh, and outgoing entries become zero."""
     fed = belonging(params, {name: wiring[name].incoming for name in silent}, silent)
     read = belonging(params, {name: wiring[name].outgoing for name in silent}, silent)
     fresh = jax.tree.map(lambda hit, leaf, new: np.where(hit, new, leaf), fed, params, donor)
@@ -97,7 +101,7 @@ def recycled(params: Any, donor: Any, wiring: dormant.Wiring, silent: Any) -> An
 
 @pytest.mark.parametrize("index", range(0, len(RUNNING), 10), ids=lambda index: RUNNING[index].name)
 def test_redo_recycles_as_numpy_does(index):
-    """Tests only every tenth network, because compiling ReDo takes as long as all other tests of a network together."""
+    """Tests only every tenth network, because compiling ReDo takes as long as all other tests of a network."""
     run, params, donor, wiring, masks = traced(index)
     inputs = RUNNING[index].inputs
     redo = dormant.ReDo(tau=0.0, coupled="skip")

@@ -1,4 +1,4 @@
-"""Every layer of the PyTorch networks in tests/networks is recycled or only measured, as its case promises."""
+"""Every layer of the PyTorch networks in tests/networks has the result that its case promises."""
 
 from functools import lru_cache
 
@@ -20,7 +20,10 @@ def index(request):
 
 @lru_cache(maxsize=1)  # one entry, because the tests of a case run consecutively
 def traced(index: int):
-    """Returns a module in evaluation mode with silent neurons, its wiring, and masks of the silent neurons by layer."""
+    """Traces a module in evaluation mode. Silences every third neuron of the recyclable layers.
+
+    Returns the module, its wiring, and a mask of the silenced neurons per layer.
+    """
     case = TORCH[index]
     module = case.module().eval()
     for name, leaf in module.state_dict().items():  # makes every bias and running mean nonzero
@@ -35,7 +38,7 @@ def traced(index: int):
 
 @torch.no_grad()
 def change(module, side, layers, masks, new):
-    """Replaces the incoming or the outgoing entries of masked neurons; `side` names which."""
+    """Replaces entries of masked neurons by `new(parameter)`. `side` is "incoming" or "outgoing"."""
     leaves = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for layer in layers:
         for name, owner in getattr(layer, side).items():
@@ -77,7 +80,7 @@ def test_outgoing_entries_of_silent_neurons_do_not_matter_and_those_of_others_do
 
 
 def moved(leaf):
-    """Returns the values plus random numbers. A constant shift would cancel in a softmax over the readers."""
+    """Returns the values plus random numbers. A constant instead would cancel in a softmax over the readers."""
     return leaf + torch.randn(leaf.shape, generator=torch.Generator().manual_seed(3))
 
 
@@ -91,7 +94,7 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(index):
     module.load_state_dict(kept)
     assert set(counts) == set(safe)
     awake = {name for name in safe if promise_of(name, case.layers) == "awake"}
-    # More neurons than the silenced ones may be silent on so few inputs.
+    # The test has few inputs, so other neurons may be silent too.
     silent = {name: 0 if name in awake else int(masks[name].sum()) for name in safe}
     assert all(counts[name] >= least for name, least in silent.items()), f"{counts} {wiring}"
     for one, other in zip(before, after, strict=True):
@@ -103,6 +106,6 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(index):
 
 
 def woken(layer, mask, now, fresh):
-    """Whether a masked neuron has a fresh incoming entry."""
+    """Returns whether a masked neuron has a fresh incoming entry."""
     fed = ((name, mask[owner.clamp(min=0)] & (owner >= 0)) for name, owner in layer.incoming.items())
     return any(bool((hit & (now[name] == fresh[name]) & (now[name] != 0)).any()) for name, hit in fed)

@@ -8,15 +8,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from dormant.rl.replay.frames import FrameReplay
 
 GAMMA = 0.5
-# What happens at each step: usually nothing. Otherwise the episode ends, a checkpoint is saved, or the run is killed
-# and resumes from its last checkpoint.
+# The event at each step. Usually the episode goes on. "terminal" and "truncated" end the episode. "saved" saves a
+# checkpoint. "killed" kills the run, and the run then resumes from its last checkpoint.
 LIVES = st.lists(
     st.sampled_from(["goes on"] * 6 + ["terminal", "truncated", "killed", "saved"]), min_size=1, max_size=60
 )
 
 
 class Episodes:
-    """A reference replay: each step since the start, with the list of its episode's frames."""
+    """A reference replay. It keeps all steps, and with each step the frames of its episode so far."""
 
     def __init__(self, replay):
         self.replay, self.steps, self.frames = replay, [], []
@@ -82,7 +82,7 @@ def test_a_ring_holds_what_a_list_of_episodes_does(kinds, capacity, n_step, stac
         before, after = 2 * number % 251 + 1, (2 * number + (2 if kind == "goes on" else 1)) % 251 + 1
         discount, last = 0.0 if kind == "terminal" else GAMMA, kind != "goes on"
         frames = [np.full((1, 1), value, np.uint8) for value in (before, after)]
-        # Within an episode, a step starts from the last frame of the previous step, even if the run resumed in between.
+        # Within an episode, a step starts from the last frame of the previous step. This is also true after a resume.
         if episodes.frames and episodes.steps:
             frames[0][:] = before = episodes.steps[-1][3]
         replay.add(ring, len(episodes.steps), frames[0], 0, float(number), discount, last, frames[1])

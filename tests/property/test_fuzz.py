@@ -1,4 +1,4 @@
-"""Tests of the fuzzer: its oracles, reproducible programs, planted faults and shrunk scripts."""
+"""The fuzzer: its oracles, its draws, planted faults, and the scripts for failures."""
 
 import dataclasses
 import subprocess
@@ -22,7 +22,7 @@ def parameter(name: str, *shape: int) -> Node:
     return Node("param", (), shape, False, {"name": name, "trained": "yes", "role": "kernel"})
 
 
-# relu(x @ a + b) @ c, with two hidden units
+# relu(x @ a + b) @ c, with two hidden neurons
 SMALL = Program(
     nodes=(
         Node("input", shape=(3,)),

@@ -1,4 +1,4 @@
-"""Properties that aggregates, intervals and verdicts have for any numbers."""
+"""Properties of aggregates, intervals and verdicts that hold for any numbers."""
 
 from dataclasses import replace
 
@@ -62,7 +62,7 @@ def test_a_t_interval_follows_shift_and_scale_and_is_wider_with_fewer_degrees_of
 
 
 def judged(claim, mine, theirs):
-    """Returns the verdict on two tables [seeds, environments]."""
+    """Returns the verdict on a claim, from two tables [seeds, environments]."""
     return verdict(claim, Pairs(tuple(f"game {number}" for number in range(mine.shape[1])), mine, theirs))
 
 
@@ -84,7 +84,7 @@ def test_a_claim_and_its_mirror_image_are_judged_alike(arms, smallest):
 @given(arms=PAIRS)
 def test_a_claim_and_its_opposite_get_fitting_verdicts(arms):
     fitting = {
-        "reproduced": {"opposite", "not settled"},  # not settled if the effect may be too small to matter
+        "reproduced": {"opposite", "not settled"},  # "not settled" if the effect may be too small to matter
         "weaker than claimed": {"no such effect"},
         "no such effect": {"no such effect", "weaker than claimed"},
         "opposite": {"reproduced", "not settled"},
@@ -106,10 +106,11 @@ def test_the_unit_of_an_environments_returns_is_of_no_account(arms, scales):
 
 @pytest.mark.parametrize(("environments", "by"), [(1, "difference"), (3, "ratio")])
 def test_where_there_is_no_effect_few_claims_of_three_seeds_are_reproduced(environments, by):
-    # With no smallest effect, only the interval prevents a verdict by chance.
+    # This claim has no smallest effect that matters, so only the interval prevents a verdict by chance.
     claim = replace(CLAIM, by=by, smallest=1.0 if by == "ratio" else 0.0)
     rng = np.random.default_rng(0)
     draws = rng.lognormal(sigma=0.5, size=(1_000, 2, 3, environments))
     reproduced = [judged(claim, mine, theirs).verdict == "reproduced" for mine, theirs in draws]
-    # The verdict tests one side of a 95 % interval, so 25 of 1,000 are expected. Only 1 in 500 such tests exceeds 40.
+    # The verdict tests one side of a 95 % interval, so about 25 of 1,000 claims are reproduced by chance. The
+    # probability of more than 40 is 1 in 500.
     assert sum(reproduced) <= 40

@@ -1,4 +1,4 @@
-"""Compares metrics with slow NumPy definitions on random inputs, and tests edge cases such as NaN."""
+"""Metrics equal slow definitions in NumPy on random inputs. Also tests edge cases such as NaN."""
 
 from functools import partial
 
@@ -61,7 +61,7 @@ def slow_effective_rank(matrix):
 
 def slow_srank(matrix):
     values = np.linalg.svd(matrix.astype(float), compute_uv=False)
-    # The sum has a float32 rounding error, so the counts at slightly lower and higher thresholds are accepted.
+    # The sum has a float32 rounding error. Accepts the ranks at slightly lower and slightly higher thresholds.
     return {next(k for k in range(NEURONS + 1) if values[:k].sum() >= (0.99 + d) * values.sum()) for d in (-1e-5, 1e-5)}
 
 
@@ -93,7 +93,7 @@ def test_norms_and_churn(before, after):
 
 
 def score_bounds(magnitudes):
-    """Returns the lower and upper score bounds [2, neurons] of magnitudes [samples, neurons], computed in float64."""
+    """Returns lower and upper bounds of the scores, as [2, neurons] in float64. `magnitudes` is [samples, neurons]."""
     samples, neurons = magnitudes.shape
     layer = magnitudes.mean()
     if samples < 2 or layer == 0:
@@ -115,7 +115,7 @@ def test_dormant_fraction_and_its_interval(matrix):
     magnitudes = np.abs(matrix.astype(float))
     scores = magnitudes.mean(axis=0) / (magnitudes.mean() or 1.0)
     low, high = score_bounds(magnitudes)
-    # Accepts both counts for scores near the threshold, because float32 may round them to either side of it.
+    # float32 may round a score near the threshold to either side, so both numbers of dormant neurons are accepted.
     for value, bound in ((found.estimate, scores), (found.low, high), (found.high, low)):
         counts = [(bound <= TAU + d).mean() for d in (-1e-4, 1e-4)]
         assert counts[0] - 1e-6 <= float(value) <= counts[1] + 1e-6
@@ -182,7 +182,7 @@ def test_edges():
     assert float(RUN["feature_norm"](silent)) == 0 and float(RUN["feature_norm"](same)) == 2
     assert [float(value) for value in RUN["dormant_interval"]({"layer": silent})] == [1, 0, 1]
     assert [float(value) for value in RUN["dormant_interval"]({"layer": same})] == [0, 0, 0]
-    assert [float(value) for value in dormant_interval({"one": MATRIX[:1]}, tau=100.0)] == [1, 0, 1]  # a single sample
+    assert [float(value) for value in dormant_interval({"one": MATRIX[:1]}, tau=100.0)] == [1, 0, 1]  # only one sample
     assert float(RUN["gradient_dormancy"](params_of(silent[:3]))) == 1
     assert float(policy_churn(one, one)) == 0
     with pytest.raises(ValueError, match="no neurons to count"):
@@ -217,8 +217,8 @@ def test_a_network_that_lost_its_plasticity_fits_new_targets_worse():
         return target_fitting_error(jax.random.key(0), apply, params, network, jnp.asarray(X), gradient_steps=steps)
 
     targets = np.sin(1e5 * np.asarray(apply(init(jax.random.key(0)), X)))
-    # A dead network does not train, so its error is the targets' mean square. After that, computes one SGD step by
-    # hand.
+    # A dead network does not train, so its error is the mean square of the targets. The rest of the test computes one
+    # SGD step by hand.
     assert_allclose(error(dead, 50), np.square(targets).mean(), rtol=1e-4)
     slow = jax.tree.map(np.asarray, alive)
     hidden = np.maximum(X @ slow["hidden"]["w"], 0)

@@ -1,4 +1,4 @@
-"""docs/networks.md is up to date, apart from the lines of networks, which the tests of the networks check."""
+"""The titles, head and summary of docs/networks.md are up to date. Other tests check the line of each network."""
 
 from networks.everything import JAX, TORCH, foreign_names
 from networks.page import BEFORE, MAKER, PAGE

@@ -42,7 +42,7 @@ def changed(before, after):
 
 
 def belongs_to(network, learner, masks, layers):
-    """Returns masks of the incoming and outgoing entries of the masked neurons."""
+    """Returns two trees of masks: all entries of the masked neurons, and only the outgoing entries."""
     incoming = {layer.name: layer.incoming for layer in layers}
     outgoing = {layer.name: layer.outgoing for layer in layers}
 
@@ -158,7 +158,7 @@ SMALL = Architecture(
 
 
 def test_masks_agree_with_brute_force():
-    """Outgoing entries of silent neurons do not affect the outputs. All weights of live neurons do."""
+    """Outgoing entries of silent neurons do not affect the outputs. All entries of live neurons affect them."""
     network, inputs = network_of(SMALL), examples()
     layers = [layer for layer in network.wiring.layers if layer.recyclable]
     chosen = {layer.name: jnp.arange(layer.width) == 1 for layer in layers}
@@ -235,7 +235,7 @@ def test_each_quirk_of_the_published_recipe_has_an_effect(quirk):
 
 
 def impala(params, x):
-    """Two residual blocks of dense layers. The reference code does not record `Conv_4`."""
+    """Returns the output of two residual blocks with dense layers. The reference code does not record `Conv_4`."""
     x = x @ params["Conv_0"]["kernel"]
     for first, second in (("Conv_1", "Conv_2"), ("Conv_3", "Conv_4")):
         x = x + jax.nn.relu(jax.nn.relu(x) @ params[first]["kernel"]) @ params[second]["kernel"]

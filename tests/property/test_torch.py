@@ -1,4 +1,4 @@
-"""Recycling silent neurons of random torch networks does not change the outputs or the entries of live neurons."""
+"""Random torch networks: recycling silent neurons changes neither outputs nor the entries of live neurons."""
 
 import copy
 from itertools import pairwise
@@ -23,7 +23,7 @@ OPTIMIZERS = {
 
 
 class Heads(nn.Module):
-    """A trunk with one or two heads: plain, twin or dueling."""
+    """A trunk with heads. `kind` is "plain" (one head), "twin" (two outputs) or "dueling"."""
 
     def __init__(self, trunk: nn.Sequential, width: int, kind: str) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def silence_(net, draw):
 
 
 def trained(net, x, make):
-    """Returns an optimizer with nonzero moments everywhere. The module keeps its weights."""
+    """Returns an optimizer with only nonzero moments. Does not change the module's weights."""
     optimizer = make(net.parameters())
     before = copy.deepcopy(net.state_dict())
     for parameter in net.parameters():
@@ -102,7 +102,7 @@ def trained(net, x, make):
 
 
 def entries_of(wiring, masks, sides):
-    """Returns masks of the entries of dormant neurons, computed one layer and neuron at a time."""
+    """Returns, per parameter, a list of masks of the entries that belong to dormant neurons. Loops over all neurons."""
     hit = {}
     for layer in wiring.layers:
         for side in sides:
@@ -122,7 +122,7 @@ def test_recycling_silent_neurons_changes_only_their_entries(net_x, make, data):
     wiring = dt.trace(net, x[:2])
     assert all(layer.recyclable and not layer.coupled_by for layer in wiring.layers)
     masks = dt.measure(net, wiring, x, tau=0.0).masks
-    for name, score in wiring.scores(net, x, training=True).items():  # before BatchNorm, some fire in training mode
+    for name, score in wiring.scores(net, x, training=True).items():  # some fire in training mode, due to BatchNorm
         masks[name] &= score == 0
     before, outputs = copy.deepcopy(net.state_dict()), net(x)
     counts = dt.recycle_(net, wiring, x, tau=0.0, optimizer=optimizer)
@@ -152,7 +152,7 @@ def test_recycling_silent_neurons_changes_only_their_entries(net_x, make, data):
 @settings(max_examples=10)
 @given(net_x=networks(), data=st.data())
 def test_masks_agree_with_brute_force(net_x, data):
-    """Changing an outgoing entry changes the output if its neuron is live, and does not if its neuron is silent."""
+    """Changing an outgoing entry of a live neuron changes the output. For a silent neuron, the output stays equal."""
     net, x = net_x
     silence_(net, data)
     net.eval()
@@ -187,7 +187,7 @@ def flat(outputs):
 
 @pytest.mark.parametrize("flatten", [nn.Flatten(), ChannelsLastFlatten()])
 def test_a_misaligned_flatten_is_caught(flatten):
-    """`function_preserved` fails if `repeat` assigns the rows to the wrong channels, as in the reference code."""
+    """`function_preserved` detects a wrong assignment of rows to channels. The reference code makes this mistake."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), flatten, nn.Linear(27, 4)).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""`dormant demo` with arms that train nothing and only write the files of a run, and `dormant demo --quick`."""
+"""`dormant demo` and `dormant demo --quick`. In most tests the arms do not train, but only write the files of a run."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from dormant.supervised.renamed import RenamedDigits
 
 @pytest.fixture
 def arms(monkeypatch):
-    """A function that replaces `dormant train` by another program."""
+    """A function that replaces `dormant train` in the demo by another program."""
 
     def replace(program):
         def start(arguments, log):
@@ -55,7 +55,7 @@ def test_it_prints_what_the_runs_measured_and_draws_it(arms, tmp_path, capsys, m
     shown = " ".join(capsys.readouterr().out.split())
     assert "MinAtar/Asterix, replay ratio 1, 100 agent steps, 2 seeds per arm." in shown
     assert "dormant neurons, dense │ 50.5 % (50.0, 51.0) │ 10.5 % (10.0, 11.0) │" in shown
-    # The returns of step 100, at which all episodes of the last tenth ended, are 2 and 3, and 10 and 11.
+    # All episodes of the last tenth end at step 100. Their returns are 2 and 3 with DQN, and 10 and 11 with ReDo.
     assert "return of training episodes │ 2.50 (2.00, 3.00) │ 10.50 (10.00, 11.00) │" in shown
     assert "Seen: at the end 50 % of DQN's neurons are dormant, and 11 % with ReDo." in shown
     assert (
@@ -84,7 +84,7 @@ def test_its_curves_grow_with_the_runs(tmp_path):
         for step, ended, value in rows
     ]
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in written))
-    # Episodes count equally, and each counts in the window of its log point.
+    # All episodes have equal weight. An episode belongs to the window of its log point.
     assert training_returns(folder, 1, 100).values.tolist() == [[2.0]]
     assert training_returns(folder, 2, 100).values.tolist() == [[1.0, 5.0]]
     folder.metrics.write_text(json.dumps(written[0]) + "\n")
@@ -150,7 +150,7 @@ def test_a_task_renames_all_digits_and_both_arms_see_the_same():
     state, first = training.advance(training.init(), 0)
     _, same = training.advance(training.init(), 0)
     np.testing.assert_array_equal(first.accuracy, same.accuracy)
-    # The network learned the names of task 0, and not those of task 1.
+    # The network has learned the labels of task 0, but not the labels of task 1.
     _, other = replace(training, steps=1, learning_rate=1e-9).advance(state, 1)
     assert (first.accuracy > 0.3).all() and (other.accuracy < 0.3).all()
     with pytest.raises(ValueError, match="steps must be at least 1"):

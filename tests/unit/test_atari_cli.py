@@ -1,4 +1,4 @@
-"""The command line on Atari games: the paper's defaults, the training that flags describe, and errors for bad input."""
+"""The command line on Atari games: defaults from the paper, the trainings that flags make, and errors for bad input."""
 
 import builtins
 import io
@@ -31,7 +31,7 @@ SMALL = ("--replay-capacity", "100", "--min-replay", "20", "--width", "0.05")
 
 @pytest.fixture
 def roomy(monkeypatch):
-    """Makes the paper's replay fit into memory and on the disk."""
+    """Turns off the check that the replay fits into memory and on disk, because the paper's replay is large."""
     monkeypatch.setattr(AtariTraining, "refuse_without_room", lambda *_: None)
 
 
@@ -50,7 +50,7 @@ def test_the_target_period_follows_the_replay_ratio(built, ratio, period):
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("name", ["MinAtar, dqn", "Atari, dqn", "MinAtar, drq", "Atari, drq"])
 def test_train_and_figure_have_the_same_settings(name, ratio):
-    """Compares every setting of the agent, at every replay ratio of the paper."""
+    """Compares all settings of the agent, at every replay ratio of the paper."""
     benches = {
         "MinAtar, dqn": MINATAR,
         "Atari, dqn": atari_bench(10),
@@ -61,7 +61,7 @@ def test_train_and_figure_have_the_same_settings(name, ratio):
     figure = benches[name].dqn(ratio)
     line = ["--run-dir", "run", "--agent", agent, "--env", {"MinAtar": "MinAtar/Asterix", "Atari": "ALE/Pong"}[family]]
     trained = train.training_of(train.parse([*line, f"--replay-ratio={ratio}", f"--steps={figure.agent_steps}"]))
-    # The capacities of the rings may differ, because both rings hold more steps than the run has.
+    # The capacities of the replays may differ, because both replays have room for all steps of the run.
     assert replace(trained.agent, replay_capacity=figure.agent.replay_capacity) == figure.agent
     assert figure.agent.replay_capacity >= min(trained.agent.replay_capacity, figure.agent_steps)
 
@@ -184,7 +184,7 @@ def test_progress_on_a_terminal_is_never_cut(columns, tmp_path, monkeypatch):
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with progress_bar(folder, 10_000_000, frames=True) as update:
         update(0)
-        console.print(terminal.Text("next"))  # shows the lines at once
+        console.print(terminal.Text("next"))  # makes rich print the progress immediately
         update(9_999_999)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.getvalue())
     assert max(map(len, shown.splitlines())) <= columns and "…" not in shown and "━" in shown

@@ -63,7 +63,7 @@ def test_kernels_are_xavier_and_those_of_residual_blocks_lecun():
     params = ImpalaResNet().init(jax.random.key(0), (84, 84, 4), 6)
     block, conv = params["stack2_block1_conv1"]["kernel"], params["stack2_conv"]["kernel"]
     assert_allclose(block.std(), np.sqrt(1 / (9 * 64)), rtol=0.02)
-    assert np.abs(block).max() > 2 * block.std()  # as for a truncated normal; Xavier's uniform ends at 1.73 deviations
+    assert np.abs(block).max() > 2 * block.std()  # Xavier's uniform distribution ends at 1.73 deviations
     assert_allclose(np.abs(conv).max(), np.sqrt(6 / (9 * 32 + 9 * 64)), rtol=0.01)
     assert not any(np.any(layer["bias"]) for layer in params.values())
 
@@ -94,7 +94,7 @@ def test_residual_streams_are_measured_only(options):
 
 @pytest.mark.parametrize("network", [one for one in NETWORKS if not one.layer_norm], ids=repr)
 def test_recycling_silent_neurons_changes_no_bit(network):
-    """A very negative bias silences one neuron per layer. With CReLU, zero incoming weights silence it."""
+    """Zero incoming weights and a zero bias silence one neuron per layer, also with CReLU."""
     params, seen, tx = fresh(network), observations(4), optax.adam(1e-3)
     wiring = trace(network.apply, params, seen)
     able = [layer.name for layer in wiring.layers if not layer.reasons]

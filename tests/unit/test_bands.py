@@ -1,4 +1,4 @@
-"""The lines and bands of plots agree with the lab's statistics, and leave out unmeasured values."""
+"""Lines and bands of plots agree with the lab's statistics. They leave out values that were not measured."""
 
 import math
 

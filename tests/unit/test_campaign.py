@@ -1,4 +1,4 @@
-"""A few cases of the fault campaign. `make stress` runs a tenth of it, `python tests/campaign.py` all of it."""
+"""A few cases of the fault campaign. `make stress` runs a tenth of all cases. `tests/campaign.py` runs all."""
 
 from campaign import inputs
 from campaign.outcomes import Tally

@@ -1,4 +1,4 @@
-"""Trainings that are made from another training, by changed fields or from an earlier run."""
+"""Trainings made from another training, by changing fields, or from the configuration of an earlier run."""
 
 import json
 import math
@@ -25,7 +25,7 @@ REDO = DeviceTraining(intervention=Chain(Every(1_000, ReDo(0.1)), Every(5_000, R
 
 
 def written(path: Path, training) -> RunFolder:
-    """A run folder that has only its spec.json."""
+    """Writes a run folder that has only spec.json. Returns the folder."""
     path.mkdir(parents=True)
     origin = {"time": "", "command": [], "revision": "abc", "packages": {}, "device": "cpu", "backend": "cpu"}
     (path / "spec.json").write_text(json.dumps({"training": describe(training)} | origin))
@@ -75,7 +75,7 @@ def test_a_change_that_cannot_be_is_one_clear_error(text, kind, message):
 
 
 def test_a_variant_does_not_belong_to_the_family_of_its_arm():
-    """If the arm were in the family, a plot over the replay ratio would join both in one line."""
+    """Otherwise a plot over the replay ratio would connect the variant and the arm by one line."""
     plain, sweep = (next(each for each in EXPERIMENTS if each.name == name) for name in ("fig07", "fig10a"))
     same, varied = with_variants([plain, sweep], "smoke", ["tau=0.3"])
     added = [arm.name for arm in varied.designs["smoke"].arms][len(sweep.designs["smoke"].arms) :]

@@ -30,9 +30,9 @@ def test_the_gradient_of_one_weight():
 
 
 def by_hand():
-    """The strength and the churn at each step, with Q(s) = w s at s = 2."""
-    # The churns are (2 (w_t - w_{t-1}))^2: 0, 0.16, 0.36, 0. The rates of the average loss are 1, 1/2, 1/2, 1/2. The
-    # average churn leaves out the first step, so its rates are 1, 1/2, 1/2 from the second step on.
+    """Yields the strength and the churn at each step, for Q(s) = w s at s = 2."""
+    # The churns (2 (w_t - w_{t-1}))^2 are 0, 0.16, 0.36 and 0. The running mean of the loss has the rates 1, 1/2, 1/2
+    # and 1/2. The running mean of the churn starts at the second step, with the rates 1, 1/2 and 1/2.
     yield 3.0, 0.0
     yield 3.0, 0.16
     yield 0.1 * (0.5 + 0.5 * (0.8 - 0.5)) / (0.16 + 1e-8), 0.36
@@ -58,7 +58,7 @@ def test_strength_and_totals_in_torch():
     for step, (weight, loss, (strength, churn)) in enumerate(zip(WEIGHTS, LOSSES, by_hand(), strict=True)):
         with torch.no_grad():
             net.weight.fill_(weight)
-        if step == 2:  # a term that resumes from a saved state goes on as this one
+        if step == 2:  # `resumed` loads the state of `term`; both must give equal values from here on
             resumed = dt.with_churn_term(dt.CChain(**SETTINGS), net)
             resumed.load_state_dict(term.state_dict())
         assert_allclose(term.strength, strength, rtol=1e-4)
@@ -86,14 +86,14 @@ def test_the_agent_holds_all_values_on_the_second_half_of_its_batch():
     old = {"head": {"kernel": jnp.array([[1.0, 0.0]]), "bias": jnp.zeros(2)}}
     new = {"head": {"kernel": jnp.array([[1.5, 2.0]]), "bias": jnp.zeros(2)}}
     state = state._replace(learner=state.learner._replace(params=new), churn=state.churn._replace(previous=old))
-    # The first state is learnt from, with a TD error of 0; on the second, the values change by 3 * (0.5, 2).
+    # The agent trains on the first state, with a TD error of 0. The values of the second state change by 3 * (0.5, 2).
     seen, none = jnp.array([[1.0], [3.0]]), jnp.zeros(2, jnp.int32)
     batch = Batch(seen, none, jnp.array([1.5, 9.0]), jnp.zeros(2), seen)
     after, losses = agent.update(state, batch)
     assert float(losses.loss) == 0.0
     assert_allclose(after.churn.churn, (1.5**2 + 6.0**2) / 2, rtol=1e-6)
     trees_equal(after.churn.previous, new)
-    # 2.0 * d/dw mean (3 (w - w_old))^2 = 2.0 * 3 * (1.5, 6); for the biases, 2.0 * (1.5, 6).
+    # Gradient of the kernel: 2.0 * d/dw mean (3 (w - w_old))^2 = 2.0 * 3 * (1.5, 6). Of the biases: 2.0 * (1.5, 6).
     gradient = {"head": {"kernel": jnp.array([[9.0, 36.0]]), "bias": jnp.array([3.0, 12.0])}}
     tx = agent.optimizer()
     with jax.numpy_dtype_promotion("standard"):

@@ -20,7 +20,7 @@ GROWS = Claim("Dormancy grows", Quantity(DORMANT), "DQN", None, "higher", 0.1)
 
 
 def runs(arm, ends, metric=DORMANT, environment="MinAtar/Asterix", start=0.0, ages=(None, None)):
-    """Rows of runs with seeds 0, 1, ..., each with a first and a last log point. None stands for a missing run."""
+    """Returns a table of runs with seeds 0, 1, ... A run has two log points. None in `ends` leaves out a run."""
     table = [
         {"arm": arm, "environment": environment, "seed": seed, "agent_steps": steps, metric: value, "reset_age": age}
         for seed, end in enumerate(ends)
@@ -64,7 +64,7 @@ def test_an_effect_that_goes_the_other_way_is_opposite():
 
 def test_an_effect_the_claimed_way_that_is_certainly_too_small_is_weaker_than_claimed():
     verdict = judge(FEWER, both([0.27, 0.28, 0.29], [0.30, 0.30, 0.32]))
-    # Differences of -0.03, -0.02 and -0.03: half a width of 0.0143 on either side of -0.0267.
+    # The differences are -0.03, -0.02 and -0.03. Their interval is -0.0267 plus or minus 0.0143.
     assert verdict.verdict == "weaker than claimed"
     assert verdict.why == (
         "The effect is -2.7 percentage points [-4.1, -1.2]: it goes the claimed way, but is smaller than "
@@ -74,13 +74,13 @@ def test_an_effect_the_claimed_way_that_is_certainly_too_small_is_weaker_than_cl
 
 def test_an_interval_within_what_matters_both_ways_is_no_such_effect():
     verdict = judge(FEWER, both([0.29, 0.28, 0.30], [0.30, 0.30, 0.31]))
-    # Differences of -0.01, -0.02 and -0.01: half a width of 0.0143 on either side of -0.0133.
+    # The differences are -0.01, -0.02 and -0.01. Their interval is -0.0133 plus or minus 0.0143.
     assert verdict.verdict == "no such effect"
     assert verdict.why == (
         "The effect is -1.3 percentage points [-2.8, +0.1]: in both directions it is smaller than -10.0 "
         "percentage points, which would matter."
     )
-    # An effect in the opposite direction, which is certainly not zero but too small to matter.
+    # This effect has the opposite direction. Its interval excludes zero, but it is too small to matter.
     assert judge(FEWER, both([0.33, 0.32, 0.34], [0.30, 0.30, 0.31])).verdict == "no such effect"
 
 
@@ -94,7 +94,7 @@ def test_an_interval_around_no_effect_is_not_settled():
 
 def test_an_effect_of_a_size_that_is_open_is_not_settled():
     verdict = judge(FEWER, both([0.20, 0.21, 0.20], [0.28, 0.30, 0.29]))
-    # The differences are -0.08, -0.09 and -0.09. The half width is 0.0143, so the interval contains -0.1.
+    # The differences are -0.08, -0.09 and -0.09. Their interval is -0.0867 plus or minus 0.0143. It contains -0.1.
     assert verdict.low < -0.1 < verdict.estimate
     assert verdict.why.endswith(
         "it goes the claimed way, but can be smaller than -10.0 percentage points, which would matter."
@@ -104,7 +104,7 @@ def test_an_effect_of_a_size_that_is_open_is_not_settled():
 
 def test_an_effect_that_may_be_opposite_but_not_as_claimed_is_not_settled():
     verdict = judge(FEWER, both([0.40, 0.30, 0.36], [0.30, 0.30, 0.30]))
-    # Differences of 0.1, 0 and 0.06: half a width of 0.125 on either side of 0.053.
+    # The differences are 0.1, 0 and 0.06. Their interval is 0.053 plus or minus 0.125.
     assert -0.1 < verdict.low < 0 and verdict.high > 0.1
     assert (verdict.verdict, verdict.why[-41:]) == ("not settled", "these runs do not show which way it goes.")
 
@@ -180,9 +180,9 @@ def test_returns_are_shares_of_what_they_are_compared_with_in_each_environment()
     easy = both([120.0, 130.0, 110.0], [100.0, 90.0, 110.0], "eval_return", "MinAtar/Breakout")
     hard = both([1.2, 1.1, 1.3], [1.0, 1.1, 0.9], "eval_return", "MinAtar/Asterix")
     verdict = judge(RETURN, pl.concat([easy, hard]))
-    # Relative to DQN's return, the differences are 0.2, 0.4 and 0 in one game and 0.2, 0 and 0.4 in the other. Each
-    # game's mean has standard error 0.2 / sqrt(3). The mean of both has an error smaller by sqrt(2), with four degrees
-    # of freedom.
+    # Relative to DQN's return, the differences are 0.2, 0.4 and 0 in one game and 0.2, 0 and 0.4 in the other. The mean
+    # of a game has the standard error 0.2 / sqrt(3). The mean over games has the standard error 0.2 / sqrt(6), with
+    # four degrees of freedom.
     half = 2.776445 * 0.2 / math.sqrt(6)
     np.testing.assert_allclose(bounds(verdict), [0.2, 0.2 - half, 0.2 + half], rtol=1e-6)
     assert (verdict.runs, verdict.unit) == (6, "% of DQN")
@@ -203,7 +203,7 @@ def test_returns_of_atari_are_human_normalised():
 
 def test_a_quotient_of_returns_of_atari_is_judged_as_a_difference_of_scores():
     more = replace(RETURN, by="ratio", smallest=1.1)
-    pong = both([-3.05, -3.05, -1.0], [-6.0, -4.0, -4.0], "eval_return", "ALE/Pong")  # human minus random play is 35.3
+    pong = both([-3.05, -3.05, -1.0], [-6.0, -4.0, -4.0], "eval_return", "ALE/Pong")  # human minus random score: 35.3
     verdict = judge(more, pong)
     np.testing.assert_allclose(bounds(verdict), t_bounds(np.array([2.95, 0.95, 3.0]) / 35.3), rtol=1e-6)
     assert (verdict.claim.by, verdict.claim.smallest) == ("difference", 0.05)
@@ -279,7 +279,7 @@ def test_every_claim_is_judged():
 
 
 def test_holms_levels_reject_what_holm_rejects():
-    # With four claims, the thresholds in the order of p-values are 0.05 / 4, 0.05 / 3, 0.05 / 2 and 0.05.
+    # Sorted by p-value, the four claims have the thresholds 0.05 / 4, 0.05 / 3, 0.05 / 2 and 0.05.
     np.testing.assert_allclose(holm_levels([0.03, 0.01, 0.016, 0.2]), [1 - 0.025, 1 - 0.0125, 1 - 0.05 / 3, 0.975])
     np.testing.assert_allclose(holm_levels([0.02, 0.04]), [0.975, 0.95])
     np.testing.assert_allclose(holm_levels([math.nan, 0.02]), [0.95, 0.975])
@@ -287,7 +287,7 @@ def test_holms_levels_reject_what_holm_rejects():
 
 
 def test_primary_claims_are_corrected_together_and_exploratory_ones_are_not():
-    # In the first claim pairs differ by -0.3 and the p-value is 0.026. The second claim has a p-value of 0.39.
+    # The first claim has a mean difference of about -0.3 and a p-value of 0.026. The second has a p-value of 0.39.
     frame = pl.concat([both([0.2, 0.1, 0.0], [0.45, 0.35, 0.4]), runs("Reset", [0.4, 0.2, 0.7])])
     first = replace(FEWER, primary=True)
     second = replace(first, arm="Reset", against="ReDo", direction="higher", smallest=0.1)
@@ -312,7 +312,7 @@ def test_a_claim_whose_precondition_fails_is_not_testable():
         verdict.why
         == "The claim needs at least 10.0 % dormant neurons (τ = 0.1) of DQN, at the start, but finds 2.0 %."
     )
-    assert verdict.estimate == pytest.approx(-0.0166667, abs=1e-6)  # shown although the claim is not testable
+    assert verdict.estimate == pytest.approx(-0.0166667, abs=1e-6)  # also given if not testable
     assert judge(fall, runs("DQN", [0.0, 0.0, 0.01], start=0.12)).verdict == "reproduced"
     room = replace(fall, requires=(Precondition(Quantity(DORMANT), "DQN", most=0.9),))
     assert judge(room, runs("DQN", [0.95, 0.97, 0.96])).why == (
@@ -370,7 +370,7 @@ def test_a_reset_network_is_compared_at_these_ages_and_the_other_arm_at_the_same
 
 def test_training_returns_are_weighted_by_their_episodes():
     claim = replace(RETURN, quantity=Quantity("train_return", "per episode", after=0.5), by="ratio", smallest=1.1)
-    rows = [(25, 9.0, 9), (50, 9.0, 9), (75, 1.0, 3), (100, None, 0)]  # the row at 50 holds episodes of the first half
+    rows = [(25, 9.0, 9), (50, 9.0, 9), (75, 1.0, 3), (100, None, 0)]  # the row at 50 has episodes of the first half
     table = [
         {"arm": arm, "environment": "MinAtar/Asterix", "seed": 0, "agent_steps": steps, "reset_age": None}
         | {"train_return": returned, "train_episodes": episodes}

@@ -1,4 +1,4 @@
-"""The progress of a run on another machine, and the jobs that this machine refuses."""
+"""The progress of runs on other machines, and jobs that are refused."""
 
 import pytest
 from walks import Walk

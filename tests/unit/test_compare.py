@@ -43,7 +43,7 @@ def test_every_method_has_the_same_budget_and_a_seed_of_its_own_to_tune_on(suite
 
 
 def curves(arms):
-    """A table like that of `judging.table.read`, with a return and a dormant fraction per arm and seed."""
+    """Returns a table like `judging.table.read` does. `arms` has a return and a dormant fraction per arm and seed."""
     rows = [
         {"arm": arm, "environment": "Line", "seed": seed, "agent_steps": steps, "gradient_steps": steps}
         | {"eval_return": returned, "dormant/0.1/all": dormant, "reset_age": None}
@@ -109,7 +109,7 @@ def test_names_of_methods_are_parted_by_commas():
 
 @pytest.fixture
 def walking(monkeypatch):
-    """Runs the command line on random walks: a plain agent and one method, each with three settings."""
+    """Makes `dormant compare` run random walks: a plain agent and one method. Each has three settings to tune."""
 
     def settings(name):
         return lambda bench: {f"legs {count}": Walk(agent=Walker(f"{count} {name}")) for count in (2, 4, 6)}
@@ -192,6 +192,7 @@ def test_a_record_with_older_names_of_methods_is_read(tmp_path):
 
 def test_methods_have_the_names_that_train_has():
     trained = set(get_args(Name)) - {"none"}
-    # In `dormant train`, gap is `--intervention recycle --number gap`, and other flags choose the network.
+    # These methods have no name in `dormant train`. Gap is `--intervention recycle --number gap`. The others are flags
+    # of the network.
     assert set(METHODS) - trained == {"gap", "gap-head", "layer-norm", "crelu"}
     assert methods("shrink_perturb,Continual-Backprop") == ["shrink-perturb", "continual-backprop"]

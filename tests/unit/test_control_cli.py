@@ -1,4 +1,4 @@
-"""The command line of SAC: the paper's defaults, the training that flags describe, and errors for bad input."""
+"""The command line of SAC: defaults from the paper, the trainings that flags make, and errors for bad input."""
 
 import subprocess
 import sys
@@ -131,7 +131,7 @@ def test_an_agent_and_an_environment_that_do_not_fit_are_refused(refused, env, a
 
 
 def test_a_missing_package_says_what_to_install(tmp_path):
-    """Uses a new process, because in this process jaxtyping's checks import the package before the command does."""
+    """Uses a new process, because the type checks of the test suite have already imported the package in this one."""
     program = "import sys; sys.modules['mujoco'] = None; from dormant.cli import run; run(sys.argv[1:])"
     arguments = ("train", "--agent", "sac", "--run-dir", str(tmp_path / "run"), *SMALL)
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)

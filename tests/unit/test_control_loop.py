@@ -1,4 +1,4 @@
-"""The control loop: units, schedules, and results that do not depend on chunks, other seeds or overlapped work."""
+"""The control loop: units, schedules, and results. Results do not depend on chunks, other seeds or overlapped work."""
 
 from dataclasses import replace
 
@@ -136,7 +136,7 @@ def test_pruning_acts_at_every_step_on_every_network_at_replay_ratio_a_quarter(t
 
 
 def test_targets_are_reset_too_if_the_agent_says_so_at_replay_ratio_two(tmp_path):
-    """The reset is at the last gradient step, so no later step hides it. As Polyak is 0, only resets change targets."""
+    """The reset is at the last gradient step, so no later step hides it. With Polyak 0, only resets change targets."""
     agent = replace(AGENT, reset_targets=True, polyak=0.0)
     training = replace(ALONE, replay_ratio=2.0, agent=agent, intervention=Every(96, Reset(layers=("critic1",))))
     _, states, metrics = played(training, tmp_path)
@@ -146,7 +146,7 @@ def test_targets_are_reset_too_if_the_agent_says_so_at_replay_ratio_two(tmp_path
 
 
 def test_an_evaluation_plays_whole_episodes_with_the_mean_action(tmp_path):
-    """The episodes of evaluations have one or two steps, and a separate random stream."""
+    """Each episode has one or two steps. Two evaluations of the same parameters give equal returns."""
     state = TRAINING.init()
     params = [jax.tree.map(lambda leaf, n=n: leaf[n], state.agent.learner.params) for n in (0, 1)]
     first, again = (np.array(TRAINING.evaluate(params, 32, tmp_path).returns) for _ in range(2))

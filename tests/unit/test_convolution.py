@@ -15,7 +15,7 @@ def plain(images, kernel, stride, padding):
 
 
 def gradients(convolve, images, kernel, *settings):
-    """The derivatives of a weighted sum of all outputs, with different weights."""
+    """Returns the gradients of a random weighted sum of all outputs, by images and by kernel."""
     shape = jax.eval_shape(lambda images, kernel: convolve(images, kernel, *settings), images, kernel).shape
     weights = jax.random.normal(jax.random.key(2), shape)
     return jax.grad(lambda *operands: (convolve(*operands, *settings) * weights).sum(), (0, 1))(images, kernel)

@@ -1,4 +1,4 @@
-"""Neurons combined with a mix of their layer's neurons. If the mix has weights, the layer is not recycled."""
+"""Neurons that are combined with a mix of neurons from their layer. A layer is not recycled if its mix has weights."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import dormant
 relu = jax.nn.relu
 AB = {"a": (5, 4), "b": (4, 2)}
 
-# Name -> a mix `f(p, h)` of the neurons h, and the shapes of the parameters in the mix.
+# Name -> a function `f(p, h)` that mixes the neurons h, and the shapes of its parameters.
 LEARNED = {
     "a kernel written as a sum": (lambda p, h: (h[:, :, None] * p["k"]).sum(1), {"k": (4, 4)}),
     "pooled with weights": (lambda p, h: (h * p["k"]).sum(-1, keepdims=True), {"k": (4,)}),
@@ -52,7 +52,7 @@ MEETING = {
 
 
 def layer_a(f, meeting, shapes):
-    """The traced layer a of a network that combines a's neurons with f, a mix of these neurons."""
+    """Traces a network that combines the neurons of layer a with the mix `f` of these neurons. Returns the layer."""
     params = initialiser({**AB, **shapes})(jax.random.key(0))
 
     def apply(p, x):
@@ -102,7 +102,7 @@ def test_weights_that_half_of_the_neurons_have_met_are_not_all_the_neurons_own()
 
 
 def test_an_old_weight_of_a_mix_would_feed_a_recycled_neuron():
-    """Shows why such layers are not recycled: a neuron depends on the mix's weights from all other neurons."""
+    """Shows why such layers are not recycled. Weights of the mix connect a neuron to all other neurons."""
     params = initialiser(AB | {"k": (4, 4)})(jax.random.key(0))
 
     def neurons(k):
@@ -118,7 +118,7 @@ def test_an_old_weight_of_a_mix_would_feed_a_recycled_neuron():
     [
         (lambda mix, hidden: jax.nn.relu(mix + hidden), False),
         (lambda mix, hidden: jnp.maximum(mix, hidden), False),
-        (lambda mix, hidden: jax.nn.relu(mix * hidden), True),  # the product is zero if the neuron is silent
+        (lambda mix, hidden: jax.nn.relu(mix * hidden), True),  # if the neuron is silent, the product is zero
     ],
     ids=["sum", "maximum", "product"],
 )

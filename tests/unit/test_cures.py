@@ -1,4 +1,4 @@
-"""The particular effect of each intervention, compared with numbers computed by hand."""
+"""The effect of each intervention, compared with numbers computed by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ LEARNER = Learner(PARAMS, TX.init(PARAMS))
 
 
 def with_moments(*mu):
-    """The learner with the first moments `mu` in the hidden layer. All other moments are 5."""
+    """Returns the learner with `mu` as the hidden layer's first moments. All other moments are 5."""
     adam = LEARNER.opt_state[0]
     fives = jax.tree.map(lambda leaf: jnp.full_like(leaf, 5.0), adam.mu)
     return Learner(
@@ -72,9 +72,9 @@ def head(learner):
 
 
 def test_mean_activation_times_outgoing_weights_is_what_a_neuron_contributes():
-    # The activations of the three neurons on the two samples are 1 and 3, 2 and 6, 0.5 and 1.5.
+    # On the two samples, neuron 0 has the activations 1 and 3, neuron 1 has 2 and 6, and neuron 2 has 0.5 and 1.5.
     assert contributions(NETWORK.wiring, PARAMS, X)["hidden"].tolist() == [2 * 1, 4 * 2, 1 * 4]
-    # The mean distances of activations from their means are 1, 2 and 0.5. Incoming weights are in the denominator.
+    # Mean distances of the activations from their mean are 1, 2 and 0.5. Utility divides by the incoming weights.
     assert utilities(NETWORK.wiring, PARAMS, X)["hidden"].tolist() == [1 * 1 / 1, 2 * 2 / 2, 0.5 * 4 / 0.5]
 
 
@@ -102,7 +102,7 @@ def test_recycling_by_gradient_takes_the_neuron_that_learns_nothing():
         (Recycle(number=Share(1.0, recyclings=1)), [1, 2, 0.5]),
         (Recycle(number=PooledShare(0.34, highest=0.5)), [1, 2, 7]),
         (Recycle(number=PooledShare(0.34, highest=0.4)), [1, 2, 0.5]),
-        (Recycle(number=Gap(1.9, highest=0.9)), [1, 2, 7]),  # scores 3/7 and 6/7: the second score is twice the first
+        (Recycle(number=Gap(1.9, highest=0.9)), [1, 2, 7]),  # the second score (6/7) is twice the first (3/7)
         (Recycle(number=Gap(1.9, highest=0.5)), [1, 2, 7]),  # only the smaller score must be at most `highest`
         (Recycle(number=Gap(2.1, highest=0.9)), [1, 2, 0.5]),
     ],
@@ -114,7 +114,7 @@ def test_which_neurons_are_recycled(recycle, weights):
 
 def test_a_share_that_falls_counts_the_recyclings():
     recycle, state = Recycle(number=Share(1.0, recyclings=2)), None
-    for number in (2, 0):  # cos(pi/4) * 3 neurons = 2.1; the schedule ends after that, so 0 follows
+    for number in (2, 0):  # cos(pi/4) * 3 neurons = 2.1, then 0 at the end of the schedule
         learner, state = after(recycle, state=state)
         assert sum(weight == 7 for weight in hidden(learner)) == number
 
@@ -155,7 +155,8 @@ def test_scaled_incoming_vectors_are_as_long_as_the_others_on_average():
     params = jax.jit(lambda learner: redo.update(KEY, learner, redo.init(learner, network), network, x)[0])(
         learner
     ).params
-    # Neuron 1 gets (6, 8), scaled from length 10 to the other neurons' mean length (3 + 5) / 2. Biases are not scaled.
+    # Neuron 1 gets (6, 8) of length 10. It is scaled to the mean length of the other neurons, (3 + 5) / 2. Biases are
+    # not scaled.
     assert_allclose(params["hidden"]["w"], [[3.0, 2.4, 0.0], [0.0, 3.2, 5.0]], rtol=1e-6)
     assert params["hidden"]["b"].tolist() == [0, 6, 0]
 
@@ -257,7 +258,7 @@ def test_plasticity_injection_changes_what_learns_and_not_what_is_computed():
 
     @jax.jit
     def learn(learner, state):
-        """Takes a gradient step, then intervenes. Returns the learners after each, and the intervention's state."""
+        """Takes a gradient step, then intervenes. Returns the learner after each of both, and the state."""
         gradient = jax.grad(lambda params: jnp.square(net.apply(params, x) - 1.0).sum())(learner.params)
         with jax.numpy_dtype_promotion("standard"):
             change, opt_state = TX.update(gradient, learner.opt_state)
@@ -276,7 +277,7 @@ def test_plasticity_injection_changes_what_learns_and_not_what_is_computed():
         assert moved(before, learner.params) == {"dense_0"} | (
             heads if step <= 3 else {f"new_{name}" for name in heads}
         )
-        if step == 3:  # the last step at which the old head learns
+        if step == 3:  # the last step that trains the old head
             plain = {name: stepped.params[name] for name in ("dense_0", *heads)}
             assert_allclose(net.apply(learner.params, x), MLP((4, 3)).apply(plain, x), rtol=1e-6)
             assert not learner.opt_state[0].mu["new_head"]["kernel"].any()
@@ -306,7 +307,6 @@ def test_plasticity_injection_changes_what_learns_and_not_what_is_computed():
     ],
 )
 def test_bad_arguments_are_refused(make, message):
-    # Also accepts TypeError, because the type checks of the test suite may reject a wrong option before the library
-    # does.
+    # Also accepts TypeError, because the test suite's type checks may reject an option before the library checks it.
     with pytest.raises((ValueError, TypeError), match=message):
         make()

@@ -1,4 +1,4 @@
-"""A curve is reduced to the one number that a claim is about."""
+"""The quantity of a claim reduces a curve to one number."""
 
 import math
 
@@ -21,7 +21,7 @@ STEPS = np.array([0, 100, 200, 300, 1000])
             Quantity("loss", "end"),
             [1.0, 2.0, 3.0, 4.0, math.nan],
             4.0,
-        ),  # takes the last value, because there is none in the last tenth
+        ),  # the last value, because the last tenth has no value
         (Quantity("loss", "mean"), [0.0, 2.0, 2.0, 2.0, 0.0], (100 + 200 + 200 + 700) / 1000),
         (Quantity("loss", "mean", after=0.2), [9.0, 9.0, 1.0, 1.0, 2.0], (100 * 1.0 + 700 * 1.5) / 800),
         (Quantity("loss", "mean", after=0.1, until=0.3), [9.0, 3.0, 1.0, 1.0, 9.0], (100 * 2.0 + 100 * 1.0) / 200),

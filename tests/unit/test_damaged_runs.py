@@ -1,4 +1,4 @@
-"""Run folders that are damaged: what is skipped, refused, or found by the check."""
+"""Damaged run folders: some damage is skipped, some is refused, and some is found by the check."""
 
 import shutil
 
@@ -45,7 +45,7 @@ def without_seal(checkpoint):
 
 
 def other_numbers(checkpoint):
-    """Replaces the arrays of a checkpoint by the arrays of another run. Orbax does not notice this."""
+    """Replaces the arrays of a checkpoint by those of another run. Orbax does not detect this change."""
     other = killed(checkpoint.parents[2] / "other", 20)[-1]
     shutil.rmtree(checkpoint / "default")
     with pytest.raises(Killed):

@@ -1,4 +1,4 @@
-"""`--data`, and trainings without an actor: their names, estimated durations and listings."""
+"""The flag `--data`. Trainings without an actor: their names, estimated durations, and lines in lists."""
 
 import json
 
@@ -77,7 +77,7 @@ def test_images_name_their_folder_and_what_learns_begins_the_next(tmp_path):
 def test_where_nothing_acts_only_gradient_steps_cost(tmp_path):
     kind = kind_of(TRAINING, "cpu")
     assert (kind.environment, kind.network) == ("Digits", "ImageCNN(filters=[32, 64, 64], width=64)")
-    # Two seeds, each with two epochs of 31 batches, at 4 steps per second.
+    # Two seeds take two epochs of 31 batches each, at 4 gradient steps per second: 31 s.
     assert Speeds({}, {kind: Speed(1.0, 4.0)}).cost(TRAINING) == (31.0, "table")
     folder = RunFolder(tmp_path)
     folder.spec.write_text(json.dumps({"training": describe(TRAINING)}))

@@ -1,4 +1,4 @@
-"""DQN: its arithmetic, computed by hand, its networks, and the device loop's units, schedules and determinism."""
+"""DQN: updates computed by hand, and networks. The device loop: units, schedules and determinism."""
 
 from dataclasses import replace
 
@@ -56,14 +56,14 @@ def test_the_target_is_the_largest_value_of_the_next_state(discount, expected):
 
 
 def linear_batch(*errors):
-    """A batch for a network with one input and one action. If the network's value is 0, the TD errors are `errors`."""
+    """Returns a batch for a network with one input and one action. If Q values are 0, the TD errors are `errors`."""
     ones = jnp.ones((len(errors), 1))
     return Batch(ones, jnp.zeros(len(errors), jnp.int32), jnp.array(errors, jnp.float32), jnp.zeros(len(errors)), ones)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_an_update_is_adam_on_the_mean_huber_loss(weight_decay):
-    """The slope of the Huber loss is at most 1, and weight decay is added to the gradient before Adam."""
+    """The slope of the Huber loss is at most 1. Weight decay is added to the gradient before Adam."""
     agent = DQN(network=MLP(()), weight_decay=weight_decay, learning_rate=0.01)
     params = {"head": {"kernel": jnp.full((1, 1), 0.02), "bias": jnp.full((1,), -0.02)}}
     state = DQNState(Learner(params, agent.optimizer().init(params)), params)
@@ -128,7 +128,7 @@ def test_a_training_refuses_numbers_that_do_not_fit(change):
 
 @pytest.fixture(scope="module")
 def run():
-    """All states and metrics of a whole run."""
+    """Returns all states and all metrics of a whole run."""
     states, metrics = [TRAINING.init()], []
     for _ in range(4):
         state, row = TRAINING.advance(states[-1])
@@ -195,7 +195,7 @@ def test_an_episode_that_is_cut_off_is_bootstrapped_and_one_that_ends_is_not(tru
     at_its_end = agent.gamma if truncated else 0.0
     assert_allclose(state.replay.discount[0, :8], [agent.gamma, at_its_end] * 4)
     assert state.replay.last[0, :8].tolist() == [False, True] * 4
-    # Bootstraps the value of the observation after the last step, and not of the next episode's first observation.
+    # Bootstrapping must use the observation after the last step, not the first observation of the next episode.
     assert state.replay.observations[0, :4, :, 0].tolist() == [[0, 1], [1, 2]] * 2
 
 

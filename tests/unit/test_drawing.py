@@ -1,4 +1,4 @@
-"""The plots of an experiment, their labels, and pictures of unusual runs."""
+"""Plots of an experiment: their content and labels, also for unusual runs."""
 
 import math
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from dormant.rl.envs.minatar import MinAtar
 
 @dataclass(frozen=True)
 class Training:
-    """A training with only the fields that a figure reads."""
+    """A training that has only the fields that a figure reads."""
 
     replay_ratio: float = 1.0
     env: Any = None

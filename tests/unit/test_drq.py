@@ -1,4 +1,4 @@
-"""DrQ: its augmentation and its target, computed by hand, and the parts of a training that use them."""
+"""DrQ: its augmentation and targets, compared with values computed by hand, and the trainings that use them."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ TRAINING = DeviceTraining(AGENT, Pictured(PROBES[4]), Chain(), 1.0, 64, 32, (3,)
 
 
 def slowly_shifted(images, offsets, pad):
-    """A reference implementation of `shifted` with loops over pixels. Pixels beyond an edge repeat the edge."""
+    """Returns what `shifted` must return, with loops over pixels. Pixels outside the image repeat its edge."""
     batch, high, wide, _ = images.shape
     moved = np.empty_like(images)
     for n in range(batch):
@@ -44,7 +44,7 @@ def slowly_shifted(images, offsets, pad):
 
 @pytest.mark.parametrize("pad", [1, 4, 9])
 def test_a_shift_is_its_slow_definition_to_the_last_offset(pad):
-    """Tests the extreme offsets, the neutral offset and random offsets. One pad is wider than the image."""
+    """Tests extreme offsets, the offset without a shift, and random offsets. One pad is wider than the image."""
     rng = np.random.default_rng(pad)
     offsets = np.array(
         [[0, 0], [0, 2 * pad], [2 * pad, 0], [2 * pad, 2 * pad], [pad, pad], *rng.integers(0, 2 * pad, (7, 2))]
@@ -80,7 +80,7 @@ def test_factors_are_normal_and_cut_at_two_deviations(noise):
     factors = np.stack([noise.factor_tm1, noise.factor_t]).reshape(2, -1)
     assert_allclose((factors.min(), factors.max()), (0.9, 1.1), atol=1e-6)
     assert_allclose(factors.mean(1), 1.0, atol=2e-3)
-    assert_allclose(factors.std(1), 0.05 * 0.96, atol=2e-3)  # clipping a normal at two deviations leaves 0.96
+    assert_allclose(factors.std(1), 0.05 * 0.96, atol=2e-3)  # clipping at two deviations multiplies by 0.96
     assert_allclose((factors == factors.max()).mean(), 0.0228, atol=5e-3)  # clipped values lie at the bounds
     assert abs(np.corrcoef(factors)[0, 1]) < 0.05
 
@@ -133,12 +133,15 @@ def test_a_dueling_head_is_the_value_and_the_advantages_less_their_mean():
         "value": {"kernel": jnp.array([[1.0], [2.0]]), "bias": jnp.array([0.5])},
         "advantage": {"kernel": jnp.array([[1.0, 0.0, -1.0], [0.0, 3.0, 0.0]]), "bias": jnp.array([0.0, 0.0, 1.0])},
     }
-    # The state's value is 1 * 3 + 2 * 1 + 0.5. The advantages are 3, 3 and -2, with mean 4 / 3.
+    # The state's value is 1 * 3 + 2 * 1 + 0.5 = 5.5. The advantages are 3, 3 and -2. Their mean is 4 / 3.
     assert_allclose(q_values(jnp.array([[3.0, 1.0]]), layers), [[5.5 + 5 / 3, 5.5 + 5 / 3, 5.5 - 10 / 3]], rtol=1e-6)
 
 
 def test_the_learner_chooses_the_next_action_and_the_target_values_it():
-    """The online network prefers action 1, the target network action 0. The loss must use the target's value of 1."""
+    """The online network prefers action 1, but the target network prefers action 0.
+
+    The loss must use the target network's value of action 1.
+    """
     agent = DQN(network=MLP(()), double=True)
     online = {"head": {"kernel": jnp.array([[1.0, 2.0]]), "bias": jnp.zeros(2)}}
     target = {"head": {"kernel": jnp.array([[5.0, 3.0]]), "bias": jnp.zeros(2)}}
@@ -152,7 +155,7 @@ def test_the_learner_chooses_the_next_action_and_the_target_values_it():
 
 
 def test_a_return_of_ten_steps_ends_with_a_life():
-    """A life is lost at step 5, and the game continues. Returns must stop at that step, without bootstrapping."""
+    """A life is lost at step 5, and the game continues. n-step returns must end at step 5 and must not bootstrap."""
     replay = FrameReplay(32, (1, 1), stack=1, n_step=10)
     ring = replay.init()
     for step in range(20):
@@ -166,7 +169,7 @@ def test_a_return_of_ten_steps_ends_with_a_life():
 
 
 class Scripted(AtariGames):
-    """Two games. Every step ends a life; every third step ends the first game, every fifth the second."""
+    """Two games. Every step ends a life. The first game ends every 3 steps, and the second game every 5 steps."""
 
     observations = np.zeros((2, 1, 1, 1), np.uint8)
 

@@ -1,4 +1,4 @@
-"""The command line of DrQ: the paper's defaults on Atari, DQN's defaults on MinAtar, and errors for bad input."""
+"""The command line of DrQ: defaults from the paper on Atari, DQN's defaults on MinAtar, and errors for bad input."""
 
 import pytest
 
@@ -15,12 +15,12 @@ SMALL = ("--replay-capacity", "100", "--min-replay", "20", "--width", "0.05")
 
 @pytest.fixture(autouse=True)
 def roomy(monkeypatch):
-    """Makes the paper's replay fit into memory and on the disk."""
+    """Turns off the check that the replay fits into memory and on disk, because the paper's replay is large."""
     monkeypatch.setattr(AtariTraining, "refuse_without_room", lambda *_: None)
 
 
 def test_the_defaults_on_atari_are_the_papers(built):
-    """DrQ has the paper's defaults at every replay ratio. DQN's defaults are unchanged."""
+    """DrQ has the defaults of the paper, here at replay ratio 8. DQN has its usual defaults."""
     training = built("--replay-ratio", "8", "--intervention", "redo")
     assert training == AtariTraining(
         atari_drq(),

@@ -1,4 +1,4 @@
-"""DrQ with ReDo in the host loop: an interrupted run ends with the same bits as an uninterrupted run."""
+"""DrQ with ReDo in the host loop: interrupted and uninterrupted runs end with the same bits."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from dormant.rl.networks.convolutional import NatureCNN
 TRAINING = AtariTraining(
     agent=replace(atari_drq(NatureCNN(0.05)), replay_capacity=48, min_replay=16, batch_size=4, epsilon_steps=16),
     env=Atari("Breakout", sticky=0.0, noops=29, life_loss=True, time_limit=30),
-    intervention=Every(1, ReDo(tau=0.3)),  # at every step, so that only one program is compiled
+    intervention=Every(1, ReDo(tau=0.3)),  # acts at every gradient step; steps without ReDo would need another program
     replay_ratio=2.0,
     agent_steps=60,
     log_period=20,

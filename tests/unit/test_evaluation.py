@@ -1,4 +1,4 @@
-"""Evaluations: Q minus the discounted return that followed, compared with its definition, on device and host."""
+"""The Q gap of evaluations on device and host, compared with its definition: Q minus the discounted return."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +16,7 @@ GAMMA = 0.9
 
 
 def by_definition(values, rewards, truncated, gamma=GAMMA):
-    """The sum over the states of one episode, and their number. Leaves out the last state of a truncated episode."""
+    """Returns the summed gap of an episode and the number of states. A truncated episode's last state is left out."""
     counted = len(values) - truncated
     total = 0.0
     for state in range(counted):
@@ -37,7 +37,7 @@ def test_the_gap_of_an_episode_follows_its_definition(truncated):
         gap = gap.after(value * one, reward * one, *ends, Objective(GAMMA))
     total, states = by_definition(values, rewards, truncated)
     assert_allclose([gap.total[0], gap.states[0]], [total, states], rtol=1e-5)
-    assert gap.weight[0] == 0  # the next episode starts anew
+    assert gap.weight[0] == 0  # the next episode starts with weight 0
 
 
 class Played(NamedTuple):
@@ -46,7 +46,7 @@ class Played(NamedTuple):
 
 @dataclass(frozen=True)
 class Countdown:
-    """A pure environment. An episode has `length` steps with a reward of 3 each."""
+    """An environment of pure functions. An episode has `length` steps. The reward of each step is 3."""
 
     length: int = 4
     truncates: bool = False
@@ -82,7 +82,7 @@ def test_the_gap_is_measured_on_the_device_with_the_rewards_that_the_agent_learn
 
 @dataclass(frozen=True)
 class Lottery(Countdown):
-    """A countdown whose length is drawn."""
+    """A countdown with a random length."""
 
     def reset(self, key):
         return Played(jax.random.randint(key, (), 1, 9).astype(jnp.float32))
@@ -107,7 +107,10 @@ class Step(NamedTuple):
 
 
 class Scripted:
-    """Two seeds. An episode terminates after two steps, or is truncated after three. A life is lost in one step."""
+    """Two seeds. Episodes of the first terminate every two steps. Those of the second are truncated every three steps.
+
+    The second seed loses a life at the first step.
+    """
 
     def __init__(self):
         self.done = 0
@@ -136,7 +139,8 @@ def test_the_gap_is_measured_on_the_host_for_each_seed_until_it_has_played_enoug
     played = play_on_host(Scripted(), policy, 1, objective=Objective(GAMMA))
     assert [each.tolist() for each in played.returns] == [[2.0], [6.0]]
     first, _ = by_definition([5.0, 6.0], [1.0, 1.0], False)
-    # The lost life ends the return of the first state: 5 - 2. The second state is truncated after one reward.
+    # The lost life ends the return of the first state, so its gap is 5 - 2. The return of the second state has one
+    # reward, and then the value of the last state.
     second = by_definition([5.0], [2.0], False)[0] + by_definition([6.0, 7.0], [2.0, 2.0], True)[0]
     assert_allclose(played.metrics()["q_gap"], [first / 2, second / 2], rtol=1e-6)
     assert_allclose(played.metrics()["eval_return"], [2.0, 6.0])

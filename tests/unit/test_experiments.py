@@ -1,4 +1,4 @@
-"""The definitions of the experiments: shared settings, the notes on what they leave out, and the arms in claims."""
+"""The definitions of the experiments: shared settings, notes on what is left out, and the arms that claims name."""
 
 import csv
 from dataclasses import replace
@@ -73,7 +73,7 @@ def test_claims_and_panels_name_arms_and_metrics_that_there_are(experiment):
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=ids)
 def test_effects_point_the_way_their_claims_do(experiment):
     for claim in experiment.claims:
-        # A claim of no harm allows a small loss, so its smallest effect is a loss.
+        # A claim that nothing gets worse allows a small loss, so the smallest effect of the claim is a loss.
         harmless = any(
             word in claim.statement for word in ("no harm", "keeps", "whole run, too", "no smaller", " not ")
         )
@@ -146,7 +146,7 @@ def test_drq_is_trained_as_the_paper_trains_it():
     assert {(game.sticky, game.noops, game.life_loss) for game in sweep.environments} == {(0.0, 29, True)}
     assert [arm.training.replay_ratio for arm in sweep.arms] == [1, 2, 4, 8] * 2
     for training in (arm.training for arm in sweep.arms):
-        assert training.agent == replace(atari_drq(), replay_capacity=400_000)  # large enough for a run of this length
+        assert training.agent == replace(atari_drq(), replay_capacity=400_000)  # the replay has room for all steps
         assert (training.agent_steps, training.eval_period, training.eval_episodes) == (400_000, 10_000, 100)
     assert {arm.training.agent for arm in NAMED["fig10d"].designs["laptop"].arms} == {minatar_drq(50_000)}
 
@@ -157,7 +157,7 @@ def test_a_small_scale_keeps_gradient_steps_between_two_targets():
 
 
 def phases(training):
-    """The number of gradient steps from the last intervention to each evaluation."""
+    """Returns a set of ages: how many gradient steps before an evaluation the last intervention was."""
     evaluations = range(training.eval_period, training.agent_steps + 1, training.eval_period)
     learnt = [round((steps - training.agent.min_replay) * training.replay_ratio) for steps in evaluations]
     return {
@@ -179,7 +179,7 @@ def test_evaluations_come_half_a_period_after_a_recycling_at_each_replay_ratio()
 
 
 def test_the_suite_at_the_laptop_scale_is_the_declared_one():
-    """LOG.md declares the suite. Its four figures share 12 arms."""
+    """LOG.md declares the suite of four figures. The figures share 12 arms."""
     suite = [NAMED[name].designs["laptop"] for name in ("fig07", "fig09", "fig10a", "fig13")]
     assert {design.seeds for design in suite} == {(5, 6, 7, 8, 9)}
     assert {tuple(each.game for each in design.environments) for design in suite} == {THREE}
@@ -229,7 +229,7 @@ def test_a_design_gives_every_arm_its_environment_and_seeds():
 
 
 def screening_runs(end, grown, seeds=SEEDS):
-    """Runs of Asterix with a return of 1 at the start. The last fifth of each run has 40 episodes of two lengths."""
+    """Returns a table of runs on Asterix. The return is 1 at first. The last fifth of a run has 40 episodes."""
     table = []
     for seed in seeds:
         for arm in ("DQN, RR 0.25", "DQN, RR 2"):

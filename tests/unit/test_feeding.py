@@ -1,4 +1,4 @@
-"""A copy of the frames on the device gives the same bits as batches from the host, and one small packet per step."""
+"""Replay on the device gives the same bits as batches from the host. Each step sends one small packet."""
 
 import logging
 from dataclasses import replace
@@ -20,7 +20,7 @@ from dormant.rl.networks import MLP
 from dormant.rl.replay.frames import FrameReplay
 from dormant.rl.replay.packets import Packets
 
-# The ring of 48 + 32 steps is overwritten. Episodes are truncated at different steps, and lives are lost.
+# The run overwrites its ring of 48 + 32 steps. Episodes are truncated at different steps, and lives are lost.
 TRAINING = AtariTraining(
     agent=DQN(
         network=MLP((8,)), replay_capacity=48, min_replay=16, batch_size=4, target_period=16, epsilon_steps=64, n_step=2
@@ -58,7 +58,7 @@ def test_the_device_has_the_frames_of_the_files(runs):
     for ring, frames in zip(loop.rings, loop.feed._frames, strict=True):
         assert (ring.last & (ring.discount > 0)).any() and (ring.last & (ring.discount == 0)).any()
         kept = [place % replay.places for place in replay._places(ring, range(TRAINING.agent_steps - 48, 128))]
-        newest = int(ring.place[127 % replay.slots] + 1) % replay.places  # sent with the next step
+        newest = int(ring.place[127 % replay.slots] + 1) % replay.places  # the next step sends this frame
         kept = [place for place in kept if place != newest]
         assert_array_equal(np.asarray(frames).reshape(ring.frames.shape)[kept], ring.frames[kept])
 
@@ -83,7 +83,7 @@ def test_a_batch_that_may_hold_a_new_step_has_the_same_bits(tmp_path, monkeypatc
 
 
 def test_a_step_sends_one_packet_of_at_most_8_kb(tmp_path, monkeypatch):
-    """After a truncation it sends one more, with the last frame of the ended episode."""
+    """After a truncation, a step sends one more packet. It has the last frame of the ended episode."""
     training = replace(TRAINING, seeds=(3,), replay_on="device")
     state = training.init()
     loop = training.open(tmp_path, state)

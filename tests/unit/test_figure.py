@@ -1,4 +1,4 @@
-"""`dormant figure` and `dormant runs` on random walks instead of trainings, with real processes, pictures and pages."""
+"""`dormant figure` and `dormant runs` on random walks. Processes, pictures and pages are real."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def experiment(name="walks", **wrong):
 
 @pytest.fixture
 def laboratory(monkeypatch, tmp_path):
-    """A function that runs the command line on experiments with random walks, and returns the exit code."""
+    """A function that takes experiments. It returns a function that runs `dormant figure` and returns the exit code."""
 
     def command(*experiments):
         there = (*experiments, replace(experiment("larger"), designs={"paper": experiment().designs["smoke"]}))
@@ -70,7 +70,7 @@ def test_it_runs_what_is_missing_judges_and_draws_it(laboratory, tmp_path, capsy
 
 
 def test_the_page_has_only_the_experiments_that_were_asked_for(laboratory, tmp_path, capsys):
-    """Both experiments share their runs, so the experiment that was not asked for has runs too."""
+    """The two experiments share their runs. So the experiment that the command does not name also has runs."""
     call, page = laboratory(experiment(), experiment("others")), tmp_path / "runs" / "smoke" / "report.html"
     assert call("walks", "--workers", "1") == 0
     assert "1 experiment, " in capsys.readouterr().out
@@ -118,7 +118,7 @@ def test_a_dry_run_counts_and_costs_and_makes_nothing(laboratory, tmp_path, caps
     said = capsys.readouterr().out
     rows = {line.split("│")[1].strip(): line.split("│") for line in said.splitlines() if line.count("│") > 3}
     assert [cell.strip() for cell in rows["walks"][2:8]] == ["2", "1", "2", "4", "0", "4"]
-    # Two seeds, each with 12 agent steps of 10 s and 12 gradient steps of 20 s.
+    # Two seeds take 12 agent steps of 10 s and 12 gradient steps of 20 s each.
     assert rows["walks"][8].strip() == rows["total, shared runs once"][8].strip() == "12 min, without 2 runs"
     assert rows["total, shared runs once"][7].strip() == "4"
     assert "2 experiments at scale pilot" in said and "with 1 worker," in said
@@ -193,7 +193,7 @@ if __name__ == "__main__":
         130,
         f"Stopped; the same command resumes the runs in {tmp_path / 'runs'}.",
     )
-    # Waits, because Python's resource tracker ends a moment after the other processes.
+    # Waits, because Python's resource tracker ends shortly after the other processes.
     while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
         assert time.monotonic() < deadline + 30
         time.sleep(0.1)
@@ -204,7 +204,7 @@ class TestCosts:
         folder = train(Walk(seeds=(0, 1), seconds=0.01), tmp_path / "runs" / "deep" / "seed0-1")
         kind = kind_of(Walk(), "cpu")
         known = speeds(tmp_path / "runs", terminal.KNOWN_SPEEDS, "cpu")
-        # Two seeds run side by side, so each seed takes half of the time.
+        # Two seeds share the time of the run, so each seed takes half of it.
         pace = folder.timing.seconds / 12 / 2
         assert known.runs == {(kind, 1.0): pytest.approx(pace)}
         assert known.cost(Walk(agent_steps=120)) == pytest.approx((120 * pace, "runs"))
@@ -233,7 +233,7 @@ class TestCosts:
 
 
 def scalars(file, name):
-    """The steps and values of a metric in a TensorBoard file. A record is a length and an event, with checksums."""
+    """Returns the steps and values of a metric in a TensorBoard file. A record has a length, an event and checksums."""
     from tensorboardX.proto.event_pb2 import Event
 
     data, at, found = file.read_bytes(), 0, []
@@ -374,7 +374,7 @@ class TestWatching:
         return board
 
     def test_time_left_is_told_from_what_was_made_here(self):
-        # 150 steps took 10 s, and 50 + 100 steps are left.
+        # 150 steps took 10 s. 50 + 100 steps are left, so these take 10 s too.
         assert terminal.time_left(self.board(), lambda job: 1.0) == pytest.approx(10.0, abs=0.1)
         assert terminal.summary(self.board(), lambda job: 1.0) == "1 of 4 runs done, 1 running, 1 failed, 10 s left"
 

@@ -9,11 +9,11 @@ from dormant.rl.replay.files import DamagedRing, flush, refuse_without_room, sho
 from dormant.rl.replay.frames import FrameReplay
 
 GAMMA = 0.5
-RUNNING, OVER, CUT = (GAMMA, False), (0.0, True), (GAMMA, True)  # discount and whether the episode ends
+RUNNING, OVER, CUT = (GAMMA, False), (0.0, True), (GAMMA, True)  # (discount, whether the episode ends)
 
 
 def numbered(capacity, n_step=1, stack=2, slack=3, time_limit=1):
-    """The settings of a ring whose frames have one pixel, so that each frame is a number."""
+    """Returns the settings of a ring. Its frames have one pixel, so that a frame is a number."""
     return FrameReplay(capacity, (1, 1), stack, n_step, slack, time_limit)
 
 
@@ -22,7 +22,10 @@ def frame(number):
 
 
 def added_to(replay, ring, kinds, first=0):
-    """Adds steps to the ring. Step k has reward k and goes from frame 10 + k to 11 + k, or 100 + k if it ends."""
+    """Adds steps to the ring, and returns it. Step k has reward k and goes from frame 10 + k to frame 11 + k.
+
+    If step k ends an episode, it goes to frame 100 + k.
+    """
     for k, (discount, last) in enumerate(kinds, first):
         replay.add(ring, k, frame(10 + k), k % 4, float(k), discount, last, frame(100 + k if last else 11 + k))
     return ring
@@ -37,7 +40,7 @@ def places(number):
 
 
 def everything(replay, ring, added):
-    """A batch with every transition that can be drawn, each once, oldest first."""
+    """Returns a batch with all transitions that can be drawn. Each is there once, and the oldest is the first."""
     return replay.sample(ring, added, places(min(added, replay.capacity) - replay.n_step + 1))
 
 
@@ -115,7 +118,7 @@ def test_draws_are_uniform_over_what_is_held():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("capacity", [3, 99_999, 1_000_000])
 def test_the_largest_draw_stays_inside(capacity, dtype):
-    """In single precision, 99,999 times the largest number below 1 would be rounded up to 99,999."""
+    """In float32, 99,999 times the largest number below 1 rounds up to 99,999, which is out of range."""
     largest = np.nextafter(dtype(1), dtype(0))[None]
     assert FrameReplay(capacity)._starts(capacity, largest)[0] == capacity - 1
 
@@ -136,7 +139,7 @@ def test_states_are_the_observations_acted_from():
 
 @pytest.mark.parametrize("saved", [1, 4, 6, 9, 25])
 def test_a_killed_run_finds_its_ring_as_it_was(saved, tmp_path):
-    """Before it is killed, the run overwrites the whole slack, with steps that it does not repeat after resuming."""
+    """Before the kill, the run overwrites the whole slack. After the resume, it takes other steps."""
     replay = numbered(6, n_step=2)
     kinds = [RUNNING, RUNNING, OVER, RUNNING, CUT, RUNNING, RUNNING] * 6
     ring = added_to(replay, replay.open(tmp_path, 0), kinds[:saved])
@@ -145,7 +148,8 @@ def test_a_killed_run_finds_its_ring_as_it_was(saved, tmp_path):
     room = next(steps for steps in range(1, 99) if replay.save_due(saved, saved, steps)) - 1
     assert room >= replay.slack
     for k in range(saved, saved + room):
-        # Because the emulator is restored, the first of these steps starts from the frame that the ring already has.
+        # The first of these steps starts from the same frame as the first step after the resume. The emulator's state
+        # is saved in the checkpoint.
         replay.add(ring, k, frame(10 + k if k == saved else 200), 9, -1.0, GAMMA, True, frame(201))
     del ring
     resumed = replay.open(tmp_path, saved)
@@ -203,7 +207,7 @@ def test_the_ring_of_another_run_is_refused(tmp_path):
     flush(added_to(replay, replay.open(tmp_path, 0, owner=7), [RUNNING] * 8))
     with pytest.raises(DamagedRing, match="the ring of another run or seed"):
         replay.open(tmp_path, 8, owner=8)
-    # The file now names this run as the owner, but the steps in the ring belong to another run.
+    # The file now names this run as the owner. The steps in the ring still belong to another run.
     (tmp_path / "owner.npy").write_bytes((tmp_path / "owner.npy").read_bytes().replace(b"\x07", b"\x08"))
     with pytest.raises(DamagedRing, match="step 2 has changed"):
         replay.open(tmp_path, 8, owner=8)

@@ -1,4 +1,4 @@
-"""The installed jaxlib gives equal results with and without jit. Versions with unequal results are reported."""
+"""The installed jaxlib gives equal results with and without jit. `dormant` warns about versions that do not."""
 
 from importlib.metadata import version
 
@@ -21,7 +21,7 @@ def mlp(params, x):
 
 @pytest.fixture
 def faulty(monkeypatch):
-    """Makes the metadata of the installed jaxlib say 0.10.2."""
+    """Makes the installed jaxlib report the version 0.10.2."""
     monkeypatch.setattr(hints, "version", lambda package: "0.10.2")
     hints.warn_once.cache_clear()
     yield

@@ -1,4 +1,4 @@
-"""The host loop: units, schedules, and results that do not depend on chunks, other seeds or overlapped work."""
+"""The host loop: units, schedules, and results. Results do not depend on chunks, other seeds or overlapped work."""
 
 from dataclasses import replace
 
@@ -133,7 +133,7 @@ def test_the_replay_ratio_counts_gradient_steps_per_agent_step(ratio, gradient_s
 
 
 def test_the_target_is_copied_after_so_many_agent_steps(tmp_path):
-    """Learning starts at step 16. After that, the target equals the online network only right after a copy (32, 48)."""
+    """Learning starts at step 16. From then on, the networks are equal only after the copies at steps 32, 48 and 64."""
     training = replace(TRAINING, log_period=8, intervention=Chain(), seeds=(0,), eval_period=640)
     _, states, _ = played(training, tmp_path)
     same = [np.array_equal(s.agent.target["head"]["kernel"], s.agent.learner.params["head"]["kernel"]) for s in states]
@@ -152,7 +152,7 @@ def test_the_replay_keeps_what_was_seen_done_and_clipped(run):
 
 
 def test_pruning_acts_at_every_step(tmp_path):
-    """Between its checks, pruning keeps weights at zero and needs no scores."""
+    """Pruning keeps pruned weights at zero at every step, also between its checks. Then it needs no scores."""
     training = replace(TRAINING, intervention=Prune(tau=0.5, period=10), seeds=(0,), eval_period=640)
     _, states, _ = played(training, tmp_path)
     gone = np.asarray(states[-1].intervention.gone["dense_0"][0])
@@ -167,7 +167,7 @@ def test_may_change_follows_schedules():
 
 
 def test_an_evaluation_plays_whole_episodes(monkeypatch, tmp_path):
-    """Episodes have 30 steps, so an evaluation of 40 steps plays two."""
+    """Episodes have 30 steps, so an evaluation of at least 40 steps plays two episodes."""
     steps = []
 
     def act(training, params, seen, explores, action):
@@ -180,7 +180,7 @@ def test_an_evaluation_plays_whole_episodes(monkeypatch, tmp_path):
 
 
 def test_the_first_episode_of_an_evaluation_is_filmed_and_changes_nothing(tmp_path):
-    """A resumed run may change `video`, because it does not change results."""
+    """A resumed run may change `video`, because this option does not change results."""
     filmed, plain = replace(TRAINING, video=True), TRAINING
     assert describe(filmed) == describe(plain)
     loop, _, metrics = played(replace(filmed, agent_steps=32, seeds=(3,)), tmp_path / "replay")

@@ -1,4 +1,4 @@
-"""Aggregates and intervals, compared with values computed by hand and with rliable's."""
+"""Aggregates and intervals, compared with values computed by hand and with the results of rliable."""
 
 import warnings
 from pathlib import Path
@@ -20,7 +20,7 @@ from dormant.lab.judging import (
 )
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # packages that rliable imports raise warnings
+    warnings.simplefilter("ignore")  # rliable's imports raise warnings
     from rliable import library, metrics
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -52,12 +52,12 @@ RESAMPLES = 2_000
 )
 @pytest.mark.parametrize("shape", [(3, 3), (10, 5)], ids=str)
 def test_bootstrap_bounds_equal_rliables_within_monte_carlo_error(ours, theirs, shape):
-    np.random.seed(0)  # rliable draws from the global generator, although it accepts a random state
+    np.random.seed(0)  # rliable accepts a random state, but draws from the global generator
     values = table(shape)
     _, bounds = library.get_interval_estimates({"": values}, lambda x: np.array([theirs(x)]), reps=RESAMPLES)
     _, *mine = bootstrap_interval(ours, values, resamples=RESAMPLES)
-    # Each bound, rliable's and ours, lies between two quantiles of our draws. Their levels are four standard errors
-    # below and above the bound's level.
+    # Our bounds and rliable's bounds lie between two quantiles of our draws. The levels of these quantiles are four
+    # standard errors below and above the level of the bound.
     drawn = 4 * np.sqrt(0.025 * 0.975 / RESAMPLES)
     draws = bootstrap(ours, values, RESAMPLES, seed=0)
     wide, narrow = (np.quantile(draws, [0.025 - sign * drawn, 0.975 + sign * drawn]) for sign in (1, -1))
@@ -98,7 +98,7 @@ def test_the_stratified_interval_is_welchs():
     first, second = np.array([1.0, 2.0, 4.0]), np.array([10.0, 14.0, 19.0])
     estimate, low, high = stratified_interval(np.column_stack([first, -second]))
     expected = scipy.stats.ttest_ind(first, second, equal_var=False).confidence_interval()
-    # One sample is negated, so the mean over two environments is half of the difference of the samples.
+    # One sample is negated, so the mean over both environments is half of the difference between the samples.
     np.testing.assert_allclose([2 * low, 2 * high], expected, rtol=1e-9)
     assert 2 * estimate == first.mean() - second.mean()
 
@@ -156,7 +156,7 @@ def test_the_p_value_is_that_of_scipy_and_fits_the_interval():
 
 
 def simulated(**which):
-    """The rows of the committed table of benchmarks/verdicts.py."""
+    """Returns rows of the committed table that benchmarks/verdicts.py wrote. `which` selects the rows."""
     rows = pl.read_csv(BENCHMARKS / "verdicts.csv", comment_prefix="#", infer_schema_length=None)
     return rows.filter(**which)
 
@@ -180,7 +180,7 @@ def test_simulated_studies_find_effects_that_matter():
 
 
 def coverage(situations, interval, games):
-    """The coverages in the committed table of benchmarks/coverage.py."""
+    """Returns rows of the committed table that benchmarks/coverage.py wrote. The arguments select the rows."""
     table = pl.read_csv(BENCHMARKS / "coverage.csv", comment_prefix="#")
     return table.filter(
         pl.col("situation").is_in(situations), pl.col("interval") == interval, pl.col("games").is_in(games)

@@ -135,7 +135,7 @@ def test_plasticity_injection_brings_the_network_that_it_needs(built):
 
 @pytest.fixture
 def own(monkeypatch):
-    """A module of a user, with an intervention."""
+    """Returns a user's module. It has valid and invalid interventions."""
     module = ModuleType("own")
 
     @dataclass(frozen=True)

@@ -123,8 +123,7 @@ def test_coupled_layers_can_be_skipped():
     ],
 )
 def test_bad_arguments_are_refused(make, message):
-    # Also accepts TypeError, because the type checks of the test suite may reject a wrong option before the library
-    # does.
+    # Also accepts TypeError, because the test suite's type checks may reject an option before the library checks it.
     with pytest.raises((ValueError, TypeError)) as refused:
         make()
     assert message in str(refused.value) or "Literal" in str(refused.value) or "violates" in str(refused.value)

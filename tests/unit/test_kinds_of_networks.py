@@ -1,4 +1,4 @@
-"""Small networks with wirings that are easy to get wrong: the recycled layers, and the reasons for the other layers."""
+"""Small networks whose wiring is difficult to trace. Checks the recycled layers, and the reasons for other layers."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ ABC = AB | {"c": (5, 8)}
 
 
 def between(f):
-    """A network that applies `f` between layer a's pre-activations and layer b."""
+    """Returns a network that applies `f` to the pre-activations of layer a. Layer b reads the result."""
     return lambda p, x: f(x @ p["a"]) @ p["b"]
 
 

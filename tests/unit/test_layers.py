@@ -1,4 +1,4 @@
-"""Options of networks and DQN, compared with slow reference implementations, and interventions in the device loop."""
+"""Options of networks and DQN, compared with slow reference implementations. Interventions in the device loop."""
 
 from dataclasses import replace
 
@@ -66,7 +66,7 @@ def test_a_network_computes_what_its_options_say(options):
     params = network.init(jax.random.key(0), (4, 4, 2), actions=2)
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     slow = jax.tree.map(lambda leaf: np.asarray(leaf, float), params)
-    tolerance = 0.05 if network.spectral_norm else 1e-4  # the norm is approximate, from eight steps of power iteration
+    tolerance = 0.05 if network.spectral_norm else 1e-4  # eight steps of power iteration only approximate the norm
     assert_allclose(jax.jit(network.apply)(params, IMAGES), slow_values(slow, network), rtol=tolerance, atol=tolerance)
 
 
@@ -107,7 +107,7 @@ def test_cures_that_keep_state_work_in_the_loop_with_seeds_side_by_side():
         minatar_dqn(100), network=Injectable(MinAtarCNN(4, 8)), min_replay=20, replay_capacity=100, regulariser=L2Init()
     )
     training = DeviceTraining(
-        *(small, MinAtar("Asterix", time_limit=50), cures, 1.0, 80, 80),  # a single chunk, to compile only one
+        *(small, MinAtar("Asterix", time_limit=50), cures, 1.0, 80, 80),  # one chunk, to compile one program
         seeds=(0, 1),
         score_batch=8,
         eval_episodes=1,

@@ -1,4 +1,4 @@
-"""Leases on a folder that several machines share. Some of the processes pretend to be on another machine."""
+"""Leases on a folder that several machines share. Some processes pretend to be on another machine."""
 
 import os
 import signal
@@ -40,13 +40,13 @@ def soon(monkeypatch):
 
 @pytest.fixture
 def unlocked(monkeypatch):
-    """Simulates a disk such as NFS, whose locks other machines do not see. No process sees any lock then."""
+    """Simulates a disk such as NFS, where machines do not see each other's locks. Here, no process sees any lock."""
     monkeypatch.setattr(run_folder.fcntl, "flock", lambda *arguments: None)
 
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    """Starts a run in a process that pretends to be on another machine."""
+    """A function that starts a run in a process that pretends to be on another machine. Returns process and folder."""
     begun = []
 
     def begin(seconds=0.5):
@@ -115,7 +115,7 @@ def test_what_a_process_of_this_machine_left_is_free_at_once(tmp_path, monkeypat
     monkeypatch.setattr(lease, "LAPSE_SECONDS", 1e9)
     (tmp_path / "run").mkdir()
     left = Lease(tmp_path / "run", alone=True)
-    left.over.set()  # as after a kill
+    left.over.set()  # stops the renewals, like a kill
     with claimed(tmp_path / "run", Walk()):
         assert newest(tmp_path / "run") == 2
         with pytest.raises(Taken, match=rf"process {os.getpid()} on"):

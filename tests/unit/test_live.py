@@ -1,4 +1,4 @@
-"""Metrics reach TensorBoard and Weights & Biases while a run trains; both are read back with their own readers."""
+"""Metrics reach TensorBoard and Weights & Biases while a run trains. The tests read the written files."""
 
 import json
 import os
@@ -19,7 +19,7 @@ METRIC = "dormant/0.1/all"
 
 
 def scalars(folder, name):
-    """The steps and values of a metric, as TensorBoard itself reads them."""
+    """Returns the steps and values of a metric. Uses TensorBoard's reader."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(folder))
@@ -33,7 +33,7 @@ def expected(folder, seed):
 
 
 def records(file):
-    """The records of an offline run of W&B: blocks of 32 KiB with chunks of (checksum, length, type), as in LevelDB."""
+    """Yields the records of an offline run of W&B. The file has LevelDB's log format: blocks of 32 KiB with chunks."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, at, part = file.read_bytes(), 7, b""
@@ -44,17 +44,17 @@ def records(file):
         length, kind = struct.unpack_from("<HB", data, at + 4)
         part += data[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
+        if kind in (1, 4):  # a whole record, or the last part of a record
             yield Record.FromString(part)
             part = b""
 
 
 class Stopped(Exception):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 def trained(path, sinks, stop_at=None):
-    """Runs the walk with sinks that follow it, until agent step `stop_at` if that is given."""
+    """Runs a random walk with sinks that follow it. Returns its run folder, or raises Stopped at step `stop_at`."""
     folder = RunFolder(path)
     with following(folder, sinks) as live:
 
@@ -97,7 +97,7 @@ sink.close()
 
 
 def test_weights_and_biases_offline_has_a_run_for_each_seed(tmp_path):
-    # In a process of its own, because wandb starts a service that outlives the test.
+    # Uses a new process, because wandb starts a service that does not end with the test.
     surroundings = os.environ | {"WANDB_MODE": "offline"}
     subprocess.run([sys.executable, "-c", TO_WANDB], cwd=tmp_path, env=surroundings, check=True, capture_output=True)
     named, logged = {}, {}

@@ -1,4 +1,4 @@
-"""The machine: which cores and devices are found, which are used, and errors for missing packages."""
+"""The machine: the cores and devices that are found and used, and errors for missing packages."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def test_a_missing_extra_names_the_line_that_installs_it(package, extra):
 
 def test_a_missing_environment_names_the_line_that_installs_it(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "pgx.minatar.freeway", None)
-    # Uses a setting that no other test uses, because code that an earlier test compiled would need no import.
+    # Uses a setting that no other test uses. Otherwise, compiled code from an earlier test would not need the import.
     assert "pip install 'dormant[minatar]'" in refused("--env", "MinAtar/Freeway", "--sticky", "0.123")
 
 

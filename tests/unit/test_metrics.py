@@ -1,4 +1,4 @@
-"""Ranks and norms, compared with slow reference implementations in NumPy, and cases in which they are undefined."""
+"""Ranks and norms, compared with slow reference implementations in NumPy. Also tests undefined cases."""
 
 import jax
 import jax.numpy as jnp

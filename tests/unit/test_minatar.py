@@ -1,4 +1,4 @@
-"""Our adapter's five games, compared step by step with the minatar package on the same random draws."""
+"""The five games of our adapter, compared step by step with the minatar package. Both get the same random draws."""
 
 import logging
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ MODULES = {name: row[0] for name, row in GAMES.items()}
 
 
 class Scripted:
-    """Replaces MinAtar's RandomState. Returns the numbers that pgx draws from its key."""
+    """Replaces MinAtar's RandomState. It returns the numbers that pgx draws from its key."""
 
     def __init__(self, uniforms=(), integers=()):
         self.uniforms, self.integers = list(uniforms), list(integers)
@@ -29,7 +29,7 @@ class Scripted:
 
 
 def below(flag):
-    """A number in [0, 1). It is below 1/3 if the flag is set, otherwise above 1/2."""
+    """Returns a number in [0, 1). It is below 1/3 if the flag is set, otherwise above 1/2."""
     return 0.0 if flag else 0.9
 
 
@@ -85,7 +85,7 @@ FIRST = {"Freeway": freeway_cars, "Breakout": lambda key: Scripted([], [int(jax.
 
 
 def oracle_game(name, key):
-    logging.disable(logging.WARNING)  # minatar warns through the root logger that it cannot display games
+    logging.disable(logging.WARNING)  # minatar warns that it cannot display games
     from minatar.environment import Environment
 
     logging.disable(logging.NOTSET)
@@ -96,7 +96,7 @@ def oracle_game(name, key):
 
 
 def policy(name, generator, game):
-    """Random actions. In Seaquest, most actions keep the submarine alive: dive, gather divers, surface, shoot."""
+    """Returns a random action. In Seaquest, most actions keep the submarine alive, for example by surfacing for air."""
     if name != "Seaquest":
         return generator.integers(MinAtar(name).actions)
     if game.sub_y == 0 or (game.oxygen > 60 and game.sub_y < 3):
@@ -150,7 +150,7 @@ def test_a_sticky_action_repeats_the_last_one():
     state, step = env.reset(jax.random.key(0)), jax.jit(env.step)
     for key in jax.random.split(jax.random.key(1), 4):
         state, _ = step(key, state, jnp.int32(1))
-    assert int(state.game._pos) == 4  # the first action to repeat is "do nothing"
+    assert int(state.game._pos) == 4  # the game starts with the action "do nothing", which is repeated
 
 
 def test_the_time_limit_truncates_and_restarts():

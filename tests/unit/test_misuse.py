@@ -1,4 +1,4 @@
-"""Wrong use of an intervention immediately raises an error that tells the user what to write."""
+"""A wrong use of an intervention raises an error immediately. The error tells the user what to write."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""MuJoCo's tasks give Gymnasium's numbers, restore saved states exactly, and tell truncations from terminations."""
+"""Our MuJoCo tasks equal Gymnasium's, restore saved states exactly, and distinguish truncation from termination."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ def actions_of(spec, steps, seed=0):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_plays_as_gymnasium_does(task, tmp_path, monkeypatch):
-    """Compares with Gymnasium's wrapped task from the same start, until the first episode ends or for 100 steps."""
+    """Compares our task with Gymnasium's from the same start. Stops after 100 steps or when an episode terminates."""
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings to the current folder
     spec = MuJoCo(task)
     bodies, theirs = spec.begin([3]), gymnasium.make(task)
@@ -38,7 +38,7 @@ def test_plays_as_gymnasium_does(task, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_restored_state_goes_on_to_the_same_bits(task):
-    """The body into which the state is restored has a different state before. The comparison lasts several episodes."""
+    """Restores the state into a body that had a different state. Compares several episodes."""
     spec = MuJoCo(task, time_limit=25)
     bodies, other = spec.begin([5]), spec.begin([5])
     actions = actions_of(spec, 90)
@@ -71,7 +71,7 @@ def test_the_time_limit_truncates_and_a_fall_terminates():
     assert_array_equal(outcomes[4].observation.shape, (1, 17))
     assert (outcomes[4].observation != bodies.observations).any()
 
-    spec = MuJoCo("Hopper-v5")  # falls when it acts at random
+    spec = MuJoCo("Hopper-v5")  # falls with random actions
     bodies = spec.begin([0])
     outcomes = [bodies.step(action) for action in actions_of(spec, 200)]
     assert any(outcome.terminal[0] for outcome in outcomes)

@@ -1,4 +1,4 @@
-"""Trainings that start from the last state of others. The other trainings run first, are reused, are listed first."""
+"""Trainings that need the last state of another training. The other training runs first, and its run is reused."""
 
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +15,7 @@ from dormant.lab.runs.runner import FollowingTraining, last_state, run
 
 @dataclass(frozen=True)
 class Onward:
-    """A training that starts a random walk at the last position of another random walk."""
+    """A random walk that needs another random walk. It starts at the last position of the other walk."""
 
     env: Place = field(default_factory=Place)
     agent: Walker = field(default_factory=Walker)
@@ -39,7 +39,7 @@ class Onward:
 
 @dataclass(frozen=True)
 class Further(Walk):
-    """A random walk with given start positions, one per seed."""
+    """A random walk that starts at the positions `begin`, one per seed."""
 
     begin: tuple[float, ...] = ()
 

@@ -1,4 +1,4 @@
-"""Small networks with parts of published agents: noisy layers, norms, recurrence, attention, experts, graphs, heads."""
+"""Small networks with parts of published agents, such as noisy layers, recurrence, attention and experts."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The cures of 2024 to 2026, compared with numbers computed by hand. `tests/golden` compares both frameworks."""
+"""Cures published in 2024 to 2026, compared with numbers computed by hand. `tests/golden` compares JAX and PyTorch."""
 
 from dataclasses import dataclass, replace
 
@@ -49,7 +49,7 @@ def once(cure, net, params=PARAMS, opt_state=None, steps=1, x=X):
 
 @pytest.mark.parametrize(("steps", "value"), [(1, 0.792), (2, 0.93960), (3, 0.99463), (10, 1.0)])
 def test_fire_takes_newton_schulz_steps(steps, value):
-    """diag(3, 4) / 5 = diag(0.6, 0.8), and each step maps s to 1.5 s - 0.5 s^3."""
+    """The matrix diag(3, 4) / 5 has the singular values 0.6 and 0.8. Each step maps a value s to 1.5 s - 0.5 s^3."""
     assert_allclose(isometric(jnp.diag(jnp.array([3.0, 4.0])), steps)[0, 0], value, atol=2e-5)
     assert_allclose(torch_isometric(torch.diag(torch.tensor([3.0, 4.0])), steps)[0, 0], value, atol=2e-5)
 
@@ -104,7 +104,7 @@ def test_nap_brings_normalised_kernels_back_to_their_first_norm():
     grown = jax.tree.map(lambda leaf: 2.0 * leaf, params)
     learner, _ = nap.update(KEY, Learner(grown, TX.init(grown)), state, net, X)
     assert_allclose(learner.params["hidden"]["w"], [[3.0, 4.0]], rtol=1e-6)
-    assert learner.params["head"]["w"].ravel().tolist() == [2.0, 2.0]  # output layers are not projected
+    assert learner.params["head"]["w"].ravel().tolist() == [2.0, 2.0]  # NaP does not project output layers
     assert_allclose(normalised(learner.params, X), normalised(grown, X), rtol=1e-4)
     zero = jax.tree.map(jnp.zeros_like, params)
     assert not nap.update(KEY, Learner(zero, TX.init(zero)), state, net, X)[0].params["hidden"]["w"].any()
@@ -158,13 +158,13 @@ def test_soft_shrink_and_perturb_draws_only_when_its_period_is_over():
     soft = SoftShrinkPerturb(0.5, period=3)
     net = network(lambda key: ones)
     assert once(soft, net, steps=2)[0].params["hidden"]["w"].tolist() == [[1.0, 2.0, -0.5]]
-    # A constant weight's mean is its value: 0.5^3 * w + (1 - 0.5^3) * 1.
+    # Fresh weights are 1. After three steps with rate 0.5, a weight w is 0.5^3 * w + (1 - 0.5^3) * 1.
     assert_allclose(once(soft, net, steps=3)[0].params["hidden"]["w"], [[1.0, 1.125, 0.8125]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("rate", "steps"), [(0.1, 1), (0.1, 7), (0.5, 3)])
 def test_the_noise_of_many_steps_has_the_variance_of_single_steps(rate, steps):
-    """The variance of sum_i rate (1 - rate)^i e_i, with e_i of variance 1."""
+    """The noise of several steps is the sum over i of rate (1 - rate)^i e_i. Each e_i has variance 1."""
     kept, noise = soft_factors(rate, steps)
     assert_allclose(noise**2, sum((rate * (1 - rate) ** i) ** 2 for i in range(steps)), rtol=1e-9)
     assert_allclose(kept, (1 - rate) ** steps)
@@ -176,7 +176,7 @@ def test_the_noise_of_many_steps_has_the_variance_of_single_steps(rate, steps):
 def test_drm_keeps_less_if_more_neurons_are_dormant():
     zeros = jax.tree.map(jnp.zeros_like, PARAMS)
     net = network(lambda key: zeros)
-    # One neuron of three is silent: keep = 1 - 2 / 3 = 0.333.
+    # One neuron of three is dormant, so DrM keeps a fraction of 1 - 2 / 3 = 1 / 3 of each weight.
     learner, _ = once(DrM(), net, opt_state=jax.tree.map(jnp.ones_like, TX.init(PARAMS)))
     assert_allclose(learner.params["hidden"]["w"], np.array([[1.0, 2.0, -0.5]]) / 3, rtol=1e-5)
     assert int(learner.opt_state[0].count) == 0 and not learner.opt_state[0].mu["head"]["w"].any()
@@ -213,7 +213,7 @@ def test_drm_leaves_convolutions_unless_it_is_told_to_perturb_them():
     ],
 )
 def test_which_weights_swr_draws_anew(make, settings, chosen):
-    """w = (0.5, -0.1, 0.2, 1) and g = (0.1, 0.2, 0, 0.3) have the utilities 0.05, 0.02, 0 and 0.3, of mean 0.0925."""
+    """The weights (0.5, -0.1, 0.2, 1) have the gradients (0.1, 0.2, 0, 0.3), so the mean utility is 0.0925."""
     utility = [0.05, 0.02, 0.0, 0.3]
     if make is SWR:
         assert SWR(**settings).chosen(KEY, jnp.array(utility)).tolist() == chosen
@@ -237,7 +237,7 @@ def test_swr_uses_the_running_gradient_and_resets_moments_if_asked():
     for moments, second in (("keep", [1, 1, 1]), ("fresh", [0, 1, 1])):
         learner, _ = once(SWR(moments=moments), net, opt_state=trained)
         assert learner.params["hidden"]["w"].tolist() == [[7.0, 2.0, -0.5]]
-        assert learner.params["head"]["w"].ravel().tolist() == [1.0, -2.0, 4.0]  # no gradient, so nothing is drawn
+        assert learner.params["head"]["w"].ravel().tolist() == [1.0, -2.0, 4.0]  # no gradient, so SWR replaces nothing
         assert learner.opt_state[0].nu["hidden"]["w"].tolist() == [second]
 
 
@@ -245,7 +245,10 @@ def test_swr_uses_the_running_gradient_and_resets_moments_if_asked():
 
 
 def heard(snr, silences, limit):
-    """The layer of one neuron after these past silences, each followed by a step at which it fires."""
+    """Passes silences of these lengths to a layer with one neuron. The neuron fires for one step after each silence.
+
+    Returns the layer, and per step whether SNR resets the neuron.
+    """
     layer = Silences(jnp.zeros(1, jnp.int32), jnp.zeros((1, len(snr.lengths)), jnp.int32), jnp.array([limit]))
     masks = []
     for silence in silences:
@@ -256,7 +259,7 @@ def heard(snr, silences, limit):
 
 
 def test_the_limit_is_a_quantile_of_past_silences():
-    """The silences are eight of length 1, one of 2 and one of 5, so 90 % are at most 2 long."""
+    """Eight silences have length 1, one has length 2, and one has length 5. So 90 % have at most length 2."""
     snr = SNR(quantile=0.9, least=1, most=20)
     layer, masks = heard(snr, [1] * 8 + [2, 5], limit=10)
     assert not any(masks) and int(layer.past.sum()) == 10
@@ -289,11 +292,11 @@ def test_bins_of_lengths_are_exact_where_they_are_short():
     assert lengths[:8].tolist() == [1, 2, 3, 4, 5, 6, 7, 8] and lengths[-1] <= 20_000 and len(lengths) < 60
 
 
-# Weight clipping with the authors' bound, and descriptions of runs.
+# Weight clipping with the authors' bound, and the descriptions of older runs.
 
 
 def test_the_authors_bound_of_weight_clipping():
-    """fan in 4 and factor 2: 2 / sqrt(4) = 1. A 3 x 3 window on 4 channels and factor 1: 1 / 6."""
+    """The bound is the factor divided by sqrt(fan in). A 3 x 3 window on 4 channels has fan in 36."""
     params = {
         "dense": {"kernel": jnp.full((4, 2), 0.1), "bias": jnp.zeros(2)},
         "conv": {"kernel": jnp.zeros((3, 3, 4, 2))},

@@ -1,4 +1,4 @@
-"""Diverged networks: the scores and fractions of a layer with NaN are NaN, and no intervention recycles its neurons."""
+"""Diverged networks: a layer with NaN has NaN as scores and fraction, and no intervention recycles its neurons."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ NETWORK = dormant.Network(WIRING, init, TX)
 
 
 def broken(value):
-    """Parameters whose last hidden layer has one neuron that is not finite, and one that is silent."""
+    """Returns parameters with one neuron that is not finite, and one silent neuron, in the last hidden layer."""
     params = init(jax.random.key(1))
     return params | {"b": params["b"].at[:, 2].set(value).at[:, 3].set(0.0), "a": params["a"].at[:, 1].set(0.0)}
 
@@ -108,7 +108,7 @@ def test_nobody_in_it_is_recycled(cure):
     np.testing.assert_array_equal(after.params["c"], params["c"])
     fed_by_a = np.flatnonzero((np.asarray(after.params["b"]) != np.asarray(params["b"])).any(axis=1))
     nan = np.isnan(np.asarray(after.params["b"]))
-    assert (nan == np.isnan(np.asarray(params["b"]))).all() or len(fed_by_a)  # or only rows that layer a feeds are NaN
+    assert (nan == np.isnan(np.asarray(params["b"]))).all() or len(fed_by_a)  # unless layer a was recycled
 
 
 def test_continual_backprop_resumes_once_the_layer_is_finite_again():

@@ -1,4 +1,4 @@
-"""Offline DQN and distillation on a few transitions with known values."""
+"""Offline DQN and distillation on a few transitions. The values of these transitions are known."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from dormant.rl.offline import OfflineTraining, aimed
 from dormant.rl.replay.files import checksum, flush
 from dormant.rl.schedule import key_for
 
-TWO_STEPS = PROBES[2]  # reward only at the second of two steps; observations 0 and 1; actions have no effect
+TWO_STEPS = PROBES[2]  # two steps, observations 0 and 1, reward only at the second step, for any actions
 AGENT = DQN(
     MLP((16,)), gamma=GAMMA, batch_size=16, learning_rate=3e-3, min_replay=1, replay_capacity=8, target_period=50
 )
@@ -80,7 +80,7 @@ def test_moving_targets_lead_to_the_right_values(offline, tmp_path):
     assert [row["gradient_steps"].tolist() for row in rows] == [[400, 400], [800, 800], [1200, 1200]]
     assert [np.ma.getmaskarray(row["eval_return"]).all() for row in rows] == [True, False, True]
     assert rows[1]["eval_return"].tolist() == [1.0, 1.0]
-    # The target is copied every 50 gradient steps, and therefore also at the last gradient step, 1,200.
+    # The target is copied every 50 gradient steps. So the last gradient step, 1,200, also copies it.
     np.testing.assert_array_equal(state.agent.target["head"]["kernel"], state.agent.learner.params["head"]["kernel"])
 
 
@@ -131,7 +131,7 @@ def test_data_of_another_environment_and_none_are_refused(offline, tmp_path):
 
 @dataclass(frozen=True)
 class Wide(type(TWO_STEPS)):
-    """The problem of TWO_STEPS with observations of three numbers."""
+    """A problem with one step. Its observations have three numbers."""
 
     name: str = "wide"
     length: int = 1
@@ -206,7 +206,7 @@ DISTILLATION = DistillationTraining(
 
 
 def lesson(begin):
-    """A lesson whose teacher has known values, on the states of the chain."""
+    """Returns a lesson on the states of the chain. The teacher's values are 3 and -1 in every state."""
     teacher = jax.tree.map(jnp.zeros_like, begin)
     teacher["head"]["bias"] = jnp.array([3.0, -1.0])
     return jax.tree.map(lambda leaf: leaf[None], Lesson(teacher, jnp.asarray(STATES), begin))
@@ -274,7 +274,7 @@ def test_a_pretrained_student_begins_with_the_last_network_of_its_run():
     with pytest.raises(ValueError, match="new_head needs a pretrained student"):
         replace(DISTILLATION, new_head=True)
     assert run.lesson.states.shape == (1, 500, 1)
-    # The ring holds five steps with even observations. Each observation is about a fifth of the drawn states.
+    # The ring has five steps with even observations. About a fifth of the drawn states equal each observation.
     found, counts = np.unique(run.lesson.states, return_counts=True)
     assert found.tolist() == [0, 2, 4, 6, 8] and counts.min() > 50
 

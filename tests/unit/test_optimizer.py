@@ -1,4 +1,4 @@
-"""`with_intervention`: its optimizer has the intervention's effect, and errors tell the user what to write."""
+"""`with_intervention`: its optimizer does what the intervention does. Errors tell the user what to write."""
 
 import json
 import re
@@ -24,7 +24,7 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
 
 
 class MLP(nn.Module):
-    """Two hidden layers."""
+    """A Flax network with two hidden layers."""
 
     @nn.compact
     def __call__(self, x):
@@ -77,7 +77,7 @@ def test_a_train_state_may_hold_all_variables_or_their_params(whole):
 
 
 class Agent(NamedTuple):
-    """A train state that a user has defined."""
+    """A train state that a user might define."""
 
     params: object
     opt_state: object
@@ -91,7 +91,7 @@ def test_a_users_own_state_comes_back_as_it_was():
 
 
 class Net(nnx.Module):
-    """One hidden layer."""
+    """An NNX network with one hidden layer."""
 
     def __init__(self, rngs):
         self.hidden, self.head = nnx.Linear(3, 5, rngs=rngs), nnx.Linear(5, 2, rngs=rngs)
@@ -178,7 +178,7 @@ MISTAKES = {
 
 
 def tell():
-    """Prints the error of every mistake."""
+    """Prints the errors of all mistakes as a JSON object."""
     told = {}
     for name, (make, _) in MISTAKES.items():
         try:
@@ -190,7 +190,7 @@ def tell():
 
 @pytest.fixture(scope="module")
 def told():
-    """The errors that users see, from a process without the type checks of the test suite."""
+    """Returns the errors that users see. Uses a new process, because the test suite's type checks would raise first."""
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_optimizer; test_optimizer.tell()"
     )

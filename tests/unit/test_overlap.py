@@ -1,4 +1,4 @@
-"""Overlaps of sets of dormant neurons, compared with values computed by hand."""
+"""Overlaps between sets of dormant neurons, compared with values computed by hand."""
 
 import json
 
@@ -11,14 +11,14 @@ from dormant.lab.judging.claims import judge
 from dormant.lab.judging.table import overlap_metrics, overlaps, with_overlaps
 from dormant.lab.runs.folder import RunFolder
 
-# The dormant neurons of the five log points are {}, {0, 1}, {1, 2}, {0, 1, 2} and {3}, for tau = 0.1.
+# With tau = 0.1, the five log points have the dormant neurons {}, {0, 1}, {1, 2}, {0, 1, 2} and {3}.
 SCORES = np.array([[[1, 1, 1, 1], [0, 0, 2, 2], [2, 0, 0, 2], [0, 0.1, 0, 3.9], [1, 1, 2, 0]]], float)
 
 
 def test_the_union_is_of_all_earlier_points_and_not_of_the_present_one():
     found = overlaps(SCORES, 0.1, "union")
-    # One of the two neurons of point 2 is in the union {0, 1} of earlier points. Point 3 equals the union {0, 1, 2}.
-    # Point 4 has no neuron in the union.
+    # At point 2, one of two neurons is in the union {0, 1} of earlier points. At point 3, all neurons are in the union
+    # {0, 1, 2}. At point 4, no neuron is in the union.
     np.testing.assert_array_equal(found, [[np.nan, np.nan, 0.5, 1.0, 0.0]])
 
 
@@ -59,7 +59,7 @@ def test_runs_get_a_column_for_each_overlap_that_an_experiment_names(tmp_path):
 
 
 def study(rng, stay, neurons=64, seeds=3):
-    """A table of runs for figure 5, in which each dormant neuron stays dormant with probability `stay`."""
+    """Returns a table of runs for figure 5. A dormant neuron stays dormant with probability `stay`."""
     frames = []
     for seed in range(seeds):
         dormant = np.zeros(neurons, bool)

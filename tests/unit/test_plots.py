@@ -1,4 +1,4 @@
-"""Pictures of a report, of neuron scores and of runs: what they show, and what they refuse."""
+"""Pictures of a report, of neuron scores and of runs: what they show, and which input they refuse."""
 
 import subprocess
 import sys

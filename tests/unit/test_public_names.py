@@ -17,7 +17,7 @@ def test_every_public_name_is_there_and_a_star_gives_them_all():
 def test_every_public_name_for_pytorch_is_there_and_documented():
     assert sorted(dormant.torch.__all__) == sorted(set(dormant.torch.__all__))
     found = {name: getattr(dormant.torch, name) for name in dormant.torch.__all__}
-    # Named tuples and dataclasses without a docstring get one that begins with their signature.
+    # Python gives named tuples and dataclasses without a docstring their signature as a docstring.
     assert not [name for name, one in found.items() if not one.__doc__ or one.__doc__.startswith(f"{name}(")]
 
 

@@ -1,4 +1,4 @@
-"""Every reason why a layer is not recycled tells the user what to change, in JAX and in PyTorch."""
+"""Every reason against recycling a layer tells the user what to change, in JAX and in PyTorch."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Penalties, compared with slow reference implementations in NumPy, and the parameters that get their gradient."""
+"""Penalties, compared with slow reference implementations in NumPy. Checks which parameters the penalties change."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The ring on the device: wrap-around, n-step returns, ends of episodes, uniform draws, observations as bits."""
+"""The ring on the device: wrap-around, n-step returns, ends of episodes, uniform draws, and packed observations."""
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ GAMMA = 0.5
 
 
 def numbered(capacity, n_step=1):
-    """The settings of a ring whose observations are numbers."""
+    """Returns the settings of a ring. An observation is a single number."""
     return Replay(capacity, (1,), np.dtype(np.float32), n_step)
 
 
 def filled(replay, rewards, discounts=None, last=None, first=0):
-    """A ring of steps. Step k goes from observation k to k + 0.5, so each step has a unique `observation_t`."""
+    """Returns a ring. Step k goes from observation k to k + 0.5, so each step has a unique `observation_t`."""
     ring, add = replay.init(), jax.jit(replay.add)
     for k, reward in enumerate(rewards):
         discount = GAMMA if discounts is None else discounts[k]
@@ -36,7 +36,7 @@ def filled(replay, rewards, discounts=None, last=None, first=0):
 
 
 def everything(replay, ring, added):
-    """A batch with every transition that can be drawn, each once, oldest first."""
+    """Returns a batch with all transitions that can be drawn. Each is there once, and the oldest is the first."""
     number = min(added, replay.capacity) - replay.n_step + 1
     places = (np.arange(number, dtype=np.float32) + np.float32(0.5)) / np.float32(number)
     return jax.jit(replay.sample)(ring, jnp.int32(added), places)
@@ -68,7 +68,7 @@ def test_n_step_returns_discount_and_never_cross_the_newest_step():
 
 
 def test_a_return_ends_with_its_episode():
-    """Step 1 terminates. Returns ignore all later steps and are not bootstrapped."""
+    """Step 1 terminates its episode. So the n-step returns leave out all later rewards, and do not bootstrap."""
     replay = numbered(8, n_step=3)
     batch = everything(replay, filled(replay, [1, 2, 4, 8], discounts=[GAMMA, 0, GAMMA, GAMMA]), 4)
     assert_allclose(batch.return_t, [1 + 2 / 2, 2])

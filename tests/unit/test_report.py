@@ -1,4 +1,4 @@
-"""dormant.report: the table agrees with the wiring. Intervals contain the true value and shrink with larger batches."""
+"""dormant.report: its table agrees with the wiring. Its intervals contain the true value, and shrink with the batch."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def apply(params, x):
 
 @pytest.fixture(scope="module")
 def params():
-    """Parameters of two layers. Each neuron of the first is active on a different fraction of samples, up to 50 %."""
+    """Returns parameters with two hidden layers. Neurons of the first are active on at most half of the samples."""
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(16, WIDTH)) * rng.lognormal(size=WIDTH)
     bias = -1.5 * np.abs(rng.normal(size=WIDTH)) * np.linalg.norm(kernel, axis=0)

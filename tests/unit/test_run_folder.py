@@ -1,4 +1,4 @@
-"""The run folder: starting, killing, resuming, damaging and reading runs of a random walk."""
+"""Run folders: starting, killing, resuming, damaging and reading runs of a random walk."""
 
 import errno
 import gc
@@ -177,7 +177,7 @@ def small_disk(tmp_path):
             ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)], capture_output=True
         ).returncode
     )
-    # Yields None if this process may not mount. Tests then use /dev/full, which cannot hold a run folder.
+    # Yields None if this process cannot mount a disk. The test then writes to /dev/full.
     yield path if mounted else None
     if mounted:
         subprocess.run(["umount", str(path)], check=True)
@@ -204,7 +204,7 @@ def test_the_end_of_a_run_is_its_last_tenth_for_each_seed(whole):
 
 def test_an_interval_over_seeds_is_students():
     mean, low, high = mean_interval(np.array([4.0, 6.0, np.nan]))
-    # The values are 4 and 6. The t quantile for one degree of freedom is 12.706.
+    # The values are 4 and 6, with standard error 1. The t quantile for one degree of freedom is 12.706.
     np.testing.assert_allclose([mean, low, high], [5.0, 5 - 12.706, 5 + 12.706], rtol=1e-4)
     assert np.isnan(mean_interval(np.array([4.0])).low)
     assert np.isnan(mean_interval(np.array([np.nan])).estimate)

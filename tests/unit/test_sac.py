@@ -30,14 +30,14 @@ def network(agent=AGENT):
 
 @pytest.fixture(scope="module")
 def state():
-    """A state in which all optimizer moments are 1."""
+    """Returns a state of the agent. All its optimizer moments are 1."""
     state = AGENT.init(jax.random.key(1), OBSERVATIONS, ACTIONS)
     moments = jax.tree.map(lambda leaf: jnp.ones_like(leaf) if leaf.ndim else leaf, state.learner.opt_state)
     return state._replace(learner=Learner(state.learner.params, moments))
 
 
 def changed(before, after):
-    """The names of the networks whose weights or moments have changed."""
+    """Returns the names of all networks with changed weights or moments."""
 
     def differ(one, other):
         return any(map(lambda a, b: bool((a != b).any()), *map(jax.tree.leaves, (one, other))))
@@ -97,7 +97,7 @@ def test_targets_keep_what_was_reset_unless_they_are_reset_too(state):
 
 
 def test_a_target_follows_only_where_weights_were_overwritten(state):
-    """The weights that were not overwritten keep the values from Polyak averaging."""
+    """All other weights of the target network keep their values."""
     kernel = state.learner.params["critic2"]["dense_0"]["kernel"]
     far = jax.tree.map(lambda leaf: leaf + 1.0, state.target)
     params = state.learner.params["critic2"] | {
@@ -159,7 +159,7 @@ def test_a_penalty_draws_each_network_to_where_it_began():
         gradient = jax.tree.map(jnp.zeros_like, {name: moved[name]})
         after = drawn._step(state.learner._replace(params=moved), gradient).params
         still = plain._step(plain.init(jax.random.key(0), 3, 2).learner._replace(params=moved), gradient).params
-        # Adam's first step has the length of the learning rate for any gradient.
+        # The first step of Adam changes a weight by the learning rate, for any gradient.
         expected = jax.tree.map(lambda leaf: leaf - 3e-4, moved[name])
         jax.tree.map(lambda new, leaf: assert_allclose(new, leaf, atol=1e-6), after[name], expected)
         jax.tree.map(assert_array_equal, still[name], moved[name])

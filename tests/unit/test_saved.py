@@ -1,4 +1,4 @@
-"""`dormant scan` reads what JAX's and PyTorch's libraries save; each file here is made by the library itself."""
+"""`dormant scan` reads networks that libraries of JAX and PyTorch have saved. The libraries write the files here."""
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,7 @@ DEAD = np.array([-100.0] * 3 + [0.0] * 5, np.float32)  # the biases of eight hid
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A user's folder with a module, batches, and a network in each format, with three silent neurons of eight."""
+    """A user's folder with a module, batches, and a saved network per format. Three of its eight neurons are silent."""
     folder = tmp_path_factory.mktemp("saved")
     (folder / "saved_modules.py").write_text(MODULES)
     np.save(folder / "x.npy", X)
@@ -141,7 +141,7 @@ def write_torch(folder, made):
 
 @pytest.fixture
 def said(files, monkeypatch, capsys):
-    """A function that runs a scan in that folder and returns the rows of its table."""
+    """A function that runs `dormant scan` in the folder `files` and returns the rows of the printed table."""
     monkeypatch.chdir(files)
     monkeypatch.syspath_prepend(files)
 

@@ -1,4 +1,4 @@
-"""`dormant scan`: the table and picture of a saved network, and a one-line error for every kind of bad input."""
+"""`dormant scan`: the table and the picture of a saved network, and one-line errors for bad input."""
 
 import re
 
@@ -52,7 +52,7 @@ X = RNG.normal(size=(64, 4)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A user's folder with checkpoints, batches and a module."""
+    """A user's folder with valid and invalid checkpoints, batches and modules."""
     folder = tmp_path_factory.mktemp("scan")
     (folder / "scanned_agent.py").write_text(NETWORK)
     (folder / "broken_agent.py").write_text("import no_such_package\n")
@@ -92,7 +92,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def said(files, monkeypatch, capsys):
-    """A function that runs a scan in that folder and returns its output."""
+    """A function that runs `dormant scan` in the folder `files` and returns the printed text."""
     monkeypatch.chdir(files)
     monkeypatch.syspath_prepend(files)
 
@@ -105,7 +105,7 @@ def said(files, monkeypatch, capsys):
 
 @pytest.fixture
 def refused(said, capsys):
-    """A function that returns the one-line error of a scan that must be refused."""
+    """A function that runs a wrong `dormant scan` and returns its one-line error. Fails if there is no error."""
 
     def refusal(*arguments):
         with pytest.raises(SystemExit) as exit:
@@ -151,7 +151,7 @@ def test_it_says_how_well_the_network_still_learns(said):
     mine, fresh = errors("fresh.npz")
     assert mine == fresh
     mine, theirs = errors("dead.npz")
-    # All neurons are silent, so the output is 0. The targets are sines, whose mean square is 1/2.
+    # All neurons are silent, so the output is 0. The targets are sines. The mean square of a sine is 1/2.
     assert theirs == fresh and float(fresh) < 0.45 < float(mine) < 0.6
 
 

@@ -1,4 +1,4 @@
-"""Jobs in real worker processes. They are random walks that crash, are killed, or find their folder in use."""
+"""Jobs in real worker processes. The jobs are random walks. They crash, are killed, or find their folder in use."""
 
 import multiprocessing
 import os
@@ -42,7 +42,7 @@ def test_workers_live_for_many_jobs_each_on_its_core_and_give_what_one_process_g
         for child in multiprocessing.active_children():
             seen.add((child.pid, tuple(os.sched_getaffinity(child.pid))))
 
-    # A job takes as long as a worker takes to start, so that every worker gets a job.
+    # The jobs are slow, so that every worker has time to start and to get a job.
     todo = [job(tmp_path / f"seed{seed}", seeds=(seed,), seconds=0.3) for seed in range(4)]
     board = run_all(todo, Processes(cores()), watch)
     assert [each.state for each in board.standings] == ["done"] * 4
@@ -123,7 +123,7 @@ def small_disk(tmp_path):
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)]
     if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-        pytest.fail("this test mounts a disk of 64 kB, which needs root; run it in a container")
+        pytest.fail("this test needs root to mount a disk of 64 kB; run it in a container")
     yield path
     subprocess.run(["umount", str(path)], check=True)
 
@@ -175,7 +175,7 @@ def test_ctrl_c_never_reaches_a_worker_even_while_it_loads(tmp_path, whole, capf
 
 def test_ctrl_c_while_a_worker_is_started_comes_after_that():
     reached = []
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # because a shell's background jobs ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore Ctrl-C
     with pytest.raises(KeyboardInterrupt), interrupts_held():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Score maps: each neuron's level is in its row and column, and the encoded PNG file has the same levels."""
+"""Score maps: the colours, the size and the caption of a picture, and runs without scores or with damaged scores."""
 
 import base64
 import io

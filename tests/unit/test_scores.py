@@ -25,7 +25,7 @@ def test_a_silent_layer_is_all_dormant():
 
 
 def test_a_silent_layer_is_scored_without_nan_on_the_way():
-    """No intermediate value may be NaN, because `jax_debug_nans` stops at the first NaN."""
+    """With `jax_debug_nans`, JAX raises an error at the first NaN. So no intermediate value may be NaN."""
     with jax.debug_nans(True):
         assert neuron_scores(jnp.zeros((4, 3))).tolist() == [0, 0, 0]
 

@@ -1,4 +1,4 @@
-"""The ring of agent steps: drawing steps, overwriting old ones, and resuming from its file."""
+"""The ring of agent steps: drawing steps, overwriting old steps, and resuming from the file of the ring."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ REPLAY = StepReplay(capacity=6, observations=3, actions=2, slack=4)
 
 
 def step(number):
-    """The columns of a step (observation, action, reward, discount, next observation). All contain its number."""
+    """Returns the observation, action, reward, discount and next observation of a step. All depend on its number."""
     return np.full(3, number), np.full(2, -number), number / 10, float(number % 2), np.full(3, number + 0.5)
 
 
@@ -51,7 +51,7 @@ def test_nothing_is_drawn_from_an_empty_ring(tmp_path):
 
 
 def test_a_file_goes_on_as_it_was_at_a_checkpoint(tmp_path):
-    """Steps that were added after the checkpoint fill the whole slack."""
+    """After the checkpoint, the test adds as many steps as the slack allows."""
     ring = filled(tmp_path, 15)
     kept = REPLAY.rows(ring, 15, np.linspace(0, 0.99, 20))
     for number in range(15, 19):

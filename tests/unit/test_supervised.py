@@ -1,4 +1,4 @@
-"""Supervised training: image sets from files, the network compared with XLA's convolution, and the label schedule."""
+"""Supervised training: image sets from files, the schedule of labels, and networks compared with XLA's convolution."""
 
 import gzip
 import hashlib
@@ -30,7 +30,7 @@ TINY = SupervisedTraining(
 
 
 def idx(array):
-    """The bytes of a gzipped IDX file with the array."""
+    """Returns the bytes of a gzipped IDX file that contains the array."""
     head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
     return gzip.compress(head + array.tobytes())
 
@@ -49,7 +49,7 @@ def fashion(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
-    """An archive with two images per batch. The first has a red upper part, the second is blue."""
+    """A CIFAR-10 archive with two images per batch. The upper half of the first image is red. The second is blue."""
     rows = np.zeros((2, 3, 32, 32), np.uint8)
     rows[0, 0, :16], rows[1, 2] = 255, 51
     file = tmp_path / "cifar-10-python.tar.gz"
@@ -132,7 +132,8 @@ def test_a_step_is_momentum_descent_on_the_cross_entropy():
     update = jax.jit(agent.update)
     learner, said = update(learner, batch)
     assert float(said.loss) == pytest.approx(np.log(2)) and float(said.accuracy) == 0.75
-    # The predicted probabilities are 1/2 and 1/2, the label frequencies 3/4 and 1/4. So the gradient is -1/4 and 1/4.
+    # The predicted probabilities are 1/2 and 1/2. The labels have the frequencies 3/4 and 1/4. So the gradient of the
+    # bias is (-1/4, 1/4).
     np.testing.assert_allclose(learner.params["head"]["bias"], [0.125, -0.125], rtol=1e-6)
     learner, _ = update(learner, batch)
     high = 1 / (1 + np.exp(-0.25))
@@ -159,7 +160,7 @@ def test_labels_are_true_at_first_and_then_permuted_every_so_many_epochs():
 
 @pytest.fixture(scope="module")
 def run():
-    """All states and metrics of a run with 20 epochs of true labels and two epochs of shuffled labels."""
+    """Returns all states and metrics of a run. It has 20 epochs of true labels, then two epochs of shuffled labels."""
     states, rows = [TINY.init()], []
     rows.append(TINY.measure(states[0]))
     for _ in range(TINY.epochs):

@@ -36,7 +36,7 @@ def test_forget_names_other_entries_than_the_mask():
     assert not after.params["w"][:, 1].any() and after.opt_state[0].mu["w"].all()
 
 
-# An optimizer whose state has, for each parameter, a leaf with one row. Its rank is the parameter's, but not its shape.
+# An optimizer with one array per parameter as its state. The array has the rank of the parameter, but only one row.
 BY_COLUMN = optax.GradientTransformation(
     lambda params: jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:])), params),
     lambda updates, state, params=None: (updates, state),
@@ -83,7 +83,7 @@ def test_the_copy_that_schedule_free_keeps_is_the_new_weight():
     donor = jax.tree.map(lambda leaf: jnp.full_like(leaf, 7.0), PARAMS)
     before = learner(tx)
     after = graft(before, MASK, donor, tx)
-    # After one step with a gradient of 1, z is 1 - 0.5.
+    # After one step with a gradient of 1, the copy z of the weight is 1 - 0.5.
     assert after.opt_state.z["w"].tolist() == [[0.5, 7.0, 0.5]] * 2 and after.opt_state.z["b"].tolist() == [0.5] * 3
     assert float(after.opt_state.weight_sum) == float(before.opt_state.weight_sum) > 0
     averaged = optax.contrib.schedule_free_eval_params(after.opt_state, after.params)

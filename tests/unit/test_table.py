@@ -1,4 +1,4 @@
-"""The table of an experiment's runs, read from folders that the tests write."""
+"""The table of the runs of an experiment. The tests write run folders, and read the table from them."""
 
 import json
 import time
@@ -36,7 +36,7 @@ def row(seed, agent_steps, **metrics):
 
 
 def write(root, training, seeds, finished=True, environment=ASTERIX, height=0.0, points=5):
-    """Writes a run. Its loss is the seed plus `height`, except at the first log point, where it is not measured."""
+    """Writes a run and returns its folder. The loss is the seed plus `height`. The first log point has no loss."""
     folder = RunFolder(run_path(root, "smoke", replace(training, env=environment, seeds=seeds)))
     folder.path.mkdir(parents=True)
     table = [row(seed, 0) for seed in seeds]
@@ -116,7 +116,7 @@ def test_the_age_of_a_network_counts_from_a_reset_at_the_start_of_its_schedule(t
     late = replace(PLAIN, intervention=Every(2_000, Reset(("dense",)), start=1_500))
     write(tmp_path, late, (0,))
     ages = table_of_runs.read(tmp_path, "smoke", experiment(Arm("Reset", late), seeds=(0,)))
-    # Resets at 1,500 and 3,500 gradient steps.
+    # There are two resets, at 1,500 and 3,500 gradient steps. A period is 2,000 gradient steps.
     assert ages.select("gradient_steps", "reset_age").rows() == [
         (0, 0.0),
         (1000, 0.5),
@@ -178,4 +178,4 @@ def test_hundreds_of_runs_take_seconds(tmp_path):
     many = experiment(Arm("DQN", PLAIN), seeds=seeds)
     before = time.perf_counter()
     assert len(table_of_runs.read(tmp_path, "smoke", many)) == 10_000
-    assert time.perf_counter() - before < 10  # 2 s when measured, for a thousand runs with a hundred points each
+    assert time.perf_counter() - before < 10  # 2 s when measured

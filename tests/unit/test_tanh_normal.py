@@ -1,4 +1,4 @@
-"""The tanh-normal distribution, compared with numerical integrals and with double precision."""
+"""The tanh-normal distribution, compared with numerical integrals and with formulas in double precision."""
 
 import math
 
@@ -16,7 +16,7 @@ NOISE = np.linspace(-7, 7, 20_001)
 
 
 def on_grid(mean, log_std):
-    """A grid of actions in (-1, 1), and the log density of each action."""
+    """Returns a grid of actions in (-1, 1) and the log density of each action, both as float64."""
     column = np.float32(NOISE)[:, None]
     action, log_density = sample(jnp.full_like(column, mean), jnp.full_like(column, log_std), jnp.asarray(column))
     return np.asarray(action, np.float64)[:, 0], np.asarray(log_density, np.float64)
@@ -51,7 +51,7 @@ def test_densities_of_dimensions_multiply():
 
 def test_log_slope_is_exact_where_tanh_rounds_to_one():
     before = np.array([-60.0, -12.0, -1.0, -1e-3, 0.0, 0.3, 9.0, 30.0])
-    # log(4) - 2 log(exp(u) + exp(-u)) in double precision.
+    # The exact value is log(4) - 2 log(exp(u) + exp(-u)). This is computed in double precision.
     expected = np.log(4.0) - 2.0 * np.logaddexp(before, -before)
     assert_allclose(log_slope(jnp.float32(before)), expected, rtol=2e-6, atol=2e-7)
 

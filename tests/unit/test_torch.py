@@ -1,4 +1,4 @@
-"""Measuring and recycling modules: values computed by hand, compiled and distributed modules, and invalid arguments."""
+"""Measuring and recycling PyTorch modules: values computed by hand, special modules, and invalid arguments."""
 
 import copy
 import subprocess

@@ -1,4 +1,4 @@
-"""dormant.torch on architectures with known wiring: the recycled layers, and the reasons for the other layers."""
+"""dormant.torch on architectures with known wiring. Checks the recycled layers, and the reasons for other layers."""
 
 import copy
 
@@ -209,7 +209,7 @@ def test_architecture(name):
     assert "o" not in found and ("t" in name or "GRU" in name or found.keys() == expected.keys()), str(wiring)
 
     silence_(net, wiring)
-    # Passes `init`, because parameters outside of layers have no initialiser.
+    # Passes `init`, because a parameter that is not in a layer of PyTorch has no initialiser.
     outputs, counts = net(x), dt.recycle_(net, wiring, x, tau=0.0, init=lambda: Net(forward, **copy.deepcopy(layers)))
     assert counts.keys() == {layer.name for layer in wiring.layers if layer.recyclable}
     assert same(net(x), outputs)

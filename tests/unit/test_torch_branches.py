@@ -1,4 +1,4 @@
-"""Python branches on values, gradients that cannot be followed, and noise that silences neurons."""
+"""dormant.torch and Python branches on values, gradients that it cannot follow, and noise that silences neurons."""
 
 import math
 import random
@@ -22,7 +22,7 @@ def hidden(s, x):
 
 
 def two_heads(choose):
-    """A module with one layer and two heads. `choose` selects the head that reads the layer."""
+    """Returns a module with one layer and two heads. `choose` selects the head that reads the layer."""
     return Net(lambda s, x: (s.b if choose(s, x) else s.c)(hidden(s, x)), a=L(3, 5), b=L(5, 2), c=L(5, 2))
 
 
@@ -143,7 +143,7 @@ def test_other_ways_of_picking_are_not_followed(pick):
 
 
 class Half(torch.autograd.Function):
-    """A product with a backward pass that returns no gradient for the weight."""
+    """A matrix product. Its backward pass returns no gradient for the weight."""
 
     @staticmethod
     def forward(ctx, x, weight):

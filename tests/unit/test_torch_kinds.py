@@ -1,4 +1,4 @@
-"""Networks that a tracer could silently get wrong. A method other than tracing checks the recycled layers."""
+"""Networks for which a tracer could silently be wrong. Tests check recycled layers without the tracer."""
 
 import copy
 
@@ -99,7 +99,7 @@ def gru(s, x):
 
 # name: (module, input shape, the layers that are recycled)
 CASES = {
-    # neurons that are combined with one another
+    # neurons that are combined with each other
     "rolled copies": (lambda: ab(lambda s, x: s.b(F.relu((h := s.a(x)) + h.roll(1, -1)))), VECTOR, []),
     "differences": (lambda: ab(lambda s, x: s.b(F.relu(torch.diff(s.a(x)))), 3), VECTOR, []),
     "permuted product": (lambda: ab(lambda s, x: s.b((h := F.relu(s.a(x))) * h[:, [1, 2, 3, 0]])), VECTOR, []),

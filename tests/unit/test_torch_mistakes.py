@@ -1,4 +1,4 @@
-"""Wrong calls of `dormant.torch`: each raises a clear one-line error and changes no weights."""
+"""A wrong call of `dormant.torch` raises a clear one-line error and changes no weights."""
 
 import json
 import subprocess
@@ -82,7 +82,7 @@ MISTAKES = {
 
 
 def test_every_mistake_is_one_clear_error_and_changes_nothing():
-    # Uses a new process, because in this process the test suite's type checks would raise first.
+    # Uses a new process, because the type checks of the test suite would raise first in this process.
     command = [sys.executable, "-c", PREPARED, json.dumps(list(MISTAKES))]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
     told = dict(zip(MISTAKES, ran.stdout.splitlines(), strict=True))

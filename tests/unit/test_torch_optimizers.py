@@ -1,4 +1,4 @@
-"""dormant.torch resets the optimizer state of recycled weights, and refuses optimizers whose state it does not know."""
+"""dormant.torch resets the optimizer state of recycled weights. It refuses optimizers with unknown state."""
 
 import copy
 

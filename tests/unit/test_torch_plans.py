@@ -1,4 +1,4 @@
-"""Plans for PyTorch modules: compiled, distributed, mixed precision, optimizers, resumed, with penalties."""
+"""Interventions on PyTorch modules: compiled and distributed modules, mixed precision, resumed runs, and penalties."""
 
 import copy
 import io
@@ -48,7 +48,7 @@ def values(net, optimizer):
 
 
 def run(make, wrap=lambda net: net, steps=3):
-    """Trains with all cures; returns all weights and moments."""
+    """Trains a module with all cures. Returns all weights and moments."""
     torch.manual_seed(0)
     net = with_silent(mlp(), 1)
     optimizer = make(net.parameters())
@@ -102,7 +102,7 @@ def test_state_is_changed_in_place_for_every_kind_of_optimizer(make):
 def test_a_capturable_optimizer_keeps_its_step_tensor():
     net = with_silent(mlp(), 1)
     optimizer = torch.optim.Adam(net.parameters(), capturable=True)
-    for leaf in net.parameters():  # as after steps in a CUDA graph; simulated, because a CPU can't run one
+    for leaf in net.parameters():  # simulates the state after steps in a CUDA graph
         moments = {name: torch.ones_like(leaf) for name in ("exp_avg", "exp_avg_sq")}
         optimizer.state[leaf] = {"step": torch.tensor(7.0), **moments}
     steps = [state["step"] for state in optimizer.state.values()]
@@ -174,13 +174,13 @@ def test_pruned_neurons_stay_out():
         cure.step(X)
         assert bool((net[2].weight[:, 1] == 0).all()) == (step >= 2)
         if step == 2:
-            nn.init.constant_(net[0].bias, 1.0)  # the neuron is active again, but no layer reads it
+            nn.init.constant_(net[0].bias, 1.0)  # the neuron becomes active, but no layer reads it
 
 
 def test_a_schedule_may_be_called_after_several_gradient_steps():
     net = with_silent(mlp(), 1)
     cure = dt.with_intervention(net, (), dt.Every(10, dt.ReDo(0.0), start=20, stop=45))
-    due = [cure.step(X, steps=steps) is not None for steps in (9, 9, 9, 9, 9, 9)]  # up to 9, 18, 27, 36, 45, 54
+    due = [cure.step(X, steps=steps) is not None for steps in (9, 9, 9, 9, 9, 9)]  # steps 9, 18, ..., 54
     assert due == [False, False, True, True, True, False] and cure.gradient_steps == 54
 
 
@@ -194,7 +194,7 @@ def test_inputs_are_drawn_only_if_they_are_needed():
     cure = dt.with_intervention(mlp(), (), dt.Chain(dt.Every(5, dt.ReDo()), dt.ClipWeights()))
     for _ in range(10):
         cure.step_on(inputs)
-    assert len(drawn) == 3  # by one trace and two events
+    assert len(drawn) == 3  # one draw for the trace, two for the interventions
 
 
 def test_a_checkpoint_resumes_to_the_last_bit():
@@ -310,7 +310,7 @@ def test_distributed_replicas_stay_equal_under_every_cure(tmp_path):
 
 
 class Flattening(nn.Module):
-    """A convolution whose map of 3 channels and 4 positions is flattened with channels first or last."""
+    """A convolution with a map of 3 channels and 4 positions. The map is flattened with channels first or last."""
 
     def __init__(self, channels_last):
         super().__init__()
@@ -335,7 +335,7 @@ def test_the_published_redo_zeroes_the_columns_of_other_channels(channels_last):
     nn.init.constant_(net.dense.weight, 0.1)
     moments = optimizer.state[net.conv.bias]["exp_avg"].clone()
     assert dt.with_intervention(net, optimizer, dt.redo_as_published(0.0)).step(x) == {"conv": 1, "dense": 0}
-    # The released code takes the rows 4 to 7 of a map flattened with channels last for those of channel 1.
+    # The released code expects channel 1 in rows 4 to 7. This is wrong for a map that is flattened with channels last.
     position, channel = (torch.arange(12) // 3, torch.arange(12) % 3)
     wrong = (position * 3 + channel) // 4 == 1
     wrong = wrong if channels_last else wrong.reshape(4, 3).T.flatten()

@@ -1,4 +1,4 @@
-"""Tracing and measuring do not change the module, and values that are not finite have no score."""
+"""Tracing and measuring do not change the module. Values that are not finite have no score."""
 
 import collections
 import copy
@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 
 class Everything(nn.Module):
-    """A module with every kind of state that torch supports."""
+    """A module with many kinds of state: a parametrization, BatchNorm, dropout, a buffer, tensors and Python values."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ def test_nothing_is_left_behind():
     net = Everything().train()
     net.drop.eval()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    loss = net(torch.ones(8, 3)).sum()  # the backward pass below uses this graph, which tracing must not break
+    loss = net(torch.ones(8, 3)).sum()  # tracing must not break the graph for the backward pass below
     state, plain, seen = copy.deepcopy(net.state_dict()), net.plain.clone(), list(net.seen)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
@@ -64,7 +64,7 @@ SEEN: list[int] = []
 
 
 class Stateful(nn.Module):
-    """A module whose state is in Python: containers, an object, an array, generators, and variables of hooks."""
+    """A module with state in Python: containers, an object, an array, generators, and variables of a hook."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Traced wirings of small networks: each layer's name, width and readers, and why some layers are not recycled."""
+"""Traced wirings of small networks: names, widths and readers of layers, and reasons against recycling."""
 
 import time
 
@@ -25,7 +25,7 @@ def dense(params, x):
 
 
 def table(apply, params, *inputs):
-    """Maps each layer to its width, or, if it is not recycled, to the first reason."""
+    """Returns a dict. It maps a recycled layer to its width, and any other layer to the first reason."""
     wiring = trace(apply, params, *inputs)
     return {layer.name: layer.width if layer.recyclable else layer.reasons[0] for layer in wiring.layers}
 
@@ -34,7 +34,7 @@ AB = {"a": kernel(4, 8), "b": kernel(8, 2)}
 
 
 def two(f, params=AB, *inputs):
-    """The table of a network that applies `f` between layer a's pre-activations and layer b."""
+    """Returns the table of a network that applies `f` to the pre-activations of layer a. Layer b reads the result."""
     return table(lambda params, x: dense(params["b"], f(dense(params["a"], x))), params, *(inputs or (X,)))
 
 
@@ -61,7 +61,7 @@ def test_nature_cnn(padding):
     apply, params = nature(padding)
     started = time.perf_counter()
     wiring = trace(apply, params, jnp.zeros((1, 84, 84, 4)))
-    assert time.perf_counter() - started < 10  # seconds; a generous limit for a busy machine
+    assert time.perf_counter() - started < 10  # seconds; a long limit, because the machine may be busy
     assert [(layer.name, layer.width) for layer in wiring.layers] == [("c1", 32), ("c2", 64), ("c3", 64), ("d", 512)]
     assert all(layer.recyclable and not layer.coupled_by for layer in wiring.layers)
     rows = len(params["d"]["w"])

@@ -1,4 +1,4 @@
-"""Metrics of trainability, compared with slow definitions in NumPy, and with numbers computed by hand."""
+"""Metrics of trainability, compared with slow definitions in NumPy and with numbers computed by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def test_gradients_and_distances_are_norms_over_all_entries():
 
 
 def slow_gradient(net, params, x):
-    """The gradient of the largest output at one input, by differences."""
+    """Returns the gradient of the largest output at one input. Uses finite differences."""
     leaves, structure = jax.tree.flatten(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params))
     found = []
     for number, leaf in enumerate(leaves):
@@ -74,7 +74,7 @@ def slow_gradient(net, params, x):
 
 
 def test_the_tangent_kernel_has_products_of_gradients():
-    net = MLP(())  # linear, so that differences are exact
+    net = MLP(())  # a linear network, so that finite differences are exact
     params = net.init(jax.random.key(0), (3,), actions=2)
     x = jax.random.normal(jax.random.key(1), (4, 3))
     rows = np.stack([slow_gradient(net, params, one) for one in x])

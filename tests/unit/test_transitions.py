@@ -1,4 +1,4 @@
-"""Logged transitions: our file format, files written from a ring, Dopamine's files and Minari data sets."""
+"""Logged transitions: files in our format, files from a ring, files of Dopamine, and data sets of Minari."""
 
 from types import SimpleNamespace
 
@@ -111,8 +111,8 @@ def test_dopamines_frames_are_stacked_and_never_across_a_termination(tmp_path):
     dopamine(tmp_path, part=3, cursor=29, terminal=[0, 0, 0, 0, 0, 1, 0, 0, 0, 0])
     log = dopamine_files.read(tmp_path, part=3, gamma=0.5, stack=3)
     assert log.frames.shape == (9, 2, 2)
-    # Slots 6 and 7 may not be drawn, because the termination is in one of the two slots before them. Slot 8 has no next
-    # step.
+    # Slots 6 and 7 cannot be drawn, because each has the termination in one of the two slots before it. Slot 8 has no
+    # next step.
     assert int(log.number) == 4 and log.steps[:4].tolist() == [2, 3, 4, 5]
     memory = FrameMemory(stack=3)
     batch = memory.sample(log, jnp.array(0), jnp.array([0.0, 0.3, 0.6, 0.9]))
@@ -151,7 +151,7 @@ def minari_folder(tmp_path, monkeypatch):
 
 
 def recorded(name, ends):
-    """Writes a Minari data set with one episode of two steps per entry of `ends`: terminated or truncated."""
+    """Writes a Minari data set. Per entry of `ends` ("terminated" or "truncated"), it has an episode of two steps."""
     import gymnasium
     import minari
     from minari.data_collector import EpisodeBuffer

@@ -1,4 +1,4 @@
-"""Untrained parameters (masked in the optimizer, or behind `stop_gradient`) are never overwritten."""
+"""Parameters that are not trained (masked in the optimizer, or behind `stop_gradient`) are never overwritten."""
 
 import jax
 import jax.numpy as jnp

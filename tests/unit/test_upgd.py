@@ -1,4 +1,4 @@
-"""UPGD, compared with numbers computed by hand, and the networks with global average pooling and Fourier features."""
+"""UPGD, compared with numbers computed by hand. Networks with global average pooling and Fourier features."""
 
 from dataclasses import replace
 
@@ -29,7 +29,10 @@ def change_of(tx, gradient, weights, steps=1):
 
 
 def test_useful_weights_change_less():
-    """w = (1, -2), g = (0.5, 0.25): utilities -0.5 and 0.5, gates 1 - S(-1) and 1 - S(1)."""
+    """The weights (1, -2) have the gradients (0.5, 0.25), so their utilities are -0.5 and 0.5.
+
+    The maximum is 0.5, so the gates are 1 - sigmoid(-1) and 1 - sigmoid(1).
+    """
     expected = [-0.1 * 0.5 * 0.7310586, -0.1 * 0.25 * 0.2689414]
     assert_allclose(change_of(upgd(0.1, settings=PLAIN), [0.5, 0.25], [1.0, -2.0])[0], expected, rtol=1e-6)
     twice = replace(PLAIN, factor=2.0, weight_decay=0.5)
@@ -38,14 +41,14 @@ def test_useful_weights_change_less():
 
 
 def test_the_gate_is_the_same_at_every_step_of_a_steady_gradient():
-    """The authors' code divides a corrected utility by an uncorrected maximum, so that its first gates are 0 or 1."""
+    """In the authors' code, the first gates differ. It divides a bias-corrected utility by an uncorrected maximum."""
     steady = replace(PLAIN, decay=0.999)
     first, later = (change_of(upgd(0.1, settings=steady), [0.5, 0.25], [1.0, -2.0], steps)[0] for steps in (1, 9))
     assert_allclose(first, later, rtol=1e-4)
 
 
 def test_harmful_weights_change_most_if_no_weight_is_useful():
-    """Utilities -1 and -0.25: gates 1 - S(-1) and 1 - S(-0.25)."""
+    """The utilities are -1 and -0.25, so the gates are 1 - sigmoid(-1) and 1 - sigmoid(-0.25)."""
     change, _ = change_of(upgd(1.0, settings=PLAIN), [1.0, 0.25], [1.0, 1.0])
     assert_allclose(change, [-0.7310586, -0.25 * 0.5621765], rtol=1e-6)
     assert_allclose(change_of(upgd(1.0, settings=PLAIN), [1.0, 1.0], [0.0, 0.0])[0], [-0.5, -0.5])
@@ -57,7 +60,7 @@ def test_the_noise_differs_between_steps_and_starts():
     for start, steps in ((0.0, 1), (0.0, 2), (1.0, 1)):
         change, _ = change_of(upgd(1.0, settings=noisy), still, [start] * 1_000, steps)
         drawn[start, steps] = np.asarray(change)
-    assert_allclose(drawn[0.0, 1].std(), 0.5, rtol=0.1)  # half of the noise passes the gate
+    assert_allclose(drawn[0.0, 1].std(), 0.5, rtol=0.1)  # the gate halves the noise
     assert (drawn[0.0, 1] != drawn[0.0, 2]).any() and (drawn[0.0, 1] != drawn[1.0, 1]).any()
 
 
@@ -104,7 +107,7 @@ def test_global_average_pooling_means_maps_and_shrinks_the_dense_layer(network):
     params = pooled.init(jax.random.key(0), shape, actions=2)
     channels = 4 if isinstance(network, MinAtarCNN) else 8
     assert params["dense"]["kernel"].shape[0] == channels
-    # A map that is equal everywhere has the same mean, so the dense kernel can be spread over the positions.
+    # Without pooling, a dense kernel that is divided among all positions gives the same outputs.
     places = network.init(jax.random.key(0), shape, actions=2)["dense"]["kernel"].shape[0] // channels
     spread = params | {"dense": params["dense"] | {"kernel": jnp.tile(params["dense"]["kernel"], (places, 1)) / places}}
     x = jax.random.bits(jax.random.key(1), (2, *shape), jnp.uint8)
