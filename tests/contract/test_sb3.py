@@ -64,7 +64,7 @@ HIDDEN = (0, 2)
 TWO_CRITICS = [f"actor.latent_pi.{i}" for i in HIDDEN] + [f"critic.qf{k}.{i}" for k in (0, 1) for i in HIDDEN]
 POLICY = [f"policy.mlp_extractor.{kind}_net.{i}" for kind in ("policy", "value") for i in HIDDEN]
 ROLLOUT = dict(n_steps=64, batch_size=32, n_epochs=2)
-RECURRENT = {"net_arch": [32, 32], "lstm_hidden_size": 16}  # the policy's own options lack the LSTM's width
+RECURRENT = {"net_arch": [32, 32], "lstm_hidden_size": 16}  # SB3's options of a policy lack the LSTM's width
 AGENTS = {
     "DQN": (dqn, ["q_net.q_net.0", "q_net.q_net.2"]),
     "QR-DQN": (

@@ -24,7 +24,7 @@ SETTINGS = {"share": 0.1, "strength": 3.0, "fixed": 2, "window": 3}
 
 
 def test_the_gradient_of_one_weight():
-    """Q(s) = w s at s = 2, with w = 1.2 after 1: the churn is (2.4 - 2)^2 = 0.16, its gradient 2 * 0.4 * 2."""
+    """Q(s) = w s at s = 2, and w changes from 1 to 1.2. The churn is (2.4 - 2)^2. Its gradient is 2 * 0.4 * 2."""
     churn, gradient = jax.value_and_grad(lambda w: output_churn(w * jnp.full((1, 1), 2.0), jnp.full((1, 1), 2.0)))(1.2)
     assert_allclose([churn, gradient], [0.16, 1.6], rtol=1e-5)
 

@@ -312,7 +312,7 @@ def test_a_claim_whose_precondition_fails_is_not_testable():
         verdict.why
         == "The claim needs at least 10.0 % dormant neurons (τ = 0.1) of DQN, at the start, but finds 2.0 %."
     )
-    assert verdict.estimate == pytest.approx(-0.0166667, abs=1e-6)  # also given if not testable
+    assert verdict.estimate == pytest.approx(-0.0166667, abs=1e-6)  # every verdict has an estimate
     assert judge(fall, runs("DQN", [0.0, 0.0, 0.01], start=0.12)).verdict == "reproduced"
     room = replace(fall, requires=(Precondition(Quantity(DORMANT), "DQN", most=0.9),))
     assert judge(room, runs("DQN", [0.95, 0.97, 0.96])).why == (

@@ -171,7 +171,7 @@ def test_an_interrupted_run_says_how_to_continue(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(train, "run", interrupt)
     monkeypatch.setattr(train, "keep_compiled_code", lambda: None)
-    monkeypatch.setattr(train, "spread_seeds", lambda seeds: None)  # JAX has its devices already
+    monkeypatch.setattr(train, "spread_seeds", lambda seeds: None)  # not possible, because JAX already has its devices
     assert run(["train", "--run-dir", str(tmp_path)]) == 130
     assert "the same command resumes" in capsys.readouterr().err
 

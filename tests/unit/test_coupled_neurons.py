@@ -102,7 +102,7 @@ def test_weights_that_half_of_the_neurons_have_met_are_not_all_the_neurons_own()
 
 
 def test_an_old_weight_of_a_mix_would_feed_a_recycled_neuron():
-    """Shows why such layers are not recycled. Weights of the mix connect a neuron to all other neurons."""
+    """Shows why such layers are not recycled: weights of the mix feed each neuron from all other neurons."""
     params = initialiser(AB | {"k": (4, 4)})(jax.random.key(0))
 
     def neurons(k):

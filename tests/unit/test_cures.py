@@ -103,7 +103,7 @@ def test_recycling_by_gradient_takes_the_neuron_that_learns_nothing():
         (Recycle(number=PooledShare(0.34, highest=0.5)), [1, 2, 7]),
         (Recycle(number=PooledShare(0.34, highest=0.4)), [1, 2, 0.5]),
         (Recycle(number=Gap(1.9, highest=0.9)), [1, 2, 7]),  # the second score (6/7) is twice the first (3/7)
-        (Recycle(number=Gap(1.9, highest=0.5)), [1, 2, 7]),  # only the smaller score must be at most `highest`
+        (Recycle(number=Gap(1.9, highest=0.5)), [1, 2, 7]),  # only the smaller score needs score <= highest
         (Recycle(number=Gap(2.1, highest=0.9)), [1, 2, 0.5]),
     ],
     ids=repr,
@@ -258,7 +258,7 @@ def test_plasticity_injection_changes_what_learns_and_not_what_is_computed():
 
     @jax.jit
     def learn(learner, state):
-        """Takes a gradient step, then intervenes. Returns the learner after each of both, and the state."""
+        """Takes a gradient step, then intervenes. Returns both new learners and the intervention's state."""
         gradient = jax.grad(lambda params: jnp.square(net.apply(params, x) - 1.0).sum())(learner.params)
         with jax.numpy_dtype_promotion("standard"):
             change, opt_state = TX.update(gradient, learner.opt_state)

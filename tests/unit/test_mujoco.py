@@ -19,7 +19,7 @@ def actions_of(spec, steps, seed=0):
 @pytest.mark.parametrize("task", TASKS)
 def test_plays_as_gymnasium_does(task, tmp_path, monkeypatch):
     """Compares our task with Gymnasium's from the same start. Stops after 100 steps or when an episode terminates."""
-    monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings to the current folder
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes warnings into the current folder
     spec = MuJoCo(task)
     bodies, theirs = spec.begin([3]), gymnasium.make(task)
     theirs.unwrapped.np_random = np.random.Generator(np.random.Philox(key=(3, 0), counter=[0, 0, 0, 0]))
@@ -63,7 +63,7 @@ def test_saving_does_not_disturb():
 
 
 def test_the_time_limit_truncates_and_a_fall_terminates():
-    spec = MuJoCo("HalfCheetah-v5", time_limit=5)  # never falls
+    spec = MuJoCo("HalfCheetah-v5", time_limit=5)  # this robot never falls
     bodies = spec.begin([0])
     outcomes = [bodies.step(action) for action in actions_of(spec, 10)]
     assert [bool(outcome.truncated[0]) for outcome in outcomes] == [False, False, False, False, True] * 2
@@ -71,7 +71,7 @@ def test_the_time_limit_truncates_and_a_fall_terminates():
     assert_array_equal(outcomes[4].observation.shape, (1, 17))
     assert (outcomes[4].observation != bodies.observations).any()
 
-    spec = MuJoCo("Hopper-v5")  # falls with random actions
+    spec = MuJoCo("Hopper-v5")  # this robot falls with random actions
     bodies = spec.begin([0])
     outcomes = [bodies.step(action) for action in actions_of(spec, 200)]
     assert any(outcome.terminal[0] for outcome in outcomes)

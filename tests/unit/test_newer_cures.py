@@ -55,7 +55,7 @@ def test_fire_takes_newton_schulz_steps(steps, value):
 
 
 def test_fire_scales_by_the_shape_and_the_window():
-    wide = jnp.array([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]])  # three inputs, two outputs
+    wide = jnp.array([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]])  # a kernel with three inputs and two outputs
     expected = np.sqrt(2 / 3) * np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     assert_allclose(isometric(wide), expected, atol=1e-5)
     assert_allclose(torch_isometric(torch.tensor(np.asarray(wide).T.copy())).T, expected, atol=1e-5)
@@ -247,7 +247,7 @@ def test_swr_uses_the_running_gradient_and_resets_moments_if_asked():
 def heard(snr, silences, limit):
     """Passes silences of these lengths to a layer with one neuron. The neuron fires for one step after each silence.
 
-    Returns the layer, and per step whether SNR resets the neuron.
+    Returns the layer, and per step whether SNR recycles the neuron.
     """
     layer = Silences(jnp.zeros(1, jnp.int32), jnp.zeros((1, len(snr.lengths)), jnp.int32), jnp.array([limit]))
     masks = []

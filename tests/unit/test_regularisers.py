@@ -47,7 +47,7 @@ def slow_spectral():
     [
         (L2Init(0.5), slow_l2_init, 1e-4),
         (Parseval(0.5, scale=2.0), slow_parseval, 1e-4),
-        (Spectral(0.5), slow_spectral, 0.02),  # eight steps of power iteration
+        (Spectral(0.5), slow_spectral, 0.02),  # eight steps of power iteration only approximate the norm
     ],
     ids=["l2_init", "parseval", "spectral"],
 )
