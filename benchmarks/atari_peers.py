@@ -51,7 +51,8 @@ def dopamine(actions: int) -> Peer:
     """A stand-in for Dopamine, the reference. It uses `vmap` over examples, and NumPy to stack frames.
 
     A separate compiled function computes the targets.
-    ReDo is our function. It is compiled anew at every event, because Dopamine's code compiles its masks at every event.
+    It recycles with our `ReDo`. The function is compiled again each time ReDo acts, to imitate Dopamine, which compiles
+    its masks each time.
 
     Source: dopamine/labs/redo/recycled_dqn_agents.py and weight_recyclers.py.
     """

@@ -30,7 +30,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--steps", type=int, default=500, help="gradient steps of each measurement")
     parser.add_argument("--core", type=int, help="use only this core")
-    parser.add_argument("--only-loop", type=int, metavar="SEEDS", help="print only the loop's rate, for SEEDS seeds")
+    parser.add_argument(
+        "--only-loop",
+        type=int,
+        metavar="SEEDS",
+        help="print only the loop's gradient steps per second, summed over SEEDS seeds",
+    )
     return parser.parse_args()
 
 

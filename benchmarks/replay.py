@@ -92,7 +92,8 @@ def train(folder: Path, capacity: int, minutes: float) -> None:
     training = AtariTraining(agent=agent, env=Atari("Breakout"), **length)
     state = training.init()
     loop = training.open(folder, state)
-    while (done := training.agent_steps_done(state)) < capacity + CHUNK:  # compiles, because the last chunk learns
+    # Fills the ring and runs one more chunk, which takes gradient steps. So all code is compiled before the timing.
+    while (done := training.agent_steps_done(state)) < capacity + CHUNK:
         state, _ = loop.advance(state)
     full, part = done, minutes * 60 / 10
     print(f"\n{'minutes':>8}{'agent steps':>13}{'steps/s':>10}{'own MB':>10}{'mapped MB':>11}")

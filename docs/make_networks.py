@@ -1,10 +1,10 @@
 """Writes docs/networks.md: a table of the networks in tests/networks and tests/foreign, with their recycled layers.
 
     python docs/make_networks.py                    # writes the page
-    python docs/make_networks.py --record 0ae57e9   # counts layers with an earlier revision of dormant, in a CSV file
-    python docs/make_networks.py --count FILE       # counts layers with the imported dormant, in a CSV file
+    python docs/make_networks.py --record 0ae57e9   # counts layers with that revision, writes docs/networks-0ae57e9.csv
+    python docs/make_networks.py --count FILE       # counts layers with the imported dormant, writes FILE (CSV)
 
-The page shows today's counts next to the counts in the file of `--record`.
+The page shows today's counts next to those in docs/networks-0ae57e9.csv.
 """
 
 import argparse

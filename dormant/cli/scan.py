@@ -42,7 +42,7 @@ class Scan:
     apply: Annotated[str, tyro.conf.arg(metavar="MODULE:FUNCTION")] = ""
     """The JAX network: a function of the parameters and the inputs. The module may be in the current folder."""
     module: Annotated[str, tyro.conf.arg(metavar="MODULE:FUNCTION")] = ""
-    """For PyTorch: a function without arguments that builds the module, or the Stable-Baselines3 model."""
+    """For PyTorch: a function without arguments. It returns the module or the Stable-Baselines3 model."""
     params: str = ""
     """Path of the parameters in the checkpoint, such as state/params. Default: the whole checkpoint."""
     tau: float = 0.1

@@ -342,7 +342,11 @@ def _speed(begun: list[tuple[float, int]], frames: bool) -> list[str]:
 
 
 def newest_values(newest: Newest) -> list[str]:
-    """Reads new rows. Returns texts with the latest return and dormant fraction (means over seeds), and divergence."""
+    """Reads the new rows and returns the newest values as a list of texts.
+
+    These are the return and the dormant fraction (means over seeds), and the agent step of the first divergence, if
+    there is one. A metric that is not measured yet is left out.
+    """
     values = [SHOWN[name].format(value) for name, value in newest.update().items()]
     return [*values, *diverged(newest)]
 

@@ -163,7 +163,9 @@ class Claim:
 
     def __post_init__(self) -> None:
         if self.by == "ratio" and not self.smallest > 0:
-            raise ValueError(f"smallest must be positive for a ratio, got {self.smallest}; 1 is no effect.")
+            raise ValueError(
+                f'smallest must be positive if by="ratio", got {self.smallest}. A ratio of 1 means no effect.'
+            )
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:

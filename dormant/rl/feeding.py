@@ -99,7 +99,7 @@ class Feed(Protocol):
     `draw` returns the fields `batch` and `inputs` of a `Sample`. `act` returns the policy's actions. `learn` takes the
     gradient steps of a round. `act` and `learn` start a computation and do not wait for it. In each round, all calls of
     `act` come before the call of `learn`. `added` is the number of agent steps in the rings. `seen` holds the
-    observations after these steps.
+    newest observation of each seed.
     """
 
     def draw(self, added: int, draws: RoundDraws, looks: bool) -> tuple[PyTree, PyTree | None]: ...

@@ -111,9 +111,10 @@ class Wiring:
 def neuron_scores(activations: Tensor, neurons: Int[Tensor, "..."], width: int) -> Float[Tensor, " neurons"]:
     """Returns the score of each neuron: its mean absolute activation, divided by the mean over the layer.
 
-    `neurons` holds the index of the neuron of each activation, or -1. It has length 1 along the axes over which the
-    mean is taken. In a silent layer, all scores are 0. Otherwise, only silent neurons have score 0, even if the
-    activations of other neurons are very small. If an activation is NaN or infinite, all scores are NaN.
+    `neurons` holds, for each activation, the index of its neuron. It is -1 if the activation belongs to no neuron; such
+    activations are ignored. It has length 1 along the axes over which the mean is taken. In a silent layer, all scores
+    are 0. Otherwise, only silent neurons and neurons without an activation have score 0, however small the activations
+    of other neurons are. If an activation is NaN or infinite, all scores are NaN.
 
     >>> neuron_scores(torch.tensor([[0.0, 1.0, 3.0], [0.0, -1.0, 1.0]]), torch.tensor([[0, 1, 2]]), 3).tolist()
     [0.0, 1.0, 2.0]

@@ -394,7 +394,7 @@ def test_training_returns_are_weighted_by_their_episodes():
             lambda: Quantity("loss", reset_age=(0.5, 0.5)),
             r"reset_age must be two increasing numbers .* got \(0.5, 0.5\)",
         ),
-        (lambda: replace(HALF, smallest=0.0), "smallest must be positive for a ratio, got 0.0"),
+        (lambda: replace(HALF, smallest=0.0), 'smallest must be positive if by="ratio", got 0.0'),
     ],
 )
 def test_a_claim_that_cannot_be_judged_is_refused(make, message):

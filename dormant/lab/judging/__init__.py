@@ -100,7 +100,7 @@ def p_value(
 ) -> Float[np.ndarray, "*more"]:
     """The two-sided p-value of the hypothesis that the mean is `null`.
 
-    With the p-value p, one bound of `stratified_interval` at the confidence level 1 - p equals `null`.
+    If the p-value is p, the interval of `stratified_interval` at the level 1 - p has one bound exactly at `null`.
 
     >>> round(float(p_value(np.array([[1.0], [2.0], [3.0]]))), 3)
     0.074

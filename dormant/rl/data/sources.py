@@ -204,8 +204,9 @@ def _fixed(agent: DQN, env: Playable, logged: list[transitions.Transitions]) -> 
         shape, actions = each.observation.shape[1:], int(each.action.max()) + 1
         if shape != tuple(env.observation_shape) or actions > env.actions:
             raise ValueError(
-                f"the data has observations {shape} and at least {actions} actions, the environment has "
-                f"{tuple(env.observation_shape)} and {env.actions}: the data comes from a different environment."
+                f"the data comes from a different environment. Its observations have shape {shape}, and it has at "
+                f"least {actions} actions. The environment has observations of shape {tuple(env.observation_shape)} and "
+                f"{env.actions} actions."
             )
     rings = [transitions.ring_of(each, agent.gamma, agent.n_step) for each in logged]
     return Fixed(rings[0][0], transitions.joined([ring for _, ring in rings]))
