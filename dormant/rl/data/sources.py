@@ -205,8 +205,8 @@ def _fixed(agent: DQN, env: Playable, logged: list[transitions.Transitions]) -> 
         if shape != tuple(env.observation_shape) or actions > env.actions:
             raise ValueError(
                 f"the data comes from a different environment. Its observations have shape {shape}, and it has at "
-                f"least {actions} actions. The environment has observations of shape {tuple(env.observation_shape)} and "
-                f"{env.actions} actions."
+                f"least {actions} actions. The environment has observations of shape {tuple(env.observation_shape)} "
+                f"and {env.actions} actions."
             )
     rings = [transitions.ring_of(each, agent.gamma, agent.n_step) for each in logged]
     return Fixed(rings[0][0], transitions.joined([ring for _, ring in rings]))
