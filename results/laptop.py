@@ -5,11 +5,17 @@
     python results/laptop.py --run-dir runs                 keeps the metrics of the finished runs
     python results/laptop.py                                judges the claims again from the parquet file
 
-If the runs of either command are interrupted, the same command resumes them. LOG.md has the plan, which was written
-before any judged run was made.
+If the runs of either command are interrupted, the same command resumes them. The suite takes longer than one sitting:
+
+    python results/laptop.py --pack --run-dir runs          keeps each finished run as an archive in results/laptop/runs
+    python results/laptop.py --unpack --run-dir runs        puts them back, for example on another machine
+
+LOG.md has the plan, which was written before any judged run was made.
 """
 
 import argparse
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -20,15 +26,53 @@ from dormant.cli.terminal import KNOWN_SPEEDS
 from dormant.experiments import EXPERIMENTS
 from dormant.experiments.benches import THREE
 from dormant.experiments.screening import LEARNS, MANY_NEURONS, screened, screening
-from dormant.lab.crews import jobs
+from dormant.lab import Experiment
+from dormant.lab.crews import cells, jobs
 from dormant.lab.judging.claims import judged
 from dormant.lab.judging.table import read, read_all
 from dormant.lab.runs.costs import speeds
+from dormant.lab.runs.folder import RunFolder, runs_of
 from dormant.rl.envs.minatar import GAMES
 
 HERE = Path(__file__).parent / "laptop"
+PACKED = HERE / "runs"
+KEPT_FILES = ("spec.json", "metrics.jsonl", "scores.jsonl", "timing.json", "done")  # all but the checkpoints
 SUITE = ("fig07", "fig09", "fig10a", "fig13")
 SCALE = "laptop"
+
+
+def suite() -> list[Experiment]:
+    """The experiments of the suite."""
+    return [each for each in EXPERIMENTS if each.name in SUITE]
+
+
+def finished(run_dir: Path) -> Iterator[RunFolder]:
+    """Yields the finished runs of the suite and of the screening."""
+    for cell in cells([*suite(), screening(GAMES)], SCALE):
+        yield from (run for run in runs_of(run_dir, SCALE, cell.training) if run.done.exists())
+
+
+def pack(run_dir: Path) -> None:
+    """Keeps each finished run that is not kept yet as an archive, without its checkpoints."""
+    for run in finished(run_dir):
+        name = run.path.relative_to(run_dir)
+        archive = PACKED / name.with_name(f"{name.name}.tar.xz")
+        if not archive.exists():
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            with tarfile.open(archive, "w:xz") as stream:
+                for file in KEPT_FILES:
+                    stream.add(run.path / file, name / file)
+            print(f"{archive.relative_to(HERE)}  {archive.stat().st_size:,} bytes")
+
+
+def unpack(run_dir: Path) -> None:
+    """Puts the kept runs that `run_dir` lacks into it."""
+    for archive in sorted(PACKED.rglob("*.tar.xz")):
+        name = archive.relative_to(PACKED)
+        if not (run_dir / name.with_name(name.name.removesuffix(".tar.xz"))).exists():
+            with tarfile.open(archive) as stream:
+                stream.extractall(run_dir, filter="data")
+            print(f"{name} is unpacked")
 
 
 def screen(run_dir: Path, games: list[str], workers: int | None) -> int:
@@ -60,17 +104,23 @@ def judge(frame: pl.DataFrame) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--screen", action="store_true", help="make and judge the screening runs")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--screen", action="store_true", help="make and judge the screening runs")
+    what.add_argument("--pack", action="store_true", help="keep finished runs as archives")
+    what.add_argument("--unpack", action="store_true", help="put kept runs into the folder of the runs")
     parser.add_argument("--games", nargs="+", default=list(THREE), choices=GAMES, help="games to screen")
     parser.add_argument("--run-dir", type=Path, help="folder of the runs")
     parser.add_argument("--workers", type=int, help="screening runs at the same time (default: one per core)")
     flags = parser.parse_args()
     if flags.screen:
         return screen(flags.run_dir or Path("runs"), flags.games, flags.workers)
+    if flags.pack or flags.unpack:
+        (pack if flags.pack else unpack)(flags.run_dir or Path("runs"))
+        return 0
     kept = HERE / "metrics.parquet"
     try:
         if flags.run_dir:
-            frame = read_all(flags.run_dir, SCALE, [each for each in EXPERIMENTS if each.name in SUITE])
+            frame = read_all(flags.run_dir, SCALE, suite())
             HERE.mkdir(exist_ok=True)
             frame.write_parquet(kept, compression="zstd")
         judge(pl.read_parquet(kept))
