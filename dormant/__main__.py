@@ -19,17 +19,17 @@ NARROWEST = 40  # the help text is formatted for at least this many columns
 
 def main() -> None:
     """Runs the command line and exits. If an optional package is missing, prints the command that installs it."""
-    # XLA logs a false error of two kilobytes whenever it loads code from the compilation cache.
+    # Hides XLA's log. XLA logs a long, false error whenever it loads code from the compilation cache.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        # If a signal handler raises an exception during the import of a compiled module, the exception is lost or
-        # crashes the process. During the imports, Ctrl-C therefore ends the process directly.
+        # During the imports, Ctrl-C ends the process directly. An exception that a signal handler raises while a
+        # compiled module is imported would be lost, or would crash the process.
         signal.signal(signal.SIGINT, _leave)
         from dormant.cli import run
 
         signal.signal(signal.SIGINT, _interrupted)
-        # Python ignores exceptions that are raised during garbage collection. This hook makes sure that Ctrl-C still
-        # interrupts the process.
+        # Python ignores exceptions that are raised during garbage collection, also the KeyboardInterrupt of Ctrl-C.
+        # This hook interrupts the process again.
         sys.unraisablehook = lambda error: (
             _interrupt_again() if issubclass(error.exc_type, KeyboardInterrupt) else sys.__unraisablehook__(error)
         )
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Prepares stdout and stderr: both accept all characters, and a closed stream is replaced by the null device."""
+    """Prepares stdout and stderr. Both then accept all characters, and a closed stream writes to the null device."""
     if shutil.get_terminal_size().columns < NARROWEST:
         os.environ["COLUMNS"] = str(NARROWEST)  # in a narrower terminal, formatting the help text never ends
     for name in ("stdout", "stderr"):
@@ -64,7 +64,7 @@ def _open_streams() -> None:
 
 
 def _refuse_output(error: OSError) -> NoReturn:
-    """Exits with code 2 after a failed write. Prints the error unless the program that reads the output has ended."""
+    """Exits with code 2 after a failed write. Prints the error, unless the reader of a pipe has ended (as `| head`)."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discards what is still in the buffer
     if not isinstance(error, BrokenPipeError):
         with contextlib.suppress(OSError):  # stderr may be on the same full disk
@@ -79,6 +79,7 @@ def _interrupted(*signal_and_frame: object) -> NoReturn:
 
 
 def _interrupt_again() -> None:
+    """Repeats a Ctrl-C that was ignored because it came during garbage collection."""
     signal.signal(signal.SIGINT, _interrupted)
     # Sends the signal again after 0.05 seconds. By that time, garbage collection has ended.
     threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()

@@ -61,8 +61,8 @@ class UnreadableFile(ValueError):
 def read_array(file: Path) -> np.ndarray:
     """Returns the array in an .npy file, which may be gzipped (.gz).
 
-    Raises UnreadableFile if the file is damaged, holds Python objects, or holds an array larger than the available
-    memory.
+    Raises UnreadableFile if the file is damaged, if it contains Python objects, or if its array is larger than the
+    available memory.
     """
     with _readable(file), gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         found = _array(stream)
@@ -75,8 +75,8 @@ def read_array(file: Path) -> np.ndarray:
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
     """Returns a dictionary from names to the arrays of an .npz file, in the order in which the file stores them.
 
-    Raises UnreadableFile if the file is damaged or encrypted, holds Python objects, or does not fit into the available
-    memory.
+    Raises UnreadableFile if the file is damaged or encrypted, if it contains Python objects, or if its arrays are
+    larger than the available memory.
     """
     with _readable(file), zipfile.ZipFile(file) as archive:
         names = [member.filename for member in archive.infolist()]
@@ -110,7 +110,11 @@ def _readable(file: Path) -> Iterator[None]:
 
 
 def _array(stream: Any) -> np.ndarray:
-    """Returns the first array of a stream in NumPy's format. Raises ValueError if it does not fit into memory."""
+    """Returns the first array of a stream in NumPy's .npy format.
+
+    Raises ValueError if the data is not in this format, if it contains Python objects, or if the array is incomplete or
+    larger than the available memory.
+    """
     magic = stream.read(8)
     if len(magic) < 8 or not magic.startswith(np.lib.format.MAGIC_PREFIX) or magic[6] not in (1, 2, 3):
         raise ValueError("it is not a NumPy file")

@@ -8,9 +8,9 @@ from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, requires, version
 
 FAULTS = {
-    "0.10.2": "on CPUs it silently computes wrong values: a small product, then a sum, above 32,768 rows "
+    "0.10.2": "on CPUs it silently computes wrong values if a small product of more than 32,768 rows is then summed "
     "(jax-ml/jax 39103)",
-    "0.11.0": "on CPUs it crashes or hangs on a product, then a sum, of arrays with 7 or 8 axes (jax-ml/jax 39257)",
+    "0.11.0": "on CPUs it crashes or hangs if a product of arrays with 7 or 8 axes is then summed (jax-ml/jax 39257)",
 }
 RIGHT = "0.10.1"  # a version with neither of these faults
 
@@ -37,9 +37,9 @@ def warn_once() -> None:
 
 
 def extras() -> dict[str, list[str]]:
-    """Returns the names of the packages that each extra installs, except for the extra "dev".
+    """Returns a dictionary from each extra of dormant to the packages that it installs. Leaves out the extra "dev".
 
-    The key "" holds the packages that are always installed. The result is empty if dormant itself is not installed,
+    The entry "" lists the packages that are always installed. The result is empty if dormant itself is not installed,
     for example if it is imported from a source folder.
     """
     try:

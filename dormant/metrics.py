@@ -25,9 +25,9 @@ FREQUENCY = 1e5  # frequency of the sine in random_targets; so high that similar
 def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float[Array, " neurons"]]:
     """Returns the gradient score of each neuron, as one array per layer.
 
-    The score is the mean absolute gradient of the neuron's incoming entries, divided by the mean over the layer. The
-    scores of a layer therefore average 1. If all gradients of a layer are zero, all of its scores are 0. `gradients`
-    has the same tree as the parameters. The cost is one pass over the gradients.
+    The score is the mean absolute gradient of the neuron's incoming weights and bias, divided by the mean over the
+    layer. The scores of a layer therefore average 1. If all gradients of a layer are zero, all of its scores are 0.
+    `gradients` has the same tree as the parameters. The cost is one pass over the gradients.
 
     >>> from dormant import trace
     >>> params = {"hidden": {"w": jnp.ones((2, 3))}, "head": {"w": jnp.ones((3, 1))}}
@@ -36,8 +36,8 @@ def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float
     >>> gradient_scores(wiring, gradients)["hidden"].tolist()
     [0.0, 1.0, 2.0]
 
-    Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL" (ReGraMa).
-    We use the gradient of the mean loss of the batch, as other implementations do. Biases are incoming entries, too.
+    Source: Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep RL" (ReGraMa). We
+    use the gradient of the batch's mean loss, as other implementations do.
     """
     ones = by_path(jax.tree.map(lambda leaf: jnp.ones(leaf.shape), gradients))
     gradient_sizes = by_path(jax.tree.map(magnitudes, gradients))
@@ -49,9 +49,10 @@ def gradient_scores(wiring: Wiring, gradients: PyTree[Array]) -> dict[str, Float
 
 
 def contributions(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
-    """Returns the contribution utility of each neuron: mean |h| * sum |outgoing|, where h is the neuron's activation.
+    """Returns the contribution utility of each neuron: mean |h| * sum |outgoing|.
 
-    A neuron with several non-linearities has one mean activation per non-linearity. The largest of them is used.
+    h is the neuron's activation, and "outgoing" are the weights that read the neuron. A neuron with several
+    non-linearities has one mean activation per non-linearity. The largest of them is used.
 
     Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning", contribution utility.
     """
@@ -62,8 +63,9 @@ def contributions(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dic
 def utilities(wiring: Wiring, params: PyTree[Array], *inputs: PyTree) -> dict[str, Float[Array, " neurons"]]:
     """Returns the overall utility of each neuron: mean |h - mean h| * sum |outgoing| / sum |incoming|.
 
-    h is the activation of the neuron. The utility is divided by the incoming weights, because small weights adapt
-    quickly. A layer with a NaN or infinite activation has NaN for all of its neurons.
+    h is the neuron's activation, "outgoing" the weights that read the neuron, and "incoming" its incoming weights and
+    bias. Small incoming weights give a higher utility, because the neuron can then change quickly. If an activation of
+    the layer is NaN or infinite, the utilities of all of its neurons are NaN.
 
     Source: Dohare et al. 2021, "Continual backprop", overall utility. It is called `cbp` in
     dopamine/labs/redo/weight_recyclers.py, which uses only kernels. We also use biases.
@@ -103,8 +105,8 @@ def _sums(leaves: dict[str, Array], entries: Entries, width: int) -> Array:
 def effective_rank(matrix: Matrix) -> Float[Array, ""]:
     """Returns exp(-sum_i p_i log p_i), where p_i = s_i / sum_j s_j: the exponential entropy of the singular values s.
 
-    The effective rank is a number between 1 and the rank, and not always an integer. We define it as 0 for a zero
-    matrix. Computing the singular values costs samples * neurons * min(samples, neurons) operations.
+    The effective rank lies between 1 and the rank, and is 0 for a zero matrix (our choice). It need not be an integer.
+    Computing the singular values costs samples * neurons * min(samples, neurons) operations.
 
     >>> round(float(effective_rank(np.diag([1.0, 1.0, 0.0]))), 3)
     2.0
@@ -120,8 +122,8 @@ def effective_rank(matrix: Matrix) -> Float[Array, ""]:
 def srank(matrix: Matrix, delta: float = 0.01) -> Float[Array, ""]:
     """Returns the smallest k such that the k largest singular values sum to at least 1 - delta times the total.
 
-    Kumar et al. call srank the effective rank. `effective_rank` and `stable_rank` are different quantities. A zero
-    matrix has srank 0.
+    A zero matrix has srank 0. Kumar et al. call srank the effective rank. Do not confuse it with `effective_rank` and
+    `stable_rank`, which are other quantities.
 
     >>> int(srank(np.diag([3.0, 1.0, 0.01])))
     2
@@ -174,8 +176,7 @@ def feature_norm(features: Matrix) -> Float[Array, ""]:
     >>> float(feature_norm(np.array([[3.0, 4.0], [0.0, 1.0]])))
     3.0
 
-    Source: Lyle et al. 2022, "Understanding and preventing capacity loss in reinforcement learning". Their
-    regulariser InFeR preserves this norm.
+    Source: Lyle et al. 2022, "Understanding and preventing capacity loss in reinforcement learning" (InFeR).
     """
     return jax.vmap(norm)(jnp.asarray(features)).mean()
 
@@ -198,9 +199,9 @@ def effective_learning_rates(before: PyTree, after: PyTree) -> dict[str, Float[A
 
 
 def value_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
-    """Returns the mean absolute difference of two outputs of a network, before and after a gradient step.
+    """Returns the mean absolute change of a network's outputs in a gradient step.
 
-    Compute both outputs on the same states, which are not in the training batch of that step.
+    Compute both outputs on the same states. These states should not be in the training batch of the step.
 
     >>> float(value_churn(np.array([[1.0, 2.0]]), np.array([[1.5, 2.0]])))
     0.25
@@ -212,7 +213,7 @@ def value_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
 
 
 def policy_churn(before: Matrix, after: Matrix) -> Float[Array, ""]:
-    """Returns the fraction of states in which the action with the highest value is different before and after a step.
+    """Returns the fraction of states in which the action with the highest value changes in a gradient step.
 
     >>> float(policy_churn(np.array([[1.0, 2.0], [0.0, 1.0]]), np.array([[3.0, 2.0], [0.0, 9.0]])))
     0.5
@@ -238,7 +239,7 @@ def gradient_dormancy(wiring: Wiring, gradients: PyTree[Array], tau: float = 0.0
 def dormant_interval(activations: Mapping[str, Num[AnyArray, "samples ..."]], tau: float = 0.1) -> Interval:
     """Returns the dormant fraction over all layers, with a sampling interval.
 
-    Each layer's activations are an array [samples, ..., neurons], and samples must not influence each other.
+    The activations of a layer are an array [samples, ..., neurons]. The samples must not influence each other.
     `score_bounds` gives a lower and an upper bound of each neuron's score. A neuron is certainly dormant if its upper
     bound is at most tau. It may be dormant if its lower bound is at most tau. The interval runs from the fraction of
     certainly dormant neurons to the fraction of neurons that may be dormant. The cost is three passes over the
@@ -261,9 +262,9 @@ def score_bounds(activations: Num[AnyArray, "samples ..."]) -> Float[Array, "3 n
     """Returns three rows: the lower 95 % confidence bound of each neuron's score, the score, and the upper bound.
 
     The bounds lie 1.96 standard errors of a ratio of means below and above the score. If a neuron happens to be silent
-    in a small batch, its standard error is zero, so its interval would be too narrow. The upper bound therefore adds
-    one hypothetical sample to the batch. The neuron's activation on this sample is its mean over the samples on which
-    it is active. For a neuron that is never active, the median of these means over the layer is used.
+    in a small batch, its standard error is zero, so its interval would be too narrow. To avoid this, the upper bound
+    adds one hypothetical sample to the batch. On this sample, the neuron has its mean activation over the samples on
+    which it is active. A neuron that is never active gets the median of these means over the layer.
 
     >>> activations = np.array([[1.0, 2.0, 0.0]] * 25 + [[2.0, 1.0, 0.0]] * 25, np.float32)
     >>> np.round(score_bounds(activations), 2).tolist()[0]
@@ -338,10 +339,9 @@ def target_fitting_error(
 ) -> Float[Array, ""]:
     """Returns the mean squared error on random targets after training `params` with a new optimizer state.
 
-    The targets are sin(1e5 * y), where y is the output of a network with the parameters `network.init(key)`. A network
-    that has lost its plasticity has a larger error than a fresh network. To see this, compare with the error for
-    `params=network.init(another_key)`. `params` may come from a checkpoint and are not changed. The cost is
-    `gradient_steps` gradient steps on all `inputs`.
+    The targets are those of `random_targets`. A network that has lost plasticity has a larger error than a fresh
+    network. For the error of a fresh network, pass `params=network.init(another_key)`. `params` may come from a
+    checkpoint and are not changed. The cost is `gradient_steps` gradient steps on all `inputs`.
 
     >>> from dormant import Network, trace
     >>> apply = lambda params, x: jax.nn.relu(x @ params["hidden"]["w"]) @ params["head"]["w"]
@@ -395,6 +395,6 @@ def fitting_step(
     """Returns the learner after one gradient step towards the targets."""
     params, opt_state = learner
     gradient = jax.grad(fitting_loss)(params, apply, targets, *inputs)
-    with jax.numpy_dtype_promotion("standard"):  # Adam computes float ** int, with its step count
+    with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to the power of its step count, an integer
         change, opt_state = network.tx.update(gradient, opt_state, params)
     return Learner(optax.apply_updates(params, change), opt_state)

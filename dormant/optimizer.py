@@ -26,8 +26,9 @@ class Model(NamedTuple):
     """Four functions that work on the user's network.
 
     `apply(params, *inputs)` runs the network. `make(key)` returns fresh parameters. `split(model)` returns the
-    parameters of the object that the user trains, and `joined(model, params)` returns this object with new parameters.
-    The object is a tree of parameters, or a model of NNX or Equinox, which holds more than parameters.
+    parameters of a model, and `joined(model, params)` returns the model with new parameters. For a network that is
+    given as a function, the model is the tree of parameters. For NNX and Equinox, it is the user's object, which may
+    hold more than parameters.
     """
 
     apply: Apply
@@ -39,9 +40,9 @@ class Model(NamedTuple):
 class InterventionState(NamedTuple):
     """The state of the optimizer that `with_intervention` returns.
 
-    `inner` is the state of the wrapped optimizer. `numbers` is the concatenation of the number of `intervene` calls,
-    the next key, and each 32-bit number in the intervention's state. They share one array, because each array that
-    enters and leaves a compiled step costs about 2 us. `arrays` holds the rest of the intervention's state.
+    `inner` is the state of the wrapped optimizer. `numbers` holds the number of `intervene` calls, the next key, and
+    all 32-bit numbers of the intervention's state. These numbers share one array, because each array that enters and
+    leaves a compiled step costs about 2 us. `arrays` holds the rest of the intervention's state.
     """
 
     inner: PyTree
@@ -55,7 +56,7 @@ class InterventionState(NamedTuple):
 
 
 class Unpacked(NamedTuple):
-    """The intervention's state, the number of `intervene` calls and the next key: the unpacked `InterventionState`."""
+    """The unpacked `InterventionState`: the intervention's state, the number of `intervene` calls, and the next key."""
 
     intervention: PyTree
     gradient_steps: Int[Array, ""]
@@ -177,8 +178,8 @@ class InterveningOptimizer:
     def measure(self, trained: Any, *inputs: PyTree, tau: float = 0.1) -> dict[str, Array]:
         """Returns the fraction of tau-dormant neurons and the number of recycled neurons, as a dictionary.
 
-        "dormant/0.1/all" is the fraction over all layers for tau = 0.1, and "dormant/0.1/dense" that of the layer
-        "dense". "recycled/dense" is the number of neurons of "dense" that have been recycled so far.
+        With tau = 0.1, the entry "dormant/0.1/all" is the fraction over all layers, and "dormant/0.1/dense" is the
+        fraction of the layer "dense". "recycled/dense" is the number of neurons of "dense" that were recycled so far.
         """
         self._check_inputs(inputs)
         old, opt_state = _parts(trained)
@@ -237,15 +238,14 @@ class InterveningOptimizer:
             rest = [name for name in made if name != "params"]
             if rest:
                 raise ValueError(
-                    f"`init` also makes {', '.join(rest)}, which the optimizer does not hold: pass an `apply` that "
-                    "takes the trained parameters alone, and an `init` that returns them."
+                    f"`init` returns {', '.join(rest)} beside the parameters, but the optimizer holds only parameters: "
+                    "pass an `apply` that takes only the parameters, and an `init` that returns only them."
                 )
             return lambda params, *inputs: self.model.apply({"params": params}, *inputs), lambda key: self.model.make(
                 key
             )["params"]
         raise ValueError(
-            f"expected parameters with the structure that `init` makes, {jax.tree.structure(made)}; the optimizer got "
-            f"{structure}."
+            f"expected parameters with the structure that `init` returns, {jax.tree.structure(made)}; got {structure}."
         )
 
     def _check_inputs(self, inputs: tuple[PyTree, ...]) -> None:
@@ -261,7 +261,7 @@ class InterveningOptimizer:
 
 def _check_optimizer(tx: Any) -> None:
     if isinstance(tx, InterveningOptimizer):
-        raise TypeError("tx has an intervention already: put several into one Chain.")
+        raise TypeError("tx already has an intervention: to use several, combine them in one Chain.")
     if not isinstance(tx, optax.GradientTransformation):
         raise TypeError(f"the optimizer comes first: expected an optax optimizer such as optax.adam(1e-3), got {tx!r}.")
 

@@ -20,7 +20,10 @@ class UPGDState(NamedTuple):
 
 @dataclass(frozen=True)
 class UPGD:
-    """The settings of `upgd`: the decay of utilities, the noise, the decay of weights, and the factor of the gate.
+    """The settings of `upgd`.
+
+    `decay` is the decay of the running utility, `noise` the scale of the noise, `weight_decay` the decay of weights,
+    and `factor` the factor of the gate 1 - S (see `upgd`).
 
     >>> UPGD(noise=0.01).factor
     2.0
@@ -35,13 +38,13 @@ class UPGD:
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
-            raise ValueError(f"decay must lie between 0 and 1, got {self.decay}; 0 uses the last gradient only.")
+            raise ValueError(f"decay must be at least 0 and below 1, got {self.decay}; 0 uses the last gradient only.")
         for name in ("noise", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not 0 < self.factor < math.inf:
             raise ValueError(
-                f"factor must be positive, got {self.factor}; 2 gives a weight without utility full steps."
+                f"factor must be positive, got {self.factor}; with 2, a weight of utility 0 takes full steps."
             )
 
 
@@ -50,10 +53,11 @@ def upgd(
 ) -> optax.GradientTransformation:
     """Returns utility-based perturbed gradient descent, which protects useful weights.
 
-    With gradient g and weight w, the utility U is the running average of -g * w. It estimates how much the loss would
-    rise without the weight. The update is -learning_rate * (factor * (1 - S) * (d + noise * e) + weight_decay * w),
-    where e is normal noise, S = sigmoid(U / max U) with the maximum over all weights, and d is the gradient, or what
-    `direction` makes of it. For UPGD with Adam, pass `optax.scale_by_adam()`. Each step draws a number per weight.
+    The utility U of a weight w with gradient g is the running average of -g * w. It estimates how much the loss would
+    rise without the weight. The update is -learning_rate * (factor * (1 - S) * (d + noise * e) + weight_decay * w).
+    Here S = sigmoid(U / max U), with the maximum over all weights. The gate 1 - S is small for useful weights. e is
+    normal noise, one number per weight and step. d is the gradient after the transformation `direction`, if it is
+    given. For UPGD with Adam, pass `optax.scale_by_adam()`.
 
     >>> tx = upgd(0.1, settings=UPGD(decay=0.0, noise=0.0, weight_decay=0.0, factor=1.0))
     >>> params = {"w": jnp.array([1.0, -2.0])}
@@ -63,16 +67,16 @@ def upgd(
 
     `update` raises ValueError without parameters.
     Source: Elsayed and Mahmood 2024, "Addressing loss of plasticity and catastrophic forgetting in continual learning";
-    core/optim/weight_upgd/first_order.py and core/run/rl/adaupgd.py at mohmdelsayed/upgd b75e90a. Their code corrects
-    the utility for its start at zero but not the maximum, so that the gate is a step function at first; we correct
-    neither, and the quotient needs no correction. If no utility is positive, their quotient changes its sign and
-    protects the most harmful weights; we divide by the largest absolute utility.
+    core/optim/weight_upgd/first_order.py and core/run/rl/adaupgd.py at mohmdelsayed/upgd b75e90a. There are two
+    differences. Their code corrects U for its start at zero, but not max U, so at first S is a step function. We
+    correct neither, because the correction cancels in U / max U. If no utility is positive, U / max U has the wrong
+    sign in their code and protects the most harmful weights. We then divide by the largest absolute utility.
     """
     settings = UPGD() if settings is None else settings
     base = optax.identity() if direction is None else direction
 
     def init(params: PyTree[Array]) -> UPGDState:
-        # Seeds that start from different weights get different noise, also under `vmap`.
+        # The key depends on the initial weights. So seeds with different weights get different noise, also with `vmap`.
         total = sum((leaf.astype(jnp.float32).sum() for leaf in jax.tree.leaves(params)), start=jnp.zeros(()))
         key = jax.random.fold_in(jax.random.key(0), jax.lax.bitcast_convert_type(total, jnp.uint32))
         return UPGDState(jax.tree.map(jnp.zeros_like, params), jax.random.key_data(key), base.init(params))
@@ -100,7 +104,7 @@ def upgd(
 
 
 def _scale(utility: PyTree[Array]) -> Array:
-    """Returns the largest utility; the largest absolute utility if none is positive; 1 if all are 0."""
+    """Returns the largest utility, or the largest absolute utility if none is positive, or 1 if all are 0."""
     leaves = jax.tree.leaves(utility)
     highest = jnp.stack([leaf.max().astype(jnp.float32) for leaf in leaves]).max()
     largest = jnp.stack([jnp.abs(leaf).max().astype(jnp.float32) for leaf in leaves]).max()

@@ -27,7 +27,8 @@ except ModuleNotFoundError as error:
 
 __all__ = ["plot_layers", "plot_scores"]
 
-# The palette of Okabe and Ito for colour-blind readers, without yellow, which is too pale on white.
+# The palette of Okabe and Ito, which colour-blind readers can tell apart. Its yellow is left out: it is too pale on
+# white.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 DORMANT = "#AA3377"
 LINES = ("-", "--", ":", "-.")
@@ -123,9 +124,10 @@ def finish(axes: Axes, title: str, x_name: str, quantity: str, percent: bool = F
 
 @mpl.rc_context(STYLE)
 def draw_shares(axes: Axes, shares: Mapping[str, tuple[float, float, float]], tau: float) -> None:
-    """Draws the dormant fraction of each layer as a bar, with its interval. The last bar is the row of all layers.
+    """Draws the dormant fraction of each layer as a bar, with its interval.
 
-    `shares` maps each layer's name to its dormant fraction and the lower and upper bound of the interval.
+    `shares` maps each layer's name to its dormant fraction and the lower and upper bound of the interval. The last
+    entry stands for all layers together. Its bar is grey.
     """
     heights = np.arange(len(shares))
     values = [share for share, _, _ in shares.values()]
@@ -156,7 +158,7 @@ def draw_sorted_scores(axes: Axes, scores: Mapping[str, Float[np.ndarray, " neur
 
 
 def report_axes(layers: int) -> tuple[Axes, Axes]:
-    """Returns the two axes of a new figure for a report. The figure is higher if there are more layers."""
+    """Returns the two axes of a new figure for a report. The height of the figure grows with the number of layers."""
     with mpl.rc_context(STYLE):
         shares, scores = Figure((11.0, 1.8 + 0.35 * max(6, layers)), dpi=130, layout="constrained").subplots(1, 2)
     return shares, scores

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 WIDTH = 120  # columns of a printed table
 NARROWEST = 8  # fewest columns of a wrapped cell
-SENTENCE = 40  # the last column holds sentences; it shrinks to this width before other columns shrink
+SENTENCE = 40  # the last column of a table holds sentences; it shrinks first, down to this width
 
 
 class Reason(str):
@@ -35,10 +35,10 @@ class Reason(str):
 APART = "insert a layer with its own weights between it and the values it is combined with"
 OWN = "give each of its neurons weights of its own"
 DIRECT = "use those parameters directly as weights, without computing with them first"
-SILENT = "add before the activation, or use an activation that maps 0 to 0"
+SILENT = "add or pad before the activation, or use an activation that maps 0 to 0"
 TRAIN = "let a gradient reach that parameter, or leave the layer as it is"
 RETURN = "trace a function that does not return it"
-BRANCH = "choose with torch.where or by an index in place of Python's if, for or while"
+BRANCH = "choose with torch.where or an index instead of Python's if, for or while"
 PYTHON = "keep the value a tensor: no item(), tolist() or numpy() in forward"
 RUNS = "make forward run on the example inputs in training mode, with gradients on"
 
@@ -100,7 +100,7 @@ def printed_wiring(layers: Sequence[Layer], outputs: Sequence[str], not_followed
 
 
 def status(layer: Told) -> str:
-    """Returns "yes" if a layer is recycled, or "no: " and the reasons. Also names what couples its neurons."""
+    """Returns "yes" if a layer is recycled, or "no: " and the reasons. Names normalisations that couple its neurons."""
     if layer.reasons:
         return "no: " + "; ".join(layer.reasons)
     return "yes" + (f", but its neurons are coupled by {', '.join(layer.coupled_by)}" if layer.coupled_by else "")
@@ -149,10 +149,12 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LayerReport:
-    """The row of a report: one layer's dormant neurons, scores, effective rank and weight norm on the batch.
+    """One row of a report: a layer's dormant neurons, scores, effective rank and weight norm on the batch.
 
-    `Report.all` is a row for all layers together. Its rank and norm are NaN. For a layer with NaN or infinite
-    activations, the scores, the share, the interval and the effective rank are NaN.
+    `interval` is the dormant fraction with its 95 % interval. `reasons` explain why the layer is not recycled.
+    `coupled_by` names the normalisations that couple its neurons. For a layer with NaN or infinite activations, the
+    scores, the share, the interval and the effective rank are NaN. The row for all layers together (`Report.all`) has
+    NaN as its rank and norm.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Regularisers: penalties on the weights, whose gradient is added to that of the loss, and `CChain` on the outputs."""
+"""Regularisers: penalties on the weights, and `CChain`, a penalty on changes of the outputs."""
 
 import math
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class Penalty(Protocol):
 
 
 class Initial(NamedTuple):
-    """The state of the penalty's transformation: the initial weights.
+    """The state of the transformation `add_gradient_of(penalty)`: the initial weights.
 
-    If a neuron is recycled, `graft` replaces its initial weights by its fresh weights.
+    If a neuron is recycled, `dormant.graft` replaces its initial weights by its fresh weights.
     """
 
     params: Params
@@ -83,10 +83,10 @@ class L2Init:
 
 @dataclass(frozen=True)
 class Parseval:
-    """The penalty strength * sum_l ||G_l - scale * I||^2, where G_l is the Gram matrix of a layer's incoming vectors.
+    """The penalty strength * sum_l ||G_l - scale * I||^2, where G_l is the Gram matrix of layer l's incoming vectors.
 
-    It pulls the incoming vectors of a layer towards orthogonal vectors with squared length `scale`. It ignores the
-    layers in `free`, which are the output layers by default. The cost is inputs * neurons^2 operations per layer.
+    It pulls the incoming vectors of a layer towards orthogonal vectors with squared length `scale`. Layers in `free`
+    have no penalty. The default lists the names of output layers. The cost is inputs * neurons^2 operations per layer.
 
     >>> float(Parseval(1.0)({"hidden": jnp.array([[1.0, 1.0], [0.0, 2.0]])}, {}))  # products 1, 1, 1, 5
     18.0
@@ -102,7 +102,9 @@ class Parseval:
     def __post_init__(self) -> None:
         _check(self.strength)
         if not self.scale > 0:
-            raise ValueError(f"scale must be positive, got {self.scale}; with 1, incoming vectors get length 1.")
+            raise ValueError(
+                f"scale must be positive, got {self.scale}; with 1, incoming vectors are pulled towards length 1."
+            )
 
     def __call__(self, params: Params, initial: Params) -> Float[Array, ""]:
         del initial
@@ -125,9 +127,9 @@ class Spectral:
     8.0
 
     Raises ValueError for a negative strength or a power below 1.
-    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They start the
-    iteration from the vector of the previous gradient step. We start it from a fixed vector. We do not penalise the
-    scales of a normalisation.
+    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They start the iteration from
+    the vector of the previous gradient step. We start it from a fixed vector. We do not penalise the scales of
+    normalisation layers.
     """
 
     strength: float = 1e-4
@@ -149,9 +151,9 @@ class Spectral:
 
 
 class ChurnState(NamedTuple):
-    """The state of `CChain`: the weights before the last gradient step, and the average loss and churn so far.
+    """The state of `CChain`: the weights before the last gradient step, and running averages of the loss and the churn.
 
-    `gradient_steps` is the number of steps in the averages.
+    `gradient_steps` is the number of gradient steps so far.
     """
 
     previous: Params
@@ -162,12 +164,12 @@ class ChurnState(NamedTuple):
 
 @dataclass(frozen=True)
 class CChain:
-    """A term of the loss that keeps the outputs on other states as they were before the last gradient step.
+    """A term of the loss that penalises changes of the outputs (churn) since the last gradient step.
 
-    The term is strength * `output_churn`. Draw the states independently of the training batch. In the first `fixed`
-    gradient steps, the strength is `strength`. After that, it makes the term the fraction `share` of the loss:
-    share * mean |loss| / (mean churn + 1e-8), with means over about `window` gradient steps. With `share=None`, the
-    strength never changes.
+    The term is strength * `output_churn`, on states that are drawn independently of the training batch. In the first
+    `fixed` gradient steps, the strength is `strength`. After that, the strength is
+    share * mean |loss| / (mean churn + 1e-8), so that the term is about the fraction `share` of the loss. The means are
+    over about `window` gradient steps. With `share=None`, the strength never changes.
 
     The term needs the loss, so it is not a `Penalty`. In your own loss, add `cchain.strength_at(state) * churn`. Before
     each `optimizer.update`, call `state = cchain.after(state, params, loss, churn)`. The cost is a forward pass with
@@ -184,9 +186,9 @@ class CChain:
     Raises ValueError for a number outside its range.
     Source: Tang et al. 2025, "Mitigating plasticity loss in continual reinforcement learning by reducing churn"
     (C-CHAIN); the defaults and the lag of one gradient step are those of crl_minatar/agents/double_dqn_c_chain.py at
-    revision 2f8bedf. They average over a window of steps. We use the plain mean of the first half window, then an
-    exponential average of the same mean age, which needs two numbers instead of two lists. We have no form for PPO,
-    whose term is a cross-entropy. An intervention that changes weights counts as churn for one gradient step.
+    revision 2f8bedf. They average over a window of steps. To store two numbers instead of two lists, we use the plain
+    mean over the first half window, and then an exponential average with the same mean age. Their term for PPO, a
+    cross-entropy, is not implemented. If an intervention changes weights, this counts as churn in one gradient step.
     """
 
     share: float | None = 0.01
@@ -202,12 +204,12 @@ class CChain:
             raise ValueError(f"fixed and window must be at least 1 step, got {self.fixed} and {self.window}.")
 
     def init(self, params: Params) -> ChurnState:
-        """Returns the state before the first gradient step. At that step there is no churn."""
+        """Returns the state before the first gradient step. The churn of that step is 0."""
         zero = jnp.zeros(())
         return ChurnState(params, zero, zero, jnp.zeros((), jnp.int32))
 
     def strength_at(self, state: ChurnState) -> Float[Array, ""]:
-        """Returns the factor of the churn at the next gradient step."""
+        """Returns the strength at the next gradient step: the factor of the churn in the loss."""
         if self.share is None:
             return jnp.float32(self.strength)
         adapted = self.share * state.loss / (state.churn + 1e-8)
@@ -216,7 +218,7 @@ class CChain:
     def after(self, state: ChurnState, params: Params, loss: Float[Array, ""], churn: Float[Array, ""]) -> ChurnState:
         """Returns the state for the next step. `params` are the weights before the optimizer changes them."""
         step = state.gradient_steps + 1
-        # The first gradient step has no churn, so the average of the churn has one step less.
+        # The churn of the first gradient step is always 0, so the average of the churn leaves this step out.
         rate, churn_rate = (
             jnp.maximum(1.0 / steps.astype(jnp.float32), 2.0 / (self.window + 1.0))
             for steps in (step, jnp.maximum(step - 1, 1))
@@ -270,4 +272,4 @@ def _total(terms: list[Array]) -> Float[Array, ""]:
 
 def _check(strength: float) -> None:
     if not 0 <= strength < math.inf:
-        raise ValueError(f"strength must not be negative, got {strength}; 0 has no effect on the weights.")
+        raise ValueError(f"strength must not be negative, got {strength}; 0 has no effect.")

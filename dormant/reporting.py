@@ -26,7 +26,7 @@ def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: f
     score. Its lower bound is the fraction of neurons that are certainly dormant. Its upper bound is the fraction of
     neurons that may be dormant. The effective rank is computed from the matrix of activations, with one row per sample
     and position. If a layer has several non-linearities, the report shows the largest of their ranks. The weight norm
-    is the norm of all incoming entries.
+    is the Euclidean norm of all weights and biases that feed the layer.
 
     >>> params = {"dense": {"kernel": jnp.diag(jnp.array([1.0, 1.0, 0.0]))}, "head": {"kernel": jnp.ones((3, 1))}}
     >>> def apply(params, x):
@@ -105,8 +105,9 @@ def _layer_bounds(
 ) -> dict[str, Float[np.ndarray, "2 neurons"]]:
     """Returns the lower and upper score bounds of each layer, as two rows.
 
-    A neuron with several non-linearities has several bounds. The largest of them are returned. If samples influence
-    each other, all bounds are NaN. If a layer has NaN or infinite activations, its bounds are NaN.
+    A neuron with several non-linearities has several bounds. The largest of them are returned. If a layer has NaN or
+    infinite activations, its bounds are NaN. If samples influence each other, all bounds are NaN. Samples do so if the
+    activations of single samples give other scores than those of the whole batch.
     """
     bounds = {layer.name: np.zeros((2, layer.width)) for layer in wiring.layers}
     alone = {layer.name: np.zeros(layer.width) for layer in wiring.layers}

@@ -13,9 +13,10 @@ LATER = "added later"
 
 
 def added(default: Default) -> Default:
-    """Returns a field of a dataclass that was added after runs were made.
+    """Returns a dataclass field for a setting that is newer than some stored runs.
 
-    At its default it is not part of a run's description, so that runs made before keep their names.
+    If the setting has its default, it is left out of the description of a run. The names of run folders depend on this
+    description, so folders of older runs keep their names.
     """
     return field(default=default, metadata={LATER: True})
 
@@ -54,7 +55,7 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class Renewal:
-    """Options for replacing the weights of a chosen neuron and their optimizer state. `ReDo` explains all four options.
+    """Options for replacing a neuron's weights and their optimizer state. The docstring of `ReDo` explains them.
 
     >>> Renewal(incoming="scaled").outgoing
     'zero'
@@ -84,7 +85,8 @@ def checked_soft_rate(rate: float) -> float:
 def soft_factors(rate: float, steps: int) -> tuple[float, float]:
     """Returns the factors of the old weights and of the noise after `steps` steps of soft shrink and perturb.
 
-    The noise of n steps has the variance rate^2 * (1 - k^(2 n)) / (1 - k^2) of a fresh weight, with k = 1 - rate.
+    One step sets w <- (1 - rate) * w + rate * w', where w' is a fresh weight. With k = 1 - rate, n steps multiply w by
+    k^n. The variance of their noise is rate^2 * (1 - k^(2 n)) / (1 - k^2) times the variance of a fresh weight.
 
     >>> soft_factors(0.25, 1)
     (0.75, 0.25)
@@ -109,7 +111,7 @@ def checked_silences(quantile: float, period: int, growth: float, least: int, mo
 
 
 def silence_lengths(most: int) -> np.ndarray:
-    """Returns the shortest length of each bin of lengths up to `most`: about four bins per doubling.
+    """Returns the lower ends of bins of lengths from 1 to `most`. There are about four bins per doubling of the length.
 
     >>> silence_lengths(20).tolist()
     [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20]

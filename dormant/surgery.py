@@ -69,9 +69,10 @@ def _replace(old: Array, hit: Array, new: Array) -> Array:
 
 
 def _state_mask(tx: optax.GradientTransformation, learner: Learner, mask: PyTree[Bool[Array, "..."]]) -> PyTree:
-    """Returns a tree like the optimizer state. The state of a parameter becomes the parameter's mask, all else None.
+    """Returns a tree like the optimizer state, with the mask of a parameter in place of the parameter's state.
 
-    Raises ValueError if the state of some parameter can't be found or masked.
+    State that belongs to no parameter is replaced by None. Raises ValueError if the state of a parameter can't be found
+    or masked.
     """
     misfits: list[str] = []
 
@@ -88,8 +89,8 @@ def _state_mask(tx: optax.GradientTransformation, learner: Learner, mask: PyTree
         hits = mapped(tx, note, learner.opt_state, mask, learner.params, is_leaf=is_absent)
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
-            "the optimizer's state could not be matched with the parameters; expected one array per parameter, with "
-            f"the parameter's shape, as optax.tree_utils.tree_map_params finds them: {error}"
+            "the optimizer's state could not be matched with the parameters; expected that "
+            f"optax.tree_utils.tree_map_params finds one array per parameter, with the parameter's shape: {error}"
         ) from error
     if misfits:
         raise ValueError(
@@ -190,7 +191,7 @@ def first_moments(learner: Learner) -> Params:
 
 
 def _leaves(tree: PyTree, params: Params) -> list[Array | None]:
-    """Returns one leaf of `tree` per parameter. A leaf is None if another part of the optimizer trains its parameter.
+    """Returns one leaf of `tree` per parameter, or None for a parameter that another part of the optimizer trains.
 
     If `tree` does not match the parameters, all leaves are None.
     """
@@ -259,10 +260,10 @@ def recyclable(
 ) -> list[NeuronLayer]:
     """Returns the layers to recycle: all layers that can be recycled, or only those in `names` if it is given.
 
-    `names` contains names of layers or of networks. A layer can't be recycled if its wiring has a reason against it, or
-    if the optimizer does not train a parameter that feeds or reads its neurons. Warns of the second case if `names` is
-    None. Raises ValueError if `names` contains a layer that can't be recycled. If `coupled` is "skip", leaves out
-    layers whose neurons are coupled.
+    `names` contains names of layers, or of networks, such as "actor" for the layers "actor/dense" and "actor/conv". A
+    layer can't be recycled if its wiring has a reason against it, or if the optimizer does not train a parameter that
+    feeds or reads its neurons. If `names` is None, warns of untrained parameters. If `names` contains a layer that
+    can't be recycled, raises ValueError. If `coupled` is "skip", leaves out layers whose neurons are coupled.
     """
     wiring, fixed = network.wiring, untrained(network.tx, params)
     reasons = {layer.name: layer.reasons or _untrained_reasons(layer, fixed) for layer in wiring.layers}
@@ -310,7 +311,9 @@ def fresh(network: Network, key: Array, learner: Learner) -> PyTree[Array]:
         for params in (learner.params, donor)
     )
     if expected != got:
-        raise ValueError(f"network.init must return parameters like the learner's: expected {expected}, got {got}.")
+        raise ValueError(
+            f"network.init must return parameters with the learner's tree and shapes: expected {expected}, got {got}."
+        )
     return donor
 
 

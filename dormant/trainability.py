@@ -24,9 +24,10 @@ def active_fraction(
 ) -> Float[Array, ""]:
     """Returns the fraction of activations, over all samples, positions and neurons, that are active.
 
-    An activation is active if it is not 0; with "tanh" if it lies within -0.99 and 0.99, with "sigmoid" if it lies
-    within 0.01 and 0.99. It is not one minus the dormant fraction, because it counts samples as well. With CReLU it is
-    one half by construction, and with Fourier features nearly 1. The cost is one pass over the activations.
+    With "relu", an activation is active if it is not 0. With "tanh", it is active between -0.99 and 0.99, and with
+    "sigmoid" between 0.01 and 0.99. The result differs from 1 minus the dormant fraction, because a neuron can be
+    active on some samples and not on others. With CReLU, the result is one half by construction. With Fourier features,
+    it is nearly 1. The cost is one pass over the activations.
 
     >>> float(active_fraction({"hidden": jnp.array([[0.0, 1.0], [2.0, 0.0]])}))  # though no neuron is dead
     0.5
@@ -50,7 +51,9 @@ def active_fraction(
 
 
 def gradient_norm(gradients: PyTree[Array]) -> Float[Array, ""]:
-    """Returns the Euclidean norm of all gradients together, before any clipping. The cost is one pass over them.
+    """Returns the Euclidean norm of all gradients together. Pass gradients that are not clipped.
+
+    The cost is one pass over the gradients.
 
     >>> float(gradient_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0])}))
     5.0
@@ -59,14 +62,15 @@ def gradient_norm(gradients: PyTree[Array]) -> Float[Array, ""]:
 
 
 def weight_distance(params: PyTree[Array], since: PyTree[Array]) -> Float[Array, ""]:
-    """Returns the root of the mean squared change of the weights since earlier ones, such as the initial ones.
+    """Returns the root mean square change of the weights. `since` holds earlier weights, such as the initial weights.
 
-    The cost is one pass over the weights, and a copy of them.
+    The cost is one pass over the weights, and the memory for `since`.
 
     >>> round(float(weight_distance({"w": jnp.array([3.0, 4.0])}, {"w": jnp.zeros(2)})), 3)
     3.536
 
-    Source: awjuliani/deep-rl-plasticity 75f0d5a, from the initial weights; Plasticine measures from the last log point.
+    Source: awjuliani/deep-rl-plasticity 75f0d5a measures from the initial weights. Plasticine measures from the weights
+    at the last log point.
     """
     moved = jax.tree.map(lambda now, then: now - then, params, since)
     return gradient_norm(moved) / math.sqrt(sum(leaf.size for leaf in jax.tree.leaves(moved)))
@@ -75,11 +79,12 @@ def weight_distance(params: PyTree[Array], since: PyTree[Array]) -> Float[Array,
 def tangent_kernel(
     apply: Callable[..., Array], params: PyTree[Array], *inputs: PyTree, output: Callable[[Array], Array] = jnp.max
 ) -> Float[Array, "samples samples"]:
-    """Returns the empirical neural tangent kernel: products of the gradients of one output at each pair of samples.
+    """Returns the empirical neural tangent kernel: scalar products of gradients, one for each pair of samples.
 
-    `apply(params, *inputs)` returns the outputs of a batch. `output` makes one number of a sample's outputs, by default
-    the largest, which is the value of a Q-network's greedy action. The cost is a backward pass per sample, a matrix of
-    samples * parameters, and samples^2 * parameters for the products. 64 to 128 samples are usual.
+    `apply(params, *inputs)` returns the outputs of a batch. `output` reduces the outputs of one sample to a number,
+    whose gradient is used. By default this is the largest output, which for a Q-network is the value of the greedy
+    action. The cost is a backward pass per sample, the memory for samples * parameters numbers, and samples^2 *
+    parameters operations for the products. 64 to 128 samples are usual.
 
     >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     >>> tangent_kernel(lambda params, x: x @ params["w"], {"w": jnp.ones((2, 1))}, x).tolist()
@@ -107,8 +112,8 @@ def tangent_kernel_rank(
 ) -> Float[Array, ""]:
     """Returns the `srank` of `tangent_kernel`: how many of its largest eigenvalues sum to 1 - delta of the total.
 
-    A low rank means that a step on some samples changes the outputs on the others alike. The cost is that of the
-    kernel, and samples^3.
+    A low rank means that a gradient step on some samples also changes the outputs on the other samples. The cost is
+    that of the kernel, plus samples^3 operations.
 
     >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     >>> float(tangent_kernel_rank(lambda params, x: x @ params["w"], {"w": jnp.ones((2, 1))}, x))
@@ -122,11 +127,12 @@ def tangent_kernel_rank(
 
 
 def isometry_deviations(params: PyTree[Array], scaled: bool = False) -> dict[str, Float[Array, ""]]:
-    """Returns the deviation of each kernel from an isometry, by path: ||G - I||^2, with G its smaller Gram matrix.
+    """Returns a dictionary from the path of each kernel W to its deviation from an isometry: ||G - I||^2.
 
-    Each position of a convolution's window is a kernel of its own, and their deviations add up. With `scaled`, a kernel
-    is first divided by sqrt(outputs / inputs) / positions, the singular value that `FIRE` gives it; after `FIRE` the
-    deviation is then nearly 0. The cost is inputs * outputs * min(inputs, outputs) per kernel and position.
+    G is W^T W or W W^T, whichever is smaller. In a convolution, each position of the window is a kernel of its own, and
+    their deviations are summed. With `scaled`, each kernel is first divided by sqrt(outputs / inputs) / positions.
+    `FIRE` gives kernels this singular value, so after `FIRE` the deviation is nearly 0. The cost is inputs * outputs *
+    min(inputs, outputs) operations per kernel and position.
 
     >>> {path: float(value) for path, value in isometry_deviations({"w": jnp.diag(jnp.array([3.0, 4.0]))}).items()}
     {'w': 289.0}

@@ -55,9 +55,9 @@ class Activation(NamedTuple):
 class Wiring:
     """The neuron layers of a traced function, in the order of computation. `outputs` names the output layers.
 
-    `measure(params, *inputs)` runs the function and returns a list of `Activation`. `not_followed` lists the parameters
-    that neither feed nor read a neuron, such as those of unknown operations. It maps the path of each to a description
-    of its use. Layers inside unknown operations are not in `layers`.
+    `measure(params, *inputs)` runs the function and returns a list of `Activation`. `not_followed` has an entry for
+    each parameter that neither feeds nor reads a neuron, such as a parameter of an unknown operation. It maps the path
+    of the parameter to a description of its use. Layers inside unknown operations are not in `layers`.
 
     >>> from dormant import trace
     >>> def apply(params, x):
@@ -121,8 +121,8 @@ class Wiring:
 class Network(NamedTuple):
     """The parts of a network that interventions use: its wiring, its initialiser and its optimizer.
 
-    `init(key)` returns fresh parameters, with the same tree as the parameters of the network. It initialises each layer
-    in the way that was chosen for the layer.
+    `init(key)` returns fresh parameters, with the same tree as the parameters of the network. They come from the
+    initialisers of the network's layers.
     """
 
     wiring: Wiring

@@ -37,7 +37,7 @@ class CChain:
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength < math.inf:
-            raise ValueError(f"strength must not be negative, got {self.strength}; 0 has no effect on the weights.")
+            raise ValueError(f"strength must not be negative, got {self.strength}; 0 has no effect.")
         if self.share is not None and not 0 < self.share < math.inf:
             raise ValueError(f"share must be positive, got {self.share}; None keeps the strength fixed.")
         if self.fixed < 1 or self.window < 1:

@@ -228,7 +228,9 @@ class Parseval:
     def __post_init__(self) -> None:
         _check(self.strength)
         if not self.scale > 0:
-            raise ValueError(f"scale must be positive, got {self.scale}; with 1, incoming vectors get length 1.")
+            raise ValueError(
+                f"scale must be positive, got {self.scale}; with 1, incoming vectors are pulled towards length 1."
+            )
 
     def __call__(self, params: Weights, initial: Weights) -> Float[Tensor, ""]:
         del initial
@@ -308,4 +310,4 @@ def _total(terms: list[Tensor]) -> Tensor:
 
 def _check(strength: float) -> None:
     if not 0 <= strength < math.inf:
-        raise ValueError(f"strength must not be negative, got {strength}; 0 has no effect on the weights.")
+        raise ValueError(f"strength must not be negative, got {strength}; 0 has no effect.")

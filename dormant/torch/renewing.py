@@ -249,7 +249,7 @@ class ContinualBackprop:
         if not 0 < self.replacement_rate <= 1:
             raise ValueError(f"replacement_rate must lie above 0 and not above 1, got {self.replacement_rate}.")
         if not 0 <= self.decay < 1:
-            raise ValueError(f"decay must lie between 0 and 1, got {self.decay}; 0 forgets all but the last utility.")
+            raise ValueError(f"decay must be at least 0 and below 1, got {self.decay}; 0 uses only the last utility.")
         if self.maturity < 0:
             raise ValueError(f"maturity must be at least 0 updates, got {self.maturity}.")
         one_of("utility", self.utility, ("contribution", "overall"))

@@ -294,7 +294,7 @@ def test_plasticity_injection_changes_what_learns_and_not_what_is_computed():
         (lambda: Gap(floor=0.0), "floor must be above 0"),
         (lambda: Renewal(incoming="none"), "incoming"),
         (lambda: ContinualBackprop(replacement_rate=0.0), "replacement_rate must lie above 0"),
-        (lambda: ContinualBackprop(decay=1.0), "decay must lie between"),
+        (lambda: ContinualBackprop(decay=1.0), "decay must be at least 0 and below 1"),
         (lambda: ContinualBackprop(maturity=-1), "maturity must be at least 0"),
         (lambda: HareTortoise(momentum=1.0), "momentum must lie between"),
         (lambda: HareTortoise(period=0), "period must be at least 1"),

@@ -39,7 +39,7 @@ def shifted(params, x):
     [
         (residual, f"to recycle first, second: {APART}"),
         (frozen, "to recycle first: let a gradient reach that parameter, or leave the layer as it is"),
-        (shifted, "to recycle first: add before the activation, or use an activation that maps 0 to 0"),
+        (shifted, "to recycle first: add or pad before the activation, or use an activation that maps 0 to 0"),
     ],
 )
 def test_a_printed_wiring_says_what_to_change(apply, cure):
