@@ -15,29 +15,30 @@ from .schedule import when
 
 
 class Bounds(NamedTuple):
-    """The largest allowed absolute value of each parameter's entries. It is infinity for parameters without a bound."""
+    """The largest allowed absolute value of each parameter's entries: infinity if the parameter has no bound."""
 
     bounds: dict[str, Float[Array, ""]]
 
 
 @dataclass(frozen=True)
 class ClipWeights:
-    """Clips weights to `factor` times a bound, which is known from the start of training.
+    """Clips weights to `factor` times a bound that is computed when training starts.
 
     Kernels and biases are clipped. Parameters of normalisations and parameters of layers without a kernel are not. The
     state of the optimizer does not change. Call `update` at every gradient step, not within `Every`. Each call costs
     one pass over the weights.
 
-    - `bound`: "initial" for the largest absolute initial weight in the kernels of their layer. "fan_in" for the
-      authors' bound, 1 / sqrt(inputs per neuron); a bias gets the largest bound of its layer's kernels.
+    - `bound`: "initial" is the largest absolute initial weight in the kernels of the layer. "fan_in" is the authors'
+      bound, 1 / sqrt(inputs per neuron) of the kernel. A bias gets the largest bound of its layer's kernels.
 
     >>> ClipWeights(factor=2.0)
     ClipWeights(factor=2.0, bound='initial')
 
     Raises ValueError for an unknown bound, or unless the factor is positive.
     Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning";
-    core/optim/weight_clipping.py at mohmdelsayed/weight-clipping 0d3db49, with `factor` 3 for PPO. Their bound is that
-    of PyTorch's default initialiser, whatever the initialiser is. The largest initial weight is known for any.
+    core/optim/weight_clipping.py at mohmdelsayed/weight-clipping 0d3db49, with `factor` 3 for PPO. Their bound is the
+    range of PyTorch's default initialiser, even if the network uses another initialiser. "initial" fits every
+    initialiser.
     """
 
     every_step: ClassVar[bool] = True
@@ -199,7 +200,7 @@ def _roles(params: PyTree[Array]) -> list[str]:
     new, minus = ({top.removeprefix(mark) for top in tops if top.startswith(mark)} for mark in (NEW, MINUS))
     if not new or new != minus or not new <= set(tops):
         raise ValueError(
-            f"expected layers called {NEW}x and {MINUS}x beside some layers x, as in "
+            f"expected, for each layer x of the head, two more layers {NEW}x and {MINUS}x, as in "
             f"dormant.rl.networks.Injectable; the layers are {sorted(set(tops))}."
         )
     return [_role(top, new) for top in tops]

@@ -18,8 +18,9 @@ Counts = dict[str, Int[Array, ""]]
 class Number(Protocol):
     """A rule that sets how many neurons of each layer to recycle.
 
-    `count` returns the number of neurons per layer, given the scores of each layer and the number of recyclings so far.
-    A layer with NaN or infinite activations has NaN scores. Its number is 0.
+    `count` returns the number of neurons to recycle per layer. Its arguments are the scores of each layer, and how
+    often the intervention has acted so far (`recyclings`). The number is 0 for a layer with NaN scores, which come from
+    NaN or infinite activations.
     """
 
     def count(self, scores: Scores, recyclings: Int[Array, ""]) -> Counts: ...
@@ -49,8 +50,8 @@ class Dormant:
 class Share:
     """Recycles a share of each layer's neurons, but at least one neuron. With `recyclings`, the share decays to zero.
 
-    The share of recycling number n is then share * cos(pi/2 * n / recyclings). No neuron is recycled once n reaches
-    `recyclings`.
+    The n-th recycling then uses the share `share` * cos(pi/2 * n / `recyclings`). From n = `recyclings` on, no neuron
+    is recycled.
 
     >>> scores = {"dense": jnp.ones(20)}
     >>> [int(Share(0.5, recyclings=3).count(scores, jnp.array(n))["dense"]) for n in range(3)]
@@ -87,8 +88,8 @@ class Share:
 class PooledShare:
     """Recycles a `share` of the neurons of all layers together, those with the lowest scores.
 
-    The threshold is the `share` quantile of all scores, but at most `highest`. Layers with lower scores lose more
-    neurons. No neuron is recycled if every score is above `highest`.
+    The threshold is the `share` quantile of all scores, but at most `highest`. Layers with lower scores therefore have
+    more neurons recycled. No neuron is recycled if every score is above `highest`.
 
     >>> scores = {"conv": jnp.array([0.9, 1.1]), "dense": jnp.array([0.0, 0.1, 0.2, 3.7])}
     >>> {name: int(count) for name, count in PooledShare(0.33).count(scores, jnp.array(0)).items()}

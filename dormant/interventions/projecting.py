@@ -1,4 +1,4 @@
-"""Interventions that project kernels: `FIRE` to equal singular values, `NaP` to their initial norms."""
+"""Interventions that project kernels: `FIRE` makes their singular values equal, `NaP` restores their initial norms."""
 
 import math
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ class FIRE:
 
     - `iterations`: steps of the Newton-Schulz iteration. A step multiplies a small singular value by at most 1.5, so
       ten steps do not repair a kernel whose singular values differ by more than a factor of about 50.
-    - `heads`: "project" output layers as all others, "keep" them, or draw them anew ("fresh").
-    - `moments`: "keep" or reset ("fresh") the optimizer's state of the kernels.
+    - `heads`: "project" output layers like all other layers, "keep" them, or initialise them again ("fresh").
+    - `moments`: "keep" does not change the optimizer's state of these kernels. "fresh" resets it.
 
     >>> FIRE(heads="keep")
     FIRE(iterations=10, heads='keep', moments='keep')
 
     Raises ValueError for an unknown option or less than 1 iteration.
-    Source: Han et al. 2026, "FIRE: Frobenius-isometry reinitialization";
-    vision/interventions/fire.py at isaac7778/FIRE c37a0ac. Their DQN sets
-    all dense layers to their saved initial weights; `Chain(FIRE(), Reset(("dense", "head")))` draws them anew. Their
-    SAC projects all dense layers and starts the optimizers anew. Both also change the target network; we do not. In a
-    kernel with more than two axes we take the last two for inputs and outputs.
+    Source: Han et al. 2026, "FIRE: Frobenius-isometry reinitialization"; vision/interventions/fire.py at isaac7778/FIRE
+    c37a0ac. Their DQN sets all dense layers to their saved initial weights. A similar intervention here is
+    `Chain(FIRE(), Reset(("dense", "head")))`, which gives them new initial weights. Their SAC projects all dense layers
+    and resets the optimizers. Their DQN and SAC also change the target network. We do not. The last two axes of a
+    kernel are its inputs and outputs; other axes are the window.
     """
 
     iterations: int = 10
@@ -74,7 +74,7 @@ def isometric(kernel: Float[Array, "*window inputs outputs"], iterations: int = 
     [[1.0, 0.0], [0.0, 1.0]]
     """
     inputs, outputs = kernel.shape[-2:]
-    matrix = kernel.swapaxes(-1, -2) if inputs < outputs else kernel  # so that the Gram matrix is the smaller one
+    matrix = kernel.swapaxes(-1, -2) if inputs < outputs else kernel  # this way, the Gram matrix below is smaller
     norm = jnp.sqrt(jnp.square(matrix).sum(axis=(-2, -1), keepdims=True))
     near = matrix / jnp.where(norm > 0, norm, 1.0)
 
@@ -97,18 +97,18 @@ class Norms(NamedTuple):
 class NaP:
     """Scales hidden kernels back to their initial norms (normalise and project).
 
-    By default, it projects the kernels whose layer is normalised before its activation. Scaling them does not change
-    what the network computes, and fixes the effective learning rate. With `everywhere`, it projects all hidden kernels.
-    Output layers, biases, normalisations and the optimizer's state do not change. Each call costs one pass over the
-    weights. Put it within `Every`; the paper projects at every gradient step or every 1,000.
+    By default, it scales the kernels of layers that have a normalisation before their activation. This does not change
+    what the network computes, and keeps the effective learning rate constant. With `everywhere`, it scales all hidden
+    kernels. Output layers, biases, normalisations and the optimizer's state do not change. Each call costs one pass
+    over the weights. Put it within `Every`. The paper projects at every gradient step or at every 1,000th.
 
     >>> NaP()
     NaP(everywhere=False)
 
     `init` raises ValueError if no hidden layer is normalised and `everywhere` is false.
-    Source: Lyle et al. 2024, "Normalization and effective learning rates in reinforcement learning"; there is no
-    official code, and we know the equation from a reader's summary. They also remove biases before a normalisation, and
-    project or decay its scales and offsets; we leave these as they are.
+    Source: Lyle et al. 2024, "Normalization and effective learning rates in reinforcement learning". There is no
+    official code, and we took the equation from a summary of the paper by others. The authors also remove biases before
+    a normalisation, and project or decay its scales and offsets. We do not.
     """
 
     everywhere: bool = False

@@ -22,8 +22,8 @@ class ReDo:
     """Recycles the tau-dormant neurons of every layer that can be recycled safely.
 
     Recycled neurons get incoming weights from the network's initialiser, and outgoing weights of zero. With `tau=0`,
-    the outputs of the network on the score batch do not change at all, unless a normalisation couples the neurons or
-    `outgoing` is "fresh".
+    the outputs of the network on the score batch (the inputs of `update`) do not change at all, unless a normalisation
+    couples the neurons or `outgoing` is "fresh".
 
     - `outgoing`: "zero", or "fresh" to also draw the outgoing weights from the initialiser (the paper's figure 22).
     - `moments`: "fresh" gives recycled weights the optimizer state of a new weight (zero moments for Adam). "keep" does
@@ -32,8 +32,8 @@ class ReDo:
       then (1 - b1) / sqrt(1 - b2) = 3.2 learning rates long. "restart" sets the count to zero whenever a neuron is
       recycled. All weights share the count, so this also changes the bias correction of the other weights.
     - `coupled`: "recycle" or "skip" the layers whose neurons are coupled by a normalisation.
-    - `layers`: names of the layers to recycle, or of networks (the part of a name before the slash). None recycles all
-      layers that can be recycled safely.
+    - `layers`: names of the layers to recycle. The name of a network, such as "actor", stands for its layers, such as
+      "actor/dense". None recycles all layers that can be recycled safely.
     - `incoming`: "fresh" uses the weights from the initialiser. "scaled" scales each incoming vector to the mean length
       of the vectors of the layer's other neurons (the paper's figure 23).
 
@@ -83,7 +83,7 @@ Score = Literal["activation", "gradient", "contribution", "utility"]
 
 
 class Recycling(NamedTuple):
-    """The number of recyclings so far, and how many neurons of each layer were recycled."""
+    """How often the intervention has acted so far, and how many neurons of each layer were recycled."""
 
     recyclings: Int[Array, ""]
     recycled: Recycled
@@ -97,8 +97,8 @@ class Recycle:
       from the optimizer's state (ReGraMa). "contribution" and "utility" are the utilities of continual backprop. Each
       score is divided by its mean over the layer.
     - `number`: the rule that sets how many neurons to recycle: `Dormant`, `Share`, `PooledShare` or `Gap`.
-    - `order`: "lowest" recycles the neurons with the lowest scores. "highest" and "random" recycle the same number of
-      neurons in a different order, for control experiments.
+    - `order`: "lowest" recycles the neurons with the lowest scores. For control experiments, "highest" and "random"
+      recycle the same number of neurons, but those with the highest scores, or random neurons.
     - `at_most`: the largest number of neurons to recycle per layer and call. None sets no limit.
     - `renewal`: the options for the new weights and their optimizer state.
     - `coupled` and `layers`: as in `ReDo`.
@@ -108,7 +108,7 @@ class Recycle:
     True
 
     Raises ValueError for an unknown option or `at_most` below 1. `init` raises ValueError for a layer that does not
-    exist or can't be recycled. It also does if the score is "gradient" and the optimizer keeps no first moments.
+    exist or can't be recycled, and if the score is "gradient" but the optimizer keeps no first moments.
     Source: Sokar et al. 2023, figures 15 and 25. "gradient" follows Liu et al. 2025 (ReGraMa), who use the gradient of
     the last batch. We use the running average of the gradient, which is available in any training loop.
     """
@@ -187,11 +187,11 @@ def lowest(values: Float[Array, " neurons"], number: Int[Array, ""]) -> Bool[Arr
 
 
 class Usefulness(NamedTuple):
-    """The state of one layer: each neuron's running utility and age in updates, and the number still to replace."""
+    """The state of one layer: each neuron's running utility and age in updates, and how many neurons are still due."""
 
     utility: Float[Array, " neurons"]
     age: Int[Array, " neurons"]
-    owed: Float[Array, ""]  # how many neurons still to replace; may be a fraction
+    owed: Float[Array, ""]  # how many neurons are still due to be replaced; may be a fraction
 
 
 class Usefulnesses(NamedTuple):
@@ -205,20 +205,19 @@ class Usefulnesses(NamedTuple):
 class ContinualBackprop:
     """Replaces the mature neurons with the lowest utilities, a share `replacement_rate` of them per update.
 
-    A neuron is mature if it is older than `maturity` updates. The utility of a neuron is averaged over updates with
-    weight `decay`. The average starts at zero, and is divided by 1 - decay^age to correct for this. `utility` is
-    "contribution" or "overall", which is also divided by the incoming weights (see `dormant.metrics`). If the share is
-    less than one neuron per update, it adds up until it is a whole neuron. Call `update` at every gradient step, not
-    within `Every`. Each call costs a forward pass of the score batch.
+    A neuron is mature if it is older than `maturity` updates. The utility of a neuron is an exponential average over
+    updates: average <- decay * average + (1 - decay) * utility. The average starts at zero, and is divided by 1 -
+    decay^age to correct for this. `utility` is "contribution" or "overall" (`contributions` and `utilities` in
+    `dormant.metrics`). If the share is less than one neuron, it is summed over updates until it reaches one neuron.
+    Call `update` at every gradient step, not within `Every`. Each call costs a forward pass of the score batch.
 
     >>> ContinualBackprop(maturity=1_000).replacement_rate
     0.0001
 
     Raises ValueError for an unknown option, and for a rate, decay or maturity outside its range. `init` raises
     ValueError for a layer that does not exist or that can't be recycled safely.
-    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning". The
-    released code also adds the mean contribution of a replaced neuron to the bias of the next layer. We do not. We
-    compute utilities on the score batch.
+    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning". The released code also adds the mean
+    contribution of a replaced neuron to the bias of the next layer. We do not. We compute utilities on the score batch.
     """
 
     every_step: ClassVar[bool] = True

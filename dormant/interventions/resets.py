@@ -62,6 +62,8 @@ class Reset:
 def owner(path: str, layers: tuple[str, ...]) -> set[str]:
     """Returns the names of the layers in `layers` that contain the parameter at `path`.
 
+    A layer whose name is "a+b" contains the parameters of "a" and of "b".
+
     >>> owner("params/dense/kernel", ("dense", "head"))
     {'dense'}
     """
@@ -71,15 +73,17 @@ def owner(path: str, layers: tuple[str, ...]) -> set[str]:
 
 @dataclass(frozen=True)
 class SWR:
-    """Draws single weights anew: those of low utility, in each parameter apart (selective weight reinitialisation).
+    """Replaces single weights of low utility by fresh weights (selective weight reinitialisation).
 
-    - `utility`: "gradient" for |gradient * weight|, with the running average of the gradient in the optimizer's state;
-      "magnitude" for |weight|.
-    - `choice`: "threshold" draws all weights with a utility of at most `factor` times the parameter's mean;
-      "proportional" draws the fraction `factor` of the weights, those of lowest utility.
-    - `moments`: "keep" or reset ("fresh") the optimizer's state of these weights.
+    The weights are chosen separately in each parameter array.
 
-    A parameter whose utilities are all 0 does not change. Put it within `Every`.
+    - `utility`: "gradient" is |gradient * weight|, with the running average of the gradient in the optimizer's state.
+      "magnitude" is |weight|.
+    - `choice`: "threshold" replaces all weights whose utility is at most `factor` times the mean utility of the array.
+      "proportional" replaces the fraction `factor` of the weights with the lowest utilities.
+    - `moments`: "keep" does not change the optimizer's state of these weights. "fresh" resets it.
+
+    An array whose utilities are all 0 does not change. Put this intervention within `Every`.
 
     >>> SWR(factor=1e-4)
     SWR(utility='gradient', choice='threshold', factor=0.0001, moments='keep')
@@ -87,8 +91,8 @@ class SWR:
     Raises ValueError for an unknown option or a factor outside its range. `init` raises ValueError for "gradient" if
     the optimizer keeps no average of the gradient.
     Source: Hernandez-Garcia et al. 2025, "Reinitializing weights vs units for maintaining plasticity in neural
-    networks"; src/swr_functions at JFernando4/collas_2025_swr_paper 5c8ef03. Their gradient is that of the last batch.
-    Without gradients, they draw everything anew.
+    networks"; src/swr_functions at JFernando4/collas_2025_swr_paper 5c8ef03. They use the gradient of the last batch.
+    If all utilities are 0, they replace all weights.
     """
 
     utility: Literal["gradient", "magnitude"] = "gradient"
@@ -122,7 +126,7 @@ class SWR:
         return jax.tree.map(lambda slope, leaf: jnp.abs(slope * leaf), first_moments(learner), learner.params)
 
     def chosen(self, key: Array, utility: Float[Array, "..."]) -> Bool[Array, "..."]:
-        """Returns a mask of the weights to draw anew, given the utilities of a parameter.
+        """Returns a mask of the weights to replace, given the utilities of the weights in one array.
 
         >>> utility = jnp.array([0.05, 0.02, 0.0, 0.3])
         >>> SWR(factor=0.3).chosen(jax.random.key(0), utility).tolist()  # at most 0.3 * 0.0925
@@ -242,7 +246,9 @@ class HareTortoise:
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie between 0 and 1, got {self.momentum}; 0 keeps no average at all.")
+            raise ValueError(
+                f"momentum must be at least 0 and below 1, got {self.momentum}; with 0, nothing is averaged."
+            )
         checked_steps("period", self.period)
         one_of("moments", self.moments, ("fresh", "keep"))
 

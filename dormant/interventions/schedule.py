@@ -167,7 +167,7 @@ class Chain:
 def may_change(intervention: Intervention, step: int) -> bool:
     """Whether an intervention may change a learner at gradient step `step`.
 
-    If it may not, `update` ignores the score batch at this step.
+    If the result is False, `update` does not use the score batch at this step.
 
     >>> from dormant import Prune, ReDo
     >>> redo = Every(1_000, ReDo())
@@ -227,8 +227,8 @@ class WhenDormant:
 
     Raises TypeError if `what` is not an intervention. Raises ValueError if the share is outside of (0, 1], if tau is
     negative, or if `what` must be called at every gradient step.
-    Source: ours. Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization",
-    perturb the network more strongly if the dormant share is larger.
+    Source: ours. A similar method perturbs the network more strongly if the dormant share is larger: Xu et al. 2024,
+    "DrM: mastering visual reinforcement learning through dormant ratio minimization".
     """
 
     share: float
@@ -239,7 +239,9 @@ class WhenDormant:
         checked_tau(self.tau)
         checked_occasional(self.what, "WhenDormant")
         if not 0 < self.share <= 1:
-            raise ValueError(f"share must lie above 0 and not above 1, got {self.share}; 0.25 is a quarter of all.")
+            raise ValueError(
+                f"share must lie above 0 and not above 1, got {self.share}; 0.25 is a quarter of the neurons."
+            )
 
     def init(self, learner: Learner, network: Network) -> PyTree:
         return self.what.init(learner, network)

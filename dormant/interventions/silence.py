@@ -14,9 +14,10 @@ from .schedule import when
 
 
 class Silences(NamedTuple):
-    """Per neuron of a layer: the length of its present silence, its past silences by length, and its limit.
+    """The silences of each neuron of a layer. A silence is a sequence of gradient steps at which the neuron is silent.
 
-    Lengths are gradient steps in a row. `past` counts the silences since the last change of limits, in bins of lengths.
+    `age` is the length of the present silence, or 0. `past` counts the silences that ended since the limits last
+    changed, in bins of lengths. A neuron is recycled when its silence reaches the length `limit`.
     """
 
     age: Int[Array, " neurons"]
@@ -25,7 +26,7 @@ class Silences(NamedTuple):
 
 
 class SNRState(NamedTuple):
-    """The gradient steps seen so far, the silences of each layer, and the number of neurons recycled."""
+    """The number of gradient steps so far, the silences of each layer, and how many neurons were recycled."""
 
     gradient_steps: Int[Array, ""]
     layers: dict[str, Silences]
@@ -34,13 +35,14 @@ class SNRState(NamedTuple):
 
 @dataclass(frozen=True)
 class SNR:
-    """Recycles a neuron that is silent for longer than the q-th quantile of its own past silences (self-normalised).
+    """Recycles a neuron whose silence is longer than a quantile of its own past silences (self-normalised resets).
 
-    A neuron is silent at a gradient step if it is zero on the whole score batch. It is recycled when its silence
-    reaches its limit. The limits start at `most` / 2. Every `period` gradient steps, a limit falls to the `quantile` of
-    the silences since then, or is multiplied by `growth` if that is not lower. It stays within `least` and `most`, and
-    does not change for a neuron that was never silent. `renewal`, `coupled` and `layers` work as in `Recycle`. Call
-    `update` at every gradient step, not within `Every`. Each call costs a forward pass of the score batch.
+    A neuron is silent at a gradient step if it is zero on the whole score batch. A silence is a sequence of such steps.
+    A neuron is recycled when its silence reaches the neuron's limit. All limits start at `most` / 2. Every `period`
+    gradient steps, the limits change: the new limit is the `quantile` of the neuron's silences in these steps, if that
+    is lower than the old limit. Otherwise, the limit is multiplied by `growth`. A limit stays within `least` and
+    `most`, and does not change if the neuron was never silent. `renewal`, `coupled` and `layers` work as in `Recycle`.
+    Call `update` at every gradient step, not within `Every`. Each call costs a forward pass of the score batch.
 
     >>> SNR(quantile=0.95).most
     20000
@@ -48,10 +50,10 @@ class SNR:
     Raises ValueError for a number outside its range or an unknown option. `init` raises ValueError for a layer that
     does not exist or that can't be recycled safely.
     Source: Farias and Jozefiak 2025, "Self-normalized resets for plasticity in continual learning";
-    src/algorithms/snr.py at ajozefiak/SelfNormalizedResets 8b84f0c. They count samples, we count gradient steps. They
-    count each length, we count about four lengths per doubling, which saves memory. They lower the limit of a neuron
-    that was never silent to `least`. They change limits after a number of tasks. A neuron that is negative on the whole
-    batch is silent there, and not here.
+    src/algorithms/snr.py at ajozefiak/SelfNormalizedResets 8b84f0c. Differences: they measure silences in samples, we
+    in gradient steps. They count silences of each length; to save memory, we use about four bins per doubling of the
+    length. They set the limit of a neuron that was never silent to `least`. They change limits after a number of tasks.
+    In their code, a neuron that is negative on the whole batch is also silent.
     """
 
     every_step: ClassVar[bool] = True
@@ -101,7 +103,10 @@ class SNR:
         return learner, SNRState(step, layers, count(state.recycled, masks))
 
     def listen(self, layer: Silences, silent: Bool[Array, " neurons"]) -> tuple[Silences, Bool[Array, " neurons"]]:
-        """Returns the layer after a gradient step, and a mask of the neurons to recycle."""
+        """Returns the layer's silences after a gradient step, and a mask of the neurons to recycle.
+
+        `silent` is a mask of the neurons that are silent at this step.
+        """
         age = layer.age + 1
         mask = silent & (age >= layer.limit)
         length = jnp.where(silent, age, layer.age)
@@ -111,7 +116,7 @@ class SNR:
         return Silences(jnp.where(silent & ~mask, age, 0), past, layer.limit), mask
 
     def adapted(self, layer: Silences) -> Silences:
-        """Returns the layer with new limits, and without past silences."""
+        """Returns the layer's silences with new limits. The counts of past silences start again at 0."""
         total = layer.past.sum(axis=1)
         enough = jnp.cumsum(layer.past, axis=1).astype(jnp.float32) >= self.quantile * total[:, None].astype(
             jnp.float32

@@ -1,4 +1,4 @@
-"""Traces JAX functions. `trace` applies one rule per step of a function's jaxpr, which tracks every neuron."""
+"""Traces JAX functions. `trace` applies a rule to each step of a function's jaxpr. The rules follow every neuron."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +21,9 @@ from .program import TraceError as TraceError
 from .rules import RULES
 from .values import Constant, Ids, Part, Value, numbered, plain
 
-MOST_DEFERRED = 100  # longest chain of deferred steps on constants; longer chains would exceed the recursion limit
+# A step on constants is computed only when its result is needed. This calls the step before it, and so on. A chain of
+# this many steps is computed at once, because longer chains would exceed Python's recursion limit.
+MOST_DEFERRED = 100
 LARGEST_CONSTANT = 1 << 20  # number of elements; larger constants are not computed while tracing
 
 
@@ -111,9 +113,9 @@ def _no_layer(traced: Program, params: PyTree, found: Found) -> str:
     if len(traced.inputs) == len(jax.tree.leaves(params)) and len(traced.inputs) < 2:
         return (
             "trace got one array and no inputs: expected trace(apply, params, *inputs), where apply(params, *inputs) "
-            "runs the network. A module that holds its parameters is split first: Flax NNX, graph, params = "
-            "nnx.split(module) and apply = lambda params, x: nnx.merge(graph, params)(x); Equinox, params, static = "
-            "eqx.partition(module, eqx.is_inexact_array) and apply = lambda params, x: eqx.combine(params, static)(x)."
+            "runs the network. If your module holds its parameters, split it first. In Flax NNX: graph, params = "
+            "nnx.split(module); apply = lambda params, x: nnx.merge(graph, params)(x). In Equinox: params, static = "
+            "eqx.partition(module, eqx.is_inexact_array); apply = lambda params, x: eqx.combine(params, static)(x)."
         )
     message = (
         "found no neuron layer: expected apply(params, *inputs) with at least two kernels of `params` in a row; "
@@ -224,7 +226,7 @@ def _columns(site: Site) -> tuple[Ids, Ids]:
 
 
 def _check_scans(earlier: Sequence[Program], traced: Program) -> None:
-    """Raises TraceError if a scan is too long to unroll that was unrolled in the first trace."""
+    """Raises TraceError if a scan that was unrolled in the first trace is now too long to unroll."""
     scans = [[step for step in program.steps if step.name == "scan"] for program in (*earlier[:1], traced)]
     if len(scans[-1]) > len(scans[0]):
         step = scans[-1][-1]
@@ -239,4 +241,7 @@ def _check_scans(earlier: Sequence[Program], traced: Program) -> None:
 def _check_same(first: Found, second: Found) -> None:
     names = [tuple((layer.name, layer.width) for layer in found.layers) for found in (first, second)]
     if names[0] != names[1]:
-        raise TraceError(f"the network has other layers at these input shapes: expected {names[0]}, got {names[1]}.")
+        raise TraceError(
+            f"the network has different layers for these input shapes: expected {names[0]}, got {names[1]}; trace it "
+            "again with inputs of these shapes."
+        )

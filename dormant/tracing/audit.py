@@ -17,9 +17,10 @@ MOVING = {*MOVES, "split", "unstack"}  # steps that move elements; a result depe
 
 
 class Reached(NamedTuple):
-    """The parameters and the producers that a value depends on, each as an integer with one bit per number.
+    """The parameters (`leaves`) and the producers that a value depends on.
 
-    Dependencies through another kernel are not included.
+    Both are sets of indices, stored as integers: bit i is 1 if index i is in the set. Dependencies through another
+    kernel are not included.
     """
 
     leaves: int = 0
@@ -51,7 +52,8 @@ def audit(notes: Ledger, traced: Program, values: dict[int, Value]) -> None:
 def _reached(notes: Ledger, traced: Program, values: dict[int, Value]) -> dict[int, Reached]:
     """Returns the dependencies of every value.
 
-    The product of a kernel and data depends on its new neurons and on the producers in the kernel, not on the data.
+    The product of a kernel and data depends on its new neurons and on the producers in the kernel. Its dependencies on
+    the data go through this kernel, so they are not included.
     """
     feeds = {feed.result: feed for feed in notes.feeds}
     reached = dict.fromkeys(range(len(traced.shapes)), Reached())

@@ -1,4 +1,7 @@
-"""Rules for element-wise steps: sums, products and non-linearities of neurons and parameters."""
+"""Rules for element-wise steps: sums, products and non-linearities of neurons and parameters.
+
+A rule returns the results of a step, given its operands (see `rules`). A producer is a kernel that creates neurons.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -70,15 +73,16 @@ def elementwise(notes: Ledger, step: Step, operands: Sequence[Value], shape: tup
 def _outside(carriers: Sequence[Value], shared: Why) -> Why:
     """Returns the reasons in `shared` that hold for all operands whose neurons have not passed a non-linearity.
 
+    `shared` holds reasons why incoming weights can't be redrawn. Reasons that hold for only some operands are dropped.
     For example, PReLU combines the neurons with a copy that is multiplied by a learned slope. The slope is in only one
-    of the two operands, so it is part of the activation and does not feed the neurons.
+    of the two operands. It is therefore part of the activation and does not feed the neurons.
     """
     raw = [carrier.shared for carrier in carriers if not carrier.is_activated]
     return shared.intersection(*raw) if raw and len(carriers) > 1 else shared
 
 
 def _aligned(operand: Value, rank: int) -> Value:
-    """Returns the operand with the given rank, which is that of the result. Only scalars have a different rank."""
+    """Returns the operand with `rank` axes, like the result of the step. Only scalars are changed."""
     if len(operand.shape) == rank:
         return operand
     ones = (1,) * rank
@@ -96,7 +100,7 @@ def _without_neurons(step: Step, operands: Sequence[Value], shape: tuple[int, ..
 
 
 def _stays_a_kernel(step: Step, operands: Sequence[Value]) -> bool:
-    """Whether the result is still a kernel: zero wherever the entries of the operands that are kernels are zero."""
+    """Whether the result is a kernel, given that an operand is one. A kernel is zero where its parameters are zero."""
     if step.name in SUMS:
         return all(operand.is_kernel or operand.is_zero for operand in operands)
     if step.name == "div":
@@ -167,7 +171,7 @@ def _joined(
 
 
 def _met(notes: Ledger, neurons: Ids, operands: Sequence[Value]) -> frozenset[Met]:
-    """Returns the parameters that these operands contain, in the format of `Value.met`."""
+    """Returns the parameters that these operands contain, each with the bytes of its entries (see `Value.met`)."""
     found = {(leaf, NOT_FOLLOWED) for operand in operands if not operand.has_neurons for leaf, _ in operand.hidden}
     for part in (part for operand in operands for part in operand.parts):
         shape = np.broadcast_shapes(neurons.shape, part.entries.shape)
@@ -179,9 +183,9 @@ def _met(notes: Ledger, neurons: Ids, operands: Sequence[Value]) -> frozenset[Me
 def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value, known: frozenset[Met]) -> None:
     """Records that a step combines neurons with a value that mixes neurons, such as their mean.
 
-    If the value mixes only these neurons, it couples them. If it also contains neurons of other producers, or
-    parameters that are not in `known`, the layers are not recycled. These neurons and parameters affect the layer
-    without a kernel in between.
+    `other` is this value. If it mixes only these neurons, it couples them. If it also contains neurons of other
+    producers, or parameters that are not in `known`, the layers are not recycled, because these neurons and parameters
+    affect the layer without a kernel in between.
     """
     if not other.mixed:
         return
@@ -201,10 +205,10 @@ def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value, known: frozense
 
 
 def _relate(notes: Ledger, step: Step, one: tuple[int, Value], two: tuple[int, Value]) -> bool:
-    """Compares the neurons of two operands. `one` and `two` are pairs of a value's index and the value.
+    """Compares the neurons of two operands. Returns True if the step mixes different neurons of one kernel.
 
-    If their neurons differ, merges them in pairs, or adds a reason not to recycle them. Returns True if the step
-    combines different neurons of one kernel. The result of such a step contains no neurons.
+    `one` and `two` are pairs of a value's index and the value. Different neurons in the same element are merged if they
+    act as one neuron. Otherwise, a reason not to recycle them is added.
     """
     (_, first), (_, second) = one, two
     a, b = np.broadcast_arrays(notes.current(first.neurons), notes.current(second.neurons))

@@ -1,4 +1,7 @@
-"""Rules for products and convolutions. One operand is a kernel: it reads neurons of the data and feeds new neurons."""
+"""Rules for products and convolutions. One operand is a kernel: it reads neurons of the data and feeds new neurons.
+
+A rule returns the results of a step, given its operands (see `rules`). An id is the number of a neuron.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -60,7 +63,7 @@ def _axes(rank: int, batch: Sequence[int], summed: Sequence[int]) -> Axes:
 def _product_entries(operands: Sequence[Value], axes: Sequence[Axes], side: int) -> tuple[Ids, Ids | None]:
     """Returns two arrays: the index of the neuron that each kernel entry feeds, and the id of the neuron that it reads.
 
-    The second is None if an entry reads several neurons.
+    The second result is None if an entry reads several neurons.
     """
     kernel, data = operands[side], operands[1 - side]
     mine, theirs = axes[side], axes[1 - side]
@@ -270,7 +273,7 @@ def _data_product(
 ) -> list[Value]:
     """Rule for products without a kernel.
 
-    They mix neurons if both operands hold neurons, or if the product sums over an axis along which neurons differ.
+    Such a product mixes neurons if both operands hold neurons, or if it sums over an axis along which neurons differ.
     """
     carriers = [side for side in (0, 1) if operands[side].has_neurons]
     if len(carriers) == 1:
@@ -288,8 +291,8 @@ def _weighted(
 ) -> Value:
     """Rule for weighted sums of neurons over samples or positions, such as attention. The weights are not a kernel.
 
-    The neurons are in operand 0 or 1 (`side`). If the network computes the weights, the neurons are measured before the
-    sum. This is possible because a silent neuron is zero before and after the sum.
+    The neurons are in operand 0 or 1 (`side`). If the weights depend on parameters or neurons, the neurons are measured
+    before the sum. A neuron that is silent there is also zero after the sum.
     """
     value, weights = operands[side], operands[1 - side]
     mine, theirs = axes[side], axes[1 - side]

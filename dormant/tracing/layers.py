@@ -1,4 +1,7 @@
-"""Builds the neuron layers of a wiring from the ledger, in which the tracer records its findings."""
+"""Builds the neuron layers of a wiring from the ledger, in which the tracer records its findings.
+
+A producer is a kernel that creates neurons. An id is the number of a neuron in the ledger.
+"""
 
 import functools
 from collections import Counter
@@ -51,7 +54,7 @@ def collect(notes: Ledger) -> Found:
 
 
 def _not_followed(notes: Ledger) -> dict[str, str]:
-    """Returns a dictionary from the path of each parameter that neither feeds nor reads a neuron to its use."""
+    """Returns a description of the use of each parameter that neither feeds nor reads a neuron, by path."""
     followed = {use.leaf for use in notes.uses if any(_any(ids) for ids in (use.feeds, use.reads))}
     lost: dict[str, list[str]] = {notes.leaf_names[use.leaf]: [] for use in notes.uses if use.leaf not in followed}
     for use in notes.uses:
@@ -84,7 +87,8 @@ def _ids(notes: Ledger, group: set[int]) -> Ids:
 def _names(notes: Ledger, groups: list[set[int]]) -> list[str]:
     """Returns the name of each group's layer.
 
-    It is the path of the kernel without the last key. If two layers would have the same name, it is the whole path.
+    It is the path of the kernel without the last key. If two layers would have the same name, it is the whole path. If
+    that is not unique either, a number is added.
     """
     short = ["+".join(dict.fromkeys(notes.name(producer) for producer in sorted(group))) for group in groups]
     often = Counter(short)
@@ -96,7 +100,7 @@ def _names(notes: Ledger, groups: list[set[int]]) -> list[str]:
 
 
 def _numbers(notes: Ledger, group: set[int]) -> Ids:
-    """Returns an array from ids to the indices of their neurons in the group, or NONE for neurons outside the group.
+    """Returns an array that holds, for each id, the neuron's index in the group, or NONE if it is not in the group.
 
     The array has one more element than there are ids. The id -1 selects this last element, which is NONE.
     """

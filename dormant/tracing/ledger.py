@@ -60,7 +60,7 @@ class Ledger:
     - `canonical`: the canonical id of each neuron. Neurons that were merged, such as those of two summed kernels, have
       the same canonical id.
     - `owners`: the producer of each neuron.
-    - `follows`: for each producer, the producers with which it was combined. It is read if one of them is read.
+    - `follows`: for each producer, the producers with which it was combined. If one of these is read, it is read, too.
     - `sites`: for each producer, the values at which its neurons are measured.
     - `resorts`: for each producer, the last values at which its neurons can be measured before they are mixed.
     - `born`: for each producer, the values in which the kernel creates its neurons.
@@ -81,7 +81,7 @@ class Ledger:
     follows: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     neurons_at: dict[int, Ids] = field(default_factory=dict)
     known_kernels: dict[tuple[int, int, bytes], int] = field(default_factory=dict)
-    dropped: set[tuple[int, str]] = field(default_factory=set)  # reasons about the slope of PReLU and the like
+    dropped: set[tuple[int, str]] = field(default_factory=set)  # reasons about parameters of activations, as in PReLU
     read: set[int] = field(default_factory=set)
     returned: set[int] = field(default_factory=set)
     untrained: set[int] = field(default_factory=set)  # parameters that no gradient reaches
@@ -235,9 +235,10 @@ class Ledger:
         return found.reshape(shape)
 
     def in_leaf(self, part: Part, ids: Ids, shape: tuple[int, ...]) -> Ids | None:
-        """Returns the id of each entry of a parameter, given the id of each element of a value.
+        """Returns the neuron of each entry of a parameter, given the neuron of each element of a value.
 
-        `part` holds the entry in each element. Returns None if an entry would get two different ids.
+        `ids` holds the neurons of the elements, and `part` holds the entry in each element. Returns None if an entry
+        would get two different neurons.
         """
         leaf_shape = self.leaf_shapes[part.leaf]
         if shape == leaf_shape and is_whole(part.entries, shape):

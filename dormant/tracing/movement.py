@@ -1,4 +1,7 @@
-"""Rules for steps that move elements (reshape, gather) or write them (scatter, as in `x.at[i].set(y)`)."""
+"""Rules for steps that move elements (reshape, gather) or write them (scatter, as in `x.at[i].set(y)`).
+
+An id is the number of the neuron, or of the parameter entry, in an element. A step moves ids as it moves elements.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

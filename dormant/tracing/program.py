@@ -85,7 +85,7 @@ def evaluate(traced: Program, arguments: Sequence[Any], wanted: Iterable[int]) -
 
 
 def trained_inputs(traced: Program) -> set[int]:
-    """Returns the inputs on which the outputs depend without a `stop_gradient`, so that they can get a gradient."""
+    """Returns the inputs that can get a gradient: those that reach an output without a `stop_gradient` in between."""
     reached = set(traced.outputs)
     for step in needed(traced, traced.outputs, stops="stop_gradient"):
         reached.update(step.operands)

@@ -95,9 +95,10 @@ def join_ends(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shap
 
 
 def _zeros_of_neurons(axis: int, operands: Sequence[Value]) -> list[Value]:
-    """Returns the operands of a concatenation, after giving operands that are zero the neurons of the others.
+    """Returns the operands of a concatenation. Operands that are zero get the neurons of the other operands.
 
-    This is done if the neurons do not vary along the axis of the concatenation, for example if the axis is time.
+    This is done only if the neurons do not vary along the axis of the concatenation, such as time. The zeros are then
+    treated as activations of these neurons.
     """
     carriers = [value for value in operands if value.has_neurons]
     first = carriers[0] if carriers else None

@@ -103,7 +103,8 @@ def union(values: Iterable[Value], name: str) -> frozenset[Any]:
 def side_by_side(values: Sequence[Value]) -> dict[str, Any]:
     """Returns the set fields of the concatenation of several values, as a dictionary.
 
-    The bytes in `met` get a prefix if a parameter was combined with the neurons of only some of the values.
+    If a parameter was combined with the neurons of only some of the values, its bytes in `met` get a prefix. This way,
+    it is not taken for a parameter that was combined with all neurons.
     """
     sets = {name: union(values, name) for name in SETS}
     met = [value.met for value in values if value.has_neurons] or [frozenset()]

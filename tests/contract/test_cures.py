@@ -329,7 +329,7 @@ MISUSE = {
     "ContinualBackprop(replacement_rate=0.0)": (ValueError, "replacement_rate must lie above 0"),
     "ContinualBackprop(decay=1.0)": (ValueError, "decay must be at least 0 and below 1"),
     "ContinualBackprop(maturity=-1)": (ValueError, "maturity must be at least 0"),
-    "HareTortoise(momentum=1.0)": (ValueError, "momentum must lie between"),
+    "HareTortoise(momentum=1.0)": (ValueError, "momentum must be at least 0 and below 1"),
     "HareTortoise(period=0)": (ValueError, "period must be at least 1"),
     "Prune(period=0)": (ValueError, "period must be at least 1"),
     "ClipWeights(0.0)": (ValueError, "factor must be positive"),

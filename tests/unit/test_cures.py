@@ -296,7 +296,7 @@ def test_plasticity_injection_changes_what_learns_and_not_what_is_computed():
         (lambda: ContinualBackprop(replacement_rate=0.0), "replacement_rate must lie above 0"),
         (lambda: ContinualBackprop(decay=1.0), "decay must be at least 0 and below 1"),
         (lambda: ContinualBackprop(maturity=-1), "maturity must be at least 0"),
-        (lambda: HareTortoise(momentum=1.0), "momentum must lie between"),
+        (lambda: HareTortoise(momentum=1.0), "momentum must be at least 0 and below 1"),
         (lambda: HareTortoise(period=0), "period must be at least 1"),
         (lambda: ClipWeights(0.0), "factor must be positive"),
         (lambda: ResetOptimizer("keep", "keep"), "does nothing"),
