@@ -1,7 +1,7 @@
 """Finds Python branches that depend on the values of tensors.
 
-Each value that Python reads from a tensor is changed, and the module is traced again. If the wiring is then different,
-there is a branch.
+Each value that Python reads from a tensor is changed, and the module is traced again. If the wiring (which parameters
+feed and read each neuron) is then different, there is a branch. A pass is one run of the module.
 """
 
 import linecache
@@ -20,9 +20,9 @@ from .execution import plain_name
 from .layers import Found, same_wiring
 
 MOST_TRACES = 40  # largest number of traces with a changed value
-STEPS = 1, -1, 64, -64  # added to an integer
-JUMPS = 1.0, -1.0, 1000.0, -1000.0  # added to a float
-LONGEST = 4  # a pass with more than this many times the operations of the first pass is stopped
+STEPS = 1, -1, 64, -64  # changes of an integer that Python reads
+JUMPS = 1.0, -1.0, 1000.0, -1000.0  # changes of a float that Python reads
+LONGEST = 4  # a pass is stopped after this many times the number of operations of the first pass
 
 
 class Got(NamedTuple):
@@ -39,7 +39,8 @@ class Got(NamedTuple):
 class Change(NamedTuple):
     """A change of one value that Python reads.
 
-    `number` is the index of the read in the pass in training or evaluation mode. `value` is the new value.
+    `training` is True for the pass in training mode. `number` is the index of the changed value among the values that
+    Python reads in this pass. `value` is the new value.
     """
 
     training: bool
@@ -100,7 +101,7 @@ def _matters(first: Pass, again: Callable[[Change], Pass], changes: Sequence[Cha
 
 
 def _is_check(error: Exception) -> bool:
-    """Whether a `raise` or `assert` statement of the module raised this error. Otherwise, an operation did."""
+    """Whether a `raise` or `assert` statement of the module raised this error. False if an operation raised it."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next

@@ -14,11 +14,12 @@ from .schedule import State
 
 @dataclass(frozen=True)
 class CChain:
-    """The settings of `with_churn_term`: strength * mean squared change of the outputs on other states.
+    """The settings of `with_churn_term`, which adds the term strength * churn to the loss.
 
-    In the first `fixed` gradient steps, the strength is `strength`. After that, it makes the term the fraction `share`
-    of the loss: share * mean |loss| / (mean churn + 1e-8), with means over about `window` gradient steps. With
-    `share=None`, the strength never changes.
+    The churn is the mean squared change of the outputs in the last gradient step. Draw the states on which it is
+    computed independently of the training batch. In the first `fixed` gradient steps, the strength is `strength`. After
+    that, the strength is share * mean |loss| / (mean churn + 1e-8), so that the term is about the fraction `share` of
+    the loss. The means are over about `window` gradient steps. With `share=None`, the strength never changes.
 
     >>> CChain(share=None, strength=100.0).fixed
     10000
@@ -26,8 +27,8 @@ class CChain:
     Raises ValueError for a number outside its range.
     Source: Tang et al. 2025, "Mitigating plasticity loss in continual reinforcement learning by reducing churn"
     (C-CHAIN); the defaults and the lag of one gradient step are those of crl_minatar/agents/double_dqn_c_chain.py at
-    revision 2f8bedf. They average over a window of steps. We use the plain mean of the first half window, then an
-    exponential average of the same mean age. We have no form for PPO, whose term is a cross-entropy.
+    revision 2f8bedf. They average over a window of steps. We use the plain mean over the first half window, and then an
+    exponential average with the same mean age. Their term for PPO, a cross-entropy, is not implemented.
     """
 
     share: float | None = 0.01
@@ -67,7 +68,7 @@ def with_churn_term(cchain: CChain, module: nn.Module) -> "ChurnTerm":
 
 
 class ChurnTerm:
-    """Adds the churn term to a loss; `with_churn_term` returns it. `state_dict()` holds what a checkpoint needs."""
+    """Adds the churn term to a loss. `with_churn_term` returns it. Store `state_dict()` in checkpoints."""
 
     def __init__(self, cchain: CChain, module: nn.Module) -> None:
         self.cchain, self.module = cchain, module
@@ -80,13 +81,13 @@ class ChurnTerm:
 
     @property
     def strength(self) -> float:
-        """The factor of the churn at the next gradient step."""
+        """The strength at the next gradient step: the factor of the churn in the loss."""
         if self.cchain.share is None or self.gradient_steps < self.cchain.fixed:
             return self.cchain.strength
         return self.cchain.share * self.loss / (self.churn + 1e-8)
 
     def __call__(self, loss: Float[Tensor, ""], *states: object) -> Float[Tensor, ""]:
-        """Returns the loss plus the churn term on these inputs of the module."""
+        """Returns the loss plus the churn term. `states` are inputs of the module."""
         outputs = self.module(*states)
         with torch.no_grad():
             before = functional_call(plain(self.module), self.previous, states)
@@ -94,7 +95,7 @@ class ChurnTerm:
         total = loss + self.strength * churn
         self.previous = self._weights()
         self.gradient_steps += 1
-        # The first gradient step has no churn, so the average of the churn has one step less.
+        # The churn of the first gradient step is always 0, so the average of the churn leaves this step out.
         rate, churn_rate = (
             max(1 / steps, 2 / (self.cchain.window + 1))
             for steps in (self.gradient_steps, max(self.gradient_steps - 1, 1))

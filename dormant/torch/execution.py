@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .keeping import as_it_was
 
-# Operations that are not recorded. They do not change values, and whether torch runs them depends on how many
-# references a tensor has.
+# Operations that are not recorded. They do not change values. Torch may run them in one pass and not in another,
+# because this depends on the number of references to a tensor.
 ALIASES = frozenset(("detach", "alias"))
 Extreme = Literal["lowest", "highest"]
 Seed = int | Extreme | None
@@ -101,7 +101,7 @@ class Operations(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Returns False, so that torch does not import `torch._dynamo`, which takes two seconds."""
+        """Returns False, so that torch does not import `torch._dynamo`. The import would take two seconds."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -226,7 +226,7 @@ class Dataflow(Operations):
 
     def start(self, leaves: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         super().start(leaves, inputs)
-        for leaf in (*leaves, *inputs):  # come first, so that they have the same numbers in all passes
+        for leaf in (*leaves, *inputs):  # these are numbered first, so that they have the same numbers in all passes
             self._describe(leaf)
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:

@@ -18,8 +18,9 @@ Scores = Mapping[str, Float[Tensor, " neurons"]]
 class Number(Protocol):
     """A rule that sets how many neurons of each layer to recycle.
 
-    `count` returns the number of neurons per layer, given the scores of each layer and the number of recyclings so far.
-    A layer with NaN or infinite activations has NaN scores. Its number is 0.
+    `count` returns the number of neurons to recycle per layer. Its arguments are the scores of each layer, and how
+    often the intervention has acted so far (`recyclings`). The number is 0 for a layer with NaN scores, which come from
+    NaN or infinite activations.
     """
 
     def count(self, scores: Scores, recyclings: int) -> dict[str, int]: ...
@@ -49,8 +50,8 @@ class Dormant:
 class Share:
     """Recycles a share of each layer's neurons, but at least one neuron. With `recyclings`, the share decays to zero.
 
-    The share of recycling number n is then share * cos(pi/2 * n / recyclings). No neuron is recycled once n reaches
-    `recyclings`.
+    The n-th recycling then uses the share `share` * cos(pi/2 * n / `recyclings`). From n = `recyclings` on, no neuron
+    is recycled.
 
     >>> [Share(0.5, recyclings=3).count({"dense": torch.ones(20)}, n)["dense"] for n in range(3)]
     [9, 5, 0]

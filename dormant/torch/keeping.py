@@ -1,4 +1,7 @@
-"""Restores the Python state that a pass may change: attributes, containers, objects, arrays and random generators."""
+"""Restores the Python state that a pass may change: attributes, containers, objects, arrays and random generators.
+
+A pass is one run of a module in which the tracer observes every operation.
+"""
 
 import contextlib
 import functools
@@ -28,8 +31,8 @@ class Kept:
 
     The copy includes the attributes of all submodules, and the lists, dicts, sets, arrays and generators that they
     contain at any depth. It also includes objects and functions, such as hooks, if they come from a package that
-    defines a submodule or a hook. Of an object, its attributes are copied. Of a function, the variables that it uses
-    are copied.
+    defines a submodule or a hook. For an object, the copy holds its attributes. For a function, it holds the variables
+    that the function uses.
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -36,8 +36,8 @@ class Found(NamedTuple):
     """The result of a trace.
 
     `layers` are the neuron layers, and `outputs` the names of the output layers. `not_followed` maps the names of
-    parameters that are not followed to reasons. `evaluated` and `trained` belong to evaluation mode and training mode.
-    `trained` is None if the module computes the same in both modes.
+    parameters that are not followed to the reasons. `evaluated` describes the pass in evaluation mode, and `trained`
+    the pass in training mode. `trained` is None if the module computes the same in both modes.
     """
 
     layers: tuple[NeuronLayer, ...]
@@ -176,8 +176,8 @@ def _equal(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
 class Gradients(Operations):
     """Finds the parameters that no gradient of the outputs reaches, for example because the module detaches them.
 
-    `missed` lists their names. They are found in the autograd graph. A custom `torch.autograd.Function` may return no
-    gradient. If the graph contains one, a backward pass is run in addition. It calls the user's hooks.
+    `missed` lists their names. They are found by a search of the autograd graph. If the graph contains a custom
+    `torch.autograd.Function`, which may return no gradient, a backward pass is run as well. It calls the user's hooks.
     """
 
     gradients = True

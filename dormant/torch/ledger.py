@@ -74,7 +74,7 @@ class Ledger:
     def produce(self, keys: Sequence[Tensor], name: str) -> Tensor:
         """Returns the numbers of the neurons that a kernel makes, as a tensor of shape [neurons].
 
-        Each key is a tensor of shape [neurons, numbers] that identifies some weights of the neurons. If an earlier
+        A key is a tensor of shape [neurons, numbers]. Each row identifies some weights of a neuron. If an earlier
         kernel has the same key, both kernels make the same neurons. Otherwise, the kernel gets a new layer.
         """
         telling = [key for key in keys if len(torch.unique(key, dim=0)) == len(key)]
@@ -234,7 +234,7 @@ class Ledger:
                 continue
             owner = self._owner(entries, met)
             if bool((lost := (owner < 0) & (met >= 0)).any()):
-                # After the activation, several neurons may share a parameter, because it does not feed them.
+                # After the activation, a parameter does not feed the neurons, so several neurons may share it.
                 shared = set(self.layers_of(met[lost])) & set(waiting)
                 self.blame(
                     shared, Reason(f"fed by {self._list(entries[lost])}, which it shares with other values", OWN)

@@ -103,7 +103,7 @@ def check_arguments(module: object, wiring: object) -> None:
 def lasting_scores(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[str, Float[Tensor, " neurons"]]:
     """Returns the largest score of each neuron over several runs, in both modes and with several random seeds.
 
-    A neuron with a low score is inactive in all of these runs. If all runs would be equal, the module runs only once.
+    A neuron with a low score is inactive in all of these runs. A run that would give the same result is skipped.
     """
     scores = wiring.scores(module, *inputs)
     for training, seed in RUNS:
@@ -113,10 +113,11 @@ def lasting_scores(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[s
 
 
 def contributions(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[str, Float[Tensor, " neurons"]]:
-    """Returns the contribution utility of each neuron: mean |h| * sum |outgoing|, where h is the neuron's activation.
+    """Returns the contribution utility of each neuron: mean |h| * sum |outgoing|.
 
-    A neuron with several non-linearities has one mean activation per non-linearity. The largest of them is used. Layers
-    that these inputs do not compute are missing from the result.
+    h is the neuron's activation, and "outgoing" are the weights that read the neuron. A neuron with several
+    non-linearities has one mean activation per non-linearity. The largest of them is used. Layers that these inputs do
+    not compute are missing from the result.
 
     >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
     >>> _ = nn.init.ones_(net[0].weight), nn.init.constant_(net[2].weight, 3.0)
@@ -133,9 +134,10 @@ def contributions(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[st
 def utilities(module: nn.Module, wiring: Wiring, *inputs: object) -> dict[str, Float[Tensor, " neurons"]]:
     """Returns the overall utility of each neuron: mean |h - mean h| * sum |outgoing| / sum |incoming|.
 
-    h is the activation of the neuron. A layer with a NaN or infinite activation has NaN for all of its neurons.
+    h is the neuron's activation, "outgoing" the weights that read the neuron, and "incoming" its incoming weights and
+    bias. A layer with a NaN or infinite activation has NaN for all of its neurons.
 
-    Source: Dohare et al. 2021, "Continual backprop", overall utility. Biases are incoming weights, too.
+    Source: Dohare et al. 2021, "Continual backprop", overall utility.
     """
     found = {}
     for name, each in _activity(module, wiring, inputs, centred=True).items():
@@ -349,7 +351,7 @@ def score_bounds(relative: Float[Tensor, "samples neurons"]) -> Float[Tensor, "2
     if not bool(times.any()):
         return torch.stack([torch.zeros_like(scores), torch.full_like(scores, torch.inf)])
     median = torch.from_numpy(np.median(active[times > 0].cpu().numpy(), keepdims=True)).to(active)
-    # torch.median would return the lower of two middle values. NumPy returns their mean, as JAX does.
+    # NumPy and JAX return the mean of the two middle values. torch.median would return the lower value.
     active = torch.where(times > 0, active, median)
     return torch.stack([scores - error, scores + error + active / samples])
 

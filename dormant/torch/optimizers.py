@@ -130,7 +130,7 @@ class Penalty(Protocol):
 
 
 class Handles(NamedTuple):
-    """The hooks that `penalised` registers. `remove()` removes the hooks, and so the penalty."""
+    """The hooks that `penalised` registers. Call `remove()` to remove them, which ends the penalty."""
 
     hooks: tuple[RemovableHandle, ...]
 
@@ -208,11 +208,11 @@ class L2Init:
 
 @dataclass(frozen=True)
 class Parseval:
-    """The penalty strength * sum_l ||G_l - scale * I||^2, where G_l is the Gram matrix of a layer's incoming vectors.
+    """The penalty strength * sum_l ||G_l - scale * I||^2, where G_l is the Gram matrix of layer l's incoming vectors.
 
-    It pulls the incoming vectors of a layer towards orthogonal vectors with squared length `scale`. It ignores the
-    layers in `free`, which are the output layers by default. The name of a layer in `nn.Sequential` is a number, such
-    as "4".
+    It pulls the incoming vectors of a layer towards orthogonal vectors with squared length `scale`. Layers in `free`
+    have no penalty. The default lists usual names of output layers. In `nn.Sequential`, the name of a layer is a
+    number, such as "4".
 
     >>> Parseval(1.0)({"hidden.weight": torch.tensor([[1.0, 0.0], [1.0, 2.0]])}, {}).item()  # products 1, 1, 1, 5
     18.0
@@ -253,9 +253,9 @@ class Spectral:
     8.0
 
     Raises ValueError for a negative strength or a power below 1.
-    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They start the
-    iteration from the vector of the previous gradient step. We start it from a fixed vector. We do not penalise the
-    scales of a normalisation.
+    Source: Lewandowski et al. 2024, "Learning continually by spectral regularization". They start the iteration from
+    the vector of the previous gradient step. We start it from a fixed vector. We do not penalise the scales of
+    normalisation layers.
     """
 
     strength: float = 1e-4

@@ -1,4 +1,4 @@
-"""Interventions that mix weights with fresh ones: `SoftShrinkPerturb` at every step, `DrM` as dormancy requires."""
+"""Interventions that mix weights with fresh weights: `SoftShrinkPerturb`, and `DrM`, which depends on dormancy."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -19,18 +19,20 @@ from .schedule import Counts, Inputs, State
 class SoftShrinkPerturb:
     """Mixes every weight w with a fresh weight w' at every gradient step: w <- (1 - rate) * w + rate * w'.
 
-    It acts every `period` gradient steps, and then does the work of all of them at once, so a step draws no network.
-    With k = (1 - rate)^period, it sets w <- k * w + (1 - k) * m + s * (w' - m), where m is the initialiser's mean and s
-    gives the noise the variance of `period` single steps. At `period=1` it is the plain method. Call it at every
-    gradient step, not within `Every`. Frozen parameters and the optimizer's state do not change.
+    To save time, it changes weights only every `period` gradient steps, and then makes the changes of `period` steps in
+    one: w <- k * w + (1 - k) * m + s * (w' - m). Here k = (1 - rate)^period, m is the mean of the initialiser, and s is
+    chosen so that the noise has the same variance as after `period` single steps. With `period=1`, this is the paper's
+    method. Call it at every gradient step, not within `Every`. Frozen parameters and the optimizer's state do not
+    change.
 
     >>> SoftShrinkPerturb()
     SoftShrinkPerturb(rate=1e-06, period=1000)
 
     Raises ValueError for a rate outside of (0, 1] or a period below 1.
     Source: Juliani and Ash 2024, "A study of plasticity loss in on-policy deep reinforcement learning", who use it with
-    LayerNorm; shared/modules.py at awjuliani/deep-rl-plasticity 75f0d5a. They draw a network at every step. We take
-    the mean of a weight that differs between two draws as 0, and that of any other weight as its value.
+    LayerNorm; shared/modules.py at awjuliani/deep-rl-plasticity 75f0d5a. They draw a fresh network at every step. We
+    draw two networks to find m. If a weight has the same value in both, m is this value (such as 1 for the scale of a
+    normalisation). Otherwise, we assume that m is 0.
     """
 
     every_step: ClassVar[bool] = True
@@ -69,12 +71,13 @@ class SoftShrinkPerturb:
 
 @dataclass(frozen=True)
 class DrM:
-    """Shrinks and perturbs, more strongly if more neurons are dormant: w <- keep * w + (1 - keep) * w'.
+    """Mixes every weight w with a fresh weight w', more strongly if more neurons are dormant: shrink and perturb.
 
-    keep = min(max(least, 1 - slope * fraction), most), where `fraction` is the fraction of tau-dormant neurons.
+    The new weight is keep * w + (1 - keep) * w'. Here keep = min(max(least, 1 - slope * fraction), most), and
+    `fraction` is the fraction of tau-dormant neurons.
 
-    - `layers`: names of the layers or submodules whose neurons count; None counts all.
-    - `convolutions`: "keep" convolutional layers, or "perturb" them as all others.
+    - `layers`: names of the layers or submodules in which dormant neurons are counted. None counts in all layers.
+    - `convolutions`: "keep" convolutional layers, or "perturb" them like all other layers.
     - `moments` and `step_count`: what happens to the optimizer's state, as in `Reset`.
 
     >>> DrM(most=0.95).least
@@ -83,9 +86,10 @@ class DrM:
     Raises ValueError for an unknown option, a negative tau, or unless 0 <= least <= most <= 1. When training starts,
     raises ValueError for a layer that does not exist. If an activation is NaN or infinite, weights do not change.
     Source: Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization"; utils.py
-    at XuGW-Kevin/DrM 317116a. They act every 100,000 updates, with `most` between 0.6 and 1 by task. They score dense
-    layers before the activation, the output layer included; we score hidden neurons after it. They also perturb the
-    target network, with other draws; we do not. Their exploration and value targets are not part of this intervention.
+    at XuGW-Kevin/DrM 317116a. They act every 100,000 updates, with `most` between 0.6 and 1, depending on the task.
+    They score dense layers, including the output layer, before the activation function. We score hidden layers after
+    it. They also perturb the target network, with different fresh weights. We do not. Their exploration and value
+    targets are not part of this intervention.
     """
 
     least: float = 0.2

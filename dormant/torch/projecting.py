@@ -1,4 +1,4 @@
-"""Interventions that project kernels: `FIRE` to equal singular values, `NaP` to their initial norms."""
+"""Interventions that project kernels: `FIRE` makes their singular values equal, `NaP` restores their initial norms."""
 
 import math
 from dataclasses import dataclass
@@ -27,18 +27,17 @@ class FIRE:
 
     - `iterations`: steps of the Newton-Schulz iteration. A step multiplies a small singular value by at most 1.5, so
       ten steps do not repair a kernel whose singular values differ by more than a factor of about 50.
-    - `heads`: "project" output layers as all others, "keep" them, or draw them anew ("fresh").
-    - `moments`: "keep" or reset ("fresh") the optimizer's state of the kernels.
+    - `heads`: "project" output layers like all other layers, "keep" them, or initialise them again ("fresh").
+    - `moments`: "keep" does not change the optimizer's state of these kernels. "fresh" resets it.
 
     >>> FIRE(heads="keep")
     FIRE(iterations=10, heads='keep', moments='keep')
 
     Raises ValueError for an unknown option or less than 1 iteration.
-    Source: Han et al. 2026, "FIRE: Frobenius-isometry reinitialization";
-    vision/interventions/fire.py at isaac7778/FIRE c37a0ac. Their DQN sets
-    all dense layers to their saved initial weights, and their SAC starts the optimizers anew. Both also change the
-    target network; we do not. We take the first two axes of a kernel for outputs and inputs, as in `nn.Linear` and
-    `nn.Conv2d`.
+    Source: Han et al. 2026, "FIRE: Frobenius-isometry reinitialization"; vision/interventions/fire.py at isaac7778/FIRE
+    c37a0ac. Their DQN sets all dense layers to their saved initial weights, and their SAC resets the optimizers. Their
+    DQN and SAC also change the target network. We do not. The first two axes of a kernel are its outputs and inputs, as
+    in `nn.Linear` and `nn.Conv2d`.
     """
 
     iterations: int = 10
@@ -82,7 +81,7 @@ def isometric(kernel: Float[Tensor, "outputs inputs *window"], iterations: int =
     """
     outputs, inputs, *window = kernel.shape
     matrix = kernel.flatten(2).movedim(2, 0) if window else kernel[None]
-    matrix = matrix.mT if outputs < inputs else matrix  # so that the Gram matrix is the smaller one
+    matrix = matrix.mT if outputs < inputs else matrix  # this way, the Gram matrix below is smaller
     norm = matrix.square().sum((-2, -1), keepdim=True).sqrt()
     near = matrix / torch.where(norm > 0, norm, 1.0)
     for _ in range(iterations):
@@ -95,18 +94,19 @@ def isometric(kernel: Float[Tensor, "outputs inputs *window"], iterations: int =
 class NaP:
     """Scales hidden kernels back to their initial norms (normalise and project).
 
-    By default, it projects the kernels whose layer is normalised before its activation. Scaling them does not change
-    what the network computes, and fixes the effective learning rate. With `everywhere`, it projects all hidden kernels.
-    Output layers, biases, normalisations, frozen parameters and the optimizer's state do not change. Each call costs
-    one pass over the weights. Put it within `Every`; the paper projects at every gradient step or every 1,000.
+    By default, it scales the kernels of layers that have a normalisation before their activation. This does not change
+    what the network computes, and keeps the effective learning rate constant. With `everywhere`, it scales all hidden
+    kernels. Output layers, biases, normalisations, frozen parameters and the optimizer's state do not change. Each call
+    costs one pass over the weights. Put it within `Every`. The paper projects at every gradient step or at every
+    1,000th.
 
     >>> NaP()
     NaP(everywhere=False)
 
     When training starts, raises ValueError if no hidden layer is normalised and `everywhere` is false.
-    Source: Lyle et al. 2024, "Normalization and effective learning rates in reinforcement learning"; there is no
-    official code, and we know the equation from a reader's summary. They also remove biases before a normalisation, and
-    project or decay its scales and offsets; we leave these as they are.
+    Source: Lyle et al. 2024, "Normalization and effective learning rates in reinforcement learning". There is no
+    official code, and we took the equation from a summary of the paper by others. The authors also remove biases before
+    a normalisation, and project or decay its scales and offsets. We do not.
     """
 
     everywhere: bool = False

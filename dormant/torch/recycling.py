@@ -95,7 +95,7 @@ def recycle_(
 
 
 def dormant_masks(learner: Learner, layers: Iterable[NeuronLayer], inputs: tuple[object, ...], tau: float) -> Masks:
-    """Returns masks of the neurons of these layers that are dormant in both modes and for all seeds in `RUNS`.
+    """Returns masks of the neurons that are dormant in evaluation mode, in training mode, and for all seeds in `RUNS`.
 
     Layers that these inputs do not compute are missing from the result.
     """
@@ -158,7 +158,9 @@ def check_writable(learner: Learner, layers: Iterable[NeuronLayer]) -> None:
     touched = {name: leaf for name, leaf in touched.items() if isinstance(leaf, nn.Parameter)}
     for name, leaf in touched.items():
         if not leaf.requires_grad:
-            raise ValueError(f"{name} is frozen (requires_grad=False) and was not when it was traced: trace again.")
+            raise ValueError(
+                f"{name} is frozen (requires_grad=False), but was not at the time of the trace: trace the module again."
+            )
     check_held(learner.optimizers, touched)
 
 

@@ -119,8 +119,8 @@ class Recycle:
       from the optimizer's state (ReGraMa). "contribution" and "utility" are the utilities of continual backprop. Each
       score is divided by its mean over the layer.
     - `number`: the rule that sets how many neurons to recycle: `Dormant`, `Share`, `PooledShare` or `Gap`.
-    - `order`: "lowest" recycles the neurons with the lowest scores. "highest" and "random" recycle the same number of
-      neurons in a different order, for control experiments.
+    - `order`: "lowest" recycles the neurons with the lowest scores. For control experiments, "highest" and "random"
+      recycle the same number of neurons, but those with the highest scores, or random neurons.
     - `at_most`: the largest number of neurons to recycle per layer and call. None sets no limit.
     - `renewal`: the options for the new weights and their optimizer state.
     - `coupled` and `layers`: as in `ReDo`.
@@ -130,8 +130,7 @@ class Recycle:
     True
 
     Raises ValueError for an unknown option or `at_most` below 1. When training starts, raises ValueError for a layer
-    that does not exist or can't be recycled. It also does if the score is "gradient" and the optimizer keeps no first
-    moments.
+    that does not exist or can't be recycled, and if the score is "gradient" but the optimizer keeps no first moments.
     Source: Sokar et al. 2023, figures 15 and 25. "gradient" follows Liu et al. 2025 (ReGraMa), who use the gradient of
     the last batch. We use the running average of the gradient, which is available in any training loop.
     """
@@ -220,20 +219,20 @@ def lowest(values: Float[Tensor, " neurons"], number: int) -> Bool[Tensor, " neu
 class ContinualBackprop:
     """Replaces the mature neurons with the lowest utilities, a share `replacement_rate` of them per update.
 
-    A neuron is mature if it is older than `maturity` updates. The utility of a neuron is averaged over updates with
-    weight `decay`. The average starts at zero, and is divided by 1 - decay^age to correct for this. `utility` is
-    "contribution" or "overall", which is also divided by the incoming weights (see `dormant.metrics`). If the share is
-    less than one neuron per update, it adds up until it is a whole neuron. Apply this intervention at every gradient
-    step, not within `Every`. Each step then costs a forward pass of the score batch, which the tracer observes.
+    A neuron is mature if it is older than `maturity` updates. The utility of a neuron is an exponential average over
+    updates: average <- decay * average + (1 - decay) * utility. The average starts at zero, and is divided by 1 -
+    decay^age to correct for this. `utility` is "contribution" or "overall" (see `dormant.metrics`). If the share is
+    less than one neuron, it is summed over updates until it reaches one neuron. Apply this intervention at every
+    gradient step, not within `Every`. Each step then costs a forward pass of the score batch, which the tracer
+    observes.
 
     >>> ContinualBackprop(maturity=1_000).replacement_rate
     0.0001
 
     Raises ValueError for an unknown option, and for a rate, decay or maturity outside its range. When training starts,
     raises ValueError for a layer that does not exist or that can't be recycled safely.
-    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning". The
-    released code also adds the mean contribution of a replaced neuron to the bias of the next layer. We do not. We
-    compute utilities on the score batch.
+    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning". The released code also adds the mean
+    contribution of a replaced neuron to the bias of the next layer. We do not. We compute utilities on the score batch.
     """
 
     every_step: ClassVar[bool] = True
@@ -298,7 +297,8 @@ class ContinualBackprop:
 def unused(utility: Float[Tensor, " neurons"]) -> State:
     """Returns the initial state of a layer in `ContinualBackprop`.
 
-    It holds the utility and the age of each neuron, and how many neurons still to replace (`owed`), all zero.
+    It holds the utility and the age of each neuron, and how many neurons are still due to be replaced (`owed`). All are
+    zero.
     """
     age = torch.zeros(len(utility), dtype=torch.int32, device=utility.device)
     return {"utility": torch.zeros_like(utility), "age": age, "owed": torch.zeros(())}

@@ -97,15 +97,17 @@ def everywhere(leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class SWR:
-    """Draws single weights anew: those of low utility, in each parameter apart (selective weight reinitialisation).
+    """Replaces single weights of low utility by fresh weights (selective weight reinitialisation).
 
-    - `utility`: "gradient" for |gradient * weight|, with the running average of the gradient in the optimizer's state;
-      "magnitude" for |weight|.
-    - `choice`: "threshold" draws all weights with a utility of at most `factor` times the parameter's mean;
-      "proportional" draws the fraction `factor` of the weights, those of lowest utility.
-    - `moments`: "keep" or reset ("fresh") the optimizer's state of these weights.
+    The weights are chosen separately in each parameter tensor.
 
-    A parameter whose utilities are all 0, and a frozen one, does not change. Put it within `Every`.
+    - `utility`: "gradient" is |gradient * weight|, with the running average of the gradient in the optimizer's state.
+      "magnitude" is |weight|.
+    - `choice`: "threshold" replaces all weights whose utility is at most `factor` times the mean utility of the tensor.
+      "proportional" replaces the fraction `factor` of the weights with the lowest utilities.
+    - `moments`: "keep" does not change the optimizer's state of these weights. "fresh" resets it.
+
+    Frozen tensors, and tensors whose utilities are all 0, do not change. Put this intervention within `Every`.
 
     >>> SWR(factor=1e-4)
     SWR(utility='gradient', choice='threshold', factor=0.0001, moments='keep')
@@ -113,8 +115,8 @@ class SWR:
     Raises ValueError for an unknown option or a factor outside its range. When it acts, raises ValueError for
     "gradient" if the optimizer keeps no average of the gradient.
     Source: Hernandez-Garcia et al. 2025, "Reinitializing weights vs units for maintaining plasticity in neural
-    networks"; src/swr_functions at JFernando4/collas_2025_swr_paper 5c8ef03. Their gradient is that of the last batch.
-    Without gradients, they draw everything anew.
+    networks"; src/swr_functions at JFernando4/collas_2025_swr_paper 5c8ef03. They use the gradient of the last batch.
+    If all utilities are 0, they replace all weights.
     """
 
     utility: Literal["gradient", "magnitude"] = "gradient"
@@ -150,7 +152,7 @@ class SWR:
         return {}
 
     def chosen(self, utility: Float[Tensor, "..."]) -> Bool[Tensor, "..."]:
-        """Returns a mask of the weights to draw anew, given the utilities of a parameter.
+        """Returns a mask of the weights to replace, given the utilities of the weights in one tensor.
 
         >>> utility = torch.tensor([0.05, 0.02, 0.0, 0.3])
         >>> SWR(factor=0.3).chosen(utility).tolist()  # at most 0.3 * 0.0925
@@ -268,7 +270,9 @@ class HareTortoise:
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie between 0 and 1, got {self.momentum}; 0 keeps no average at all.")
+            raise ValueError(
+                f"momentum must be at least 0 and below 1, got {self.momentum}; with 0, nothing is averaged."
+            )
         checked_steps("period", self.period)
         one_of("moments", self.moments, ("fresh", "keep"))
 
@@ -299,12 +303,12 @@ class HareTortoise:
 
 @dataclass(frozen=True)
 class ClipWeights:
-    """Clips kernels and biases to `factor` times a bound, which is known from the start of training.
+    """Clips kernels and biases to `factor` times a bound that is computed when training starts.
 
-    - `bound`: "initial" for the largest absolute initial weight in the kernels of their layer. "fan_in" for the
-      authors' bound, 1 / sqrt(inputs per neuron); a bias gets the largest bound of its layer's kernels.
+    - `bound`: "initial" is the largest absolute initial weight in the kernels of the layer. "fan_in" is the authors'
+      bound, 1 / sqrt(inputs per neuron) of the kernel. A bias gets the largest bound of its layer's kernels.
 
-    Kernels and biases are clipped. Parameters of normalisations and parameters of layers without a kernel are not. The
+    Parameters of normalisations and parameters of layers without a kernel are not clipped. The
     state of the optimizer does not change. Apply this intervention at every gradient step, not within `Every`. Each
     step costs one pass over the weights.
 
@@ -313,8 +317,9 @@ class ClipWeights:
 
     Raises ValueError for an unknown bound, or unless the factor is positive.
     Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning";
-    core/optim/weight_clipping.py at mohmdelsayed/weight-clipping 0d3db49, with `factor` 3 for PPO. Their bound is that
-    of PyTorch's default initialiser, whatever the initialiser is. The largest initial weight is known for any.
+    core/optim/weight_clipping.py at mohmdelsayed/weight-clipping 0d3db49, with `factor` 3 for PPO. Their bound is the
+    range of PyTorch's default initialiser, even if the network uses another initialiser. "initial" fits every
+    initialiser.
     """
 
     every_step: ClassVar[bool] = True

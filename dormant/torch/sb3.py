@@ -141,7 +141,7 @@ class InterventionCallback(BaseCallback):
 
     @property
     def recycled(self) -> int:
-        """The number of neurons recycled so far. If the model was loaded, it includes those before it was saved."""
+        """The number of neurons recycled so far. For a loaded model, this includes neurons recycled before the save."""
         return sum(self.plan.recycled.values()) if self.plan else 0
 
     def _score_batch(self) -> tuple[object, ...]:
@@ -255,7 +255,7 @@ class Networks(nn.Module):
         for name in VALUES:
             if name in parts:
                 return parts[name](observations)
-        # SAC's actor computes a mean and a standard deviation, and then samples an action. The sampling is skipped.
+        # SAC's actor computes a mean and a standard deviation, and then samples an action. We leave out the sampling.
         actor = getattr(parts["actor"], "get_action_dist_params", parts["actor"])
         return actor(observations), parts["critic"](observations, *more)
 

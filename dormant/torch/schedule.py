@@ -111,7 +111,7 @@ class Every:
         >>> Every(10, Chain(), stop=30).due(15, 20), Every(10, Chain(), stop=30).due(20, 40)
         (True, False)
         """
-        wait = max(before + 1 - self.start, 0)  # from `start` to the first of these steps
+        wait = max(before + 1 - self.start, 0)  # number of steps from `start` to `before + 1`
         first = self.start + -(-wait // self.period) * self.period
         return first <= now and (self.stop is None or first < self.stop)
 
@@ -169,8 +169,8 @@ class WhenDormant:
 
     Raises TypeError if `what` is not an intervention. Raises ValueError if the share is outside of (0, 1], if tau is
     negative, or if `what` must be called at every gradient step.
-    Source: ours. Xu et al. 2024, "DrM: mastering visual reinforcement learning through dormant ratio minimization",
-    perturb the network more strongly if the dormant share is larger.
+    Source: ours. A similar method perturbs the network more strongly if the dormant share is larger: Xu et al. 2024,
+    "DrM: mastering visual reinforcement learning through dormant ratio minimization".
     """
 
     share: float
@@ -181,7 +181,9 @@ class WhenDormant:
         checked_tau(self.tau)
         checked_occasional(self.what, "WhenDormant")
         if not 0 < self.share <= 1:
-            raise ValueError(f"share must lie above 0 and not above 1, got {self.share}; 0.25 is a quarter of all.")
+            raise ValueError(
+                f"share must lie above 0 and not above 1, got {self.share}; 0.25 is a quarter of the neurons."
+            )
 
     def init(self, module: nn.Module) -> State:
         return self.what.init(module)
@@ -258,7 +260,7 @@ class Intervening:
         return self.step_on(lambda: inputs, steps)
 
     def step_on(self, inputs: Inputs, steps: int = 1) -> Counts | None:
-        """Does the same as `step`, with a function that returns the inputs. It is called only if they are needed."""
+        """Does the same as `step`, but `inputs` is a function that returns the batch. It is called only when needed."""
         learner = self.traced(inputs)
         self.gradient_steps += steps
         return self.intervention.update_(learner, self.state, inputs, steps)

@@ -1,4 +1,7 @@
-"""Records the `Value` of every element in memory. This way, views and in-place writes are followed exactly."""
+"""Records the `Value` of every element in memory. This way, views and in-place writes are followed exactly.
+
+A label is the number of the neuron, or of the parameter entry, in an element.
+"""
 
 from dataclasses import dataclass, replace
 

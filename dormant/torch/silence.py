@@ -15,13 +15,15 @@ from .schedule import Counts, Inputs, State
 
 @dataclass(frozen=True)
 class SNR:
-    """Recycles a neuron that is silent for longer than the q-th quantile of its own past silences (self-normalised).
+    """Recycles a neuron whose silence is longer than a quantile of its own past silences (self-normalised resets).
 
-    A neuron is silent at a gradient step if it is zero on the whole score batch. It is recycled when its silence
-    reaches its limit. The limits start at `most` / 2. Every `period` gradient steps, a limit falls to the `quantile` of
-    the silences since then, or is multiplied by `growth` if that is not lower. It stays within `least` and `most`, and
-    does not change for a neuron that was never silent. `renewal`, `coupled` and `layers` work as in `Recycle`. Call it
-    at every gradient step, not within `Every`. Each call costs a forward pass of the score batch.
+    A neuron is silent at a gradient step if it is zero on the whole score batch. A silence is a sequence of such steps.
+    A neuron is recycled when its silence reaches the neuron's limit. All limits start at `most` / 2. Every `period`
+    gradient steps, the limits change: the new limit is the `quantile` of the neuron's silences in these steps, if that
+    is lower than the old limit. Otherwise, the limit is multiplied by `growth`. A limit stays within `least` and
+    `most`, and does not change if the neuron was never silent. `renewal`, `coupled` and `layers` work as in `Recycle`.
+    Apply this intervention at every gradient step, not within `Every`. Each step costs a forward pass of the score
+    batch.
 
     >>> SNR(quantile=0.95).most
     20000
@@ -29,10 +31,10 @@ class SNR:
     Raises ValueError for a number outside its range or an unknown option. When training starts, raises ValueError for a
     layer that does not exist or that can't be recycled safely.
     Source: Farias and Jozefiak 2025, "Self-normalized resets for plasticity in continual learning";
-    src/algorithms/snr.py at ajozefiak/SelfNormalizedResets 8b84f0c. They count samples, we count gradient steps. They
-    count each length, we count about four lengths per doubling, which saves memory. They lower the limit of a neuron
-    that was never silent to `least`. They change limits after a number of tasks. A neuron that is negative on the whole
-    batch is silent there, and not here.
+    src/algorithms/snr.py at ajozefiak/SelfNormalizedResets 8b84f0c. Differences: they measure silences in samples, we
+    in gradient steps. They count silences of each length; to save memory, we use about four bins per doubling of the
+    length. They set the limit of a neuron that was never silent to `least`. They change limits after a number of tasks.
+    In their code, a neuron that is negative on the whole batch is also silent.
     """
 
     every_step: ClassVar[bool] = True
@@ -74,7 +76,11 @@ class SNR:
         return counted(state, renew_(learner, masks, self.renewal))
 
     def unheard(self, mask: Bool[Tensor, " neurons"]) -> State:
-        """Returns a layer's first state: present silences, past silences by length, and limits."""
+        """Returns the initial state of a layer.
+
+        `age` is the length of the present silence of each neuron, `past` counts its past silences in bins of lengths,
+        and `limit` is the length at which it is recycled.
+        """
         zero = torch.zeros(len(mask), dtype=torch.int32, device=mask.device)
         past = torch.zeros(len(mask), len(silence_lengths(self.most)), dtype=torch.int32, device=mask.device)
         return {"age": zero, "past": past, "limit": torch.full_like(zero, max(self.least, self.most // 2))}
@@ -83,7 +89,10 @@ class SNR:
         return torch.tensor(silence_lengths(self.most), dtype=torch.int32, device=like.device)
 
     def listen_(self, layer: State, silent: Bool[Tensor, " neurons"], steps: int) -> Bool[Tensor, " neurons"]:
-        """Adds gradient steps to a layer's state. Returns a mask of the neurons to recycle."""
+        """Updates a layer's state after `steps` gradient steps. Returns a mask of the neurons to recycle.
+
+        `silent` is a mask of the neurons that are silent now.
+        """
         old, past, limit = (layer[name].to(silent.device) for name in ("age", "past", "limit"))
         age = old + steps
         mask = silent & (age >= limit)
@@ -95,7 +104,7 @@ class SNR:
         return mask
 
     def adapt_(self, layer: State) -> None:
-        """Gives a layer new limits, and removes its past silences."""
+        """Updates the limits of a layer in place. The counts of past silences start again at 0."""
         past, limit = layer["past"], layer["limit"]
         total = past.sum(1)
         enough = past.cumsum(1).float() >= self.quantile * total[:, None].float()

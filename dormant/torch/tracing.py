@@ -1,4 +1,4 @@
-"""Traces a module. It is run on example inputs, and every neuron is followed to the weights that read it."""
+"""Traces a module: runs it on example inputs, and follows every neuron to the weights that read it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -79,7 +79,7 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
     def measure(module: nn.Module, inputs: tuple[Any, ...], training: bool, seed: Seed) -> list[Activation]:
         module = plain(module)
         activations = _activations(module, inputs, latest[0], training, seed)
-        if activations is None and isinstance(seed, str):  # with these random numbers, forward takes a different branch
+        if activations is None and isinstance(seed, str):  # forward takes another branch with these random numbers
             return []
         if activations is None:  # the operations or shapes depend on the inputs, for example on the batch size
             now = _found(module, inputs, again=True)._replace(branches=latest[0].branches)
@@ -88,7 +88,7 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> Wiring:
             latest[0] = now
             activations = _activations(module, inputs, now, training, seed)
         if activations is None:
-            raise ValueError("the module runs different operations in every call, so its neurons can't be measured.")
+            raise ValueError("the module runs different operations at each call, so its neurons can't be measured.")
         return activations
 
     return Wiring(latest[0].layers, latest[0].outputs, latest[0].not_followed, measure)
@@ -139,13 +139,13 @@ def _activations(
 class Passes(NamedTuple):
     """The ledger, and the tracers of evaluation mode and training mode.
 
-    `trained` is None if the module raises in training mode, or if it computes the same as in evaluation mode.
+    `trained` is None if the module raises an error in training mode, or if it computes the same as in evaluation mode.
     """
 
     notes: Ledger
     evaluated: "Tracer"
     trained: "Tracer | None"
-    raised: bool  # whether the module raises in training mode
+    raised: bool  # whether the module raises an error in training mode
 
     @property
     def python_random(self) -> bool:

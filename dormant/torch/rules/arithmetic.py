@@ -96,7 +96,7 @@ def _foreign(notes: Ledger, values: Sequence[Value], found: Value) -> str:
 
 
 def _strange(values: Sequence[Value]) -> list[Value]:
-    """Returns the values after removing the layers that are in all values with neurons, as in a residual stream."""
+    """Removes from each value the layers that all values with neurons have in common, as in a residual stream."""
     carriers = [set(value.stages) for value in values if value.carried]
     known = set.intersection(*carriers) if carriers else set()
     return [

@@ -12,7 +12,7 @@ from ..ledger import Call, Ledger, Result, Rule, mix
 from ..values import OTHER, ZERO, Part, Value, after_extremum, after_nonlinearity, broken, collapse, coupled, together
 from .arithmetic import no_zeros, silent, stretched
 
-MOST_CHOICES = 64  # if an input selects a row of a parameter, it is followed up to this number of rows
+MOST_CHOICES = 64  # a parameter from which an input selects rows is followed if it has at most this many rows
 OVERWRITING = frozenset(("index_put", "scatter", "slice_scatter", "select_scatter", "index_copy", "index_fill"))
 EXTREMA = frozenset(("amax", "amin", "max", "min", "median", "nanmedian"))
 KEEPS_ZERO = frozenset(("mean", "sum", "nansum", "cumsum", "cummax", "cummin", "sort", "topk"))
@@ -199,7 +199,7 @@ def repeated(notes: Ledger, call: Call) -> Result:
 
 
 def pooling(axes: int) -> Rule:
-    """Returns a rule for pooling over windows along the last `axes` axes. It mixes neurons that differ along these."""
+    """Returns a rule for pooling over windows along the last `axes` axes. Neurons that differ along them are mixed."""
 
     def rule(notes: Ledger, call: Call) -> Result:
         value = call.values[0]
