@@ -116,7 +116,6 @@ class HostFeed:
 
     def __init__(self, training: HostTraining, rings: tuple[PyTree[ndarray], ...]) -> None:
         self._training, self._rings, self._blank = training, rings, training.blank()
-        self._learn = {looks: jax.jit(partial(_learn, training, looks), donate_argnums=0) for looks in (False, True)}
 
     def draw(self, added: int, draws: RoundDraws, looks: bool) -> tuple[PyTree, PyTree | None]:
         """Returns a round's batches, and the inputs on which neurons are scored. Without `looks`, inputs are None."""
@@ -136,7 +135,7 @@ class HostFeed:
         # Passes the blank inputs as an argument, because XLA could fold a constant into the network.
         inputs = self._blank if sample.inputs is None else sample.inputs
         start, last = np.int32(sample.start), np.bool_(sample.last)
-        return self._learn[sample.looks](states, sample.batch, inputs, start, last)
+        return _learn_jitted(self._training, sample.looks, states, sample.batch, inputs, start, last)
 
 
 class DeviceFeed:
@@ -148,14 +147,10 @@ class DeviceFeed:
     """
 
     def __init__(self, training: HostTraining, packets: Packets, rings: tuple[FrameRing, ...], added: int) -> None:
-        self._packets, self._rings, self._blank = packets, rings, training.blank()
+        self._training, self._packets, self._rings, self._blank = training, packets, rings, training.blank()
         self._frames = tuple(packets.upload(ring, added) for ring in rings)
         self._sent: Sample | None = None  # the sample that the last packet holds
         self._packet = jnp.zeros((len(rings), packets.bytes), jnp.uint8)
-        self._write = jax.jit(partial(_written, packets), donate_argnums=0)
-        self._act = jax.jit(partial(_act_on_frames, training, packets), donate_argnums=0)
-        learns = {looks: partial(_learn_from_frames, training, packets, looks) for looks in (False, True)}
-        self._learn = {looks: jax.jit(learn, donate_argnums=0) for looks, learn in learns.items()}
 
     def draw(self, added: int, draws: RoundDraws, looks: bool) -> tuple[PyTree, PyTree | None]:
         """Returns a round's batches, and the inputs on which neurons are scored. Both are lists with an entry per seed.
@@ -172,9 +167,9 @@ class DeviceFeed:
         """Sends a packet. Returns the policy's actions. Returns None without parameters."""
         self._send(added, seen, sample)
         if params is None:
-            self._frames = self._write(self._frames, self._packet)
+            self._frames = _write_jitted(self._packets, self._frames, self._packet)
             return None
-        self._frames, policy = self._act(self._frames, params, self._packet)
+        self._frames, policy = _act_jitted(self._training, self._packets, self._frames, params, self._packet)
         return policy
 
     def learn(
@@ -183,8 +178,9 @@ class DeviceFeed:
         """Returns the states after a round's gradient steps, and the mean losses."""
         if self._sent is not sample:  # the sample has steps of this round, so it was drawn after `act` sent its packet
             self._send(added, seen, sample)
-            self._frames = self._write(self._frames, self._packet)
-        return self._learn[sample.looks](states, self._frames, self._packet, self._blank)
+            self._frames = _write_jitted(self._packets, self._frames, self._packet)
+        training, packets = self._training, self._packets
+        return _learn_frames_jitted(training, packets, sample.looks, states, self._frames, self._packet, self._blank)
 
     def _send(self, added: int, seen: ndarray, sample: Sample | None) -> None:
         """Sends a packet with the newest frames. After a truncation, first writes the ended episode's last frame."""
@@ -196,7 +192,7 @@ class DeviceFeed:
             for seed in np.flatnonzero(ended):
                 place = (stacks[seed].place - np.int32(1)) % np.int32(replay.places)
                 last[seed], places[seed] = self._rings[seed].frames[place], stacks[seed]._replace(place=place)
-            self._frames = self._write(self._frames, self._put(self._packets.packed(last, places)))
+            self._frames = _write_jitted(self._packets, self._frames, self._put(self._packets.packed(last, places)))
         if sample is None:
             packets = self._packets.packed(newest, stacks)
         else:
@@ -264,6 +260,13 @@ def _learn(
     else:
         states, losses = jax.lax.scan(partial(unseen_step, training.learning, inputs), states, (batches, keys))
     return states, jax.tree.map(lambda each: each.mean(0), losses)
+
+
+# Equal trainings share compiled code, so a run that is opened again in the same process does not compile again.
+_write_jitted = jax.jit(_written, static_argnums=0, donate_argnums=1)
+_act_jitted = jax.jit(_act_on_frames, static_argnums=(0, 1), donate_argnums=2)
+_learn_jitted = jax.jit(_learn, static_argnums=(0, 1), donate_argnums=2)
+_learn_frames_jitted = jax.jit(_learn_from_frames, static_argnums=(0, 1, 2), donate_argnums=3)
 
 
 def drawn(

@@ -70,6 +70,21 @@ def test_a_state_is_gone_on_from_again(runs):
     trees_equal(row, metrics[3])
 
 
+def test_a_run_that_is_opened_again_does_not_compile_again(runs, tmp_path):
+    compiled = []
+
+    def listener(event, seconds, **named):
+        compiled.extend([named.get("fun_name")] if event.endswith("backend_compile_duration") else [])
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        for loop, *_ in runs:
+            played(loop.training, tmp_path / loop.training.replay_on)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert compiled == []
+
+
 @pytest.mark.parametrize("ratio", [0.25, 2.0])
 def test_other_replay_ratios_have_the_same_bits(ratio, tmp_path):
     augmentation = Augmentation(pad=2, intensity=0.05) if ratio > 1 else Augmentation()
