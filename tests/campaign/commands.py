@@ -203,9 +203,9 @@ def letters(encoding: str) -> Callable[[], None]:
     return change
 
 
-def campaign(tally: Tally, number: int, seed: int, only: int | None) -> None:
+def campaign(tally: Tally, number: int, seed: int) -> None:
     for case in range(number):
-        if only in (None, case):
+        if tally.takes("command", case):
             draw = random.Random(f"{seed} {case}")
             line, terminal = arguments(draw), draw.choice(("utf-8", "utf-8", "ascii", "latin-1"))
             kind = f"dormant {line[0] if line[:1] and line[0] in COMMANDS else ''}".strip()

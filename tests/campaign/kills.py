@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from campaign.outcomes import Outcome, Tally
 from dormant import __main__ as command_line
 
@@ -66,14 +64,14 @@ CASES = {
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
 
 
-def campaign(tally: Tally, number: int, seed: int, only: int | None, names: Sequence[str]) -> None:
+def campaign(tally: Tally, number: int, seed: int, names: Sequence[str]) -> None:
     """Kills the named kinds of trainings in turn. A figure takes long, so only one case in fifteen kills a figure."""
     trained = [name for name in names if name != "figure"]
     folder = Path(tempfile.mkdtemp())  # a forked process would delete a TemporaryDirectory when it ends
     try:
         whole: dict[str, dict[str, bytes]] = {}
         for case in range(number):
-            if only not in (None, case):
+            if not tally.takes("kill", case):
                 continue
             name = "figure" if case % 15 == 14 or not trained else trained[case % len(trained)]
             if name not in whole:
@@ -116,21 +114,19 @@ Process = Forked | subprocess.Popen[bytes]
 def start(name: str, path: Path) -> Process:
     """Starts a command in a new session. Its stderr goes to a file next to its folder."""
     arguments = [*CASES[name].arguments, "--run-dir", str(path)]
-    compiled = str(path.parent / "compiled")
     with path.with_name(f"{path.name}.said").open("ab") as said:
         if name == "figure":
-            cache = {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
             command = [sys.executable, "-m", "dormant", *arguments]
             streams: Any = {"stdout": subprocess.DEVNULL, "stderr": said}
-            return subprocess.Popen(command, env=os.environ | cache, start_new_session=True, **streams)
+            return subprocess.Popen(command, start_new_session=True, **streams)
         number = os.fork()
         if number:
             return Forked(number)
-        _become(arguments, said.fileno(), compiled)
+        _become(arguments, said.fileno())
     raise AssertionError("the forked process has ended")
 
 
-def _become(arguments: list[str], said: int, compiled: str) -> None:
+def _become(arguments: list[str], said: int) -> None:
     """Runs the command in this forked process, then ends the process."""
     code: Any = 1
     try:
@@ -138,9 +134,6 @@ def _become(arguments: list[str], said: int, compiled: str) -> None:
         os.setsid()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(said, 2)
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled  # the command does not replace a folder that is already set
-        jax.config.update("jax_compilation_cache_dir", compiled)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         sys.argv = ["dormant", *arguments]
         command_line.main()
     except SystemExit as end:

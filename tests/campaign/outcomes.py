@@ -1,6 +1,8 @@
 """Counts the outcomes of the fault campaign's cases by kind."""
 
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Literal
 
 Outcome = Literal["refused", "recovered", "accepted", "wrong", "traceback", "hanging"]
@@ -16,15 +18,37 @@ BAD: tuple[Outcome, ...] = ("wrong", "traceback", "hanging")
 
 
 class Tally:
-    """Counts outcomes by kind. Prints each bad case at once, with the arguments that repeat it."""
+    """Counts outcomes by kind, in a file that all workers append to. Prints each bad case at once, with its number."""
 
-    def __init__(self) -> None:
-        self.counts: dict[str, Counter[Outcome]] = {}
+    def __init__(self, folder: Path, start: int = 0, only: int | None = None) -> None:
+        self.folder, self.start, self.only = folder, start, only
+        self.file = folder / "outcomes"
+        self.file.touch()
+
+    def takes(self, part: str, case: int) -> bool:
+        """Whether this worker shall run a case. False if the flags leave it out or another worker has taken it."""
+        if case < self.start or self.only not in (None, case):
+            return False
+        try:
+            (self.folder / f"{part}-{case}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def add(self, kind: str, outcome: Outcome, case: str, said: str = "") -> None:
-        self.counts.setdefault(kind, Counter())[outcome] += 1
+        with self.file.open("a") as stream:
+            stream.write(json.dumps([kind, outcome]) + "\n")
         if outcome in BAD:
             print(f"{outcome}: {kind}: {case}: {said[-1500:]}", flush=True)
+
+    @property
+    def counts(self) -> dict[str, Counter[Outcome]]:
+        """The number of each outcome by kind."""
+        found: dict[str, Counter[Outcome]] = {}
+        for line in self.file.read_text().splitlines():
+            kind, outcome = json.loads(line)
+            found.setdefault(kind, Counter())[outcome] += 1
+        return found
 
     @property
     def failed(self) -> bool:

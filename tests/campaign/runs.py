@@ -1,11 +1,15 @@
 """Damages run folders of MinAtar, SAC and Atari, then resumes the unfinished runs and reads the finished runs."""
 
+import faulthandler
 import itertools
 import logging
 import random
 import shutil
+import signal
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from campaign.damage import DAMAGES
 from campaign.outcomes import Outcome, Tally, one_line
 from dormant.interventions import Every, ReDo
 from dormant.lab.judging.table import _metrics
-from dormant.lab.runs import runner
+from dormant.lab.runs import lease, runner
 from dormant.lab.runs.checking import faults
 from dormant.lab.runs.folder import RunFolder, RunRefused, rows
 from dormant.rl.agents.dqn import DQN
@@ -31,6 +35,7 @@ from dormant.rl.envs.mujoco import MuJoCo
 from dormant.rl.networks.convolutional import MinAtarCNN, NatureCNN
 
 STEPS, KILLED_AT = 40, 24
+SECONDS = 600  # a case takes about a second, or many seconds on a busy machine
 REDO = Every(5, ReDo(0.3))
 SMALL = {"replay_capacity": 16, "min_replay": 8, "batch_size": 4, "epsilon_steps": 10, "target_period": 4}
 SCHEDULE = {"agent_steps": STEPS, "log_period": 8, "eval_period": 10 * STEPS, "score_batch": 4, "seeds": (0,)}
@@ -129,26 +134,40 @@ def files_of(path: Path) -> dict[str, list[Path]]:
     return kinds
 
 
-def campaign(
-    tally: Tally, number: int, seed: int, only: int | None = None, names: Sequence[str] = tuple(TRAININGS)
-) -> None:
+def campaign(tally: Tally, number: int, seed: int, names: Sequence[str], backwards: bool = False) -> None:
     logging.getLogger("dormant").setLevel(logging.ERROR)
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    # A run with a damaged lease waits until the lease has lapsed. 45 seconds per case would take most of the time.
+    lease.LAPSE_SECONDS, lease.RENEW_SECONDS = 1.0, 1.0
     with tempfile.TemporaryDirectory() as folder:
-        examples = {name: example(name, Path(folder)) for name in names}
+        examples = {name: example(name, Path(folder)) for name in (reversed(names) if backwards else names)}
         cases = itertools.cycle(itertools.product(names, ("stopped", "done")))
         for case, (name, state) in zip(range(number), cases, strict=False):
-            if only in (None, case):
-                one(
-                    tally,
-                    examples[name],
-                    name,
-                    state,
-                    random.Random(f"{seed} {case}"),
-                    Path(folder) / "case" / "seed0",
-                    case,
-                )
+            if tally.takes("run", case):
+                draw = random.Random(f"{seed} {case}")
+                one(tally, examples[name], name, state, draw, Path(folder) / "case" / "seed0", case)
+
+
+class Hanging(BaseException):
+    """A case took longer than SECONDS."""
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Raises Hanging inside the block after SECONDS. If that has no effect, prints all stacks and ends the process."""
+
+    def late(*_: Any) -> None:
+        raise Hanging
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    faulthandler.dump_traceback_later(2 * SECONDS, exit=True)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        faulthandler.cancel_dump_traceback_later()
 
 
 def one(tally: Tally, ran: Example, name: str, state: str, draw: random.Random, path: Path, case: int) -> None:
@@ -165,7 +184,11 @@ def one(tally: Tally, ran: Example, name: str, state: str, draw: random.Random, 
             said.append(f"{damage.__name__} {file.relative_to(path)}")
             if not files_of(path):
                 break
-        outcome, why = (read if state == "done" else resumed)(ran, path)
+        try:
+            with limited():
+                outcome, why = (read if state == "done" else resumed)(ran, path)
+        except Hanging:
+            outcome, why = "hanging", traceback.format_exc()
         tally.add(f"{name}, {state}", outcome, f"{case}: {', '.join(said)}", why)
     finally:
         shutil.rmtree(path)

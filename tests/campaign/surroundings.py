@@ -79,9 +79,12 @@ QUIET = ("full disk, errors too", "closed pipe")  # the cases in which no error 
 def campaign(tally: Tally, share: float) -> None:
     """Runs every command in every environment, or only a fraction `share` of these cases."""
     every = [(name, line) for name in SURROUNDINGS for line in LINES]
-    for name, line in every[:: max(1, round(1 / share))] if share else ():
-        tally.add(name, *called(line, SURROUNDINGS[name], f"{list(line)}", quiet=name in QUIET))
-    if share:
+    chosen = range(0, len(every), max(1, round(1 / share))) if share else ()
+    for case in chosen:
+        name, line = every[case]
+        if tally.takes("surroundings", case):
+            tally.add(name, *called(line, SURROUNDINGS[name], f"{case}: {list(line)}", quiet=name in QUIET))
+    if share and tally.takes("surroundings", len(every)):
         tally.add("Ctrl-C twice", *_interrupted_twice())
 
 
