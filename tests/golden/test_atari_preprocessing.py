@@ -229,7 +229,7 @@ def test_the_games_are_those_of_the_paper():
         ({"game": "Chess1234"}, "expected one of Alien, Amidar"),
         ({"sticky": 1.0}, "sticky must be a probability below 1, got 1.0"),
         ({"time_limit": 0}, "time_limit must be at least 1 agent step, got 0"),
-        ({"noops": -1}, "noops must be a number of frames, got -1"),
+        ({"noops": -1}, "noops must be at least 0 frames, got -1"),
     ],
 )
 def test_bad_settings_are_refused(options, message):

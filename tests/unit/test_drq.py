@@ -117,7 +117,7 @@ def test_without_augmentation_a_batch_and_the_draws_are_left_alone():
 
 
 def test_an_augmentation_refuses_what_it_cannot_do():
-    with pytest.raises(ValueError, match="pad must be a number of cells, got -1"):
+    with pytest.raises(ValueError, match="pad must be at least 0 cells, got -1"):
         Augmentation(pad=-1)
     with pytest.raises(ValueError, match=r"intensity must lie in \[0, 0.5\), got 0.5"):
         Augmentation(intensity=0.5)

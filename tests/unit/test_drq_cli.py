@@ -63,7 +63,7 @@ def test_the_pieces_of_drq_are_dqns_too(built):
 @pytest.mark.parametrize(
     ("arguments", "env", "message"),
     [
-        (("--pad", "-1"), "ALE/Pong", "pad must be a number of cells, got -1"),
+        (("--pad", "-1"), "ALE/Pong", "pad must be at least 0 cells, got -1"),
         (("--intensity", "0.6"), "ALE/Pong", "intensity must lie in [0, 0.5), got 0.6"),
         (("--n-step", "2000"), "ALE/Pong", "min_replay must lie between n_step and replay_capacity"),
         (("--replay-ratio", "0.3"), "ALE/Pong", "the nearest is 0.333333"),

@@ -1,4 +1,8 @@
-"""Agents, and the settings of DQN and DrQ(eps) for MinAtar and Atari."""
+"""Agents, and the settings of DQN and DrQ(eps) for MinAtar and Atari.
+
+"The paper" is Sokar et al. 2023, which introduced ReDo. The replay ratio is the number of gradient steps per agent
+step.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -6,8 +10,8 @@ from typing import Any
 from ..networks.convolutional import ImpalaResNet, MinAtarCNN, NatureCNN
 from .dqn import DQN, Augmentation
 
-TARGET_GRADIENT_STEPS = 2_000
-INTENSITY = 0.05
+TARGET_GRADIENT_STEPS = 2_000  # gradient steps between copies to the target network, on Atari
+INTENSITY = 0.05  # standard deviation of the factor by which DrQ multiplies images
 # The Atari 100k benchmark: settings of the games (fields of `Atari`) and of the runs (fields of `AtariTraining`).
 # Source: DrQ_eps.gin and eval_run_experiment.py of dopamine/labs/atari_100k. The paper's figure, and secondary sources
 # that quote its appendix, show runs that are four times as long as in the released configuration.

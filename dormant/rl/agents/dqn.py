@@ -1,4 +1,4 @@
-"""The paper's DQN agent. DrQ(eps) is this agent with its own settings and with augmented training batches."""
+"""The DQN agent of the paper (Sokar et al. 2023). DrQ(eps) is this agent with other settings and augmented batches."""
 
 import math
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from ..replay.device import Batch
 
 
 class Noise(NamedTuple):
-    """The random numbers that augment a batch. Observations before and after a transition have different numbers."""
+    """The random numbers that augment a batch. The observations before and after a transition get different numbers."""
 
     offset_tm1: Int[Array, "*steps batch 2"]
     offset_t: Int[Array, "*steps batch 2"]
@@ -50,9 +50,9 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.pad < 0:
-            raise ValueError(f"pad must be a number of cells, got {self.pad}; 0 shifts nothing.")
+            raise ValueError(f"pad must be at least 0 cells, got {self.pad}; 0 does not shift images.")
         if not 0 <= self.intensity < 0.5:
-            raise ValueError(f"intensity must lie in [0, 0.5), got {self.intensity}; 0 scales nothing.")
+            raise ValueError(f"intensity must lie in [0, 0.5), got {self.intensity}; 0 does not scale images.")
 
     def draw(self, key: Key[Array, ""], steps: int, batch: int) -> Noise | tuple[()]:
         """Draws the noise of `steps` batches. Returns an empty tuple if the settings augment nothing."""
@@ -124,7 +124,7 @@ def scaled(observations: Shaped[Array, "batch *shape"], factor: Float[Array, " b
 class DQNState(NamedTuple):
     """The online network with its optimizer state, and the parameters of the target network.
 
-    `churn` is the state of a regulariser `CChain`, and empty with any other.
+    `churn` is the state of the regulariser `CChain`, or an empty tuple if the agent has another regulariser or none.
     """
 
     learner: Learner
@@ -169,7 +169,7 @@ class DQN:
     epsilon_end: float = 0.01
     augmentation: Augmentation = NO_AUGMENTATION  # augments training batches only
     regulariser: L2Init | Parseval | Spectral | CChain | None = None
-    upgd: UPGD | None = added(None)  # noqa: RUF009 (a default; UPGD with Adam in place of Adam)
+    upgd: UPGD | None = added(None)  # noqa: RUF009 (immutable); if set, UPGD with Adam replaces Adam
 
     losses = Losses
 
@@ -206,7 +206,7 @@ class DQN:
 
     @property
     def drawn_batch(self) -> int:
-        """The transitions drawn per gradient step: two batches with C-CHAIN, which needs other states, else one."""
+        """The number of transitions drawn per gradient step. C-CHAIN needs a second batch, with other states."""
         return self.batch_size * (2 if isinstance(self.regulariser, CChain) else 1)
 
     @property
@@ -259,7 +259,8 @@ class DQN:
     def _gradient(self, state: DQNState, batch: Batch) -> tuple[Params, Losses, ChurnState | tuple[()]]:
         """The gradient of the loss, the losses, and the next state of C-CHAIN.
 
-        With C-CHAIN, the second half of the batch has the states on which the values should not change.
+        With C-CHAIN, the first half of the batch is the training batch. The second half holds the states on which
+        changes of the Q values are penalised.
         """
         params, cchain, churned = state.learner.params, self.regulariser, state.churn
         if not (isinstance(cchain, CChain) and isinstance(churned, ChurnState)):
@@ -292,7 +293,8 @@ class DQN:
     def synchronise(self, state: DQNState, before: Int[Array, ""], after: Int[Array, ""]) -> DQNState:
         """Copies the learner's parameters to the target network if `target_due`. Returns the new state.
 
-        Recycling changes only the learner. The target keeps the old weights until the next copy, as in the paper.
+        Recycling changes only the learner. The target network keeps the old weights until the next copy, as in the
+        paper.
         """
         due = self.target_due(before, after)
         target = jax.lax.cond(due, lambda: state.learner.params, lambda: state.target)

@@ -1,4 +1,4 @@
-"""The paper's SAC: an actor, two critics and a temperature."""
+"""The SAC agent of the paper (Sokar et al. 2023): an actor, two critics and a temperature."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ..replay.steps import Steps
 CRITICS = ("critic1", "critic2")
 NETWORKS = ("actor", *CRITICS)
 SACParams = dict[str, Params]  # the parameters of each network, by its name
-GAP: PyTree = optax.MaskedNode()
+GAP: PyTree = optax.MaskedNode()  # stands for a network that a tree leaves out
 # Bounds of the policy's log standard deviation. Outside these bounds, neither the policy nor its gradients are useful.
 # Source: the code of Haarnoja et al. 2018.
 LOG_STD = (-20.0, 2.0)
@@ -50,7 +50,7 @@ class Losses(NamedTuple):
 class SAC:
     """The hyper-parameters of SAC. Its methods are pure functions of states and arrays. Actions lie in [-1, 1].
 
-    `width` multiplies the widths of the hidden layers. `target_entropy` is the target per action dimension. If
+    `width` multiplies the widths of the hidden layers. `target_entropy` is the target entropy per action dimension. If
     `reset_targets` is true, an intervention that overwrites weights of a critic also overwrites these weights in the
     critic's target. If it is false, the target keeps the old weights until Polyak averaging has replaced them.
 

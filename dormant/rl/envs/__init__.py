@@ -1,4 +1,7 @@
-"""Interfaces of environments, functions that play evaluation episodes, and videos of these episodes."""
+"""Interfaces of environments, functions that play evaluation episodes, and videos of these episodes.
+
+A body is one simulated robot of a continuous environment. "The paper" is Sokar et al. 2023, which introduced ReDo.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -113,8 +116,10 @@ class ControlEnvironment(Protocol):
     def begin(self, seeds: Sequence[int], stream: int = 0) -> Player: ...
 
 
-RANDOM_PLAY = 2**63  # `stream` of random play; the `stream` of an evaluation is the number of training steps before it
-FRAMES_PER_SECOND = 15  # of videos: one frame per agent step. An agent step takes 4 of 60 emulator frames per second
+# The `stream` of random play. The `stream` of an evaluation is the number of training steps before the evaluation.
+RANDOM_PLAY = 2**63
+# The frame rate of videos, which show one frame per agent step: 60 emulator frames per second, 4 per agent step.
+FRAMES_PER_SECOND = 15
 SCALE = 2  # factor by which videos enlarge the Atari screen
 
 # Maps an observation and two uniform numbers to an action and the Q value of the greedy action.

@@ -1,4 +1,7 @@
-"""Atari games from ale-py, and the scores of random play and of a human. Only this file imports ale-py (GPL-2.0)."""
+"""Atari games from ale-py, and the scores of random play and of a human. Only this file imports ale-py (GPL-2.0).
+
+"The paper" is Sokar et al. 2023, which introduced ReDo.
+"""
 
 import re
 from collections.abc import Sequence
@@ -137,7 +140,7 @@ class Atari:
         if self.time_limit < 1:
             raise ValueError(f"time_limit must be at least 1 agent step, got {self.time_limit}.")
         if self.noops < 0:
-            raise ValueError(f"noops must be a number of frames, got {self.noops}; 0 starts without no-ops.")
+            raise ValueError(f"noops must be at least 0 frames, got {self.noops}; 0 starts without no-ops.")
 
     @property
     def observation_shape(self) -> tuple[int, int, int]:
@@ -255,7 +258,10 @@ class AtariGame:
         """Returns a copy of the state."""
         state = np.frombuffer(self._emulator.cloneState(include_rng=True).serialize(), np.uint8)
         if state.size > EMULATOR_BYTES:
-            raise ValueError(f"the emulator's state has {state.size} bytes, EMULATOR_BYTES allows {EMULATOR_BYTES}.")
+            raise ValueError(
+                f"the emulator's state has {state.size} bytes, expected at most {EMULATOR_BYTES}: increase "
+                "EMULATOR_BYTES."
+            )
         padded = np.pad(state, (0, EMULATOR_BYTES - state.size))
         counters = (state.size, self._last_action, self._elapsed, self._lives, self._draws)
         length, last_action, elapsed, lives, draws = (np.array(count, np.int32) for count in counters)
@@ -296,7 +302,7 @@ class AtariGame:
     def _look(self) -> UInt8[ndarray, "height width"]:
         """Returns the agent's frame: the maximum of two screens, resized.
 
-        If the step ended early, screens of the step before can be among the two, as in Dopamine.
+        If the step ended early, one or both screens can be from the previous step, as in Dopamine.
         """
         # Takes the maximum, because many games draw some objects only in every second frame.
         np.maximum(*self._screens, out=self._screens[0])

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int, Integer, Key, PyTree
 
 from . import Outcome
 
-# Name -> pgx module, pgx class, observation channels, actions of the minimal set.
+# Name -> pgx module, pgx class, number of observation channels, number of actions in the minimal action set.
 GAMES = {
     "Asterix": ("asterix", "MinAtarAsterix", 4, 5),
     "Breakout": ("breakout", "MinAtarBreakout", 4, 3),

@@ -1,4 +1,7 @@
-"""MuJoCo's locomotion tasks from Gymnasium. Only this file imports Gymnasium (the extra `mujoco`)."""
+"""MuJoCo's locomotion tasks from Gymnasium. Only this file imports Gymnasium (the extra `mujoco`).
+
+A body is one simulated robot. "The paper" is Sokar et al. 2023, which introduced ReDo.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

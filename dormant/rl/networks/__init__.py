@@ -1,4 +1,7 @@
-"""Layers and heads of Q-networks, and two Q-networks: `MLP`, and `Injectable` for plasticity injection."""
+"""Layers and heads of Q-networks, and two Q-networks: `MLP`, and `Injectable` for plasticity injection.
+
+"The paper" is Sokar et al. 2023, which introduced ReDo.
+"""
 
 import math
 from dataclasses import dataclass
@@ -45,7 +48,9 @@ def fresh_layer(
 
 
 def neurons_of(width: int, activation: Activation) -> int:
-    """The number of neurons of a layer of this width: half of it with Fourier features, which have two outputs each.
+    """The number of neurons of a layer of this width: half of it with Fourier features, otherwise all of it.
+
+    With Fourier features, a neuron has two outputs (sine and cosine), so the layer has as many outputs as with ReLU.
 
     >>> neurons_of(16, "relu"), neurons_of(16, "fourier")
     (16, 8)
@@ -53,7 +58,7 @@ def neurons_of(width: int, activation: Activation) -> int:
     Raises ValueError if an odd width has to be halved.
     """
     if activation == "fourier" and width % 2:
-        raise ValueError(f"activation='fourier' halves the width of each layer, so it must be even, got {width}.")
+        raise ValueError(f"activation='fourier' halves the width of each layer, so widths must be even, got {width}.")
     return width // 2 if activation == "fourier" else width
 
 
@@ -135,7 +140,8 @@ def flattened(maps: Float[Array, "batch high wide channels"], gap: bool) -> Floa
     [[3.0]]
 
     Source: global average pooling, Sokar and Castro 2025, "Mind the gap! The challenges of scale in pixel-based deep
-    reinforcement learning". The dense layer loses the positions, which MinAtar's games need.
+    reinforcement learning". With `gap`, the dense layer does not know the positions of objects, which matter in
+    MinAtar.
     """
     return maps.mean(axis=(1, 2)) if gap else maps.reshape(len(maps), -1)
 

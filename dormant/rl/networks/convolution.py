@@ -39,7 +39,7 @@ def xla_convolution(
     stride: int,
     padding: Padding,
 ) -> Float[Array, "batch rows columns filters"]:
-    """Convolves images with XLA's convolution, without a bias. The gradients are as fast inside a loop as outside.
+    """Convolves images with XLA's convolution, without a bias. The gradients are as fast inside loops as outside loops.
 
     On a CPU, XLA rewrites the gradients of a convolution into a fast form, but not inside loops such as `lax.scan`
     (jax-ml/jax 12868). On a CPU, this function therefore calls `loop_convolution`, which computes the gradients in the
@@ -76,10 +76,10 @@ def loop_convolution(
     stride: int,
     pads: Pads,
 ) -> Float[Array, "batch rows columns filters"]:
-    """A convolution with explicit gradients for images and kernel. Each gradient is a convolution in NHWC layout.
+    """A convolution with its own rule for gradients. Each gradient is a convolution in NHWC layout.
 
-    `jax.jvp` raises TypeError, because only the reverse mode has a rule. Derivatives of `jax.grad`, such as
-    `jax.hessian`, are those of `jax.lax.conv_general_dilated`.
+    The rule covers reverse mode only, so `jax.jvp` raises TypeError. The gradients can be differentiated again, for
+    example by `jax.hessian`. This uses JAX's rules for `jax.lax.conv_general_dilated`.
     """
     return _convolution(images, kernel, stride, pads)
 

@@ -1,4 +1,7 @@
-"""Convolutional networks for MinAtar, for image classification, and for Atari."""
+"""Convolutional networks for MinAtar, for image classification, and for Atari.
+
+"The paper" is Sokar et al. 2023, which introduced ReDo.
+"""
 
 import math
 from dataclasses import dataclass
@@ -28,8 +31,8 @@ from .convolution import Padding, convolved, convolved_by_patches, output_length
 
 INNER_KERNEL = jax.nn.initializers.lecun_normal()  # Flax's default; the reference code uses it in residual blocks
 NATURE = ((8, 4, 32), (4, 2, 64), (3, 1, 64))  # side, stride and filters of each convolution
-STACKS = (32, 64, 64)  # filters of each stack
-DENSE = 512
+STACKS = (32, 64, 64)  # filters of each stack of the residual network
+DENSE = 512  # neurons of the dense layer
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,9 @@ class MinAtarCNN:
     (2, 3)
 
     `activation` and `layer_norm` apply to the convolution and the dense layer. The normalisation comes before the
-    activation. `spectral_norm` applies to the dense layer. With it, that layer's neurons are measured but not recycled.
-    `gap` averages each map before the dense layer. `activation="fourier"` halves the neurons of each layer, so that its
-    outputs are as many as with ReLU.
+    activation. `spectral_norm` applies to the dense layer, whose neurons are then measured but not recycled. `gap`
+    averages each map before the dense layer. `activation="fourier"` halves the neurons of each layer. Each neuron then
+    has two outputs, so a layer has as many outputs as with ReLU.
 
     Source: Young & Tian 2019, MinAtar's DQN (16 filters of 3 x 3 without padding, 128 neurons). Kernels are Xavier
     uniform and biases zero, as in the paper's networks.
@@ -97,9 +100,9 @@ class ImageCNN:
     {'conv1': (3, 3, 1, 16), 'conv2': (3, 3, 16, 32), 'conv3': (3, 3, 32, 32), 'dense': (512, 64), 'head': (64, 10)}
 
     Raises ValueError for a layer without neurons.
-    Source: the paper's network for figure 3 has "three convolutions and a dense layer". The 32, 64 and 64 filters of
-    3 x 3 come from secondary sources, because the paper's appendix was not available. Strides instead of pooling are
-    our choice: pooling layers that give maps of equal size would make a step five times slower on a CPU. Weights are
+    Source: the paper's network for figure 3 has "three convolutions and a dense layer". The number and the size of the
+    filters come from secondary sources, because the paper's appendix was not available. We use strides, not pooling.
+    With pooling to maps of the same size, a gradient step would take five times as long on a CPU. Weights are
     initialised as in the networks of the paper's agents.
     """
 
@@ -198,8 +201,8 @@ class ImpalaResNet:
     Source: the paper's ResNet (dopamine/labs/redo/networks.py), which is the network of Espeholt et al. 2018 with twice
     the filters. Neurons that are summed into a residual stream are measured but not recycled. `layer_norm` normalises
     the dense layer and every convolution that does not write into a residual stream. `gap` averages each map before the
-    dense layer, after Sokar and Castro 2025. Fourier features are refused, because a stream of sums has no width to
-    halve.
+    dense layer, after Sokar and Castro 2025. `activation="fourier"` raises ValueError, because it is not defined how to
+    halve the width of a residual stream.
     """
 
     width: float | int = 1
@@ -254,7 +257,7 @@ class ImpalaResNet:
 
 
 def scaled(neurons: int, width: float | int) -> int:
-    """The number of neurons times the width, rounded up as in the paper's code.
+    """The number of neurons times the factor `width`, rounded up as in the paper's code.
 
     >>> scaled(32, 2), scaled(32, 0.3)
     (64, 10)

@@ -100,7 +100,7 @@ class Replay:
         return jax.tree.map(write, ring, step)
 
     def sample(self, ring: ReplayState, added: Int[Array, ""], uniform: Float[Array, " batch"]) -> Batch:
-        """Draws n-step transitions with the random numbers `uniform` in [0, 1). The number 0 draws the oldest one."""
+        """Draws n-step transitions with the random numbers `uniform` in [0, 1). 0 draws the oldest transition."""
         first = self._starts(added, uniform)
         steps = [(first + k) % self.capacity for k in range(self.n_step)]
         return_t, discount_t, final = jnp.zeros_like(uniform), jnp.ones_like(uniform), first

@@ -77,7 +77,7 @@ def opened(file: Path, shape: tuple[int, ...], dtype: type) -> ndarray:
     if (array.shape, array.dtype) != (shape, np.dtype(dtype)):
         raise DamagedRing(
             f"{file} has {array.dtype}{list(array.shape)}, not {np.dtype(dtype)}{list(shape)}; "
-            "it belongs to another ring."
+            "it belongs to a ring with other settings."
         )
     expected = array.offset + array.nbytes
     if file.stat().st_size != expected:

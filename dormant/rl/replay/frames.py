@@ -61,12 +61,12 @@ class FrameReplay:
 
     An observation stacks the last `stack` frames, newest last. At the start of an episode, missing frames are zeros. An
     n-step return stops at the end of its episode. At a truncation, the ring also stores the episode's last frame, and
-    the episode is bootstrapped from it. After a termination nothing is bootstrapped. There, `observation_t` is the
-    observation before the last action.
+    the episode is bootstrapped from it. After a termination, nothing is bootstrapped: `discount_t` is 0, and
+    `observation_t` is just the observation before the last action.
 
     The ring stores `slack` extra agent steps, so that steps added after a checkpoint do not overwrite steps that the
-    checkpoint needs. Therefore a checkpoint stores only the number of steps added. At most one episode per `time_limit`
-    agent steps may be truncated.
+    checkpoint needs. Therefore a checkpoint stores the number of added steps and not the steps themselves. At most one
+    episode per `time_limit` agent steps may be truncated.
 
     >>> replay = FrameReplay(capacity=1_000_000)
     >>> replay.bytes / replay.capacity
@@ -171,11 +171,9 @@ class FrameReplay:
         ring.frame_checksums[place % self.places] = checksum(int(ring.owner[0]), place, kept)
 
     def sample(self, ring: FrameRing, added: int, uniform: Float[ndarray, "*draws"]) -> Batch:
-        """Draws n-step transitions with the random numbers `uniform` in [0, 1). The number 0 draws the oldest one.
+        """Draws n-step transitions with the random numbers `uniform` in [0, 1). 0 draws the oldest transition.
 
-        Returns them as NumPy arrays.
-
-        Raises ValueError if fewer than `n_step` steps were added.
+        Returns NumPy arrays. Raises ValueError if fewer than `n_step` steps were added.
         """
         drawn = self.draw(ring, added, uniform)
         # `Batch` is annotated with JAX arrays, but these are NumPy arrays. Pyright accepts both for a PyTree.
@@ -290,7 +288,7 @@ class FrameReplay:
         if place + 1 - lowest >= self.places:
             raise ValueError(
                 f"no frame fits: more than one episode in time_limit={self.time_limit} steps was truncated, "
-                "and each one stores an extra frame. Set time_limit to the environment's."
+                "and each truncation stores an extra frame. Set time_limit to the time limit of the environment."
             )
 
     def _check_whole(self, ring: FrameRing, added: int, folder: Path) -> None:

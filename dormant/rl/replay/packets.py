@@ -83,7 +83,7 @@ class Packets:
     def packed(
         self, frames: ndarray, newest: list[Stacks], batches: Sequence[Drawn] = (), inputs: Sequence[Stacks] = ()
     ) -> ndarray:
-        """Returns one packet per seed. Does not set the fields `start` and `last`.
+        """Returns one packet per seed. The caller sets the fields `start` and `last`.
 
         `frames` and `newest` have one entry per seed. `batches` and `inputs` are empty or have one entry per seed.
         """

@@ -121,7 +121,7 @@ class StepReplay:
         ring.checksums[added % self.slots] = checksum(int(ring.owner[0]), added, row)
 
     def rows(self, ring: StepRing, added: int, uniform: Float[ndarray, "*draws"]) -> Float32[ndarray, "*draws numbers"]:
-        """Draws rows of stored steps with the random numbers `uniform` in [0, 1). The number 0 draws the oldest one.
+        """Draws rows of stored steps with the random numbers `uniform` in [0, 1). The number 0 draws the oldest step.
 
         Raises ValueError if no step was added yet.
         """
