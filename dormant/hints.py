@@ -89,7 +89,7 @@ def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
 
 
 def canonical(name: str, known: Iterable[str]) -> str:
-    """Returns the known name that equals `name`, or `name` itself if there is none.
+    """Returns the known name that equals `name`, or `name` itself if no known name does.
 
     The comparison ignores capitals, underscores and hyphens.
 

@@ -300,8 +300,8 @@ def readings(metrics: Mapping[str, PyTree]) -> dict[str, float]:
     wrong = sorted(name for name, number in numbers.items() if np.isnan(number))
     if wrong:
         raise ValueError(
-            f"{', '.join(wrong)} came out as NaN: a measured value is NaN. Look for NaN or infinite values in the "
-            "inputs and the parameters."
+            f"these metrics are NaN: {', '.join(wrong)}. Look for NaN or infinite values in the inputs and the "
+            "parameters."
         )
     return numbers
 

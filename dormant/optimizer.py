@@ -256,7 +256,9 @@ class InterveningOptimizer:
             )
         for new, old in zip(jax.tree.leaves(inputs), jax.tree.leaves(self.shapes), strict=True):
             if jnp.ndim(new) != len(old.shape) or jnp.shape(new)[1:] != old.shape[1:]:
-                raise ValueError(f"expected a batch of inputs of shape {old.shape[1:]} each, got {jnp.shape(new)}.")
+                raise ValueError(
+                    f"expected a batch of samples of shape {old.shape[1:]}, got an array of shape {jnp.shape(new)}."
+                )
 
 
 def _check_optimizer(tx: Any) -> None:

@@ -106,8 +106,8 @@ def _layer_bounds(
     """Returns the lower and upper score bounds of each layer, as two rows.
 
     A neuron with several non-linearities has several bounds. The largest of them are returned. If a layer has NaN or
-    infinite activations, its bounds are NaN. If samples influence each other, all bounds are NaN. Samples do so if the
-    activations of single samples give other scores than those of the whole batch.
+    infinite activations, its bounds are NaN. If samples influence each other, all bounds are NaN. This is the case if
+    the scores differ when the network is applied to each sample separately.
     """
     bounds = {layer.name: np.zeros((2, layer.width)) for layer in wiring.layers}
     alone = {layer.name: np.zeros(layer.width) for layer in wiring.layers}

@@ -78,7 +78,7 @@ class Renewal:
 def checked_soft_rate(rate: float) -> float:
     """Returns `rate`. Raises ValueError unless it lies above 0 and not above 1."""
     if not 0 < rate <= 1:
-        raise ValueError(f"rate must lie above 0 and not above 1, got {rate}; the paper uses 1e-6.")
+        raise ValueError(f"rate must lie above 0 and not above 1, got {rate}; Juliani and Ash 2024 use 1e-6.")
     return rate
 
 
@@ -105,7 +105,7 @@ def checked_silences(quantile: float, period: int, growth: float, least: int, mo
     if not 0 < quantile < 1:
         raise ValueError(f"quantile must lie between 0 and 1, got {quantile}.")
     if not growth >= 1:
-        raise ValueError(f"growth must be at least 1, got {growth}; the paper's code uses 2.")
+        raise ValueError(f"growth must be at least 1, got {growth}; the code of Farias and Jozefiak 2025 uses 2.")
     if not least <= most <= 2**30:
         raise ValueError(f"expected least <= most <= 2**30 gradient steps, got least={least} and most={most}.")
 
@@ -126,4 +126,6 @@ def checked_swr(utility: str, choice: str, factor: float) -> None:
     one_of("utility", utility, ("gradient", "magnitude"))
     one_of("choice", choice, ("threshold", "proportional"))
     if not 0 < factor <= 1:
-        raise ValueError(f"factor must lie above 0 and not above 1, got {factor}; the paper uses 1e-5 to 5e-4.")
+        raise ValueError(
+            f"factor must lie above 0 and not above 1, got {factor}; Hernandez-Garcia et al. 2025 use 1e-5 to 5e-4."
+        )

@@ -187,11 +187,11 @@ def lowest(values: Float[Array, " neurons"], number: Int[Array, ""]) -> Bool[Arr
 
 
 class Usefulness(NamedTuple):
-    """The state of one layer: each neuron's running utility and age in updates, and how many neurons are still due."""
+    """The state of one layer: each neuron's running utility and age in updates, and the replacements still due."""
 
     utility: Float[Array, " neurons"]
     age: Int[Array, " neurons"]
-    owed: Float[Array, ""]  # how many neurons are still due to be replaced; may be a fraction
+    owed: Float[Array, ""]  # number of replacements still due; may be a fraction
 
 
 class Usefulnesses(NamedTuple):
@@ -365,9 +365,10 @@ def redo_as_published(
     - `misaligned_flatten`: between a convolution and a dense layer, the wrong weights are set to zero. The code repeats
       each channel's dormant flag over neighbouring rows of the dense kernel. But neighbouring rows belong to different
       channels, because the map is flattened with channels last.
-    - `next_recorded_layer`: the incoming weights of the next recorded layer are taken as a layer's outgoing weights.
-      Layers in `unrecorded` are not recorded, such as the last convolution of an IMPALA stack. In a residual block, the
-      code therefore sets weights to zero that read the residual stream.
+    - `next_recorded_layer`: the code records the activations of layers. It takes the incoming weights of the next
+      recorded layer as a layer's outgoing weights. Layers in `unrecorded` are not recorded, such as the last
+      convolution of an IMPALA stack. In a residual block, the code therefore sets weights to zero that read the
+      residual stream.
     - `xavier`: fresh weights are Xavier uniform and fresh biases are zero, whatever the initialiser of the layer is.
     - `keep_bias_moments`: Adam's moments of biases are not reset.
 

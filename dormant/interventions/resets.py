@@ -159,7 +159,7 @@ class ShrinkPerturb:
 
     def __post_init__(self) -> None:
         if not 0 <= self.keep <= 1:
-            raise ValueError(f"keep must lie between 0 and 1, got {self.keep}; 1 changes nothing, 0 starts afresh.")
+            raise ValueError(f"keep must lie between 0 and 1, got {self.keep}; 1 keeps all weights, 0 replaces all.")
         one_of("moments", self.moments, ("fresh", "keep"))
 
     def init(self, learner: Learner, network: Network) -> tuple[()]:

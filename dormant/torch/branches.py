@@ -49,7 +49,7 @@ class Change(NamedTuple):
 
 
 class TooLong(Exception):
-    """Raised in a pass with a change if it runs many more operations than the pass without a change."""
+    """Raised if a pass with a changed value runs many more operations than the first pass."""
 
 
 class Pass(NamedTuple):

@@ -92,7 +92,7 @@ class Operations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: list[str] = []  # one name per operation, which includes the parameters among its arguments
+        self.names: list[str] = []  # one per operation: its name, and which parameters are among its arguments
         self.random = False
         self.python_random = False  # whether the pass used the generators of Python or NumPy
         self.leaves: dict[int, int] = {}
@@ -107,7 +107,7 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if torch.is_inference_mode_enabled() and func._can_decompose():
-            with self:  # forward turned on inference mode, which hides the operations inside layers
+            with self:  # the module turned on inference mode, which hides the operations inside layers
                 return func.decompose(*args, **kwargs)
         if func._schema.is_mutable or "batch_norm" in func.__name__:
             self._save(tensors_of(args, kwargs))

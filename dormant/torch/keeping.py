@@ -112,7 +112,7 @@ class Kept:
         return before
 
     def _variables(self, function: types.FunctionType) -> list[object]:
-        """Copies the global variables, and those of outer functions, that a function uses. Returns their values."""
+        """Copies the global variables and the variables of enclosing functions that a function uses. Returns them."""
         names = [name for name in function.__code__.co_names if name in function.__globals__]
         known = {name: function.__globals__[name] for name in names}
         cells = [cell for cell in function.__closure__ or () if _is_filled(cell)]

@@ -1,6 +1,7 @@
 """The ledger, in which the tracer records neuron layers, the entries of each neuron, and reasons not to recycle layers.
 
-A `Call` is one operation of a pass. `mix` is the rule for operations that mix neurons.
+All neurons are numbered, and so are all entries of all parameters. A `Call` is one operation of a pass, which is one
+run of the module. `mix` is the rule for operations that mix neurons.
 """
 
 from bisect import bisect_right
@@ -298,7 +299,7 @@ class Ledger:
             self.neurons_at[self.training][self.step] = neurons
 
     def fresh(self, neurons: Tensor) -> dict[int, Stage]:
-        """Returns the initial stages of the layers of neurons that the current operation makes."""
+        """Returns the initial stage (see `Stage`) of each layer whose neurons the current operation makes."""
         point = frozenset([self.step])
         for layer in () if self.training else self.layers_of(neurons):
             self.layers[layer].made.add(self.step)

@@ -1,4 +1,4 @@
-"""Resets the optimizer's state of recycled weights, and adds the gradients of penalties to those of the loss."""
+"""Resets the optimizer's state of recycled weights, and adds gradients of penalties to the gradient of the loss."""
 
 import math
 from collections.abc import Iterable, Mapping

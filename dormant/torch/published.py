@@ -64,7 +64,7 @@ class ReDoAsPublished:
     def outgoing(self, learner: Learner) -> dict[str, Owners]:
         """Returns, for each layer to recycle, the outgoing weights according to the reference code.
 
-        The format is that of `NeuronLayer.outgoing`.
+        The result has one dictionary per layer, in the format of `NeuronLayer.outgoing`.
         """
         recorded = self.recorded(learner.wiring)
         successors = dict(zip((layer.name for layer in recorded), [*recorded[1:], None], strict=True))
@@ -172,9 +172,10 @@ def redo_as_published(
       each channel's dormant flag over neighbouring rows of the dense kernel. But neighbouring rows belong to different
       channels, because the map is flattened with channels last. We set the same weights to zero, even if the module
       flattens with channels first.
-    - `next_recorded_layer`: the incoming weights of the next recorded layer are taken as a layer's outgoing weights.
-      Layers in `unrecorded` are not recorded, such as the last convolution of an IMPALA stack. `unrecorded` contains
-      full names of layers, or their last parts. The default is the name in the released code.
+    - `next_recorded_layer`: the code records the activations of layers. It takes the incoming weights of the next
+      recorded layer as a layer's outgoing weights. Layers in `unrecorded` are not recorded, such as the last
+      convolution of an IMPALA stack. `unrecorded` contains full names of layers, or their last parts. The default is
+      the name in the released code.
     - `xavier`: fresh weights are Xavier uniform and fresh biases are zero, whatever the initialiser of the layer is.
     - `keep_bias_moments`: Adam's moments of biases are not reset.
 

@@ -119,7 +119,7 @@ def _viewed(record: Record, tensor: Tensor) -> Value:
 
 
 def _written(old: Record, new: Record) -> Record:
-    """Returns the old record after replacing the part of the memory that `new` covers by `new`."""
+    """Returns the record `old`, but with `new` in the part of the memory that `new` covers."""
     geometry = (new.shape, new.stride, new.offset)
 
     def over(labels: Tensor | None, written: Tensor | None) -> Tensor:

@@ -1,4 +1,7 @@
-"""`Value`: what the tracer knows about a tensor, such as the neuron and the parameter entries of each element."""
+"""`Value`: what the tracer knows about a tensor, such as the neuron and the parameter entries of each element.
+
+All neurons of a module are numbered, and so are all entries of all parameters.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -54,7 +57,7 @@ class Value:
     """What the tracer knows about a tensor.
 
     - `neurons`: the neuron of each element, or None if no element belongs to a neuron. It has the shape of the tensor,
-      and is expanded along axes on which it is constant. So are the entries of `parts`.
+      and is expanded along axes on which it is constant. The same holds for the entries of `parts`.
     - `stages`: the layers whose neurons are in the tensor, each with its stage.
     - `parts`: the parameter entries in the tensor.
     - `unfollowed`: the parameters whose entries are no longer followed, each with the operation that used them.
@@ -92,7 +95,7 @@ NOTHING = Value()
 
 
 def join(values: Iterable[Value], meets: bool = False) -> dict[int, Stage]:
-    """Returns the stages of the result of an operation on these values. `meets` is True if it is elementwise."""
+    """Returns the stages of the result of an operation on these values. For elementwise operations, `meets` is True."""
     joined: dict[int, Stage] = {}
     for value in values:
         for layer, stage in value.stages.items():

@@ -1,4 +1,7 @@
-"""The ledger of a trace. It records producers of neurons, uses of parameters, and reasons not to recycle layers."""
+"""The ledger of a trace. It records producers of neurons, uses of parameters, and reasons not to recycle layers.
+
+An id is the number of a neuron. A site is a value at which neurons are measured.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -168,7 +171,7 @@ class Ledger:
         self.blame_why(value.offset | value.shared, owners)
 
     def note_resort(self, number: int, value: Value) -> None:
-        """Records that the neurons of `value` can be measured at this value for the last time."""
+        """Records `value` as the last point at which its neurons can be measured, because a step then mixes them."""
         self._measure(self.resorts, number, value)
 
     def note_feed(self, step: Step, side: int, producers: set[int], neurons: Ids) -> None:

@@ -31,7 +31,10 @@ LONGEST_UNROLLED = 10_000
 
 
 class TraceError(ValueError):
-    """Raised if a function has no neuron layer, or if its layers differ for other input shapes."""
+    """Raised if a function has no neuron layer.
+
+    Also raised if inputs of another shape give other layers, or make a scan too long to unroll.
+    """
 
 
 class Step(NamedTuple):

@@ -1,4 +1,7 @@
-"""Rules, one per primitive. A rule returns the results of a step, given its operands, and records its findings."""
+"""Rules, one per primitive of JAX. A rule returns the results of a step, given its operands, and records its findings.
+
+A step is one call of a primitive. An id is the number of a neuron or of a parameter entry (see `values`).
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

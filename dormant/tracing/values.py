@@ -1,4 +1,7 @@
-"""`Value`: an intermediate value of a traced function, with the neuron and the parameter entries of each element."""
+"""`Value`: an intermediate value of a traced function, with the neuron and the parameter entries of each element.
+
+All neurons of a network are numbered, and so are the entries of each parameter. An id is one of these numbers.
+"""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence

@@ -168,7 +168,7 @@ def test_nan_in_is_nan_out_and_is_refused_on_the_host(name):
     holes[1, 2] = np.nan
     found = {name: OF_A_MATRIX[name](holes), "loss": 1.0}
     assert np.isnan(float(found[name]))
-    with pytest.raises(ValueError, match=f"{name} came out as NaN"):
+    with pytest.raises(ValueError, match=f"these metrics are NaN: {name}"):
         readings(found)
     assert np.isfinite(readings({name: OF_A_MATRIX[name](MATRIX)})[name])
 

@@ -161,7 +161,7 @@ MISTAKES = {
     ),
     "a single sample": (
         lambda: optimizer().intervene((PARAMS, optimizer().init(PARAMS)), X[0]),
-        "expected a batch of inputs",
+        "expected a batch of samples",
     ),
     "another optimizer's state": (
         lambda: optimizer().intervene((PARAMS, optax.sgd(0.1).init(PARAMS)), X),

@@ -159,7 +159,7 @@ class DQN:
     batch_size: int = 32
     learning_rate: float = 6.25e-5
     adam_epsilon: float = 1.5e-4
-    weight_decay: float = 0.0  # L2 in Adam, for kernels and biases
+    weight_decay: float = 0.0  # L2 regularisation of kernels and biases, added to the gradient before Adam
     double: bool = False
     clip_rewards: bool = True
     replay_capacity: int = 1_000_000  # in agent steps, like min_replay, target_period and epsilon_steps
@@ -195,7 +195,7 @@ class DQN:
     def optimizer(self) -> optax.GradientTransformation:
         """Returns Adam. Unlike in AdamW, weight decay is added to the gradient, as in the paper.
 
-        The regulariser's gradient is also added. With `upgd`, returns UPGD with Adam's direction.
+        The regulariser's gradient is also added. If `upgd` is set, returns UPGD, which takes its direction from Adam.
         """
         penalty = None if isinstance(self.regulariser, CChain) else self.regulariser
         adam = optax.adam(self.learning_rate, eps=self.adam_epsilon)

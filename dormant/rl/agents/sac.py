@@ -72,7 +72,7 @@ class SAC:
     critic_learning_rate: float = 3e-4
     temperature_learning_rate: float = 3e-4
     adam_epsilon: float = 1e-7  # Keras' default
-    actor_weight_decay: float = 0.0  # L2 in Adam, for kernels but not biases
+    actor_weight_decay: float = 0.0  # L2 regularisation of kernels (not biases), added to the gradient before Adam
     critic_weight_decay: float = 0.0
     polyak: float = 0.005
     reward_scale: float = 0.1

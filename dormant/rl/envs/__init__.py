@@ -147,8 +147,8 @@ class Objective:
 class QGap(NamedTuple):
     """Two sums over the visited states of evaluation episodes. `total / states` is the metric `q_gap`.
 
-    `total` is the sum of Q minus the discounted return that followed. `states` is the number of states. `weight` is the
-    factor of the next reward in the sum of the discounted returns.
+    `total` is the sum, over states, of Q minus the discounted return from the state. `states` is the number of states.
+    `weight` is the factor of the last reward in this sum of returns, or 0 before the first reward of an episode.
 
     >>> zero, one = np.float32([0.0]), np.float32([1.0])
     >>> gap = QGap(zero, zero, zero).after(3 * one, one, zero, zero, Objective(gamma=0.5))

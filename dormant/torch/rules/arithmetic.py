@@ -1,4 +1,7 @@
-"""Rules for elementwise operations: activations, biases and scales, sums and products of neurons."""
+"""Rules for elementwise operations: activations, biases and scales, sums and products of neurons.
+
+A stage describes what has happened to the neurons of a layer up to a value (see `Stage`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -279,7 +282,7 @@ def _overlap(pairs: Tensor) -> bool:
 
 
 def _before(notes: Ledger, stages: Stages) -> bool:
-    """Whether no neuron of these stages has passed a nonlinearity, is mixed, or is read by a weight.
+    """Whether all neurons of these stages are pre-activations that no operation has mixed and no weight reads.
 
     The sum of two such neurons is the pre-activation of one neuron.
     """

@@ -1,4 +1,7 @@
-"""Rules for operations that move elements, pool positions, or reduce axes."""
+"""Rules for operations that move elements, pool positions, or reduce axes.
+
+A label is the number of the neuron, or of the parameter entry, in an element.
+"""
 
 from dataclasses import replace
 from typing import Any

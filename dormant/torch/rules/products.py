@@ -1,4 +1,7 @@
-"""Rules for products, convolutions and normalisations. A kernel reads neurons of the data and makes new neurons."""
+"""Rules for products, convolutions and normalisations. A kernel reads neurons of the data and makes new neurons.
+
+A kernel is a value that depends on parameters, but not on inputs. Data is any other operand.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,8 +69,8 @@ def _as_data(value: Value, other: Value, axis: int) -> Value:
     """Returns the value without its entries if it is a buffer that mixes positions only, such as an adjacency matrix.
 
     The product sums over an axis of `other`. If the neurons in `other` differ along this axis, the value is returned
-    unchanged. The same is done if `other` has only one neuron, because it is then unknown which axis is that of
-    positions.
+    unchanged. It is also returned unchanged if `other` has only one neuron, because the axis of positions is then
+    unknown.
     """
     fixed = bool(value.parts) and all(part.constant for part in value.parts) and not value.unfollowed
     if not fixed or not other.carried or other.neurons is None:
