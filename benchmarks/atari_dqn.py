@@ -174,8 +174,19 @@ def loops(options: argparse.Namespace, ratio: float, folder: Path) -> None:
     for name, each in taken.items():
         rate, ours = agent_steps / each, taken["ours" + WITH_REDO * name.endswith(WITH_REDO)]
         print(f"{name:36s}{rate:15.1f}{rate * ratio:18.1f}{each / ours:9.2f}x")
+    if options.record:
+        keep(options.record, ratio, {name: agent_steps / each for name, each in taken.items()})
     share = events["ours"] * agent_steps * ratio / REDO_PERIOD / taken[ALONE]
     print(f"{ALONE} are {taken[ALONE] / taken['ours']:.0%} of our loop's time; ReDo costs {share:.2%} of them")
+
+
+def keep(table: Path, ratio: float, rates: dict[str, float]) -> None:
+    """Writes the agent steps per second at one replay ratio into the table that `--record` names."""
+    from speed_page import OURS, STAND_IN, Speed, record
+
+    loop = f"DQN on Atari/{GAME}, one seed, replay ratio {ratio:g}"
+    rows = {"ours": OURS, ON_DEVICE: OURS} | dict.fromkeys(PEERS, STAND_IN)
+    record((Speed(loop, name, kind, rates[name]) for name, kind in rows.items()), table)
 
 
 def transfers(ratio: float) -> None:
@@ -208,6 +219,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="gradient steps of each measurement")
     parser.add_argument("--agent-steps", type=int, default=200, help="agent steps of each measurement of a loop")
     parser.add_argument("--core", type=int, default=None, help="use only this core; default: all")
+    parser.add_argument("--record", type=Path, metavar="TABLE", help="write the speeds into this table (CSV)")
     options = parser.parse_args()
     rounds = math.ceil(1 / min(RATIOS))
     if options.agent_steps < rounds or options.agent_steps % rounds:

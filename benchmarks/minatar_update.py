@@ -4,16 +4,19 @@
 
 After a warm-up, all rows are measured in turn, `--repeats` times; each number is a median. Four seeds are spread over
 the cores as in `dormant train`, unless `--core` is given. Operations are counted by hand: two per multiply-add of the
-update's matrix products (`PRODUCTS`), without element-wise operations, Adam and sampling.
+update's matrix products (`PRODUCTS`), without element-wise operations, Adam and sampling. If rejax is installed (see
+minatar_peers.py), its DQN is measured too, with the same network, batch size and replay ratio.
 """
 
 import argparse
+import importlib.util
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # Makes glibc keep large freed blocks. It would otherwise return them to the kernel, and every call would pay for fresh
@@ -22,6 +25,7 @@ MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000", "MALL
 
 
 Line = tuple[str, str, str]
+REJAX = "rejax"
 OFTEN, NEVER = 10, 1_000_000_000  # gradient steps between two recyclings
 
 
@@ -36,6 +40,7 @@ def arguments() -> argparse.Namespace:
         metavar="SEEDS",
         help="print only the loop's gradient steps per second, summed over SEEDS seeds",
     )
+    parser.add_argument("--record", type=Path, metavar="TABLE", help="write the speeds into this table (CSV)")
     return parser.parse_args()
 
 
@@ -138,6 +143,16 @@ def loop(steps: int, seeds: int, recycle: int = 0) -> Callable[[], Any]:
     return run
 
 
+def peers(steps: int) -> dict[str, Callable[[], Any]]:
+    """The loops of rejax by name. Empty if rejax is not installed."""
+    if importlib.util.find_spec("rejax") is None:
+        return {}
+    from minatar_peers import rejax_loop
+
+    kinds = {f"{REJAX}, our network": True, f"{REJAX}, network in Flax": False}
+    return {name: rejax_loop(steps, ours) for name, ours in kinds.items()}
+
+
 def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """Median wall time of each function. Calls the functions in turn. So other programs slow all of them equally."""
     for run in runs.values():
@@ -181,15 +196,29 @@ def report(options: argparse.Namespace) -> None:
     steps, products = options.steps, {size: matmul(size, max(1, 4096 // size) ** 2) for size in (512, 1024, 2048)}
     runs = {f"matmul {size}": run for size, (run, _) in products.items()} | bare_update(steps)
     runs |= {f"loop {seeds}": loop(steps, seeds) for seeds in (1, 4)}
-    runs |= {"never": loop(steps, 4, recycle=NEVER), "often": loop(steps, 4, recycle=OFTEN)}
+    runs |= {"never": loop(steps, 4, recycle=NEVER), "often": loop(steps, 4, recycle=OFTEN)} | peers(steps)
     taken = seconds(runs, options.repeats)
+    if options.record:
+        keep(options.record, {name: steps / each for name, each in taken.items() if name.startswith((REJAX, "loop 1"))})
     peak = max(operations / taken[f"matmul {size}"] for size, (_, operations) in products.items())
     lines = [("largest float32 matmul rate", f"{peak / 1e9:.1f} GFLOP/s", ""), *update_lines(taken, steps, peak)]
-    lines += [*loop_lines(taken, steps), *cost_lines(taken, steps)]
+    lines += [*loop_lines(taken, steps), *peer_lines(taken, steps), *cost_lines(taken, steps)]
     if options.core is None and (os.cpu_count() or 1) > 1:
         lines.append(("2 processes x 3 seeds", f"{two_processes(options):.0f} /s", "one core each, with ReDo"))
     for name, value, remark in lines:
         print(f"{name:30s}{value:>16s}  {remark}".rstrip())
+
+
+def keep(table: Path, rates: dict[str, float]) -> None:
+    """Writes the agent steps per second of our loop and of rejax into the table that `--record` names."""
+    from speed_page import OURS, PACKAGE, Speed, record
+
+    from dormant.lab.machine import version
+
+    loop = "DQN on MinAtar/Asterix, one seed, replay ratio 1"
+    ours = Speed(loop, "ours", OURS, rates.pop("loop 1"))
+    theirs = [Speed(loop, name, PACKAGE, rate, version("rejax") or "") for name, rate in rates.items()]
+    record([ours, *theirs], table)
 
 
 def update_lines(taken: dict[str, float], steps: int, peak: float) -> list[Line]:
@@ -207,8 +236,21 @@ def update_lines(taken: dict[str, float], steps: int, peak: float) -> list[Line]
 def loop_lines(taken: dict[str, float], steps: int) -> list[Line]:
     one, four = steps / taken["loop 1"], 4 * steps / taken["loop 4"]
     return [
-        ("device loop, 1 seed", f"{one:.0f} /s", f"{one * taken['bare'] / steps:.0%} of the bare update (goal 80 %)"),
-        ("device loop, 4 seeds", f"{four:.0f} /s", f"{four / one:.2f} x one seed (goal 1.5)"),
+        ("device loop, 1 seed", f"{one:.0f} /s", f"{one * taken['bare'] / steps:.0%} of the bare update (goal 100 %)"),
+        ("device loop, 4 seeds", f"{four:.0f} /s", f"{four / one:.2f} x one seed (goal 1.8)"),
+    ]
+
+
+def peer_lines(taken: dict[str, float], steps: int) -> list[Line]:
+    """The lines on rejax. Our device loop with one seed is compared with each of them."""
+    return [
+        (
+            name,
+            f"{steps / taken[name]:.0f} /s",
+            f"our loop is {taken[name] / taken['loop 1']:.2f} x as fast (goal 1.5)",
+        )
+        for name in taken
+        if name.startswith(REJAX)
     ]
 
 

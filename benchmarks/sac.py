@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--env", default="HalfCheetah-v5")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200, help="agent steps of each measurement")
+    parser.add_argument("--record", type=Path, metavar="TABLE", help="write the speeds into this table (CSV)")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     taken = seconds({name: make(options.env, options.steps) for name, make in CONTESTANTS.items()}, options.repeats)
@@ -101,6 +102,24 @@ def main() -> None:
     for name, duration in taken.items():
         each, ratio = duration / options.steps, duration / taken["ours"]
         print(f"{name:20s}{each * 1e3:10.2f}{1 / each:10.1f}{ratio:9.2f}x")
+    if options.record:
+        keep(options, taken)
+
+
+def keep(options: argparse.Namespace, taken: dict[str, float]) -> None:
+    """Writes the speeds into the table that `--record` names."""
+    from speed_page import OURS, PACKAGE, Speed, record
+
+    from dormant.lab.machine import version
+
+    loop = f"SAC on {options.env}, one seed, replay ratio 1"
+    packages = {"Stable-Baselines3": "stable-baselines3", "sbx": "sbx-rl"}
+    speeds = []
+    for name, each in taken.items():
+        package = packages.get(name)
+        kind, found = (PACKAGE, version(package) or "") if package else (OURS, "")
+        speeds.append(Speed(loop, name, kind, options.steps / each, found))
+    record(speeds, options.record)
 
 
 if __name__ == "__main__":
