@@ -28,8 +28,8 @@ def main() -> None:
         from dormant.cli import run
 
         signal.signal(signal.SIGINT, _interrupted)
-        # Python ignores exceptions that are raised during garbage collection, also the KeyboardInterrupt of Ctrl-C.
-        # This hook interrupts the process again.
+        # Python ignores exceptions that are raised during garbage collection, even the KeyboardInterrupt of a Ctrl-C.
+        # This hook then interrupts the process again.
         sys.unraisablehook = lambda error: (
             _interrupt_again() if issubclass(error.exc_type, KeyboardInterrupt) else sys.__unraisablehook__(error)
         )

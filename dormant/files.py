@@ -129,7 +129,7 @@ def _array(stream: Any) -> np.ndarray:
     while done < size:
         block = stream.read(min(BLOCK_BYTES, size - done))
         if not block:
-            raise ValueError(f"its array has {done:,} of {size:,} bytes")
+            raise ValueError(f"its array is incomplete: {done:,} of {size:,} bytes")
         content[done : done + len(block)] = np.frombuffer(block, np.uint8)
         done += len(block)
     return content.view(kind).reshape(shape, order="F" if fortran else "C")

@@ -115,7 +115,7 @@ def effective_rank(matrix: Matrix) -> Float[Array, ""]:
     """
     shares = _shares(matrix)
     entropy = -jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1.0)), 0.0))
-    total = shares.sum()  # 1; 0 for a zero matrix; NaN if an entry is NaN
+    total = shares.sum()  # 1, or 0 for a zero matrix, or NaN if an entry is NaN
     return jnp.where(total > 0, jnp.exp(entropy), total)
 
 

@@ -140,7 +140,8 @@ class InterveningOptimizer:
         params = self.model.split(params)
         inner = self.tx.init(params)
         state = self.intervention.init(Learner(params, inner), self.network(params))
-        own = jax.random.fold_in(self.key, _bits(params))  # with `vmap` over seeds, all seeds have the same `self.key`
+        # With `vmap` over seeds, `self.key` is the same for all seeds, but the parameters differ.
+        own = jax.random.fold_in(self.key, _bits(params))
         return Unpacked(state, jnp.zeros((), jnp.int32), jax.random.key_data(own)).packed(inner)
 
     def update(

@@ -27,8 +27,7 @@ except ModuleNotFoundError as error:
 
 __all__ = ["plot_layers", "plot_scores"]
 
-# The palette of Okabe and Ito, whose colours colour-blind readers can tell apart. We leave out its yellow, which is too
-# pale on white.
+# The palette of Okabe and Ito for colour-blind readers. We leave out its yellow, which is too pale on white.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 DORMANT = "#AA3377"
 LINES = ("-", "--", ":", "-.")

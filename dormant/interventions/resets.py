@@ -46,7 +46,7 @@ class Reset:
         owners = [{path} if self.layers is None else owner(path, self.layers) for path in names]
         missing = set(self.layers or ()) - set().union(*owners)
         if missing:
-            raise ValueError(f"no parameters belong to layers {sorted(missing)}; parameters are {names}.")
+            raise ValueError(f"no parameters belong to layers {sorted(missing)}; the parameters are {names}.")
         return jax.tree.unflatten(jax.tree.structure(params), [jnp.array(bool(found)) for found in owners])
 
     def update(
@@ -136,7 +136,8 @@ class SWR:
         if self.choice == "threshold":
             return (utility <= self.factor * mean) & (mean > 0)
         whole, rest = divmod(self.factor * utility.size, 1.0)
-        number = int(whole) + (jax.random.uniform(key, (1,)) < rest).astype(jnp.int32)[0]  # on average, factor * size
+        # The number is factor * size on average. A fraction of a weight is rounded up or down at random.
+        number = int(whole) + (jax.random.uniform(key, (1,)) < rest).astype(jnp.int32)[0]
         ranks = jnp.argsort(jnp.argsort(utility.ravel())).reshape(utility.shape)
         return (ranks < number) & (mean > 0)
 
@@ -200,7 +201,10 @@ class ResetOptimizer:
         one_of("moments", self.moments, ("fresh", "keep"))
         one_of("step_count", self.step_count, ("keep", "restart"))
         if (self.moments, self.step_count) == ("keep", "keep"):
-            raise ValueError("moments and step_count are both 'keep', which does nothing; set one of them.")
+            raise ValueError(
+                "moments and step_count are both 'keep', so nothing would be reset; set moments='fresh' or "
+                "step_count='restart'."
+            )
 
     def init(self, learner: Learner, network: Network) -> tuple[()]:
         del learner, network

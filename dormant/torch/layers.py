@@ -165,7 +165,7 @@ def same_wiring(first: Found, second: Found) -> str:
             return f"{one.name} had {one.width} neurons {one.reasons} and has {two.width} {two.reasons}"
         for side in SIDES:
             if not _equal(getattr(one, side), getattr(two, side)):
-                return f"other weights are {side} to {one.name}"
+                return f"the {side} weights of {one.name} are different"
     return ""
 
 

@@ -94,8 +94,8 @@ def check_arguments(module: object, wiring: object) -> None:
     for place, value, kind in (("first", module, nn.Module), ("second", wiring, Wiring)):
         if not isinstance(value, kind):
             raise TypeError(
-                f"expected a {kind.__name__} as the {place} argument, got a {type(value).__name__}: "
-                "wiring = trace(module, *inputs), and then measure(module, wiring, *inputs) or "
+                f"expected a {kind.__name__} as the {place} argument, got a {type(value).__name__}; write wiring = "
+                "trace(module, *inputs), and then measure(module, wiring, *inputs) or "
                 "recycle_(module, wiring, *inputs)."
             )
 
@@ -280,7 +280,9 @@ def report(module: nn.Module, *inputs: object, tau: float = 0.1) -> reasons.Repo
     """
     lengths = {len(each) if each.ndim else None for each in tensors_in(inputs) or []}
     if len(lengths) != 1 or None in lengths:
-        raise ValueError(f"every input must have the batch as its first axis, with the same length; got {lengths}.")
+        raise ValueError(
+            f"every input must have the batch as its first axis, with the same length; got the lengths {lengths}."
+        )
     wiring = trace(module, *inputs)
     if not wiring.layers:
         raise ValueError(NO_NEURONS)

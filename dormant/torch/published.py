@@ -128,7 +128,8 @@ def misaligned(columns: int, width: int, owners: Int[Tensor, "..."] | None) -> I
     """
     places = columns // width
     right = torch.arange(columns) // places if owners is None else owners.flatten().cpu()
-    order = torch.stack([(right[:column] == right[column]).sum() for column in range(columns)])  # column's position
+    # The position of each column within its channel.
+    order = torch.stack([(right[:column] == right[column]).sum() for column in range(columns)])
     return (order * width + right) // places
 
 

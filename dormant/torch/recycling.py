@@ -124,7 +124,7 @@ def _chosen(wiring: Wiring, layers: Iterable[str] | None) -> list[NeuronLayer]:
     """Returns the recyclable layers. If `layers` is given, returns only those whose names it contains."""
     known = {layer.name for layer in wiring.layers}
     if isinstance(layers, str):
-        raise TypeError(f"layers must be a list of names, got the text {layers!r}: layers=[{layers!r}].")
+        raise TypeError(f"layers must be a list of names, got the text {layers!r}; write layers=[{layers!r}].")
     wanted = known if layers is None else set(layers)
     if missing := wanted - known:
         raise ValueError(f"the wiring has no layers {sorted(missing)}; it has {sorted(known)}.")
@@ -296,8 +296,8 @@ def check_init(init: object) -> None:
     """Raises TypeError if `init` is not None and not a function."""
     if isinstance(init, nn.Module) or not (init is None or callable(init)):
         raise TypeError(
-            f"init must be a function that builds a fresh module at every call, got a {type(init).__name__}: "
-            "init=lambda: Network(...)."
+            f"init must be a function that builds a fresh module at every call, got a {type(init).__name__}; write "
+            "for instance init=lambda: Network(...)."
         )
 
 

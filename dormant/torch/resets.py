@@ -162,7 +162,8 @@ class SWR:
         if self.choice == "threshold":
             return (utility <= self.factor * mean) & (mean > 0)
         whole, rest = divmod(self.factor * utility.numel(), 1.0)
-        number = int(whole) + int(torch.rand(1).item() < rest)  # on average, factor * size
+        # The number is factor * size on average. A fraction of a weight is rounded up or down at random.
+        number = int(whole) + int(torch.rand(1).item() < rest)
         mask = torch.zeros_like(utility, dtype=torch.bool).flatten()
         mask[utility.flatten().argsort(stable=True)[:number]] = True
         return mask.reshape(utility.shape) & (mean > 0)
@@ -229,7 +230,10 @@ class ResetOptimizer:
         one_of("moments", self.moments, ("fresh", "keep"))
         one_of("step_count", self.step_count, ("keep", "restart"))
         if (self.moments, self.step_count) == ("keep", "keep"):
-            raise ValueError("moments and step_count are both 'keep', which does nothing; set one of them.")
+            raise ValueError(
+                "moments and step_count are both 'keep', so nothing would be reset; set moments='fresh' or "
+                "step_count='restart'."
+            )
 
     def init(self, module: nn.Module) -> State:
         del module
@@ -237,7 +241,7 @@ class ResetOptimizer:
 
     def check(self, learner: Learner) -> None:
         if not learner.optimizers:
-            raise ValueError("ResetOptimizer needs the optimizer: with_intervention(module, optimizer, ...).")
+            raise ValueError("ResetOptimizer needs the optimizer: write with_intervention(module, optimizer, ...).")
         check_held(learner.optimizers, trained(learner.module))
 
     def update_(self, learner: Learner, state: State, inputs: Inputs, steps: int = 1) -> Counts:

@@ -106,8 +106,8 @@ class InterventionCallback(BaseCallback):
         if steps > 1 and getattr(self.intervention, "every_step", False) and not self.told:
             self.told = True
             warnings.warn(
-                f"{self.intervention!r} acts at every gradient step, but {type(self.model).__name__} takes {steps} "
-                "between two calls of a callback: it is applied once after them.",
+                f"{self.intervention!r} should act at every gradient step, but {type(self.model).__name__} takes "
+                f"{steps} gradient steps between two calls of a callback. It acts once after these steps.",
                 stacklevel=2,
             )
         batch = cache(self._score_batch)
@@ -206,7 +206,7 @@ def ReDoCallback(
     Source: Sokar et al. 2023, algorithm 1 (DQN: period 1,000, tau 0.1, 64 states; SAC: 200,000, 0, 256).
     """
     if isinstance(networks, str):
-        raise TypeError(f"networks must be a list of names, got the text {networks!r}: networks=[{networks!r}].")
+        raise TypeError(f"networks must be a list of names, got the text {networks!r}; write networks=[{networks!r}].")
     plan = Every(period, ReDo(tau=tau, layers=None if networks is None else tuple(networks)))
     return InterventionCallback(plan, period, tau, score_batch, init, seed, verbose)
 
@@ -238,8 +238,8 @@ class Networks(nn.Module):
             found = {"policy": policy}  # in PPO and A2C, the actor and the critic are parts of the policy
         if not found:
             raise ValueError(
-                f"no network of {type(policy).__name__} is known; expected a policy of SB3 with q_net, quantile_net, "
-                "actor and critic, or an actor-critic policy."
+                f"no network of {type(policy).__name__} is known; expected a policy of SB3 with a q_net, with a "
+                "quantile_net, with an actor and a critic, or an actor-critic policy."
             )
         for name, network in found.items():
             setattr(self, name, network)

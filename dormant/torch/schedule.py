@@ -297,7 +297,10 @@ class Intervening:
     def load_state_dict(self, state_dict: State) -> None:
         """Restores the state that `state_dict` returned. Raises ValueError if it is from a different intervention."""
         if not isinstance(state_dict, Mapping) or "intervention" not in state_dict:
-            raise ValueError("expected the result of `state_dict` of an object from with_intervention.")
+            raise ValueError(
+                "expected the dictionary that `state_dict` of an object from with_intervention returns, got a "
+                f"{type(state_dict).__name__}."
+            )
         if state_dict["intervention"] != repr(self.intervention):
             raise ValueError(f"the state belongs to {state_dict['intervention']}, not to {self.intervention!r}.")
         self.gradient_steps = state_dict["gradient_steps"]

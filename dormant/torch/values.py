@@ -107,7 +107,7 @@ def _both(a: Stage, b: Stage, meets: bool) -> Stage:
     coupled = a.coupled_by | b.coupled_by
     if meets and bool(a.broken) != bool(b.broken):
         lost, kept = (a, b) if a.broken else (b, a)
-        if lost.statistic:  # the neurons are normalised by a statistic of themselves
+        if lost.statistic:  # the neurons are combined with their own statistic, as in a normalisation
             return replace(kept, coupled_by=coupled | {lost.statistic})
     return Stage(
         a.points | b.points,

@@ -21,9 +21,8 @@ from .program import TraceError as TraceError
 from .rules import RULES
 from .values import Constant, Ids, Part, Value, numbered, plain
 
-# A step on constants is computed only when its result is needed. This first computes the step before it, and so on, by
-# recursion. A chain of this many steps is computed at once, because longer chains would exceed Python's recursion
-# limit.
+# A step on constants is computed only when its result is needed, by recursion over the steps before it. A chain of this
+# many steps is computed at once, because longer chains would exceed Python's recursion limit.
 MOST_DEFERRED = 100
 LARGEST_CONSTANT = 1 << 20  # number of elements; larger constants are not computed while tracing
 

@@ -199,7 +199,7 @@ def _meet(notes: Ledger, step: Step, neurons: Ids, other: Value, known: frozense
         )
     if foreign:
         notes.blame(own, Reason(f"{notes.names(foreign)} feed it through a mix of its neurons", APART))
-    notes.blame(foreign, Reason(f"meets {notes.names(owners)} without weights of its own", APART))
+    notes.blame(foreign, Reason(f"is combined with {notes.names(owners)} without weights of its own", APART))
     for producer in foreign:
         notes.follows[producer] |= owners
 

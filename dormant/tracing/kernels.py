@@ -301,8 +301,8 @@ def _weighted(
         neurons, sites = np.broadcast_arrays(value.neurons, value.sites)
         notes.note_site(number, narrow(np.where(sites < 0, neurons, NONE)))
         value = replace(value, sites=np.where(value.sites < 0, number, value.sites))
-    notes.blame(weights.mixed - owners, Reason(f"weighs {notes.names(owners)}", APART))
-    notes.blame(weights.mixed & owners, Reason("weighs its own neurons", APART))
+    notes.blame(weights.mixed - owners, Reason(f"computes weights for sums of {notes.names(owners)}", APART))
+    notes.blame(weights.mixed & owners, Reason("computes weights for sums of its own neurons", APART))
     for producer in weights.mixed - owners:
         notes.follows[producer] |= owners
     for operand in (value, weights):

@@ -146,7 +146,7 @@ def overwrite(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shap
     target, indices, update = operands
     raised = _raised(step, target, update)
     if raised is not None and indices.constant is not None and (target.is_zero or update.is_zero):
-        # One of the two is zero. Its zeros are treated as zeros of the other's neurons.
+        # The target or the update is zero. Its zeros are treated as silent activations of the other's neurons.
         return [raised if target.is_zero else replace(target, constant=None)]
     if indices.constant is not None and _writes_once(step, operands, indices.constant.value):
         return [_replaced(step, target, update, [indices.constant.value])]

@@ -127,7 +127,7 @@ def test_a_network_that_cannot_be_recycled_is_measured_and_says_so_once():
 
 def test_a_cure_of_every_step_says_that_it_is_called_less_often():
     model = dqn(train_freq=4, gradient_steps=4)
-    with pytest.warns(UserWarning, match="DQN takes 4 between two calls") as seen:
+    with pytest.warns(UserWarning, match="DQN takes 4 gradient steps between two calls") as seen:
         learn(model, InterventionCallback(ClipWeights(0.01)), 100)
     assert sum("between two calls" in str(each.message) for each in seen) == 1
     assert max(float(leaf.detach().abs().max()) for leaf in model.q_net.parameters()) < 0.1

@@ -46,7 +46,7 @@ def noisy_kernels(params, x):
     "tied encoder and decoder",
     {"a": (5, 6), "b": (5, 2)},
     ROWS,
-    measured={"both feeds and reads it": "a/w", "has another use besides": "a/w#2"},
+    measured={"both feeds and reads it": "a/w", "has another use": "a/w#2"},
 )
 def tied(params, x):
     x = jax.nn.relu(x @ params["a"]["w"])

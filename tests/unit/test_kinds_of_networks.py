@@ -185,7 +185,11 @@ def test_a_product_written_as_a_sum_feeds_without_weights_that_are_followed():
         return relu((first[:, :, None] * p["s"]).sum(1) + first @ p["k"]) @ p["c"]
 
     shapes = {"a": (5, 8), "s": (8, 6), "k": (8, 6), "c": (6, 2)}
-    check(apply, shapes, {"a": "meets k without weights of its own", "k": "a feed it without weights of their own"})
+    check(
+        apply,
+        shapes,
+        {"a": "is combined with k without weights of its own", "k": "a feed it without weights of their own"},
+    )
 
 
 def test_a_masked_kernel_and_noise_on_it_read_as_any_other():

@@ -111,7 +111,7 @@ def test_attention_recycles_value_neurons():
     two = "enters a product of two activations"
     check(apply, shapes, {"q": two, "k": two, "v": 6}, x=SERIES)
     check(with_positions, shapes, {"q": two, "k": two, "v": 6}, x=SERIES)
-    check(tied, shapes, {"q": two, "v": "weighs its own neurons"}, x=SERIES)
+    check(tied, shapes, {"q": two, "v": "computes weights for sums of its own neurons"}, x=SERIES)
 
 
 def test_experts():

@@ -281,7 +281,7 @@ def test_a_weight_that_reads_something_else_besides_keeps_its_layer(other):
         a, c = (relu(dense(params[name], x)) for name in ("a", "c"))
         return dense(params["b"], a), dense(params["b"], other(a, c, x))
 
-    assert table(apply, AB | {"c": kernel(4, 8)}, X)["a"] == "b/w has another use besides"
+    assert table(apply, AB | {"c": kernel(4, 8)}, X)["a"] == "b/w also has another use"
 
 
 def test_a_bias_summed_along_the_batch_is_not_followed():

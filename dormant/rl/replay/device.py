@@ -124,7 +124,7 @@ class Replay:
         """The slots of the steps at which the drawn transitions start."""
         held = jnp.minimum(added, self.capacity)
         number = held - self.n_step + 1
-        # A float32 has a 24-bit significand. In a ring of up to 2**24 (about 16 million) steps, it reaches every step.
+        # A float32 has 24 significant bits, so every step of a ring of up to 2**24 (about 16 million) can be drawn.
         offset = jnp.minimum((uniform * number.astype(jnp.float32)).astype(jnp.int32), number - 1)
         return (added - held + offset) % self.capacity
 

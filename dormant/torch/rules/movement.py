@@ -85,7 +85,7 @@ def indexing(notes: Ledger, call: Call) -> Result:
     """Rule for indexing. If the indices depend on the inputs, they may select any element along the indexed axes."""
     value, *picks = call.values
     if any(pick.stages or pick.has_parameters for pick in picks):
-        return mix(notes, call, Reason(f"picked by other neurons (aten.{call.name})", APART))
+        return mix(notes, call, Reason(f"other neurons compute the index that selects it (aten.{call.name})", APART))
     if any(pick.from_input or pick.varies for pick in picks):
         return _chosen(notes, call, value)
     picked = call.tensors[0]
@@ -113,7 +113,7 @@ def _chosen(notes: Ledger, call: Call, value: Value) -> Result:
         return replace(mix(notes, call), from_input=True, varies=True)
     ids, several = collapse(no_zeros(value.neurons), axes)  # type: ignore[arg-type]
     if bool(several.any()):
-        return mix(notes, call, Reason(f"picked by an input from several neurons (aten.{call.name})", APART))
+        return mix(notes, call, Reason(f"an input selects one of several neurons (aten.{call.name})", APART))
     return replace(value, neurons=_picked(call, ids.expand(source.shape)), from_input=True, varies=True)
 
 

@@ -166,7 +166,9 @@ def _connect(notes: Ledger, value: Value, kernel: Value, parts: list[Tensor], in
         notes.blame(
             seen,
             Reason(
-                f"its reader's kernel stays if {', '.join(notes.parameters(lean(parts[0]).flatten()))} is zero", DIRECT
+                "the kernel that reads it stays nonzero if "
+                f"{', '.join(notes.parameters(lean(parts[0]).flatten()))} is set to zero",
+                DIRECT,
             ),
         )
 
