@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .interventions import ResetOptimizer as ResetOptimizer
     from .interventions import ShrinkPerturb as ShrinkPerturb
     from .interventions import SoftShrinkPerturb as SoftShrinkPerturb
+    from .interventions import WarmUp as WarmUp
     from .interventions import WhenDormant as WhenDormant
     from .interventions import how_many as how_many
     from .interventions import recycled_counts as recycled_counts
@@ -80,6 +81,7 @@ __all__ = [
     "ShrinkPerturb",
     "SoftShrinkPerturb",
     "TraceError",
+    "WarmUp",
     "WhenDormant",
     "Wiring",
     "dormant_fraction",

@@ -61,7 +61,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "Digits": ("pedregosa2011scikit",),
 }
 # Parts of an intervention without a paper of their own.
-OURS = ("Chain", "Every", "WhenDormant", "Dormant", "PooledShare", "Gap", "Renewal")
+OURS = ("Chain", "Every", "WhenDormant", "WarmUp", "Dormant", "PooledShare", "Gap", "Renewal")
 
 
 @dataclass(frozen=True)

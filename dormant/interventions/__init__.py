@@ -26,5 +26,6 @@ from .resets import ShrinkPerturb as ShrinkPerturb
 from .schedule import Chain as Chain
 from .schedule import Every as Every
 from .schedule import Intervention as Intervention
+from .schedule import WarmUp as WarmUp
 from .schedule import WhenDormant as WhenDormant
 from .silence import SNR as SNR

@@ -34,6 +34,7 @@ from dormant.interventions import (
     Share,
     ShrinkPerturb,
     SoftShrinkPerturb,
+    WarmUp,
     WhenDormant,
     redo_as_published,
 )
@@ -77,6 +78,7 @@ INTERVENTIONS = [
     FIRE(),
     FIRE(iterations=3, heads="fresh", moments="fresh"),
     NaP(everywhere=True),
+    WarmUp(Every(2, ReDo(0.5)), steps=3),
 ]
 every_intervention = pytest.mark.parametrize("intervention", INTERVENTIONS, ids=repr)
 KEYS = jax.random.split(jax.random.key(5), 3)

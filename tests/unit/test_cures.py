@@ -12,6 +12,7 @@ from dormant.interventions import (
     ClipWeights,
     ContinualBackprop,
     Dormant,
+    Every,
     Gap,
     HareTortoise,
     PlasticityInjection,
@@ -22,10 +23,12 @@ from dormant.interventions import (
     ResetOptimizer,
     Share,
     ShrinkPerturb,
+    WarmUp,
     WhenDormant,
     recycled_counts,
 )
 from dormant.interventions.recycle import Usefulness
+from dormant.interventions.schedule import may_change
 from dormant.metrics import contributions, gradient_scores, utilities
 from dormant.rl.networks import MLP, Injectable
 from dormant.surgery import first_moments
@@ -250,6 +253,30 @@ def test_it_acts_only_while_enough_neurons_are_dormant():
         assert hidden(after(WhenDormant(share, ShrinkPerturb(0.0), tau=0.5))[0]) == expected
 
 
+def test_a_changed_weight_takes_short_steps_at_first():
+    warm = WarmUp(Every(6, ShrinkPerturb(0.0), start=1), steps=4)
+    learner, state = LEARNER, warm.init(LEARNER, NETWORK)
+    learner, state = warm.update(KEY, learner, state, NETWORK, X)  # draws every weight anew
+    moved = []
+    for _ in range(6):
+        before = hidden(learner)
+        learner = learner._replace(params=jax.tree.map(lambda leaf: leaf + 4.0, learner.params))  # a gradient step
+        learner, state = warm.update(KEY, learner, state, NETWORK, X)
+        moved.append([now - then for now, then in zip(hidden(learner), before, strict=True)])
+    assert moved[:5] == [[1.0] * 3, [2.0] * 3, [3.0] * 3, [4.0] * 3, [4.0] * 3]
+    assert hidden(learner) == [7, 7, 7]  # drawn anew at gradient step 7
+
+
+def test_weights_that_were_not_changed_take_whole_steps():
+    warm = WarmUp(Every(1, ReDo(0.5)), steps=4)  # at tau 0.5 one neuron of three is dormant
+    learner, state = warm.update(KEY, LEARNER, warm.init(LEARNER, NETWORK), NETWORK, X)
+    assert {age for leaf in jax.tree.leaves(state.ages) for age in leaf.ravel().tolist()} == {0, 4}
+    recycled, _ = ReDo(0.5).update(KEY, LEARNER, ReDo(0.5).init(LEARNER, NETWORK), NETWORK, X)
+    for one, other in zip(jax.tree.leaves(learner.params), jax.tree.leaves(recycled.params), strict=True):
+        assert (one == other).all()
+    assert not may_change(WarmUp(Every(2, ReDo())), 3) and may_change(WarmUp(Every(2, ReDo())), 4)
+
+
 def test_plasticity_injection_changes_what_learns_and_not_what_is_computed():
     net, injection = Injectable(MLP((4, 3)), shared=("dense_0",)), PlasticityInjection(at=3)
     x, make = jnp.ones((5, 2)), lambda key: net.init(key, (2,), 2)
@@ -300,6 +327,8 @@ def test_plasticity_injection_changes_what_learns_and_not_what_is_computed():
         (lambda: HareTortoise(period=0), "period must be at least 1"),
         (lambda: ClipWeights(0.0), "factor must be positive"),
         (lambda: ResetOptimizer("keep", "keep"), "does nothing"),
+        (lambda: WarmUp(ReDo(), steps=0), "steps must be at least 1"),
+        (lambda: Every(5, WarmUp(ReDo())), "must be called at every gradient step"),
         (lambda: WhenDormant(0.0, ReDo()), "share must lie above 0"),
         (lambda: PlasticityInjection(at=0), "at must be at least 1"),
         (lambda: PlasticityInjection(at=1).init(LEARNER, NETWORK), "expected layers called new_x"),
