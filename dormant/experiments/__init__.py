@@ -1,4 +1,4 @@
-"""All experiments, in the order of the paper's figures."""
+"""All experiments, in the order of the paper's figures. Our own experiments come last."""
 
 from dormant.experiments import alternatives, causes, choices, phenomenon, redo
 from dormant.lab import Experiment
@@ -26,4 +26,5 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     choices.FIG23,
     choices.FIG24,
     choices.TABLE7,
+    choices.CAPACITY,
 )

@@ -1,29 +1,36 @@
-"""Figures 15 and 22 to 25, and table 7: which neurons ReDo recycles, how it recycles them, and how the rank changes."""
+"""Figures 15 and 22 to 25, and table 7: ReDo's choices and the rank. Also our own experiment on capacity."""
 
 from dataclasses import replace
 from typing import Any, Literal
 
 from dormant import Every
+from dormant.experiments.alternatives import WIDTHS, narrow, widths
 from dormant.experiments.benches import (
     DORMANT,
     HIGHER_RANK,
     HIGHER_RETURN,
+    LAPTOP,
     LOWER_RETURN,
     MANY_NEURONS,
+    MINATAR,
     ONE,
     RETURN,
+    TRAINING,
     Bench,
     atari,
     atari_bench,
     dormant_in_second_half,
     five_games,
+    halves_dormancy,
     laptop,
+    minatar,
     pilot,
     returns,
     smoke,
 )
 from dormant.interventions import Recycle, Share
 from dormant.lab import Arm, Claim, Experiment, Panel, Quantity
+from dormant.rl.envs.minatar import GAMES
 
 SHARE = 0.1  # fraction of each layer's neurons to recycle at the start of a run; it falls to zero by the end
 
@@ -186,5 +193,40 @@ TABLE7 = Experiment(
     settings=(
         "The rank is the srank of Kumar et al. with delta = 0.01, on 2,048 states of the replay. Our sources do not "
         "have the paper's definition and states."
+    ),
+)
+
+
+MORE = ("higher", HIGHER_RETURN)
+
+CAPACITY = Experiment(
+    name="capacity",
+    title="Capacity against the difficulty of the game",
+    designs={
+        "smoke": smoke(widths),
+        "pilot": minatar(widths, tuple(GAMES), 3, "Two of five seeds, and Atari.", narrow(MINATAR)),
+        "laptop": laptop(widths, tuple(GAMES), "Atari.", narrow(LAPTOP)),
+        "paper": atari(widths, atari_bench(10), ("Asterix", "Breakout", "DemonAttack", "Pong", "Qbert")),
+    },
+    panels=(TRAINING, DORMANT),
+    claims=(
+        *(
+            returns(f"DQN's return is higher at {times} times the width", f"DQN, width {times}", "DQN, width 1", *MORE)
+            for times in WIDTHS[1:]
+        ),
+        *(
+            returns(
+                f"At width {width}, ReDo's return is higher than DQN's",
+                f"ReDo, width {width}",
+                f"DQN, width {width}",
+                *MORE,
+            )
+            for width in WIDTHS
+        ),
+        *(halves_dormancy(f"ReDo, width {width}", f"DQN, width {width}") for width in WIDTHS),
+    ),
+    settings=(
+        "This is not a figure of the paper. All claims are exploratory. On MinAtar, width 1 is half the usual width. "
+        "Compare the games: where capacity is short, width should raise the return more than ReDo does."
     ),
 )

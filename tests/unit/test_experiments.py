@@ -48,7 +48,11 @@ def places(name, scale):
 
 def test_every_figure_of_the_paper_is_there_once_and_in_order():
     numbers = [2, 3, 4, 5, 6, 7, 8, 9, "10a", "10b", "10c", "10d", 11, 12, 13, 14, 15, 21, 22, 23, 24]
-    assert [each.name for each in EXPERIMENTS] == [*(f"fig{str(number).zfill(2)}" for number in numbers), "table7"]
+    assert [each.name for each in EXPERIMENTS] == [
+        *(f"fig{str(number).zfill(2)}" for number in numbers),
+        "table7",
+        "capacity",
+    ]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=ids)
@@ -195,6 +199,15 @@ def test_the_suite_at_the_laptop_scale_is_the_declared_one():
     ]
     assert {claim.quantity for claim in primary} == {Quantity("train_return", "per episode", after=0.8)}
     assert set(SEEDS).isdisjoint(suite[0].seeds)
+
+
+def test_capacity_has_all_games_and_no_primary_claim():
+    capacity = NAMED["capacity"]
+    assert len(capacity.designs["pilot"].environments) == len(capacity.designs["laptop"].environments) == 5
+    assert not any(claim.primary for claim in capacity.claims)
+    for scale, steps in (("pilot", 200_000), ("laptop", 400_000)):
+        assert {arm.training.agent_steps for arm in capacity.designs[scale].arms} == {steps}
+        assert [arm.training.agent.network.width for arm in capacity.designs[scale].arms] == [64, 128, 256] * 2
 
 
 def test_wider_networks_are_wider_in_every_layer():
