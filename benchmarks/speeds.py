@@ -15,7 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dormant.experiments import EXPERIMENTS
-from dormant.experiments.comparison import GROUNDS, METHODS, tuning
+from dormant.experiments.comparison import GROUNDS, tuning
+from dormant.experiments.methods import METHODS
 from dormant.lab.machine import cores, origin, pin
 from dormant.lab.runs.costs import TABLE_COLUMNS, kind_of
 

@@ -20,7 +20,7 @@ import polars as pl
 
 from dormant.cli.report import Report, report
 from dormant.experiments import EXPERIMENTS
-from dormant.experiments.comparison import read_record, record_file
+from dormant.experiments.comparison import claims, read_record, record_file, stored_record
 from dormant.experiments.ranking import table as method_table
 from dormant.lab import Experiment
 from dormant.lab.judging.claims import RULINGS, Verdict, judged
@@ -38,9 +38,16 @@ def experiments(root: Path) -> list[Experiment]:
     return [*(each for each in EXPERIMENTS if "pilot" in each.designs), *compared]
 
 
+def judgeable(root: Path) -> list[Experiment]:
+    """As `experiments`, and with the claims of a comparison whose settings are those of an older revision."""
+    found, stored = experiments(root), stored_record(root, "pilot")
+    old = Experiment("compare", "", {}, claims=claims(stored.chosen))
+    return found if any(each.name == old.name for each in found) else [*found, old]
+
+
 def verdicts(frame: pl.DataFrame) -> dict[str, list[Verdict]]:
     """The verdicts on each experiment's claims, from the metrics in `frame`."""
-    found = [each for each in experiments(HERE.parent) if each.name in set(frame["experiment"])]
+    found = [each for each in judgeable(HERE.parent) if each.name in set(frame["experiment"])]
     return {each.name: judged(each, frame.filter(experiment=each.name), "pilot") for each in found}
 
 
@@ -61,9 +68,7 @@ def tabulate(found: dict[str, list[Verdict]]) -> None:
 
 def compare(frame: pl.DataFrame) -> None:
     """Prints the table of the comparison and writes it to comparison.csv."""
-    record = read_record(HERE.parent, "pilot")
-    assert record is not None, "run dormant compare --scale pilot first"
-    rows = method_table(record, frame.filter(experiment="compare"))
+    rows = method_table(stored_record(HERE.parent, "pilot"), frame.filter(experiment="compare"), "pilot")
     with (HERE / "comparison.csv").open("w", newline="") as stream:
         csv.writer(stream, lineterminator="\n").writerows(rows)
     print("\n".join("  ".join(cell.ljust(24) for cell in row) for row in rows))

@@ -53,6 +53,8 @@ class Walk:
         scores = np.stack([share, 2 - share], axis=1)
         return {
             "eval_return": 10 + position,
+            "train_return": 10 + position,
+            "train_episodes": np.ones(len(self.seeds)),
             "dormant/0.1/all": share,
             "dormant/0.1/dense": share,
             "scores/dense": scores,

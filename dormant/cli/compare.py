@@ -1,5 +1,6 @@
 """`dormant compare`: tunes methods with equal budgets and judges them against plain DQN in one table."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,29 +10,25 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dormant.cli.figure import ClusterFlags, Site, crew, draw, runs_at_once, site, train
+from dormant.cli.figure import ClusterFlags, Site, crew, draw, revisions, runs_at_once, site, train
 from dormant.cli.report import Report, report
 from dormant.cli.terminal import KNOWN_SPEEDS, check_folder, check_seconds, plan, refuse
 from dormant.experiments.comparison import (
     GROUNDS,
-    METHODS,
-    PLAIN,
     Record,
     Suite,
-    candidates,
     comparison,
     read_record,
-    title,
     tuning,
+    tuning_text,
     write_record,
 )
+from dormant.experiments.methods import GROUPS, METHODS, PLAIN, candidates, title
 from dormant.hints import canonical, suggestion
 from dormant.lab import Experiment, Scale
 from dormant.lab.crews import jobs
 from dormant.lab.runs.costs import relative_times, speeds
 from dormant.lab.runs.folder import RunRefused
-
-DEFAULT = "redo,regrama,continual-backprop,shrink-perturb,reset,l2-init,layer-norm"
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,8 @@ class Compare:
     If it is interrupted, the same command resumes it.
     """
 
-    interventions: str = DEFAULT
-    """Names of methods, separated by commas, or all."""
+    interventions: str = "default"
+    """Names of methods, separated by commas, or a group of them: default, thresholds, renewals, or all."""
     suite: Suite = "minatar"
     """Games on which the methods are compared."""
     scale: Scale = "smoke"
@@ -79,12 +76,11 @@ def compare(flags: Compare) -> int:
 
 def methods(text: str) -> list[str]:
     """Parses the names of methods. Raises ValueError if there is no name, a repeated name or an unknown name."""
-    if text == "all":
-        return list(METHODS)
-    names = [canonical(name.strip(), METHODS) for name in text.split(",") if name.strip()]
+    named = [canonical(name.strip(), METHODS) for name in text.split(",") if name.strip()]
+    names = [each for name in named for each in GROUPS.get(name, [name])]
     for name in names:
         if name not in METHODS:
-            known = [*METHODS, "all"]
+            known = [*METHODS, *GROUPS]
             raise ValueError(f"--interventions: no method is named {name}; {suggestion(name, known)}")
     if not names or len(set(names)) < len(names):
         raise ValueError(f"--interventions expects each method once, and at least one, got {text!r}.")
@@ -100,7 +96,7 @@ def _check_scale(flags: Compare) -> None:
 def _plan(console: Console, flags: Compare, names: Sequence[str], where: Site) -> int:
     """Prints the missing runs and the estimated time of tuning and comparison. Returns 0."""
     bench = GROUNDS[flags.suite][flags.scale].bench
-    first = {name: next(iter(candidates(name, bench))) for name in (PLAIN, *names)}
+    first = {name: next(iter(candidates(name, bench, 1))) for name in (PLAIN, *names)}
     both = [tuning(flags.suite, flags.scale, names), comparison(flags.suite, flags.scale, first)]
     todo = jobs(both, flags.scale, flags.run_dir, together=where.together)
     known = speeds(flags.run_dir, KNOWN_SPEEDS, where.backend)
@@ -134,21 +130,23 @@ def _tuned(console: Console, flags: Compare, names: Sequence[str]) -> Record:
     same = before is not None and before.suite == flags.suite
     # If a setting has changed, measures the times of all methods again, although times hardly depend on settings.
     cost = before.cost if before is not None and same and before.chosen == settings else {}
-    record = Record(suite=flags.suite, chosen=settings, cost=cost)
+    said = tuning_text(GROUNDS[flags.suite][flags.scale].tuning)
+    record = Record(suite=flags.suite, chosen=settings, cost=cost, tuning=said)
     write_record(flags.run_dir, flags.scale, record)
     return record
 
 
 def _timed(console: Console, flags: Compare, record: Record) -> Record:
-    """Measures the relative time of each method unless the record has it. Returns the record with the times."""
+    """Measures the relative time of each method unless the record has it. Writes and returns the record."""
     if record.cost:
+        write_record(flags.run_dir, flags.scale, record)
         return record
     design = record.experiment(flags.scale).designs[flags.scale]
     names = {title(name): name for name in record.chosen}
     trainings = {names[arm.name]: replace(arm.training, env=design.environments[0]) for arm in design.arms}
     with console.status("Measuring how long each method takes") as status:
-        cost = relative_times(trainings, PLAIN, lambda name: status.update(f"Measuring {title(name)}"))
-    record = record.model_copy(update={"cost": cost})
+        times = relative_times(trainings, PLAIN, lambda name: status.update(f"Measuring {title(name)}"))
+    record = record.model_copy(update={"cost": {name: statistics.median(each) for name, each in times.items()}})
     write_record(flags.run_dir, flags.scale, record)
     return record
 
@@ -157,10 +155,11 @@ def _show(console: Console, flags: Compare, record: Record) -> int:
     from dormant.experiments.ranking import table
     from dormant.lab.judging.table import read
 
-    record = _timed(console, flags, record)
     experiment = record.experiment(flags.scale)
+    made_by = revisions(experiment, flags.run_dir, flags.scale)
+    record = _timed(console, flags, record.model_copy(update={"revisions": made_by}))
     draw(console, flags.run_dir, flags.scale, experiment)
-    heads, *rows = table(record, read(flags.run_dir, flags.scale, experiment))
+    heads, *rows = table(record, read(flags.run_dir, flags.scale, experiment), flags.scale)
     shown = Table(*heads, title=f"{experiment.title} ({flags.suite}, {flags.scale} scale)")
     for cells in rows:
         shown.add_row(*cells)

@@ -249,7 +249,7 @@ def draw(console: Console, root: Path, scale: Scale, experiment: Experiment) -> 
     if frame.is_empty():
         return False
     verdicts = judged(experiment, frame, scale)
-    picture = experiment_figure(experiment, scale, frame, verdicts, _revisions(experiment, root, scale))
+    picture = experiment_figure(experiment, scale, frame, verdicts, revisions(experiment, root, scale))
     folder = root / scale / "figures"
     folder.mkdir(exist_ok=True)
     files = save(picture, folder / experiment.name)
@@ -261,7 +261,7 @@ def draw(console: Console, root: Path, scale: Scale, experiment: Experiment) -> 
     return True
 
 
-def _revisions(experiment: Experiment, root: Path, scale: Scale) -> list[str]:
+def revisions(experiment: Experiment, root: Path, scale: Scale) -> list[str]:
     """The revisions of the code that made the finished runs of an experiment."""
     runs = {run.path: run for cell in cells([experiment], scale) for run in runs_of(root, scale, cell.training)}
     return sorted({end_of(run).revision for run in runs.values() if run.done.exists()})

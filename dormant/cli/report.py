@@ -107,4 +107,4 @@ def _compared(root: Path, scale: Scale):
         experiment = record.experiment(scale)
         frame = read(root, scale, experiment)
         if not frame.is_empty():
-            yield chapter(root, scale, experiment, frame, judged(experiment, frame, scale), table(record, frame))
+            yield chapter(root, scale, experiment, frame, judged(experiment, frame, scale), table(record, frame, scale))

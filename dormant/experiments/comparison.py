@@ -1,255 +1,156 @@
-"""A fair comparison: tunes methods with equal budgets on a separate seed, then judges them against DQN."""
+"""A fair comparison: tunes methods with equal budgets on separate seeds, then judges them against DQN."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import Field
 
-from dormant import (
-    FIRE,
-    SNR,
-    SWR,
-    UPGD,
-    ClipWeights,
-    ContinualBackprop,
-    DrM,
-    Every,
-    HareTortoise,
-    Intervention,
-    NaP,
-    Recycle,
-    Reset,
-    ResetOptimizer,
-    ShrinkPerturb,
-    SoftShrinkPerturb,
-    how_many,
-)
-from dormant.experiments.alternatives import LONG_AFTER
 from dormant.experiments.benches import (
     HIGHER_RETURN,
     MINATAR,
     NOTHING_LEARNT,
-    ONE,
     SMOKE,
     SMOKE_RESNET,
     THREE,
-    WEIGHT_DECAY,
+    TWO,
     Bench,
-    Changes,
     atari_bench,
     halves_dormancy,
+    returns,
 )
+from dormant.experiments.methods import METHODS, PLAIN, candidates, method, title
 from dormant.files import write_whole
 from dormant.hints import canonical
-from dormant.interventions.how_many import Number
-from dormant.interventions.recycle import Score
-from dormant.lab import Arm, Claim, Design, Experiment, Panel, Quantity, Scale, Trainable
+from dormant.lab import Arm, Claim, Design, Experiment, Panel, Scale
 from dormant.lab.runs.schema import Checksum, Model, read, sealed
-from dormant.regularisers import CChain, L2Init, Parseval, Spectral
 from dormant.rl.envs.atari import DQN_GAMES, Atari
 from dormant.rl.envs.minatar import MinAtar
 
 Value = TypeVar("Value")
-PLAIN = "DQN"
-LEARNING_RATES = (0.5, 1.0, 2.0)  # relative to the bench's learning rate
-STRENGTHS = (1e-5, 1e-4, 1e-3)
-DECAYS = (WEIGHT_DECAY / 10, WEIGHT_DECAY, 10 * WEIGHT_DECAY)
-Candidates = dict[str, Trainable]  # name of a setting -> training
-Maker = Callable[[Bench], Candidates]  # makes the candidates of a method
-Change = Callable[..., Changes]  # returns changed fields of an agent, given a value or the agent's network
+Suite = Literal["minatar", "atari"]
 
 
 @dataclass(frozen=True)
-class Method:
-    """A method: its name in tables, and a function that builds its candidates from a bench."""
+class Budget:
+    """The tuning of each method: `draws` settings, each run in the first `environments` environments with `seeds`."""
 
-    title: str
-    candidates: Maker
-
-
-def _by_intervention(
-    setting: str, values: Sequence[float], intervention: Callable[[Bench, float], Intervention]
-) -> Maker:
-    """Returns a function that makes candidates: one per value of a setting of the intervention."""
-    return lambda bench: {f"{setting} {each:g}": bench.dqn(intervention=intervention(bench, each)) for each in values}
-
-
-def _by_agent(setting: str, values: Sequence[float], change: Change) -> Maker:
-    """Returns a function that makes candidates: one per value of a setting of the agent."""
-    return lambda bench: {f"{setting} {each:g}": bench.dqn(**change(each)) for each in values}
-
-
-def _by_learning_rate(change: Change) -> Maker:
-    """Returns a function that makes one candidate per learning rate. For methods that have no setting to tune."""
-
-    def candidates(bench: Bench) -> Candidates:
-        plain = bench.dqn().agent
-        rates = [times * plain.learning_rate for times in LEARNING_RATES]
-        return {f"learning rate {each:g}": bench.dqn(learning_rate=each, **change(plain.network)) for each in rates}
-
-    return candidates
-
-
-def _by_period(of: str, times: Sequence[float], intervention: Callable[[int], Intervention]) -> Maker:
-    """Returns a function that makes one candidate per period. The periods are the bench's field `of` times `times`."""
-
-    def candidates(bench: Bench) -> Candidates:
-        periods = [max(1, round(each * getattr(bench, of))) for each in times]
-        return {f"period {each}": bench.dqn(intervention=intervention(each)) for each in periods}
-
-    return candidates
-
-
-def _recycled(period: int, number: Number, score: Score = "activation") -> Every:
-    return Every(period, Recycle(score, number))
-
-
-def _with_nap(bench: Bench) -> Candidates:
-    """The candidates of NaP: its network has LayerNorm, and its learning rate is tuned."""
-    plain = bench.dqn().agent
-    network, rates = replace(plain.network, layer_norm=True), [times * plain.learning_rate for times in LEARNING_RATES]
-    nap = Every(1, NaP())
-    return {
-        f"learning rate {each:g}": bench.dqn(intervention=nap, learning_rate=each, network=network) for each in rates
-    }
-
-
-METHODS: Mapping[str, Method] = {
-    "redo": Method("ReDo", _by_intervention("τ", (0.0, 0.025, 0.1), lambda bench, tau: bench.redo(tau))),
-    "gap": Method(
-        "ReDo, largest gap", _by_period("redo_period", (0.5, 1.0, 2.0), lambda each: _recycled(each, how_many.Gap()))
-    ),
-    "regrama": Method(
-        "ReGraMa",
-        _by_intervention(
-            "τ", (0.01, 0.025, 0.1), lambda bench, tau: _recycled(bench.redo_period, how_many.Dormant(tau), "gradient")
-        ),
-    ),
-    "continual-backprop": Method(
-        "Continual backprop", _by_intervention("rate", (1e-5, 1e-4, 1e-3), lambda _, rate: ContinualBackprop(rate))
-    ),
-    "shrink-perturb": Method(
-        "Shrink and perturb",
-        _by_intervention("keep", (0.5, 0.8, 0.95), lambda bench, keep: Every(bench.reset_period, ShrinkPerturb(keep))),
-    ),
-    "reset": Method("Reset", _by_period("reset_period", (1.0, 2.0, 5.0), lambda each: Every(each, Reset(("dense",))))),
-    "reset-optimizer": Method(
-        "Optimizer reset", _by_period("reset_period", (0.1, 1.0, 5.0), lambda each: Every(each, ResetOptimizer()))
-    ),
-    "hare-tortoise": Method(
-        "Hare and tortoise", _by_period("reset_period", (0.1, 1.0, 5.0), lambda each: HareTortoise(period=each))
-    ),
-    "clip-weights": Method(
-        "Weight clipping", _by_intervention("factor", (1.0, 2.0, 4.0), lambda _, each: ClipWeights(each))
-    ),
-    "snr": Method("SNR", _by_intervention("quantile", (0.9, 0.95, 0.98), lambda _, each: SNR(each))),
-    "swr": Method(
-        "SWR", _by_intervention("factor", (1e-5, 1e-4, 1e-3), lambda bench, c: Every(bench.redo_period, SWR(factor=c)))
-    ),
-    "soft-shrink-perturb": Method(
-        "Soft shrink and perturb", _by_intervention("rate", (1e-7, 1e-6, 1e-5), lambda _, each: SoftShrinkPerturb(each))
-    ),
-    "drm": Method(
-        "DrM", _by_intervention("most", (0.7, 0.8, 0.9), lambda bench, most: Every(bench.reset_period, DrM(most=most)))
-    ),
-    "fire": Method("FIRE", _by_period("reset_period", (1.0, 2.0, 5.0), lambda each: Every(each, FIRE()))),
-    "nap": Method("NaP", _with_nap),
-    "weight-decay": Method("Weight decay", _by_agent("strength", DECAYS, lambda each: {"weight_decay": each})),
-    "l2-init": Method("L2 init", _by_agent("strength", STRENGTHS, lambda each: {"regulariser": L2Init(each)})),
-    "parseval": Method("Parseval", _by_agent("strength", STRENGTHS, lambda each: {"regulariser": Parseval(each)})),
-    "spectral": Method("Spectral", _by_agent("strength", STRENGTHS, lambda each: {"regulariser": Spectral(each)})),
-    "c-chain": Method("C-CHAIN", _by_agent("share", (0.01, 0.03, 0.1), lambda each: {"regulariser": CChain(each)})),
-    "upgd": Method("UPGD", _by_agent("noise", (1e-4, 1e-3, 1e-2), lambda each: {"upgd": UPGD(noise=each)})),
-    "layer-norm": Method(
-        "LayerNorm", _by_learning_rate(lambda network: {"network": replace(network, layer_norm=True)})
-    ),
-    "crelu": Method("CReLU", _by_learning_rate(lambda network: {"network": replace(network, activation="crelu")})),
-    "gap-head": Method("GAP head", _by_learning_rate(lambda network: {"network": replace(network, gap=True)})),
-}
-_PLAIN = Method(PLAIN, _by_learning_rate(lambda _: {}))
-
-
-def candidates(name: str, bench: Bench) -> Candidates:
-    """The three candidate settings of a method, or of the plain agent."""
-    return (METHODS.get(name) or _PLAIN).candidates(bench)
-
-
-def title(name: str) -> str:
-    """The name of a method in tables."""
-    return (METHODS.get(name) or _PLAIN).title
-
-
-Suite = Literal["minatar", "atari"]
-TUNING_SEED = 100  # no design has this seed
+    draws: int
+    environments: int
+    seeds: tuple[int, ...] = (110,)
 
 
 @dataclass(frozen=True)
 class Ground:
-    """The bench, environments and seeds of a comparison at one scale. Tuning uses the first environment only."""
+    """The bench, environments, seeds and tuning of a comparison at one scale. No judged run has a tuning seed."""
 
     bench: Bench
     environments: tuple[object, ...]
     seeds: tuple[int, ...]
+    tuning: Budget
     leaves_out: str = ""
 
 
-def _on_minatar(games: Sequence[str], seeds: int, leaves_out: str) -> Ground:
-    return Ground(MINATAR, tuple(map(MinAtar, games)), tuple(range(seeds)), leaves_out)
+def _on_minatar(games: Sequence[str], seeds: tuple[int, ...], tuning: Budget, leaves_out: str) -> Ground:
+    return Ground(MINATAR, tuple(map(MinAtar, games)), seeds, tuning, leaves_out)
 
 
+# The seeds of the scales pilot and laptop are not those of earlier runs, which we had seen before we chose the outcome.
 GROUNDS: Mapping[Suite, Mapping[Scale, Ground]] = {
     "minatar": {
-        "smoke": Ground(SMOKE, (MinAtar("Asterix", time_limit=100),), (0, 1), NOTHING_LEARNT),
-        "pilot": _on_minatar(ONE, 3, "All games but Asterix, and two of the five seeds."),
-        "laptop": _on_minatar(THREE, 5, "Atari, and runs of more than 200,000 agent steps."),
+        "smoke": Ground(SMOKE, (MinAtar("Asterix", time_limit=100),), (0, 1), Budget(2, 1), NOTHING_LEARNT),
+        "pilot": _on_minatar(
+            TWO, (10, 11, 12), Budget(5, 2), "Three of MinAtar's five games, and two of five seeds at least."
+        ),
+        "laptop": _on_minatar(
+            THREE,
+            (20, 21, 22, 23, 24),
+            Budget(8, 3, (110, 111)),
+            "Atari, two of MinAtar's five games, and runs of more than 200,000 agent steps.",
+        ),
     },
     "atari": {
-        "smoke": Ground(SMOKE_RESNET, (Atari("Pong", time_limit=50),), (0, 1), NOTHING_LEARNT),
-        "paper": Ground(atari_bench(10), tuple(map(Atari, DQN_GAMES)), tuple(range(5))),
+        "smoke": Ground(SMOKE_RESNET, (Atari("Pong", time_limit=50),), (0, 1), Budget(2, 1), NOTHING_LEARNT),
+        "paper": Ground(atari_bench(10), tuple(map(Atari, DQN_GAMES)), tuple(range(5)), Budget(5, 2)),
     },
 }
 
 
+def tuning_arm(name: str, setting: str) -> str:
+    """The name of the arm that tries a setting of a method."""
+    return f"{title(name)}, {setting}"
+
+
 def tuning(suite: Suite, scale: Scale, names: Sequence[str]) -> Experiment:
-    """The experiment of the tuning runs: all candidates of the methods and the plain agent, with the tuning seed."""
+    """The experiment of the tuning runs: all drawn settings of the methods and the plain agent, on the tuning seeds."""
     ground = GROUNDS[suite][scale]
+    budget = ground.tuning
     arms = tuple(
-        Arm(f"{title(name)}, {setting}", training)
+        Arm(tuning_arm(name, setting), training)
         for name in (PLAIN, *names)
-        for setting, training in candidates(name, ground.bench).items()
+        for setting, training in candidates(name, ground.bench, budget.draws).items()
     )
-    design = Design(arms, ground.environments[:1], (TUNING_SEED,), "These runs are not judged.")
+    environments = ground.environments[: budget.environments]
+    design = Design(arms, environments, budget.seeds, "These runs are not judged.")
     return Experiment("compare-tuning", "The tuning of a comparison", {scale: design})
 
 
 def comparison(suite: Suite, scale: Scale, chosen: Mapping[str, str]) -> Experiment:
-    """The experiment that compares the methods and the plain agent, each with its chosen setting."""
+    """The experiment that compares the methods and the plain agent, each with its chosen setting.
+
+    Raises KeyError if a setting is not a drawn setting of its method.
+    """
     ground = GROUNDS[suite][scale]
-    arms = tuple(Arm(title(name), candidates(name, ground.bench)[setting]) for name, setting in chosen.items())
+    budget = ground.tuning
+    arms = tuple(
+        Arm(title(name), candidates(name, ground.bench, budget.draws)[setting]) for name, setting in chosen.items()
+    )
     settings = "; ".join(f"{title(name)}: {setting}" for name, setting in chosen.items())
     return Experiment(
         name="compare",
         title="Methods against dormant neurons, tuned alike",
         designs={scale: Design(arms, ground.environments, ground.seeds, ground.leaves_out)},
-        panels=(Panel("Return", "eval_return"), Panel("Dormant neurons (τ = 0.1)", "dormant/0.1/all")),
-        claims=tuple(claim for arm in arms[1:] for claim in (higher_return(arm.name), fewer_dormant(arm.name))),
-        settings=(
-            "Each method has three candidate settings, with one tuning run each in the first environment with seed "
-            f"{TUNING_SEED}. The setting with the highest mean return in the second half of training is used. The "
-            "candidates of the plain agent, and of methods without a setting of their own, are learning rates. "
-            f"Chosen settings: {settings}."
+        panels=(
+            Panel("Training return", "train_return"),
+            Panel("Return", "eval_return"),
+            Panel("Dormant neurons (τ = 0.1)", "dormant/0.1/all"),
         ),
+        claims=claims(chosen),
+        settings=f"{tuning_text(budget)} Chosen settings: {settings}.",
         command=f"dormant compare --interventions {','.join(list(chosen)[1:])} --suite {suite} --scale {scale}",
     )
 
 
-def higher_return(arm: str) -> Claim:
-    """The claim that a method's return in the second half of training is higher than the plain agent's."""
-    statement = f"The return of {arm} is higher than that of plain DQN"
-    quantity = Quantity("eval_return", "mean", after=0.5, reset_age=LONG_AFTER)
-    return Claim(statement, quantity, arm, PLAIN, "higher", HIGHER_RETURN, "ratio")
+def tuning_text(budget: Budget) -> str:
+    """Sentences about how the settings of a comparison are chosen."""
+    return (
+        f"Each method has {budget.draws} settings, drawn uniformly on a logarithmic scale from its ranges. Each "
+        f"setting has one tuning run per seed ({', '.join(map(str, budget.seeds))}) in the first {budget.environments} "
+        "environments. The setting with the highest return of training episodes in the last fifth of the runs is used. "
+        "The plain agent, and methods without a setting of their own, draw a learning rate."
+    )
+
+
+def claims(names: Iterable[str]) -> tuple[Claim, ...]:
+    """The claims of a comparison of some methods and the plain agent.
+
+    The primary claims are those about the return of each method relative to the plain agent, so that Holm's method
+    corrects them for their number. A variant of another method is also compared with that method.
+    """
+    names = [name for name in names if name != PLAIN]
+    variants = [(name, method(name).variant_of) for name in names]
+    return (
+        *(replace(higher_return(title(name)), primary=True) for name in names),
+        *(fewer_dormant(title(name)) for name in names),
+        *(higher_return(title(name), title(other)) for name, other in variants if other in names),
+    )
+
+
+def higher_return(arm: str, against: str = PLAIN) -> Claim:
+    """The claim that a method's return of training episodes in the last fifth of a run is higher than the other's."""
+    statement = f"The return of {arm} is higher than that of {f'plain {PLAIN}' if against == PLAIN else against}"
+    return returns(statement, arm, against, "higher", HIGHER_RETURN)
 
 
 def fewer_dormant(arm: str) -> Claim:
@@ -258,11 +159,18 @@ def fewer_dormant(arm: str) -> Claim:
 
 
 class Record(Model):
-    """The state of a comparison: each method's chosen setting, and its training time relative to plain DQN."""
+    """The state of a comparison: each method's chosen setting, and its training time relative to plain DQN.
+
+    `revisions` are those of the code that made the runs. `tuning` is a sentence about how the settings were chosen.
+    `note` is what else a reader must know.
+    """
 
     suite: Suite
     chosen: dict[str, str]
     cost: dict[str, float] = Field(default_factory=dict)
+    revisions: list[str] = Field(default_factory=list)
+    tuning: str = ""
+    note: str = ""
     checksum: Checksum | None = None  # None in files that older versions wrote
 
     def experiment(self, scale: Scale) -> Experiment:
@@ -286,15 +194,21 @@ def read_record(root: Path, scale: Scale) -> Record | None:
     Raises Damaged if the file is damaged, OSError if it cannot be read.
     """
     try:
-        found = read(Record, record_file(root, scale))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    record = Record(suite=found.suite, chosen=_with_known_names(found.chosen), cost=_with_known_names(found.cost))
-    try:
+        record = stored_record(root, scale)
         record.experiment(scale)
-    except KeyError:
+    except (FileNotFoundError, NotADirectoryError, KeyError):
         return None
     return record
+
+
+def stored_record(root: Path, scale: Scale) -> Record:
+    """Reads a comparison's record, also if its settings are those of an older revision.
+
+    Raises Damaged if the file is damaged, OSError if it cannot be read.
+    """
+    found = read(Record, record_file(root, scale))
+    names = {"chosen": _with_known_names(found.chosen), "cost": _with_known_names(found.cost)}
+    return found.model_copy(update={**names, "checksum": None})
 
 
 def _with_known_names(record: dict[str, Value]) -> dict[str, Value]:

@@ -12,33 +12,40 @@ import polars as pl
 
 from dormant.experiments.comparison import (
     GROUNDS,
-    PLAIN,
     Record,
     Suite,
-    candidates,
+    claims,
     fewer_dormant,
     higher_return,
-    title,
+    tuning_arm,
 )
-from dormant.lab import Scale
-from dormant.lab.judging import bootstrap_interval, iqm, stratified_interval
-from dormant.lab.judging.claims import Verdict, judge, pairs
+from dormant.experiments.methods import PLAIN, candidates, title
+from dormant.lab import Experiment, Scale
+from dormant.lab.judging import Table, bootstrap_interval, iqm, ranks, stratified_interval
+from dormant.lab.judging.claims import Verdict, judged, pairs
+from dormant.lab.judging.wording import effect
 from dormant.metrics import Interval
 
-HEADS = ("Method", "Setting", "Return / plain DQN", "Dormant neurons", "Time / plain DQN", "Runs")
+HEADS = (
+    *("Method", "Setting", "Rank", "Return / plain DQN", "Pairs / plain DQN", "Dormant neurons", "Time / plain DQN"),
+    "Runs",
+)
 
 
 class Row(NamedTuple):
     """One method compared with the plain agent.
 
-    `returns` is the interquartile mean of the runs' returns in the second half of training, each divided by the plain
-    agent's mean return in that environment, with bootstrap bounds. `dormant` is the fraction of dormant neurons
-    (τ = 0.1) in the second half, with a t-interval. `cost` is the training time divided by the plain agent's. The
-    verdicts compare pairs of runs; they are None for the plain agent.
+    Returns are those of training episodes in the last fifth of a run. `rank` is the mean rank of the method's return
+    over environments, with bootstrap bounds; 1 is the highest return. `returns` is the interquartile mean of the runs'
+    returns, each divided by the plain agent's mean return in that environment, with bootstrap bounds. `dormant` is the
+    fraction of dormant neurons (τ = 0.1) in the second half, with a t-interval. `cost` is the training time divided by
+    the plain agent's. `higher_return` is the verdict on pairs of runs with the same seed and environment; its interval
+    has Holm's correction for the number of methods. The plain agent has no verdicts.
     """
 
     method: str
     setting: str
+    rank: Interval
     returns: Interval
     dormant: Interval
     cost: float | None
@@ -50,51 +57,79 @@ class Row(NamedTuple):
 def chosen(suite: Suite, scale: Scale, names: Sequence[str], frame: pl.DataFrame) -> dict[str, str]:
     """The setting with the highest return in the tuning runs, for each method and the plain agent.
 
-    Raises ValueError if no finished tuning run of a method has measured a return.
+    Each return is divided by the mean return of the plain agent's tuning runs in that environment. A setting without a
+    return in some tuning run is not chosen.
+
+    Raises ValueError if no setting of a method has a return in all of its tuning runs.
     """
-    return {name: _best(name, suite, scale, frame) for name in (PLAIN, *names)}
+    found = {name: _tuned(name, suite, scale, frame) for name in (PLAIN, *names)}
+    missing = [name for name, settings in found.items() if not settings]
+    if missing:
+        raise ValueError(
+            f"no finished tuning run of {title(missing[0])} has measured a return; run the same command again."
+        )
+    plain = np.mean([table.mean(axis=0) for table in found[PLAIN].values()], axis=0)
+    unit = np.where(plain == 0, 1.0, np.abs(plain))
+    return {
+        name: max(settings, key=lambda setting: float((settings[setting] / unit).mean()))
+        for name, settings in found.items()
+    }
 
 
-def _best(name: str, suite: Suite, scale: Scale, frame: pl.DataFrame) -> str:
-    returns = {}
-    for setting in candidates(name, GROUNDS[suite][scale].bench):
-        values = pairs(higher_return(f"{title(name)}, {setting}"), frame).arm
-        if values.size and not np.isnan(values.mean()):
-            returns[setting] = float(values.mean())
-    if not returns:
-        raise ValueError(f"no finished tuning run of {title(name)} has measured a return; run the same command again.")
-    return max(returns, key=lambda setting: returns[setting])
+def _tuned(name: str, suite: Suite, scale: Scale, frame: pl.DataFrame) -> dict[str, Table]:
+    """The returns of the tuning runs of each setting of a method whose tuning runs are complete."""
+    ground = GROUNDS[suite][scale]
+    shape = len(ground.tuning.seeds), ground.tuning.environments
+    tables = {
+        setting: pairs(higher_return(tuning_arm(name, setting)), frame).arm
+        for setting in candidates(name, ground.bench, ground.tuning.draws)
+    }
+    return {setting: table for setting, table in tables.items() if table.shape == shape and not np.isnan(table).any()}
 
 
-def rows(record: Record, frame: pl.DataFrame) -> list[Row]:
-    """One row per method that has a finished run. The plain agent comes first.
+def rows(record: Record, frame: pl.DataFrame, scale: Scale) -> list[Row]:
+    """One row per method that has a finished run, the plain agent first. Empty if the plain agent has none.
 
-    `frame` is a table of `judging.table.read`.
+    `frame` is a table of `judging.table.read`. Environments in which the plain agent has no finished run are left out.
     """
-    finished = set(frame["arm"])
-    chosen_settings = ((title(name), name, setting) for name, setting in record.chosen.items())
+    frame = frame.filter(pl.col("environment").is_in(frame.filter(arm=PLAIN)["environment"].unique().to_list()))
+    names = [name for name in record.chosen if title(name) in set(frame["arm"])]
+    if not names:
+        return []
+    verdicts = {}
+    for verdict in judged(Experiment("compare", "", {}, claims=claims(names)), frame, scale):
+        verdicts.setdefault((verdict.claim.arm, verdict.claim.quantity.metric), verdict)
+    tables = [pairs(higher_return(title(name)), frame).arm for name in names]
     return [
-        _row(arm, setting, record.cost.get(name), frame) for arm, name, setting in chosen_settings if arm in finished
+        Row(
+            method=title(name),
+            setting=record.chosen[name],
+            rank=rank,
+            returns=bootstrap_interval(iqm, table / np.nanmean(tables[0], axis=0)),
+            dormant=stratified_interval(pairs(fewer_dormant(title(name)), frame).arm),
+            cost=record.cost.get(name),
+            runs=int(np.isfinite(table).sum()),
+            higher_return=verdicts.get((title(name), higher_return(PLAIN).quantity.metric)),
+            fewer_dormant=verdicts.get((title(name), fewer_dormant(PLAIN).quantity.metric)),
+        )
+        for name, table, rank in zip(names, tables, ranks(tables), strict=True)
     ]
 
 
-def _row(arm: str, setting: str, cost: float | None, frame: pl.DataFrame) -> Row:
-    higher, fewer = higher_return(arm), fewer_dormant(arm)
-    returns, dormant = pairs(higher, frame), pairs(fewer, frame)
-    shares = returns.arm / np.nanmean(returns.against, axis=0)
-    verdicts = (None, None) if arm == PLAIN else (judge(higher, frame), judge(fewer, frame))
-    runs = int(np.isfinite(returns.arm).sum())
-    return Row(arm, setting, bootstrap_interval(iqm, shares), stratified_interval(dormant.arm), cost, runs, *verdicts)
-
-
-def table(record: Record, frame: pl.DataFrame) -> list[tuple[str, ...]]:
-    """The table of methods as text: the column headings, then the rows, highest return first."""
-    return [HEADS, *_cells(rows(record, frame))]
+def table(record: Record, frame: pl.DataFrame, scale: Scale) -> list[tuple[str, ...]]:
+    """The table of methods as text: the column headings, then the rows, best rank first."""
+    return [HEADS, *_cells(rows(record, frame, scale))]
 
 
 def _cells(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
-    for row in sorted(rows, key=lambda row: -row.returns.estimate):
-        dormant = "{:.1%} [{:.1%}, {:.1%}]".format(*row.dormant)
-        cost = "not measured" if row.cost is None else f"{row.cost:.2f}"
-        returns = "{:.2f} [{:.2f}, {:.2f}]".format(*row.returns)
-        yield row.method, row.setting, returns, dormant, cost, str(row.runs)
+    for row in sorted(rows, key=lambda row: (row.rank.estimate, -row.returns.estimate)):
+        yield (
+            row.method,
+            row.setting,
+            "{:.1f} [{:.1f}, {:.1f}]".format(*row.rank),
+            "{:.2f} [{:.2f}, {:.2f}]".format(*row.returns),
+            "–" if row.higher_return is None else effect(row.higher_return.unit, row.higher_return.bounds),
+            "{:.1%} [{:.1%}, {:.1%}]".format(*row.dormant),
+            "not measured" if row.cost is None else f"{row.cost:.2f}",
+            str(row.runs),
+        )

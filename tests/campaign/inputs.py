@@ -21,7 +21,8 @@ from campaign.damage import DAMAGES, of_another
 from campaign.outcomes import Outcome, Tally
 from dormant.cli.saved import saved, state_dict
 from dormant.cli.scan import arrays
-from dormant.experiments.comparison import GROUNDS, PLAIN, candidates, read_record
+from dormant.experiments.comparison import GROUNDS, read_record
+from dormant.experiments.methods import PLAIN, candidates
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.lab.runs.lease import held_by_another_machine
 from dormant.rl.data import dopamine, transitions
@@ -79,7 +80,7 @@ def _small_files(folder: Path) -> Any:
 def _record(folder: Path) -> None:
     (folder / "smoke").mkdir()
     bench = GROUNDS["minatar"]["smoke"].bench
-    chosen = {name: next(iter(candidates(name, bench))) for name in (PLAIN, "redo")}
+    chosen = {name: next(iter(candidates(name, bench, 1))) for name in (PLAIN, "redo")}
     record = {"suite": "minatar", "chosen": chosen, "cost": {"redo": 1.0}}
     (folder / "smoke" / "comparison.json").write_text(json.dumps(record))
 

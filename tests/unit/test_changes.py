@@ -12,7 +12,8 @@ from dormant.cli import run
 from dormant.cli.changes import Change, changed, like, parsed, with_variants
 from dormant.cli.train import TrainLike, parse
 from dormant.experiments import EXPERIMENTS
-from dormant.experiments.comparison import GROUNDS, METHODS, candidates
+from dormant.experiments.comparison import GROUNDS
+from dormant.experiments.methods import METHODS, candidates
 from dormant.lab.runs.description import describe
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.rl.agents.dqn import DQN
@@ -93,7 +94,7 @@ def test_a_variant_does_not_belong_to_the_family_of_its_arm():
         DeviceTraining(DQN(network=MLP((4,))), replay_ratio=0.25, seeds=(3, 4)),
         AtariTraining(),
         ControlTraining(),
-        *(training for name in METHODS for training in candidates(name, GROUNDS["minatar"]["pilot"].bench).values()),
+        *(training for name in METHODS for training in candidates(name, GROUNDS["minatar"]["pilot"].bench, 1).values()),
     ],
     ids=lambda training: describe(training)["is"],
 )

@@ -273,9 +273,10 @@ def comparison_table(chapter: Chapter) -> str:
     if not chapter.methods:
         return ""
     caption = (
-        "Return is the interquartile mean over runs in the second half of training, with bootstrap bounds. These "
-        "bounds are too narrow for few seeds. The fraction of dormant neurons (τ = 0.1) is the mean over the same "
-        "half, with a t-interval. The claims above compare pairs of runs."
+        "Returns are those of training episodes in the last fifth of a run. The rank is the mean over games, and the "
+        "return is the interquartile mean over runs; both have bootstrap bounds, which are too narrow for few seeds. "
+        "Pairs are runs with the same seed and game; the t-interval has Holm's correction for the number of methods. "
+        "The fraction of dormant neurons (τ = 0.1) is the mean of the second half, with a t-interval."
     )
     heads, *rows = chapter.methods
     return _wide("Table of methods", _table("methods", caption, heads, [_row(cells) for cells in rows]))

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import statistics
 import tempfile
 import time
 from collections import defaultdict
@@ -132,35 +131,35 @@ REPEATS = 5
 
 
 def relative_times(
-    trainings: Mapping[str, Any], of: str, progress: Callable[[str], None], repeats: int = REPEATS
-) -> dict[str, float]:
-    """Measures the time of each training with one seed. Returns each time divided by the time of the training `of`.
+    trainings: Mapping[str, Any],
+    of: str,
+    progress: Callable[[str], None],
+    repeats: int = REPEATS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Measures the time of each training with one seed. Returns `repeats` quotients of its time and that of `of`.
 
-    The time is the median of `repeats` intervals between two log points after learning has started, without
-    compilation and evaluation. The trainings are measured in turn, so that a disturbance affects all of them.
-    `progress` is called with the name of each training before it is compiled.
+    A time is that of the interval between two log points after learning has started, without compilation and
+    evaluation. The trainings are measured in turn, so that a disturbance affects all of them, and each quotient is that
+    of two times of the same turn. `progress` is called with the name of each training before it is compiled.
     """
     with tempfile.TemporaryDirectory() as folder:
         steps = {}
         for name, training in trainings.items():
             progress(name)
-            steps[name] = _warm(training, Path(folder) / name)
-        times = {name: [] for name in steps}
-        for _ in range(repeats):
-            for name, step in steps.items():
-                times[name].append(_seconds(step))
-    medians = {name: statistics.median(each) for name, each in times.items()}
-    return {name: each / medians[of] for name, each in medians.items()}
+            steps[name] = _warm(training, Path(folder) / name, repeats)
+        turns = [{name: _seconds(step, clock) for name, step in steps.items()} for _ in range(repeats)]
+    return {name: [turn[name] / turn[of] for turn in turns] for name in trainings}
 
 
-def _warm(training: Any, folder: Path) -> Callable[[], None]:
+def _warm(training: Any, folder: Path, turns: int) -> Callable[[], None]:
     """Runs a training until its learning code is compiled. Returns a function that runs it to its next log point."""
     # The length and the evaluation period are so long that no measurement reaches the end or an evaluation.
     endless = 10_000_000 * training.log_period
     begins = training.agent.min_replay + training.log_period
     # The ring holds only the steps of the measurement. A ring of the usual size takes 7 GB of Atari frames per
     # training.
-    room = min(training.agent.replay_capacity, begins + (REPEATS + 2) * training.log_period)
+    room = min(training.agent.replay_capacity, begins + (turns + 2) * training.log_period)
     agent = replace(training.agent, replay_capacity=room)
     training = replace(training, agent=agent, seeds=training.seeds[:1], agent_steps=endless, eval_period=endless)
     steps_done, state = training.agent_steps_done, training.init()
@@ -175,7 +174,7 @@ def _warm(training: Any, folder: Path) -> Callable[[], None]:
     return advance
 
 
-def _seconds(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
+def _seconds(step: Callable[[], None], clock: Callable[[], float]) -> float:
+    start = clock()
     step()  # waits for the device, because the metrics are copied to the host
-    return time.perf_counter() - start
+    return clock() - start
