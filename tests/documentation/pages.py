@@ -29,7 +29,16 @@ DOCS = ROOT / "docs"
 FENCE = re.compile(r'^```(\w*)(?: title="(.+?)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 # Commands in PARSED are parsed but not run, because they take long or need a cluster. Lines in ELSEWHERE are skipped.
 PARSED = ("dormant figure", "dormant report", "dormant doctor", "dormant demo", "dormant compare")
-ELSEWHERE = ("pip install", "make ", "git ", ".ci/run", "python tests/", "python benchmarks/", "JAX_DEFAULT_MATMUL")
+ELSEWHERE = (
+    "pip install",
+    "make ",
+    "git ",
+    ".ci/run",
+    "python tests/",
+    "python benchmarks/",
+    "python results/",
+    "JAX_DEFAULT_MATMUL",
+)
 
 
 class Block(NamedTuple):
