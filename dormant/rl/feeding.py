@@ -15,7 +15,7 @@ from dormant.interventions import Intervention
 
 from .agents.dqn import DQN
 from .agents.sac import SAC
-from .envs import HostPlayed, Player
+from .envs import HostPlayed, Player, side_by_side
 from .learning import AgentState, Learning, LearningState, Losses, gradient_step, unseen_step
 from .replay.frames import FrameReplay, FrameRing
 from .replay.packets import Frames, Packets
@@ -281,9 +281,4 @@ def drawn(
 
 def stacked(trees: list[PyTree], axis: int) -> PyTree:
     """Stacks trees along a new axis. Returns one tree of NumPy arrays."""
-
-    def stack(*leaves: Array | ndarray) -> ndarray:
-        # A single array gets the axis without a copy, because copying a batch of frames takes long.
-        return np.expand_dims(leaves[0], axis) if len(leaves) == 1 else np.stack(leaves, axis)
-
-    return jax.tree.map(stack, *trees)
+    return jax.tree.map(lambda *leaves: side_by_side(leaves, axis), *trees)

@@ -87,6 +87,17 @@ class Player(Protocol):
     def restore(self, state: PyTree) -> None: ...
 
 
+def side_by_side(leaves: Sequence[Array | ndarray], axis: int = 0) -> ndarray:
+    """Stacks arrays along a new axis. A single array gets the axis without a copy, which is much faster.
+
+    >>> side_by_side([np.zeros(3)]).shape, side_by_side([np.zeros(3), np.ones(3)], axis=1).shape
+    ((1, 3), (3, 2))
+    """
+    if len(leaves) > 1:
+        return np.stack(leaves, axis)
+    return np.asarray(leaves[0])[(slice(None),) * axis + (None,)]
+
+
 class ControlOutcome(NamedTuple):
     """The outcome of one agent step of each body. `observation` is taken after the action and before any restart."""
 

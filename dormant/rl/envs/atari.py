@@ -16,6 +16,8 @@ from numpy import ndarray
 
 from dormant.hints import suggestion
 
+from . import side_by_side
+
 # Game -> score of random play, score of a human. Source: rliable for the games of Atari 100k, dqn_zoo for the rest.
 SCORES = {
     "Alien": (227.8, 7127.7),
@@ -206,12 +208,12 @@ class AtariGames:
     @property
     def observations(self) -> UInt8[ndarray, "games height width stack"]:
         """The current observations. After the end of an episode, this is the first observation of the next episode."""
-        return np.stack([game.observation for game in self._games])
+        return side_by_side([game.observation for game in self._games])
 
     def step(self, actions: Integer[ndarray, " games"]) -> AtariOutcome:
         """Takes one agent step in each game and restarts ended games. Returns the outcome before any restart."""
         outcomes = [game.step(int(action)) for game, action in zip(self._games, actions, strict=True)]
-        return AtariOutcome(*map(np.stack, zip(*outcomes, strict=True)))
+        return AtariOutcome(*map(side_by_side, zip(*outcomes, strict=True)))
 
     def save(self) -> AtariState:
         """Returns a copy of the state of all games."""

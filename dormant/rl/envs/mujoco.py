@@ -17,7 +17,7 @@ from numpy import ndarray
 
 from dormant.hints import suggestion
 
-from . import ControlOutcome
+from . import ControlOutcome, side_by_side
 
 TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5")
 
@@ -98,7 +98,7 @@ class MuJoCoBodies:
     @property
     def observations(self) -> Float32[ndarray, "bodies observation"]:
         """The current observations. After the end of an episode, this is the first observation of the next episode."""
-        return np.stack([body.observation for body in self._bodies])
+        return side_by_side([body.observation for body in self._bodies])
 
     def step(self, actions: Float[ndarray, "bodies actions"]) -> ControlOutcome:
         """Takes one agent step with each body and restarts ended episodes. Returns the outcome before any restart."""
