@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from campaign.commands import COMMANDS, called, ended, finish, letters
+from campaign.commands import COMMANDS, SECONDS, called, ended, finish, letters
 from campaign.outcomes import Outcome, Tally
 from dormant.cli import train
 
@@ -99,7 +99,7 @@ def _interrupted_twice() -> tuple[Outcome, str, str]:
         for mark in ("running", "interrupted"):
             _await(folder / mark)
             os.kill(number, signal.SIGINT)
-        code = ended(number, 10)
+        code = ended(number, SECONDS)
         said = (folder / "stderr").read_text()
         right = code == 130 and said.count("\n") == 1 and "Traceback" not in said
         return "hanging" if code is None else "refused" if right else "wrong", "train", f"code {code}: {said}"
@@ -109,13 +109,13 @@ def _stubborn(*arguments: Any, **named: Any) -> None:
     """Stands in for a run that takes long to end after Ctrl-C."""
     try:
         Path("running").touch()
-        time.sleep(60)
+        time.sleep(SECONDS)
     finally:
         Path("interrupted").touch()
-        time.sleep(60)
+        time.sleep(SECONDS)
 
 
 def _await(mark: Path) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + SECONDS
     while not mark.exists() and time.monotonic() < until:
         time.sleep(0.005)
