@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ def arguments() -> argparse.Namespace:
         type=int,
         metavar="SEEDS",
         help="print only the loop's gradient steps per second, summed over SEEDS seeds",
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="ROW", help="measure only these rows of `loops`, for example 'loop 1'"
     )
     parser.add_argument("--record", type=Path, metavar="TABLE", help="write the speeds into this table (CSV)")
     return parser.parse_args()
@@ -143,14 +147,14 @@ def loop(steps: int, seeds: int, recycle: int = 0) -> Callable[[], Any]:
     return run
 
 
-def peers(steps: int) -> dict[str, Callable[[], Any]]:
-    """The loops of rejax by name. Empty if rejax is not installed."""
+def peers(steps: int) -> dict[str, Callable[[], Callable[[], Any]]]:
+    """Functions that make the loops of rejax, by name. Empty if rejax is not installed."""
     if importlib.util.find_spec("rejax") is None:
         return {}
     from minatar_peers import rejax_loop
 
     kinds = {f"{REJAX}, our network": True, f"{REJAX}, network in Flax": False}
-    return {name: rejax_loop(steps, ours) for name, ours in kinds.items()}
+    return {name: partial(rejax_loop, steps, ours) for name, ours in kinds.items()}
 
 
 def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -189,17 +193,38 @@ def main() -> None:
         taken = seconds({"loop": loop(steps, options.only_loop, recycle=1_000)}, options.repeats)
         print(options.only_loop * steps / taken["loop"])
         return
-    report(options)
+    if options.only:
+        compare(options)
+    else:
+        report(options)
+
+
+def loops(steps: int) -> dict[str, Callable[[], Callable[[], Any]]]:
+    """Functions that make the rows which `--only` can choose, by name."""
+    made = {f"loop {seeds}": partial(loop, steps, seeds) for seeds in (1, 4)}
+    return {"bare": lambda: bare_update(steps)["bare"], **made, **peers(steps)}
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Measures the rows of `--only`. Prints gradient steps per second, and how many times as fast the first row is."""
+    makers, steps = loops(options.steps), options.steps
+    taken = seconds({name: makers[name]() for name in options.only}, options.repeats)
+    first = taken[options.only[0]] / (4 if options.only[0] == "loop 4" else 1)
+    for name, each in taken.items():
+        each /= 4 if name == "loop 4" else 1
+        print(f"{name:30s}{steps / each:14.0f} /s{each / first:9.2f} x")
+    if options.record:
+        keep(options.record, {name: steps / each for name, each in taken.items()})
 
 
 def report(options: argparse.Namespace) -> None:
     steps, products = options.steps, {size: matmul(size, max(1, 4096 // size) ** 2) for size in (512, 1024, 2048)}
     runs = {f"matmul {size}": run for size, (run, _) in products.items()} | bare_update(steps)
-    runs |= {f"loop {seeds}": loop(steps, seeds) for seeds in (1, 4)}
-    runs |= {"never": loop(steps, 4, recycle=NEVER), "often": loop(steps, 4, recycle=OFTEN)} | peers(steps)
+    runs |= {name: make() for name, make in loops(steps).items() if name not in runs}
+    runs |= {"never": loop(steps, 4, recycle=NEVER), "often": loop(steps, 4, recycle=OFTEN)}
     taken = seconds(runs, options.repeats)
     if options.record:
-        keep(options.record, {name: steps / each for name, each in taken.items() if name.startswith((REJAX, "loop 1"))})
+        keep(options.record, {name: steps / each for name, each in taken.items()})
     peak = max(operations / taken[f"matmul {size}"] for size, (_, operations) in products.items())
     lines = [("largest float32 matmul rate", f"{peak / 1e9:.1f} GFLOP/s", ""), *update_lines(taken, steps, peak)]
     lines += [*loop_lines(taken, steps), *peer_lines(taken, steps), *cost_lines(taken, steps)]
@@ -216,8 +241,9 @@ def keep(table: Path, rates: dict[str, float]) -> None:
     from dormant.lab.machine import version
 
     loop = "DQN on MinAtar/Asterix, one seed, replay ratio 1"
-    ours = Speed(loop, "ours", OURS, rates.pop("loop 1"))
-    theirs = [Speed(loop, name, PACKAGE, rate, version("rejax") or "") for name, rate in rates.items()]
+    ours = Speed(loop, "ours", OURS, rates["loop 1"])
+    found = {name: rate for name, rate in rates.items() if name.startswith(REJAX)}
+    theirs = [Speed(loop, name, PACKAGE, rate, version("rejax") or "") for name, rate in found.items()]
     record([ours, *theirs], table)
 
 

@@ -78,10 +78,11 @@ def record(speeds: Iterable[Speed], table: Path) -> None:
     ]
     replaced = {speed.loop for speed in new}
     kept = [row for row in read(table) if row.loop not in replaced]
+    rows = sorted([*kept, *new], key=lambda row: row.loop)
     with table.open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(Speed._fields)
-        writer.writerows(sorted([*kept, *new], key=lambda row: row.loop))
+        writer.writerows(rows)
 
 
 def machine(backend: str, device: str) -> str:
