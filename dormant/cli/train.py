@@ -93,7 +93,7 @@ class TrainMinAtar:
     eval_epsilon: float = DeviceTraining.eval_epsilon
     """Probability of a random action in evaluation episodes."""
     rank_batch: int = DeviceTraining.rank_batch
-    """States on which ranks and norms of the last layer's features are measured at each evaluation; 0 measures none."""
+    """States on which ranks, norms and churn are measured at each evaluation. 0 measures none of them."""
     agent: Annotated[DQN, PART, FLAT] = field(default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps))
     saving: Annotated[Saving, PART] = field(default_factory=Saving)
 
@@ -131,7 +131,7 @@ class TrainAtari:
     """Where the gradient steps read frames from: a copy on the device, or the host. Results do not depend on it. With
     auto, an accelerator with enough memory has a copy."""
     rank_batch: int = AtariTraining.rank_batch
-    """States on which ranks and norms of the last layer's features are measured at each evaluation; 0 measures none."""
+    """States on which ranks, norms and churn are measured at each evaluation. 0 measures none of them."""
     network: Literal["nature", "impala"] = "nature"
     """The network: the paper's Nature CNN or the paper's ResNet. Each network adds flags."""
     agent: Annotated[DQN, PART, FLAT] = field(default_factory=atari_dqn)

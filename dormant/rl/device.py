@@ -14,11 +14,11 @@ from dormant.interventions import Chain, Intervention
 from dormant.wiring import Network
 
 from .agents.dqn import DQN, DQNState, Losses
+from .condition import REPRESENTED, TRIED, condition, representation, trial
 from .envs import Environment, EnvState, step_or_restart
 from .envs.minatar import MinAtar
 from .learning import (
     EVALUATED,
-    REPRESENTED,
     Experience,
     Learning,
     LearningState,
@@ -32,7 +32,6 @@ from .learning import (
     no_losses,
     on_host,
     progress,
-    representation,
     synchronised,
     unmeasured,
 )
@@ -43,6 +42,7 @@ from .schedule import (
     Schedule,
     check_evaluation,
     draws_of,
+    in_turn,
     join_seeds,
     key_for,
     map_seeds,
@@ -58,9 +58,9 @@ class DeviceTraining:
     """A training of DQN with the device loop. On one machine, equal fields give bit-identical results.
 
     `Schedule` explains the fields that count steps. One call of `advance` runs a chunk of `log_period` agent steps.
-    The size of the chunks does not change the results of learning. An evaluation plays `eval_episodes` episodes. It
-    also measures the rank of the last layer's features on `rank_batch` states. A `rank_batch` of 0 disables this
-    measurement.
+    The size of the chunks does not change the results of learning. Each row has the metrics of `condition`. An
+    evaluation plays `eval_episodes` episodes. It also measures `representation` and `trial` on `rank_batch` states. A
+    `rank_batch` of 0 disables these measurements.
 
     Raises ValueError for settings that `Schedule` rejects, or if an `eval_` setting or `rank_batch` is out of range.
     """
@@ -128,17 +128,21 @@ class DeviceTraining:
         state = share_out(state, len(self.seeds))  # needed because a restored state is on one device
         done, size = self.agent_steps_done(state), self.schedule.agent_steps_per_round
         warm_rounds, rounds = -(-(self.agent.min_replay - done) // size), self.log_period // size
-        state, metrics = chunk(*self.program, state, min(max(warm_rounds, 0), rounds))
+        before, (state, metrics) = state, chunk(*self.program, state, min(max(warm_rounds, 0), rounds))
         if warm_rounds >= rounds:
             metrics |= _measure(*self.program, state)
-        found = on_host(metrics, learned=warm_rounds < rounds)
-        due, absent = self.schedule.evaluates(done + self.log_period), unmeasured(len(self.seeds))
+        done += self.log_period
+        if done >= self.agent.n_step:  # else no state is stored
+            metrics |= _condition(*self.program, before.agent.learner.params, state)
+        due, names = self.schedule.evaluates(done), EVALUATED
         evaluation = _evaluate(*self.program, state) if due else {}
-        found |= {name: np.asarray(evaluation[name]) if due else absent for name in EVALUATED}
         if self.rank_batch:
-            representations = _represent(*self.program, state) if due else {}
-            found |= {name: np.asarray(representations[name]) if due else absent for name in REPRESENTED}
-        return state, found
+            names += REPRESENTED + TRIED
+            evaluation |= _represent(*self.program, state) if due else {}
+            evaluation |= _try(*self.program, state) if due and done >= self.agent.min_replay else {}
+        found = dict.fromkeys(names, unmeasured(len(self.seeds)))
+        found |= {name: np.asarray(value) for name, value in evaluation.items()}
+        return state, on_host(metrics, learned=warm_rounds < rounds) | found
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
         """Returns dormant fractions and neuron scores.
@@ -292,6 +296,19 @@ def _measure(training: DeviceTraining, seeds: Int[Array, " seeds"], state: Train
     return dormancy(over_seeds(seeds, several)(state))
 
 
+@partial(jax.jit, static_argnums=0)
+def _condition(
+    training: DeviceTraining, seeds: Int[Array, " seeds"], before: Params, state: TrainState
+) -> dict[str, Float[Array, " seeds"]]:
+    def one(seed: Array, before: Params, state: TrainState) -> dict[str, Array]:
+        start = training.network.init(key_for(seed, "init"))
+        uniform = jax.random.uniform(key_for(seed, "measure", state.agent_steps), (training.score_batch,))
+        states = training.replay.states(state.replay, state.agent_steps, uniform)
+        return condition(training.network.wiring, state.agent.learner.params, start, before, states)
+
+    return over_seeds(seeds, partial(in_turn, one))(before, state)
+
+
 def _random_play(training: DeviceTraining, key: Array) -> Num[Array, "states packed"]:
     """Plays randomly. Returns every eighth packed observation, because successive states are similar."""
     env = training.env
@@ -312,9 +329,28 @@ def _represent(
     def one(seed: Array, state: TrainState) -> dict[str, Array]:
         uniform = jax.random.uniform(key_for(seed, "rank", state.agent_steps), (training.rank_batch,))
         states = training.replay.states(state.replay, state.agent_steps, uniform)
-        return representation(training.network.wiring, state.agent.learner.params, states)
+        return representation(training.network.wiring, apply, state.agent.learner.params, states)
 
-    return over_seeds(seeds, jax.vmap(one))(state)
+    def apply(params: Params, packed: Array) -> Array:
+        return training.agent.network.apply(params, training.replay.unpack(packed))
+
+    return over_seeds(seeds, partial(in_turn, one))(state)
+
+
+@partial(jax.jit, static_argnums=0)
+def _try(training: DeviceTraining, seeds: Int[Array, " seeds"], state: TrainState) -> dict[str, Float[Array, " seeds"]]:
+    agent, replay = training.agent, training.replay
+
+    def one(seed: Array, state: TrainState) -> dict[str, Array]:
+        assert isinstance(state.agent, DQNState)
+        key = key_for(seed, "trial", state.agent_steps)
+        uniform = jax.random.uniform(key, (agent.drawn_batch + training.rank_batch,))
+        batch = replay.sample(state.replay, state.agent_steps, uniform[: agent.drawn_batch])
+        noise = jax.tree.map(lambda each: each[0], agent.augmentation.draw(key, 1, agent.drawn_batch))
+        states = replay.unpack(replay.states(state.replay, state.agent_steps, uniform[agent.drawn_batch :]))
+        return trial(agent, training.network.wiring, state.agent, batch._replace(noise=noise), states)
+
+    return over_seeds(seeds, partial(in_turn, one))(state)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -17,6 +17,7 @@ from dormant.wiring import Network
 from .agents import minatar_dqn
 from .agents.dqn import DQN
 from .atari import AtariTraining
+from .condition import condition
 from .data.sources import FinishedRun
 from .device import DeviceTraining
 from .envs import Environment
@@ -26,7 +27,7 @@ from .host import open_rings
 from .learning import dormancy, network_of
 from .networks import OUTPUT_LAYERS, Params
 from .offline import WithoutActor, check_length
-from .schedule import by_seed, key_for
+from .schedule import by_seed, in_turn, key_for
 
 Played = DeviceTraining | AtariTraining
 
@@ -144,9 +145,12 @@ class DistillationRun(WithoutActor):
 
         A metric is an array of shape [seeds] or [seeds, neurons]. The loss is the mean over the gradient steps.
         """
-        state, loss = _chunk(self.training, jnp.array(self.seeds), self.lesson, state)
+        before, seeds = state.learner.params, jnp.array(self.seeds)
+        state, loss = _chunk(self.training, seeds, self.lesson, state)
         done = np.full(len(self.seeds), self.agent_steps_done(state))
-        return state, {"agent_steps": done, "gradient_steps": done, **self.measure(state), "loss": np.asarray(loss)}
+        counts = {"agent_steps": done, "gradient_steps": done}
+        found = _condition(self.training, seeds, self.lesson, state, before) | {"loss": loss}
+        return state, counts | self.measure(state) | {name: np.asarray(value) for name, value in found.items()}
 
     def measure(self, state: DistillationState) -> dict[str, np.ndarray]:
         """Returns dormant fractions, neuron scores and the loss, measured on states from the teacher's replay."""
@@ -230,14 +234,35 @@ def _measure(
     training: DistillationTraining, seeds: Int[Array, " seeds"], lesson: Lesson, state: DistillationState
 ) -> dict[str, Array]:
     def one(seed: Array, lesson: Lesson, state: DistillationState) -> tuple[dict[str, Array], Array]:
-        key = key_for(seed, "score", state.gradient_steps)
-        places = jax.random.randint(key, (training.score_batch,), 0, training.states)
-        states, values = _taught(training, lesson, places)
+        states, values = _seen(training, seed, lesson, state)
         params = state.learner.params
         return training.network.wiring.scores(params, states), regression_loss(training.agent, params, states, values)
 
     scores, loss = by_seed(one, seeds, lesson, state)
     return dormancy(scores) | {"loss": loss}
+
+
+@partial(jax.jit, static_argnums=0)
+def _condition(
+    training: DistillationTraining,
+    seeds: Int[Array, " seeds"],
+    lesson: Lesson,
+    state: DistillationState,
+    before: Params,
+) -> dict[str, Float[Array, " seeds"]]:
+    def one(seed: Array, lesson: Lesson, state: DistillationState, before: Params) -> dict[str, Array]:
+        states, _ = _seen(training, seed, lesson, state)
+        return condition(training.network.wiring, state.learner.params, lesson.begin, before, states)
+
+    return in_turn(one, seeds, lesson, state, before)
+
+
+def _seen(
+    training: DistillationTraining, seed: Array, lesson: Lesson, state: DistillationState
+) -> tuple[Array, Float[Array, "batch actions"]]:
+    """States for a measurement, and the teacher's Q values of these states."""
+    key = key_for(seed, "score", state.gradient_steps)
+    return _taught(training, lesson, jax.random.randint(key, (training.score_batch,), 0, training.states))
 
 
 def _taught(

@@ -12,12 +12,12 @@ from numpy import ndarray
 
 from dormant.interventions.schedule import may_change
 
-from .agents.dqn import DQN
+from .agents.dqn import DQN, DQNState
+from .condition import REPRESENTED, TRIED, condition, representation, trial
 from .envs import HostPlayed, Player
 from .feeding import Feed, HostTraining, RoundDraws, Sample, stacked
 from .learning import (
     EVALUATED,
-    REPRESENTED,
     AgentState,
     Experience,
     LearningState,
@@ -25,7 +25,6 @@ from .learning import (
     Scores,
     TrainState,
     dormancy,
-    lane_representations,
     lane_scores,
     lanes_of,
     no_losses,
@@ -38,7 +37,7 @@ from .learning import (
 from .replay.files import checksum, flush, refuse_without_room
 from .replay.frames import FrameReplay
 from .replay.steps import StepReplay
-from .schedule import join_seeds, key_for
+from .schedule import in_turn, join_seeds, key_for
 
 
 def slack(capacity: int, log_period: int) -> int:
@@ -114,20 +113,23 @@ class HostLoop:
         A metric is an array of shape [seeds] or [seeds, neurons]. Values that were not measured are masked, for example
         the training return if no episode ended.
         """
-        training, learned = self.training, int(state.gradient_steps[0])
+        training, before = self.training, state
         state, metrics = _Chunk(self, state).play()
-        learns = int(state.gradient_steps[0]) > learned
+        learns = int(state.gradient_steps[0]) > int(before.gradient_steps[0])
         if not learns:
             metrics |= self.measure(state)
-        due = training.schedule.evaluates(int(state.agent_steps[0]))
-        absent = unmeasured(len(training.seeds))
-        measured = on_host(metrics, learns)
+        metrics |= self.condition(before, state)
+        done = int(state.agent_steps[0])
+        due = training.schedule.evaluates(done)
+        evaluation = self.evaluate(state).metrics() if due else {}
         names = EVALUATED if isinstance(training.agent, DQN) else EVALUATED[:1]
-        measured |= self.evaluate(state).metrics() if due else dict.fromkeys(names, absent)
         if training.rank_batch:
-            representations = self.representations(state) if due else {}
-            measured |= {name: np.asarray(representations[name]) if due else absent for name in REPRESENTED}
-        return state, measured
+            names += REPRESENTED + TRIED
+            evaluation |= self.representations(state) if due else {}
+            evaluation |= self.trial(state) if due and done >= training.agent.min_replay else {}
+        found = dict.fromkeys(names, unmeasured(len(training.seeds)))
+        found |= {name: np.asarray(value) for name, value in evaluation.items()}
+        return state, on_host(metrics, learns) | found
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
         """Returns dormant fractions and neuron scores, measured on stored states or on states of random play."""
@@ -137,7 +139,20 @@ class HostLoop:
 
     def representations(self, state: TrainState) -> dict[str, Float[Array, " seeds"]]:
         """Returns the metrics of `representation` for all seeds, measured on stored states."""
-        return _represent(self.training, params_of(state), self._inputs(state, "rank", self.training.rank_batch))
+        inputs = self._inputs(state, "rank", self.training.rank_batch)
+        return _represent(self.training, state.agent.learner.params, inputs)
+
+    def condition(self, before: TrainState, state: TrainState) -> dict[str, Float[Array, " seeds"]]:
+        """Returns the metrics of `condition` for all seeds. `before` is the state at the previous log point."""
+        inputs = self._inputs(state, "measure", self.training.schedule.score_batch)
+        return _condition(self.training, before.agent.learner.params, state.agent.learner.params, inputs)
+
+    def trial(self, state: TrainState) -> dict[str, Float[Array, " seeds"]]:
+        """Returns the metrics of `trial` for all seeds, for a batch with the random numbers of the next round."""
+        training, added = self.training, int(state.agent_steps[0])
+        draws = next(training.draws(range(added, added + 1)))
+        batch, states = training.batch(self.rings, added, draws), self._inputs(state, "trial", training.rank_batch)
+        return _try(training, state.agent, np.int32(added), batch, states)
 
     def evaluate(self, state: TrainState) -> HostPlayed:
         """Plays the evaluation episodes."""
@@ -284,8 +299,34 @@ def _scores(training: HostTraining, params: list[PyTree[Array]], inputs: Array) 
 
 
 @partial(jax.jit, static_argnums=0)
-def _represent(training: HostTraining, params: list[PyTree[Array]], inputs: Array) -> dict[str, Float[Array, " seeds"]]:
-    return lane_representations(training.learning.network.wiring, params, inputs)
+def _represent(training: HostTraining, params: PyTree[Array], inputs: Array) -> dict[str, Float[Array, " seeds"]]:
+    agent = training.agent
+    assert isinstance(agent, DQN)  # only DQN's trainings have a rank_batch
+    measure = partial(representation, training.learning.network.wiring, agent.network.apply)
+    return in_turn(lambda _, *one: measure(*one), jnp.array(training.seeds), params, inputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _condition(
+    training: HostTraining, before: PyTree[Array], params: PyTree[Array], inputs: Array
+) -> dict[str, Float[Array, " seeds"]]:
+    def one(seed: Array, before: PyTree[Array], params: PyTree[Array], inputs: Array) -> dict[str, Array]:
+        start = training.fresh_agent(key_for(seed, "init")).learner.params
+        return condition(training.learning.network.wiring, params, start, before, inputs)
+
+    return in_turn(one, jnp.array(training.seeds), before, params, inputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _try(
+    training: HostTraining, state: DQNState, start: Array, batch: PyTree, states: Array
+) -> dict[str, Float[Array, " seeds"]]:
+    agent = training.agent
+    assert isinstance(agent, DQN)  # only DQN's trainings have a rank_batch
+    _, batches = training.prepared(start, batch)
+    measure = partial(trial, agent, training.learning.network.wiring)
+    first = jax.tree.map(lambda each: each[0], batches)
+    return in_turn(lambda _, *one: measure(*one), jnp.array(training.seeds), state, first, states)
 
 
 _dormancy = jax.jit(dormancy)

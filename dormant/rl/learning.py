@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from dormant.interventions import Intervention, recycled_counts
-from dormant.metrics import effective_rank, feature_norm, norm, srank, stable_rank, weight_norms
 from dormant.scores import dormant_fraction
 from dormant.surgery import Learner
 from dormant.tracing import trace
@@ -29,7 +28,6 @@ from .schedule import join_seeds, lanes, map_seeds, take_seed
 
 TAUS = (0.0, 0.025, 0.1)
 EVALUATED = ("eval_return", "q_gap")  # the metrics of an evaluation
-REPRESENTED = ("srank", "effective_rank", "stable_rank", "feature_norm", "weight_norm")  # the keys of `representation`
 Scores = dict[str, Float[Array, "*seeds neurons"]]
 Losses = dqn.Losses | sac.Losses
 
@@ -204,35 +202,6 @@ def lane_scores(wiring: Wiring, params: list[PyTree[Array]], inputs: Array) -> S
     """The neuron scores of all seeds. `params` has one entry per lane. `inputs` has a leading axis of seeds."""
     scores = map_seeds(wiring.scores)
     return join_seeds([scores(own, take_seed(inputs, lane)) for lane, own in enumerate(params)])
-
-
-def lane_representations(
-    wiring: Wiring, params: list[PyTree[Array]], inputs: Array
-) -> dict[str, Float[Array, " seeds"]]:
-    """The metrics of `representation` for all seeds.
-
-    `params` has one entry per lane. `inputs` has a leading axis of seeds.
-    """
-    measure = map_seeds(partial(representation, wiring))
-    return join_seeds([measure(own, take_seed(inputs, lane)) for lane, own in enumerate(params)])
-
-
-def representation(wiring: Wiring, params: PyTree[Array], inputs: Array) -> dict[str, Float[Array, ""]]:
-    """Measures one network: ranks and a norm of the last neuron layer's activations, and the norm of all parameters.
-
-    The activations form a matrix with one row per input.
-    Source: the paper's table 7 reports `srank`. The paper does not define `srank`, so we use the definition of Kumar et
-    al. 2021.
-    """
-    activations = wiring.activations(params, inputs)[wiring.layers[-1].name]
-    features = activations.reshape(len(activations), -1)
-    return {
-        "srank": srank(features),
-        "effective_rank": effective_rank(features),
-        "stable_rank": stable_rank(features),
-        "feature_norm": feature_norm(features),
-        "weight_norm": norm(jnp.stack(list(weight_norms(params).values()))),
-    }
 
 
 @jax.vmap

@@ -14,12 +14,14 @@ from dormant.wiring import Network
 
 from .agents import minatar_dqn
 from .agents.dqn import DQN, DQNState, Losses
+from .condition import condition
 from .data.sources import Arrays, Data, FinishedRun, Memory, Needs, OwnReplay, Source
 from .envs import Environment
 from .envs.atari import Atari
 from .envs.minatar import MinAtar
 from .learning import EVALUATED, dormancy, evaluated, network_of, unmeasured
-from .schedule import by_seed, check_at_least, check_evaluation, check_seeds, key_for
+from .networks import Params
+from .schedule import by_seed, check_at_least, check_evaluation, check_seeds, in_turn, key_for
 
 Targets = Literal["moving", "frozen network", "fixed numbers"]
 
@@ -170,10 +172,13 @@ class OfflineRun(WithoutActor):
         evaluation was due.
         """
         training, seeds = self.training, jnp.array(self.seeds)
-        state, losses = _chunk(training, self.data.memory, seeds, self.data.steps, self._arrays(state), state)
+        before, memory = state.agent.learner.params, self.data.memory
+        state, losses = _chunk(training, memory, seeds, self.data.steps, self._arrays(state), state)
         done = self.agent_steps_done(state)
-        counts = {name: np.full(len(seeds), done) for name in ("agent_steps", "gradient_steps")}
-        metrics = counts | {name: np.asarray(value) for name, value in losses._asdict().items()} | self.measure(state)
+        metrics = {name: np.full(len(seeds), done) for name in ("agent_steps", "gradient_steps")}
+        metrics |= {name: np.asarray(value) for name, value in losses._asdict().items()} | self.measure(state)
+        moved = _condition(training, memory, seeds, self.data.steps, self._arrays(state), state, before)
+        metrics |= {name: np.asarray(value) for name, value in moved.items()}
         due = training.eval_period and done % training.eval_period == 0
         if due:
             return state, metrics | {name: np.asarray(each) for name, each in _evaluate(training, seeds, state).items()}
@@ -254,11 +259,38 @@ def _measure(
     state: OfflineState,
 ) -> dict[str, Array]:
     def one(seed: Array, arrays: Arrays, state: OfflineState) -> dict[str, Array]:
-        uniform = jax.random.uniform(key_for(seed, "score", state.gradient_steps), (training.score_batch,))
-        states = memory.unpack(memory.states(arrays, jnp.array(steps), uniform))
+        states = _seen(training, memory, steps, seed, arrays, state)
         return training.network.wiring.scores(state.agent.learner.params, states)
 
     return dormancy(by_seed(one, seeds, arrays, state))
+
+
+def _seen(
+    training: OfflineTraining, memory: Memory, steps: int, seed: Array, arrays: Arrays, state: OfflineState
+) -> Array:
+    """States from the data, for a measurement."""
+    uniform = jax.random.uniform(key_for(seed, "score", state.gradient_steps), (training.score_batch,))
+    return memory.unpack(memory.states(arrays, jnp.array(steps), uniform))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 3))
+def _condition(
+    training: OfflineTraining,
+    memory: Memory,
+    seeds: Int[Array, " seeds"],
+    steps: int,
+    arrays: Arrays,
+    state: OfflineState,
+    before: Params,
+) -> dict[str, Float[Array, " seeds"]]:
+    def one(seed: Array, arrays: Arrays, state: OfflineState, before: Params) -> dict[str, Array]:
+        start, states = (
+            training.network.init(key_for(seed, "fresh")),
+            _seen(training, memory, steps, seed, arrays, state),
+        )
+        return condition(training.network.wiring, state.agent.learner.params, start, before, states)
+
+    return in_turn(one, seeds, arrays, state, before)
 
 
 @partial(jax.jit, static_argnums=0)

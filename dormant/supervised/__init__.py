@@ -11,9 +11,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
+from dormant.rl.condition import condition
 from dormant.rl.learning import TAUS, dormancy
 from dormant.rl.networks import Params
-from dormant.rl.schedule import by_seed, key_for
+from dormant.rl.schedule import by_seed, in_turn, key_for
 from dormant.surgery import Learner
 from dormant.tracing import trace
 from dormant.wiring import Wiring
@@ -160,10 +161,10 @@ class SupervisedTraining:
         `rise/TAU/all` is measured after an epoch that started with a shuffle of the labels. It is the growth of the
         dormant fraction in that epoch.
         """
-        epoch = int(state.epochs[0])
+        epoch, params, seeds = int(state.epochs[0]), state.learner.params, jnp.array(self.seeds)
         before = self.measure(state) if self.shuffles_at(epoch) else {}
-        state, losses = _epoch(self, jnp.array(self.seeds), self.data, state)
-        metrics = self.measure(state) | losses._asdict()
+        state, losses = _epoch(self, seeds, self.data, state)
+        metrics = self.measure(state) | losses._asdict() | _condition(self, seeds, self.data, state, params)
         for name in [f"{tau:g}/all" for tau in TAUS] if before else ():
             metrics[f"rise/{name}"] = metrics[f"dormant/{name}"] - before[f"dormant/{name}"]
         steps = np.full(len(self.seeds), self.agent_steps_done(state))
@@ -245,6 +246,17 @@ def _scores(
         return training.wiring.scores(params, _scored(training, data, seed))
 
     return dormancy(by_seed(one, seeds, state.learner.params))
+
+
+@partial(jax.jit, static_argnums=0)
+def _condition(
+    training: SupervisedTraining, seeds: Int[Array, " seeds"], data: Images, state: SupervisedState, before: Params
+) -> dict[str, Float[Array, " seeds"]]:
+    def one(seed: Array, params: Params, before: Params) -> dict[str, Array]:
+        start, images = training.fresh(key_for(seed, "init")), _scored(training, data, seed)
+        return condition(training.wiring, params, start, before, images)
+
+    return in_turn(one, seeds, state.learner.params, before)
 
 
 def _scored(training: SupervisedTraining, data: Images, seed: Array) -> Float[Array, "images height width channels"]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from learning.control_probes import ControlProbes
 from numpy.testing import assert_allclose, assert_array_equal
-from runs_of_loops import played, trees_equal
+from runs_of_loops import assert_rows_have_distances, played, trees_equal
 
 from dormant import Every, Prune, ReDo, Reset
 from dormant.rl import host
@@ -62,6 +62,12 @@ def test_dormant_fractions_are_pooled_over_each_network_and_over_all(run):
         parts = [row[f"dormant/0.1/{name}/all"] for name in NETWORKS]
         assert_allclose(parts, [row[f"dormant/0.1/{name}/dense_0"] for name in NETWORKS])
         assert_allclose(row["dormant/0.1/all"], np.mean(parts, axis=0), rtol=1e-6)
+
+
+def test_rows_have_the_condition_of_the_networks(run):
+    _, states, rows = run
+    assert_rows_have_distances([state.agent.learner.params for state in states[1:]], rows[1:])
+    assert {f"isometry/{name}/head/kernel" for name in NETWORKS} <= rows[0].keys()
 
 
 def test_a_state_is_gone_on_from_again(run):

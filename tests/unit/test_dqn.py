@@ -9,7 +9,7 @@ import optax
 import pytest
 from learning.probes import PROBES, Probe
 from numpy.testing import assert_allclose, assert_array_equal
-from runs_of_loops import trees_equal
+from runs_of_loops import assert_rows_have_distances, trees_equal
 
 from dormant import Chain, Every, Learner, ReDo
 from dormant.rl.agents.dqn import DQN, DQNState, td_error
@@ -148,6 +148,15 @@ def test_metrics_have_a_value_for_each_seed(run):
         assert_allclose(row["dormant/0.1/dense_0"], (row["scores/dense_0"] <= 0.1).mean(1))
     assert (metrics[-1]["recycled/dense_0"] >= metrics[0]["recycled/dense_0"]).all()
     assert metrics[-1]["recycled/dense_0"].sum() > 0
+
+
+def test_rows_have_the_condition_of_the_network(run):
+    states, rows = run
+    assert_rows_have_distances([state.agent.learner.params for state in states], rows)
+    kernel = np.asarray(states[-1].agent.learner.params["head"]["kernel"][1], np.float64)
+    scaled = kernel / np.sqrt(kernel.shape[1] / kernel.shape[0])
+    wanted = np.square(scaled.T @ scaled - np.eye(kernel.shape[1])).sum()
+    assert_allclose(rows[-1]["isometry/head/kernel"][1], wanted, rtol=1e-4)
 
 
 def test_the_same_state_gives_the_same_chunk(run):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from runs_of_loops import played, trees_equal
+from runs_of_loops import assert_rows_have_distances, played, trees_equal
 
 from dormant import Chain, Every, Prune, ReDo
 from dormant.interventions.schedule import may_change
@@ -17,7 +17,8 @@ from dormant.lab.runs.folder import rows
 from dormant.rl import host
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.atari import AtariTraining
-from dormant.rl.device import DeviceTraining, chunk
+from dormant.rl.condition import TRIED
+from dormant.rl.device import DeviceTraining, _condition, chunk
 from dormant.rl.envs.atari import Atari
 from dormant.rl.learning import EVALUATED
 from dormant.rl.networks import MLP
@@ -85,7 +86,26 @@ def test_metrics_have_the_names_of_the_device_loop(run):
     _, _, metrics = run
     training = DeviceTraining(agent=AGENT, intervention=TRAINING.intervention, log_period=32, seeds=(0,))
     names = jax.eval_shape(lambda state: chunk(*training.program, state, 0)[1], jax.eval_shape(training.init))
+    names |= jax.eval_shape(
+        lambda state: _condition(*training.program, state.agent.learner.params, state), jax.eval_shape(training.init)
+    )
     assert {name for each in metrics for name in each} == {*names, *EVALUATED}
+
+
+def test_rows_have_the_condition_of_the_network(run):
+    _, states, rows = run
+    assert_rows_have_distances([state.agent.learner.params for state in states[1:]], rows[1:])
+
+
+def test_a_trial_step_is_measured_and_not_taken(run):
+    loop, states, _ = run
+    ranked, before = replace(loop, training=replace(TRAINING, rank_batch=12)), jax.tree.map(np.array, states[-1])
+    found = ranked.trial(states[-1])
+    assert set(found) == set(TRIED)
+    assert all(np.isfinite(each).all() and each.shape == (2,) for each in found.values())
+    assert (found["gradient_norm"] > 0).all() and (found["value_churn"] > 0).all()
+    trees_equal(before, states[-1])
+    trees_equal(found, ranked.trial(states[-1]))
 
 
 def test_a_state_is_gone_on_from_again(run):

@@ -80,6 +80,10 @@ def test_moving_targets_lead_to_the_right_values(offline, tmp_path):
     assert [row["gradient_steps"].tolist() for row in rows] == [[400, 400], [800, 800], [1200, 1200]]
     assert [np.ma.getmaskarray(row["eval_return"]).all() for row in rows] == [True, False, True]
     assert rows[1]["eval_return"].tolist() == [1.0, 1.0]
+    begin, params = offline.network.init(key_for(4, "fresh")), state.agent.learner.params
+    moved = np.concatenate([np.ravel(a[1] - b) for a, b in zip(*map(jax.tree.leaves, (params, begin)), strict=True)])
+    np.testing.assert_allclose(rows[-1]["distance_from_start"][1], np.sqrt(np.square(moved).mean()), rtol=1e-5)
+    assert 0 < rows[-1]["distance_since_log"][1] < rows[0]["distance_since_log"][1]
     # The target is copied every 50 gradient steps. So the last gradient step, 1,200, also copies it.
     np.testing.assert_array_equal(state.agent.target["head"]["kernel"], state.agent.learner.params["head"]["kernel"])
 
@@ -230,6 +234,7 @@ def test_a_student_learns_its_teachers_values_from_where_it_begins():
     np.testing.assert_allclose(AGENT.network.apply(student, jnp.asarray(STATES)), [[3, -1], [3, -1]], atol=0.1)
     assert metrics["loss"][0] < 0.01 * first[0] and run.agent_steps_done(state) == 800
     assert set(metrics) >= {"dormant/0.1/all", "scores/dense_0", "gradient_steps"}
+    assert 0 < metrics["distance_since_log"][0] < metrics["distance_from_start"][0]
 
 
 def test_teacher_and_student_are_of_its_environment_and_seeds():

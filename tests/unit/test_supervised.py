@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs_of_loops import assert_rows_have_distances
 
 from dormant.rl.networks import convolution
 from dormant.rl.networks.convolutional import ImageCNN
@@ -176,6 +177,11 @@ def test_an_epoch_takes_whole_batches_and_counts_gradient_steps(run):
     assert [row["gradient_steps"].tolist() for row in rows[1:4]] == [[10, 10], [20, 20], [30, 30]]
     assert [row["epoch"].tolist() for row in rows[:3]] == [[0, 0], [1, 1], [2, 2]]
     assert TINY.agent_steps_done(states[-1]) == TINY.agent_steps
+
+
+def test_rows_have_the_condition_of_the_network(run):
+    states, rows = run
+    assert_rows_have_distances([state.learner.params for state in states], rows[1:])
 
 
 def test_true_labels_are_learnt_and_shuffled_ones_are_new(run):

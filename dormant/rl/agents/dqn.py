@@ -251,13 +251,13 @@ class DQN:
         """Takes one gradient step on the augmented batch. Leaves the target network unchanged; see `synchronise`."""
         params, opt_state = state.learner
         batch = self.augmentation.augmented(batch)
-        gradient, losses, churn = self._gradient(state, batch)
+        gradient, losses, churn = self.gradient(state, batch)
         with jax.numpy_dtype_promotion("standard"):  # strict promotion forbids Adam's float ** int
             change, opt_state = self.optimizer().update(gradient, opt_state, params)
         return DQNState(Learner(optax.apply_updates(params, change), opt_state), state.target, churn), losses
 
-    def _gradient(self, state: DQNState, batch: Batch) -> tuple[Params, Losses, ChurnState | tuple[()]]:
-        """The gradient of the loss, the losses, and the next state of C-CHAIN.
+    def gradient(self, state: DQNState, batch: Batch) -> tuple[Params, Losses, ChurnState | tuple[()]]:
+        """The gradient of the loss on an augmented batch, the losses, and the next state of C-CHAIN.
 
         With C-CHAIN, the first half of the batch is the training batch. The second half holds the states on which
         changes of the Q values are penalised.
