@@ -1,6 +1,5 @@
 """UPGD, an optax optimizer that changes useful weights less and adds noise to useless ones."""
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree, UInt32
+
+from .settings import DECAY, NOT_NEGATIVE, POSITIVE, check_number, described
 
 
 class UPGDState(NamedTuple):
@@ -37,15 +38,10 @@ class UPGD:
     factor: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay must be at least 0 and below 1, got {self.decay}; 0 uses the last gradient only.")
-        for name in ("noise", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if not 0 < self.factor < math.inf:
-            raise ValueError(
-                f"factor must be positive, got {self.factor}; with 2, a weight of utility 0 takes full steps."
-            )
+        check_number("decay", self.decay, DECAY, "0 uses the last gradient only")
+        check_number("noise", self.noise, NOT_NEGATIVE)
+        check_number("weight_decay", self.weight_decay, NOT_NEGATIVE)
+        check_number("factor", self.factor, POSITIVE, "2 gives a weight without utility full steps")
 
 
 def upgd(
@@ -65,15 +61,22 @@ def upgd(
     >>> [round(value, 6) for value in change["w"].tolist()]  # utilities -0.5 and 0.5
     [-0.036553, -0.006724]
 
-    `update` raises ValueError without parameters.
+    Raises ValueError or TypeError for a wrong argument. `update` raises ValueError without parameters.
     Source: Elsayed and Mahmood 2024, "Addressing loss of plasticity and catastrophic forgetting in continual learning";
     core/optim/weight_upgd/first_order.py and core/run/rl/adaupgd.py at mohmdelsayed/upgd b75e90a. There are two
     differences. Their code corrects U for its start at zero, but not max U, so at first S is a step function. We
     correct neither, because the correction cancels in U / max U. If no utility is positive, U / max U has the wrong
     sign in their code and protects the most harmful weights. We then divide by the largest absolute utility.
     """
+    if not isinstance(learning_rate, jax.Array):  # an array may be a tracer, as in `optax.inject_hyperparams`
+        check_number("learning_rate", learning_rate, POSITIVE)
     settings = UPGD() if settings is None else settings
     base = optax.identity() if direction is None else direction
+    if not isinstance(settings, UPGD) or not isinstance(base, optax.GradientTransformation):
+        raise TypeError(
+            "expected upgd(learning_rate, direction, settings), for instance upgd(0.01, optax.scale_by_adam(), "
+            f"UPGD(noise=0.01)), got {described(direction)} and {described(settings)}."
+        )
 
     def init(params: PyTree[Array]) -> UPGDState:
         # The key depends on the initial weights. So seeds with different weights get different noise, also with `vmap`.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from .settings import check_cchain, check_parseval, check_spectral, check_strength
 from .wiring import by_path
 
 Params = PyTree[Array]
@@ -41,7 +42,11 @@ def penalised(penalty: Penalty | None, tx: optax.GradientTransformation) -> opta
     >>> change, _ = tx.update({"w": jnp.array([0.0])}, state, {"w": jnp.array([3.0])})
     >>> change["w"].tolist()  # -(2 * 0.5 * (3 - 1))
     [-2.0]
+
+    Raises TypeError if an argument has the wrong type.
     """
+    if not isinstance(penalty, Penalty | None) or isinstance(penalty, type) or not hasattr(tx, "update"):
+        raise TypeError("expected penalised(penalty, tx), for instance penalised(L2Init(), optax.adam(1e-3)).")
     return tx if penalty is None else optax.chain(add_gradient_of(penalty), tx)
 
 
@@ -74,7 +79,7 @@ class L2Init:
     strength: float = 1e-4
 
     def __post_init__(self) -> None:
-        _check(self.strength)
+        check_strength(self.strength)
 
     def __call__(self, params: Params, initial: Params) -> Float[Array, ""]:
         squares = jax.tree.map(lambda now, then: jnp.square(now - then).sum(), params, initial)
@@ -100,11 +105,7 @@ class Parseval:
     free: tuple[str, ...] = ("head", "value", "advantage")
 
     def __post_init__(self) -> None:
-        _check(self.strength)
-        if not self.scale > 0:
-            raise ValueError(
-                f"scale must be positive, got {self.scale}; with 1, incoming vectors are pulled towards length 1."
-            )
+        check_parseval(self.strength, self.scale, self.free)
 
     def __call__(self, params: Params, initial: Params) -> Float[Array, ""]:
         del initial
@@ -136,9 +137,7 @@ class Spectral:
     power: int = 2
 
     def __post_init__(self) -> None:
-        _check(self.strength)
-        if self.power < 1:
-            raise ValueError(f"power must be at least 1, got {self.power}; the paper uses 2.")
+        check_spectral(self.strength, self.power)
 
     def __call__(self, params: Params, initial: Params) -> Float[Array, ""]:
         del initial
@@ -197,11 +196,7 @@ class CChain:
     window: int = 50_000
 
     def __post_init__(self) -> None:
-        _check(self.strength)
-        if self.share is not None and not 0 < self.share < math.inf:
-            raise ValueError(f"share must be positive, got {self.share}; None keeps the strength fixed.")
-        if self.fixed < 1 or self.window < 1:
-            raise ValueError(f"fixed and window must be at least 1 step, got {self.fixed} and {self.window}.")
+        check_cchain(self.share, self.strength, self.fixed, self.window)
 
     def init(self, params: Params) -> ChurnState:
         """Returns the state before the first gradient step. The churn of that step is 0."""
@@ -268,8 +263,3 @@ def _unit(vector: Float[Array, " n"]) -> Float[Array, " n"]:
 
 def _total(terms: list[Array]) -> Float[Array, ""]:
     return sum(terms, start=jnp.zeros(()))
-
-
-def _check(strength: float) -> None:
-    if not 0 <= strength < math.inf:
-        raise ValueError(f"strength must not be negative, got {strength}; 0 has no effect.")

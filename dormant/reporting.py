@@ -45,8 +45,8 @@ def report(apply: Callable[..., PyTree], params: PyTree, *inputs: PyTree, tau: f
     Source: Sokar et al. 2023 for the scores. The interval is ours (see `score_bounds`).
     """
     checked_tau(tau)
-    samples = batch_size(inputs)
     wiring = trace(apply, params, *inputs)
+    samples = batch_size(inputs)
     scores = {name: np.asarray(found) for name, found in jax.jit(wiring.scores)(params, *inputs).items()}
     _warn_of([name for name, values in scores.items() if np.isnan(values).any()])
     places = _by_sample(wiring, params, inputs)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num, Shaped
 
-from .settings import checked_tau
+from .settings import checked_tau, described
 
 AnyArray = jax.Array | np.ndarray
 
@@ -89,6 +89,10 @@ def dormant_fraction(scores: Mapping[str, Shaped[AnyArray, " neurons"]], tau: fl
     Source: Sokar et al. 2023, definition 3.1, pooled as in dopamine/labs/redo/weight_recyclers.py; dead units, Lyle et
     al. 2023, "Understanding plasticity in neural networks".
     """
+    if not isinstance(scores, Mapping):
+        raise TypeError(
+            f"expected a dictionary from layers to scores, got {described(scores)}; write {{layer: scores}}."
+        )
     if not sum(values.size for values in scores.values()):
         raise ValueError("no neurons to count: scores is empty; pass the scores of at least one layer.")
     for name, values in scores.items():
@@ -108,9 +112,12 @@ def overlap_coefficient(first: Bool[AnyArray, " neurons"], second: Bool[AnyArray
     >>> float(overlap_coefficient(np.array([True, True, False]), np.array([True, False, False])))
     1.0
 
+    Raises TypeError unless both are masks of the same neurons.
     Source: Sokar et al. 2023, figure 5. The value for an empty set is our choice.
     """
     a, b = jnp.asarray(first), jnp.asarray(second)
+    if (a.dtype, b.dtype) != (bool, bool) or a.shape != b.shape:
+        raise TypeError(f"expected two masks of the same neurons, got {a.dtype}{a.shape} and {b.dtype}{b.shape}.")
     smaller = jnp.minimum(a.sum(), b.sum())
     shared = (a & b).sum().astype(jnp.float32)
     return jnp.where(smaller > 0, shared / jnp.maximum(smaller, 1).astype(shared.dtype), jnp.zeros_like(shared))

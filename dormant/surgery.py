@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
-from .settings import Renewal
+from .settings import Renewal, layers_within
 from .tracing.program import flat_program
-from .wiring import Masks, Network, NeuronLayer, Wiring, by_path, entry_mask, entry_sums, paths
+from .wiring import Masks, Network, NeuronLayer, by_path, entry_mask, entry_sums, paths
 
 Params = PyTree[Array]
 
@@ -49,11 +49,16 @@ def graft(
     >>> graft(learner, {"w": jnp.array([True, False, False])}, {"w": jnp.zeros(3)}, tx).params["w"].tolist()
     [0.0, 1.0, 1.0]
 
-    Raises ValueError if only some entries of a parameter are masked, but its optimizer state has another shape than the
-    parameter, so that it can't be reset for single entries.
+    Raises ValueError if a tree differs from that of the parameters. Also raises it if only some entries of a parameter
+    are masked, but its optimizer state has another shape, so that it can't be reset for single entries.
     Source: Sokar et al. 2023, algorithm 1. The reference code expects the moments in `opt_state[0]`, sets them to
     zero, and keeps the moments of biases.
     """
+    for name, tree in {"mask": mask, "donor": donor}.items():
+        if jax.tree.structure(tree) != jax.tree.structure(learner.params):
+            raise ValueError(
+                f"{name} must have the tree of the parameters: {paths(learner.params)}, got {paths(tree)}."
+            )
     params = jax.tree.map(_replace, learner.params, mask, donor)
     hits = _state_mask(tx, learner, mask if forget is None else forget)
     opt_state = jax.tree.map(
@@ -260,22 +265,22 @@ def recyclable(
 ) -> list[NeuronLayer]:
     """Returns the layers to recycle: all layers that can be recycled, or only those in `names` if it is given.
 
-    `names` contains names of layers, or of networks, such as "actor" for the layers "actor/dense" and "actor/conv". A
-    layer can't be recycled if its wiring has a reason against it, or if the optimizer does not train a parameter that
-    feeds or reads its neurons. If `names` is None, warns of untrained parameters. If `names` contains a layer that
-    can't be recycled, raises ValueError. If `coupled` is "skip", leaves out layers whose neurons are coupled.
+    `names` contains names of layers or of networks. A layer can't be recycled if its wiring has a reason against it, or
+    if the optimizer does not train a parameter that feeds or reads its neurons. Warns of the second case if `names` is
+    None. Raises ValueError if `names` contains a layer that does not exist or can't be recycled. If `coupled` is
+    "skip", leaves out layers whose neurons are coupled.
     """
     wiring, fixed = network.wiring, untrained(network.tx, params)
     reasons = {layer.name: layer.reasons or _untrained_reasons(layer, fixed) for layer in wiring.layers}
+    wanted = layers_within(names, [layer.name for layer in wiring.layers], "/")
     for name in names or ():
-        if not _within(wiring, name) and (why := reasons[wiring[name].name]):
+        if why := reasons.get(name):
             raise ValueError(f"layer {name!r} can't be recycled: {'; '.join(why)}.")
     for layer in wiring.layers if names is None else ():
         if layer.recyclable and reasons[layer.name]:
             warnings.warn(f"layer {layer.name!r} is not recycled: {'; '.join(reasons[layer.name])}.", stacklevel=3)
-    named = {layer for name in names or () for layer in (name, *_within(wiring, name))}
-    wanted = [layer for layer in wiring.layers if names is None or layer.name in named]
-    return [layer for layer in wanted if not reasons[layer.name] and not (layer.coupled_by and coupled == "skip")]
+    safe = [layer for layer in wiring.layers if layer.name in wanted and not reasons[layer.name]]
+    return [layer for layer in safe if not (layer.coupled_by and coupled == "skip")]
 
 
 def _untrained_reasons(layer: NeuronLayer, fixed: Collection[str]) -> tuple[str, ...]:
@@ -286,11 +291,6 @@ def _untrained_reasons(layer: NeuronLayer, fixed: Collection[str]) -> tuple[str,
         for path in entries
         if path in fixed
     )
-
-
-def _within(wiring: Wiring, network: str) -> list[str]:
-    """Returns the names of the layers of one network. Each name starts with the name of the network and a slash."""
-    return [layer.name for layer in wiring.layers if layer.name.startswith(f"{network}/")]
 
 
 def uncounted(layers: Sequence[NeuronLayer]) -> Recycled:

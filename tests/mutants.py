@@ -60,9 +60,17 @@ TABLE = "tests/unit/test_table.py tests/unit/test_overlap.py"
 TRACING = "tests/unit/test_tracing.py tests/unit/test_kinds_of_networks.py"
 
 MUTANTS = [
-    *of("settings.py", SCORES, ("fits = bool(tau >= 0)", "fits = not tau < 0")),
-    *of("settings.py", SCHEDULE, ("if steps < 1:", "if steps < 0:")),
-    *of("settings.py", RENEWAL, ("if value not in choices:", "if False:")),
+    *of("settings.py", SCORES, ("lambda number: number >= 0)", "lambda number: not number < 0)")),
+    *of(
+        "settings.py",
+        "tests/unit/test_misuse.py -k told",
+        ("if number < least:", "if number < least - 1:"),
+        ('if (moments, step_count) == ("keep", "keep"):', "if False:"),
+        ("or value not in choices:", "and value not in choices:"),
+        ("None if isinstance(number, bool) else", ""),
+        ("if within and getattr(what", "if getattr(what"),
+        ("if isinstance(number, type) or not", "if not"),
+    ),
     *of(
         "scores.py",
         SCORES,
@@ -116,7 +124,6 @@ MUTANTS = [
             "self.keep * old + (1 - self.keep) * new, donor, learner.params",
         ),
         ("when(step % self.period == 0,", "when(step % self.period == 1,"),
-        ('if (self.moments, self.step_count) == ("keep", "keep"):', "if False:"),
     ),
     *of(
         "interventions/projecting.py",

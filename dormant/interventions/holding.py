@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..settings import added, checked_steps, checked_tau, one_of
+from ..settings import added, check_clipping, check_whole, checked_tau
 from ..surgery import Learner, graft, nothing, recyclable
 from ..wiring import Network, by_path, entry_mask, paths
 from .schedule import when
@@ -46,9 +46,7 @@ class ClipWeights:
     bound: Literal["initial", "fan_in"] = added("initial")
 
     def __post_init__(self) -> None:
-        if not self.factor > 0:
-            raise ValueError(f"factor must be positive, got {self.factor}.")
-        one_of("bound", self.bound, ("initial", "fan_in"))
+        check_clipping(self.factor, self.bound)
 
     def init(self, learner: Learner, network: Network) -> Bounds:
         del network
@@ -113,7 +111,7 @@ class Prune:
 
     def __post_init__(self) -> None:
         checked_tau(self.tau)
-        checked_steps("period", self.period)
+        check_whole("period", self.period)
 
     def init(self, learner: Learner, network: Network) -> Pruned:
         layers = recyclable(network, learner.params, None, "recycle")
@@ -167,7 +165,7 @@ class PlasticityInjection:
     at: int
 
     def __post_init__(self) -> None:
-        checked_steps("at", self.at)
+        check_whole("at", self.at)
 
     def init(self, learner: Learner, network: Network) -> Injection:
         del network

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ..scores import dormant_mask
-from ..settings import checked_tau
+from ..settings import THRESHOLD, check_gap, check_number, check_share, checked_tau
 
 Scores = Mapping[str, Float[Array, " neurons"]]
 Counts = dict[str, Int[Array, ""]]
@@ -66,11 +66,7 @@ class Share:
     recyclings: int | None = None
 
     def __post_init__(self) -> None:
-        _check_share(self.share)
-        if self.recyclings is not None and self.recyclings < 1:
-            raise ValueError(
-                f"recyclings must be at least 1, got {self.recyclings}; leave it out for a constant share."
-            )
+        check_share(self.share, self.recyclings)
 
     def count(self, scores: Scores, recyclings: Int[Array, ""]) -> Counts:
         length = self.recyclings
@@ -103,8 +99,8 @@ class PooledShare:
     highest: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_share(self.share)
-        checked_tau(self.highest)
+        check_share(self.share)
+        check_number("highest", self.highest, THRESHOLD)
 
     def count(self, scores: Scores, recyclings: Int[Array, ""]) -> Counts:
         del recyclings
@@ -136,11 +132,7 @@ class Gap:
     floor: float = 1e-3
 
     def __post_init__(self) -> None:
-        checked_tau(self.highest)
-        if not self.least > 1:
-            raise ValueError(f"least must be above 1, got {self.least}; neighbours that are equal have a gap of 1.")
-        if not self.floor > 0:
-            raise ValueError(f"floor must be above 0, got {self.floor}; scores below it count as equal.")
+        check_gap(self.least, self.highest, self.floor)
 
     def count(self, scores: Scores, recyclings: Int[Array, ""]) -> Counts:
         del recyclings
@@ -158,8 +150,3 @@ class Gap:
 def _known(scores: Float[Array, " neurons"]) -> Bool[Array, ""]:
     """Whether no score of a layer is NaN."""
     return ~jnp.isnan(scores).any()
-
-
-def _check_share(share: float) -> None:
-    if not 0 < share <= 1:
-        raise ValueError(f"share must lie above 0 and not above 1, got {share}; 0.1 is a tenth of the neurons.")

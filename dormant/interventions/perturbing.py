@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..scores import dormant_fraction
-from ..settings import checked_soft_rate, checked_steps, checked_tau, one_of, soft_factors
+from ..settings import check_drm, check_layers, check_moments, check_soft, layers_within, soft_factors
 from ..surgery import Learner, everything, fresh, graft, nothing, restart_step_count
 from ..wiring import Network, by_path
 from .schedule import when
@@ -44,8 +44,7 @@ class SoftShrinkPerturb:
     period: int = 1_000
 
     def __post_init__(self) -> None:
-        checked_soft_rate(self.rate)
-        checked_steps("period", self.period)
+        check_soft(self.rate, self.period)
 
     def init(self, learner: Learner, network: Network) -> Softened:
         del learner, network
@@ -105,33 +104,14 @@ class DrM:
     step_count: Literal["keep", "restart"] = "restart"
 
     def __post_init__(self) -> None:
-        checked_tau(self.tau)
-        if not 0 <= self.least <= self.most <= 1:
-            raise ValueError(f"expected 0 <= least <= most <= 1, got least={self.least}, most={self.most}.")
-        if not self.slope >= 0:
-            raise ValueError(f"slope must not be negative, got {self.slope}; the paper uses 2.")
-        one_of("convolutions", self.convolutions, ("keep", "perturb"))
-        one_of("moments", self.moments, ("fresh", "keep"))
-        one_of("step_count", self.step_count, ("keep", "restart"))
+        check_drm(self.least, self.most, self.slope, self.tau, self.convolutions)
+        check_layers(self.layers)
+        check_moments(self.moments, self.step_count)
 
     def init(self, learner: Learner, network: Network) -> tuple[()]:
         del learner
-        self._counted({layer.name: layer.width for layer in network.wiring.layers})
+        layers_within(self.layers, [layer.name for layer in network.wiring.layers], "/")
         return ()
-
-    def _counted(self, layers: dict[str, PyTree]) -> dict[str, PyTree]:
-        """Returns the entries of the layers in which dormant neurons are counted.
-
-        Raises ValueError if `self.layers` contains an unknown name.
-        """
-        if self.layers is None:
-            return layers
-        for name in self.layers:
-            if not any(f"{layer}/".startswith(f"{name}/") for layer in layers):
-                raise ValueError(f"no layer or network is called {name!r}; the layers are {[*layers]}.")
-        return {
-            layer: one for layer, one in layers.items() if any(f"{layer}/".startswith(f"{n}/") for n in self.layers)
-        }
 
     def keep(self, fraction: Float[Array, ""]) -> Float[Array, ""]:
         """Returns the factor of the old weights, given the fraction of dormant neurons.
@@ -144,8 +124,9 @@ class DrM:
     def update(
         self, key: Array, learner: Learner, state: tuple[()], network: Network, *inputs: PyTree
     ) -> tuple[Learner, tuple[()]]:
-        scores = self._counted(network.wiring.scores(learner.params, *inputs))
-        fraction = dormant_fraction(scores, self.tau)
+        scores = network.wiring.scores(learner.params, *inputs)
+        counted = layers_within(self.layers, list(scores), "/")
+        fraction = dormant_fraction({name: scores[name] for name in counted}, self.tau)
         keep = self.keep(fraction)
         known = ~jnp.isnan(fraction)
         donor = fresh(network, key, learner)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..settings import one_of
+from ..settings import check_fire, check_flag
 from ..surgery import Learner, fresh, graft, nothing
 from ..wiring import Network, by_path
 from .resets import owner
@@ -42,10 +42,7 @@ class FIRE:
     moments: Literal["fresh", "keep"] = "keep"
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}; the paper uses 10.")
-        one_of("heads", self.heads, ("project", "keep", "fresh"))
-        one_of("moments", self.moments, ("fresh", "keep"))
+        check_fire(self.iterations, self.heads, self.moments)
 
     def init(self, learner: Learner, network: Network) -> tuple[()]:
         del learner, network
@@ -112,6 +109,9 @@ class NaP:
     """
 
     everywhere: bool = False
+
+    def __post_init__(self) -> None:
+        check_flag("everywhere", self.everywhere)
 
     def init(self, learner: Learner, network: Network) -> Norms:
         leaves = by_path(learner.params)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..metrics import contributions, gradient_scores, utilities
 from ..scores import neuron_scores
-from ..settings import Renewal, checked_tau, one_of
+from ..settings import Renewal, check_continual_backprop, check_recycle, check_recycling, checked_tau
 from ..surgery import Learner, Recycled, count, first_moments, fresh, graft, recyclable, renewed, uncounted
 from ..wiring import Entries, Network, NeuronLayer, Wiring, by_path, entry_mask
 from .how_many import Dormant, Number
@@ -56,8 +56,7 @@ class ReDo:
 
     def __post_init__(self) -> None:
         checked_tau(self.tau)
-        one_of("coupled", self.coupled, ("recycle", "skip"))
-        self.renewal  # noqa: B018 (checks the other options)
+        check_recycling(self.renewal, self.coupled, self.layers)
 
     @property
     def renewal(self) -> Renewal:
@@ -122,13 +121,8 @@ class Recycle:
     layers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        one_of("score", self.score, ("activation", "gradient", "contribution", "utility"))
-        one_of("order", self.order, ("lowest", "highest", "random"))
-        one_of("coupled", self.coupled, ("recycle", "skip"))
-        if self.at_most is not None and self.at_most < 1:
-            raise ValueError(
-                f"at_most must be at least 1 neuron, got {self.at_most}; omit it to recycle without a limit."
-            )
+        check_recycle(self.score, self.number, self.order, self.at_most, Number)
+        check_recycling(self.renewal, self.coupled, self.layers)
 
     def init(self, learner: Learner, network: Network) -> Recycling:
         if self.score == "gradient":
@@ -230,14 +224,8 @@ class ContinualBackprop:
     layers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.replacement_rate <= 1:
-            raise ValueError(f"replacement_rate must lie above 0 and not above 1, got {self.replacement_rate}.")
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay must be at least 0 and below 1, got {self.decay}; 0 uses only the last utility.")
-        if self.maturity < 0:
-            raise ValueError(f"maturity must be at least 0 updates, got {self.maturity}.")
-        one_of("utility", self.utility, ("contribution", "overall"))
-        one_of("coupled", self.coupled, ("recycle", "skip"))
+        check_continual_backprop(self.replacement_rate, self.maturity, self.decay, self.utility)
+        check_recycling(self.renewal, self.coupled, self.layers)
 
     def init(self, learner: Learner, network: Network) -> Usefulnesses:
         layers = recyclable(network, learner.params, self.layers, self.coupled)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..settings import checked_steps, checked_swr, one_of
+from ..settings import check_hare, check_layers, check_moments, check_reset_optimizer, check_shrinking, check_swr
 from ..surgery import Learner, everything, first_moments, fresh, graft, nothing, restart_step_count
 from ..wiring import Network, paths
 from .schedule import when
@@ -33,8 +33,8 @@ class Reset:
     step_count: Literal["keep", "restart"] = "keep"
 
     def __post_init__(self) -> None:
-        one_of("moments", self.moments, ("fresh", "keep"))
-        one_of("step_count", self.step_count, ("keep", "restart"))
+        check_layers(self.layers)
+        check_moments(self.moments, self.step_count)
 
     def init(self, learner: Learner, network: Network) -> tuple[()]:
         del network
@@ -101,8 +101,7 @@ class SWR:
     moments: Literal["fresh", "keep"] = "keep"
 
     def __post_init__(self) -> None:
-        checked_swr(self.utility, self.choice, self.factor)
-        one_of("moments", self.moments, ("fresh", "keep"))
+        check_swr(self.utility, self.choice, self.factor, self.moments)
 
     def init(self, learner: Learner, network: Network) -> tuple[()]:
         del network
@@ -159,9 +158,7 @@ class ShrinkPerturb:
     moments: Literal["fresh", "keep"] = "keep"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.keep <= 1:
-            raise ValueError(f"keep must lie between 0 and 1, got {self.keep}; 1 keeps all weights, 0 replaces all.")
-        one_of("moments", self.moments, ("fresh", "keep"))
+        check_shrinking(self.keep, self.moments)
 
     def init(self, learner: Learner, network: Network) -> tuple[()]:
         del learner, network
@@ -198,13 +195,7 @@ class ResetOptimizer:
     step_count: Literal["keep", "restart"] = "restart"
 
     def __post_init__(self) -> None:
-        one_of("moments", self.moments, ("fresh", "keep"))
-        one_of("step_count", self.step_count, ("keep", "restart"))
-        if (self.moments, self.step_count) == ("keep", "keep"):
-            raise ValueError(
-                "moments and step_count are both 'keep', so nothing would be reset; set moments='fresh' or "
-                "step_count='restart'."
-            )
+        check_reset_optimizer(self.moments, self.step_count)
 
     def init(self, learner: Learner, network: Network) -> tuple[()]:
         del learner, network
@@ -249,12 +240,7 @@ class HareTortoise:
     moments: Literal["fresh", "keep"] = "keep"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise ValueError(
-                f"momentum must be at least 0 and below 1, got {self.momentum}; with 0, nothing is averaged."
-            )
-        checked_steps("period", self.period)
-        one_of("moments", self.moments, ("fresh", "keep"))
+        check_hare(self.momentum, self.period, self.moments)
 
     def init(self, learner: Learner, network: Network) -> Tortoise:
         del network

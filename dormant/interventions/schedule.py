@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from ..settings import checked_steps, checked_tau
+from ..settings import check_every, check_when_dormant, checked_kind, checked_links
 from ..surgery import Learner
 from ..wiring import Network
 
@@ -31,36 +31,8 @@ class Intervention(Protocol):
 
 
 def checked_intervention(what: Intervention) -> Intervention:
-    """Returns `what`. Raises TypeError if it is not an intervention.
-
-    The message explains common mistakes, such as a class in place of an instance.
-    """
-    if isinstance(what, type):
-        raise TypeError(f"expected an intervention, got the class {what.__name__}; write {what.__name__}(...).")
-    if type(what).__module__.startswith("dormant.torch."):
-        name = type(what).__name__
-        raise TypeError(f"dormant.torch.{name} is for PyTorch; write dormant.{name}(...), which has the same options.")
-    if not isinstance(what, Intervention):
-        raise TypeError(
-            f"expected an intervention, which has `init` and `update`, got {what!r}; write for instance ReDo(tau=0.1)."
-        )
-    return what
-
-
-def checked_occasional(what: Intervention, within: str) -> Intervention:
-    """Returns `what`, an intervention that need not be called at every gradient step.
-
-    An intervention that must be called at every gradient step has an attribute `every_step` that is true. `within` is
-    the name of the wrapper in the error message.
-
-    Raises TypeError if `what` is not an intervention, and ValueError if it must be called at every step.
-    """
-    if getattr(checked_intervention(what), "every_step", False):
-        raise ValueError(
-            f"{what!r} must be called at every gradient step, so it can't be used within {within}; "
-            "use it alone, or in a Chain with other interventions."
-        )
-    return what
+    """Returns `what`. Raises TypeError if it is not an intervention, for example a class in place of an instance."""
+    return checked_kind(what, Intervention)
 
 
 class Scheduled(NamedTuple):
@@ -94,12 +66,7 @@ class Every:
     stop: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.period, Intervention):
-            raise TypeError(f"the period comes first: write Every(1_000, {self.period!r}).")
-        checked_steps("period", self.period)
-        checked_occasional(self.what, "Every")
-        if self.start < 0 or (self.stop is not None and self.stop <= self.start):
-            raise ValueError(f"expected 0 <= start < stop in gradient steps, got start={self.start}, stop={self.stop}.")
+        check_every(self.period, self.what, self.start, self.stop, Intervention)
 
     def init(self, learner: Learner, network: Network) -> Scheduled:
         return Scheduled(jnp.zeros((), jnp.int32), self.what.init(learner, network))
@@ -139,9 +106,7 @@ class Chain:
     links: tuple[Intervention, ...]
 
     def __init__(self, *links: Intervention) -> None:
-        if len(links) == 1 and isinstance(links[0], list | tuple):
-            raise TypeError("Chain takes each intervention as an argument of its own: write Chain(*interventions).")
-        object.__setattr__(self, "links", tuple(checked_intervention(link) for link in links))
+        object.__setattr__(self, "links", checked_links(links, Intervention))
 
     @property
     def every_step(self) -> bool:
@@ -238,12 +203,7 @@ class WhenDormant:
     tau: float = 0.1
 
     def __post_init__(self) -> None:
-        checked_tau(self.tau)
-        checked_occasional(self.what, "WhenDormant")
-        if not 0 < self.share <= 1:
-            raise ValueError(
-                f"share must lie above 0 and not above 1, got {self.share}; 0.25 is a quarter of the neurons."
-            )
+        check_when_dormant(self.share, self.what, self.tau, Intervention)
 
     def init(self, learner: Learner, network: Network) -> PyTree:
         return self.what.init(learner, network)

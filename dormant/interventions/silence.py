@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
-from ..settings import Renewal, checked_silences, one_of, silence_lengths
+from ..settings import Renewal, check_recycling, check_snr, silence_lengths
 from ..surgery import Learner, Recycled, count, recyclable, renewed, uncounted
 from ..wiring import Network
 from .schedule import when
@@ -67,8 +67,8 @@ class SNR:
     layers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        checked_silences(self.quantile, self.period, self.growth, self.least, self.most)
-        one_of("coupled", self.coupled, ("recycle", "skip"))
+        check_snr(self.quantile, self.period, self.growth, self.least, self.most)
+        check_recycling(self.renewal, self.coupled, self.layers)
 
     @property
     def lengths(self) -> Int[np.ndarray, " bins"]:

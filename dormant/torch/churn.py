@@ -1,6 +1,5 @@
 """C-CHAIN: a term of the loss that keeps a module's outputs as they were before the last gradient step."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..settings import check_cchain
 from .execution import plain
 from .schedule import State
 
@@ -37,12 +37,7 @@ class CChain:
     window: int = 50_000
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength < math.inf:
-            raise ValueError(f"strength must not be negative, got {self.strength}; 0 has no effect.")
-        if self.share is not None and not 0 < self.share < math.inf:
-            raise ValueError(f"share must be positive, got {self.share}; None keeps the strength fixed.")
-        if self.fixed < 1 or self.window < 1:
-            raise ValueError(f"fixed and window must be at least 1 step, got {self.fixed} and {self.window}.")
+        check_cchain(self.share, self.strength, self.fixed, self.window)
 
 
 def with_churn_term(cchain: CChain, module: nn.Module) -> "ChurnTerm":
@@ -87,7 +82,11 @@ class ChurnTerm:
         return self.cchain.share * self.loss / (self.churn + 1e-8)
 
     def __call__(self, loss: Float[Tensor, ""], *states: object) -> Float[Tensor, ""]:
-        """Returns the loss plus the churn term. `states` are inputs of the module."""
+        """Returns the loss plus the churn term on these inputs of the module. Raises TypeError for a wrong argument."""
+        if not isinstance(loss, Tensor) or loss.ndim or not states:
+            raise TypeError(
+                "expected the loss (a tensor of one number) and the states on which outputs stay: (loss, x)."
+            )
         outputs = self.module(*states)
         with torch.no_grad():
             before = functional_call(plain(self.module), self.previous, states)

@@ -278,12 +278,10 @@ def report(module: nn.Module, *inputs: object, tau: float = 0.1) -> reasons.Repo
     Raises ValueError if tau is negative, if the batch is empty, or if the inputs have first axes of different lengths.
     Source: Sokar et al. 2023 for the scores. The interval is ours (see `dormant.metrics.score_bounds`).
     """
+    wiring = trace(module, *inputs)
     lengths = {len(each) if each.ndim else None for each in tensors_in(inputs) or []}
     if len(lengths) != 1 or None in lengths:
-        raise ValueError(
-            f"every input must have the batch as its first axis, with the same length; got the lengths {lengths}."
-        )
-    wiring = trace(module, *inputs)
+        raise ValueError(f"every input must have the batch as its first axis, with the same length; got {lengths}.")
     if not wiring.layers:
         raise ValueError(NO_NEURONS)
     measured = measure(module, wiring, *inputs, tau=tau)

@@ -1,6 +1,5 @@
 """Resets the optimizer's state of recycled weights, and adds gradients of penalties to the gradient of the loss."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -11,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..settings import check_parseval, check_spectral, check_strength, described
 from .execution import plain, plain_name
 
 Optimizers = torch.optim.Optimizer | Iterable[torch.optim.Optimizer]
@@ -37,9 +37,9 @@ def optimizer_list(optimizers: Optimizers) -> list[torch.optim.Optimizer]:
     found: list[object] = [*optimizers] if isinstance(optimizers, Iterable) and not one else [optimizers]
     for each in found:
         if not isinstance(each, torch.optim.Optimizer):
-            what = f"the class {each.__name__}" if isinstance(each, type) else f"a {type(each).__name__}"
             raise TypeError(
-                f"optimizer must be a torch.optim.Optimizer or a list of optimizers that train the module; got {what}."
+                "optimizer must be a torch.optim.Optimizer or a list of optimizers that train the module; got "
+                f"{described(each)}."
             )
     return [each for each in found if isinstance(each, torch.optim.Optimizer)]
 
@@ -200,7 +200,7 @@ class L2Init:
     strength: float = 1e-4
 
     def __post_init__(self) -> None:
-        _check(self.strength)
+        check_strength(self.strength)
 
     def __call__(self, params: Weights, initial: Weights) -> Float[Tensor, ""]:
         return self.strength * _total([(leaf - initial[name]).square().sum() for name, leaf in params.items()])
@@ -226,11 +226,7 @@ class Parseval:
     free: tuple[str, ...] = ("head", "value", "advantage")
 
     def __post_init__(self) -> None:
-        _check(self.strength)
-        if not self.scale > 0:
-            raise ValueError(
-                f"scale must be positive, got {self.scale}; with 1, incoming vectors are pulled towards length 1."
-            )
+        check_parseval(self.strength, self.scale, self.free)
 
     def __call__(self, params: Weights, initial: Weights) -> Float[Tensor, ""]:
         del initial
@@ -262,9 +258,7 @@ class Spectral:
     power: int = 2
 
     def __post_init__(self) -> None:
-        _check(self.strength)
-        if self.power < 1:
-            raise ValueError(f"power must be at least 1, got {self.power}; the paper uses 2.")
+        check_spectral(self.strength, self.power)
 
     def __call__(self, params: Weights, initial: Weights) -> Float[Tensor, ""]:
         del initial
@@ -306,8 +300,3 @@ def _unit(vector: Tensor) -> Tensor:
 
 def _total(terms: list[Tensor]) -> Tensor:
     return torch.stack(terms).sum() if terms else torch.zeros(())
-
-
-def _check(strength: float) -> None:
-    if not 0 <= strength < math.inf:
-        raise ValueError(f"strength must not be negative, got {strength}; 0 has no effect.")

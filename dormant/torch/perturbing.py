@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..settings import checked_soft_rate, checked_steps, checked_tau, one_of, soft_factors
+from ..settings import check_drm, check_layers, check_moments, check_soft, layers_within, soft_factors
 from .execution import plain
 from .measuring import measure
 from .optimizers import check_held
@@ -40,8 +40,7 @@ class SoftShrinkPerturb:
     period: int = 1_000
 
     def __post_init__(self) -> None:
-        checked_soft_rate(self.rate)
-        checked_steps("period", self.period)
+        check_soft(self.rate, self.period)
 
     def init(self, module: nn.Module) -> State:
         del module
@@ -102,24 +101,16 @@ class DrM:
     step_count: Literal["keep", "restart"] = "restart"
 
     def __post_init__(self) -> None:
-        checked_tau(self.tau)
-        if not 0 <= self.least <= self.most <= 1:
-            raise ValueError(f"expected 0 <= least <= most <= 1, got least={self.least}, most={self.most}.")
-        if not self.slope >= 0:
-            raise ValueError(f"slope must not be negative, got {self.slope}; the paper uses 2.")
-        one_of("convolutions", self.convolutions, ("keep", "perturb"))
-        one_of("moments", self.moments, ("fresh", "keep"))
-        one_of("step_count", self.step_count, ("keep", "restart"))
+        check_drm(self.least, self.most, self.slope, self.tau, self.convolutions)
+        check_layers(self.layers)
+        check_moments(self.moments, self.step_count)
 
     def init(self, module: nn.Module) -> State:
         del module
         return {}
 
     def check(self, learner: Learner) -> None:
-        layers = [layer.name for layer in learner.wiring.layers]
-        for name in self.layers or ():
-            if not any(_within(layer, name) for layer in layers):
-                raise ValueError(f"no layer or submodule is called {name!r}; the layers are {layers}.")
+        layers_within(self.layers, [layer.name for layer in learner.wiring.layers], ".")
         check_held(learner.optimizers, trained(learner.module))
 
     def keep(self, fraction: float) -> float:
@@ -149,12 +140,6 @@ class DrM:
     def _fraction(self, learner: Learner, inputs: Inputs) -> Tensor:
         """Returns the fraction of dormant neurons, or NaN if an activation is NaN or infinite."""
         scores = measure(learner.module, learner.wiring, *inputs(), tau=self.tau).scores
-        counted = [
-            one for layer, one in scores.items() if self.layers is None or any(_within(layer, n) for n in self.layers)
-        ]
-        values = torch.cat([one.flatten() for one in counted])
+        counted = layers_within(self.layers, [layer.name for layer in learner.wiring.layers], ".")
+        values = torch.cat([scores[name].flatten() for name in counted if name in scores])
         return torch.where(values.isnan().any(), torch.nan, (values <= self.tau).to(values).mean())
-
-
-def _within(layer: str, name: str) -> bool:
-    return f"{layer}.".startswith(f"{name}.")

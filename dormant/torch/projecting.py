@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..settings import one_of
+from ..settings import check_fire, check_flag
 from .execution import plain
 from .optimizers import check_held
 from .recycling import Learner, fresh_values, write_
@@ -45,10 +45,7 @@ class FIRE:
     moments: Literal["fresh", "keep"] = "keep"
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}; the paper uses 10.")
-        one_of("heads", self.heads, ("project", "keep", "fresh"))
-        one_of("moments", self.moments, ("fresh", "keep"))
+        check_fire(self.iterations, self.heads, self.moments)
 
     def init(self, module: nn.Module) -> State:
         del module
@@ -110,6 +107,9 @@ class NaP:
     """
 
     everywhere: bool = False
+
+    def __post_init__(self) -> None:
+        check_flag("everywhere", self.everywhere)
 
     def init(self, module: nn.Module) -> State:
         kernels = {name: leaf for name, leaf in trained(module).items() if leaf.ndim > 1}

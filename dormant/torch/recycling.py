@@ -11,7 +11,7 @@ import torch.distributed as distributed
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from ..settings import Renewal, one_of
+from ..settings import Renewal, layers_within, one_of
 from .execution import named_leaves, plain, plain_name, storage
 from .measuring import RUNS, check_arguments, entry_sums, measure
 from .optimizers import Optimizers, check_held, check_known, forget_, optimizer_list
@@ -138,16 +138,10 @@ def recyclable(wiring: Wiring, names: tuple[str, ...] | None, coupled: Literal["
     out. Raises ValueError if a name does not exist, or if it is the name of a layer that can't be recycled.
     """
     layers = {layer.name: layer for layer in wiring.layers}
+    wanted = [layers[name] for name in layers_within(names, list(layers), ".")]
     for name in names or ():
         if name in layers and layers[name].reasons:
             raise ValueError(f"layer {name!r} can't be recycled: {'; '.join(layers[name].reasons)}.")
-        if not any(layer == name or layer.startswith(f"{name}.") for layer in layers):
-            raise ValueError(f"no layer is called {name!r}, or begins with {name + '.'!r}; the layers are {[*layers]}.")
-    wanted = [
-        layer
-        for layer in wiring.layers
-        if names is None or any(layer.name == name or layer.name.startswith(f"{name}.") for name in names)
-    ]
     return [layer for layer in wanted if layer.recyclable and not (layer.coupled_by and coupled == "skip")]
 
 

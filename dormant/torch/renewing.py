@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..settings import Renewal, checked_steps, checked_tau, one_of
+from ..settings import (
+    Renewal,
+    check_continual_backprop,
+    check_recycle,
+    check_recycling,
+    check_whole,
+    checked_tau,
+)
 from .how_many import Dormant, Number, Scores
 from .measuring import contributions, first_moments, gradient_scores, lasting_scores, utilities
 from .optimizers import Optimizers
@@ -60,14 +67,13 @@ class ReDo:
     incoming: Literal["fresh", "scaled"] = "fresh"
 
     def __new__(cls, *arguments: Any, **options: Any) -> "ReDo | Intervening":
-        if arguments and not isinstance(arguments[0], int | float):
+        if arguments and not isinstance(arguments[0], int | float | str):
             return _with_redo(*arguments, **options)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
         checked_tau(self.tau)
-        one_of("coupled", self.coupled, ("recycle", "skip"))
-        self.renewal  # noqa: B018 (checks the other options)
+        check_recycling(self.renewal, self.coupled, self.layers)
 
     @property
     def renewal(self) -> Renewal:
@@ -144,13 +150,8 @@ class Recycle:
     layers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        one_of("score", self.score, ("activation", "gradient", "contribution", "utility"))
-        one_of("order", self.order, ("lowest", "highest", "random"))
-        one_of("coupled", self.coupled, ("recycle", "skip"))
-        if self.at_most is not None and self.at_most < 1:
-            raise ValueError(
-                f"at_most must be at least 1 neuron, got {self.at_most}; omit it to recycle without a limit."
-            )
+        check_recycle(self.score, self.number, self.order, self.at_most, Number)
+        check_recycling(self.renewal, self.coupled, self.layers)
 
     def init(self, module: nn.Module) -> State:
         del module
@@ -245,14 +246,8 @@ class ContinualBackprop:
     layers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.replacement_rate <= 1:
-            raise ValueError(f"replacement_rate must lie above 0 and not above 1, got {self.replacement_rate}.")
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay must be at least 0 and below 1, got {self.decay}; 0 uses only the last utility.")
-        if self.maturity < 0:
-            raise ValueError(f"maturity must be at least 0 updates, got {self.maturity}.")
-        one_of("utility", self.utility, ("contribution", "overall"))
-        one_of("coupled", self.coupled, ("recycle", "skip"))
+        check_continual_backprop(self.replacement_rate, self.maturity, self.decay, self.utility)
+        check_recycling(self.renewal, self.coupled, self.layers)
 
     def init(self, module: nn.Module) -> State:
         del module
@@ -324,7 +319,7 @@ class Prune:
 
     def __post_init__(self) -> None:
         checked_tau(self.tau)
-        checked_steps("period", self.period)
+        check_whole("period", self.period)
 
     def init(self, module: nn.Module) -> State:
         del module

@@ -10,7 +10,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..settings import added, checked_steps, checked_swr, one_of
+from ..settings import (
+    added,
+    check_clipping,
+    check_hare,
+    check_layers,
+    check_moments,
+    check_reset_optimizer,
+    check_shrinking,
+    check_swr,
+)
 from .execution import plain, plain_name
 from .measuring import first_moments
 from .optimizers import check_held
@@ -38,8 +47,8 @@ class Reset:
     step_count: Literal["keep", "restart"] = "keep"
 
     def __post_init__(self) -> None:
-        one_of("moments", self.moments, ("fresh", "keep"))
-        one_of("step_count", self.step_count, ("keep", "restart"))
+        check_layers(self.layers)
+        check_moments(self.moments, self.step_count)
 
     def init(self, module: nn.Module) -> State:
         del module
@@ -125,8 +134,7 @@ class SWR:
     moments: Literal["fresh", "keep"] = "keep"
 
     def __post_init__(self) -> None:
-        checked_swr(self.utility, self.choice, self.factor)
-        one_of("moments", self.moments, ("fresh", "keep"))
+        check_swr(self.utility, self.choice, self.factor, self.moments)
 
     def init(self, module: nn.Module) -> State:
         del module
@@ -186,9 +194,7 @@ class ShrinkPerturb:
     moments: Literal["fresh", "keep"] = "keep"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.keep <= 1:
-            raise ValueError(f"keep must lie between 0 and 1, got {self.keep}; 1 keeps all weights, 0 replaces all.")
-        one_of("moments", self.moments, ("fresh", "keep"))
+        check_shrinking(self.keep, self.moments)
 
     def init(self, module: nn.Module) -> State:
         del module
@@ -227,13 +233,7 @@ class ResetOptimizer:
     step_count: Literal["keep", "restart"] = "restart"
 
     def __post_init__(self) -> None:
-        one_of("moments", self.moments, ("fresh", "keep"))
-        one_of("step_count", self.step_count, ("keep", "restart"))
-        if (self.moments, self.step_count) == ("keep", "keep"):
-            raise ValueError(
-                "moments and step_count are both 'keep', so nothing would be reset; set moments='fresh' or "
-                "step_count='restart'."
-            )
+        check_reset_optimizer(self.moments, self.step_count)
 
     def init(self, module: nn.Module) -> State:
         del module
@@ -273,12 +273,7 @@ class HareTortoise:
     moments: Literal["fresh", "keep"] = "keep"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise ValueError(
-                f"momentum must be at least 0 and below 1, got {self.momentum}; with 0, nothing is averaged."
-            )
-        checked_steps("period", self.period)
-        one_of("moments", self.moments, ("fresh", "keep"))
+        check_hare(self.momentum, self.period, self.moments)
 
     def init(self, module: nn.Module) -> State:
         return {
@@ -331,9 +326,7 @@ class ClipWeights:
     bound: Literal["initial", "fan_in"] = added("initial")
 
     def __post_init__(self) -> None:
-        if not self.factor > 0:
-            raise ValueError(f"factor must be positive, got {self.factor}.")
-        one_of("bound", self.bound, ("initial", "fan_in"))
+        check_clipping(self.factor, self.bound)
 
     def init(self, module: nn.Module) -> State:
         largest: dict[str, float] = {}

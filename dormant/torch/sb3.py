@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..settings import checked_steps, checked_tau
+from ..settings import check_whole, checked_tau
 from .measuring import Report, measure
 from .recycling import Init, check_init
 from .renewing import ReDo
@@ -65,9 +65,11 @@ class InterventionCallback(BaseCallback):
     ) -> None:
         super().__init__(verbose)
         self.intervention = checked_intervention(intervention)
-        self.period, self.tau = checked_steps("period", period), checked_tau(tau)
+        check_whole("period", period)
+        check_whole("score_batch", score_batch, "samples", hint="the paper uses 64")
         check_init(init)
-        self.score_batch, self.init_policy, self.seed = _checked_batch(score_batch), init, seed
+        self.period, self.tau, self.score_batch = period, checked_tau(tau), score_batch
+        self.init_policy, self.seed = init, seed
         self.plan: Intervening | None = None
         self.report: Report | None = None  # the last measurement
         self.new_steps = 0  # gradient steps since the intervention was last called
@@ -209,14 +211,6 @@ def ReDoCallback(
         raise TypeError(f"networks must be a list of names, got the text {networks!r}; write networks=[{networks!r}].")
     plan = Every(period, ReDo(tau=tau, layers=None if networks is None else tuple(networks)))
     return InterventionCallback(plan, period, tau, score_batch, init, seed, verbose)
-
-
-def _checked_batch(score_batch: int) -> int:
-    if isinstance(score_batch, bool) or not isinstance(score_batch, int):
-        raise TypeError(f"score_batch must be a whole number of samples, got {score_batch!r}.")
-    if score_batch < 1:
-        raise ValueError(f"score_batch must be at least 1 sample, got {score_batch}; the paper uses 64.")
-    return score_batch
 
 
 def _only(layers: list[str], report: Report) -> Report:

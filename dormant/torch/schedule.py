@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from ..settings import checked_steps, checked_tau
+from ..settings import check_every, check_when_dormant, check_whole, checked_kind, checked_links
 from .measuring import Report, measure
 from .optimizers import Optimizers, optimizer_list
 from .recycling import Init, Learner, check_init, same_on_every_process
@@ -40,28 +40,7 @@ class Intervention(Protocol):
 
 def checked_intervention(what: Intervention) -> Intervention:
     """Returns `what`. Raises TypeError if it is not an intervention, for example a class in place of an instance."""
-    if isinstance(what, type):
-        raise TypeError(f"expected an intervention, got the class {what.__name__}; write {what.__name__}(...).")
-    if isinstance(what, Intervention):
-        return what
-    name = type(what).__name__
-    if type(what).__module__.startswith("dormant.interventions"):
-        raise TypeError(f"dormant.{name} is for JAX; write dormant.torch.{name}(...), which has the same options.")
-    raise TypeError(f"expected an intervention, got {what!r}; write for instance ReDo(tau=0.1).")
-
-
-def checked_occasional(what: Intervention, within: str) -> Intervention:
-    """Returns `what`, an intervention that need not be called at every gradient step.
-
-    Raises TypeError if `what` is not an intervention, and ValueError if it must be called at every step. `within` is
-    the name of the wrapper in the error message.
-    """
-    if getattr(checked_intervention(what), "every_step", False):
-        raise ValueError(
-            f"{what!r} must be called at every gradient step, so it can't be used within {within}; "
-            "use it alone, or in a Chain with other interventions."
-        )
-    return what
+    return checked_kind(what, Intervention)
 
 
 @dataclass(frozen=True)
@@ -85,12 +64,7 @@ class Every:
     stop: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.period, Intervention):
-            raise TypeError(f"the period comes first: write Every(1_000, {self.period!r}).")
-        checked_steps("period", self.period)
-        checked_occasional(self.what, "Every")
-        if self.start < 0 or (self.stop is not None and self.stop <= self.start):
-            raise ValueError(f"expected 0 <= start < stop in gradient steps, got start={self.start}, stop={self.stop}.")
+        check_every(self.period, self.what, self.start, self.stop, Intervention)
 
     def init(self, module: nn.Module) -> State:
         return {"gradient_steps": 0, "inner": self.what.init(module)}
@@ -129,9 +103,7 @@ class Chain:
     links: tuple[Intervention, ...]
 
     def __init__(self, *links: Intervention) -> None:
-        if len(links) == 1 and isinstance(links[0], list | tuple):
-            raise TypeError("Chain takes each intervention as an argument of its own: write Chain(*interventions).")
-        object.__setattr__(self, "links", tuple(checked_intervention(link) for link in links))
+        object.__setattr__(self, "links", checked_links(links, Intervention))
 
     @property
     def every_step(self) -> bool:
@@ -178,12 +150,7 @@ class WhenDormant:
     tau: float = 0.1
 
     def __post_init__(self) -> None:
-        checked_tau(self.tau)
-        checked_occasional(self.what, "WhenDormant")
-        if not 0 < self.share <= 1:
-            raise ValueError(
-                f"share must lie above 0 and not above 1, got {self.share}; 0.25 is a quarter of the neurons."
-            )
+        check_when_dormant(self.share, self.what, self.tau, Intervention)
 
     def init(self, module: nn.Module) -> State:
         return self.what.init(module)
@@ -260,7 +227,8 @@ class Intervening:
         return self.step_on(lambda: inputs, steps)
 
     def step_on(self, inputs: Inputs, steps: int = 1) -> Counts | None:
-        """Does the same as `step`, but `inputs` is a function that returns the batch. It is called only when needed."""
+        """Does the same as `step`, with a function that returns the inputs. It is called only if they are needed."""
+        check_whole("steps", steps)
         learner = self.traced(inputs)
         self.gradient_steps += steps
         return self.intervention.update_(learner, self.state, inputs, steps)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from ..settings import Renewal, checked_silences, one_of, silence_lengths
+from ..settings import Renewal, check_recycling, check_snr, silence_lengths
 from .recycling import Learner, check_writable, dormant_masks, recyclable, renew_, same_on_every_process
 from .renewing import counted
 from .schedule import Counts, Inputs, State
@@ -48,8 +48,8 @@ class SNR:
     layers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        checked_silences(self.quantile, self.period, self.growth, self.least, self.most)
-        one_of("coupled", self.coupled, ("recycle", "skip"))
+        check_snr(self.quantile, self.period, self.growth, self.least, self.most)
+        check_recycling(self.renewal, self.coupled, self.layers)
 
     def init(self, module: nn.Module) -> State:
         del module

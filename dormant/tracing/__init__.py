@@ -11,6 +11,7 @@ from jax import core
 from jaxtyping import Array, Bool, PyTree
 
 from .. import hints
+from ..settings import described
 from ..wiring import Activation, Wiring, by_path, paths
 from .audit import audit
 from .kernels import convolution, product
@@ -46,9 +47,11 @@ def trace(apply: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Wiring:
     of these neurons are never recycled, and some are not measured. The wiring lists the parameters of the operation as
     not followed.
 
-    Raises TraceError if the function has no layer of neurons.
+    Raises TraceError if the function has no layer of neurons, and TypeError if `apply` is not a function.
     """
     hints.warn_once()
+    if not callable(apply):
+        raise TypeError(f"the function comes first: write trace(apply, params, *inputs); got {described(apply)}.")
     cache: dict[Any, tuple[Program, Found]] = {}
     found = _traced(apply, params, inputs, cache)[1]
 
@@ -58,6 +61,9 @@ def trace(apply: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Wiring:
         wanted = {site.value for site in (*now.sites, *now.made)}
         values = evaluate(traced, jax.tree.leaves((params, inputs)), wanted)
         finite = _finite(now, values, by_path(params))
+        if not all(values[site.value].size for site in now.sites):
+            shapes = [np.shape(leaf) for leaf in jax.tree.leaves(inputs)]
+            raise ValueError(f"expected at least one sample, got an empty batch: the inputs have shapes {shapes}.")
         measured = [_activation(site, values[site.value]) for site in now.sites]
         return [one._replace(values=_or_nan(one.values, finite[one.layer])) for one in measured]
 

@@ -113,21 +113,6 @@ def test_a_loop_with_the_term_learns_otherwise_and_its_first_step_is_plain():
     assert (kernels[0] != kernels[1]).any()
 
 
-@pytest.mark.parametrize("make", [CChain, dt.CChain], ids=["jax", "torch"])
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"strength": -1.0}, "strength must not be negative"),
-        ({"share": 0.0}, "share must be positive"),
-        ({"fixed": 0}, "fixed and window must be at least 1"),
-        ({"window": 0}, "fixed and window must be at least 1"),
-    ],
-)
-def test_impossible_settings_are_refused(make, settings, message):
-    with pytest.raises(ValueError, match=message):
-        make(**settings)
-
-
 def test_arguments_in_the_wrong_order_are_refused():
     with pytest.raises(TypeError):
         dt.with_churn_term(nn.Linear(1, 1), dt.CChain())

@@ -64,7 +64,7 @@ def test_a_network_takes_its_options(built):
         (("--intervention", "redo", "--layers", "dens"), "'dens'"),
         (("--intervention", "recycle", "--number", "gap", "--tau", "0.1"), "--number gap does not use --tau; choose"),
         (("--intervention", "recycle", "--share", "0.1"), "--number dormant does not use --share; choose another"),
-        (("--intervention", "clip-weights", "--factor", "0"), "factor must be positive, got 0.0"),
+        (("--intervention", "clip-weights", "--factor", "0"), "factor must be positive and finite, got 0.0"),
         (("--checkpoint-seconds", "nan"), "--checkpoint-seconds must be at least 0, got nan"),
         (("--checkpoint-seconds", "-1"), "--checkpoint-seconds must be at least 0, got -1.0"),
         (("--core", "4096"), "--core 4096 is not available"),

@@ -106,7 +106,7 @@ def test_every_kind_of_flag_reaches_the_training(built):
         (("--checkpoint-seconds", "nan"), "--checkpoint-seconds must be at least 0, got nan"),
         (("--intervention", "plasticity-injection"), "works with --agent dqn and drq only, not with sac"),
         (("--intervention", "prune", "--layers", "actor"), "--intervention prune does not use --layers"),
-        (("--intervention", "redo", "--layers", "critic3"), "no neuron layer is called 'critic3'"),
+        (("--intervention", "redo", "--layers", "critic3"), "no layer is called 'critic3'"),
         (("--intervention", "reset", "--layers", "fc"), "['fc']"),
         (("--replay-capacity", "1000000000"), "1 ring of 1,000,000,000 agent steps take 1 x ("),
     ],

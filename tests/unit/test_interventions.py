@@ -111,27 +111,9 @@ def test_coupled_layers_can_be_skipped():
     assert [layer.name for layer in ReDo().targets(learner, network)] == ["dense0", "dense1"]
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: ReDo(tau=-1.0), "tau must be at least 0"),
-        (lambda: ReDo(outgoing="none"), "outgoing must be one of 'zero', 'fresh'"),
-        (lambda: Every(0, ReDo()), "period must be at least 1"),
-        (lambda: Every(5, ReDo(), start=3, stop=3), "0 <= start < stop"),
-        (lambda: Prune(period=0), "period must be at least 1"),
-        (lambda: ShrinkPerturb(keep=1.5), "between 0 and 1"),
-    ],
-)
-def test_bad_arguments_are_refused(make, message):
-    # Also accepts TypeError, because the test suite's type checks may reject an option before the library checks it.
-    with pytest.raises((ValueError, TypeError)) as refused:
-        make()
-    assert message in str(refused.value) or "Literal" in str(refused.value) or "violates" in str(refused.value)
-
-
 def test_layers_that_do_not_exist_are_refused_at_init():
     network, learner = start()
-    with pytest.raises(KeyError, match="no neuron layer is called 'conv'"):
+    with pytest.raises(ValueError, match="no layer is called 'conv'"):
         ReDo(layers=("conv",)).init(learner, network)
     with pytest.raises(ValueError, match=r"no parameters belong to layers \['conv'\]"):
         Reset(("conv",)).init(learner, network)

@@ -83,16 +83,3 @@ def test_no_penalty_leaves_the_optimizer_as_it_is():
     assert penalised(None, tx) is tx
     with pytest.raises(ValueError, match=r"call tx.update\(gradient, state, params\)"):
         add_gradient_of(L2Init()).update({}, {})
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: L2Init(-1.0), "strength must not be negative"),
-        (lambda: Parseval(scale=0.0), "scale must be positive"),
-        (lambda: Spectral(power=0), "power must be at least 1"),
-    ],
-)
-def test_bad_arguments_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()

@@ -81,7 +81,7 @@ def test_each_network_is_scored_and_recycled_by_its_own_mask(state):
 
 
 def test_an_unknown_network_is_refused(state):
-    with pytest.raises(KeyError, match="no neuron layer is called 'critic3'"):
+    with pytest.raises(ValueError, match="no layer is called 'critic3'"):
         ReDo(layers=("critic3",)).init(state.learner, network())
 
 
