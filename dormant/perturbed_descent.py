@@ -92,7 +92,7 @@ def upgd(
             *(state.utility, updates, params),
         )
         towards, inner = base.update(updates, state.inner, params)
-        following, drawing = jax.random.split(jax.random.wrap_key_data(state.key))
+        next_key, drawing = jax.random.split(jax.random.wrap_key_data(state.key))
         noise = _normal(drawing, params) if settings.noise else jax.tree.map(jnp.zeros_like, params)
         scale = _scale(utility)
 
@@ -101,7 +101,7 @@ def upgd(
             return -learning_rate * (gate * (d + settings.noise * e) + settings.weight_decay * weight)
 
         changes = jax.tree.map(step, utility, towards, noise, params)
-        return changes, UPGDState(utility, jax.random.key_data(following), inner)
+        return changes, UPGDState(utility, jax.random.key_data(next_key), inner)
 
     return optax.GradientTransformation(init, update)
 

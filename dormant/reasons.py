@@ -58,7 +58,7 @@ def cures(reasons: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 @runtime_checkable
-class Told(Protocol):
+class HasReasons(Protocol):
     """An object with the reasons why a layer is not recycled, and the normalisations that couple its neurons."""
 
     @property
@@ -68,7 +68,7 @@ class Told(Protocol):
 
 
 @runtime_checkable
-class Layer(Told, Protocol):
+class Layer(HasReasons, Protocol):
     """A layer of a wiring, in JAX or PyTorch."""
 
     @property
@@ -99,8 +99,8 @@ def printed_wiring(layers: Sequence[Layer], outputs: Sequence[str], not_followed
     )
 
 
-def status(layer: Told) -> str:
-    """Returns "yes" if a layer is recycled, or "no: " and the reasons. Names normalisations that couple its neurons."""
+def status(layer: HasReasons) -> str:
+    """Returns "yes" if a layer is recycled, or "no: " and the reasons. Also names what couples its neurons."""
     if layer.reasons:
         return "no: " + "; ".join(layer.reasons)
     return "yes" + (f", but its neurons are coupled by {', '.join(layer.coupled_by)}" if layer.coupled_by else "")

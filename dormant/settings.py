@@ -13,7 +13,7 @@ import numpy as np
 
 Default = TypeVar("Default")
 Kind = TypeVar("Kind")
-LATER = "added later"
+ADDED = "added after runs were made"
 
 
 def added(default: Default) -> Default:
@@ -22,7 +22,7 @@ def added(default: Default) -> Default:
     If the setting has its default, it is left out of the description of a run. The names of run folders depend on this
     description, so folders of older runs keep their names.
     """
-    return field(default=default, metadata={LATER: True})
+    return field(default=default, metadata={ADDED: True})
 
 
 class Range(NamedTuple):

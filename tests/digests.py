@@ -3,8 +3,10 @@
     python tests/digests.py           compares with tests/digests.json; exits with 1 if anything differs
     python tests/digests.py --write   replaces tests/digests.json; log the reason in LOG.md
     python tests/digests.py sac       runs only the named cases
+    python tests/digests.py --against 040619b    compares with that revision, run on this machine
 
-Digests are valid for one version of JAX and one kind of CPU. Everything runs on one core, in about three minutes.
+The stored digests are valid for one version of JAX and one kind of CPU; on other CPUs use --against. Everything runs on
+one core, in about three minutes, and with --against in twice that time.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 FILE = Path(__file__).with_suffix(".json")
+ROOT = FILE.parents[1]
 # Compiles without optimisation, because short runs spend most of their time compiling.
 QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 REDO = ("--intervention", "redo", "--period", "50", "--tau", "0.3")
@@ -56,12 +59,13 @@ CASES = {
 }
 
 
-def measured(case: str, core: int) -> dict[str, dict[str, str]]:
-    """Runs a case and returns the digests of each of its runs."""
+def measured(case: str, core: int, root: Path = ROOT) -> dict[str, dict[str, str]]:
+    """Runs a case with the package in `root` and returns the digests of each of its runs."""
     with tempfile.TemporaryDirectory() as folder:
         own = ("--core", str(core)) if CASES[case][0] == "train" else ()
         command = [sys.executable, "-m", "dormant", *CASES[case], *own, "--run-dir", str(Path(folder) / case)]
-        said = subprocess.run(command, env=os.environ | QUICK, capture_output=True, text=True)
+        own_path = {"PYTHONPATH": str(root)}
+        said = subprocess.run(command, env=os.environ | QUICK | own_path, cwd=root, capture_output=True, text=True)
         assert said.returncode == 0, said.stderr[-2_000:]
         return {name_of(done.parent, Path(folder)): dict(digests(done.parent)) for done in finished(Path(folder))}
 
@@ -107,15 +111,28 @@ def combined(parts: Iterator[bytes]) -> str:
     return hashlib.sha256("".join(sorted(hashlib.sha256(part).hexdigest() for part in parts)).encode()).hexdigest()[:16]
 
 
+def at_revision(revision: str, cases: list[str], core: int) -> dict[str, dict[str, dict[str, str]]]:
+    """Runs the cases with the package of a revision of git."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = subprocess.run(["git", "archive", revision, "dormant"], cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+        return {case: measured(case, core, Path(folder)) for case in cases}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="case", help=f"any of {', '.join(CASES)}; all by default")
-    parser.add_argument("--write", action="store_true", help="replace the stored digests")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--write", action="store_true", help="replace the stored digests")
+    source.add_argument("--against", metavar="REVISION", help="compare with a revision, not with the stored digests")
     flags = parser.parse_args()
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
     stored = json.loads(FILE.read_text()) if FILE.exists() else {}
-    found = {case: measured(case, core) for case in flags.cases or CASES}
+    cases = flags.cases or [*CASES]
+    if flags.against:
+        stored = at_revision(flags.against, cases, core) | {"jax": jax.__version__}
+    found = {case: measured(case, core) for case in cases}
     if flags.write:
         FILE.write_text(json.dumps(stored | {"jax": jax.__version__} | found, indent=1, sort_keys=True) + "\n")
         return 0
@@ -126,7 +143,8 @@ def main() -> int:
         for what in ("parameters", "optimizer", "other", "metrics", "scores")
         if runs.get(run, {}).get(what) != stored.get(case, {}).get(run, {}).get(what)
     ]
-    print("\n".join(changed) or f"{sum(map(len, found.values()))} runs have the stored digests.")
+    other = f"digests of {flags.against}" if flags.against else "stored digests"
+    print("\n".join(changed) or f"{sum(map(len, found.values()))} runs have the {other}.")
     if changed and stored.get("jax") != jax.__version__:
         print(f"The stored digests come from JAX {stored.get('jax')}; the installed version is {jax.__version__}.")
     return 1 if changed else 0

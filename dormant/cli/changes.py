@@ -24,7 +24,7 @@ from dormant.rl.networks import convolutional
 
 Made = TypeVar("Made")
 Training = device.DeviceTraining | atari_loop.AtariTraining | control.ControlTraining
-Place = tuple[str | int, ...]  # path from a training to one of its fields: field names, and positions in tuples
+FieldPath = tuple[str | int, ...]  # path from a training to one of its fields: field names, and positions in tuples
 # FIELD=VALUE for each change; the flag may be given several times.
 Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE"), tyro.conf.UseAppendAction]
 # The modules whose dataclasses a run's spec.json can name.
@@ -110,11 +110,11 @@ def changed(training: Made, changes: Sequence[Change]) -> Made:
     return training
 
 
-def _shown(path: Place) -> str:
+def _shown(path: FieldPath) -> str:
     return ".".join(map(str, path))
 
 
-def _paths(value: object) -> Iterator[Place]:
+def _paths(value: object) -> Iterator[FieldPath]:
     """The paths of all fields that hold a plain value."""
     if dataclasses.is_dataclass(value):
         parts = [(each.name, getattr(value, each.name)) for each in dataclasses.fields(value)]
@@ -127,7 +127,7 @@ def _paths(value: object) -> Iterator[Place]:
         yield from ((name, *path) for path in _paths(part))
 
 
-def _with(value: Any, path: Place, change: Change) -> Any:
+def _with(value: Any, path: FieldPath, change: Change) -> Any:
     """A copy of `value` with a new value for the field at the end of `path`."""
     if not path:
         return _converted(value, change)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dormant.cli import quick
-from dormant.cli.terminal import check_folder, counted, duration, each_seed, latest, refuse, sparkline, watching
+from dormant.cli.terminal import check_folder, counted, duration, each_seed, latest, live_table, refuse, sparkline
 from dormant.lab.judging import at_end_of_run, mean, mean_interval, training_returns
 from dormant.lab.machine import cores, keep_compiled_code
 from dormant.lab.runs.folder import RunFolder, curve, layers
@@ -157,7 +157,7 @@ def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
 def _watch(console: Console, length: Length, folders: Folders, arms: Mapping[str, subprocess.Popen[bytes]]) -> None:
     """Shows the arms until all have ended or one has failed."""
     begun = _done(folders), time.monotonic()
-    with watching(console) as show:
+    with live_table(console) as show:
         while any(process.poll() is None for process in arms.values()) and not any(p.poll() for p in arms.values()):
             show(lambda: _progress(folders, length, _left(folders, length, *begun)))
             time.sleep(1.0)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 
-from dormant.cli.terminal import counted, each_seed, latest, sparkline, watching
+from dormant.cli.terminal import counted, each_seed, latest, live_table, sparkline
 from dormant.interventions import Chain, Every, ReDo
 from dormant.supervised.renamed import TAU, RenamedDigits
 
@@ -27,7 +27,7 @@ def run(console: Console, picture: Path, seeds: int) -> int:
     console.print(f"[bold]Digits[/] of scikit-learn, {size}. Each task gives the ten digits new labels.")
     states = {arm: training.init() for arm, training in trainings.items()}
     measured: dict[str, tuple[Tasks, Tasks]] = {arm: (np.empty((0, seeds)), np.empty((0, seeds))) for arm in ARMS}
-    with watching(console) as show:
+    with live_table(console) as show:
         show(lambda: _progress(measured))
         for number in range(TASKS):
             for arm, training in trainings.items():

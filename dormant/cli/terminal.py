@@ -155,7 +155,7 @@ def time_left(board: Board, weight: Weight) -> float:
 
 
 @contextmanager
-def watching(console: Console) -> Iterator[Callable[[Callable[[], Table]], None]]:
+def live_table(console: Console) -> Iterator[Callable[[Callable[[], Table]], None]]:
     """Yields a function that shows the table that it is given a function for, in place of the previous table.
 
     In redirected output, it prints a table at most every `LINE_SECONDS`, and does not make the others.

@@ -19,7 +19,7 @@ from dormant.hints import suggestion
 from dormant.lab.machine import keep_compiled_code, pin, spread_seeds
 from dormant.lab.runs.description import describe
 from dormant.lab.runs.folder import RunFolder, RunRefused
-from dormant.lab.runs.live import following, sinks_of
+from dormant.lab.runs.live import sending, sinks_of
 from dormant.lab.runs.runner import FULL, Diverged, Progress, run
 from dormant.rl.agents import ATARI_100K_GAME, ATARI_100K_RUN, atari_dqn, atari_drq, minatar_dqn, minatar_drq
 from dormant.rl.agents.dqn import DQN
@@ -353,7 +353,7 @@ def _run(training: Training, flags: Flags | TrainLike, progress: Progress) -> No
     except ValueError as error:
         refuse(error)
     try:
-        with held_back(), following(RunFolder(flags.run_dir), sinks, progress) as both:
+        with held_back(), sending(RunFolder(flags.run_dir), sinks, progress) as both:
             run(training, flags.run_dir, both, saving.checkpoint_seconds, saving.stop_when_diverged)
     except OSError as error:
         not_written(error, flags.run_dir, _advice(error))

@@ -137,8 +137,8 @@ class Group:
             return Reason(f"{verb} by {name}, {untrained[name]}, which nothing trains", TRAIN)
         start = notes.starts[notes.names.index(name)]
         shape = notes.shapes[name]
-        elsewhere = notes.elsewhere[start : start + shape.numel()].reshape(shape)
-        if bool((elsewhere & (owners >= 0)).any()):
+        other_use = notes.other_use[start : start + shape.numel()].reshape(shape)
+        if bool((other_use & (owners >= 0)).any()):
             return Reason(
                 f"{name} is also used by aten.{notes.not_followed.get(name, 'an operation')}, which is not followed",
                 DIRECT,
@@ -223,7 +223,7 @@ def _leaves_of(outputs: Sequence[Tensor]) -> tuple[set[int], list[str]]:
             leaves.add(id(getattr(node, "variable")))  # noqa: B009
         if isinstance(node, torch.autograd.function.BackwardCFunction) and not node.name().startswith("BackwardHook"):
             own[type(node).__name__.removesuffix("Backward")] = None
-        following = {after for after, _ in node.next_functions if after is not None} - seen
-        seen |= following
-        waiting += following
+        inputs = {after for after, _ in node.next_functions if after is not None} - seen
+        seen |= inputs
+        waiting += inputs
     return leaves, list(own)

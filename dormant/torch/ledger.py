@@ -56,7 +56,7 @@ class Ledger:
         self.starts = torch.tensor([0, *sizes]).cumsum(0)[:-1].tolist()
         self.entries = torch.arange(sum(sizes))  # the indices of all entries of all parameters
         self.owners = {side: torch.full((sum(sizes),), UNCLAIMED) for side in SIDES}
-        self.elsewhere = torch.zeros(sum(sizes), dtype=torch.bool)
+        self.other_use = torch.zeros(sum(sizes), dtype=torch.bool)
         self.compacted: dict[tuple[str, str], Tensor] = {}  # a cache for `owners_of`
         self.clashes: list[Tensor] = []
         self.layers: list[Layer] = []
@@ -124,9 +124,6 @@ class Ledger:
         found = torch.unique(torch.bucketize(neurons[real].contiguous(), starts, right=True) - 1)
         groups = {self.groups[index] for index in found.tolist()}
         return [index for index, group in enumerate(self.groups) if group in groups]
-
-    def names_of(self, neurons: Tensor) -> list[str]:
-        return [self.layers[index].name for index in self.layers_of(neurons)]
 
     def current(self, neurons: Tensor) -> Tensor:
         """Returns the current numbers of these neurons. Neurons that were merged have the same number."""
@@ -268,7 +265,7 @@ class Ledger:
             entries = lean(part.entries)
             entries = entries[entries >= 0]
             if entries.numel():
-                self.elsewhere[entries] = True
+                self.other_use[entries] = True
                 taken |= dict.fromkeys(self.parameters(entries), operation)
         trained = {name: how for name, how in taken.items() if name not in self.frozen}
         self.not_followed = trained | self.not_followed

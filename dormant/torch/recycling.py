@@ -101,10 +101,10 @@ def dormant_masks(learner: Learner, layers: Iterable[NeuronLayer], inputs: tuple
     """
     found = measure(learner.module, learner.wiring, *inputs, tau=tau).masks
     masks = {layer.name: found[layer.name] for layer in layers if layer.name in found}
-    return _dormant_elsewhere(learner.module, learner.wiring, inputs, masks, tau)
+    return _dormant_in_all_runs(learner.module, learner.wiring, inputs, masks, tau)
 
 
-def _dormant_elsewhere(
+def _dormant_in_all_runs(
     module: nn.Module, wiring: Wiring, inputs: tuple[object, ...], masks: dict[str, Tensor], tau: float
 ) -> dict[str, Tensor]:
     """Returns the masks after removing the neurons that are active in training mode or with other random numbers."""

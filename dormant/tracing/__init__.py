@@ -102,7 +102,7 @@ def _analyse(traced: Program, params: PyTree) -> Found:
     for number in traced.outputs:
         value = values[number]
         notes.returned |= notes.producers_of(value.neurons) | value.mixed
-        notes.note_elsewhere(value.parts, "returned")
+        notes.note_other_use(value.parts, "returned")
     trained = trained_inputs(traced)
     if trained.intersection(traced.inputs[: len(leaves)]):  # false if all outputs are integers, such as actions
         notes.untrained = {leaf for leaf in range(len(leaves)) if traced.inputs[leaf] not in trained}

@@ -204,7 +204,7 @@ def feed(
     if clash:
         notes.blame(producers, Reason("several neurons share an entry of its kernel", OWN))
         notes.blame(notes.producers_of(data.neurons), Reason(f"several neurons share an entry of {name}'s kernel", OWN))
-    notes.note_elsewhere(data.parts, f"an input of {name}")
+    notes.note_other_use(data.parts, f"an input of {name}")
     notes.blame(data.mixed, Reason(f"reaches {name} without weights of its own", APART))
     notes.blame(kernel.mixed, Reason(f"reaches {name}'s kernel without weights of its own", APART))
     notes.read |= data.mixed | kernel.mixed
@@ -306,7 +306,7 @@ def _weighted(
     for producer in weights.mixed - owners:
         notes.follows[producer] |= owners
     for operand in (value, weights):
-        notes.note_elsewhere(operand.parts, f"computed with in '{step.name}'")
+        notes.note_other_use(operand.parts, f"computed with in '{step.name}'")
 
     def placed(ids: Ids) -> Ids:
         ordered = ids.transpose(*mine.batch, *mine.free, *mine.summed)

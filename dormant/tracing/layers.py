@@ -58,8 +58,8 @@ def _not_followed(notes: Ledger) -> dict[str, str]:
     followed = {use.leaf for use in notes.uses if any(_any(ids) for ids in (use.feeds, use.reads))}
     lost: dict[str, list[str]] = {notes.leaf_names[use.leaf]: [] for use in notes.uses if use.leaf not in followed}
     for use in notes.uses:
-        if notes.leaf_names[use.leaf] in lost and use.elsewhere:
-            lost[notes.leaf_names[use.leaf]].append(use.elsewhere)
+        if notes.leaf_names[use.leaf] in lost and use.other_use:
+            lost[notes.leaf_names[use.leaf]].append(use.other_use)
     return {path: "; ".join(dict.fromkeys(wheres)) or "multiplies or shifts inputs" for path, wheres in lost.items()}
 
 
@@ -162,16 +162,16 @@ def _conflicts(path: str, uses: list[tuple[Use, Ids, Ids]], feeds: Ids | None, r
     feeds, reads = (nowhere if ids is None else ids for ids in (feeds, reads))
     touched = (feeds >= 0) | (reads >= 0)
     found = [
-        Reason(f"{path} is also {use.elsewhere}", DIRECT)
+        Reason(f"{path} is also {use.other_use}", DIRECT)
         for use, _, _ in uses
-        if use.elsewhere and (use.covers & touched).any()
+        if use.other_use and (use.covers & touched).any()
     ]
     if ((feeds >= 0) & (reads >= 0)).any():
         found.append(Reason(f"{path} both feeds and reads it", OWN))
     for use, feeds_here, reads_here in uses:
         differs = ((feeds != feeds_here) | (reads != reads_here)) & use.covers
-        if differs.any() and not use.elsewhere:
-            found.append(Reason(f"{path} also has another use", OWN))
+        if differs.any() and not use.other_use:
+            found.append(Reason(f"{path} has another use besides", OWN))
     return found
 
 

@@ -34,14 +34,14 @@ class Use(NamedTuple):
 
     `feeds` holds the id of the neuron that each entry feeds, and `reads` the id of the neuron that it reads. Both
     broadcast to the parameter's shape, and None stands for no neurons. `covers` is a mask of the used entries, such as
-    one slice of a stack of kernels. If the entries neither feed nor read neurons, `elsewhere` describes the use.
+    one slice of a stack of kernels. If the entries neither feed nor read neurons, `other_use` describes the use.
     """
 
     leaf: int
     covers: Bool[np.ndarray, "..."]
     feeds: Ids | None
     reads: Ids | None
-    elsewhere: str = ""
+    other_use: str = ""
 
 
 class Feed(NamedTuple):
@@ -212,7 +212,7 @@ class Ledger:
         clash = any(ids is not None and got is None for ids, got in zip((feeds, reads), in_leaf, strict=True))
         self.uses.append(
             Use(
-                part.leaf, self.covered(part), *in_leaf, elsewhere="entries that several neurons share" if clash else ""
+                part.leaf, self.covered(part), *in_leaf, other_use="entries that several neurons share" if clash else ""
             )
         )
         return not clash
@@ -225,7 +225,7 @@ class Ledger:
                 found[producer].add(use.leaf)
         return found
 
-    def note_elsewhere(self, parts: Iterable[Part], what: str) -> None:
+    def note_other_use(self, parts: Iterable[Part], what: str) -> None:
         self.uses += [Use(part.leaf, self.covered(part), None, None, what) for part in parts]
 
     def covered(self, part: Part) -> Bool[np.ndarray, "..."]:
@@ -266,7 +266,7 @@ def mix(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) ->
         if operand.has_neurons:
             mixed |= notes.producers_of(operand.neurons)
             notes.note_resort(number, operand)
-        notes.note_elsewhere(operand.parts, f"computed with in '{step.name}'")
+        notes.note_other_use(operand.parts, f"computed with in '{step.name}'")
         hidden |= {(part.leaf, step.name) for part in operand.parts}
     for what in sorted({notes.leaf_names[leaf] for leaf, _ in hidden}):
         notes.blame(mixed, Reason(f"{what} reads it in '{step.name}', which is not followed", DIRECT))

@@ -43,7 +43,7 @@ TORCH_FAULTS = {
     "training mode wakes nobody": CodeFault(
         "A neuron that is silent in evaluation mode is recycled although it is active in training mode.",
         "dormant.torch.recycling",
-        "_dormant_elsewhere",
+        "_dormant_in_all_runs",
         lambda module, wiring, inputs, masks, tau: masks,
     ),
     "moments are kept": CodeFault(

@@ -12,7 +12,7 @@ from walks import Walk
 from dormant.cli import run as command
 from dormant.lab.runs import runner
 from dormant.lab.runs.folder import RunFolder, rows
-from dormant.lab.runs.live import TensorBoard, following
+from dormant.lab.runs.live import TensorBoard, sending
 
 TWO_SEEDS = Walk(seeds=(0, 3))
 METRIC = "dormant/0.1/all"
@@ -56,7 +56,7 @@ class Stopped(Exception):
 def trained(path, sinks, stop_at=None):
     """Runs a random walk with sinks that follow it. Returns its run folder, or raises Stopped at step `stop_at`."""
     folder = RunFolder(path)
-    with following(folder, sinks) as live:
+    with sending(folder, sinks) as live:
 
         def progress(agent_steps):
             live(agent_steps)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dormant.lab import Scale, Trainable, name_of
-from dormant.settings import LATER
+from dormant.settings import ADDED
 
 
 class Difference(NamedTuple):
@@ -45,7 +45,7 @@ def _deciding(value: Any) -> Iterator[dataclasses.Field]:
     for field in dataclasses.fields(value):
         # Leaves out fields with `compare=False`, because they do not change the result of a run, and fields that did
         # not exist in older runs and have their default.
-        if field.compare and not (field.metadata.get(LATER) and getattr(value, field.name) == field.default):
+        if field.compare and not (field.metadata.get(ADDED) and getattr(value, field.name) == field.default):
             yield field
 
 

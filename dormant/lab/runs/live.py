@@ -132,7 +132,7 @@ def send(rows: Sequence[Numbers], sinks: Sequence[Sink]) -> None:
 
 
 @contextlib.contextmanager
-def following(
+def sending(
     folder: RunFolder, sinks: Sequence[Sink], progress: Callable[[int], None] = lambda agent_steps: None
 ) -> Iterator[Callable[[int], None]]:
     """Yields a function that calls `progress` and then sends the new rows of a run to the sinks.
