@@ -13,6 +13,7 @@ import numpy as np
 
 Default = TypeVar("Default")
 Kind = TypeVar("Kind")
+Number = float | int
 ADDED = "added after runs were made"
 
 
@@ -41,7 +42,7 @@ INSIDE = Range("lie above 0 and below 1", lambda number: 0 < number < 1)
 THRESHOLD = Range("be at least 0", lambda number: number >= 0)
 
 
-def check_number(name: str, number: float, bounds: Range, hint: str = "") -> None:
+def check_number(name: str, number: Number, bounds: Range, hint: str = "") -> None:
     """Raises ValueError if a number lies outside of its range, and TypeError if it is not a number.
 
     `name` is the setting's name in the message, and `hint` says more about its values.
@@ -60,14 +61,33 @@ def check_number(name: str, number: float, bounds: Range, hint: str = "") -> Non
 def check_whole(name: str, number: int, of: str = "gradient steps", least: int = 1, hint: str = "") -> None:
     """Raises TypeError if `number` is not an integer (the float 1e3 is not), and ValueError if it is below `least`.
 
-    `name` is the setting's name in the message, and `of` says what it counts.
+    `name` is the setting's name in the message. `of` says what it counts; it may be empty.
     """
     if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
         write = f"; write {int(number)}" if isinstance(number, float) and number.is_integer() else ""
-        raise TypeError(f"{name} must be a whole number of {of}, got {described(number)}{write}.")
+        kind = f"a whole number of {of}" if of else "a whole number"
+        raise TypeError(f"{name} must be {kind}, got {described(number)}{write}.")
     if number < least:
-        unit = of.removesuffix("s") if least == 1 else of
-        raise ValueError(f"{name} must be at least {least} {unit}, got {number}{'; ' if hint else ''}{hint}.")
+        unit = f" {of.removesuffix('s') if least == 1 else of}" if of else ""
+        raise ValueError(f"{name} must be at least {least}{unit}, got {number}{'; ' if hint else ''}{hint}.")
+
+
+def check_fields(settings: object, bounds: Range, *names: str) -> None:
+    """Raises ValueError or TypeError if one of these fields of a dataclass lies outside of the range."""
+    for name in names:
+        check_number(name, getattr(settings, name), bounds)
+
+
+def check_counts(settings: object, *names: str) -> None:
+    """Raises ValueError or TypeError if one of these fields of a dataclass is not a whole number above 0."""
+    for name in names:
+        check_whole(name, getattr(settings, name), "")
+
+
+def check_value(name: str, value: object) -> None:
+    """Raises TypeError if `value` is a class."""
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be a value, got the class {value.__name__}; write {value.__name__}(...).")
 
 
 def described(value: object) -> str:
@@ -178,7 +198,7 @@ def check_recycle(score: str, number: object, order: str, at_most: int | None, r
         check_whole("at_most", at_most, "neurons", hint="omit it to recycle without a limit")
 
 
-def check_continual_backprop(replacement_rate: float, maturity: int, decay: float, utility: str) -> None:
+def check_continual_backprop(replacement_rate: Number, maturity: int, decay: Number, utility: str) -> None:
     """Checks the settings that only `ContinualBackprop` has. Raises ValueError or TypeError."""
     check_number("replacement_rate", replacement_rate, SHARE)
     check_whole("maturity", maturity, "updates", least=0)
@@ -186,25 +206,19 @@ def check_continual_backprop(replacement_rate: float, maturity: int, decay: floa
     one_of("utility", utility, ("contribution", "overall"))
 
 
-def check_share(share: float, recyclings: int | None = None) -> None:
+def check_share(share: Number, recyclings: int | None = None) -> None:
     """Checks the share of the neurons to recycle, and after how many recyclings it is zero."""
     check_number("share", share, SHARE, "0.1 is a tenth of the neurons")
     if recyclings is not None:
         check_whole("recyclings", recyclings, "updates", hint="leave it out for a constant share")
 
 
-def check_gap(least: float, highest: float, floor: float) -> None:
+def check_gap(least: Number, highest: Number, floor: Number) -> None:
     """Checks the settings of `Gap`. Raises ValueError or TypeError."""
     check_number("highest", highest, THRESHOLD)
     above_one = Range("be above 1", lambda number: number > 1)
     check_number("least", least, above_one, "neighbours that are equal have a gap of 1")
     check_number("floor", floor, POSITIVE, "scores below it count as equal")
-
-
-def check_soft(rate: float, period: int) -> None:
-    """Checks the settings of `SoftShrinkPerturb`. Raises ValueError or TypeError."""
-    check_number("rate", rate, SHARE, "the paper uses 1e-6")
-    check_whole("period", period)
 
 
 def soft_factors(rate: float, steps: int) -> tuple[float, float]:
@@ -222,7 +236,7 @@ def soft_factors(rate: float, steps: int) -> tuple[float, float]:
     return kept, rate * np.sqrt((1 - kept**2) / (1 - (1 - rate) ** 2)).item()
 
 
-def check_drm(least: float, most: float, slope: float, tau: float, convolutions: str) -> None:
+def check_drm(least: Number, most: Number, slope: Number, tau: Number, convolutions: str) -> None:
     """Checks the settings that only `DrM` has. Raises ValueError or TypeError."""
     check_number("least", least, FRACTION)
     check_number("most", most, FRACTION)
@@ -233,7 +247,7 @@ def check_drm(least: float, most: float, slope: float, tau: float, convolutions:
     one_of("convolutions", convolutions, ("keep", "perturb"))
 
 
-def check_snr(quantile: float, period: int, growth: float, least: int, most: int) -> None:
+def check_snr(quantile: Number, period: int, growth: Number, least: int, most: int) -> None:
     """Checks the settings that only `SNR` has. Raises ValueError or TypeError."""
     check_number("quantile", quantile, INSIDE)
     for name, steps in {"period": period, "least": least, "most": most}.items():
@@ -255,7 +269,7 @@ def silence_lengths(most: int) -> np.ndarray:
     return lengths[lengths <= most]
 
 
-def check_swr(utility: str, choice: str, factor: float, moments: str) -> None:
+def check_swr(utility: str, choice: str, factor: Number, moments: str) -> None:
     """Checks the settings of `SWR`. Raises ValueError or TypeError."""
     one_of("utility", utility, ("gradient", "magnitude"))
     one_of("choice", choice, ("threshold", "proportional"))
@@ -270,18 +284,6 @@ def check_fire(iterations: int, heads: str, moments: str) -> None:
     check_moments(moments)
 
 
-def check_clipping(factor: float, bound: str) -> None:
-    """Checks the settings of `ClipWeights`. Raises ValueError or TypeError."""
-    check_number("factor", factor, POSITIVE)
-    one_of("bound", bound, ("initial", "fan_in"))
-
-
-def check_shrinking(keep: float, moments: str) -> None:
-    """Checks the settings of `ShrinkPerturb`. Raises ValueError or TypeError."""
-    check_number("keep", keep, FRACTION, "1 changes nothing, 0 starts afresh")
-    check_moments(moments)
-
-
 def check_reset_optimizer(moments: str, step_count: str) -> None:
     """Checks the options of `ResetOptimizer`. Raises ValueError if one is unknown, or if both change nothing."""
     check_moments(moments, step_count)
@@ -289,14 +291,14 @@ def check_reset_optimizer(moments: str, step_count: str) -> None:
         raise ValueError("moments and step_count are both 'keep', which does nothing; set one of them.")
 
 
-def check_hare(momentum: float, period: int, moments: str) -> None:
+def check_hare(momentum: Number, period: int, moments: str) -> None:
     """Checks the settings of `HareTortoise`. Raises ValueError or TypeError."""
     check_number("momentum", momentum, DECAY, "0 keeps no average at all")
     check_whole("period", period)
     check_moments(moments)
 
 
-def check_cchain(share: float | None, strength: float, fixed: int, window: int) -> None:
+def check_cchain(share: Number | None, strength: Number, fixed: int, window: int) -> None:
     """Checks the settings of `CChain`. Raises ValueError or TypeError."""
     check_strength(strength)
     if share is not None:
@@ -305,19 +307,19 @@ def check_cchain(share: float | None, strength: float, fixed: int, window: int) 
     check_whole("window", window)
 
 
-def check_strength(strength: float) -> None:
+def check_strength(strength: Number) -> None:
     """Checks the strength of a penalty. Raises ValueError or TypeError."""
     check_number("strength", strength, NOT_NEGATIVE, "0 has no effect on the weights")
 
 
-def check_parseval(strength: float, scale: float, free: tuple[str, ...]) -> None:
+def check_parseval(strength: Number, scale: Number, free: tuple[str, ...]) -> None:
     """Checks the settings of `Parseval`. Raises ValueError or TypeError."""
     check_strength(strength)
     check_number("scale", scale, POSITIVE, "with 1, incoming vectors get length 1")
     check_layers(free, "free")
 
 
-def check_spectral(strength: float, power: int) -> None:
+def check_spectral(strength: Number, power: int) -> None:
     """Checks the settings of `Spectral`. Raises ValueError or TypeError."""
     check_strength(strength)
     check_whole("power", power, "factors", hint="the paper uses 2, a square")
@@ -367,7 +369,7 @@ def check_every(period: int, what: object, start: int, stop: int | None, protoco
             raise ValueError(f"expected 0 <= start < stop in gradient steps, got start={start}, stop={stop}.")
 
 
-def check_when_dormant(share: float, what: object, tau: float, protocol: type) -> None:
+def check_when_dormant(share: Number, what: object, tau: Number, protocol: type) -> None:
     """Checks the settings of `WhenDormant`. Raises ValueError or TypeError."""
     if isinstance(share, protocol):
         raise TypeError(f"the share comes first: write WhenDormant(0.25, {share!r}).")

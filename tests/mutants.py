@@ -2,6 +2,7 @@
 
     python tests/mutants.py                  runs all mutants; exits with 1 if more than five survive
     python tests/mutants.py --slice 2/4      runs the second quarter of the mutants
+    python tests/mutants.py --numbers 38:44  runs mutants 38 to 43
     python tests/mutants.py claims resets    runs mutants with one of these words in their file name or test names
 
 A mutant in `MUTANTS` has a file, a text that occurs once in the file, a replacement, and tests. The tests also run on
@@ -342,9 +343,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="run only mutants with one of these words in their file or tests")
     parser.add_argument("--slice", default="1/1", metavar="K/N", help="run only part K of N equal parts")
+    parser.add_argument("--numbers", default=f"0:{len(MUTANTS)}", metavar="A:B", help="run mutants A to B - 1")
     flags = parser.parse_args()
     part, parts = map(int, flags.slice.split("/"))
-    wanted = chosen(flags.words)
+    wanted = chosen(flags.words, slice(*map(int, flags.numbers.split(":"))))
     wanted = wanted[(part - 1) * len(wanted) // parts : part * len(wanted) // parts]
     with tempfile.TemporaryDirectory() as folder:
         copy = copied(Path(folder))
@@ -355,8 +357,10 @@ def main() -> int:
     return int(len(survivors) > MOST_SURVIVORS)
 
 
-def chosen(words: list[str]) -> list[Mutant]:
-    return [each for each in MUTANTS if not words or any(word in f"{each.file} {each.tests}" for word in words)]
+def chosen(words: list[str], numbers: slice) -> list[Mutant]:
+    return [
+        each for each in MUTANTS[numbers] if not words or any(word in f"{each.file} {each.tests}" for word in words)
+    ]
 
 
 def copied(folder: Path) -> Path:

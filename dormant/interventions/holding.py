@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..settings import added, check_clipping, check_whole, checked_tau
+from ..settings import POSITIVE, added, check_number, check_whole, checked_tau, one_of
 from ..surgery import Learner, graft, nothing, recyclable
 from ..wiring import Network, by_path, entry_mask, paths
 from .schedule import when
@@ -46,7 +46,8 @@ class ClipWeights:
     bound: Literal["initial", "fan_in"] = added("initial")
 
     def __post_init__(self) -> None:
-        check_clipping(self.factor, self.bound)
+        check_number("factor", self.factor, POSITIVE)
+        one_of("bound", self.bound, ("initial", "fan_in"))
 
     def init(self, learner: Learner, network: Network) -> Bounds:
         del network

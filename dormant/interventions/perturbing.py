@@ -8,7 +8,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..scores import dormant_fraction
-from ..settings import check_drm, check_layers, check_moments, check_soft, layers_within, soft_factors
+from ..settings import (
+    SHARE,
+    check_drm,
+    check_layers,
+    check_moments,
+    check_number,
+    check_whole,
+    layers_within,
+    soft_factors,
+)
 from ..surgery import Learner, everything, fresh, graft, nothing, restart_step_count
 from ..wiring import Network, by_path
 from .schedule import when
@@ -44,7 +53,8 @@ class SoftShrinkPerturb:
     period: int = 1_000
 
     def __post_init__(self) -> None:
-        check_soft(self.rate, self.period)
+        check_number("rate", self.rate, SHARE, "the paper uses 1e-6")
+        check_whole("period", self.period)
 
     def init(self, learner: Learner, network: Network) -> Softened:
         del learner, network

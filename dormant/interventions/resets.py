@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..settings import check_hare, check_layers, check_moments, check_reset_optimizer, check_shrinking, check_swr
+from ..settings import FRACTION, check_hare, check_layers, check_moments, check_number, check_reset_optimizer, check_swr
 from ..surgery import Learner, everything, first_moments, fresh, graft, nothing, restart_step_count
 from ..wiring import Network, paths
 from .schedule import when
@@ -158,7 +158,8 @@ class ShrinkPerturb:
     moments: Literal["fresh", "keep"] = "keep"
 
     def __post_init__(self) -> None:
-        check_shrinking(self.keep, self.moments)
+        check_number("keep", self.keep, FRACTION, "1 changes nothing, 0 starts afresh")
+        check_moments(self.moments)
 
     def init(self, learner: Learner, network: Network) -> tuple[()]:
         del learner, network

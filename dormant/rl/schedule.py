@@ -11,6 +11,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from dormant.interventions import Intervention
+from dormant.interventions.schedule import checked_intervention
+from dormant.settings import FRACTION, Range, check_number, check_value, check_whole, described
+
 from .agents.dqn import DQN, Noise
 
 Tree = TypeVar("Tree", bound=PyTree)
@@ -123,6 +127,10 @@ class Scheduled(Protocol):
     """A training with the fields of a schedule."""
 
     @property
+    def agent(self) -> object: ...
+    @property
+    def intervention(self) -> Intervention: ...
+    @property
     def replay_ratio(self) -> float: ...
     @property
     def agent_steps(self) -> int: ...
@@ -162,13 +170,14 @@ class Schedule:
 
     def __post_init__(self) -> None:
         _check_ratio(self.replay_ratio)
+        check_at_least(1, agent_steps=self.agent_steps, log_period=self.log_period, eval_period=self.eval_period)
         for whole, part in (
             ("agent_steps", "log_period"),
             ("log_period", "agent_steps_per_round"),
             ("eval_period", "log_period"),
         ):
             long, short = getattr(self, whole), getattr(self, part)
-            if short < 1 or long < 1 or long % short:
+            if long % short:
                 raise ValueError(f"{whole} must be a multiple of {part}, got {long} and {short}.")
         check_at_least(1, score_batch=self.score_batch)
         check_seeds(self.seeds)
@@ -193,7 +202,12 @@ class Schedule:
 
 
 def schedule_of(training: Scheduled, **at_least_one: int) -> Schedule:
-    """The schedule of a training. Raises ValueError if `Schedule` rejects it, or if a keyword argument is below 1."""
+    """The schedule of a training. `at_least_one` holds further whole numbers of the training that are above 0.
+
+    Raises ValueError or TypeError if `Schedule` rejects the training, or for a wrong number, agent or intervention.
+    """
+    check_value("agent", training.agent)
+    checked_intervention(training.intervention)
     check_at_least(1, **at_least_one)
     return Schedule(
         training.replay_ratio,
@@ -207,29 +221,27 @@ def schedule_of(training: Scheduled, **at_least_one: int) -> Schedule:
 
 def check_evaluation(eval_epsilon: float, rank_batch: int = 0) -> None:
     """Raises ValueError unless `eval_epsilon` is a probability and `rank_batch` is at least 0."""
-    if not 0 <= eval_epsilon <= 1:
-        raise ValueError(f"eval_epsilon must lie between 0 and 1, got {eval_epsilon}.")
-    if rank_batch < 0:
-        raise ValueError(f"rank_batch must be at least 0, got {rank_batch}; 0 measures no rank.")
+    check_number("eval_epsilon", eval_epsilon, FRACTION)
+    check_whole("rank_batch", rank_batch, "states", least=0, hint="0 measures no rank")
 
 
 def check_at_least(least: int, **numbers: int) -> None:
-    """Raises ValueError if a number is below `least`. The message names the argument."""
+    """Raises ValueError if a number is below `least`, and TypeError if it is not an integer."""
     for name, number in numbers.items():
-        if number < least:
-            raise ValueError(f"{name} must be at least {least}, got {number}.")
+        check_whole(name, number, "", least)
 
 
 def check_seeds(seeds: tuple[int, ...]) -> None:
-    """Raises ValueError if `seeds` is empty."""
+    """Raises ValueError if `seeds` is empty, and TypeError if it is not a tuple of integers."""
+    if not isinstance(seeds, tuple) or not all(isinstance(seed, (int, np.integer)) for seed in seeds):
+        raise TypeError(f"seeds must be a tuple of whole numbers, such as (0, 1), got {described(seeds)}.")
     if not seeds:
         raise ValueError("seeds must hold at least one number, got none.")
 
 
 def _check_ratio(ratio: float) -> None:
-    if not 1e-6 <= ratio <= 1e6:
-        bounds = "lie between 1e-6 and 1e6" if ratio > 0 else "be positive"
-        raise ValueError(f"replay_ratio must {bounds}, got {ratio}; 1 is one gradient step per agent step.")
+    bounds = Range("lie between 1e-6 and 1e6", lambda number: 1e-6 <= number <= 1e6)
+    check_number("replay_ratio", ratio, bounds, "1 is one gradient step per agent step")
     rounded = round(ratio) if ratio >= 1 else 1 / round(1 / ratio)
     if abs(rounded - ratio) > 1e-9:
         raise ValueError(

@@ -6,7 +6,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..settings import check_drm, check_layers, check_moments, check_soft, layers_within, soft_factors
+from ..settings import (
+    SHARE,
+    check_drm,
+    check_layers,
+    check_moments,
+    check_number,
+    check_whole,
+    layers_within,
+    soft_factors,
+)
 from .execution import plain
 from .measuring import measure
 from .optimizers import check_held
@@ -40,7 +49,8 @@ class SoftShrinkPerturb:
     period: int = 1_000
 
     def __post_init__(self) -> None:
-        check_soft(self.rate, self.period)
+        check_number("rate", self.rate, SHARE, "the paper uses 1e-6")
+        check_whole("period", self.period)
 
     def init(self, module: nn.Module) -> State:
         del module

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..settings import (
+    FRACTION,
+    POSITIVE,
     added,
-    check_clipping,
     check_hare,
     check_layers,
     check_moments,
+    check_number,
     check_reset_optimizer,
-    check_shrinking,
     check_swr,
+    one_of,
 )
 from .execution import plain, plain_name
 from .measuring import first_moments
@@ -194,7 +196,8 @@ class ShrinkPerturb:
     moments: Literal["fresh", "keep"] = "keep"
 
     def __post_init__(self) -> None:
-        check_shrinking(self.keep, self.moments)
+        check_number("keep", self.keep, FRACTION, "1 changes nothing, 0 starts afresh")
+        check_moments(self.moments)
 
     def init(self, module: nn.Module) -> State:
         del module
@@ -326,7 +329,8 @@ class ClipWeights:
     bound: Literal["initial", "fan_in"] = added("initial")
 
     def __post_init__(self) -> None:
-        check_clipping(self.factor, self.bound)
+        check_number("factor", self.factor, POSITIVE)
+        one_of("bound", self.bound, ("initial", "fan_in"))
 
     def init(self, module: nn.Module) -> State:
         largest: dict[str, float] = {}

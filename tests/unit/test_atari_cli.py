@@ -115,8 +115,8 @@ def test_a_game_without_its_family_is_refused_with_it(refused):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--replay-ratio", "0"), "replay_ratio must be positive, got 0.0"),
-        (("--replay-ratio", "-1"), "replay_ratio must be positive, got -1.0"),
+        (("--replay-ratio", "0"), "replay_ratio must lie between 1e-6 and 1e6, got 0.0"),
+        (("--replay-ratio", "-1"), "replay_ratio must lie between 1e-6 and 1e6, got -1.0"),
         (("--replay-ratio", "0.4"), "the nearest is 0.5"),
         (("--replay-ratio", "much"), "--replay-ratio"),
         (("--steps", "1500"), "agent_steps must be a multiple of log_period, got 1500 and 1000"),

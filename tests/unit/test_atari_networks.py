@@ -55,7 +55,7 @@ def test_the_width_rounds_up(width):
 
 @pytest.mark.parametrize("network", [NatureCNN, ImpalaResNet])
 def test_a_width_has_to_be_positive(network):
-    with pytest.raises(ValueError, match="width must be positive, got 0"):
+    with pytest.raises(ValueError, match="width must be positive and finite, got 0"):
         network(0)
 
 

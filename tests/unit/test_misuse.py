@@ -143,6 +143,28 @@ MISTAKES_IN_JAX = {
     "graft(Learner(PARAMS, TX.init(PARAMS)), {'a': True}, PARAMS, TX)": "mask must have the tree of the parameters",
     "ReDo(layers=('nine',)).init(Learner(PARAMS, TX.init(PARAMS)), NETWORK)": "no layer is called 'nine', or begins",
 }
+MISTAKES_IN_TRAINING = {
+    "DeviceTraining(intervention=ReDo)": "got the class ReDo; write ReDo(...)",
+    "DeviceTraining(intervention=[ReDo()])": "expected an intervention (an object with `init`, `update`), got a list",
+    "DeviceTraining(intervention=dormant.torch.ReDo())": "dormant.torch.ReDo is for PyTorch; write dormant.ReDo(...)",
+    "DeviceTraining(agent=DQN)": "agent must be a value, got the class DQN; write DQN(...).",
+    "DeviceTraining(seeds=[0, 1])": "seeds must be a tuple of whole numbers, such as (0, 1), got [0, 1].",
+    "DeviceTraining(agent_steps=1e5)": "agent_steps must be a whole number, got 100000.0; write 100000.",
+    "DeviceTraining(replay_ratio='1')": "replay_ratio must be a number, got '1'; 1 is one gradient step per",
+    "DeviceTraining(rank_batch=-1)": "rank_batch must be at least 0 states, got -1; 0 measures no rank.",
+    "DQN(network=MinAtarCNN)": "network must be a value, got the class MinAtarCNN; write MinAtarCNN(...).",
+    "DQN(n_step=1.5)": "n_step must be a whole number, got 1.5.",
+    "DQN(learning_rate='a')": "learning_rate must be a number, got 'a'.",
+    "DQN(regulariser=CChain)": "regulariser must be a value, got the class CChain; write CChain(...).",
+    "DQN(upgd=UPGD)": "upgd must be a value, got the class UPGD; write UPGD(...).",
+    "SAC(regulariser=L2Init)": "regulariser must be a value, got the class L2Init; write L2Init(...).",
+    "SAC(hidden=256)": "hidden must hold at least one width of at least 1 neuron, got 256.",
+    "MinAtarCNN(activation='gelu')": "activation must be one of 'relu', 'leaky_relu', 'crelu', 'fourier', got 'gelu'.",
+    "MinAtarCNN(filters=7, activation='fourier')": "it must be even, got 7.",
+    "MinAtarCNN(gap='yes')": "gap must be True or False, got 'yes'.",
+    "NatureCNN(width=math.nan)": "width must be positive and finite, got nan.",
+    "ImpalaResNet(activation='fourier')": "not defined for the residual network; use the Nature CNN.",
+}
 PREPARED = """
 import json, math, sys
 import jax, numpy as np, optax
@@ -160,20 +182,28 @@ NETWORK = dormant.Network(WIRING, lambda key: PARAMS, TX)
 RULES = vars(dormant.how_many)
 JAX = {name: getattr(dormant, name) for name in dormant.__all__} | vars(dormant.regularisers) | RULES | globals()
 TORCH = vars(dormant.torch) | vars(dormant.torch.how_many) | globals()
+if sys.argv[2] == "training":
+    from dormant.rl.agents.dqn import DQN
+    from dormant.rl.agents.sac import SAC
+    from dormant.rl.device import DeviceTraining
+    from dormant.rl.networks.convolutional import ImpalaResNet, MinAtarCNN, NatureCNN
 for mistake in json.loads(sys.argv[1]):
     try:
-        eval(mistake, {"jax": JAX, "torch": TORCH}[sys.argv[2]])
+        eval(mistake, {"jax": JAX, "torch": TORCH, "training": JAX | globals()}[sys.argv[2]])
         print("accepted")
     except (TypeError, ValueError) as error:
         print(str(error).replace("\\n", " "))
 """
 
 
-@pytest.mark.parametrize("framework", ["jax", "torch"])
-def test_every_mistake_is_told_in_the_users_words(framework):
+@pytest.mark.parametrize(
+    ("names", "mistakes"),
+    [("jax", MISTAKES | MISTAKES_IN_JAX), ("torch", MISTAKES), ("training", MISTAKES_IN_TRAINING)],
+    ids=["jax", "torch", "training"],
+)
+def test_every_mistake_is_told_in_the_users_words(names, mistakes):
     # Uses a new process, because in this process the test suite's type checks would raise first.
-    mistakes = MISTAKES | (MISTAKES_IN_JAX if framework == "jax" else {})
-    command = [sys.executable, "-c", PREPARED, json.dumps([*mistakes]), framework]
+    command = [sys.executable, "-c", PREPARED, json.dumps([*mistakes]), names]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
     told = dict(zip(mistakes, ran.stdout.splitlines(), strict=True))
     assert not {mistake: told[mistake] for mistake, words in mistakes.items() if words not in told[mistake]}

@@ -1,6 +1,5 @@
 """The DQN agent of the paper (Sokar et al. 2023). DrQ(eps) is this agent with other settings and augmented batches."""
 
-import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from dormant.perturbed_descent import UPGD, upgd
 from dormant.regularisers import CChain, ChurnState, L2Init, Parseval, Spectral, output_churn, penalised
-from dormant.settings import added
+from dormant.settings import FRACTION, NOT_NEGATIVE, POSITIVE, added, check_counts, check_fields, check_value
 from dormant.surgery import Learner
 
 from ..envs import Objective
@@ -174,18 +173,12 @@ class DQN:
     losses = Losses
 
     def __post_init__(self) -> None:
-        at_least_one = ("n_step", "batch_size", "replay_capacity", "target_period", "epsilon_steps")
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("gamma", "epsilon_end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}.")
-        for name in ("weight_decay", "adam_epsilon"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        for name in ("network", "augmentation", "regulariser", "upgd"):
+            check_value(name, getattr(self, name))
+        check_counts(self, "n_step", "batch_size", "replay_capacity", "target_period", "epsilon_steps")
+        check_fields(self, FRACTION, "gamma", "epsilon_end")
+        check_fields(self, POSITIVE, "learning_rate")
+        check_fields(self, NOT_NEGATIVE, "weight_decay", "adam_epsilon")
         if not self.n_step <= self.min_replay <= self.replay_capacity:
             raise ValueError(
                 f"min_replay must lie between n_step and replay_capacity, got {self.min_replay} with n_step "

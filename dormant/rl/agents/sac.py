@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from dormant.regularisers import L2Init, Parseval, Spectral, penalised
+from dormant.settings import FRACTION, NOT_NEGATIVE, POSITIVE, check_counts, check_fields, check_value
 from dormant.surgery import Learner
 
 from ..networks import MLP, Params
@@ -86,19 +87,15 @@ class SAC:
     losses = Losses
 
     def __post_init__(self) -> None:
-        if not self.hidden or min(self.hidden) < 1:
+        if not isinstance(self.hidden, tuple) or not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden must hold at least one width of at least 1 neuron, got {self.hidden}.")
-        for name in ("width", "actor_learning_rate", "critic_learning_rate", "reward_scale", "initial_temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in ("temperature_learning_rate", "adam_epsilon", "actor_weight_decay", "critic_weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
-        for name in ("gamma", "polyak"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
+        rates = ("actor_learning_rate", "critic_learning_rate")
+        check_fields(self, POSITIVE, "width", *rates, "reward_scale", "initial_temperature")
+        decays = ("actor_weight_decay", "critic_weight_decay")
+        check_fields(self, NOT_NEGATIVE, "temperature_learning_rate", "adam_epsilon", *decays)
+        check_counts(self, "batch_size")
+        check_fields(self, FRACTION, "gamma", "polyak")
+        check_value("regulariser", self.regulariser)
         if not math.isfinite(self.target_entropy):
             raise ValueError(f"target_entropy must be a number, got {self.target_entropy}; -0.5 is the default.")
         if not 1 <= self.min_replay <= self.replay_capacity:

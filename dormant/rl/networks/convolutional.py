@@ -5,12 +5,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
-from dormant.settings import added
+from dormant.settings import POSITIVE, added, check_counts, check_fields, check_flag, one_of
 
 from . import (
     Activation,
@@ -63,10 +64,12 @@ class MinAtarCNN:
     gap: bool = added(False)
 
     def __post_init__(self) -> None:
-        for name in ("filters", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-            neurons_of(getattr(self, name), self.activation)
+        check_counts(self, "filters", "width")
+        one_of("activation", self.activation, get_args(Activation))
+        for name in ("dueling", "layer_norm", "spectral_norm", "gap"):
+            check_flag(name, getattr(self, name))
+        for width in (self.filters, self.width):
+            neurons_of(width, self.activation)
 
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
         """Freshly initialised parameters."""
@@ -134,9 +137,9 @@ class ImageCNN:
         return linear(dense, params["head"])
 
 
-def _check_width(network: "NatureCNN | ImpalaResNet") -> None:
-    if not network.width > 0:
-        raise ValueError(f"width must be positive, got {network.width}.")
+def _check(network: "NatureCNN | ImpalaResNet") -> None:
+    one_of("activation", network.activation, get_args(Activation))
+    check_fields(network, POSITIVE, "width")
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class NatureCNN:
     dueling: bool = False
     gap: bool = added(False)
 
-    __post_init__ = _check_width
+    __post_init__ = _check
 
     def init(self, key: Key[Array, ""], observation_shape: Shape, actions: int) -> Params:
         """Freshly initialised parameters."""
@@ -212,7 +215,7 @@ class ImpalaResNet:
     gap: bool = added(False)
 
     def __post_init__(self) -> None:
-        _check_width(self)
+        _check(self)
         if self.activation == "fourier":
             raise ValueError("activation='fourier' is not defined for the residual network; use the Nature CNN.")
 
