@@ -211,6 +211,14 @@ def test_tests_keep_pace_with_the_library():
     assert sum(lines(tests)) >= 0.6 * sum(lines(FILES))
 
 
+def test_journeys_name_files_that_exist_and_an_atari_step_passes_six():
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("**Where to read.**")[2].partition("**How it is")[0]
+    journeys = {row.split("|")[1].strip(): re.findall(r"`([\w/]+\.py)`", row) for row in table.splitlines() if "`" in row}
+    assert len(journeys) == 6 and len(set(journeys["an Atari agent step"])) <= 6
+    missing = {file for files in journeys.values() for file in files if not (PACKAGE / file).is_file()}
+    assert not missing
+
+
 def test_no_file_is_named_after_nothing():
     empty = {"utils", "common", "helper", "helpers", "manager", "base", "misc"}
     assert not [file for file in FILES if file.stem in empty or file.parent.name in empty]
