@@ -41,7 +41,7 @@ class UPGD:
         check_number("decay", self.decay, DECAY, "0 uses the last gradient only")
         check_number("noise", self.noise, NOT_NEGATIVE)
         check_number("weight_decay", self.weight_decay, NOT_NEGATIVE)
-        check_number("factor", self.factor, POSITIVE, "2 gives a weight without utility full steps")
+        check_number("factor", self.factor, POSITIVE, "with 2, a weight of utility 0 takes full steps")
 
 
 def upgd(

@@ -100,7 +100,7 @@ def printed_wiring(layers: Sequence[Layer], outputs: Sequence[str], not_followed
 
 
 def status(layer: HasReasons) -> str:
-    """Returns "yes" if a layer is recycled, or "no: " and the reasons. Also names what couples its neurons."""
+    """Returns "yes" if a layer is recycled, or "no: " and the reasons. Names normalisations that couple its neurons."""
     if layer.reasons:
         return "no: " + "; ".join(layer.reasons)
     return "yes" + (f", but its neurons are coupled by {', '.join(layer.coupled_by)}" if layer.coupled_by else "")

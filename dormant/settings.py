@@ -202,7 +202,7 @@ def check_continual_backprop(replacement_rate: Number, maturity: int, decay: Num
     """Checks the settings that only `ContinualBackprop` has. Raises ValueError or TypeError."""
     check_number("replacement_rate", replacement_rate, SHARE)
     check_whole("maturity", maturity, "updates", least=0)
-    check_number("decay", decay, DECAY, "0 forgets all but the last utility")
+    check_number("decay", decay, DECAY, "0 uses only the last utility")
     one_of("utility", utility, ("contribution", "overall"))
 
 
@@ -253,7 +253,7 @@ def check_snr(quantile: Number, period: int, growth: Number, least: int, most: i
     for name, steps in {"period": period, "least": least, "most": most}.items():
         check_whole(name, steps)
     at_least_one = Range("be at least 1 and finite", lambda number: 1 <= number < math.inf)
-    check_number("growth", growth, at_least_one, "the paper's code uses 2")
+    check_number("growth", growth, at_least_one, "the code of Farias and Jozefiak 2025 uses 2")
     if not least <= most <= 2**30:
         raise ValueError(f"expected least <= most <= 2**30 gradient steps, got least={least} and most={most}.")
 
@@ -273,7 +273,7 @@ def check_swr(utility: str, choice: str, factor: Number, moments: str) -> None:
     """Checks the settings of `SWR`. Raises ValueError or TypeError."""
     one_of("utility", utility, ("gradient", "magnitude"))
     one_of("choice", choice, ("threshold", "proportional"))
-    check_number("factor", factor, SHARE, "the paper uses 1e-5 to 5e-4")
+    check_number("factor", factor, SHARE, "Hernandez-Garcia et al. 2025 use 1e-5 to 5e-4")
     check_moments(moments)
 
 
@@ -293,7 +293,7 @@ def check_reset_optimizer(moments: str, step_count: str) -> None:
 
 def check_hare(momentum: Number, period: int, moments: str) -> None:
     """Checks the settings of `HareTortoise`. Raises ValueError or TypeError."""
-    check_number("momentum", momentum, DECAY, "0 keeps no average at all")
+    check_number("momentum", momentum, DECAY, "with 0, nothing is averaged")
     check_whole("period", period)
     check_moments(moments)
 
@@ -309,13 +309,13 @@ def check_cchain(share: Number | None, strength: Number, fixed: int, window: int
 
 def check_strength(strength: Number) -> None:
     """Checks the strength of a penalty. Raises ValueError or TypeError."""
-    check_number("strength", strength, NOT_NEGATIVE, "0 has no effect on the weights")
+    check_number("strength", strength, NOT_NEGATIVE, "0 has no effect")
 
 
 def check_parseval(strength: Number, scale: Number, free: tuple[str, ...]) -> None:
     """Checks the settings of `Parseval`. Raises ValueError or TypeError."""
     check_strength(strength)
-    check_number("scale", scale, POSITIVE, "with 1, incoming vectors get length 1")
+    check_number("scale", scale, POSITIVE, "with 1, incoming vectors are pulled towards length 1")
     check_layers(free, "free")
 
 
@@ -375,7 +375,7 @@ def check_when_dormant(share: Number, what: object, tau: Number, protocol: type)
         raise TypeError(f"the share comes first: write WhenDormant(0.25, {share!r}).")
     checked_tau(tau)
     checked_kind(what, protocol, "WhenDormant")
-    check_number("share", share, SHARE, "0.25 is a quarter of all neurons")
+    check_number("share", share, SHARE, "0.25 is a quarter of the neurons")
 
 
 def checked_links(links: tuple[Kind, ...], protocol: type) -> tuple[Kind, ...]:

@@ -265,10 +265,11 @@ def recyclable(
 ) -> list[NeuronLayer]:
     """Returns the layers to recycle: all layers that can be recycled, or only those in `names` if it is given.
 
-    `names` contains names of layers or of networks. A layer can't be recycled if its wiring has a reason against it, or
-    if the optimizer does not train a parameter that feeds or reads its neurons. Warns of the second case if `names` is
-    None. Raises ValueError if `names` contains a layer that does not exist or can't be recycled. If `coupled` is
-    "skip", leaves out layers whose neurons are coupled.
+    `names` contains names of layers, or of networks, such as "actor" for the layers "actor/dense" and "actor/conv". A
+    layer can't be recycled if its wiring has a reason against it, or if the optimizer does not train a parameter that
+    feeds or reads its neurons. If `names` is None, warns of untrained parameters. If `names` contains a layer that does
+    not exist or can't be recycled, raises ValueError. If `coupled` is "skip", leaves out layers whose neurons are
+    coupled.
     """
     wiring, fixed = network.wiring, untrained(network.tx, params)
     reasons = {layer.name: layer.reasons or _untrained_reasons(layer, fixed) for layer in wiring.layers}

@@ -213,7 +213,8 @@ def test_tests_keep_pace_with_the_library():
 
 def test_journeys_name_files_that_exist_and_an_atari_step_passes_six():
     table = (ROOT / "CONTRIBUTING.md").read_text().partition("**Where to read.**")[2].partition("**How it is")[0]
-    journeys = {row.split("|")[1].strip(): re.findall(r"`([\w/]+\.py)`", row) for row in table.splitlines() if "`" in row}
+    rows = [row for row in table.splitlines() if "`" in row]
+    journeys = {row.split("|")[1].strip(): re.findall(r"`([\w/]+\.py)`", row) for row in rows}
     assert len(journeys) == 6 and len(set(journeys["an Atari agent step"])) <= 6
     missing = {file for files in journeys.values() for file in files if not (PACKAGE / file).is_file()}
     assert not missing

@@ -82,7 +82,10 @@ class ChurnTerm:
         return self.cchain.share * self.loss / (self.churn + 1e-8)
 
     def __call__(self, loss: Float[Tensor, ""], *states: object) -> Float[Tensor, ""]:
-        """Returns the loss plus the churn term on these inputs of the module. Raises TypeError for a wrong argument."""
+        """Returns the loss plus the churn term. `states` are inputs of the module.
+
+        Raises TypeError for a wrong argument.
+        """
         if not isinstance(loss, Tensor) or loss.ndim or not states:
             raise TypeError(
                 "expected the loss (a tensor of one number) and the states on which outputs stay: (loss, x)."

@@ -49,7 +49,7 @@ class SoftShrinkPerturb:
     period: int = 1_000
 
     def __post_init__(self) -> None:
-        check_number("rate", self.rate, SHARE, "the paper uses 1e-6")
+        check_number("rate", self.rate, SHARE, "Juliani and Ash 2024 use 1e-6")
         check_whole("period", self.period)
 
     def init(self, module: nn.Module) -> State:

@@ -196,7 +196,7 @@ class ShrinkPerturb:
     moments: Literal["fresh", "keep"] = "keep"
 
     def __post_init__(self) -> None:
-        check_number("keep", self.keep, FRACTION, "1 changes nothing, 0 starts afresh")
+        check_number("keep", self.keep, FRACTION, "1 keeps all weights, 0 replaces all")
         check_moments(self.moments)
 
     def init(self, module: nn.Module) -> State:

@@ -227,7 +227,7 @@ class Intervening:
         return self.step_on(lambda: inputs, steps)
 
     def step_on(self, inputs: Inputs, steps: int = 1) -> Counts | None:
-        """Does the same as `step`, with a function that returns the inputs. It is called only if they are needed."""
+        """Does the same as `step`, but `inputs` is a function that returns the batch. It is called only when needed."""
         check_whole("steps", steps)
         learner = self.traced(inputs)
         self.gradient_steps += steps
