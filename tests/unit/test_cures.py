@@ -312,7 +312,7 @@ def test_plasticity_injection_changes_what_learns_and_not_what_is_computed():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PlasticityInjection(at=1).init(LEARNER, NETWORK), "expected layers called new_x"),
+        (lambda: PlasticityInjection(at=1).init(LEARNER, NETWORK), "expected, for each layer x of the head, two more"),
         (lambda: Injectable(MLP(), ("conv",)).init(KEY, (2,), 2), r"no layers \['conv'\] to share"),
     ],
 )
