@@ -288,7 +288,10 @@ def check_reset_optimizer(moments: str, step_count: str) -> None:
     """Checks the options of `ResetOptimizer`. Raises ValueError if one is unknown, or if both change nothing."""
     check_moments(moments, step_count)
     if (moments, step_count) == ("keep", "keep"):
-        raise ValueError("moments and step_count are both 'keep', which does nothing; set one of them.")
+        raise ValueError(
+            "moments and step_count are both 'keep', so nothing would be reset; set moments='fresh' or "
+            "step_count='restart'."
+        )
 
 
 def check_hare(momentum: Number, period: int, moments: str) -> None:

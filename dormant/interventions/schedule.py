@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from ..settings import check_every, check_when_dormant, checked_kind, checked_links
+from ..settings import check_every, check_when_dormant, check_whole, checked_kind, checked_links
 from ..surgery import Learner
 from ..wiring import Network
 
@@ -249,7 +249,7 @@ class WarmUp:
 
     def __post_init__(self) -> None:
         checked_intervention(self.what)
-        checked_steps("steps", self.steps)
+        check_whole("steps", self.steps)
 
     def init(self, learner: Learner, network: Network) -> Warming:
         ages = jax.tree.map(lambda leaf: jnp.full(leaf.shape, self.steps, jnp.int32), learner.params)

@@ -281,7 +281,9 @@ def report(module: nn.Module, *inputs: object, tau: float = 0.1) -> reasons.Repo
     wiring = trace(module, *inputs)
     lengths = {len(each) if each.ndim else None for each in tensors_in(inputs) or []}
     if len(lengths) != 1 or None in lengths:
-        raise ValueError(f"every input must have the batch as its first axis, with the same length; got {lengths}.")
+        raise ValueError(
+            f"every input must have the batch as its first axis, with the same length; got the lengths {lengths}."
+        )
     if not wiring.layers:
         raise ValueError(NO_NEURONS)
     measured = measure(module, wiring, *inputs, tau=tau)

@@ -171,7 +171,7 @@ def _conflicts(path: str, uses: list[tuple[Use, Ids, Ids]], feeds: Ids | None, r
     for use, feeds_here, reads_here in uses:
         differs = ((feeds != feeds_here) | (reads != reads_here)) & use.covers
         if differs.any() and not use.other_use:
-            found.append(Reason(f"{path} has another use besides", OWN))
+            found.append(Reason(f"{path} also has another use", OWN))
     return found
 
 

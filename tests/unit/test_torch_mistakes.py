@@ -138,7 +138,7 @@ SB3_MISTAKES = {
     "ReDoCallback(tau='0.1')": "tau must be a number, got '0.1'; with 0, only silent neurons are dormant",
     "ReDoCallback(dqn())": "tau must be a number, got a DQN; with 0,",
     "learn(ReDoCallback)": "tau must be a number, got a dict; with 0,",
-    "ReDoCallback(networks='q_net')": "networks must be a list of names, got the text 'q_net': networks=['q_net'].",
+    "ReDoCallback(networks='q_net')": "must be a list of names, got the text 'q_net'; write networks=['q_net'].",
     "ReDoCallback(score_batch=0)": "score_batch must be at least 1 sample, got 0",
     "ReDoCallback(score_batch=6.4)": "score_batch must be a whole number of samples, got 6.4.",
     "ReDoCallback(init=dqn().policy)": "init must be a function that builds a fresh module at every call, got a DQNP",
