@@ -1,6 +1,5 @@
 """`dormant compare`: tunes methods with equal budgets and judges them against plain DQN in one table."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -145,8 +144,8 @@ def _timed(console: Console, flags: Compare, record: Record) -> Record:
     names = {title(name): name for name in record.chosen}
     trainings = {names[arm.name]: replace(arm.training, env=design.environments[0]) for arm in design.arms}
     with console.status("Measuring how long each method takes") as status:
-        times = relative_times(trainings, PLAIN, lambda name: status.update(f"Measuring {title(name)}"))
-    record = record.model_copy(update={"cost": {name: statistics.median(each) for name, each in times.items()}})
+        cost = relative_times(trainings, PLAIN, lambda name: status.update(f"Measuring {title(name)}"))
+    record = record.model_copy(update={"cost": cost})
     write_record(flags.run_dir, flags.scale, record)
     return record
 

@@ -131,25 +131,30 @@ REPEATS = 5
 
 
 def relative_times(
-    trainings: Mapping[str, Any],
-    of: str,
-    progress: Callable[[str], None],
-    repeats: int = REPEATS,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
-    """Measures the time of each training with one seed. Returns `repeats` quotients of its time and that of `of`.
+    trainings: Mapping[str, Any], of: str, progress: Callable[[str], None], repeats: int = REPEATS
+) -> dict[str, float]:
+    """Measures the time of each training with one seed. Returns the median quotient of its time and that of `of`.
 
     A time is that of the interval between two log points after learning has started, without compilation and
-    evaluation. The trainings are measured in turn, so that a disturbance affects all of them, and each quotient is that
-    of two times of the same turn. `progress` is called with the name of each training before it is compiled.
+    evaluation. `progress` is called with the name of each training before it is compiled.
     """
     with tempfile.TemporaryDirectory() as folder:
         steps = {}
         for name, training in trainings.items():
             progress(name)
             steps[name] = _warm(training, Path(folder) / name, repeats)
-        turns = [{name: _seconds(step, clock) for name, step in steps.items()} for _ in range(repeats)]
-    return {name: [turn[name] / turn[of] for turn in turns] for name in trainings}
+        return {name: statistics.median(each) for name, each in time_quotients(steps, of, repeats).items()}
+
+
+def time_quotients(
+    steps: Mapping[str, Callable[[], None]], of: str, repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Measures functions in turn, `repeats` times. Returns the quotients of each function's time and that of `of`.
+
+    Each quotient is that of two times of the same turn, so that a disturbance affects both.
+    """
+    turns = [{name: _seconds(step, clock) for name, step in steps.items()} for _ in range(repeats)]
+    return {name: [turn[name] / turn[of] for turn in turns] for name in steps}
 
 
 def _warm(training: Any, folder: Path, turns: int) -> Callable[[], None]:
