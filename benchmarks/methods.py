@@ -4,10 +4,10 @@
     python benchmarks/methods.py --methods redo snr  measures some, and keeps the other lines of the file
     python benchmarks/methods.py --table             prints the table of docs/cures.md from the file
 
-The agent is that of the pilot scale on MinAtar/Asterix, with each method in the middle of its ranges. Each turn measures
-1,000 gradient steps of every method and of plain DQN, one after the other. The number is the median over turns of the
-quotient of both times. Times are CPU seconds of one core, because other programs hardly affect them. A method that acts
-every 10,000 gradient steps does not act in most turns, so the median leaves its acting out.
+The agent is that of the pilot scale on MinAtar/Asterix, with each method in the middle of its ranges. Each turn
+measures 1,000 gradient steps of every method and of plain DQN, one after the other. The number is the median over turns
+of the quotient of both times. Times are CPU seconds of one core, because other programs hardly affect them. A method
+that acts every 10,000 gradient steps does not act in most turns, so the median leaves its acting out.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import statistics
 import tempfile
 import time
 from collections import defaultdict
