@@ -66,6 +66,8 @@ def started(tally: Tally, flags: argparse.Namespace, worker: int) -> int:
     try:
         everything(tally, flags, worker)
         os._exit(0)
+    except KeyboardInterrupt:
+        os._exit(1)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -80,7 +82,9 @@ def waited(pids: list[int]) -> list[int]:
         try:
             codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         except KeyboardInterrupt:
-            print("stopped early")
+            print("stopped early", flush=True)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
             for each in pids[len(codes) :]:
                 os.kill(each, signal.SIGTERM)
             codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
