@@ -10,6 +10,7 @@ its rows. Measuring needs the packages that are compared; minatar_peers.py says 
 import argparse
 import csv
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,7 @@ Made by `python benchmarks/speed_page.py` from `docs/speed.csv`. The benchmarks 
 TAIL = """
 ## On a GPU
 
-No loop of this revision was measured on a GPU; these rows are open. [Results](results.md#on-a-gpu) has what was
+No loop was measured on a GPU with today's code; these rows are open. [Results](results.md#on-a-gpu) has what was
 measured on one H100, before the frames of Atari's replay were kept on the device. On a machine with a GPU the same
 command measures them.
 """
@@ -66,7 +67,7 @@ def record(speeds: Iterable[Speed], table: Path) -> None:
     from dormant.lab.machine import origin
 
     made, given = origin(), [word for word in sys.argv[1:] if word not in ("--record", str(table))]
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
     load = f"{os.getloadavg()[0]:.1f}"
     new = [
         speed._replace(
@@ -121,9 +122,8 @@ def section(speeds: list[Speed]) -> str:
         name, rate = f"{speed.name} {speed.version}".strip(), speed.agent_steps_per_second
         ratio = "" if speed is first else f"{first.agent_steps_per_second / rate:.2f} x"
         rows.append(f"| {name} | {speed.kind} | {rate:{',.0f' if rate >= 100 else '.1f'}} | {ratio} |")
-    rows.append(
-        f"\n`{first.command}` at revision {first.revision}, {first.time[:10]}. {first.machine}; load {first.load}."
-    )
+    load = f"; load {first.load}" * bool(first.load)
+    rows.append(f"\n`{first.command}` at revision {first.revision}, {first.time[:10]}. {first.machine}{load}.")
     return "\n".join(rows) + "\n"
 
 
