@@ -306,8 +306,12 @@ def _rejoined(trained: Any, model: Any, state: InterventionState) -> Any:
 
 def _functions(apply: Any, init: Callable[..., PyTree], shapes: tuple[PyTree, ...]) -> Model:
     """Returns the model of a network given as two functions."""
-    if not callable(apply):
-        raise TypeError(f"apply must be a function of parameters and inputs, got {type(apply).__name__}.")
+    if not callable(apply) or callable(
+        getattr(apply, "apply", None)
+    ):  # a Linen module is callable, but not with params
+        name = type(apply).__name__
+        method = "; pass its method `apply`" if hasattr(apply, "apply") else ""
+        raise TypeError(f"apply must be a function of parameters and inputs, got {name}{method}.")
 
     def make(key: Array) -> PyTree[Array]:
         zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)

@@ -1,13 +1,14 @@
 """Plots of dormant neurons in matplotlib: neuron scores over time, and the dormant fraction of each layer over time.
 
 `plot_scores` and `plot_layers` draw on `axes`, or on the axes of a new figure, and return the axes. `Report.plot` draws
-a report, and `dormant.lab.drawing.plot_runs` compares run folders. Matplotlib is an optional package:
-`pip install 'dormant[cli]'`.
+a report, and `dormant.lab.drawing.plot_runs` compares run folders. The name of a line is written to the right of its
+end, outside of the axes. Figures of your own need `layout="constrained"` to make room for it. Matplotlib is an optional
+package: `pip install 'dormant[cli]'`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -31,6 +32,8 @@ __all__ = ["plot_layers", "plot_scores"]
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 DORMANT = "#AA3377"
 LINES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # for readers who see the colours as greys
+MOST_LINES = 6  # of one pair of axes; more cannot be told apart
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -42,6 +45,8 @@ STYLE: dict[Any, Any] = {
 }
 # Dormant neurons are purple. Other neurons are grey, darker for higher scores.
 SHADES = mpl.colormaps["Greys"].with_extremes(under=DORMANT)
+NAMES = "names of lines"
+LEADER = {"arrowstyle": "-", "linewidth": 1.2, "shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)}
 HIGHEST = 3.0  # scores above this all have the same shade; the mean score of a layer is 1
 
 Steps = Int[np.ndarray, " points"] | Float[np.ndarray, " points"]
@@ -51,6 +56,22 @@ def new_axes(width: float = 5.5, height: float = 3.8) -> Axes:
     """Returns the axes of a new figure. `width` and `height` are in inches."""
     with mpl.rc_context(STYLE):
         return Figure(figsize=(width, height), dpi=130, layout="constrained").subplots()
+
+
+class End(NamedTuple):
+    """The end of a line, and the name and colour of the line."""
+
+    name: str
+    x: float
+    y: float
+    colour: str
+
+
+def marked(number: int, points: int) -> dict[str, Any]:
+    """Returns the marker of the line with this number, about eight times on the line. It differs from line to line."""
+    every = max(1, points // 8)
+    first = number % len(MARKERS) * every // len(MARKERS)  # shifted, so that markers of equal lines do not overlap
+    return {"marker": MARKERS[number % len(MARKERS)], "markersize": 4.5, "markevery": (first, every)}
 
 
 @mpl.rc_context(STYLE)
@@ -96,29 +117,64 @@ def plot_layers(steps: Steps, fractions: Mapping[str, Float[np.ndarray, " _"]], 
     """
     steps = np.asarray(steps)
     axes = new_axes() if axes is None else axes
-    for (layer, values), colour, line in zip(fractions.items(), cycle(COLOURS), cycle(LINES)):
+    numbers = range(len(fractions))
+    for (layer, values), colour, line, number in zip(fractions.items(), cycle(COLOURS), cycle(LINES), numbers):
         if np.shape(values) != steps.shape:
             raise ValueError(f"expected {len(steps)} fractions of {layer!r}, one per step, got {np.shape(values)}.")
-        axes.plot(steps, values, line, color=colour, linewidth=2.2, label=layer)
+        axes.plot(steps, values, line, color=colour, linewidth=1.8, label=layer, **marked(number, len(steps)))
     finish(axes, "Dormant neurons by layer", "steps", "dormant fraction", percent=True)
     return axes
 
 
 @mpl.rc_context(STYLE)
 def finish(axes: Axes, title: str, x_name: str, quantity: str, percent: bool = False) -> None:
-    """Sets the title, the axis labels, the tick formats, the grid and the legend. The y axis starts at zero."""
+    """Sets title, axis labels, tick formats and grid, and names the lines. The y axis starts at zero."""
     axes.set_title(title)
     axes.set_ylabel(quantity)
     axes.set_xlabel(x_name)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(bottom=0)
     axes.margins(x=0)
     axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="best")
+    name_lines(axes)
+
+
+def name_lines(axes: Axes, gap: float = 0.085) -> None:
+    """Writes the name of each labelled line to the right of its end. Call it after the limits of the axes are set."""
+    ends = []
+    for line in axes.lines:
+        points = np.asarray(line.get_xydata(), dtype=float)
+        measured = points[np.isfinite(points).all(axis=1)]
+        if len(measured) and not str(line.get_label()).startswith("_"):
+            x, y = measured[-1].tolist()
+            ends.append(End(str(line.get_label()), x, y, str(line.get_color())))
+    name_ends(axes, ends, gap)
+
+
+def name_ends(axes: Axes, ends: Sequence[End], gap: float = 0.085) -> None:
+    """Writes names to the right of the axes, each joined to the end of its line.
+
+    Names keep a distance of `gap`, as a fraction of the height of the axes. Removes the names of an earlier call.
+    """
+    for old in [text for text in axes.texts if text.get_gid() == NAMES]:
+        old.remove()
+    low, high = axes.get_ylim()
+    heights = spread([(end.y - low) / (high - low) for end in ends], gap)
+    for end, height in zip(ends, heights, strict=True):
+        axes.annotate(
+            end.name,
+            xy=(end.x, end.y),
+            xytext=(1.05, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8,
+            annotation_clip=False,
+            gid=NAMES,
+            arrowprops={**LEADER, "color": end.colour},
+        )
 
 
 @mpl.rc_context(STYLE)
@@ -153,7 +209,7 @@ def draw_sorted_scores(axes: Axes, scores: Mapping[str, Float[np.ndarray, " neur
     axes.set_xlabel("share of the layer's neurons")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_title("Neuron scores")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the curves, not over them
 
 
 def report_axes(layers: int) -> tuple[Axes, Axes]:
@@ -172,3 +228,27 @@ def by_dormancy(scores: Float[np.ndarray, "neurons points"], tau: float) -> Int[
     [1, 0, 2]
     """
     return np.lexsort((scores[:, -1], -(scores <= tau).sum(axis=1)))
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Spreads heights within [0, 1], so that neighbours are at least `gap` apart. Keeps their order.
+
+    Moves each height as little as possible.
+
+    >>> [round(height, 2) for height in spread([0.5, 0.52, 0.9], 0.1)]
+    [0.46, 0.56, 0.9]
+    """
+    order = np.argsort(heights, kind="stable")
+    ladder = gap * np.arange(len(heights))
+    wanted = np.asarray(heights, dtype=float)[order] - ladder
+    # Isotonic least squares: pools neighbours that are in the wrong order.
+    pools: list[list[float]] = []
+    for height in wanted.tolist():
+        pools.append([height])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    placed = np.concatenate([np.full(len(pool), np.mean(pool)) for pool in pools]) if pools else np.empty(0)
+    room = max(0.0, 1.0 - gap * (len(heights) - 1))
+    spaced = np.empty(len(heights))
+    spaced[order] = np.clip(placed, 0, room) + ladder
+    return spaced.tolist()

@@ -7,7 +7,7 @@
     python results/breakout.py runs/breakout
 
 Evaluates the agent of each run's last checkpoint, and an agent that acts at random. Each agent plays episodes for
---agent-steps agent steps. The runs need not be finished.
+--agent-steps agent steps. The runs need not be finished. Without a folder, it draws the copied data again.
 """
 
 import argparse
@@ -18,13 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from dormant.cli.changes import TrainLike
 from dormant.cli.train import parse, training_of
 from dormant.lab.drawing import demo_picture
 from dormant.lab.judging import mean_interval
 from dormant.lab.runs.checkpoints import checkpoints, restore
-from dormant.lab.runs.folder import RunFolder, curve
+from dormant.lab.runs.folder import RunFolder, curve, origin_of
 from dormant.lab.runs.runner import owner_of
 from dormant.rl.atari import AtariTraining
 
@@ -67,41 +68,47 @@ def _first(tree: dict) -> dict:
     return {name: {leaf: value[0] for leaf, value in layer.items()} for name, layer in tree.items()}
 
 
-def keep(folder: RunFolder, arm: str) -> RunFolder:
-    """Copies the files that the picture needs to results/breakout. Returns the copied run folder."""
+def keep(folder: RunFolder, arm: str) -> None:
+    """Copies the files that the picture needs to results/breakout."""
     copy = RunFolder(HERE / ARMS[arm])
     copy.path.mkdir(parents=True, exist_ok=True)
     for file in (folder.spec, folder.metrics, folder.scores):
         shutil.copy(file, copy.path)
-    return copy
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="folder that contains the two run folders `none` and `redo`")
-    parser.add_argument("--agent-steps", type=int, default=10_000, help="agent steps of evaluation per agent")
-    options = parser.parse_args()
-    folders = {arm: RunFolder(options.runs / name) for arm, name in ARMS.items()}
-    played = random_episodes(options.agent_steps)
+def draw() -> Figure:
+    """Draws the copied data."""
+    kept = {arm: RunFolder(HERE / name) for arm, name in ARMS.items()}
+    steps = min(int(curve(folder, f"dormant/{TAU:g}/all").agent_steps[-1]) for folder in kept.values())
+    caption = f"python results/breakout.py; one seed per arm, {steps:,} agent steps; "
+    caption += f"revision {origin_of(kept['DQN'])['revision']}."
+    return demo_picture(kept, TAU, "ALE/Breakout at replay ratio 1", caption)
+
+
+def judge(runs: Path, agent_steps: int) -> None:
+    """Copies the data of both runs, plays the episodes of all agents, writes them, and prints their mean returns."""
+    folders = {arm: RunFolder(runs / name) for arm, name in ARMS.items()}
+    played = random_episodes(agent_steps)
     for arm, folder in folders.items():
-        played |= episodes(arm, folder, options.agent_steps)
-    kept = {arm: keep(folder, arm) for arm, folder in folders.items()}
+        played |= episodes(arm, folder, agent_steps)
+        keep(folder, arm)
     with (HERE / "episodes.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("agent", "return"))
         table.writerows((agent, value) for agent, values in played.items() for value in values)
-    lines = []
     for agent, values in played.items():
         mean, low, high = mean_interval(np.array(values))
-        lines.append(f"{agent}: {mean:.2f} [{low:.2f}, {high:.2f}] ({len(values)} episodes)")
-    print("\n".join(lines))
-    steps = min(int(curve(folder, f"dormant/{TAU:g}/all").agent_steps[-1]) for folder in kept.values())
-    caption = (
-        f"python results/breakout.py: one seed per arm, {steps:,} agent steps. Returns with 95 % t-intervals over "
-    )
-    caption += "episodes:\n" + "\n".join(lines)
-    picture = demo_picture(kept, TAU, "ALE/Breakout at replay ratio 1", caption)
-    picture.savefig(HERE / "breakout.png")
+        print(f"{agent}: {mean:.2f} [{low:.2f}, {high:.2f}] ({len(values)} episodes)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="?", help="folder that contains the two run folders `none` and `redo`")
+    parser.add_argument("--agent-steps", type=int, default=10_000, help="agent steps of evaluation per agent")
+    options = parser.parse_args()
+    if options.runs:
+        judge(options.runs, options.agent_steps)
+    draw().savefig(HERE / "breakout.png")
 
 
 if __name__ == "__main__":

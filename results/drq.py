@@ -3,6 +3,8 @@
     dormant train --agent drq --env ALE/MsPacman --replay-ratio 1 --steps 20000 --replay-capacity 20000 \
       --eval-period 10000 --eval-episodes 100 --run-dir runs/drq
     python results/drq.py runs/drq
+
+Without a folder, it draws the copied data again.
 """
 
 import argparse
@@ -10,6 +12,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from dormant.lab.drawing import demo_picture
 from dormant.lab.runs.folder import RunFolder, curve, origin_of
@@ -19,18 +22,26 @@ TAU = 0.1
 LAYERS = ("conv1", "conv2", "conv3", "dense")
 
 
+def draw() -> Figure:
+    """Draws the copied data."""
+    run = RunFolder(HERE)
+    length = int(curve(run, "loss").agent_steps[-1])
+    caption = f"python results/drq.py; one seed, {length:,} agent steps at replay ratio 1, "
+    caption += f"evaluations of 100 episodes; revision {origin_of(run)['revision']}."
+    return demo_picture({"DrQ(eps)": run}, TAU, "DrQ(eps) on ALE/MsPacman", caption)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("run", type=Path, nargs="?", help="folder of the run")
     options = parser.parse_args()
-    folder, copy = RunFolder(options.run), RunFolder(HERE)
-    HERE.mkdir(exist_ok=True)
-    for file in (folder.spec, folder.metrics, folder.scores):
-        shutil.copy(file, HERE)
-    length = int(curve(copy, "loss").agent_steps[-1])
-    caption = f"python results/drq.py: one seed, {length:,} agent steps at replay ratio 1, "
-    caption += f"evaluations of 100 episodes; revision {origin_of(copy)['revision']}"
-    demo_picture({"DrQ(eps)": copy}, TAU, "DrQ(eps) on ALE/MsPacman", caption).savefig(HERE / "drq.png")
+    copy = RunFolder(HERE)
+    if options.run:
+        HERE.mkdir(exist_ok=True)
+        folder = RunFolder(options.run)
+        for file in (folder.spec, folder.metrics, folder.scores):
+            shutil.copy(file, HERE)
+    draw().savefig(HERE / "drq.png")
     for name in ("eval_return", f"dormant/{TAU:g}/all", *(f"dormant/{TAU:g}/{layer}" for layer in LAYERS)):
         steps, values = curve(copy, name)
         measured = ~np.isnan(values[0])

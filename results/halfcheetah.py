@@ -19,18 +19,16 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from dormant.experiments import alternatives
 from dormant.lab import name_of
-from dormant.lab.drawing import COLOURS, LINES, STYLE
 from dormant.lab.drawing.curves import ends, stratified_band
 from dormant.lab.judging import mean_interval
 from dormant.lab.machine import pin
 from dormant.lab.runs.description import run_path
 from dormant.lab.runs.folder import RunFolder, curve
+from dormant.plots import COLOURS, LINES, STYLE, finish, marked, name_lines
 from dormant.rl.agents.sac import NETWORKS
 from dormant.rl.control import ControlTraining
 
@@ -99,39 +97,35 @@ def keep(run_dir: Path) -> None:
                 shutil.copy(file, copy)
 
 
-def draw(lines: list[str]) -> Figure:
-    """Draws the returns of all arms, and the dormant fractions of each network. Writes `lines` below."""
+def draw() -> Figure:
+    """Draws the returns of all arms, and the dormant fractions of each network, from the copied data."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 4.6), dpi=130, layout="constrained")
+        figure = Figure(figsize=(9, 3.9), dpi=130, layout="constrained")
         figure.suptitle("SAC on HalfCheetah-v5", fontsize=14, fontweight="bold", x=0.01, ha="left")
-        figure.supxlabel("\n".join(lines), fontsize=8, color="#555555", x=0.01, ha="left")
+        caption = "python results/halfcheetah.py; three seeds. Lines are means over seeds, bands are 95 % t-intervals."
+        figure.supxlabel(caption, fontsize=8, color="#555555", x=0.01, ha="left")
         left, right = figure.subplots(1, 2)
-        arms = {label: ours(arm, "eval_return") for arm, label in OURS.items()} | {"sbx's SAC": theirs(HERE / "sbx")}
-        for (label, seeds), colour in zip(arms.items(), COLOURS, strict=False):
-            _band(left, seeds, label, colour)
+        for number, (label, seeds) in enumerate(returns().items()):
+            mean, low, high = stratified_band(seeds.values[:, None])
+            colour, mark = COLOURS[number], marked(number, len(mean))
+            left.plot(seeds.agent_steps, mean, color=colour, linewidth=1.8, label=label, **mark)
+            left.fill_between(seeds.agent_steps, low, high, color=colour, alpha=0.13, linewidth=0)
         for arm, colour in zip(OURS, COLOURS, strict=False):
-            for network, line in zip(NETWORKS, LINES, strict=False):
+            for number, (network, line) in enumerate(zip(NETWORKS, LINES, strict=False)):
                 seeds = ours(arm, f"dormant/{TAU}/{network}/all")
-                right.plot(seeds.agent_steps, seeds.values.mean(0), line, color=colour, label=f"{OURS[arm]}, {network}")
-        _finish(left, "Return (mean and 95 % t-interval of three seeds)", "return of evaluation episodes")
-        _finish(right, f"Dormant neurons (τ = {TAU}, mean of three seeds)", "dormant fraction")
-        right.yaxis.set_major_formatter(PercentFormatter(1.0))
+                mean, mark = seeds.values.mean(0), marked(number, len(seeds.agent_steps))
+                right.plot(seeds.agent_steps, mean, line, color=colour, label=f"{OURS[arm]}, {network}", **mark)
+        lowest = left.get_ylim()[0]
+        finish(left, "Return", "agent steps", "return of evaluation episodes")
+        left.set_ylim(bottom=lowest)  # some returns are negative
+        name_lines(left)
+        finish(right, f"Dormant neurons (τ = {TAU})", "agent steps", "dormant fraction", percent=True)
     return figure
 
 
-def _band(axes: Axes, seeds: Seeds, label: str, colour: str) -> None:
-    mean, low, high = stratified_band(seeds.values[:, None])
-    axes.plot(seeds.agent_steps, mean, color=colour, linewidth=2, label=label)
-    axes.fill_between(seeds.agent_steps, low, high, color=colour, alpha=0.13, linewidth=0)
-
-
-def _finish(axes: Axes, title: str, quantity: str) -> None:
-    axes.set_title(title)
-    axes.set_ylabel(quantity)
-    axes.set_xlabel("agent steps")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-    axes.legend(fontsize=8)
+def returns() -> dict[str, Seeds]:
+    """The returns of evaluations of each arm."""
+    return {label: ours(arm, "eval_return") for arm, label in OURS.items()} | {"sbx's SAC": theirs(HERE / "sbx")}
 
 
 def at_end(label: str, seeds: Seeds) -> str:
@@ -145,22 +139,27 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, default=Path("runs"))
     parser.add_argument("--core", type=int, help="CPU core on which sbx is trained")
     parser.add_argument("--sbx-only", action="store_true", help="only train the missing runs of sbx")
+    parser.add_argument("--redraw", action="store_true", help="only draw the copied data again")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    if options.core is not None:
-        pin(options.core)
+    if not options.redraw:
+        train(options.core)
+        if options.sbx_only:
+            return
+        keep(options.run_dir)
+    print("Returns over the last tenth of 100,000 agent steps, three seeds each, mean and 95 % t-interval:")
+    print("\n".join(at_end(label, seeds) for label, seeds in returns().items()))
+    draw().savefig(HERE / "halfcheetah.png")
+
+
+def train(core: int | None) -> None:
+    """Trains the missing runs of sbx on a CPU core."""
+    if core is not None:
+        pin(core)
     for seed in DESIGN.seeds:
         folder = HERE / "sbx" / f"seed{seed}"
         if not (folder / "done").exists():
             train_sbx(seed, folder)
-    if options.sbx_only:
-        return
-    keep(options.run_dir)
-    lines = [at_end(label, ours(arm, "eval_return")) for arm, label in OURS.items()]
-    lines = ["Returns over the last tenth of 100,000 agent steps, three seeds each, mean and 95 % t-interval:", *lines]
-    lines += [at_end("sbx's SAC", theirs(HERE / "sbx"))]
-    print("\n".join(lines))
-    draw([f"python results/halfcheetah.py. {lines[0]}", "; ".join(lines[1:])]).savefig(HERE / "halfcheetah.png")
 
 
 if __name__ == "__main__":

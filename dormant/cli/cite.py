@@ -87,7 +87,7 @@ def bibliography() -> dict[str, str]:
     """Every entry of citations.bib by its key.
 
     >>> bibliography()["liu2025measure"].splitlines()[0]
-    '@article{liu2025measure,'
+    '@inproceedings{liu2025measure,'
     """
     entries = BIBTEX.read_text(encoding="utf-8").strip().split("\n\n")
     return {re.findall(r"{(\w+),", entry)[0]: entry for entry in entries}

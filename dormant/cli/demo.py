@@ -105,14 +105,19 @@ def _full(console: Console, length: Length, run_dir: Path) -> int:
     console.print(
         f"[bold]{GAME}[/], replay ratio 1, {length.steps:,} agent steps, {counted(length.seeds, 'seed')} per arm."
     )
-    folders = {arm: RunFolder(run_dir / arm.lower().replace(" + ", "-")) for arm in ARMS}
+    folders = folders_in(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     code = _train(console, length, folders)
     if code == 0:
         console.print(_table(folders, length))
         console.print(closing(*(_end(folder, length) for folder in folders.values())), highlight=False)
-        console.print(f"Picture: {_picture(length, folders, run_dir / 'demo.png')}", soft_wrap=True)
+        console.print(f"Picture: {draw(length, folders, run_dir / 'demo.png')}", soft_wrap=True)
     return code
+
+
+def folders_in(run_dir: Path) -> Folders:
+    """The run folder of each arm."""
+    return {arm: RunFolder(run_dir / arm.lower().replace(" + ", "-")) for arm in ARMS}
 
 
 def _train(console: Console, length: Length, folders: Folders) -> int:
@@ -257,7 +262,8 @@ def _not_seen(difference: Interval, seeds: int) -> str:
     return f"other games and longer runs. Chance hardly explains this difference in return: {bounds} excludes 0. {more}"
 
 
-def _picture(length: Length, folders: Folders, file: Path) -> Path:
+def draw(length: Length, folders: Folders, file: Path) -> Path:
+    """Draws the runs of both arms into a file: returns of training episodes, dormant neurons, and neuron scores."""
     from dormant.lab.drawing import demo_picture  # imported late, because it loads slowly
 
     spec = json.loads(next(iter(folders.values())).spec.read_text())

@@ -249,7 +249,7 @@ def draw(console: Console, root: Path, scale: Scale, experiment: Experiment) -> 
     if frame.is_empty():
         return False
     verdicts = judged(experiment, frame, scale)
-    picture = experiment_figure(experiment, scale, frame, verdicts, revisions(experiment, root, scale))
+    picture = experiment_figure(experiment, scale, frame, revisions(experiment, root, scale))
     folder = root / scale / "figures"
     folder.mkdir(exist_ok=True)
     files = save(picture, folder / experiment.name)

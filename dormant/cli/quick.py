@@ -1,5 +1,6 @@
 """`dormant demo --quick`: a classifier on labels that change, with and without recycling, within a minute."""
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,7 +38,11 @@ def run(console: Console, picture: Path, seeds: int) -> int:
             show(lambda: _progress(measured))
     console.print(_table(measured))
     console.print(closing(measured, example.learning_rate), highlight=False)
-    console.print(f"Picture: {_picture(measured, seeds, picture)}", soft_wrap=True, highlight=False)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    numbers = picture.with_suffix(".csv")
+    write(measured, numbers)
+    draw(read(numbers), picture)
+    console.print(f"Picture: {picture}, and its numbers: {numbers}", soft_wrap=True, highlight=False)
     return 0
 
 
@@ -81,17 +86,39 @@ def closing(measured: Measured, learning_rate: float) -> str:
     ).replace("%", " %")
 
 
-def _picture(measured: Measured, seeds: int, file: Path) -> Path:
+def write(measured: Measured, file: Path) -> None:
+    """Writes the numbers of the picture as a table in CSV."""
+    with file.open("w", newline="") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(("arm", "task", "seed", "accuracy", "dormant"))
+        for arm, (accuracy, dormant) in measured.items():
+            for task, seed in np.ndindex(accuracy.shape):
+                table.writerow((arm, task + 1, seed, f"{accuracy[task, seed]:.6g}", f"{dormant[task, seed]:.6g}"))
+
+
+def read(file: Path) -> Measured:
+    """Reads the numbers that `write` wrote."""
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+
+    def column(arm: str, name: str) -> Tasks:
+        mine = [row for row in rows if row["arm"] == arm]
+        return np.array([float(row[name]) for row in mine]).reshape(int(mine[-1]["task"]), -1)
+
+    return {arm: (column(arm, "accuracy"), column(arm, "dormant")) for arm in dict.fromkeys(row["arm"] for row in rows)}
+
+
+def draw(measured: Measured, file: Path) -> None:
+    """Draws the accuracy on each new task and the dormant neurons into a file."""
     from dormant.lab.drawing import two_panels  # imported late, because it loads slowly
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     panels = {
         "Accuracy on each new task": {arm: accuracy.T for arm, (accuracy, _) in measured.items()},
         f"Dormant neurons (τ = {TAU:g})": {arm: dormant.T for arm, (_, dormant) in measured.items()},
     }
+    seeds = next(iter(measured.values()))[0].shape[1]
     caption = (
         f"dormant demo --quick --seeds {seeds}: each task gives scikit-learn's digits new labels. Thin lines are "
         "seeds, thick lines are their means."
     )
     two_panels(panels, "The same network on one task after another", "task", caption).savefig(file)
-    return file

@@ -137,6 +137,16 @@ def test_quick_trains_a_classifier_and_draws_it(tmp_path, capsys, monkeypatch):
     assert "accuracy on the first task" in shown and "1 seeds per arm" not in shown
     assert "ReDo is ahead in" in shown and "Not seen:" in shown
     assert (tmp_path / "new" / "quick.png").read_bytes().startswith(b"\x89PNG")
+    found = quick.read(tmp_path / "new" / "quick.csv")
+    assert {arm: each[0].shape for arm, each in found.items()} == {"plain": (2, 1), "with ReDo": (2, 1)}
+
+
+def test_the_numbers_of_the_quick_picture_are_read_as_they_were_written(tmp_path):
+    first, second = np.arange(6.0).reshape(3, 2), np.arange(6.0).reshape(3, 2) / 8
+    quick.write({"a": (first, second), "b": (second, first)}, tmp_path / "quick.csv")
+    found = quick.read(tmp_path / "quick.csv")
+    np.testing.assert_array_equal(found["a"], (first, second))
+    np.testing.assert_array_equal(found["b"], (second, first))
 
 
 def test_quick_refuses_a_length(tmp_path, capsys):

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from dormant.lab import Arm, Claim, Design, Experiment, Panel, Quantity
-from dormant.lab.drawing.curves import ALL, Pen, pens, plots, spread
-from dormant.lab.drawing.figure import experiment_figure, grid, published, save
-from dormant.lab.judging.claims import Verdict
+from dormant.lab.drawing.curves import ALL, Pen, pens, plots
+from dormant.lab.drawing.figure import arranged, experiment_figure, grid, parts, published, save
+from dormant.plots import spread
 from dormant.rl.envs.atari import Atari
 from dormant.rl.envs.minatar import MinAtar
 
@@ -99,6 +99,62 @@ def test_the_papers_curves_have_the_pens_of_ours_and_stand_beside_their_like():
     assert paper.lines[1].middle.tolist() == pytest.approx([0.09, 0.20, 0.29, 0.38])
 
 
+def test_the_papers_plot_of_a_tau_stands_beside_ours_of_this_tau_and_before_all_others():
+    panels = (PANELS[0], Panel("Low", "dormant/0.025/all"))
+    table = frame().with_columns(pl.col("dormant/0.1/all").alias("dormant/0.025/all"))
+    what = experiment(panels=panels, shown=("DemonAttack tau=0.025 replay_ratio=0.25",))
+    rows = grid(what, "smoke", table)
+    assert [[plot.published for plot in row] for row in rows] == [[False] * 3, [False, False, False, True]]
+    cells = [(plot.title, plot.place) for plot in arranged(rows)]
+    assert cells[:2] == [("Low", ALL), ("paper (Atari)", "DemonAttack, τ = 0.025, replay ratio = 0.25")]
+    assert [title for title, _ in cells[2:]] == ["Dormant"] * 3 + ["Low"] * 2
+
+
+def test_an_odd_number_of_plots_beside_the_papers_leaves_one_place_empty():
+    what = experiment(games=GAMES[:1], name="fig02", panels=PANELS[:1], shown=("Asterix tau=0", "DemonAttack tau=0"))
+    ours, asterix, demon, empty = arranged(grid(what, "smoke", frame(games=("MinAtar/Asterix",))))
+    assert (ours.published, asterix.published, demon.published, empty) == (False, True, True, None)
+    experiment_figure(what, "smoke", frame(games=("MinAtar/Asterix",)))
+
+
+def test_a_plot_of_many_lines_becomes_several_of_at_most_six_with_the_first_line_in_each():
+    arms = tuple(f"Arm {number}" for number in range(8))
+    (plot,) = plots(experiment(arms, GAMES[:1], PANELS[:1]), "smoke", frame(arms))
+    first, second = parts(plot)
+    assert [line.label for line in first.lines] == ["Arm 0", "Arm 1", "Arm 2", "Arm 3", "Arm 4"]
+    assert [line.label for line in second.lines] == ["Arm 0", "Arm 5", "Arm 6", "Arm 7"]
+    assert (first.place, second.place) == ("MinAtar/Asterix, part 1 of 2", "MinAtar/Asterix, part 2 of 2")
+    assert parts(replace(plot, lines=plot.lines[:6]))[0].place == "MinAtar/Asterix"
+
+
+def names_of(axes):
+    """The boxes of the names of lines, and of the axes, in pixels."""
+    axes.figure.canvas.draw()
+    names = [text for text in axes.texts if text.get_gid()]
+    for name in names:
+        name.arrowprops = name.arrow_patch = None  # the line from the name to the end of its curve
+    return [name.get_window_extent() for name in names], axes.get_window_extent()
+
+
+def test_names_of_lines_are_beside_the_axes_and_apart():
+    arms = tuple(f"Arm {number}" for number in range(6))
+    what = experiment(arms, GAMES[:1], PANELS)
+    same = frame(arms).with_columns(pl.lit(0.1).alias("dormant/0.1/all"))  # all lines end at one height
+    for axes in experiment_figure(what, "smoke", same).axes:
+        boxes, box = names_of(axes)
+        assert len(boxes) == 6 and all(each.x0 > box.x1 for each in boxes)
+        assert not any(one.overlaps(other) for one, other in pairwise(sorted(boxes, key=lambda each: each.y0)))
+        assert max(each.x1 for each in boxes) <= axes.figure.bbox.x1
+        assert axes.get_legend() is None
+
+
+def test_lines_differ_without_colour():
+    arms = tuple(f"Arm {number}" for number in range(6))
+    (axes,) = (each for each in experiment_figure(experiment(arms, GAMES[:1], PANELS[:1]), "smoke", frame(arms)).axes
+               if each.lines)  # fmt: skip
+    assert len({line.get_marker() for line in axes.lines if line.get_marker() != "None"}) == 6
+
+
 def test_a_panel_that_the_paper_has_not_is_refused():
     with pytest.raises(KeyError, match="no panel 'Pong' of fig09; it has DemonAttack"):
         published(experiment(shown=("Pong",)), "smoke")
@@ -116,13 +172,12 @@ def test_the_picture_is_drawn(tmp_path, seeds):
     arms = ("DQN, RR 0.5", "DQN, RR 1", "ReDo, RR 1")
     panels = (Panel("Ends", "eval_return", "replay_ratio"), PANELS[0])
     what = experiment(arms, GAMES[:1], panels, shown=("DemonAttack replay_ratio=0.25",), seeds=seeds)
-    verdict = Verdict(CLAIM, "opposite", 0.5, 0.25, 0.75, 6, "paired t", "", "times")
-    picture = experiment_figure(what, "smoke", frame(arms, seeds=seeds), [verdict], revisions=["abc"])
+    picture = experiment_figure(what, "smoke", frame(arms, seeds=seeds), revisions=["abc"])
     svg, png = save(picture, tmp_path / "a")
     text = svg.read_text()
     for said in ("dormant figure fig09 --scale smoke", "revision abc", "Left out: Much.", "paper (Atari)"):
         assert said in text
-    assert "✗ opposite: More is more (0.5 times [0.25, 0.75], 6 runs)" in text
+    assert "A title" not in text and "More is more" not in text  # claims stand beside the picture
     assert png.read_bytes().startswith(b"\x89PNG") and sorted(tmp_path.iterdir()) == [png, svg]
 
 

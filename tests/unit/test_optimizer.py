@@ -155,6 +155,10 @@ MISTAKES = {
         lambda: with_intervention(optax.sgd(0.1), ReDo(), PARAMS, MODEL.init, X),
         "apply must be a function",
     ),
+    "a Linen module in place of its method": (
+        lambda: with_intervention(optax.sgd(0.1), ReDo(), MODEL, MODEL.init, X),
+        "pass its method `apply`",
+    ),
     "the batch forgotten": (
         lambda: optimizer().intervene((PARAMS, optimizer().init(PARAMS))),
         "the batch on which neurons are scored",

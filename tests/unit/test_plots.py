@@ -54,7 +54,9 @@ def test_runs_are_drawn_with_each_seed_and_their_mean(tmp_path):
     *seeds, mean = (line.get_ydata() for line in axes.lines)
     assert len(seeds) == 2
     np.testing.assert_allclose(mean, np.mean(seeds, axis=0))
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["walk"]
+    assert [text.get_text() for text in axes.texts] == ["walk"] and axes.get_legend() is None
+    plot_runs({"again": folder.path}, "eval_return", axes)
+    assert [text.get_text() for text in axes.texts] == ["walk", "again"]
     with pytest.raises(ValueError, match="is not a run folder"):
         plot_runs({"walk": tmp_path})
 

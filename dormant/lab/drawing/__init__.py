@@ -17,7 +17,20 @@ from PIL import Image
 
 from dormant import Report
 from dormant.lab.runs.folder import Curve, RunFolder, curve, layers, rows
-from dormant.plots import COLOURS, DORMANT, HIGHEST, LINES, STYLE, by_dormancy, finish, new_axes, plot_scores
+from dormant.plots import (
+    COLOURS,
+    DORMANT,
+    HIGHEST,
+    LINES,
+    MOST_LINES,
+    STYLE,
+    by_dormancy,
+    finish,
+    marked,
+    name_lines,
+    new_axes,
+    plot_scores,
+)
 
 
 def demo_picture(
@@ -31,18 +44,18 @@ def demo_picture(
     of the first seed.
     """
     with mpl.rc_context(STYLE):
-        figure = _titled(Figure((11.0, 7.6), dpi=130, layout="constrained"), title, caption)
+        figure = _titled(Figure((9.0, 6.8), dpi=130, layout="constrained"), title, caption)
         grid = figure.add_gridspec(2, 2)
-        top, pooled, by_layer = (figure.add_subplot(grid[place]) for place in ((0, 0), (0, 1), (1, 0)))
+        top, pooled = (figure.add_subplot(grid[0, column]) for column in (0, 1))
         if returns is None:
             _metric_panel(top, arms, "eval_return", "Return", "return of evaluation episodes")
         else:
-            for (arm, measured), colour in zip(returns.items(), cycle(COLOURS)):
-                _draw(top, *measured, colour, arm)
+            for number, (arm, measured) in enumerate(returns.items()):
+                _draw(top, *measured, arm, number)
             finish(top, "Return", "agent steps", "return of training episodes")
         pooled_title = f"Dormant neurons, all layers (τ = {tau:g})"
         _metric_panel(pooled, arms, f"dormant/{tau:g}/all", pooled_title, "dormant fraction", percent=True)
-        _layer_panel(by_layer, arms, tau)
+        _layer_panels(grid[1, 0].subgridspec(len(arms), 1), arms, tau)
         _score_panel(figure, grid[1, 1].subgridspec(len(arms), 1), arms, tau)
     return figure
 
@@ -55,12 +68,13 @@ def two_panels(
     Thin lines are single seeds, and thick lines are means over seeds.
     """
     with mpl.rc_context(STYLE):
-        figure = _titled(Figure((11.0, 4.2), dpi=130, layout="constrained"), title, caption)
+        figure = _titled(Figure((9.0, 3.7), dpi=130, layout="constrained"), title, caption)
         for axes, (name, arms) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-            for (arm, values), colour in zip(arms.items(), cycle(COLOURS)):
-                _draw(axes, np.arange(1, values.shape[1] + 1), values, colour, arm)
+            for number, (arm, values) in enumerate(arms.items()):
+                _draw(axes, np.arange(1, values.shape[1] + 1), values, arm, number)
             finish(axes, name, x_name, "", percent=True)
             axes.set_ylim(0, 1)
+            name_lines(axes)
     return figure
 
 
@@ -74,41 +88,46 @@ def _titled(figure: Figure, title: str, caption: str) -> Figure:
 def _metric_panel(
     axes: Axes, arms: Mapping[str, RunFolder], metric: str, title: str, quantity: str, percent: bool = False
 ) -> None:
-    for (arm, folder), colour in zip(arms.items(), cycle(COLOURS)):
-        _lines(axes, folder, metric, colour, arm)
+    for number, (arm, folder) in enumerate(arms.items()):
+        _draw(axes, *curve(folder, metric), arm, number)
     finish(axes, title, "agent steps", quantity, percent)
 
 
-def _layer_panel(axes: Axes, arms: Mapping[str, RunFolder], tau: float) -> None:
-    for (arm, folder), colour in zip(arms.items(), cycle(COLOURS)):
-        # The last layer has the most dormant neurons, so it gets the solid line.
-        for layer, line in zip(reversed(layers(folder)), cycle(LINES)):
-            _lines(axes, folder, f"dormant/{tau:g}/{layer}", colour, f"{arm}, {layer}", line, seeds=False)
-    finish(axes, f"Dormant neurons by layer (τ = {tau:g})", "agent steps", "dormant fraction, mean of seeds", True)
-
-
-def _lines(
-    axes: Axes, folder: RunFolder, name: str, colour: str, label: str, line: str = "-", seeds: bool = True
-) -> None:
-    steps, values = curve(folder, name)
-    _draw(axes, steps, values, colour, label, line, seeds)
+def _layer_panels(grid: GridSpecFromSubplotSpec, arms: Mapping[str, RunFolder], tau: float) -> None:
+    """Draws one panel per arm: the mean over seeds of the layers that end with the most dormant neurons."""
+    panels = grid.subplots(sharex=True, sharey=True, squeeze=False)[:, 0]
+    for (axes, (arm, folder)), colour in zip(zip(panels, arms.items(), strict=True), cycle(COLOURS)):
+        means = {name: curve(folder, f"dormant/{tau:g}/{name}") for name in reversed(layers(folder))}
+        most = sorted(means, key=lambda name: -float(np.nanmean(means[name].values[:, -1])))[:MOST_LINES]
+        for number, name in enumerate(name for name in means if name in most):
+            _draw(axes, *means[name], name, number, colour, LINES[number % len(LINES)], seeds=False)
+        axes.set_title("")
+        finish(axes, "", "", f"{arm}\ndormant fraction", percent=True)
+    for axes in panels:  # only now, because the panels share their limits
+        name_lines(axes, gap=0.085 * len(arms))
+    some = f", {MOST_LINES} with most" if len(layers(next(iter(arms.values())))) > MOST_LINES else ""
+    panels[0].set_title(f"Dormant neurons by layer (τ = {tau:g}{some})")
+    panels[-1].set_xlabel("agent steps")
 
 
 def _draw(
     axes: Axes,
     steps: Int[np.ndarray, " points"],
     values: Float[np.ndarray, "seeds points"],
-    colour: str,
     label: str,
+    number: int,
+    colour: str = "",
     line: str = "-",
     seeds: bool = True,
 ) -> None:
+    """Draws the mean over seeds, and thin lines of single seeds. `number` decides the marker and the default colour."""
+    colour = colour or COLOURS[number % len(COLOURS)]
     # Skips points without a value, because some log points have no evaluation.
     measured = ~np.isnan(values).all(axis=0)
-    for seed in values[:, measured] if seeds else ():
+    for seed in values[:, measured] if seeds and len(values) > 1 else ():
         axes.plot(steps[measured], seed, color=colour, linewidth=0.8, alpha=0.4)
     mean = np.nanmean(values[:, measured], axis=0)
-    axes.plot(steps[measured], mean, line, color=colour, linewidth=2.2, label=label)
+    axes.plot(steps[measured], mean, line, color=colour, linewidth=1.8, label=label, **marked(number, len(mean)))
 
 
 def _score_panel(figure: Figure, grid: GridSpecFromSubplotSpec, arms: Mapping[str, RunFolder], tau: float) -> None:
@@ -135,11 +154,11 @@ def plot_runs(runs: Mapping[str, Path | str], metric: str = "dormant/0.1/all", a
     damaged.
     """
     axes = new_axes() if axes is None else axes
-    for (label, path), colour in zip(runs.items(), cycle(COLOURS)):
+    for number, (label, path) in enumerate(runs.items()):
         folder = RunFolder(Path(path))
         if not folder.metrics.is_file():
             raise ValueError(f"{path} is not a run folder: it has no {folder.metrics.name}.")
-        _lines(axes, folder, metric, colour, label)
+        _draw(axes, *curve(folder, metric), label, number)
     finish(axes, metric, "agent steps", metric, percent=metric.startswith("dormant/"))
     return axes
 

@@ -161,30 +161,6 @@ def pens(arms: Sequence[str]) -> Pens:
     return drawn | {arm: Pen(families.index(family(arm)), members[family(arm)].index(arm)) for arm in arms}
 
 
-def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Spreads heights within [0, 1], so that neighbours are at least `gap` apart. Keeps their order.
-
-    Moves each height as little as possible.
-
-    >>> [round(height, 2) for height in spread([0.5, 0.52, 0.9], 0.1)]
-    [0.46, 0.56, 0.9]
-    """
-    order = np.argsort(heights, kind="stable")
-    ladder = gap * np.arange(len(heights))
-    wanted = np.asarray(heights, dtype=float)[order] - ladder
-    # Isotonic least squares: pools neighbours that are in the wrong order.
-    pools: list[list[float]] = []
-    for height in wanted.tolist():
-        pools.append([height])
-        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
-            pools[-2:] = [pools[-2] + pools[-1]]
-    placed = np.concatenate([np.full(len(pool), np.mean(pool)) for pool in pools]) if pools else np.empty(0)
-    room = max(0.0, 1.0 - gap * (len(heights) - 1))
-    spaced = np.empty(len(heights))
-    spaced[order] = np.clip(placed, 0, room) + ladder
-    return spaced.tolist()
-
-
 def measured(rows: pl.DataFrame, environments: Sequence[str], x_name: str, metric: str) -> tuple[Points, Measured]:
     """Returns the x values at which an arm was measured in all environments, and the values (NaN if missing).
 

@@ -1,14 +1,15 @@
-"""Draws the figure of an experiment: one row per panel, one column per environment, and then the paper's curves."""
+"""Draws the figure of an experiment, two plots per row. The paper's plot is beside ours, at the same size."""
 
 import csv
 import math
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,12 +20,10 @@ from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocat
 
 from dormant.files import replacing
 from dormant.lab import Experiment, Scale
-from dormant.lab.drawing.curves import Line, Pen, Plot, pens, plots, spread
-from dormant.lab.judging.claims import Verdict
-from dormant.lab.judging.wording import Ruling, effect
-from dormant.plots import COLOURS, STYLE
+from dormant.lab.drawing.curves import Line, Pen, Plot, pens, plots
+from dormant.plots import COLOURS, MOST_LINES, STYLE, End, marked, name_ends
 
-Row = dict[str, Any]  # a row of published.csv
+Row = dict[str, str]  # a row of published.csv
 DOMAINS = {"fig03": "CIFAR-10", "fig14": "MuJoCo"}  # experiments that are not listed use Atari
 QUANTITIES = {
     "dormant_percent": "dormant neurons",
@@ -54,8 +53,15 @@ def published(experiment: Experiment, scale: Scale) -> tuple[Plot, ...]:
     )
 
 
-def shows(plot: Plot, metric: str) -> bool:
-    """Whether a plot of the paper shows the quantity that our metric measures."""
+def shows(plot: Plot, metric: str, metrics: Sequence[str]) -> bool:
+    """Whether a plot of the paper shows the quantity that our metric measures.
+
+    If the plot names a tau that one of our `metrics` has, our metric must have it, too.
+    """
+    tau = re.search(r"τ = ([\d.]+)", plot.place)
+    same = f"dormant/{tau[1]}/" if tau else ""
+    if any(each.startswith(same) for each in metrics if same):
+        return metric.startswith(same)
     return metric.startswith(METRICS.get(plot.metric, ("eval_return", "train_return")))
 
 
@@ -130,44 +136,36 @@ def _words(label: str) -> set[str]:
 
 
 DASHES = ("-", (0, (6, 2)), (0, (3, 2)), (0, (1, 1.5)))
-MARKS: dict[Ruling, str] = {
-    "reproduced": "✓",
-    "weaker than claimed": "≈",
-    "no such effect": "○",
-    "opposite": "✗",
-    "not settled": "?",
-    "not testable": "–",
-    "not measured": "–",
-}
 FEW_SEEDS = 5
-CELL = (3.5, 2.5)  # inches
+CELL = (3.75, 2.5)  # inches; two columns are as wide as a page
+COLUMNS = 2
+PART = ", part "
 CAPTION = 120  # characters per line
 
 
 def experiment_figure(
-    experiment: Experiment,
-    scale: Scale,
-    frame: pl.DataFrame,
-    verdicts: Sequence[Verdict] = (),
-    revisions: Sequence[str] = (),
+    experiment: Experiment, scale: Scale, frame: pl.DataFrame, revisions: Sequence[str] = ()
 ) -> Figure:
     """Draws an experiment's runs: means over seeds with 95 % intervals, and thin lines of single seeds if they are few.
 
-    Prints the verdicts and claims below the plots. Raises ValueError if there is nothing to draw.
+    Raises ValueError if there is nothing to draw.
     """
     rows = grid(experiment, scale, frame)
     if not rows:
         raise ValueError(f"{experiment.name} has no runs at scale {scale} to draw; run: {command(experiment, scale)}")
-    width = max(map(len, rows))
-    notes = [*caption(experiment, scale, frame, revisions), *map(judgement, verdicts)]
-    size = (max(7.2, CELL[0] * width + 0.8), CELL[1] * len(rows) + 0.8 + 0.16 * len(notes))
-    with mpl.rc_context({**STYLE, "font.size": 9, "axes.titlesize": 9.5}):
+    cells = arranged(rows)
+    height = math.ceil(len(cells) / COLUMNS)
+    notes = list(caption(experiment, scale, frame, revisions))
+    size = (CELL[0] * COLUMNS, CELL[1] * height + 0.8 + 0.16 * len(notes))
+    with mpl.rc_context({**STYLE, "font.size": 9, "axes.titlesize": 9}):
         picture = Figure(figsize=size, dpi=130, layout="constrained")
-        picture.suptitle(f"{experiment.name}  {experiment.title}", fontsize=13, fontweight="bold", x=0.01, ha="left")
+        # The title of an experiment is a claim. It stands beside the figure with its verdict, not in the figure.
+        picture.suptitle(f"{experiment.name} at {scale} scale", fontsize=12, fontweight="bold", x=0.01, ha="left")
         picture.supxlabel("\n".join(notes), fontsize=7.5, color="#444444", x=0.01, ha="left", linespacing=1.4)
-        axes = picture.subplots(len(rows), width, squeeze=False)
-        for line, row in zip(axes, rows, strict=True):
-            _row(list(line), row)
+        axes = picture.subplots(height, COLUMNS, squeeze=False).ravel()
+        for one in axes[len(cells) :]:
+            one.set_axis_off()
+        _draw_all([(one, plot) for one, plot in zip(axes, cells, strict=False)])
     return picture
 
 
@@ -175,14 +173,44 @@ def grid(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> list[list
     """Returns the rows of plots, one per panel. The paper's plots of a quantity end our first row of that quantity."""
     ours, theirs = plots(experiment, scale, frame), list(published(experiment, scale))
     titles = dict.fromkeys((plot.title, plot.metric, plot.x_name) for plot in ours)
+    metrics = [metric for _, metric, _ in titles]
     rows = [[plot for plot in ours if (plot.title, plot.metric, plot.x_name) == title] for title in titles]
     for row in rows:
-        fitting = [plot for plot in theirs if shows(plot, row[0].metric)]
+        fitting = [plot for plot in theirs if shows(plot, row[0].metric, metrics)]
         sweeps = [plot for plot in fitting if (plot.x_name == "replay_ratio") == (row[0].x_name == "replay_ratio")]
         row.extend(sweeps)
         theirs = [plot for plot in theirs if not any(plot is taken for taken in sweeps)]
     # The paper's plots without a matching panel form the last row.
     return [*rows, *([theirs] if rows and theirs else [])]
+
+
+def arranged(rows: Sequence[Sequence[Plot]]) -> list[Plot | None]:
+    """Returns the plots in reading order, two per row. None is an empty place.
+
+    First come the paper's plots, each row with our plot of most environments before them. A plot with many lines
+    becomes several.
+    """
+    pairs, others = [], []
+    for row in rows:
+        ours, theirs = ([plot for plot in row if plot.published == paper] for paper in (False, True))
+        first = ours[-1:] if theirs else []  # our last plot is the one of all environments
+        shown = [part for plot in (*first, *theirs) for part in parts(plot)]
+        pairs += [*shown, *([None] * (len(shown) % COLUMNS))]
+        others += [part for plot in (ours[:-1] if theirs else ours) for part in parts(plot)]
+    return [*pairs, *others]
+
+
+def parts(plot: Plot) -> list[Plot]:
+    """Splits a plot so that each part has at most six lines. Each part has the plot's first line, for comparison."""
+    if len(plot.lines) <= MOST_LINES:
+        return [plot]
+    first, *rest = plot.lines
+    count = math.ceil(len(rest) / (MOST_LINES - 1))
+    size = math.ceil(len(rest) / count)
+    return [
+        replace(plot, place=f"{plot.place}{PART}{part + 1} of {count}", lines=(first, *rest[part * size :][:size]))
+        for part in range(count)
+    ]
 
 
 def caption(experiment: Experiment, scale: Scale, frame: pl.DataFrame, revisions: Sequence[str] = ()) -> Iterator[str]:
@@ -203,12 +231,6 @@ def command(experiment: Experiment, scale: Scale) -> str:
     return experiment.command or f"dormant figure {experiment.name} --scale {scale}"
 
 
-def judgement(verdict: Verdict) -> str:
-    """Formats a verdict as one line: mark, ruling, claim, estimate with interval, and number of runs."""
-    numbers = f"{effect(verdict.unit, verdict.bounds)}, {verdict.runs} runs"
-    return f"{MARKS[verdict.verdict]} {verdict.verdict}: {verdict.claim.statement} ({numbers})"
-
-
 def save(picture: Figure, stem: Path) -> tuple[Path, Path]:
     """Writes stem.svg and stem.png, each completely or not at all. Equal figures give equal bytes."""
     files = stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png")
@@ -220,18 +242,26 @@ def save(picture: Figure, stem: Path) -> tuple[Path, Path]:
     return files
 
 
-def _row(cells: list[Axes], row: Sequence[Plot]) -> None:
-    ours = [number for number, plot in enumerate(row) if not plot.published]
-    for number, axes in enumerate(cells):
-        if number >= len(row):
+def _draw_all(cells: Sequence[tuple[Axes, Plot | None]]) -> None:
+    drawn = []
+    for axes, plot in cells:
+        if plot is None:
             axes.set_axis_off()
-            continue
-        draw(axes, row[number])
-        if row[number].published or number == ours[-1]:
-            label(axes, row[number])
-    top = max(cells[number].get_ylim()[1] for number in ours) if ours and row[0].percent else None
-    for number in ours if top else ():
-        cells[number].set_ylim(top=top)
+        else:
+            draw(axes, plot)
+            drawn.append((axes, plot))
+    highest = {}
+    for axes, plot in drawn:
+        highest[_scale(plot)] = max(highest.get(_scale(plot), 0.0), axes.get_ylim()[1])
+    for axes, plot in drawn:
+        axes.set_ylim(top=highest[_scale(plot)])
+        name_ends(axes, [End(line.label, *_end(line), _colour(line)) for line in plot.lines])
+
+
+def _scale(plot: Plot) -> tuple[str, str, str]:
+    """Plots with equal results have the same upper limit, so that they can be compared: fractions, and parts."""
+    place = "" if plot.percent and not plot.published else plot.place.partition(PART)[0]
+    return plot.title, plot.metric, place
 
 
 def draw(axes: Axes, plot: Plot) -> None:
@@ -264,24 +294,29 @@ def _reach(plot: Plot) -> tuple[float, float]:
 
 
 def _line(axes: Axes, plot: Plot, line: Line) -> None:
-    colour = COLOURS[line.colour % len(COLOURS)]
+    colour = _colour(line)
     dash = line.dash + line.colour // len(COLOURS)  # arms that share a colour differ in their dashes
     style = (0, (5, 2)) if plot.published else DASHES[dash % len(DASHES)]
     if plot.x_name == "replay_ratio":
         whiskers = np.nan_to_num(np.abs(np.stack([line.low, line.high]) - line.middle))
         x = line.x * 1.03**line.colour  # shifted so that intervals do not overlap
-        axes.errorbar(x, line.middle, whiskers, color=colour, linestyle=style, marker="o", markersize=4, elinewidth=1.2)
+        mark = marked(line.colour, 1)["marker"]
+        axes.errorbar(x, line.middle, whiskers, color=colour, linestyle=style, marker=mark, markersize=4, elinewidth=1)
         return
     for seed in line.seeds if 1 < len(line.seeds) <= FEW_SEEDS else ():
         axes.plot(line.x, seed, color=colour, linewidth=0.6, alpha=0.35)
     axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.13, linewidth=0)
-    marker = "o" if len(line.x) == 1 else ""
-    axes.plot(line.x, line.middle, color=colour, linestyle=style, linewidth=1.8, marker=marker, markersize=5)
+    number = line.colour + line.dash
+    axes.plot(line.x, line.middle, color=colour, linestyle=style, linewidth=1.6, **marked(number, len(line.x)))
+
+
+def _colour(line: Line) -> str:
+    return COLOURS[line.colour % len(COLOURS)]
 
 
 def _formats(axes: Axes, plot: Plot) -> None:
     if plot.percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_ylim(top=min(1.0, axes.get_ylim()[1]))
     if plot.x_name == "replay_ratio":
         axes.set_xscale("log", base=2)
@@ -292,24 +327,6 @@ def _formats(axes: Axes, plot: Plot) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.margins(x=0)
-
-
-def label(axes: Axes, plot: Plot) -> None:
-    """Writes the name of each line next to the line's end. Names that would overlap are moved apart."""
-    ends = [(line, *_end(line)) for line in plot.lines]
-    low, high = axes.get_ylim()
-    heights = [(y - low) / (high - low) for _, _, y in ends]
-    for (line, x, y), height in zip(ends, spread(heights, 0.085), strict=True):
-        axes.annotate(
-            line.label,
-            xy=(x, y),
-            xytext=(1.03, height),
-            textcoords="axes fraction",
-            va="center",
-            color=COLOURS[line.colour % len(COLOURS)],
-            fontsize=8,
-            annotation_clip=False,
-        )
 
 
 def _end(line: Line) -> tuple[float, float]:

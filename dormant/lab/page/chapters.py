@@ -16,7 +16,7 @@ import polars as pl
 from dormant.lab import Cell, Claim, Experiment, Scale
 from dormant.lab.drawing import ScoreMap, score_maps
 from dormant.lab.drawing.curves import ALL, Line, Plot
-from dormant.lab.drawing.figure import MARKS, grid
+from dormant.lab.drawing.figure import grid
 from dormant.lab.judging import LEVEL
 from dormant.lab.judging.claims import Verdict
 from dormant.lab.judging.wording import SAME_RUN, Ruling, effect, matters, number, quantity, reduction, unit_of, unknown
@@ -24,6 +24,15 @@ from dormant.lab.runs.description import describe
 from dormant.lab.runs.folder import RunFolder, origin_of, runs_of
 from dormant.lab.runs.rows import last_row
 
+MARKS: dict[Ruling, str] = {
+    "reproduced": "✓",
+    "weaker than claimed": "≈",
+    "no such effect": "○",
+    "opposite": "✗",
+    "not settled": "?",
+    "not testable": "–",
+    "not measured": "–",
+}
 TAU = 0.1  # threshold of score maps if no panel names a threshold
 
 
