@@ -54,6 +54,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "*.gap=True": ("sokar2025mind",),
     "*.spectral_norm=True": ("gogianu2021spectral",),
     "MinAtar": ("young2019minatar", "koyamada2023pgx"),
+    "Games": ("young2019minatar", "koyamada2023pgx", "tang2025mitigating"),
     "Atari": ("bellemare2013arcade", "machado2018revisiting"),
     "MuJoCo": ("todorov2012mujoco", "towers2024gymnasium"),
     "FashionMNIST": ("xiao2017fashion",),

@@ -216,7 +216,8 @@ def entry(path: Path) -> Entry:
         found = newest(folder, LAST_VALUES)
         last, env, settings = found.means(), training["env"], _short(training)
         family = FAMILIES.get(env["is"], env["is"])
-        environment = str(env.get("task") or (f"{family}/{env['game']}" if "game" in env else family))
+        game = env.get("game") or "-".join(env.get("games", ()))
+        environment = str(env.get("task") or (f"{family}/{game}" if game else family))
         wanted = training.get("agent_steps", training.get("gradient_steps", 0))  # a training in epochs has neither
         if folder.done.exists():
             end_of(folder)

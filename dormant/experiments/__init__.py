@@ -1,6 +1,6 @@
 """All experiments, in the order of the paper's figures. Our own experiments come last."""
 
-from dormant.experiments import alternatives, causes, choices, phenomenon, redo
+from dormant.experiments import alternatives, causes, choices, continual, phenomenon, redo
 from dormant.lab import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -27,4 +27,5 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     choices.FIG24,
     choices.TABLE7,
     choices.CAPACITY,
+    continual.CONTINUAL,
 )

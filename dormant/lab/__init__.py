@@ -9,7 +9,10 @@ from dormant.rl.envs.mujoco import MuJoCo
 from dormant.supervised.images import ImageSet
 
 Scale = Literal["smoke", "pilot", "laptop", "paper"]
-FAMILIES = {"Atari": "ALE"}  # class name of an environment -> name of its family of games, if the two names differ
+FAMILIES = {
+    "Atari": "ALE",
+    "Games": "MinAtar",
+}  # class name of an environment -> name of its family of games, if the two names differ
 SCALES: tuple[Scale, ...] = ("smoke", "pilot", "laptop", "paper")
 
 

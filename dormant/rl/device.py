@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num, PyTree
 
 from dormant.interventions import Chain, Intervention
+from dormant.settings import added
 from dormant.wiring import Network
 
 from .agents.dqn import DQN, DQNState, Losses
@@ -39,6 +40,7 @@ from .networks import Params
 from .replay.device import Batch, Replay, ReplayState
 from .schedule import (
     Draws,
+    Phase,
     Schedule,
     check_evaluation,
     draws_of,
@@ -60,7 +62,7 @@ class DeviceTraining:
     `Schedule` explains the fields that count steps. One call of `advance` runs a chunk of `log_period` agent steps.
     The size of the chunks does not change the results of learning. Each row has the metrics of `condition`. An
     evaluation plays `eval_episodes` episodes. It also measures `representation` and `trial` on `rank_batch` states. A
-    `rank_batch` of 0 disables these measurements.
+    `rank_batch` of 0 disables these measurements. `phase` is set by trainings that play environments in turn.
 
     Raises ValueError for settings that `Schedule` rejects, or if an `eval_` setting or `rank_batch` is out of range.
     """
@@ -77,6 +79,7 @@ class DeviceTraining:
     eval_period: int = 20_000
     eval_epsilon: float = 0.001
     rank_batch: int = 0
+    phase: Phase | None = added(None)  # noqa: RUF009 (a default)
 
     def __post_init__(self) -> None:
         schedule_of(self, eval_episodes=self.eval_episodes)
@@ -90,9 +93,16 @@ class DeviceTraining:
     @cached_property
     def replay(self) -> Replay:
         """The settings of each seed's replay ring."""
+        begins = 0 if self.phase is None or self.phase.keeps_replay else self.phase.begins
         return Replay(
-            self.agent.replay_capacity, self.env.observation_shape, self.env.observation_dtype, self.agent.n_step
+            *(self.agent.replay_capacity, self.env.observation_shape, self.env.observation_dtype),
+            *(self.agent.n_step, begins),
         )
+
+    @property
+    def learns_from(self) -> int:
+        """The agent step from which on the agent learns."""
+        return self.agent.min_replay + (self.phase.begins if self.phase else 0)
 
     @cached_property
     def learning(self) -> Learning[DQNState, Batch]:
@@ -127,7 +137,7 @@ class DeviceTraining:
         """
         state = share_out(state, len(self.seeds))  # needed because a restored state is on one device
         done, size = self.agent_steps_done(state), self.schedule.agent_steps_per_round
-        warm_rounds, rounds = -(-(self.agent.min_replay - done) // size), self.log_period // size
+        warm_rounds, rounds = -(-(self.learns_from - done) // size), self.log_period // size
         before, (state, metrics) = state, chunk(*self.program, state, min(max(warm_rounds, 0), rounds))
         if warm_rounds >= rounds:
             metrics |= _measure(*self.program, state)
@@ -139,7 +149,7 @@ class DeviceTraining:
         if self.rank_batch:
             names += REPRESENTED + TRIED
             evaluation |= _represent(*self.program, state) if due else {}
-            evaluation |= _try(*self.program, state) if due and done >= self.agent.min_replay else {}
+            evaluation |= _try(*self.program, state) if due and done >= self.learns_from else {}
         found = dict.fromkeys(names, unmeasured(len(self.seeds)))
         found |= {name: np.asarray(value) for name, value in evaluation.items()}
         return state, on_host(metrics, learned=warm_rounds < rounds) | found
@@ -240,7 +250,8 @@ def _agent_step(
     agent, env = training.agent, training.env
     agent_steps, uniform, key = xs
     observation = jax.vmap(env.observe)(world.env)
-    act = map_seeds(partial(agent.act, epsilon=agent.epsilon(agent_steps)))
+    epsilon = training.phase.epsilon(agent, agent_steps) if training.phase else agent.epsilon(agent_steps)
+    act = map_seeds(partial(agent.act, epsilon=epsilon))
     seen = [take_seed((observation, uniform), lane) for lane in range(len(params))]
     action = join_seeds([act(own, observation=o, uniform=u) for own, (o, u) in zip(params, seen, strict=True)])
     env_state, outcome = jax.vmap(partial(step_or_restart, env))(key, world.env, action)

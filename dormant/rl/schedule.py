@@ -249,6 +249,29 @@ def _check_ratio(ratio: float) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Phase:
+    """One of several environments that a run plays in turn: its number, and the agent step at which it begins.
+
+    Every phase begins with the agent's `min_replay` random agent steps without learning. If `keeps_replay` is false,
+    the agent only learns from the agent steps of this phase.
+    """
+
+    number: int
+    begins: int
+    keeps_replay: bool = True
+
+    def epsilon(self, agent: DQN, agent_steps: Int[Array, ""]) -> Float[Array, ""]:
+        """The probability of a random action: 1 at first, then it continues from the phase before.
+
+        >>> agent = DQN(min_replay=10, epsilon_steps=100, epsilon_end=0.0)
+        >>> [round(float(Phase(1, 50).epsilon(agent, jnp.array(step))), 2) for step in (59, 60, 70)]  # 40 learnt before
+        [1.0, 0.6, 0.5]
+        """
+        at_random = agent_steps < self.begins + agent.min_replay
+        return jnp.where(at_random, 1.0, agent.epsilon(agent_steps - self.number * agent.min_replay))
+
+
 class Draws(NamedTuple):
     """The random numbers of one round of a DQN. A whole chunk is drawn at once, because this is faster."""
 

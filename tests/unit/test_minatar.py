@@ -153,6 +153,23 @@ def test_a_sticky_action_repeats_the_last_one():
     assert int(state.game._pos) == 4  # the game starts with the action "do nothing", which is repeated
 
 
+def test_a_padded_game_has_empty_channels_and_all_actions():
+    plain, padded = MinAtar("Breakout", sticky=0.0), MinAtar("Breakout", sticky=0.0, padded=True)
+    assert padded.observation_shape == (10, 10, 10) and padded.actions == 6
+    states, steps = (
+        [each.reset(jax.random.key(0)) for each in (plain, padded)],
+        [jax.jit(plain.step), jax.jit(padded.step)],
+    )
+    # MinAtar's actions are: nothing, left, up, right, down, fire. Breakout needs nothing, left and right.
+    for key, action in zip(jax.random.split(jax.random.key(1), 12), [2, 1, 0, 2, 2, 1] * 2, strict=True):
+        for number, taken in enumerate((action, [0, 1, 3][action])):
+            states[number], outcome = steps[number](key, states[number], jnp.int32(taken))
+        assert (outcome.observation == padded.observe(states[1])).all()
+        seen = np.asarray(outcome.observation)
+        assert (seen[..., :4] == np.asarray(plain.observe(states[0]))).all() and not seen[..., 4:].any()
+        assert int(states[0].game._pos) == int(states[1].game._pos)
+
+
 def test_the_time_limit_truncates_and_restarts():
     env = MinAtar("Asterix", time_limit=3)
     state, ends = env.reset(jax.random.key(0)), []

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Integer, Key, PyTree
 
+from dormant.settings import added
+
 from . import Outcome
 
 # Name -> pgx module, pgx class, number of observation channels, number of actions in the minimal action set.
@@ -21,6 +23,7 @@ GAMES = {
     "Seaquest": ("seaquest", "MinAtarSeaquest", 10, 6),
     "SpaceInvaders": ("space_invaders", "MinAtarSpaceInvaders", 6, 4),
 }
+CHANNELS, ACTIONS = 10, 6  # of a padded game: the most channels of any game, and all actions of MinAtar
 
 
 class MinAtarState(NamedTuple):
@@ -32,10 +35,11 @@ class MinAtarState(NamedTuple):
 
 @dataclass(frozen=True)
 class MinAtar:
-    """One MinAtar game with its minimal action set, as a pure environment.
+    """One MinAtar game as a pure environment. It has its minimal action set, or all six actions if it is `padded`.
 
     Observations are Boolean: 10 x 10 cells with one channel per kind of object. `sticky` is the probability that the
-    last action is repeated instead of the chosen action. An episode is truncated after `time_limit` agent steps.
+    last action is repeated instead of the chosen action. An episode is truncated after `time_limit` agent steps. A
+    `padded` game has ten channels, of which the last are empty, so that all games have the same shapes.
 
     >>> MinAtar("Breakout").observation_shape
     (10, 10, 4)
@@ -49,6 +53,7 @@ class MinAtar:
     game: str = "Asterix"
     sticky: float = 0.1
     time_limit: int = 5_000
+    padded: bool = added(False)
 
     def __post_init__(self) -> None:
         if self.game not in GAMES:
@@ -60,7 +65,7 @@ class MinAtar:
 
     @property
     def observation_shape(self) -> tuple[int, int, int]:
-        return (10, 10, GAMES[self.game][2])
+        return (10, 10, CHANNELS if self.padded else GAMES[self.game][2])
 
     @property
     def observation_dtype(self) -> np.dtype:
@@ -68,32 +73,36 @@ class MinAtar:
 
     @property
     def actions(self) -> int:
-        return GAMES[self.game][3]
+        return ACTIONS if self.padded else GAMES[self.game][3]
 
     def reset(self, key: Key[Array, ""]) -> MinAtarState:
         """The first state of an episode."""
         with _lenient():
-            game = _pgx(self.game, self.sticky).init(key)
+            game = _pgx(self.game, self.sticky, self.padded).init(key)
         return MinAtarState(_first(self.game, game), jnp.zeros((), jnp.int32))
 
     def observe(self, state: MinAtarState) -> Bool[Array, "10 10 channels"]:
         """The agent's observation of a state."""
-        return state.game.observation
+        return self._seen(state.game)
+
+    def _seen(self, game: PyTree) -> Bool[Array, "10 10 channels"]:
+        empty = self.observation_shape[-1] - game.observation.shape[-1]
+        return jnp.pad(game.observation, ((0, 0), (0, 0), (0, empty))) if empty else game.observation
 
     def step(
         self, key: Key[Array, ""], state: MinAtarState, action: Integer[Array, ""]
     ) -> tuple[MinAtarState, Outcome]:
         """The state after the action, and the outcome of the agent step."""
-        pgx = _pgx(self.game, self.sticky)
+        pgx = _pgx(self.game, self.sticky, self.padded)
         with _lenient():
             game = _as_minatar(self.game, pgx, state.game, pgx.step(state.game, action, key))
         elapsed = state.elapsed + 1
         truncated = (elapsed >= self.time_limit) & ~game.terminated
-        return MinAtarState(game, elapsed), Outcome(game.observation, game.rewards[0], game.terminated, truncated)
+        return MinAtarState(game, elapsed), Outcome(self._seen(game), game.rewards[0], game.terminated, truncated)
 
 
 @cache
-def _pgx(game: str, sticky: float) -> Any:
+def _pgx(game: str, sticky: float, all_actions: bool = False) -> Any:
     module, name, _, _ = GAMES[game]
     # pgx creates arrays when it is imported. `ensure_compile_time_eval` keeps these arrays from being tracers.
     with _lenient(), jax.ensure_compile_time_eval():
@@ -101,7 +110,7 @@ def _pgx(game: str, sticky: float) -> Any:
             source = import_module(f"pgx.minatar.{module}")
         except ImportError as error:
             raise ImportError(f"MinAtar/{game} needs pgx ({error}): pip install 'dormant[minatar]'") from error
-        return getattr(source, name)(sticky_action_prob=sticky)
+        return getattr(source, name)(sticky_action_prob=sticky, use_minimal_action_set=not all_actions)
 
 
 def _lenient() -> ExitStack:

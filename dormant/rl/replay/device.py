@@ -44,13 +44,14 @@ class Replay:
 
     In all methods, `added` is the number of steps added so far. The ring stores the observations before and after each
     step. Therefore a truncated episode is bootstrapped from its true last observation. An n-step return stops at the
-    end of its episode. Boolean observations are stored as bits.
+    end of its episode. Boolean observations are stored as bits. Steps before agent step `begins` are never drawn.
     """
 
     capacity: int
     observation_shape: tuple[int, ...]
     observation_dtype: np.dtype
     n_step: int = 1
+    begins: int = 0
 
     def init(self) -> ReplayState:
         """Returns an empty ring."""
@@ -122,7 +123,7 @@ class Replay:
 
     def _starts(self, added: Array, uniform: Array) -> Array:
         """The slots of the steps at which the drawn transitions start."""
-        held = jnp.minimum(added, self.capacity)
+        held = jnp.minimum(added - self.begins, self.capacity)
         number = held - self.n_step + 1
         # A float32 has 24 significant bits, so every step of a ring of up to 2**24 (about 16 million) can be drawn.
         offset = jnp.minimum((uniform * number.astype(jnp.float32)).astype(jnp.int32), number - 1)
