@@ -27,6 +27,7 @@ METRICS = {
     "eval_return",
     "train_return",
     "q_gap",
+    "tangent_kernel_rank",
     "srank",
     "accuracy",
     "loss",
