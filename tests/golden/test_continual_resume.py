@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.kills import assert_same_run
@@ -63,10 +64,10 @@ def test_the_return_of_an_episode_does_not_cross_a_switch(run):
 
 def test_a_new_replay_holds_steps_of_the_new_game_only():
     kept, new = (replace(TRAINING, keep_replay=keep).phases[1].replay for keep in (True, False))
-    uniform = np.linspace(0, 0.999, 200, dtype=np.float32)
-    slots = [set(np.asarray(each._starts(np.int32(100), uniform)).tolist()) for each in (kept, new)]
+    uniform = jnp.linspace(0, 0.999, 200)
+    slots = [set(np.asarray(each._starts(jnp.int32(100), uniform)).tolist()) for each in (kept, new)]
     assert slots == [set(range(64)), {step % 64 for step in range(80, 100)}]
-    assert set(np.asarray(new._starts(np.int32(150), uniform)).tolist()) == set(range(64))
+    assert set(np.asarray(new._starts(jnp.int32(150), uniform)).tolist()) == set(range(64))
 
 
 @pytest.mark.parametrize("change", [{"log_period": 30}, {"agent": replace(AGENT, n_step=2)}])
@@ -77,7 +78,7 @@ def test_settings_that_do_not_fit_a_switch_are_refused(change):
 
 @pytest.mark.parametrize("done", [80, 120])
 def test_a_run_that_is_killed_at_a_switch_or_after_it_ends_with_the_same_bits(done, tmp_path, monkeypatch):
-    runner.run(TRAINING, tmp_path / "whole", checkpoint_seconds=0)
+    runner.run(TRAINING, tmp_path / "whole", checkpoint_seconds=0.0)
     save = runner.save
 
     def killed(manager, step, *rest):
@@ -87,9 +88,9 @@ def test_a_run_that_is_killed_at_a_switch_or_after_it_ends_with_the_same_bits(do
 
     monkeypatch.setattr(runner, "save", killed)
     with pytest.raises(Killed):
-        runner.run(TRAINING, tmp_path / "killed", checkpoint_seconds=0)
+        runner.run(TRAINING, tmp_path / "killed", checkpoint_seconds=0.0)
     monkeypatch.setattr(runner, "save", save)
-    runner.run(TRAINING, tmp_path / "killed", checkpoint_seconds=0)
+    runner.run(TRAINING, tmp_path / "killed", checkpoint_seconds=0.0)
     names = assert_same_run(tmp_path / "whole", tmp_path / "killed", 160)
     assert any("params" in name for name in names)
     recycled = [row.get("recycled/dense_0", 0) for row in rows(RunFolder(tmp_path / "whole").metrics)]
