@@ -116,7 +116,7 @@ CONTINUAL = Experiment(
         ),
         halves_dormancy("ReDo", PLAIN),
         returns(
-            "ReDo has a higher return at the end of the third game if it keeps its replay",
+            "ReDo has a higher return at the end of the third game with the old replay than with a new one",
             "ReDo",
             "ReDo, new replay",
             "higher",
