@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as hnp
 
 from dormant import dormant_mask, neuron_scores
 
-shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(lambda axes: (*axes, 5))
+# Few shapes, because each one compiles: one to four leading axes, also of length 1.
+shapes = st.sampled_from([(1, 5), (3, 5), (4, 1, 5), (2, 3, 5), (3, 1, 2, 5), (4, 2, 1, 3, 5)])
 floats = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
 activations = shapes.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=floats))
 
