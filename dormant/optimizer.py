@@ -262,7 +262,7 @@ class InterveningOptimizer:
                 )
 
 
-def _check_optimizer(tx: Any) -> None:
+def _check_optimizer(tx: object) -> None:
     if isinstance(tx, InterveningOptimizer):
         raise TypeError("tx already has an intervention: to use several, combine them in one Chain.")
     if not isinstance(tx, optax.GradientTransformation):
@@ -304,7 +304,7 @@ def _rejoined(trained: Any, model: Any, state: InterventionState) -> Any:
     return model, state
 
 
-def _functions(apply: Any, init: Callable[..., PyTree], shapes: tuple[PyTree, ...]) -> Model:
+def _functions(apply: object, init: Callable[..., PyTree], shapes: tuple[PyTree, ...]) -> Model:
     """Returns the model of a network given as two functions."""
     if not callable(apply) or callable(
         getattr(apply, "apply", None)

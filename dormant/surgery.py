@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +123,7 @@ def untrained(tx: optax.GradientTransformation, params: Params) -> frozenset[str
 
 
 @functools.lru_cache(maxsize=64)
-def _untrained(tx: optax.GradientTransformation, structure: Any, kinds: tuple[tuple, ...]) -> tuple[bool, ...]:
+def _untrained(tx: optax.GradientTransformation, structure: object, kinds: tuple[tuple, ...]) -> tuple[bool, ...]:
     """Returns one Boolean per parameter: True if the optimizer does not train the parameter."""
     params = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
     try:

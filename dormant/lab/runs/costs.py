@@ -55,7 +55,7 @@ class Speeds:
     table: Mapping[Kind, Speed]
     backend: str = "cpu"
 
-    def cost(self, training: Any) -> Cost | None:
+    def cost(self, training: object) -> Cost | None:
         """Returns the estimated cost of a training. Returns None if neither the runs nor the table have its kind.
 
         >>> from dormant.rl.device import DeviceTraining
@@ -75,7 +75,7 @@ class Speeds:
         return Cost(seconds, "table")
 
 
-def kind_of(training: Any, backend: str) -> Kind:
+def kind_of(training: object, backend: str) -> Kind:
     """The kind of a training.
 
     >>> from dormant.rl.device import DeviceTraining

@@ -178,7 +178,7 @@ def runs_by_seed(root: Path, scale: Scale, training: Any, unfinished: bool = Fal
 
 
 @contextlib.contextmanager
-def claimed(path: Path, training: Any) -> Iterator[RunFolder]:
+def claimed(path: Path, training: object) -> Iterator[RunFolder]:
     """Claims the folder of a training and yields it. Creates the folder if it does not exist.
 
     Inside the block, only this process can use the folder. When a process of this machine ends, its folder is free at
@@ -251,13 +251,13 @@ def in_use(path: Path) -> bool:
     return held_by_another_machine(path)
 
 
-def _settle(folder: RunFolder, configuration: Any) -> None:
+def _settle(folder: RunFolder, configuration: object) -> None:
     _compare(folder, configuration)
     if not folder.spec.exists():
         write_whole(folder.spec, sealed({"training": configuration, **origin()}))
 
 
-def _compare(folder: RunFolder, configuration: Any) -> None:
+def _compare(folder: RunFolder, configuration: object) -> None:
     if folder.spec.exists():
         changed = differences(read(Spec, folder.spec).training, configuration)
         if changed:
