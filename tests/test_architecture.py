@@ -41,7 +41,7 @@ FLOORS = {
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_FILES = 149  # raise this limit if a new file has one whole idea
 MEDIAN_LINES, MOST_LINES, FEWEST_LINES = 110, 400, 40
-MOST_ANY = 216  # lines with Any
+MOST_ANY = 218  # lines with Any
 LONGEST_FUNCTION = 60  # lines of a function, without signature and docstring
 
 

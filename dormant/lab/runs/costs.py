@@ -55,7 +55,7 @@ class Speeds:
     table: Mapping[Kind, Speed]
     backend: str = "cpu"
 
-    def cost(self, training: object) -> Cost | None:
+    def cost(self, training: Any) -> Cost | None:
         """Returns the estimated cost of a training. Returns None if neither the runs nor the table have its kind.
 
         >>> from dormant.rl.device import DeviceTraining

@@ -41,7 +41,7 @@ def describe(value: object) -> Any:
     return value if isinstance(value, bool | int | float | str | None) else repr(value)
 
 
-def _deciding(value: object) -> Iterator[dataclasses.Field]:
+def _deciding(value: Any) -> Iterator[dataclasses.Field]:
     for field in dataclasses.fields(value):
         # Leaves out fields with `compare=False`, because they do not change the result of a run, and fields that did
         # not exist in older runs and have their default.
@@ -93,7 +93,7 @@ def run_path(root: Path, scale: Scale, training: Trainable) -> Path:
     return root / scale / environment / _name(training) / f"seed{'-'.join(map(str, training.seeds))}"
 
 
-def kind(training: object) -> str:
+def kind(training: Any) -> str:
     """The first part of the name of a training's folder: its `kind` if it has one, otherwise agent and replay ratio.
 
     >>> from dormant.rl.device import DeviceTraining

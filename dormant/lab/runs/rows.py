@@ -209,7 +209,7 @@ def not_finite(row: Values) -> list[str]:
     return [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
 
 
-def _json(value: object) -> object:
+def _json(value: Any) -> Any:
     if value is np.ma.masked:
         return None
     if np.ndim(value):
