@@ -74,7 +74,8 @@ def our_loop(ratio: float, agent_steps: int, redo: bool, folder: Path, replay_on
 
     agent = replace(atari_dqn(ratio), replay_capacity=1_000, min_replay=agent_steps, epsilon_steps=1)
     what = Every(max(1, round(agent_steps * ratio)), ReDo()) if redo else Chain()
-    length: dict[str, Any] = {"agent_steps": 10**6 * agent_steps, "log_period": agent_steps, "eval_period": 10**9}
+    length: dict[str, Any] = {"agent_steps": 10**6 * agent_steps, "log_period": agent_steps}
+    length["eval_period"] = length["agent_steps"]
     training = AtariTraining(
         agent=agent, env=Atari(GAME), intervention=what, replay_ratio=ratio, replay_on=replay_on, **length
     )
