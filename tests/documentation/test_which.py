@@ -1,4 +1,4 @@
-"""docs/which.md follows from the committed comparisons, and answers in its first five lines."""
+"""docs/which.md follows from the committed comparisons, and docs/cures.md has the measured costs."""
 
 import re
 import runpy
@@ -10,6 +10,7 @@ import pytest
 from documentation.pages import DOCS
 
 from dormant.experiments.comparison import Record
+from dormant.experiments.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 MAKER = runpy.run_path(str(ROOT / "results" / "leaderboard.py"))
@@ -76,3 +77,10 @@ def test_published_numbers_stand_only_beside_runs_of_their_protocol():
     assert "none here" in "".join(MAKER["published"]([submission(returns)]))
     theirs = "".join(MAKER["published"]([submission(returns, "atari", "paper")]))
     assert "Theirs" in theirs and "| redo | 0.63 | Sokar et al. 2023 |" in theirs
+
+
+def test_the_page_of_cures_has_the_measured_costs():
+    benchmark = runpy.run_path(str(ROOT / "benchmarks" / "methods.py"))
+    assert "\n".join(benchmark["table"]()) in (DOCS / "cures.md").read_text(), "run benchmarks/methods.py --table"
+    measured = {row[0] for row in benchmark["kept"]()}
+    assert measured <= set(METHODS)
