@@ -106,7 +106,7 @@ def test_the_papers_plot_of_a_tau_stands_beside_ours_of_this_tau_and_before_all_
     rows = grid(what, "smoke", table)
     assert [[plot.published for plot in row] for row in rows] == [[False] * 3, [False, False, False, True]]
     cells = [(plot.title, plot.place) for plot in arranged(rows)]
-    assert cells[:2] == [("Low", ALL), ("paper (Atari)", "DemonAttack, τ = 0.025, replay ratio = 0.25")]
+    assert cells[:2] == [("Low", ALL), ("paper (Atari)", "DemonAttack, τ = 0.025, replay ratio 0.25")]
     assert [title for title, _ in cells[2:]] == ["Dormant"] * 3 + ["Low"] * 2
 
 
