@@ -19,6 +19,7 @@ from dormant.experiments.comparison import GROUNDS, tuning
 from dormant.experiments.methods import METHODS
 from dormant.lab.machine import cores, origin, pin
 from dormant.lab.runs.costs import TABLE_COLUMNS, kind_of
+from dormant.rl.continual import ContinualTraining, Games
 
 TABLE = Path(__file__).parents[1] / "dormant" / "experiments" / "speeds.csv"
 
@@ -27,7 +28,7 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--core", type=int, default=cores()[-1])
     flags.add_argument("--seconds", type=float, default=5.0, help="smallest CPU time of a measurement in seconds")
-    flags.add_argument("--families", nargs="+", default=["MinAtar", "Atari", "MuJoCo"])
+    flags.add_argument("--families", nargs="+", default=["MinAtar", "Games", "Atari", "MuJoCo"])
     flags.add_argument("--missing", action="store_true", help="measure only kinds that are not in the table")
     given = flags.parse_args()
     pin(given.core)
@@ -68,13 +69,15 @@ def speeds(training, seconds: float) -> dict[str, float]:
     if not hasattr(training, "replay_ratio"):
         learning = pace(replace(training, seeds=(0,)), 1, seconds)
         return {"agent_steps_per_second": math.inf, "gradient_steps_per_second": round(1 / learning, 2)}
-    steps = {"MinAtar": 1_000, "MuJoCo": 400}.get(kind_of(training, "cpu").environment, 20)
+    steps = {"MinAtar": 1_000, "Games": 1_000, "MuJoCo": 400}.get(kind_of(training, "cpu").environment, 20)
+    # The length of games in a row is part of their environment.
+    games = isinstance(training, ContinualTraining)
+    length = {"env": Games(steps=10**6)} if games else {"env": type(training.env)(), "agent_steps": 10**6}
     short = replace(
         training,
-        env=type(training.env)(),
+        **length,
         seeds=(0,),
         replay_ratio=1.0,
-        agent_steps=10**6,
         log_period=steps,
         eval_period=10**6,
         agent=replace(training.agent, min_replay=steps, replay_capacity=100_000),

@@ -6,6 +6,7 @@ end, outside of the axes. Figures of your own need `layout="constrained"` to mak
 package: `pip install 'dormant[cli]'`.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ STYLE: dict[Any, Any] = {
 # Dormant neurons are purple. Other neurons are grey, darker for higher scores.
 SHADES = mpl.colormaps["Greys"].with_extremes(under=DORMANT)
 NAMES = "names of lines"
+LONGEST_NAME = 24  # characters in a line of a name; a wider name takes too much of the width of its axes
 LEADER = {"arrowstyle": "-", "linewidth": 1.2, "shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)}
 HIGHEST = 3.0  # scores above this all have the same shade; the mean score of a layer is 1
 
@@ -157,15 +159,18 @@ def name_lines(axes: Axes, gap: float = 0.085) -> None:
 def name_ends(axes: Axes, ends: Sequence[End], gap: float = 0.085) -> None:
     """Writes names to the right of the axes, each joined to the end of its line.
 
-    Names keep a distance of `gap`, as a fraction of the height of the axes. Removes the names of an earlier call.
+    Long names are broken into lines. Lines of names keep a distance of `gap`, as a fraction of the height of the axes.
+    Removes the names of an earlier call.
     """
     for old in [text for text in axes.texts if text.get_gid() == NAMES]:
         old.remove()
     low, high = axes.get_ylim()
-    heights = spread([(end.y - low) / (high - low) for end in ends], gap)
-    for end, height in zip(ends, heights, strict=True):
+    names = [textwrap.fill(end.name, LONGEST_NAME) for end in ends]
+    longest = max((name.count("\n") + 1 for name in names), default=1)
+    heights = spread([(end.y - low) / (high - low) for end in ends], gap * longest)
+    for end, name, height in zip(ends, names, heights, strict=True):
         axes.annotate(
-            end.name,
+            name,
             xy=(end.x, end.y),
             xytext=(1.05, height),
             textcoords="axes fraction",

@@ -4,7 +4,7 @@ from campaign import inputs
 from campaign.outcomes import Tally
 
 
-def test_damaged_inputs_are_refused_or_read_alike():
-    tally = Tally()
+def test_damaged_inputs_are_refused_or_read_alike(tmp_path):
+    tally = Tally(tmp_path)
     inputs.campaign(tally, 150, seed=7)
     assert not tally.failed and set(tally.counts) == set(inputs.INPUTS)

@@ -123,5 +123,5 @@ def test_cures_that_keep_state_work_in_the_loop_with_seeds_side_by_side():
 
 
 def test_a_rank_batch_is_no_negative_number():
-    with pytest.raises(ValueError, match="rank_batch must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="rank_batch must be at least 0 states, got -1"):
         DeviceTraining(rank_batch=-1)

@@ -110,7 +110,7 @@ def _lines(
 
 def _plain(word: str) -> str:
     known = {"atari17": "17 games", "atari100k": "26 games", "nature": "Nature CNN", "impala": "IMPALA ResNet"}
-    return known.get(word, word.replace("_", " ").replace("tau=", "τ = ").replace("=", " "))
+    return known.get(word, word.replace("_", " ").replace("=", " ").replace("tau ", "τ = "))
 
 
 def _column(rows: list[Row], name: str) -> np.ndarray:
