@@ -11,7 +11,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -93,7 +93,7 @@ def claim_ring(mark: ndarray, owner: int | None, added: int, folder: Path) -> No
         raise DamagedRing(f"{folder} is the ring of another run or seed.")
 
 
-def checksum(owner: int, number: int, *parts: Any) -> int:
+def checksum(owner: int, number: int, *parts: bytes | ndarray | np.generic) -> int:
     """Returns a checksum of three things: the owner of a ring, the number of a step or frame, and its bytes in `parts`.
 
     >>> checksum(1, 0, b"abc") == checksum(2, 0, b"abc"), checksum(1, 0, b"abc") == checksum(1, 1, b"abc")
@@ -101,7 +101,7 @@ def checksum(owner: int, number: int, *parts: Any) -> int:
     """
     total = zlib.crc32(number.to_bytes(8, "little"), owner)
     for part in parts:
-        total = zlib.crc32(part, total)
+        total = zlib.crc32(part if isinstance(part, bytes) else part.data, total)
     return total
 
 
