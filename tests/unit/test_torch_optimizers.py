@@ -137,7 +137,7 @@ def test_a_parameter_frozen_since_the_trace_is_refused():
     net = with_silent(mlp(), 0)
     wiring = dt.trace(net, torch.zeros(1, 3))
     net[2].weight.requires_grad_(False)
-    with pytest.raises(ValueError, match=r"2.weight is frozen .* trace again"):
+    with pytest.raises(ValueError, match=r"2.weight is frozen .* trace the module again"):
         dt.recycle_(net, wiring, torch.randn(8, 3), tau=0.0)
 
 
