@@ -54,6 +54,8 @@ def finished(run_dir: Path) -> Iterator[RunFolder]:
 
 def pack(run_dir: Path) -> None:
     """Keeps each finished run that is not kept yet as an archive, without its checkpoints."""
+    if not run_dir.is_dir():
+        raise ValueError(f"expected a folder of runs, got {run_dir}; name it with --run-dir.")
     for run in finished(run_dir):
         name = run.path.relative_to(run_dir)
         archive = PACKED / name.with_name(f"{name.name}.tar.xz")
@@ -114,17 +116,17 @@ def main() -> int:
     flags = parser.parse_args()
     if flags.screen:
         return screen(flags.run_dir or Path("runs"), flags.games, flags.workers)
-    if flags.pack or flags.unpack:
-        (pack if flags.pack else unpack)(flags.run_dir or Path("runs"))
-        return 0
     kept = HERE / "metrics.parquet"
     try:
+        if flags.pack or flags.unpack:
+            (pack if flags.pack else unpack)(flags.run_dir or Path("runs"))
+            return 0
         if flags.run_dir:
             frame = read_all(flags.run_dir, SCALE, suite())
             HERE.mkdir(exist_ok=True)
             frame.write_parquet(kept, compression="zstd")
         judge(pl.read_parquet(kept))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, tarfile.TarError) as error:
         parser.error(str(error))
     return 0
 

@@ -176,9 +176,11 @@ def test_seeds_side_by_side_equal_seeds_one_by_one(intervention):
         together = side_by_side(KEYS, *together)
         pairs = [update(*one) for one in zip(KEYS, learners, states, strict=True)]
         learners, states = map(list, zip(*pairs, strict=True))
-    if isinstance(intervention, FIRE | ContinualBackprop):  # in a batch, some CPUs round products and sums differently
+    rounded = {FIRE: (1e-4, 1e-6), ContinualBackprop: (1e-6, 0.0)}  # some CPUs round sums and products differently here
+    if type(intervention) in rounded:
+        rtol, atol = rounded[type(intervention)]
         alone = (stack(learners), stack(states))
-        jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6), together, alone)
+        jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=rtol, atol=atol), together, alone)
     else:
         assert_equal(together, (stack(learners), stack(states)))
 
