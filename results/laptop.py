@@ -14,6 +14,7 @@ LOG.md has the plan, which was written before any judged run was made.
 """
 
 import argparse
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,17 +62,21 @@ def pack(run_dir: Path) -> None:
         archive = PACKED / name.with_name(f"{name.name}.tar.xz")
         if not archive.exists():
             archive.parent.mkdir(parents=True, exist_ok=True)
-            with tarfile.open(archive, "w:xz") as stream:
+            whole = archive.with_suffix(".part")  # an interrupted command leaves no archive that is cut short
+            with tarfile.open(whole, "w:xz") as stream:
                 for file in KEPT_FILES:
                     stream.add(run.path / file, name / file)
+            whole.replace(archive)
             print(f"{archive.relative_to(HERE)}  {archive.stat().st_size:,} bytes")
 
 
 def unpack(run_dir: Path) -> None:
-    """Puts the kept runs that `run_dir` lacks into it."""
+    """Puts the kept runs that `run_dir` lacks into it. A run that is there and not finished is replaced."""
     for archive in sorted(PACKED.rglob("*.tar.xz")):
         name = archive.relative_to(PACKED)
-        if not (run_dir / name.with_name(name.name.removesuffix(".tar.xz"))).exists():
+        run = run_dir / name.with_name(name.name.removesuffix(".tar.xz"))
+        if not (run / "done").exists():
+            shutil.rmtree(run, ignore_errors=True)  # an interrupted command left it, or a training that is not needed
             with tarfile.open(archive) as stream:
                 stream.extractall(run_dir, filter="data")
             print(f"{name} is unpacked")

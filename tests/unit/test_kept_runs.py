@@ -45,3 +45,17 @@ def test_packing_and_unpacking_again_changes_nothing(tmp_path, capsys):
     pack(tmp_path / "old")
     unpack(tmp_path / "old")
     assert capsys.readouterr().out == ""
+
+
+def test_a_run_that_was_unpacked_in_part_is_unpacked_again(tmp_path):
+    pack, unpack, files = command(tmp_path / "kept" / "runs")
+    (job, *_) = jobs([each for each in EXPERIMENTS if each.name == "fig09"], "laptop", tmp_path / "old", together=False)
+    job.path.mkdir(parents=True)
+    for file in files:
+        (job.path / file).write_text("kept")
+    pack(tmp_path / "old")
+    unpacked = tmp_path / "new" / job.path.relative_to(tmp_path / "old")
+    unpacked.mkdir(parents=True)
+    (unpacked / "metrics.jsonl").write_text("cut sh")
+    unpack(tmp_path / "new")
+    assert [(unpacked / file).read_text() for file in files] == ["kept"] * len(files)
