@@ -26,7 +26,7 @@ class Game(Protocol):
 
 @runtime_checkable
 class Trainable(Protocol):
-    """A training that an experiment can run. It is a frozen dataclass with these fields, such as `DeviceTraining`."""
+    """The configuration of a training run, called a training. It is a frozen dataclass, such as `DeviceTraining`."""
 
     __dataclass_fields__: ClassVar[dict[str, Field]]
 
@@ -40,7 +40,7 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of a figure: a training without its environment and its seeds. The design sets these two."""
+    """One line of a figure: a name and a training. The design replaces the training's environment and seeds."""
 
     name: str
     training: Trainable
@@ -80,7 +80,7 @@ class Quantity:
 
     `reset_age=(low, high)` keeps a log point only if the last reset was at least `low` and less than `high` reset
     periods ago in both arms. Use it to leave out the time shortly after a reset, when an agent plays like a new agent.
-    An arm without resets leaves out no log point.
+    An arm without resets excludes no log point.
 
     >>> Quantity("eval_return", "mean", after=0.5, reset_age=(0.5, math.inf)).metric
     'eval_return'
@@ -136,15 +136,15 @@ class Claim:
 
     The claim compares two values. The first value is `quantity` in the arm `arm`. The second value is `quantity` in the
     arm `against`. If `against` is None, the second value is the start of `quantity`'s metric in the arm `arm`. If
-    `baseline` is set, the second value is `baseline`, in the arm `against` or (if that is None) in the arm `arm`.
+    `baseline` is set, the second value is `baseline` in the arm `against`, or in the arm `arm` if `against` is None.
 
-    - `by="ratio"` compares the quotient of the two values. 1 means no effect. `smallest` is for example 1.5 for
-      "higher" or 0.67 for "lower".
-    - `by="difference"` compares their difference. 0 means no effect. `smallest` is for example 0.1 for "higher" or -0.1
-      for "lower".
+    - `by="ratio"`: the effect is the first value divided by the second. A ratio of 1 means no effect. `smallest` is for
+      example 1.5 for "higher" or 0.67 for "lower".
+    - `by="difference"`: the effect is the first value minus the second. A difference of 0 means no effect. `smallest`
+      is for example 0.1 for "higher" or -0.1 for "lower".
 
-    A claim is a bound if its `smallest` allows a small effect against the claimed direction. For example, "higher" with
-    a ratio of 0.9 claims that less than a tenth is lost.
+    A claim is called a bound if its `smallest` allows a small effect in the other direction. For example, "higher" with
+    a ratio of 0.9 claims that the first value is at least 90 % of the second.
 
     The intervals of an experiment's primary claims are corrected for the number of these claims (see
     `judging.claims.judged`). All other claims are exploratory. The claim can only be tested if all preconditions in

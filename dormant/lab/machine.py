@@ -33,14 +33,14 @@ def pin(core: int) -> None:
 
 
 def release_memory() -> None:
-    """Gives freed memory back to the system. The C library of Linux would keep the freed memory of every thread."""
+    """Gives freed memory back to the system. Without this call, glibc keeps the memory that each thread has freed."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # None on other systems
     if trim is not None:
         trim(0)
 
 
 def accelerated() -> bool:
-    """Returns whether JAX uses an accelerator. Turns off preallocation, so that processes can share its memory."""
+    """Returns whether JAX uses an accelerator. Turns off preallocation, so that processes can share a GPU's memory."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     return jax.default_backend() != "cpu"
 

@@ -39,7 +39,7 @@ def refusal(monkeypatch, tmp_path, capsys):
         ("--ray auto --workers 0", "dormant: --workers must be at least 1, got 0."),
         ("--ray auto --cpus 0", "dormant: a run needs at least 1 core and 0 GPUs, got 0 and 0."),
         ("--slurm --memory-gb 0", "dormant: a run's memory must be above 0 GB, got 0."),
-        ("--slurm --hours 0", "dormant: a run needs at least a minute, got 0 hours."),
+        ("--slurm --hours 0", "dormant: a run's time limit must be at least one minute, got 0 hours."),
         (
             "--ray head",
             "dormant: --ray must be HOST:PORT of a cluster's head, or auto for the cluster of this machine, got",

@@ -149,5 +149,5 @@ def test_what_weights_and_biases_refuses_is_one_line_before_the_run(tmp_path, mo
     missing = {"WANDB_MODE": mode, "WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
     ended = subprocess.run(command, cwd=tmp_path, env=os.environ | missing, capture_output=True, text=True)
     (line,) = [each for each in ended.stderr.splitlines() if each.strip()]
-    assert ended.returncode == 2 and line.startswith("dormant: Weights & Biases refuses: ") and expected in line
+    assert ended.returncode == 2 and line.startswith("dormant: Weights & Biases refused the run: ") and expected in line
     assert not (tmp_path / "run").exists()

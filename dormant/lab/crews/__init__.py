@@ -1,4 +1,4 @@
-"""Jobs (the missing runs of experiments), a function that runs a job, and the scheduler that gives jobs to workers."""
+"""Jobs (the missing runs of experiments), a function that runs a job, and a scheduler that assigns jobs to workers."""
 
 import logging
 import os

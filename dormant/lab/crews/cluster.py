@@ -15,7 +15,7 @@ from dormant.lab.machine import keep_compiled_code
 from dormant.lab.runs.folder import RunFolder, RunRefused
 from dormant.lab.runs.rows import last_row
 
-POLL_SECONDS = 2.0  # time between two reads of a run's metrics; spares a shared disk with hundreds of runs
+POLL_SECONDS = 2.0  # time between two reads of a run's metrics, so that hundreds of runs do not overload a shared disk
 
 
 class NoCluster(ValueError):

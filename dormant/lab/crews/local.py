@@ -110,7 +110,7 @@ def interrupts_held() -> Iterator[None]:
     caught: list[tuple[int, FrameType | None]] = []
     # Blocking affects only this thread, so this handler catches the signals that XLA's threads receive.
     handler = signal.signal(signal.SIGINT, lambda *signal_and_frame: caught.append(signal_and_frame))
-    resource_tracker.ensure_running()  # starts it now, because starting it later would unblock the signal
+    resource_tracker.ensure_running()  # starts the tracker now, because starting it later would unblock the signal
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -137,7 +137,7 @@ def _work(pipe: Connection, core: int | None, checkpoint_seconds: float, short: 
         while True:
             job = pipe.recv()
             if last not in (None, job.path.parent):
-                jax.clear_caches()  # otherwise LLVM runs out of memory for code after some dozens of trainings
+                jax.clear_caches()  # otherwise LLVM runs out of memory for code after a few dozen trainings
             last = job.path.parent
             ended = run_job(job, checkpoint_seconds, lambda agent_steps: pipe.send(Event("steps", agent_steps)))
             pipe.send(ended)

@@ -65,7 +65,7 @@ class Slot:
 
 @dataclass
 class RayCluster:
-    """A crew on a Ray cluster. It has as many runs as fit on the nodes. It counts the nodes every CENSUS_SECONDS.
+    """A crew on a Ray cluster. It runs as many jobs at once as fit on the nodes, counted every CENSUS_SECONDS.
 
     Raises NoCluster if no cluster answers, or if no node has the resources of a run. Raises ValueError for an invalid
     address. The address of a Ray client (ray://) is invalid, because a client's machine may not see the run folders.
@@ -148,12 +148,12 @@ def connect(address: str) -> None:
     if "/" in address or (address != "auto" and not (host and port.isdigit())):
         raise ValueError(
             f"--ray must be HOST:PORT of a cluster's head, or auto for the cluster of this machine, got {address!r}; "
-            "the command itself must run on one of its machines."
+            "run this command on a machine of the cluster."
         )
     try:
         if host:
             _ask(address)
-        # Hides Ray's warnings and less severe messages. They are about Ray's processes and are also in Ray's logs.
+        # Hides Ray's warnings about its own processes, because Ray's logs have them, too.
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except grpc.RpcError as error:
         raise _nobody(address, str(error.details())) from None

@@ -25,7 +25,7 @@ GRACE_SECONDS = 30.0  # longest wait for a new job to appear in the queue, or fo
 TIMEOUTS = 1_000  # how many times a job may be queued again after its time limit
 WAITS = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
 RUNS = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
-FAULTS = {"FAILED", "OUT_OF_MEMORY", "COMPLETED"}  # states of a failed try; NODE_FAIL and TIMEOUT are not failed tries
+FAULTS = {"FAILED", "OUT_OF_MEMORY", "COMPLETED"}  # without a result, these count as a failed try; NODE_FAIL does not
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Terms:
 
     def __post_init__(self) -> None:
         if self.hours * 60 < 1:
-            raise ValueError(f"a run needs at least a minute, got {self.hours:g} hours.")
+            raise ValueError(f"a run's time limit must be at least one minute, got {self.hours:g} hours.")
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def parameters(resources: Resources, terms: Terms, at_once: int | None) -> dict[
     '1536M'
     """
     if resources.gpus != int(resources.gpus):
-        raise ValueError(f"SLURM gives whole GPUs, got {resources.gpus:g}; set --gpus to a whole number.")
+        raise ValueError(f"SLURM allocates whole GPUs, got {resources.gpus:g}; set --gpus to a whole number.")
     exported = {**resources.environment(), "SUBMITIT_LOG_LEVEL": "INFO"}
     chosen = {
         "partition": terms.partition,

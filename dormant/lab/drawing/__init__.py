@@ -1,4 +1,4 @@
-"""Draws pictures for the demo, for a report and of several runs, and maps of neuron scores for the page."""
+"""Draws the pictures of the demo, of a report and of several runs, and the maps of neuron scores on the page."""
 
 import base64
 import io
@@ -38,7 +38,7 @@ def demo_picture(
 ) -> Figure:
     """Draws four panels that compare arms: return, dormant fraction, dormant fraction per layer, and neuron scores.
 
-    `returns` are the returns of each arm's training episodes. Without them, returns are those of evaluations.
+    `returns` has the returns of each arm's training episodes. If it is None, the panel shows evaluation returns.
 
     Thin lines are single seeds, and thick lines are means over seeds. The panel of neuron scores shows the last layer
     of the first seed.
@@ -63,7 +63,9 @@ def demo_picture(
 def two_panels(
     panels: Mapping[str, Mapping[str, Float[np.ndarray, "seeds points"]]], title: str, x_name: str, caption: str
 ) -> Figure:
-    """Draws fractions per arm in two panels, over whole numbers from 1. `panels` maps titles to arms and their curves.
+    """Draws two panels of fractions, with one curve per arm. The x values of a curve are 1, 2, 3 and so on.
+
+    `panels` maps the title of a panel to its arms, and each arm to its curve.
 
     Thin lines are single seeds, and thick lines are means over seeds.
     """
@@ -94,7 +96,7 @@ def _metric_panel(
 
 
 def _layer_panels(grid: GridSpecFromSubplotSpec, arms: Mapping[str, RunFolder], tau: float) -> None:
-    """Draws one panel per arm: the mean over seeds of the layers that end with the most dormant neurons."""
+    """Draws one panel per arm, with the mean over seeds of the layers that have the most dormant neurons at the end."""
     panels = grid.subplots(sharex=True, sharey=True, squeeze=False)[:, 0]
     for (axes, (arm, folder)), colour in zip(zip(panels, arms.items(), strict=True), cycle(COLOURS)):
         means = {name: curve(folder, f"dormant/{tau:g}/{name}") for name in reversed(layers(folder))}
@@ -103,7 +105,7 @@ def _layer_panels(grid: GridSpecFromSubplotSpec, arms: Mapping[str, RunFolder], 
             _draw(axes, *means[name], name, number, colour, LINES[number % len(LINES)], seeds=False)
         axes.set_title("")
         finish(axes, "", "", f"{arm}\ndormant fraction", percent=True)
-    for axes in panels:  # only now, because the panels share their limits
+    for axes in panels:  # after all lines are drawn, because the panels share their axis limits
         name_lines(axes, gap=0.085 * len(arms))
     some = f", {MOST_LINES} with most" if len(layers(next(iter(arms.values())))) > MOST_LINES else ""
     panels[0].set_title(f"Dormant neurons by layer (τ = {tau:g}{some})")

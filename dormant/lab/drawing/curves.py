@@ -207,6 +207,6 @@ def stratified_band(values: Measured) -> tuple[Points, Points, Points]:
 
 
 def iqm_band(values: Measured) -> tuple[Points, Points, Points]:
-    """The interquartile mean at every point, with bootstrap bounds. The paper's plots of returns show the same."""
+    """The interquartile mean at every point, with bootstrap bounds, as in the paper's plots of returns."""
     bounds = np.array([bootstrap_interval(iqm, values[:, :, point]) for point in range(values.shape[2])])
     return bounds[:, 0], bounds[:, 1], bounds[:, 2]

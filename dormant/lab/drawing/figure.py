@@ -159,7 +159,7 @@ def experiment_figure(
     size = (CELL[0] * COLUMNS, CELL[1] * height + 0.8 + 0.16 * len(notes))
     with mpl.rc_context({**STYLE, "font.size": 9, "axes.titlesize": 9}):
         picture = Figure(figsize=size, dpi=130, layout="constrained")
-        # The title of an experiment is a claim. It stands beside the figure with its verdict, not in the figure.
+        # The title of an experiment is a claim. The page shows it with a verdict, so the figure does not repeat it.
         picture.suptitle(f"{experiment.name} at {scale} scale", fontsize=12, fontweight="bold", x=0.01, ha="left")
         picture.supxlabel("\n".join(notes), fontsize=7.5, color="#444444", x=0.01, ha="left", linespacing=1.4)
         axes = picture.subplots(height, COLUMNS, squeeze=False).ravel()
@@ -170,7 +170,7 @@ def experiment_figure(
 
 
 def grid(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> list[list[Plot]]:
-    """Returns the rows of plots, one per panel. The paper's plots of a quantity end our first row of that quantity."""
+    """Returns one row of plots per panel. The paper's plots of a quantity come last in the quantity's first row."""
     ours, theirs = plots(experiment, scale, frame), list(published(experiment, scale))
     titles = dict.fromkeys((plot.title, plot.metric, plot.x_name) for plot in ours)
     metrics = [metric for _, metric, _ in titles]
@@ -187,13 +187,13 @@ def grid(experiment: Experiment, scale: Scale, frame: pl.DataFrame) -> list[list
 def arranged(rows: Sequence[Sequence[Plot]]) -> list[Plot | None]:
     """Returns the plots in reading order, two per row. None is an empty place.
 
-    First come the paper's plots, each row with our plot of most environments before them. A plot with many lines
-    becomes several.
+    Rows with plots of the paper come first. Each of them starts with our plot of all environments, followed by the
+    paper's plots. Our other plots come after all these rows. A plot with many lines is split into several plots.
     """
     pairs, others = [], []
     for row in rows:
         ours, theirs = ([plot for plot in row if plot.published == paper] for paper in (False, True))
-        first = ours[-1:] if theirs else []  # our last plot is the one of all environments
+        first = ours[-1:] if theirs else []  # our last plot covers all environments
         shown = [part for plot in (*first, *theirs) for part in parts(plot)]
         pairs += [*shown, *([None] * (len(shown) % COLUMNS))]
         others += [part for plot in (ours[:-1] if theirs else ours) for part in parts(plot)]
@@ -259,7 +259,10 @@ def _draw_all(cells: Sequence[tuple[Axes, Plot | None]]) -> None:
 
 
 def _scale(plot: Plot) -> tuple[str, str, str]:
-    """Plots with equal results have the same upper limit, so that they can be compared: fractions, and parts."""
+    """Returns a key. Plots with the same key get the same upper limit, so that they can be compared.
+
+    These are our plots of the same fraction, and the parts of one plot.
+    """
     place = "" if plot.percent and not plot.published else plot.place.partition(PART)[0]
     return plot.title, plot.metric, place
 

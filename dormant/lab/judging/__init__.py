@@ -184,11 +184,11 @@ def bootstrap(
 
 
 def ranks(tables: Sequence[Table], resamples: int = 2_000) -> list[Interval]:
-    """The mean rank over environments of the mean of each table, with bounds from the bootstrap. Rank 1 is the highest.
+    """Ranks the tables by their mean in each environment. Returns the mean rank of each table, with bootstrap bounds.
 
-    Equal means share the mean of their ranks. A table without a value in an environment ranks last there. Seeds are
-    drawn within each table and environment. With few seeds, the bounds are too narrow, like those of
-    `bootstrap_interval`.
+    Rank 1 is the highest mean. Tables with equal means get the mean of their ranks. A table without a value in an
+    environment ranks last there. The bootstrap draws seeds within each table and environment. With few seeds, the
+    bounds are too narrow, like those of `bootstrap_interval`.
 
     >>> [interval.estimate for interval in ranks([np.array([[5.0, 1.0]]), np.array([[3.0, 1.0]])])]
     [1.25, 1.75]

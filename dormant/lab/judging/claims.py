@@ -61,7 +61,7 @@ def _table(values: PerRun, seeds: Sequence[int], environments: Sequence[str]) ->
 
 
 def _per_run(frame: pl.DataFrame, arm: str, quantity: Quantity) -> PerRun:
-    """The quantity of each run of an arm. Ignores a log point if `reset_age` leaves it out in any arm of the table."""
+    """The quantity of each run of an arm. Ignores a log point if `reset_age` excludes it in any arm of the table."""
     low, high = quantity.reset_age
     wrong_age = ((pl.col("reset_age") < low) | (pl.col("reset_age") >= high)).fill_null(False)
     ignored = wrong_age.any().over("environment", "agent_steps")
@@ -93,8 +93,9 @@ def reduced(
     - "end": the mean of the last tenth of the run.
     - "lowest": the lowest value after the first measured point.
     - "mean": the area under the curve divided by its length, between the fractions `after` and `until` of the run.
-    - "per episode": the mean over the training episodes that ended between these fractions. Each value of the curve is
-      the mean of the episodes since the previous log point. `episodes` has the number of these episodes.
+    - "per episode": the mean over the training episodes that ended between the fractions `after` and `until` of the
+      run. Each value of the curve is the mean of the episodes since the previous log point. `episodes` has the number
+      of these episodes.
 
     >>> reduced(Quantity("loss", "mean", after=0.5), np.array([0, 50, 75, 100]), np.array([9.0, 1.0, 2.0, 1.0]))
     1.5

@@ -37,7 +37,7 @@ RunOfSeed = Mapping[int, RunFolder]
 
 
 def read(root: Path, scale: Scale, experiment: Experiment, unfinished: bool = False) -> pl.DataFrame:
-    """Reads one row per arm, environment, seed and log point. Columns are all logged metrics. Unmeasured is null.
+    """Reads one row per arm, environment, seed and log point. Each logged metric is a column; null is not measured.
 
     Additional columns:
 
@@ -194,7 +194,7 @@ def overlap_metrics(experiment: Experiment) -> list[str]:
 
 
 def with_overlaps(table: pl.DataFrame, run: RunFolder, metrics: Iterable[str]) -> pl.DataFrame:
-    """Adds a column per overlap metric to a table with the rows of a run. Returns the table. Ignores an empty table.
+    """Adds a column per overlap metric to a table with the rows of a run. Returns an empty table unchanged.
 
     Raises RunRefused if a layer has no scores or a row is damaged.
     """

@@ -23,7 +23,8 @@ from dormant.lab.page.chapters import (
 from dormant.lab.page.chapters import chapter as chapter
 
 LARGEST = 6_000_000  # bytes
-# Pairs of points per line and environments with score maps. The first pair that makes the page small enough is used.
+# Each pair: points per line, and number of environments with score maps. The first pair that keeps the page below
+# LARGEST is used.
 SIZES = ((120, 99), (60, 99), (60, 3), (40, 1), (20, 0))
 # The content security policy of the page. The browser then loads nothing from outside the file.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"

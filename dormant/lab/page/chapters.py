@@ -183,7 +183,7 @@ def _short(value: float) -> float | int:
 
 
 def claims_table(chapters: Sequence[Chapter], unjudged: Iterable[tuple[Experiment, str]]) -> str:
-    """Returns the table of claims, with one row per claim. `unjudged` has unjudged experiments with the reasons."""
+    """Returns the table of claims, one row per claim. `unjudged` has experiments without verdicts, with the reasons."""
     rows = [_claim(each.experiment.name, verdict) for each in chapters for verdict in each.verdicts]
     rows += [_no_verdict(experiment, claim, why) for experiment, why in unjudged for claim in experiment.claims]
     heads = ("Claim", "Verdict", "Estimate and interval", "Pairs of runs", "Method")
@@ -352,7 +352,7 @@ def _run(run: Run, page: Path) -> str:
 
 
 def _wide(name: str, table: str) -> str:
-    """Wraps a table so that it scrolls sideways on narrow screens, also with the keyboard."""
+    """Wraps a table so that it can scroll sideways on narrow screens. The keyboard can scroll it, too."""
     return f'<div class="wide" tabindex="0" role="group" aria-label="{name}">{table}</div>'
 
 

@@ -23,7 +23,7 @@ MARKS_OF_A_RUN = ("spec.json", "done", *FILES)
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The folders in or under `root` that hold at least one file of a run, even if the run's other files are gone."""
+    """The run folders in or under `root`. One file of a run marks a folder, even if the run's other files are gone."""
     return sorted({file.parent for name in MARKS_OF_A_RUN for file in root.rglob(name) if file.is_file()})
 
 
@@ -61,7 +61,7 @@ def _faults(folder: RunFolder) -> Iterator[str]:
 def _of(check: Callable[..., object], *arguments: object) -> Iterator[str]:
     try:
         check(*arguments)
-    except Exception as error:  # reading a damaged file of a ring raises many types of errors
+    except Exception as error:  # reading a damaged file of a replay ring raises many types of errors
         yield str(error) or type(error).__name__
 
 
@@ -75,9 +75,9 @@ def _check_end(folder: RunFolder) -> None:
 
 
 def _check_last(folder: RunFolder, steps: list[int]) -> None:
-    """Raises Damaged unless a finished run has a checkpoint at the step of its last row."""
+    """Raises Damaged if the run is finished but has no checkpoint at the step of its last row."""
     if folder.done.exists() and last_row(folder.metrics).get("agent_steps") not in steps:
-        raise Damaged(f"{folder.checkpoint} lacks the checkpoint of the end of the run.")
+        raise Damaged(f"{folder.checkpoint} has no checkpoint of the last step of the run.")
 
 
 def _steps(folder: RunFolder) -> list[int]:
@@ -89,7 +89,7 @@ def _steps(folder: RunFolder) -> list[int]:
 
 
 def _check_checkpoint(folder: RunFolder, step: int, owner: int, seals: list[Seal]) -> None:
-    """Verifies a checkpoint and the rows that it records. Adds its seal to `seals`. Raises Damaged for any damage."""
+    """Verifies a checkpoint and the rows written before it. Adds its seal to `seals`. Raises Damaged for any damage."""
     with checkpoints(folder, read_only=True) as manager:
         seal = verify(manager, step)
     if seal.owner != owner:
@@ -108,7 +108,7 @@ def _check_replay(folder: RunFolder, training: Values, newest: Seal) -> None:
 
 
 def _replay(folder: Path, training: Values) -> FrameReplay | StepReplay:
-    """Returns the settings of a run's replay ring. Takes shapes from the run's replay files."""
+    """Returns the settings of a run's replay ring. Reads the shapes of the arrays from the run's replay files."""
     first, agent = folder / f"seed{training['seeds'][0]}", training["agent"]
     capacity = int(agent["replay_capacity"])
     if training["is"] == ControlTraining.__name__:

@@ -30,10 +30,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, quota or file s
 def checkpoints(folder: RunFolder, read_only: bool = False) -> ocp.CheckpointManager:
     """Opens the checkpoints of a run. Returns a manager that reads and writes them, and keeps the last two.
 
-    The manager writes a checkpoint under a temporary name and then renames it. Orbax stores a file with a description
-    of each checkpoint. It can do without these files, but it does not open a folder in which one is damaged. If opening
-    fails, this function deletes all descriptions and tries again. With `read_only`, it raises Damaged instead. Later,
-    the seal of a checkpoint shows whether the checkpoint is damaged.
+    The manager writes a checkpoint under a temporary name and then renames it. Orbax stores a metadata file with each
+    checkpoint. Orbax does not need the metadata files, but it refuses to open a folder if one of them is damaged. If
+    opening fails, this function deletes all metadata files and tries again. With `read_only`, it raises Damaged
+    instead. Deleting the files hides no damage, because `restore` compares each checkpoint with its seal.
     """
     options = ocp.CheckpointManagerOptions(
         max_to_keep=None if read_only else 2,
@@ -49,7 +49,7 @@ def checkpoints(folder: RunFolder, read_only: bool = False) -> ocp.CheckpointMan
         return opened()
     except OSError:
         raise
-    except Exception as error:  # Orbax raises many types of errors for a damaged description
+    except Exception as error:  # Orbax raises many types of errors for a damaged metadata file
         if read_only:
             raise Damaged(f"{folder.checkpoint} cannot be opened ({_reason(error)}).") from error
         for description in folder.checkpoint.glob("*/_CHECKPOINT_METADATA"):
@@ -97,9 +97,9 @@ def restore(manager: ocp.CheckpointManager, agent_steps: int, like: PyTree, owne
 
 
 def _as(like: Leaf, saved: Leaf) -> Leaf:
-    """Converts the saved leaf to a JAX array. If `like` is a NumPy array, returns the leaf as it is.
+    """Converts the saved leaf to a JAX array. Returns it unchanged if `like` is a NumPy array.
 
-    JAX may lack the type of a NumPy array.
+    A NumPy array stays a NumPy array, because JAX may not support its dtype.
     """
     kept = saved is like or _is_key(saved) or isinstance(like, ndarray | np.generic)
     return saved if kept else jnp.asarray(saved)
@@ -131,7 +131,7 @@ def _read(manager: ocp.CheckpointManager, agent_steps: int, args: ocp.args.Check
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Drops the stack traces that Orbax's concurrent reads write to stderr after one of them has failed."""
+    """Hides the stack traces that Orbax's reading threads write to stderr after one of the threads has failed."""
     with contextlib.redirect_stderr(io.StringIO()):
         try:
             yield

@@ -47,8 +47,8 @@ class Cost(NamedTuple):
 class Speeds:
     """Known speeds of trainings. `runs` has the seconds per agent step of finished runs, by kind and replay ratio.
 
-    `table` has the speeds of kinds without a finished run. A training without an actor has no replay ratio, and its
-    steps are gradient steps.
+    `table` has the speeds of kinds without a finished run. A training that does not act in an environment has no replay
+    ratio, and its steps are gradient steps.
     """
 
     runs: Mapping[tuple[Kind, float | None], float]
@@ -87,7 +87,7 @@ def kind_of(training: object, backend: str) -> Kind:
 
 def _kind(training: Mapping[str, Any], backend: str) -> Kind:
     agent = training["agent"]
-    # An agent with several networks has no field `network`. Its fields `hidden` and `width` give their size.
+    # An agent with several networks has no field `network`. Its fields `hidden` and `width` give the networks' size.
     size = {"is": agent["is"], **{name: agent[name] for name in ("hidden", "width") if name in agent}}
     return Kind(training["env"]["is"], shown(agent.get("network", size)), backend)
 
@@ -134,10 +134,10 @@ REPEATS = 5
 def relative_times(
     trainings: Mapping[str, Any], of: str, progress: Callable[[str], None], repeats: int = REPEATS
 ) -> dict[str, float]:
-    """Measures the time of each training with one seed. Returns the median quotient of its time and that of `of`.
+    """Measures the time of each training with one seed. Returns it relative to the training `of`: the median quotient.
 
-    A time is that of the interval between two log points after learning has started, without compilation and
-    evaluation. `progress` is called with the name of each training before it is compiled.
+    A measurement lasts from one log point to the next. It begins after learning has started, and includes neither
+    compilation nor evaluation. `progress` is called with the name of each training before the training is compiled.
     """
     with tempfile.TemporaryDirectory() as folder:
         steps = {}
@@ -150,9 +150,9 @@ def relative_times(
 def time_quotients(
     steps: Mapping[str, Callable[[], None]], of: str, repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Measures functions in turn, `repeats` times. Returns the quotients of each function's time and that of `of`.
+    """Times all functions in turn, `repeats` times. Returns each function's time divided by the time of `of`, per turn.
 
-    Each quotient is that of two times of the same turn, so that a disturbance affects both.
+    Both times of a quotient are from the same turn, so that a disturbance of the machine affects both.
     """
     turns = [{name: _seconds(step, clock) for name, step in steps.items()} for _ in range(repeats)]
     return {name: [turn[name] / turn[of] for turn in turns] for name in steps}
@@ -163,8 +163,7 @@ def _warm(training: Any, folder: Path, turns: int) -> Callable[[], None]:
     # The length and the evaluation period are so long that no measurement reaches the end or an evaluation.
     endless = 10_000_000 * training.log_period
     begins = training.agent.min_replay + training.log_period
-    # The ring holds only the steps of the measurement. A ring of the usual size takes 7 GB of Atari frames per
-    # training.
+    # The replay ring has room for the measured steps only. At its usual size it would hold 7 GB of Atari frames.
     room = min(training.agent.replay_capacity, begins + (turns + 2) * training.log_period)
     agent = replace(training.agent, replay_capacity=room)
     training = replace(training, agent=agent, seeds=training.seeds[:1], agent_steps=endless, eval_period=endless)

@@ -43,8 +43,8 @@ def describe(value: object) -> Any:
 
 def _deciding(value: Any) -> Iterator[dataclasses.Field]:
     for field in dataclasses.fields(value):
-        # Leaves out fields with `compare=False`, because they do not change the result of a run, and fields that did
-        # not exist in older runs and have their default.
+        # A field with `compare=False` is left out, because it does not change the result of a run. A field that older
+        # runs do not have is left out while it has its default value, so that older runs still match.
         if field.compare and not (field.metadata.get(ADDED) and getattr(value, field.name) == field.default):
             yield field
 

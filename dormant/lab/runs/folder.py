@@ -33,7 +33,7 @@ from dormant.lab.runs.lease import Lease, Taken, held_by_another_machine, is_lea
 from dormant.lab.runs.rows import Newest, rows
 from dormant.lab.runs.schema import Done, Mark, RunRefused, Spec, Timing, read, sealed
 
-LOCK_TRIES = 3  # a free folder may look locked for an instant, because `in_use` takes the lock to test it
+LOCK_TRIES = 3  # a free folder may be locked for an instant, because `in_use` tests the lock by taking it
 UNLOCKABLE = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without locks, or without locks on folders
 
 
@@ -185,7 +185,7 @@ def claimed(path: Path, training: object) -> Iterator[RunFolder]:
     once. If another machine is lost, its folder is free after LAPSE_SECONDS without a renewal of the lease.
 
     Raises RunInUse if another process is running in the folder. Raises RunRefused if the folder belongs to another
-    configuration (the message lists the differences), has other content, or has a damaged spec.json.
+    configuration (the message lists the differences), contains other files, or has a damaged spec.json.
     """
     configuration = describe(training)
     path.mkdir(parents=True, exist_ok=True)
@@ -217,7 +217,7 @@ def _lock(handle: int, path: Path) -> bool:
 
 @contextlib.contextmanager
 def _leased(path: Path, alone: bool) -> Iterator[RunFolder]:
-    """Takes a lease on the folder. Takes none if the run is finished, because nothing is written to its folder."""
+    """Takes a lease on the folder. A finished run needs no lease, because nothing is written to its folder."""
     folder = RunFolder(path)
     if folder.done.exists():
         yield folder

@@ -5,7 +5,8 @@ Other machines may not see the lock (Linux locks an NFS folder only within one m
 release anything. Therefore a run folder has a file lease-<number> with a counter. The holder keeps increasing the
 counter. If another machine sees no increase for LAPSE_SECONDS, it creates the file with the next number. Only one
 machine can succeed, because creating the file fails if it exists. The clocks of two machines are never compared. A
-holder that was paused for longer than LAPSE_SECONDS writes nothing until it has created the next file.
+holder that was paused, so that its last renewal is older than TRUST_SECONDS, writes nothing until it has created the
+next file.
 """
 
 import json
@@ -22,7 +23,7 @@ from dormant.lab.runs.schema import Damaged, Holder, read
 RENEW_SECONDS = 5.0
 TRUST_SECONDS = 20.0  # for this time after a renewal, the holder may write without reading the folder again
 LAPSE_SECONDS = 45.0  # after this time without a renewal, another machine may take over; allows for a slow write
-TEXT_BYTES = 256  # a fixed length: the file is overwritten in place, so that other machines see each change at once
+TEXT_BYTES = 256  # fixed, because the file is overwritten in place so that other machines see each change at once
 
 
 class Taken(Exception):
@@ -57,7 +58,7 @@ class Lease:
         self.thread.start()
 
     def check(self) -> None:
-        """Raises Taken if another machine may be writing in the folder. Renews the lease if the last renewal is old."""
+        """Renews the lease if the last renewal is old. Raises Taken if another machine may be writing in the folder."""
         if _now() - self.renewed > TRUST_SECONDS:
             self.renew()
         if self.taken or _now() - self.renewed > TRUST_SECONDS:

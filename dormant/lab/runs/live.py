@@ -29,7 +29,7 @@ class Sink(Protocol):
 class TensorBoard:
     """Writes the event files of each seed to a subfolder `seed<k>`. Replaces event files that an earlier call wrote.
 
-    TensorBoard shows `text` in its tab for texts.
+    TensorBoard shows `text` in its Text tab.
     Raises ModuleNotFoundError if tensorboardX is not installed (extra `tensorboard`).
     """
 
@@ -100,7 +100,7 @@ class WeightsAndBiases:
             )
         except self.wandb.errors.Error as error:
             remedy = "set WANDB_MODE=offline to log without an account."
-            raise ValueError(f"Weights & Biases refuses: {str(error).rstrip('.')}; {remedy}") from error
+            raise ValueError(f"Weights & Biases refused the run: {str(error).rstrip('.')}; {remedy}") from error
         run.define_metric("*", step_metric="agent_steps")
         return run
 
@@ -113,7 +113,7 @@ class WeightsAndBiases:
 def sinks_of(tensorboard: Path | None, wandb: str, name: str, described: Described, seeds: Sequence[int]) -> list[Sink]:
     """Returns the sinks: one for the folder `tensorboard`, and one for the W&B project `wandb`.
 
-    Leaves out a sink if its argument is None or empty. Raises the errors of `TensorBoard` and `WeightsAndBiases`.
+    There is no sink for an argument that is None or empty. Raises the errors of `TensorBoard` and `WeightsAndBiases`.
     """
     found: list[Sink] = []
     if tensorboard is not None:
@@ -137,8 +137,8 @@ def sending(
 ) -> Iterator[Callable[[int], None]]:
     """Yields a function that calls `progress` and then sends the new rows of a run to the sinks.
 
-    The first call of this function also sends the rows that an earlier process has written. The sinks are closed at the
-    end of the block.
+    The first call of the yielded function also sends the rows that an earlier process has written. The sinks are closed
+    at the end of the block.
     """
     rows = NewRows(folder.metrics)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from dormant.lab.runs.schema import Done, Mark, Row, ScoresRow, Values, damaged, parsed, read
 
-Metrics = Mapping[str, Any]  # by name, with a leading axis of seeds
+Metrics = Mapping[str, Any]  # name -> values, with a leading axis of seeds
 FILES = ("metrics.jsonl", "scores.jsonl")
 TAIL_BYTES = 65_536  # more than the length of a row of metrics
 BLOCK_BYTES = 2**20
@@ -72,7 +72,7 @@ class Journal:
 
 
 def check_beginning(file: Path, mark: Mark) -> None:
-    """Raises Damaged unless the beginning of a file matches the mark."""
+    """Raises Damaged if the beginning of a file does not match the mark."""
     length, total = 0, 0
     if mark.bytes:
         try:
@@ -89,7 +89,7 @@ def check_beginning(file: Path, mark: Mark) -> None:
 
 
 def check_whole(file: Path, mark: Mark) -> None:
-    """Raises Damaged unless the whole file matches the mark."""
+    """Raises Damaged if the whole file does not match the mark."""
     check_beginning(file, mark)
     if file.exists() and file.stat().st_size != mark.bytes:
         raise damaged(str(file), f"it has {file.stat().st_size:,} bytes instead of {mark.bytes:,}")
@@ -112,8 +112,8 @@ def lines(file: Path) -> list[bytes]:
 def rows(file: Path) -> Iterator[Values]:
     """The complete rows of a file. An incomplete last line (after a kill or on a full disk) is ignored.
 
-    Raises Damaged if another line is not a row. The message names the line and the field. Also raises the errors of
-    `lines`.
+    Raises Damaged if any complete line is not a valid row. The message names the line and the field. Also raises the
+    errors of `lines`.
     """
     model = ScoresRow if file.name == FILES[1] else Row
     for number, line in enumerate(lines(file), start=1):
@@ -135,7 +135,7 @@ def last_row(file: Path) -> Values:
 
 
 class NewRows:
-    """Reads the rows that are appended to a file. `restarted` is the number of times that the file became shorter."""
+    """Reads the rows that are appended to a file. `restarted` counts how often the file was found to be shorter."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.read, self.number, self.restarted = file, 0, 0, 0

@@ -42,7 +42,7 @@ class Training(Protocol):
 
 @runtime_checkable
 class FilingTraining(Protocol):
-    """A training that keeps part of its state in files, because that part is too large for every checkpoint."""
+    """A training that keeps part of its state in files, because this part is too large to be in every checkpoint."""
 
     @property
     def agent_steps(self) -> int: ...
@@ -70,7 +70,10 @@ class FilingLoop(Protocol):
 
 @runtime_checkable
 class FollowingTraining(Protocol):
-    """A training that starts from finished runs. `after` takes one finished run per training in `needs`."""
+    """A training that starts from finished runs, one per training in `needs`.
+
+    `after` takes these runs and returns the training that starts from them.
+    """
 
     @property
     def agent_steps(self) -> int: ...
@@ -78,7 +81,8 @@ class FollowingTraining(Protocol):
     def seeds(self) -> tuple[int, ...]: ...
     @property
     def needs(self) -> tuple[Any, ...]: ...
-    def after(self, folder: Path, *earlier: FinishedRun) -> Training: ...  # raises ValueError if the states do not fit
+    # Raises ValueError if the states of the finished runs do not fit this training.
+    def after(self, folder: Path, *earlier: FinishedRun) -> Training: ...
 
 
 AnyTraining = Training | FilingTraining | FollowingTraining
@@ -115,9 +119,9 @@ def run(
 
 
 def _ready(training: AnyTraining, folder: RunFolder, checkpoint_seconds: float) -> Training | FilingTraining:
-    """Returns the training, ready to run.
+    """Returns a training that can start.
 
-    If the training needs other trainings, runs those first. The training then starts from their last states.
+    If the training needs other trainings, runs the needed trainings first and starts from their last states.
     """
     if not isinstance(training, FollowingTraining):
         return training
@@ -258,7 +262,7 @@ def _start(training: Training | FilingTraining, folder: RunFolder, manager: ocp.
             manager.delete(damaged)
         if faults:
             LOG.warning(
-                "%s: resumed from step %d, because of the checkpoint after it: %s", folder.path, step, faults[0]
+                "%s: resumed from step %d, because a newer checkpoint is damaged: %s", folder.path, step, faults[0]
             )
         return start
     if faults:

@@ -57,17 +57,14 @@ class Origin(Model):
 
 
 class Spec(Model):
-    """The content of spec.json: the training, and the fields of `Origin` as extra fields.
-
-    The fields of `Origin` describe the code and machine that started the run.
-    """
+    """The content of spec.json: the training, and the fields of `Origin` for the process that started the run."""
 
     training: Described
     checksum: Checksum | None = None
 
 
 class Mark(Model):
-    """The length in bytes of a file, or of a beginning of the file, and the checksum of these bytes."""
+    """The length in bytes of a file, or of the first part of a file, and the checksum of these bytes."""
 
     bytes: Count = 0
     checksum: Checksum = 0
@@ -97,7 +94,7 @@ class Seal(Model):
 
 
 class Timing(Model):
-    """The number of timed agent steps per seed, and their seconds. Both are sums over all processes of a run."""
+    """The agent steps per seed that were timed, and the seconds they took, summed over all processes of a run."""
 
     agent_steps: Count = 0
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
