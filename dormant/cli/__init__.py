@@ -38,7 +38,7 @@ COMMANDS = {
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command that the arguments name. Returns its exit code: 0 done, 1 failed, 2 refused, 130 interrupted."""
-    # Warnings start with the name of the package, like errors, and not with the level.
+    # Starts warnings with the name of the package instead of their level, like the command's error messages.
     logging.basicConfig(format="%(name)s: %(message)s")
     # Hides the stack traces that Orbax and asyncio print for a failed write. Commands report such errors in one line.
     for library in ("absl", "asyncio"):
@@ -84,7 +84,7 @@ def doctor() -> int:
     if warning := fault_of(version("jaxlib") or ""):
         console.print(warning, style="yellow", soft_wrap=True)
     fault = _fault_of_minatar()
-    console.print(f"MinAtar/Asterix does not step: {fault}" if fault else "MinAtar/Asterix steps.")
+    console.print(f"MinAtar/Asterix does not run: {fault}" if fault else "MinAtar/Asterix runs.")
     return 1 if fault else 0
 
 

@@ -25,7 +25,7 @@ from dormant.rl.networks import convolutional
 Made = TypeVar("Made")
 Training = device.DeviceTraining | atari_loop.AtariTraining | control.ControlTraining
 FieldPath = tuple[str | int, ...]  # path from a training to one of its fields: field names, and positions in tuples
-# FIELD=VALUE for each change; the flag may be given several times.
+# The flag --set FIELD=VALUE. It may be given several times.
 Changes = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="FIELD=VALUE"), tyro.conf.UseAppendAction]
 # The modules whose dataclasses a run's spec.json can name.
 PARTS: tuple[ModuleType, ...] = (
@@ -56,12 +56,12 @@ class TrainLike:
     """Train with the settings of an earlier run; the same command resumes a run that was interrupted."""
 
     run_dir: Path
-    """Folder of the run: created, resumed, or left alone if the run is done."""
+    """Folder of the run. A new folder is created, an unfinished run is resumed, a finished run is left unchanged."""
     like: Path
     """Folder of the earlier run."""
     changes: Changes = ()
-    """A setting that differs from the earlier run, such as tau=0.3, agent_steps=50000 or seeds=7,8. If several settings
-    have this name, the error lists their full names."""
+    """Change a setting of the earlier run, such as tau=0.3, agent_steps=50000 or seeds=7,8. If several settings have
+    this name, an error lists their full names."""
     saving: Annotated[Saving, tyro.conf.arg(name="")] = field(default_factory=Saving)
 
 
@@ -154,10 +154,10 @@ def _converted(old: object, change: Change) -> object:
 
 
 def with_variants(experiments: Sequence[Experiment], scale: Scale, texts: Sequence[str]) -> list[Experiment]:
-    """Adds variants to experiments. A variant is a copy of an arm with all changes. Arms without the fields get none.
+    """Adds variants to experiments. A variant is a copy of an arm with all changes.
 
-    Returns the experiments with their variants. A variant is marked as exploratory, and no claim is about it. Without
-    changes, returns the experiments unchanged.
+    An arm that lacks one of the changed fields gets no variant. Returns the experiments with their variants. A variant
+    is marked as exploratory, and no claim refers to it. Without changes, returns the experiments unchanged.
 
     Raises ValueError if a text is not FIELD=VALUE, if a field cannot have the value, or if no experiment gets a
     variant.
@@ -195,12 +195,13 @@ def _with_variants(experiment: Experiment, scale: Scale, changes: Sequence[Chang
         experiment,
         designs={**experiment.designs, scale: replace(design, arms=(*design.arms, *variants))},
         command=f"dormant figure {experiment.name} --scale {scale}{given}",
-        settings=f"{experiment.settings} Exploratory variants, which no claim is about: {label}.".strip(),
+        settings=f"{experiment.settings} Exploratory variants, to which no claim refers: {label}.".strip(),
     )
 
 
 def _marked(arm: str, label: str) -> str:
-    # An arm's family is the text before the comma. Adds the change there, because a variant is not part of the family.
+    # An arm's family is its name up to the first comma. A variant is not part of the arm's family, so the change is
+    # added before the comma.
     name, comma, rest = arm.partition(",")
     return f"{name} (exploratory: {label}){comma}{rest}"
 
@@ -209,18 +210,20 @@ def like(folder: RunFolder, texts: Sequence[str]) -> Training:
     """The training of an earlier run, after the changes in `texts`. Each text is FIELD=VALUE.
 
     Raises Damaged if spec.json is damaged, OSError if it is missing. Raises ValueError if a text is not FIELD=VALUE, if
-    the training has no such field, if the field cannot have the value, or if this version cannot make the training.
+    the training has no such field, if the field cannot have the value, or if this version cannot rebuild the training.
     """
     description = origin_of(folder)["training"]
     try:
         training = _rebuilt(description)
         if not isinstance(training, Training):
-            raise ValueError("it is not a run of `dormant train`")
+            raise ValueError("the folder is not a run of `dormant train`")
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder.path}: this version cannot make its training: {error}") from error
+        raise ValueError(f"{folder.path}: this version of dormant cannot rebuild the training: {error}") from error
     lost = [each for each in differences(description, describe(training)) if each.old != "absent"]
     if lost:
-        raise ValueError(f"{folder.path}: this version cannot make its training: {lost[0].setting} would change.")
+        raise ValueError(
+            f"{folder.path}: this version of dormant cannot rebuild the training: {lost[0].setting} would change."
+        )
     try:
         return changed(training, [parsed(text) for text in texts])
     except KeyError as error:
@@ -237,7 +240,7 @@ def _rebuilt(description: object) -> object:
     known: dict[str, Callable[..., object]] = {each.__name__: each for each in found if dataclasses.is_dataclass(each)}
     name = description.get("is", "")
     if name not in known:
-        raise ValueError(f"it has no {name or 'class'} for `dormant train`.")
+        raise ValueError(f"`dormant train` has no {name or 'class for a part of the description'}.")
     settings = {key: _rebuilt(value) for key, value in description.items() if key != "is"}
     links = settings.get("links")
     return Chain(*links) if name == "Chain" and isinstance(links, tuple) else known[name](**settings)

@@ -13,7 +13,7 @@ from dormant.lab.runs.folder import RunFolder, RunRefused, origin_of
 
 BIBTEX = Path(__file__).with_name("citations.bib")
 REDO = "sokar2023dormant"
-# The class of a part of a training, or that class with one of its settings -> keys in citations.bib.
+# Part of a training -> keys in citations.bib. The part is a class, a setting of a class, or a setting of any class (*).
 SOURCES: Mapping[str, tuple[str, ...]] = {
     "ReDo": (REDO,),
     "ReDoAsPublished": (REDO,),
@@ -67,14 +67,14 @@ OURS = ("Chain", "Every", "WhenDormant", "WarmUp", "Dormant", "PooledShare", "Ga
 
 @dataclass(frozen=True)
 class Cite:
-    """Print BibTeX entries of dormant and of what it implements: everything, or only what the given runs used."""
+    """Print BibTeX entries of dormant and of the methods, agents and environments that the given runs used."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Run folders. Without any, all entries are printed."""
+    """Run folders. Without run folders, all entries are printed."""
 
 
 def cite(flags: Cite) -> int:
-    """Prints the entries and returns 0. Ends the command with a message in one line and code 2 for no run."""
+    """Prints the entries and returns 0. Ends the command with code 2 and one line if a folder is not a run."""
     entries = bibliography()
     keys = list(entries)
     if flags.runs:
@@ -104,7 +104,7 @@ def sources(training: object) -> set[str]:
 
 
 def _marks(part: object) -> Iterator[str]:
-    """Yields each class in a description, and its settings as in the keys of `SOURCES`."""
+    """Yields each class and each setting in a description, in the form of the keys of `SOURCES`."""
     if isinstance(part, list):
         for each in part:
             yield from _marks(each)
@@ -124,7 +124,7 @@ def _training(path: Path) -> object:
     except RunRefused as error:
         refuse(error)
     except OSError as error:
-        refuse(f"{path} is not a run folder ({error.strerror}); name the folder of a run, or leave it out for all.")
+        refuse(f"{path} is not a run folder ({error.strerror}); name a run folder, or none to print all entries.")
 
 
 def _dormant() -> str:

@@ -34,11 +34,11 @@ from dormant.lab.runs.folder import RunRefused
 class Compare:
     """Tune methods against dormant neurons with equal budgets, and judge them against plain DQN.
 
-    If it is interrupted, the same command resumes it.
+    The same command resumes an interrupted comparison.
     """
 
     interventions: str = "default"
-    """Names of methods, separated by commas, or a group of them: default, thresholds, renewals, or all."""
+    """Methods to compare: names separated by commas, or one of the groups default, thresholds, renewals and all."""
     suite: Suite = "minatar"
     """Games on which the methods are compared."""
     scale: Scale = "smoke"
@@ -82,7 +82,7 @@ def methods(text: str) -> list[str]:
             known = [*METHODS, *GROUPS]
             raise ValueError(f"--interventions: no method is named {name}; {suggestion(name, known)}")
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"--interventions expects each method once, and at least one, got {text!r}.")
+        raise ValueError(f"--interventions expects at least one method, and each method only once, got {text!r}.")
     return names
 
 

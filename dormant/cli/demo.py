@@ -31,7 +31,7 @@ GAME = "MinAtar/Asterix"
 AGENT_STEPS, SEEDS = 180_000, 2
 TAU = 0.1
 DORMANT = f"dormant/{TAU:g}/all"
-WINDOWS = 18  # of the curves of returns
+WINDOWS = 18  # number of windows over which returns are averaged
 ARMS = {
     "DQN": ("--intervention", "none"),
     "DQN + ReDo": ("--intervention", "redo", "--tau", str(TAU)),
@@ -49,7 +49,7 @@ class Length(NamedTuple):
 
 @dataclass(frozen=True)
 class Demo:
-    """Train DQN and DQN + ReDo side by side: live curves, a table, a picture, and one line that sums up what was seen.
+    """Train DQN and DQN + ReDo side by side. Show live curves, and at the end a table, a picture and a summary.
 
     With --quick, train a classifier of digits on labels that change, with and without recycling.
     """
@@ -61,11 +61,11 @@ class Demo:
     seeds: int | None = None
     """Seeds per arm. Default: 2, with --quick 3."""
     quick: bool = False
-    """Show a first picture within a minute, of a classifier."""
+    """Train a small classifier instead of agents. Takes less than a minute."""
 
 
 class End(NamedTuple):
-    """What an arm measured in the last tenth of its run, per seed."""
+    """An arm's dormant fraction and return in the last tenth of its run, per seed."""
 
     dormant: Seeds
     returns: Seeds
@@ -74,7 +74,7 @@ class End(NamedTuple):
 def demo(flags: Demo) -> int:
     """Runs the demo. Returns 0 if the picture is drawn, 130 on Ctrl-C, and otherwise the failed arm's exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # an output without an encoding for blocks gets question marks
+        sys.stdout.reconfigure(errors="replace")  # prints a question mark for a character that the encoding lacks
     console = Console()
     try:
         check_folder(flags.run_dir)
@@ -97,7 +97,7 @@ def _quick(console: Console, flags: Demo) -> int:
     try:
         return quick.run(console, flags.run_dir / "quick.png", flags.seeds or quick.SEEDS)
     except KeyboardInterrupt:
-        console.print("Stopped; the same command starts anew.")
+        console.print("Stopped; the same command starts again from the beginning.")
         return 130
 
 
@@ -141,7 +141,8 @@ def _train(console: Console, length: Length, folders: Folders) -> int:
 
 
 def _arguments(arm: str, length: Length, folder: RunFolder) -> list[str]:
-    # Exploration ends after a tenth of the run. Training episodes give the returns, so it evaluates only at the end.
+    # Epsilon reaches its final value after a tenth of the run. The demo shows the returns of training episodes, so the
+    # agent is evaluated only at the end of the run.
     periods = ("--epsilon-steps", str(max(1, length.steps // 10)), "--eval-period", str(length.steps))
     size = ("--steps", str(length.steps), "--seeds", str(length.seeds))
     return ["train", "--env", GAME, "--replay-ratio", "1", *ARMS[arm], *size, *periods, "--run-dir", str(folder.path)]
@@ -174,7 +175,7 @@ def _done(folders: Folders) -> list[int]:
 
 
 def _left(folders: Folders, length: Length, before: list[int], since: float) -> str:
-    """The time until the slower arm ends at the speed since `since`, as text."""
+    """The estimated time until the slower arm ends, as text. `since` is when `before` was measured."""
     seconds = time.monotonic() - since
     unfinished = [
         (done, done - first) for done, first in zip(_done(folders), before, strict=True) if done < length.steps
@@ -240,7 +241,7 @@ def closing(plain: End, recycled: End) -> str:
     """What the numbers of DQN and of DQN + ReDo show and what they do not, in plain words."""
     before, after = plain.returns.mean(), recycled.returns.mean()
     if np.isnan(before + after):
-        return "Nothing is known about returns: in a seed no episode ended in the last tenth of the run. Raise --steps."
+        return "Returns are unknown, because in some seed no episode ended in the last tenth of the run. Raise --steps."
     times = f", {after / before:.1f} times as much" if before > 0 else ""
     higher, seeds = int(np.sum(recycled.returns > plain.returns)), len(plain.returns)
     seen = (
@@ -252,7 +253,7 @@ def closing(plain: End, recycled: End) -> str:
 
 
 def _not_seen(difference: Interval, seeds: int) -> str:
-    """What the returns leave open. `difference` is that of ReDo's and DQN's returns, with its 95 % interval."""
+    """What the returns do not show. `difference` is ReDo's return minus DQN's, with its 95 % interval."""
     more = "`dormant figure fig09 --scale laptop` trains more seeds, longer, in three games."
     if seeds == 1:
         return f"whether the difference in return is chance; one seed cannot tell. {more}"

@@ -39,7 +39,7 @@ class ClusterFlags:
     ray: str | None = None
     """Run on a Ray cluster: HOST:PORT of its head, or auto for the cluster of this machine."""
     slurm: bool = False
-    """Run as an array of SLURM jobs. The jobs continue if this command ends; the same command follows them again."""
+    """Run as an array of SLURM jobs. The jobs continue if this command ends; the same command shows them again."""
     cpus: int | None = None
     """CPU cores per run on a cluster (default 1). The number of cores can change the last bits of a result."""
     gpus: float | None = None
@@ -104,7 +104,7 @@ def runs_at_once(flags: ClusterFlags, wanted: int) -> int:
 
 
 def crew(flags: ClusterFlags, root: Path, checkpoint_seconds: float, wanted: int, scale: Scale) -> Crew:
-    """Returns the crew that does the runs: processes on this machine, or a connection to a cluster.
+    """Returns the crew that runs the jobs: processes on this machine, or a connection to a cluster.
 
     Raises ValueError for invalid resources, NoCluster if no cluster answers.
     """
@@ -132,12 +132,12 @@ def cores_of(number: int | None) -> tuple[int | None, ...]:
 
 @dataclass(frozen=True)
 class Figure:
-    """Run experiments, judge their claims and draw their figures. If it is interrupted, the same command resumes it."""
+    """Run experiments, judge their claims and draw their figures. The same command resumes interrupted runs."""
 
     names: tyro.conf.Positional[tuple[str, ...]]
     """Names of experiments, such as fig07 fig09, or all. The HTML page of results has only these experiments."""
     scale: Scale = "smoke"
-    """Size of the experiments. smoke takes seconds and only tests that they run. laptop takes hours. paper has the
+    """Size of the experiments. smoke takes seconds and only tests that the code runs. laptop takes hours. paper has the
     paper's size."""
     run_dir: Path = Path("runs")
     """Folder of the runs. Experiments share this folder."""
@@ -146,8 +146,8 @@ class Figure:
     checkpoint_seconds: float = 30.0
     """Seconds of training between two checkpoints."""
     changes: Changes = ()
-    """Also run a variant of each arm with a changed setting, such as tau=0.3. Several --set make one variant. Variants
-    are exploratory: no claim is about them."""
+    """Also run a variant of each arm with a changed setting, such as tau=0.3. Several --set are combined in one
+    variant. Variants are exploratory: no claim refers to them."""
     data: Path | None = None
     """Your copy of a data set: the CIFAR-10 archive, or the folder of Fashion-MNIST or DQN-replay."""
     cluster: Annotated[ClusterFlags, tyro.conf.arg(name="")] = field(default_factory=ClusterFlags)
@@ -270,7 +270,7 @@ def revisions(experiment: Experiment, root: Path, scale: Scale) -> list[str]:
 def with_data(experiment: Experiment, scale: Scale, path: Path | None) -> Experiment:
     """The experiment with the user's data set at `path`, or unchanged if `path` is None.
 
-    Raises ValueError if the experiment reads no data set from files of the user.
+    Raises ValueError if the experiment reads no data set from the user's files.
     """
     if path is None:
         return experiment

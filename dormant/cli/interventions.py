@@ -80,14 +80,16 @@ class Settings:
     """Which intervention acts on the network, and when. A setting that is left out keeps the intervention's default."""
 
     intervention: Name | str = "none"
-    """The intervention on the network while it learns. weight-decay has the paper's strength by default, 1e-5. To use
-    your class, give module:Class. It acts when it decides to, or on the schedule of --period, --start and --stop."""
+    """The intervention that acts on the network during training. The default strength of weight-decay is 1e-5, as in
+    the paper. To use a class of your own, give module:Class. It is called at every gradient step, or on a schedule if
+    you give one of --period, --start, --stop and --when-dormant."""
     period: int | None = None
     """Gradient steps between two interventions. Default: 1,000; reset, drm and fire 100,000; hare-tortoise 10,000; nap
-    1; with SAC 200,000. For snr, between two changes of limits: 10,000. Not for continual-backprop and clip-weights:
-    they act at every gradient step."""
+    1. With SAC, 200,000 for all that have --start, except nap. For snr, gradient steps between two updates of the
+    limits on silences (default: 10,000). Not for continual-backprop and clip-weights, which act at every gradient
+    step."""
     tau: float | None = None
-    """Neurons with at most this score are dormant. Default: redo, redo-as-published and recycle 0.1 (with SAC redo 0),
+    """Neurons with at most this score are dormant. Default: redo and redo-as-published 0.1 (with SAC 0), recycle 0.1,
     regrama 0.01, drm 0.025, prune 0."""
     start: int | None = None
     """Gradient step at which the intervention first acts (default: after one period). Not for prune or interventions
@@ -99,7 +101,7 @@ class Settings:
     """Act only while at least this fraction of all neurons is dormant (tau = 0.1). Not for prune or interventions that
     act at every step."""
     at: int | None = None
-    """plasticity-injection: gradient step after which new parameters learn instead of the head. Default: 100,000."""
+    """plasticity-injection: gradient step after which the head is frozen and a new head learns. Default: 100,000."""
     outgoing: Literal["zero", "fresh"] | None = None
     """Outgoing weights of a recycled neuron: zero, or drawn anew. For redo, recycle, regrama, continual-backprop."""
     incoming: Literal["fresh", "scaled"] | None = None
@@ -116,9 +118,9 @@ class Settings:
     keep: float | None = None
     """shrink-perturb: factor by which old weights are multiplied."""
     least: float | None = None
-    """drm: smallest factor of old weights, however many neurons are dormant. Default: 0.2."""
+    """drm: lower bound of the factor by which old weights are multiplied. Default: 0.2."""
     most: float | None = None
-    """drm: largest factor of old weights, if no neuron is dormant. Default: 0.9."""
+    """drm: upper bound of the factor by which old weights are multiplied. Default: 0.9."""
     rate: float | None = None
     """soft-shrink-perturb: fraction of fresh weights mixed in per gradient step. Default: 1e-6."""
     iterations: int | None = None
@@ -128,7 +130,7 @@ class Settings:
     everywhere: bool | None = None
     """nap: project all hidden kernels, also those without a normalisation after them."""
     quantile: float | None = None
-    """snr: quantile of a neuron's past silences after which it is recycled. Default: 0.98."""
+    """snr: a neuron is recycled if its silence is longer than this quantile of its past silences. Default: 0.98."""
     score: Literal["activation", "gradient", "contribution", "utility"] | None = None
     """recycle: score by which neurons are ranked."""
     order: Literal["lowest", "highest", "random"] | None = None
@@ -137,10 +139,10 @@ class Settings:
     """recycle: how many neurons are recycled. dormant: all dormant neurons. share: a share of each layer. pooled-share:
     a share of all layers together. gap: all neurons with scores below the largest gap."""
     share: float | None = None
-    """recycle: fraction of neurons to recycle, for --number share or pooled-share. c-chain: fraction of the loss that
-    the term has after its first 10,000 gradient steps."""
+    """recycle: fraction of neurons to recycle, for --number share or pooled-share. c-chain: size of the penalty after
+    its first 10,000 gradient steps, as a fraction of the loss."""
     recyclings: int | None = None
-    """recycle: number of recyclings over which --share falls to zero along a cosine."""
+    """recycle: the number of times that neurons are recycled while --share falls to zero along a cosine."""
     at_most: int | None = None
     """recycle, regrama: largest number of neurons per layer recycled at a time."""
     replacement_rate: float | None = None
@@ -150,19 +152,20 @@ class Settings:
     momentum: float | None = None
     """hare-tortoise: momentum of the running average of the weights."""
     factor: float | None = None
-    """clip-weights: bound on weights, as a multiple of --bound. swr: utility below which weights are drawn anew, as a
-    multiple of the mean, or with --choice proportional the fraction of weights. Default: 5e-4."""
+    """clip-weights: bound on weights, as a multiple of --bound. swr: weights with a utility of at most this factor
+    times the mean utility are drawn anew, or with --choice proportional this fraction of all weights (default:
+    5e-4)."""
     bound: Literal["initial", "fan_in"] | None = None
     """clip-weights: the largest initial weight of the layer, or 1 / sqrt(inputs), the authors' bound."""
     utility: Literal["gradient", "magnitude"] | None = None
     """swr: what ranks weights: gradient times weight, or the weight alone."""
     choice: Literal["threshold", "proportional"] | None = None
-    """swr: weights below a threshold, or a fixed fraction of the weights."""
+    """swr: draw anew all weights whose utility is below a threshold, or a fixed fraction of the weights."""
     strength: float | None = None
     """l2-init, parseval, spectral: factor of the penalty. Default: 1e-4. c-chain: factor in its first 10,000 gradient
     steps. Default: 50."""
     noise: float | None = None
-    """upgd: standard deviation of the noise of useless weights. Default: 1e-3."""
+    """upgd: standard deviation of the noise that is added to weights of low utility. Default: 1e-3."""
     misaligned_flatten: bool | None = None
     """redo-as-published: choose outgoing weights after a flatten with the published code's misaligned mask."""
     next_recorded_layer: bool | None = None
@@ -180,8 +183,8 @@ WHERE = ("coupled", "layers")
 QUIRKS = ("misaligned_flatten", "next_recorded_layer", "xavier", "keep_bias_moments")
 PENALTIES = {"l2-init": L2Init, "parseval": Parseval, "spectral": Spectral, "c-chain": CChain}
 OCCASIONAL = {"swr": SWR, "drm": DrM, "fire": FIRE, "nap": NaP, "reset-optimizer": ResetOptimizer}
-# The papers' periods. For resets it is the best of several, according to secondary sources. FIRE's paper acts once, so
-# its period is our choice.
+# The papers' periods. The period of resets is the best of several in the paper, according to secondary sources. In
+# FIRE's paper, FIRE acts once, so its period is our choice.
 PERIODS = {"reset": 100_000, "drm": 100_000, "fire": 100_000, "nap": 1}
 NUMBERS = {
     "dormant": (Dormant, ("tau",)),
@@ -318,7 +321,7 @@ def _number(given: Given) -> Number:
 def _check_used(name: str, given: Given) -> None:
     if name not in USES and ":" not in name:
         known = suggestion(name, get_args(Name))
-        raise ValueError(f"--intervention has no choice {name!r}; {known} A class of your own is module:Class.")
+        raise ValueError(f"--intervention has no choice {name!r}; {known} For a class of your own, give module:Class.")
     uses = USES.get(name, SCHEDULED)
     unused = [_flag(setting) for setting in given if setting not in uses]
     if unused:

@@ -49,9 +49,9 @@ class Runs:
     tensorboard: Path | None = None
     """Write the metrics of the listed runs as TensorBoard event files to this folder. Older files are replaced."""
     json: bool = False
-    """Print the list as JSON, with one object per run. A number that is not known is null."""
+    """Print the list as JSON, with one object per run. An unknown number is null."""
     check: bool = False
-    """Verify every file of the runs against its checksum. Lists damaged files; if there are any, exits with code 1."""
+    """Verify every file of the runs against its checksum, and list damaged files. With damage, the exit code is 1."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def runs(flags: Runs) -> int:
     console = Console()
     try:
         if flags.compare and flags.tensorboard:
-            raise ValueError("--tensorboard writes the listed runs, and --compare lists none; leave out one of them.")
+            raise ValueError("--tensorboard and --compare exclude each other; leave out one of them.")
         if flags.json and (flags.compare or flags.tensorboard):
             raise ValueError("--json prints the list of runs alone; leave out --compare and --tensorboard.")
         if flags.check:
@@ -191,7 +191,7 @@ def _write_events(kept: Sequence[Entry], root: Path, to: Path) -> str:
     whole = [each for each in kept if each.status != "damaged"]
     for each in whole:
         write_events(RunFolder(each.path), to / each.path.relative_to(root))
-    return f"Written: {len(whole)} of {len(kept)}; show them with: tensorboard --logdir {to}"
+    return f"Event files of {len(whole)} of {len(kept)} runs written; show them with: tensorboard --logdir {to}"
 
 
 def _wanted(each: Entry, flags: Runs) -> bool:

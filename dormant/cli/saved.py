@@ -112,7 +112,7 @@ def _hint(path: Path) -> str:
 
 
 def _without_value(tree: PyTree) -> PyTree:
-    """Removes the last step of every path if all last steps are "value". NNX writes such paths.
+    """Removes the last key of every path if all paths end with the key "value", as in checkpoints of NNX.
 
     >>> _without_value({"dense": {"kernel": {"value": 1}, "bias": {"value": 2}}})
     {'dense': {'kernel': 1, 'bias': 2}}
@@ -244,12 +244,14 @@ def loaded(make: Callable[[], object], name: str, state: dict[str, object], path
     wanted = {_bare(key): key for key in module.state_dict()}
     missing, more = sorted(wanted.keys() - tensors), sorted(tensors.keys() - wanted)
     others = sorted(set(state) - {key for key, each in state.items() if isinstance(each, Tensor)})
-    faults = {"lacks": missing, "has besides": more, "has no tensor in": others}
+    faults = {"lacks": missing, "also has": more, "has no tensor in": others}
     if any(faults.values()):
         said = "; ".join(
             f"{what} {', '.join(names[:4])}{' ...' * (len(names) > 4)}" for what, names in faults.items() if names
         )
-        raise ValueError(f"{path} does not fit the module of {name}: it {said}. --params names a part of the file.")
+        raise ValueError(
+            f"{path} does not fit the module of {name}: it {said}. To use only a part of the file, give --params."
+        )
     try:
         module.load_state_dict({wanted[key]: each for key, each in tensors.items()})
     except RuntimeError as error:

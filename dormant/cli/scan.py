@@ -50,7 +50,7 @@ class Scan:
     picture: Path | None = None
     """PNG, PDF or SVG file for a picture."""
     fit_steps: int = 0
-    """Gradient steps on random targets. They test whether the network still learns as well as with fresh parameters. 0
+    """Gradient steps on random targets, to test whether the network still learns as well as with fresh parameters. 0
     skips this test."""
     init: Annotated[str, tyro.conf.arg(metavar="MODULE:FUNCTION")] = ""
     """The function that draws fresh parameters from a random key, for --fit-steps."""

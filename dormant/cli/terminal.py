@@ -156,9 +156,9 @@ def time_left(board: Board, weight: Weight) -> float:
 
 @contextmanager
 def live_table(console: Console) -> Iterator[Callable[[Callable[[], Table]], None]]:
-    """Yields a function that shows the table that it is given a function for, in place of the previous table.
+    """Yields a function `show`. `show(make)` calls `make` and shows the returned table in place of the previous table.
 
-    In redirected output, it prints a table at most every `LINE_SECONDS`, and does not make the others.
+    In redirected output, `show` prints at most one table per `LINE_SECONDS`. Otherwise it does not call `make`.
     """
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
@@ -180,7 +180,7 @@ def sparkline(values: Iterable[float], highest: float, width: int = 16) -> str:
     >>> sparkline([0.0, 0.5, 1.0, float("nan")], 1.0, width=5)
     '▁▅█  '
 
-    Shows every n-th value if there are more than `width`, and the last one.
+    If there are more than `width` values, shows every n-th value, counted from the last value.
     """
     curve = list(values)
     every = -(-len(curve) // width) if curve else 1
@@ -261,7 +261,7 @@ def _row(experiment: Experiment, scale: Scale, root: Path, known: Speeds, worker
 
 
 def time_of(todo: Iterable[Job], known: Speeds, workers: int) -> str:
-    """The estimated duration of jobs on `workers` workers, as text. It also gives how many runs have no estimate."""
+    """The estimated duration of jobs on `workers` workers, as text, and the number of runs without an estimate."""
     costs = [(known.cost(job.training), len(job.training.seeds)) for job in todo]
     seconds = sum(cost.seconds for cost, _ in costs if cost) / workers
     unknown = sum(runs for cost, runs in costs if cost is None)
@@ -292,8 +292,9 @@ def _notes(
 def progress_bar(folder: RunFolder, steps: int, frames: bool) -> Iterator[Callable[[int], None]]:
     """Shows the progress of a run. Yields a function to call with the agent steps done.
 
-    On a terminal, it shows a bar, and a line with the newest values. Otherwise it prints a line at the start and at the
-    end, and at most one per `LINE_SECONDS` between. If `frames` is true, it also shows the number of emulator frames.
+    On a terminal, it shows a bar, and a line with the newest values. Otherwise it prints a line at the start, a line at
+    the end, and at most one line per `LINE_SECONDS` in between. If `frames` is true, it also shows the number of
+    emulator frames.
     """
     console, newest, begun = Console(), Newest(folder.metrics, SHOWN), list[tuple[float, int]]()
 

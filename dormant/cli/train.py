@@ -35,7 +35,8 @@ from dormant.rl.networks.convolutional import ImpalaResNet, NatureCNN
 ATARI, MINATAR = "ALE/", "MinAtar/"
 MOST_SEEDS = 10_000
 NETWORKS = {"nature": NatureCNN(), "impala": ImpalaResNet()}
-# The flags of these parts have no prefix. `--help` shows each part as a group with its name.
+# Markers for a part of the flags, such as `Length`. The flags of a part marked with PART have no prefix in their names.
+# `--help` shows each part as a group.
 PART, FLAT = tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands
 
 
@@ -63,7 +64,7 @@ class Length:
     log_period: int = DeviceTraining.log_period
     """Agent steps between two rows of metrics."""
     score_batch: int = DeviceTraining.score_batch
-    """States on which neurons are scored."""
+    """Number of states on which neurons are scored."""
     eval_period: int = DeviceTraining.eval_period
     """Agent steps between two evaluations."""
     eval_episodes: int = DeviceTraining.eval_episodes
@@ -79,7 +80,7 @@ class TrainMinAtar:
     """
 
     run_dir: Path
-    """Folder of the run: created, resumed, or left alone if the run is done."""
+    """Folder of the run. A new folder is created, an unfinished run is resumed, a finished run is left unchanged."""
     algorithm: Annotated[Literal["dqn", "drq"], tyro.conf.arg(name="agent")] = "dqn"
     """The agent. With drq, the defaults of some flags differ from those of dqn."""
     env: str = "MinAtar/Asterix"
@@ -93,7 +94,7 @@ class TrainMinAtar:
     eval_epsilon: float = DeviceTraining.eval_epsilon
     """Probability of a random action in evaluation episodes."""
     rank_batch: int = DeviceTraining.rank_batch
-    """States on which ranks, norms and churn are measured at each evaluation. 0 measures none of them."""
+    """Number of states on which ranks, norms and churn are measured at each evaluation. 0 measures none of them."""
     agent: Annotated[DQN, PART, FLAT] = field(default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps))
     saving: Annotated[Saving, PART] = field(default_factory=Saving)
 
@@ -106,7 +107,7 @@ class TrainAtari:
     """
 
     run_dir: Path
-    """Folder of the run: created, resumed, or left alone if the run is done."""
+    """Folder of the run. A new folder is created, an unfinished run is resumed, a finished run is left unchanged."""
     algorithm: Annotated[Literal["dqn", "drq"], tyro.conf.arg(name="agent")] = "dqn"
     """The agent. With drq, many other flags have the paper's defaults for Atari 100k."""
     env: str = "ALE/DemonAttack"
@@ -118,20 +119,20 @@ class TrainAtari:
     time_limit: int = Atari.time_limit
     """Agent steps after which an episode is truncated."""
     noops: int = Atari.noops
-    """Largest number of frames without action before an episode."""
+    """Largest number of no-op frames at the start of an episode."""
     life_loss: bool = Atari.life_loss
-    """Whether losing a life ends the return."""
+    """Whether a lost life ends the return that Q estimates. The game continues."""
     eval_agent_steps: int = AtariTraining.eval_agent_steps
-    """Smallest number of agent steps per evaluation. After these, the evaluation ends with the current episode."""
+    """Smallest number of agent steps per evaluation. The evaluation then ends with the current episode."""
     eval_epsilon: float = AtariTraining.eval_epsilon
     """Probability of a random action in evaluation episodes."""
     video: bool = False
     """Whether to record the first seed's first episode of each evaluation, in the run's folder `videos`."""
     replay_on: Literal["auto", "device", "host"] = "auto"
-    """Where the gradient steps read frames from: a copy on the device, or the host. Results do not depend on it. With
-    auto, an accelerator with enough memory has a copy."""
+    """Where gradient steps read frames: from a copy in the device's memory, or from the host. The results are the same.
+    With auto, there is a copy if an accelerator has enough memory."""
     rank_batch: int = AtariTraining.rank_batch
-    """States on which ranks, norms and churn are measured at each evaluation. 0 measures none of them."""
+    """Number of states on which ranks, norms and churn are measured at each evaluation. 0 measures none of them."""
     network: Literal["nature", "impala"] = "nature"
     """The network: the paper's Nature CNN or the paper's ResNet. Each network adds flags."""
     agent: Annotated[DQN, PART, FLAT] = field(default_factory=atari_dqn)
@@ -146,7 +147,7 @@ class TrainControl:
     """
 
     run_dir: Path
-    """Folder of the run: created, resumed, or left alone if the run is done."""
+    """Folder of the run. A new folder is created, an unfinished run is resumed, a finished run is left unchanged."""
     algorithm: Annotated[Literal["sac"], tyro.conf.arg(name="agent")] = "sac"
     """The agent. dqn and drq play MinAtar and Atari games."""
     env: str = MuJoCo.task
@@ -307,11 +308,11 @@ def _minatar_game(env: str) -> str:
     'Breakout'
     """
     if env in TASKS:
-        raise ValueError(f"{env} is played by --agent sac; dqn and drq play MinAtar/ and ALE/ with a game.")
+        raise ValueError(f"{env} needs --agent sac; dqn and drq play MinAtar/GAME and ALE/GAME.")
     names = [MINATAR + game for game in GAMES]
     if env not in names:
         known = [*names, *TASKS, *(ATARI + game for game in SCORES)]
-        families = f"there are {', '.join(names)}, ALE/ with a game, and for --agent sac {', '.join(TASKS)}."
+        families = f"there are {', '.join(names)}, ALE/GAME, and with --agent sac {', '.join(TASKS)}."
         raise ValueError(f"unknown environment {env!r}; {suggestion(env, known, families)}")
     return env.removeprefix(MINATAR)
 

@@ -213,8 +213,8 @@ def test_a_quotient_compares_times_of_the_same_turn():
     [
         ("redoo", "no method is named redoo; did you mean redo?"),
         ("xyz", "no method is named xyz; expected one of redo, "),
-        ("redo,redo", "expects each method once, and at least one"),
-        (",", "expects each method once, and at least one"),
+        ("redo,redo", "expects at least one method, and each method only once"),
+        (",", "expects at least one method, and each method only once"),
     ],
 )
 def test_methods_are_named_once_and_exist(text, said):

@@ -71,7 +71,7 @@ def test_the_pieces_of_drq_are_dqns_too(built):
         (("--eval-agent-steps", "5"), "MinAtar/Asterix", "--eval-agent-steps"),
         (("--noops", "5"), "MinAtar/Asterix", "--noops"),
         ((), "ALE/Pongg", "did you mean Pong?"),
-        ((), "Hopper-v5", "Hopper-v5 is played by --agent sac; dqn and drq play MinAtar/ and ALE/ with a game."),
+        ((), "Hopper-v5", "Hopper-v5 needs --agent sac; dqn and drq play MinAtar/GAME and ALE/GAME."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -87,7 +87,7 @@ def test_a_setting_makes_variants_beside_the_arms_that_no_claim_is_about(laborat
     label = "(exploratory: seconds=0.001 and log_period=6)"
     page = (folder / "report.html").read_text()
     assert f"near {label}" in page and f"far {label}" in page
-    assert "Exploratory variants, which no claim is about: seconds=0.001 and log_period=6" in page
+    assert "Exploratory variants, to which no claim refers: seconds=0.001 and log_period=6" in page
     assert "dormant figure walks --scale smoke --set seconds=0.001 --set log_period=6" in page
     assert call("walks", "--workers", "1", "--set", "network=long legs") == 0
     assert "0 runs made, 0 failed." in capsys.readouterr().out  # the arm `far` has these settings and runs
@@ -346,7 +346,7 @@ class TestRuns:
             (["{}", "--tensorboard", "{}/c/spec.json"], "dormant: {}/c/spec.json/a: Not a directory."),
             (
                 ["--compare", "{}/a", "{}/b", "--tensorboard", "e"],
-                "dormant: --tensorboard writes the listed runs, and --compare lists none; leave out one of them.",
+                "dormant: --tensorboard and --compare exclude each other; leave out one of them.",
             ),
             (
                 ["{}", "--json", "--tensorboard", "e"],

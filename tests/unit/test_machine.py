@@ -28,7 +28,7 @@ def test_the_doctor_names_device_and_versions(capsys):
     assert run(["doctor"]) == 0
     report = capsys.readouterr().out
     assert jax.__version__ in report
-    assert "MinAtar/Asterix steps." in report
+    assert "MinAtar/Asterix runs." in report
     assert str(jax.devices()[0]) in report
 
 

@@ -203,7 +203,10 @@ def test_a_model_of_sb3_prints_its_networks(said, name, batch, layers):
         (("void.npz", "apply", "mlp"), "void.npz has |V3 in 'a.b', a type that NumPy does not know"),
         (("mlp.pt", "module", "wide_mlp"), "does not fit the module of saved_modules:wide_mlp"),
         (("mlp.pt", "module", "deep_mlp"), "lacks 4.bias, 4.weight"),
-        (("training.pt", "module", "torch_mlp"), "has no tensor in model, step. --params names a part of the file"),
+        (
+            ("training.pt", "module", "torch_mlp"),
+            "has no tensor in model, step. To use only a part of the file, give --params",
+        ),
         (("one.pt", "module", "one_layer"), "the module has no neurons: no weight of a layer reads another layer"),
         (("mlp.pt", "module", "no_module"), "must build a torch.nn.Module or a model of SB3; got a int"),
         (("mlp.pt", "module", "broken"), "saved_modules:broken does not run without arguments: no luck"),
