@@ -115,7 +115,7 @@ def test_fields_that_are_newer_than_the_run_keep_their_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"is": "OfflineTraining"}, "it has no OfflineTraining"),
+        ({"is": "OfflineTraining"}, "`dormant train` has no OfflineTraining"),
         ({"flavour": "sweet"}, "flavour"),
         ({"replay_ratio": math.pi}, "replay_ratio must be n or 1/n"),
         ({"seeds": "none"}, "seeds"),
