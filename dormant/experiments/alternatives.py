@@ -100,7 +100,7 @@ WIDTHS = (1, 2, 4)
 
 
 def narrow(bench: Bench) -> Bench:
-    """A bench with half the width, because a run at four times the usual width would take an hour on one core."""
+    """The bench with all network widths halved. At four times the usual width, a run would take an hour on one core."""
 
     def train(ratio: float, intervention: Intervention, width: int, agent: Changes) -> DeviceTraining | AtariTraining:
         return bench.train(ratio, intervention, width / 2, agent)
@@ -172,8 +172,8 @@ FIG12 = Experiment(
 )
 
 
-# Evaluations are compared only in this range of the time since the last reset, in reset periods. At the laptop scale,
-# evaluations come one gradient step before the middle or the end of a period.
+# For `Quantity.reset_age`: uses only evaluations that come at least 0.49 reset periods after a reset. At the laptop
+# scale, evaluations come one gradient step before the middle or the end of a period.
 LONG_AFTER = (0.49, math.inf)
 
 
@@ -188,7 +188,7 @@ def methods(bench: Bench) -> tuple[Arm, ...]:
 
 
 def methods_and_tests(bench: Bench) -> tuple[Arm, ...]:
-    """Six arms: the arms of `methods`, and two arms that test if overestimated values explain the effect of ReDo."""
+    """Six arms: the arms of `methods`, and two that test whether overestimated Q values explain the effect of ReDo."""
     plain = bench.dqn()
     normalised = replace(plain.agent.network, layer_norm=True)
     return (
@@ -229,11 +229,12 @@ FIG13 = Experiment(
     ),
     published=("atari17 replay_ratio=1", "DemonAttack replay_ratio=1"),
     settings=(
-        "In the pilot the layer is reset every 10,000 gradient steps, and every evaluation comes 8,000 after a reset. "
-        "At the laptop scale it is reset every 16,000, and evaluations come 7,999 or 15,999 after a reset. Two more "
-        "arms, double DQN and LayerNorm, test the part that overestimated values play. At the paper's scale the layer "
-        "is reset every 100,000, and evaluations come 30,000 or 80,000 after a reset. The paper's came 0 or 50,000 "
-        "after a reset, because the paper also counts the steps before learning starts."
+        "In the pilot the layer is reset every 10,000 gradient steps, and every evaluation comes 8,000 gradient steps "
+        "after a reset. At the laptop scale the layer is reset every 16,000 gradient steps, and evaluations come 7,999 "
+        "or 15,999 gradient steps after a reset. Two more arms, double DQN and LayerNorm, test whether overestimated Q "
+        "values explain the effect of ReDo. At the paper's scale the layer is reset every 100,000 gradient steps, and "
+        "our evaluations come 30,000 or 80,000 gradient steps after a reset. The paper's evaluations come 0 or 50,000 "
+        "gradient steps after a reset, because the paper also counts the steps before learning starts."
     ),
 )
 
@@ -263,7 +264,7 @@ def sac_methods(plain: ControlTraining) -> tuple[Arm, ...]:
     return (
         Arm("SAC", plain),
         Arm("ReDo", treated(Every(period, ReDo(tau=0.0)))),
-        # Sets `reset_targets`, because in the released code the target networks get the new weights too.
+        # Sets `reset_targets`, because the released code also copies the new weights to the target networks.
         Arm("Reset", treated(Every(period, Reset(NETWORKS)), reset_targets=True)),
         Arm("Weight decay", treated(Chain(), actor_weight_decay=WEIGHT_DECAY, critic_weight_decay=WEIGHT_DECAY)),
     )
@@ -274,8 +275,8 @@ def on_mujoco(plain: ControlTraining, tasks: tuple[str, ...], seeds: int, leaves
     return Design(sac_methods(plain), tuple(map(MuJoCo, tasks)), tuple(range(seeds)), leaves_out)
 
 
-# The return of evaluations in the second half of a run. For Reset, `lowers_sac` leaves out evaluations soon after a
-# reset.
+# The mean return of evaluations in the second half of a run. For the arm Reset, `lowers_sac` excludes evaluations that
+# come soon after a reset.
 SAC_RETURN = Quantity("eval_return", "mean", after=0.5)
 
 
@@ -356,5 +357,5 @@ FIG21 = Experiment(
             baseline=after_the_dip(),
         ),
     ),
-    settings="The slope below zero is the paper's 0.01. Our sources do not say at which replay ratio; here it is 1.",
+    settings="The slope below zero is 0.01, as in the paper. Our sources do not name the replay ratio; we use 1.",
 )

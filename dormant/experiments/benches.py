@@ -1,4 +1,4 @@
-"""Shared parts of the experiments: benches (an agent and its periods), designs, and the smallest effects of claims."""
+"""Shared parts of the experiments: benches (an agent with periods), designs, and the smallest effects that matter."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,13 +19,16 @@ Changes = dict[str, Any]  # field of an agent -> new value
 WEIGHT_DECAY = 1e-5  # the best value of the paper's grid, according to secondary sources
 ONE, TWO, THREE = ("Asterix",), ("Asterix", "SpaceInvaders"), ("Asterix", "SpaceInvaders", "Seaquest")
 LAPTOP_STEPS = 400_000  # agent steps
-LAPTOP_SEEDS = (5, 6, 7, 8, 9)  # not lower seeds, because we had seen their runs before we chose the claims
+LAPTOP_SEEDS = (5, 6, 7, 8, 9)  # we had seen runs of the seeds 0 to 4 before we chose the claims
 NOTHING = Chain()
 
 
 @dataclass(frozen=True)
 class Bench:
-    """An agent (DQN or DrQ) and the periods of its interventions at one scale. Functions build arms from a bench."""
+    """An agent (DQN or DrQ) and the periods of its interventions, at one scale. Experiments build arms from a bench.
+
+    `train` takes a replay ratio, an intervention, a width and changed fields of the agent, and returns a training.
+    """
 
     train: Callable[..., DeviceTraining | AtariTraining]
     redo_period: int  # gradient steps
@@ -82,12 +85,12 @@ def _laptop(ratio: float, intervention: Intervention, width: int | float, agent:
 
 
 def between(training: DeviceTraining) -> DeviceTraining:
-    """Shifts a scheduled intervention, so that the first evaluation comes in the middle of a period.
+    """Shifts a scheduled intervention, so that evaluations do not come shortly after the intervention has acted.
 
-    More exactly, it comes one gradient step before the middle. If the evaluation period is a multiple of the
-    intervention's period, all evaluations come at this point of a period. If it is half a period longer than a
-    multiple, every second evaluation comes one gradient step before the end of a period. Without a schedule, returns
-    the training unchanged.
+    The first evaluation comes one gradient step before the middle of a period of the intervention. If the evaluation
+    period is a multiple of the intervention's period, all evaluations come at this point of a period. If the evaluation
+    period is half a period longer than a multiple, every second evaluation comes one gradient step before the end of a
+    period. A training without a schedule is returned unchanged.
 
     >>> redo = between(replace(MINATAR.dqn(2.0, MINATAR.redo()), eval_period=40_000)).intervention
     >>> learnt = (40_000 - 2_000) * 2
@@ -118,7 +121,7 @@ def _small_resnet(ratio: float, intervention: Intervention, width: int, agent: C
 
 SMOKE_RESNET = Bench(_small_resnet, redo_period=10, reset_period=20)
 SMOKE = Bench(_small, redo_period=50, reset_period=200)
-# At replay ratio 1 a run has 20 reset periods; a run of the paper has 25. Evaluations come every 20,000 agent steps.
+# At replay ratio 1 a run has 20 reset periods (the paper's runs have 25). Evaluations come every 20,000 agent steps.
 # The first 2,000 agent steps have no gradient step, so each evaluation comes 8,000 gradient steps after a reset.
 MINATAR = Bench(_minatar, redo_period=1_000, reset_period=10_000)
 # At replay ratio 1 a run has 25 reset periods, like a run of the paper. Evaluations come 499 gradient steps after a
@@ -131,7 +134,7 @@ def atari_bench(million_frames: int, network: type[NatureCNN | ImpalaResNet] = N
 
     Source: see `atari_dqn`. ReDo's period comes from secondary sources. Here ReDo acts until the end of a run. In the
     released configurations ReDo stops after 2.5 million gradient steps. With 10 million frames, only runs at replay
-    ratio 2 are longer.
+    ratio 2 have more gradient steps than that.
     """
 
     def train(ratio: float, intervention: Intervention, width: int, agent: Changes) -> AtariTraining:
@@ -195,23 +198,24 @@ def five_games(arms: Arms) -> Mapping[Scale, Design]:
 
 
 # The smallest effects that matter to claims. They were chosen before any run was judged.
-# Differences of dormant fractions. Scores on 64 states are noisy: in a network of 144 neurons, about 3 neurons (two
-# percentage points) cross the threshold at random. A difference of 7 neurons (five points) is clearly not noise.
+# The first two are differences of dormant fractions. Scores on 64 states are noisy: in a network of 144 neurons, about
+# 3 neurons (two percentage points) cross the threshold at random. A difference of 7 neurons (five points) is not noise.
 SOME_NEURONS = 0.02
 MANY_NEURONS = 0.05
-# With ReDo the paper's networks have a tenth to a quarter of the dormant neurons of plain DQN (figures 9 and 12).
+# A ratio of dormant fractions. In the paper, this ratio of ReDo to plain DQN is 0.1 to 0.25 (figures 9 and 12).
 HALF_AS_MANY = 0.5
 # The next four are ratios of returns. In figure 10 of the paper (5 seeds, 17 games), intervals extend about 12 % to
-# either side of the mean. So the paper could hardly detect an effect below 10 %.
+# either side of the mean. Effects below 10 % are therefore hard to detect.
 HIGHER_RETURN = 1.1
 LOWER_RETURN = 0.9
 SLIGHTLY_LOWER = 0.95  # weight decay of SAC loses 10 % in one task of the paper and 5 % in another (figure 14)
 LARGE_GAIN = 1.25  # wider networks raise the return of the paper's DQN by up to 23 % (figure 12)
-# A ratio of effective ranks. The paper's two ranks differ by 5 %, and each varies by 1.3 % to either side.
+# A ratio of effective ranks. The paper's ranks with and without ReDo differ by 5 %, and each varies by plus or minus
+# 1.3 % (table 7).
 HIGHER_RANK = 1.02
 
-# Claims about returns use all training episodes that ended in the last fifth of the run. In that fifth there are about
-# ten times as many training episodes as evaluation episodes, so their mean return varies less between seeds.
+# Claims about returns use all training episodes that ended in the last fifth of the run. These are about ten times as
+# many as the evaluation episodes in that fifth, so their mean return varies less between seeds.
 TRAINED = Quantity("train_return", "per episode", after=0.8)
 RETURN = Panel("Return", "eval_return")
 TRAINING = Panel("Training return", "train_return")

@@ -50,7 +50,10 @@ def falls_with_fixed_labels(tau: str) -> Claim:
 
 
 def more_if_shuffled(tau: str) -> Claim:
-    """The claim that shuffled labels end with more dormant neurons. In the paper 32 %, with fixed labels 0.7 %."""
+    """The claim that more neurons are dormant at the end with shuffled labels than with fixed labels.
+
+    In the paper, 32 % of the neurons are dormant with shuffled labels, and 0.7 % with fixed labels.
+    """
     statement = f"With shuffled labels more neurons end dormant (τ = {tau}) than with fixed ones"
     return Claim(statement, dormant_at_end(tau), SHUFFLED, FIXED, "higher", MANY_NEURONS)
 
@@ -93,7 +96,7 @@ FIG03 = Experiment(
 LOGGED_AT = 0.25  # replay ratio of the agent that collects the data; the published data was collected at this ratio
 MOVING, NETWORK, NUMBERS = "Offline", "Offline, frozen random network", "Offline, fixed random numbers"
 LARGE = "Offline, large fixed numbers"
-MOVING_VALUES = 25.0  # the mean Q value at the end of the pilot's runs with moving targets
+MOVING_VALUES = 25.0  # the mean Q value at the end of the runs with moving targets at the pilot scale
 TARGETS = {
     NETWORK: "the targets of a frozen random network",
     NUMBERS: "fixed random numbers as targets",
@@ -102,7 +105,7 @@ TARGETS = {
 
 
 def by_targets(training: OfflineTraining) -> tuple[Arm, ...]:
-    """Four arms: one training with four kinds of targets. The last arm has fixed targets as large as moving ones."""
+    """Four arms: one training with four kinds of targets. In the last arm, fixed targets are as large as Q values."""
     return (
         Arm(MOVING, training),
         Arm(NETWORK, replace(training, targets="frozen network")),
@@ -134,7 +137,7 @@ def offline_on_minatar(bench: Bench, seeds: Sequence[int], leaves_out: str) -> D
 
 
 def offline_on_atari() -> Design:
-    """A design with the published replay. Per part of the replay, a run takes the authors' number of gradient steps."""
+    """A design with the published replay. A run takes as many gradient steps per part of the replay as the authors'."""
     agent = replace(atari_dqn(LOGGED_AT), target_period=2_000)  # offline, `target_period` counts gradient steps
     training = OfflineTraining(
         agent, Atari("DemonAttack"), DopamineReplay(), gradient_steps=6_250_000, log_period=12_500, eval_period=0
@@ -180,14 +183,16 @@ FIG04 = Experiment(
     published=("DemonAttack", "Asterix"),
     settings=(
         "On MinAtar the data is the last 100,000 transitions of a DQN at replay ratio 0.25. The paper does not say how "
-        "it makes fixed random targets. Both readings are here: a random target network that is never updated, and a "
-        "normally distributed number per transition. These targets are near 0, and the moving ones were near 25 in the "
-        "pilot. Large values alone could make neurons dormant, so one more arm has random numbers around 25."
+        "it makes fixed random targets. We run both possibilities: a random target network that is never updated, and "
+        "a normally distributed number per transition. Both kinds of fixed targets are near 0, but moving targets were "
+        "near 25 in the pilot. Large values alone could make neurons dormant, so one more arm has random numbers "
+        "around 25."
     ),
 )
 
 
-TEACHER_AT, STUDENT_AT = 0.25, 1.0  # replay ratios: the best on MinAtar for the teacher, the paper's for the student
+# Replay ratios. The teacher's gives the best return on MinAtar, and the student's is the paper's.
+TEACHER_AT, STUDENT_AT = 0.25, 1.0
 FRESH, PRETRAINED, NEW_HEAD = "Random init", "Pretrained", "Pretrained, new head"
 HALF = 0.5
 
@@ -211,14 +216,14 @@ def distilled_on_minatar(bench: Bench, seeds: Sequence[int], leaves_out: str) ->
 
 
 SHARE = dormant_at_end()
-HIGHER_LOSS = 1.1  # a ratio, as large as for returns
+HIGHER_LOSS = 1.1  # a ratio, the same as for returns
 
 
 def ends_with_higher_loss(arm: str) -> Claim:
     """The claim that a network with dormant neurons ends with a higher loss than a new network.
 
-    In the paper the losses are 0.7 and 0.1. The precondition is that neurons are dormant at the start. In the paper
-    61 % are.
+    In the paper the losses are 0.7 and 0.1. The precondition is that neurons are dormant at the start, 61 % in the
+    paper.
     """
     name = "A pretrained network" if arm == PRETRAINED else "A pretrained network with a new head"
     requires = some_dormant(arm, Quantity("dormant/0.1/all", "start"))
@@ -280,6 +285,6 @@ FIG08 = Experiment(
         "The teacher is a DQN at replay ratio 0.25, and the pretrained network is a DQN at replay ratio 1. Loss, "
         "optimizer and states are ours: squared error over all values, the agent's Adam, and 20,000 states of the "
         "teacher's replay. On MinAtar the pretrained network's Q values are several times as large as the teacher's, "
-        "so its loss starts higher. With a new head the scale of Q is taken out. Both readings are here."
+        "so its loss starts higher. A new head removes this difference of scale. We run both variants."
     ),
 )

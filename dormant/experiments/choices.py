@@ -32,7 +32,7 @@ from dormant.interventions import Recycle, Share
 from dormant.lab import Arm, Claim, Experiment, Panel, Quantity
 from dormant.rl.envs.minatar import GAMES
 
-SHARE = 0.1  # fraction of each layer's neurons to recycle at the start of a run; it falls to zero by the end
+SHARE = 0.1  # fraction of each layer's neurons that is recycled at the start of a run; the fraction falls to zero
 
 
 def selections(bench: Bench) -> tuple[Arm, ...]:
@@ -82,8 +82,9 @@ FIG15 = Experiment(
         ),
     ),
     settings=(
-        "The replay ratio is 1, as the length of the paper's schedule suggests. If scores are equal we recycle the "
-        "scheduled number of neurons. The released code recycles all neurons whose score equals that of the last one."
+        "The replay ratio is 1, as the length of the paper's schedule suggests. If the last neuron to recycle has the "
+        "same score as other neurons, the released code also recycles the other neurons. We recycle exactly the "
+        "scheduled number."
     ),
 )
 
@@ -167,7 +168,7 @@ FIG24 = Experiment(
 
 
 def ranked(bench: Bench) -> tuple[Arm, ...]:
-    """Two arms, DQN and ReDo, that also measure the rank of their features."""
+    """Two arms, DQN and ReDo. Both also measure the effective rank of their features."""
     plain, redo = bench.dqn(), bench.dqn(intervention=bench.redo())
     return Arm("DQN", replace(plain, rank_batch=RANKED_STATES)), Arm("ReDo", replace(redo, rank_batch=RANKED_STATES))
 
@@ -191,8 +192,8 @@ TABLE7 = Experiment(
         ),
     ),
     settings=(
-        "The rank is the srank of Kumar et al. with delta = 0.01, on 2,048 states of the replay. Our sources do not "
-        "have the paper's definition and states."
+        "The rank is the srank of Kumar et al. with delta = 0.01, on 2,048 states of the replay. Our sources have "
+        "neither the paper's definition of the rank nor its number of states."
     ),
 )
 
@@ -227,6 +228,6 @@ CAPACITY = Experiment(
     ),
     settings=(
         "This is not a figure of the paper. All claims are exploratory. On MinAtar, width 1 is half the usual width. "
-        "Compare the games: where capacity is short, width should raise the return more than ReDo does."
+        "If a game needs more capacity than the network has, width should raise the return more than ReDo does."
     ),
 )

@@ -34,7 +34,7 @@ Suite = Literal["minatar", "atari"]
 
 @dataclass(frozen=True)
 class Budget:
-    """The tuning of each method: `draws` settings, each run in the first `environments` environments with `seeds`."""
+    """The tuning of each method: `draws` settings, run with `seeds` in the first `environments` environments."""
 
     draws: int
     environments: int
@@ -43,7 +43,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Ground:
-    """The bench, environments, seeds and tuning of a comparison at one scale. No judged run has a tuning seed."""
+    """The bench, environments, seeds and tuning budget of a comparison at one scale.
+
+    The seeds of the comparison are not used for tuning.
+    """
 
     bench: Bench
     environments: tuple[object, ...]
@@ -56,7 +59,7 @@ def _on_minatar(games: Sequence[str], seeds: tuple[int, ...], tuning: Budget, le
     return Ground(MINATAR, tuple(map(MinAtar, games)), seeds, tuning, leaves_out)
 
 
-# The seeds of the scales pilot and laptop are not those of earlier runs, which we had seen before we chose the outcome.
+# The scales pilot and laptop have new seeds, because we had seen runs of other seeds before we chose the outcome.
 GROUNDS: Mapping[Suite, Mapping[Scale, Ground]] = {
     "minatar": {
         "smoke": Ground(SMOKE, (MinAtar("Asterix", time_limit=100),), (0, 1), Budget(2, 1), NOTHING_LEARNT),
@@ -135,8 +138,8 @@ def tuning_text(budget: Budget) -> str:
 def claims(names: Iterable[str]) -> tuple[Claim, ...]:
     """The claims of a comparison of some methods and the plain agent.
 
-    The primary claims are those about the return of each method relative to the plain agent, so that Holm's method
-    corrects them for their number. A variant of another method is also compared with that method.
+    Each method has a primary claim about its return relative to the plain agent. Holm's method corrects the primary
+    claims for their number. A variant of another method is also compared with that method.
     """
     names = [name for name in names if name != PLAIN]
     variants = [(name, method(name).variant_of) for name in names]
@@ -161,8 +164,8 @@ def fewer_dormant(arm: str) -> Claim:
 class Record(Model):
     """The state of a comparison: each method's chosen setting, and its training time relative to plain DQN.
 
-    `revisions` are those of the code that made the runs. `tuning` is a sentence about how the settings were chosen.
-    `note` is what else a reader must know.
+    `revisions` has the code revisions that made the runs. `tuning` explains how the settings were chosen. `note` has
+    further remarks for readers of the table.
     """
 
     suite: Suite
@@ -202,7 +205,7 @@ def read_record(root: Path, scale: Scale) -> Record | None:
 
 
 def stored_record(root: Path, scale: Scale) -> Record:
-    """Reads a comparison's record, also if its settings are those of an older revision.
+    """Reads a comparison's record, even if its settings are unknown to this version.
 
     Raises Damaged if the file is damaged, OSError if it cannot be read.
     """

@@ -22,8 +22,8 @@ from dormant.rl.continual import ContinualTraining, Games
 from dormant.rl.networks.convolutional import MinAtarCNN
 
 PLAIN = "Double DQN"
-# The settings of the authors' code. Their text and logs name a replay and an exploration of 500,000 steps, which the
-# code does not use. Source: bluecontra/C-CHAIN 2f8bedf, crl_minatar.
+# The settings of the authors' code. Their paper and logs say that replay and exploration have 500,000 steps, but the
+# code uses other numbers. Source: bluecontra/C-CHAIN 2f8bedf, crl_minatar.
 AUTHORS = DQN(
     learning_rate=3e-4,
     adam_epsilon=1e-8,
@@ -35,7 +35,7 @@ AUTHORS = DQN(
     epsilon_steps=100_000,
     epsilon_end=0.1,
 )
-# The agent of a run that takes seconds: a chunk is a whole game, so that each game compiles one program.
+# The agent of runs that take seconds.
 TINY = replace(
     AUTHORS, network=MinAtarCNN(4, 16), replay_capacity=400, min_replay=100, target_period=100, epsilon_steps=200
 )
@@ -68,11 +68,12 @@ def _design(steps: int, seeds: int, reset_period: int, leaves_out: str = "") -> 
 
 def _smoke() -> Design:
     games = Games(("SpaceInvaders", "Asterix"), steps=200, time_limit=100)
+    # The log period is the length of a game, so that each game compiles only one program.
     plain = ContinualTraining(TINY, games, log_period=200, eval_period=200, eval_episodes=2)
     return Design(arms(plain, 20, 50), (games,), (0,), NOTHING_LEARNT)
 
 
-# The last fifth of a run's last game, of three. All games are as long.
+# The last fifth of the third and of the second game. A run has three games of equal length.
 LAST_GAME = Quantity("train_return", "per episode", after=2 / 3 + 0.8 / 3)
 SECOND_GAME = Quantity("train_return", "per episode", after=1 / 3 + 0.8 / 3, until=2 / 3)
 OTHERS = ("ReDo", "Reset", "Shrink and perturb", "C-CHAIN", "L2 init", "LayerNorm")

@@ -35,8 +35,8 @@ from dormant.regularisers import CChain, L2Init, Parseval, Spectral
 
 PLAIN = "DQN"
 DRAWING_SEED = 0
-# Draws are a lattice with a random shift, because independent draws would leave large gaps if there are only a few. The
-# steps are those of the R sequence in three dimensions (Roberts 2018): powers of the root of x^4 = x + 1.
+# Settings are drawn from a lattice with a random shift, because a few independent draws would leave large gaps. The
+# lattice is the R sequence in three dimensions (Roberts 2018): its steps are powers of the root of x^4 = x + 1.
 LATTICE = 1.2207440846057596 ** -np.arange(1.0, 4.0)
 Unit = Literal["", "steps", "redo_period", "reset_period", "learning_rate"]
 
@@ -45,8 +45,8 @@ Unit = Literal["", "steps", "redo_period", "reset_period", "learning_rate"]
 class Range:
     """A hyperparameter that is drawn uniformly on a logarithmic scale between two bounds.
 
-    With a period or the learning rate as `unit`, the bounds are multiples of that of the bench. Values have three
-    significant digits. Periods and steps are whole numbers.
+    If `unit` is a period or the learning rate, the bounds are multiples of the bench's period or learning rate. Values
+    have three significant digits. Periods and steps are whole numbers.
 
     >>> from dormant.experiments.benches import MINATAR
     >>> Range("τ", 0.001, 0.1).value(0.5, MINATAR), Range("period", 0.1, 10.0, "redo_period").value(0.5, MINATAR)
@@ -81,7 +81,9 @@ class Range:
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its name in tables, its ranges, and a function from a bench and a value of each range to a training.
+    """A method: its name in tables, its ranges, and a function that takes a bench and a value per range.
+
+    The function returns a training.
 
     A method with `variant_of` is also compared with the method of that name.
     """
@@ -100,7 +102,10 @@ STRENGTH = Range("strength", 1e-6, 1e-2)
 
 
 def _by_intervention(title: str, *ranges: Range, variant_of: str | None = None):
-    """Returns a decorator that makes a method from a function from a bench and values to an intervention."""
+    """Returns a decorator for a function that takes a bench and values and returns an intervention.
+
+    The decorator returns a method whose agent uses this intervention.
+    """
 
     def method(intervention: Callable[..., Intervention]) -> Method:
         def training(bench: Bench, *values: int | float) -> Trainable:
@@ -112,7 +117,10 @@ def _by_intervention(title: str, *ranges: Range, variant_of: str | None = None):
 
 
 def _by_agent(title: str, *ranges: Range):
-    """Returns a decorator that makes a method from a function from values to changed fields of the agent."""
+    """Returns a decorator for a function that takes values and returns changed fields of the agent.
+
+    The decorator returns a method whose agent has these fields.
+    """
 
     def method(changes: Callable[..., Changes]) -> Method:
         return Method(title, ranges, lambda bench, *values: bench.dqn(**changes(*values)))
@@ -135,7 +143,7 @@ def _recycled(period: int, number: Number, score: Score = "activation") -> Every
 
 
 def _redo(title: str, **options: str) -> Method:
-    """ReDo with other options for the new weights and their optimizer state."""
+    """ReDo, optionally with other settings for the new weights and their optimizer state."""
 
     def intervention(bench: Bench, tau: float, period: int) -> Intervention:
         return Every(period, bench.redo(tau, **options).what)
@@ -239,10 +247,10 @@ def title(name: str) -> str:
 
 
 def candidates(name: str, bench: Bench, draws: int) -> dict[str, Trainable]:
-    """The trainings with the drawn settings of a method or of the plain agent, by the text of the setting.
+    """Maps the text of each drawn setting to a training, for a method or the plain agent.
 
-    All methods use the same random numbers, so methods with equal ranges have equal settings. More draws begin with the
-    same settings as fewer draws.
+    All methods use the same random numbers, so methods with equal ranges have equal settings. If `draws` is increased,
+    the first settings stay the same.
 
     >>> from dormant.experiments.benches import MINATAR
     >>> list(candidates("l2-init", MINATAR, 2)) == list(candidates("parseval", MINATAR, 3))[:2]

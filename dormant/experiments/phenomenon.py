@@ -78,8 +78,8 @@ def overlap(history: str, tau: str) -> str:
 def overlap_exceeds_chance(history: str, tau: str) -> Claim:
     """The claim that the overlap is larger than the overlap of random sets of the same sizes.
 
-    In the paper the overlap ends at 68 % and 79 %. The overlap also grows by chance: the sets of dormant neurons grow,
-    and larger random sets overlap more. So its growth alone is no evidence.
+    In the paper the overlap ends at 68 % and 79 %. Growth of the overlap alone is no evidence: the sets of dormant
+    neurons grow, and larger sets overlap more, even if they are random.
     """
     statement = f"The overlap of dormant neurons (τ = {tau}) with {HISTORIES[history]} exceeds chance"
     chance = Quantity(overlap(f"{history}-by-chance", tau))
@@ -114,8 +114,9 @@ FIG05 = Experiment(
     claims=tuple(overlap_exceeds_chance(history, tau) for history in HISTORIES for tau in ("0", "0.1")),
     published=("DemonAttack", "Asterix"),
     settings=(
-        "The paper does not define its historical set. Both readings are here, each next to the overlap of random sets "
-        "of neurons. A log point without dormant neurons has no overlap. The runs are those of figure 2."
+        "The paper does not define the historical set of dormant neurons. We use two definitions, and show each next "
+        "to the overlap of random sets of neurons. A log point without dormant neurons has no overlap. The runs are "
+        "those of figure 2."
     ),
 )
 

@@ -35,12 +35,16 @@ HEADS = (
 class Row(NamedTuple):
     """One method compared with the plain agent.
 
-    Returns are those of training episodes in the last fifth of a run. `rank` is the mean rank of the method's return
-    over environments, with bootstrap bounds; 1 is the highest return. `returns` is the interquartile mean of the runs'
-    returns, each divided by the plain agent's mean return in that environment, with bootstrap bounds. `dormant` is the
-    fraction of dormant neurons (τ = 0.1) in the second half, with a t-interval. `cost` is the training time divided by
-    the plain agent's. `higher_return` is the verdict on pairs of runs with the same seed and environment; its interval
-    has Holm's correction for the number of methods. The plain agent has no verdicts.
+    Returns are those of training episodes in the last fifth of a run.
+
+    - `rank`: the mean over environments of the rank of the method's return, with bootstrap bounds. Rank 1 is best.
+    - `returns`: the interquartile mean over runs of the return divided by the plain agent's mean return in the same
+      environment, with bootstrap bounds.
+    - `dormant`: the fraction of dormant neurons (τ = 0.1) in the second half of a run, with a t-interval.
+    - `cost`: the training time divided by the plain agent's.
+    - `runs`: the number of runs.
+    - `higher_return`, `fewer_dormant`: the verdicts on two claims. The plain agent has none. The interval of
+      `higher_return` has Holm's correction for the number of methods.
     """
 
     method: str
@@ -88,7 +92,7 @@ def _tuned(name: str, suite: Suite, scale: Scale, frame: pl.DataFrame) -> dict[s
 
 
 def rows(record: Record, frame: pl.DataFrame, scale: Scale) -> list[Row]:
-    """One row per method that has a finished run, the plain agent first. Empty if the plain agent has none.
+    """One row per method that has a finished run, the plain agent first. Empty if the plain agent has no finished run.
 
     `frame` is a table of `judging.table.read`. Environments in which the plain agent has no finished run are left out.
     """

@@ -62,8 +62,8 @@ FIG09 = Experiment(
         RETURN,
     ),
     claims=(
-        # In the paper the dormant fraction is 28 % with DQN and 2 % with ReDo. Recycling makes the curve jump, so the
-        # claim is about the mean of the second half.
+        # In the paper the dormant fraction is 28 % with DQN and 2 % with ReDo. The fraction drops at each recycling, so
+        # the claim is about its mean over the second half of the run.
         *(halves_dormancy("ReDo", "DQN", tau) for tau in ("0.1", "0.025")),
         # In the paper ReDo's return is about 1.7 times DQN's.
         returns("ReDo ends with a higher return than DQN", "ReDo", "DQN", "higher", HIGHER_RETURN),
@@ -149,8 +149,8 @@ FIG10A = Experiment(
     ),
     published=(" nature n=1",),
     settings=(
-        "At the paper's scale τ is 0.025 at replay ratio 0.25, as an author says of the default setting, and 0.1 "
-        "elsewhere; on MinAtar it is 0.1 throughout."
+        "At the paper's scale τ is 0.025 at replay ratio 0.25, which an author names for the default setting, and 0.1 "
+        "at other replay ratios. On MinAtar τ is always 0.1."
     ),
 )
 FIG10B = Experiment(
@@ -246,7 +246,7 @@ FIG10D = Experiment(
     ),
     published=(" drq_eps atari100k",),
     settings=(
-        "On MinAtar images are not shifted, because one cell is too far. A run has 50,000 agent steps, a quarter of "
-        "DQN's. Learning rate, replay and exploration are DQN's."
+        "On MinAtar images are not shifted, because even a shift of one cell is too large. A run has 50,000 agent "
+        "steps, a quarter of a DQN run. Learning rate, replay and exploration are those of DQN."
     ),
 )

@@ -1,4 +1,4 @@
-"""Screening of games for the laptop scale: tests if DQN learns and if dormancy grows. Its seeds are never judged."""
+"""Screens games for the laptop scale: tests whether DQN learns and whether dormancy grows, on separate seeds."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,9 +12,9 @@ from dormant.rl.envs.minatar import MinAtar
 
 SEEDS = (100, 101)  # no judged design has these seeds
 LOW, HIGH = RATIOS[0], RATIOS[-1]
-RANDOM_PLAY = 10_000  # agent steps at the start of a run, in which most actions are random
+RANDOM_PLAY = 10_000  # the first agent steps of a run, in which most actions are random
 START, END = 0.1, 0.8  # the first tenth and the last fifth of a run
-LEARNS = 2.0  # smallest quotient of the return at the end and the return of random play
+LEARNS = 2.0  # DQN learns if its return at the end is at least this multiple of the return of random play
 
 
 class Screened(NamedTuple):
