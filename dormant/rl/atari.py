@@ -54,8 +54,8 @@ class AtariTraining(OnHost):
     state before the first agent step. `open` returns a `HostLoop`. The loop runs the training and stores the frames of
     each seed in files.
 
-    `replay_on` sets where batches are built. With "device", the device has a copy of these frames, and the host sends
-    one frame per agent step. With "host", the host sends whole batches. The results are the same. "auto" chooses
+    `replay_on` sets where batches are built. With "device", the device has a copy of the stored frames, and the host
+    sends one frame per agent step. With "host", the host sends whole batches. The results are the same. "auto" chooses
     "device" if the device is an accelerator and the frames fit into its memory.
 
     >>> AtariTraining(replay_ratio=0.25).schedule.agent_steps_per_round
@@ -134,7 +134,7 @@ class AtariTraining(OnHost):
 
     @property
     def policy(self) -> HostPolicy:
-        """Returns a compiled function of the greedy actions and their Q values. It ignores its last argument."""
+        """A compiled function that returns greedy actions and their Q values. It ignores its argument `action`."""
         return self._compiled_policy
 
     @cached_property
@@ -176,7 +176,7 @@ class AtariTraining(OnHost):
     ) -> tuple[ndarray, ...]:
         """Returns the values that the ring stores for one agent step, as arrays with one entry per seed.
 
-        The discount is 0 at a termination. At a truncation it is gamma, because the episode is bootstrapped.
+        The discount is 0 at a termination. At a truncation the discount is gamma, because the target bootstraps.
         """
         reward = np.clip(outcome.reward, -1, 1) if self.agent.clip_rewards else outcome.reward
         discount = np.where(outcome.terminal, 0.0, self.agent.gamma)

@@ -1,7 +1,7 @@
-"""Metrics of a network's condition: how far it has moved, what it represents, and how it would learn.
+"""Metrics of a network: the distance of its weights, the ranks of its features, and the effect of one gradient step.
 
 Every loop logs `condition` at each log point. Loops of DQN log `representation` and `trial` at evaluations, if
-`rank_batch` is set. Nothing here changes a training: the numbers are computed from its states, in separate programs.
+`rank_batch` is set. These metrics do not change the results of a training.
 """
 
 from collections.abc import Callable
@@ -37,8 +37,9 @@ from .replay.device import Batch
 # The keys of `representation` and of `trial`.
 REPRESENTED = ("srank", "effective_rank", "stable_rank", "feature_norm", "weight_norm", "tangent_kernel_rank")
 TRIED = ("gradient_norm", "gradient_dormant", "effective_learning_rate", "value_churn", "policy_churn")
-# Limits that keep the costs small: states of `condition`, states of the tangent kernel, and numbers in the matrix of
-# their gradients (256 MB). So a network with more than a million parameters has fewer than 64 states in the kernel.
+# Limits on the cost: the number of states for `condition`, the number of states for the tangent kernel, and the number
+# of entries in the kernel's matrix of gradients (256 MB). A network with more than a million parameters therefore uses
+# fewer than 64 states for the kernel.
 CONDITION_STATES, KERNEL_STATES, KERNEL_NUMBERS = 64, 64, 2**26
 GRADIENT_TAU = 0.01  # threshold of `gradient_dormant`; the default of `gradient_dormancy`
 
@@ -48,9 +49,9 @@ def condition(
 ) -> dict[str, Float[Array, ""]]:
     """Measures one network on at most 64 of the inputs. `start` and `before` are earlier parameters.
 
-    `start` are the parameters at the start of the run. They are drawn again from the seed, so that no state holds them.
-    `before` are the parameters at the previous log point, which is the start of the chunk. A resumed run has them,
-    because its checkpoints are at log points.
+    `start` has the parameters at the start of the run. The caller draws them again from the seed, so the run's state
+    does not hold them. `before` has the parameters at the previous log point, which is the start of the chunk.
+    Checkpoints are written at log points, so a resumed run has these parameters, too.
 
     >>> from dormant import trace
     >>> params = {"hidden": {"w": jnp.ones((2, 3))}, "head": {"w": jnp.ones((3, 1))}}
@@ -60,7 +61,7 @@ def condition(
     {'active_fraction': 1.0, 'distance_from_start': 1.0, 'distance_since_log': 0.0, 'isometry/head/w': 64.0, \
 'isometry/hidden/w': 10.0}
 
-    Source: `active_fraction`, `weight_distance` and `isometry_deviations` name theirs.
+    Source: see `active_fraction`, `weight_distance` and `isometry_deviations`.
     """
     return {
         "active_fraction": active_fraction(wiring.activations(params, inputs[:CONDITION_STATES])),
@@ -73,10 +74,10 @@ def condition(
 def representation(
     wiring: Wiring, apply: Callable[..., Array], params: PyTree[Array], inputs: Array
 ) -> dict[str, Float[Array, ""]]:
-    """Measures one network: ranks and a norm of the last neuron layer, a norm of all parameters, a rank of the kernel.
+    """Measures ranks and the norm of the last layer's activations, the norm of all weights, and the kernel's rank.
 
-    The activations of the layer form a matrix with one row per input. The tangent kernel is that of the largest output
-    of `apply(params, inputs)`, on at most 64 inputs.
+    The activations form a matrix with one row per input. The tangent kernel has the gradients of the largest output of
+    `apply(params, inputs)`, on at most 64 inputs.
     Source: the paper's table 7 reports `srank`. The paper does not define `srank`, so we use the definition of Kumar et
     al. 2021.
     """
@@ -103,11 +104,11 @@ def kernel_states(params: PyTree[Array]) -> int:
 
 
 def trial(agent: DQN, wiring: Wiring, state: DQNState, batch: Batch, states: Array) -> dict[str, Float[Array, ""]]:
-    """Takes one gradient step on a batch, measures what it does, and discards it.
+    """Takes one gradient step on a batch, measures its effects, and discards the new parameters.
 
     The gradient is that of the agent's loss, before the optimizer. `states` are other observations, on which the churn
     is measured.
-    Source: the functions of `dormant.metrics` and `dormant.trainability` with these names.
+    Source: see the functions of `dormant.metrics` and `dormant.trainability` that have the names of the metrics.
     """
     gradient, _, _ = agent.gradient(state, agent.augmentation.augmented(batch))
     before, after = state.learner.params, agent.update(state, batch)[0].learner.params

@@ -1,4 +1,4 @@
-"""Games in a row: one agent plays one MinAtar game after another, and nothing tells it that the game has changed."""
+"""Games in a row: one agent plays one MinAtar game after another, and is not told when the game changes."""
 
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -20,7 +20,7 @@ from .schedule import Phase, key_for
 
 @dataclass(frozen=True)
 class Games:
-    """A sequence of MinAtar games. Each is played for `steps` agent steps, with the same shapes as all others.
+    """A sequence of MinAtar games. Each game is played for `steps` agent steps. Observations are padded to one shape.
 
     >>> [world.game for world in Games(("Asterix", "Breakout"), steps=100).worlds]
     ['Asterix', 'Breakout']
@@ -53,21 +53,24 @@ class Games:
 
 @dataclass(frozen=True)
 class ContinualTraining:
-    """A training of DQN on games in a row, with the device loop. Fields are those of `DeviceTraining`.
+    """A training of DQN on games in a row, with the device loop.
 
-    A game begins with `agent.min_replay` random agent steps without learning. The network, the target network, the
-    optimizer, the intervention and the exploration continue from the game before. So does the replay, unless
-    `keep_replay` is false. Then the agent learns from steps of the new game only. Chunks do not cross a switch. The
-    state holds all games: those that are not played do not change. So a run resumes exactly, also at a switch. An
-    episode that a switch interrupts is not counted. Rows have the number of the game as `game`. An evaluation plays the
-    game that was just played.
+    Fields with the same name as in `DeviceTraining` have the same meaning. A game begins with `agent.min_replay` random
+    agent steps without learning. The network, the target network, the optimizer, the intervention and the exploration
+    continue from the previous game. If `keep_replay` is true, the agent also learns from stored steps of earlier games.
+    If it is false, the agent learns only from steps of the current game.
+
+    A chunk never contains steps of two games. The state holds the environments of all games, so a run also resumes
+    exactly between two games. If a game ends during an episode, the episode is not counted. The metric `game` is the
+    number of the current game. An evaluation plays the game of the chunk before it.
 
     >>> ContinualTraining(env=Games(steps=100_000)).agent_steps
     300000
 
-    Raises ValueError for settings that `DeviceTraining` rejects, if a game's length is not a multiple of `log_period`
-    or not above `agent.min_replay`, or for returns of several steps, which could reach over a switch.
-    Source: see `Games`. docs/differences.md lists what differs.
+    Raises ValueError for settings that `DeviceTraining` rejects. Also raises it if a game's length is not a multiple of
+    `log_period`, if it is not above `agent.min_replay`, or if `agent.n_step` is above 1, because n-step returns could
+    span two games.
+    Source: see `Games`. docs/differences.md lists the differences.
     """
 
     agent: DQN = field(default_factory=DQN)
@@ -90,7 +93,7 @@ class ContinualTraining:
                 f"with min_replay {self.agent.min_replay} and log_period {self.log_period}."
             )
         if self.agent.n_step > 1:
-            raise ValueError(f"n_step must be 1, because returns must not cross a switch, got {self.agent.n_step}.")
+            raise ValueError(f"n_step must be 1, because returns must not span two games, got {self.agent.n_step}.")
         _ = self.phases
 
     @property
@@ -131,9 +134,9 @@ class ContinualTraining:
         return first._replace(env=_begun(self.env, jnp.array(self.seeds)))
 
     def advance(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
-        """Runs `log_period` agent steps of the game that is due. Returns the new state and the metrics of these steps.
+        """Runs `log_period` agent steps of the current game. Returns the new state and the metrics of these steps.
 
-        The metrics are those of `DeviceTraining.advance`, and the number of the game.
+        The metrics are those of `DeviceTraining.advance`, and `game`, the number of the game.
         """
         done = self.agent_steps_done(state)
         number, begins = done // self.env.steps, done % self.env.steps == 0
@@ -144,7 +147,7 @@ class ContinualTraining:
         return now._replace(env=games), metrics | {"game": np.full(len(self.seeds), number)}
 
     def measure(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Returns dormant fractions and neuron scores, as `DeviceTraining.measure` does in the game that is due."""
+        """Returns dormant fractions and neuron scores in the current game, as `DeviceTraining.measure` does."""
         number = min(self.agent_steps_done(state) // self.env.steps, len(self.phases) - 1)
         return self.phases[number].measure(state._replace(env=state.env[number]))
 

@@ -143,7 +143,7 @@ class ControlTraining(OnHost):
     def columns(self, seen: ndarray, actions: ndarray, outcome: ControlOutcome) -> tuple[ndarray, ...]:
         """Returns the values that the ring stores for one agent step, as arrays with one entry per seed.
 
-        The discount is 0 at a termination. At a truncation it is gamma, because the episode is bootstrapped.
+        The discount is 0 at a termination. At a truncation the discount is gamma, because the target bootstraps.
         """
         discount = np.where(outcome.terminal, np.float32(0), np.float32(self.agent.gamma))
         return seen, actions, outcome.reward, discount, outcome.observation
@@ -151,7 +151,7 @@ class ControlTraining(OnHost):
     def batch(self, rings: tuple[StepRing, ...], added: int, draws: RoundDraws) -> tuple[ndarray, ndarray]:
         """Draws the rows of a round's batches. Returns the rows and the noise of the actions.
 
-        The leading axes of the rows are [gradient steps, seeds]. Those of the noise are [gradient steps, 2, seeds].
+        The rows have the leading axes [gradient steps, seeds], and the noise has [gradient steps, 2, seeds].
         """
         return drawn(self.replay.rows, rings, added, draws.batch), draws.noise
 

@@ -101,7 +101,7 @@ class DeviceTraining:
 
     @property
     def learns_from(self) -> int:
-        """The agent step from which on the agent learns."""
+        """The agent step at which learning starts."""
         return self.agent.min_replay + (self.phase.begins if self.phase else 0)
 
     @cached_property
@@ -301,7 +301,7 @@ def _measure(training: DeviceTraining, seeds: Int[Array, " seeds"], state: Train
         return training.network.wiring.scores(state.agent.learner.params, states)
 
     def several(seeds: Array, state: TrainState) -> Scores:
-        # All seeds share `added`. With one value per seed, `vmap` would turn the `cond` into computing both branches.
+        # All seeds share `added`. With one value per seed, `vmap` would compute both branches of the `cond`.
         return jax.vmap(partial(one, state.agent_steps[0]))(seeds, state)
 
     return dormancy(over_seeds(seeds, several)(state))

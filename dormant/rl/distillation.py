@@ -64,8 +64,8 @@ class DistillationTraining:
     >>> DistillationTraining(student=DeviceTraining()).kind, len(DistillationTraining().needs)
     ('distillation-pretrained', 1)
 
-    Raises ValueError for inconsistent lengths, or if the teacher or the student has a different network than the agent.
-    Also raises it for `new_head` without a student.
+    Raises ValueError for inconsistent lengths, for `new_head` without a student, or if the teacher or the student has a
+    different network than the agent.
     Source: Sokar et al. 2023, figure 8, describes the regression and its 50,000 gradient steps. The paper does not
     state the loss, the optimizer and the states, so they are our choice.
     """
@@ -131,7 +131,7 @@ class DistillationTraining:
 
 @dataclass(frozen=True, eq=False)
 class DistillationRun(WithoutActor):
-    """A run of a training. `lesson` is what the student learns from."""
+    """A run of a `DistillationTraining`, with its lesson."""
 
     training: DistillationTraining
     lesson: Lesson

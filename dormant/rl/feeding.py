@@ -118,7 +118,7 @@ class HostFeed:
         self._training, self._rings, self._blank = training, rings, training.blank()
 
     def draw(self, added: int, draws: RoundDraws, looks: bool) -> tuple[PyTree, PyTree | None]:
-        """Returns a round's batches, and the inputs on which neurons are scored. Without `looks`, inputs are None."""
+        """Returns a round's batches, and the inputs on which neurons are scored (None if `looks` is false)."""
         inputs = self._training.inputs(self._rings, added, draws.score) if looks else None
         return self._training.batch(self._rings, added, draws), inputs
 
@@ -155,7 +155,7 @@ class DeviceFeed:
     def draw(self, added: int, draws: RoundDraws, looks: bool) -> tuple[PyTree, PyTree | None]:
         """Returns a round's batches, and the inputs on which neurons are scored. Both are lists with an entry per seed.
 
-        They hold the places of frames instead of frames. Without `looks`, the inputs are None.
+        The entries hold the positions of frames in the ring instead of frames. If `looks` is false, inputs are None.
         """
         replay, each = self._packets.replay, list(enumerate(self._rings))
         batch = [replay.draw(ring, added, draws.batch[:, seed]) for seed, ring in each]

@@ -162,7 +162,7 @@ class HostLoop:
         return self.training.measured_inputs(self.rings, int(state.agent_steps[0]), purpose, number)
 
     def save_due(self, done: int, saved: int) -> bool:
-        """Whether a checkpoint is due. If so, the next chunk would overwrite steps that the last checkpoint needs."""
+        """Whether a checkpoint is due, because the next chunk overwrites steps that the last checkpoint needs."""
         return self.training.replay.save_due(done, saved, self.training.schedule.log_period)
 
     def flush(self) -> None:
@@ -191,7 +191,7 @@ class _Chunk:
         upcoming = self.training.draws(starts)
         for start in starts:
             draws, last = next(upcoming), start == starts[-1]
-            # Draws the sample while the device still computes the round before.
+            # Draws the sample while the device still computes the previous round.
             self._round(start, draws, last, self._early_sample(start, draws, last))
         return self._end()
 

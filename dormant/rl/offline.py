@@ -49,8 +49,8 @@ class OfflineTraining:
     >>> OfflineTraining(targets="frozen network").kind
     'offline-dqn-frozen-network'
 
-    Raises ValueError for inconsistent lengths or periods, and for an evaluation on Atari. Also raises it for a
-    `numbers_mean` without "fixed numbers".
+    Raises ValueError for inconsistent lengths or periods, for an evaluation on Atari, or if `numbers_mean` is set and
+    `targets` is not "fixed numbers".
     Source: Sokar et al. 2023, figure 4. The paper does not state how its fixed random targets are made.
     """
 
@@ -108,7 +108,7 @@ class OfflineTraining:
 
 
 def check_length(gradient_steps: int, log_period: int, score_batch: int, seeds: tuple[int, ...]) -> None:
-    """Raises ValueError unless all numbers are positive, there is a seed, and `log_period` divides `gradient_steps`."""
+    """Raises ValueError if a number is below 1, there is no seed, or the length is not a multiple of `log_period`."""
     check_at_least(1, gradient_steps=gradient_steps, log_period=log_period, score_batch=score_batch)
     if gradient_steps % log_period:
         raise ValueError(f"gradient_steps must be a multiple of log_period, got {gradient_steps} and {log_period}.")
@@ -127,7 +127,7 @@ class Actorless(Protocol):
 
 @runtime_checkable
 class ActorlessRun(Protocol):
-    """A run of a training without an actor."""
+    """A run of a training that only takes gradient steps."""
 
     @property
     def training(self) -> Actorless: ...

@@ -21,8 +21,8 @@ Tree = TypeVar("Tree", bound=PyTree)
 # The keys of a purpose depend on its position in this tuple, so new purposes must be added at the end.
 PURPOSES = (
     *("init", "reset", "round", "measure", "evaluate", "rank"),
-    # Purposes of training without an actor. A student uses "fresh" and its teacher "init", so that their initial
-    # weights differ.
+    # These are for trainings that only take gradient steps. In distillation, the student's initial weights use "fresh"
+    # and the teacher's use "init", so that the weights differ.
     *("fresh", "target", "batches", "numbers", "score", "order", "labels"),
     "trial",
 )
@@ -74,9 +74,10 @@ def by_seed(function: Callable[..., Tree], seeds: Int[Array, " seeds"], *trees: 
 
 
 def in_turn(function: Callable[..., Tree], seeds: Int[Array, " seeds"], *trees: PyTree) -> Tree:
-    """Does the same as `by_seed`, but compiles the function once and not once per seed: on a CPU in a loop over seeds.
+    """Returns the same as `by_seed`, but compiles faster. On a CPU, a compiled loop over seeds calls the function.
 
-    For measurements between chunks, because they take longer to compile than to run.
+    `by_seed` would compile one copy of the function per seed. Use this function for measurements between chunks, which
+    take longer to compile than to run.
     """
     if _one_by_one():
         return jax.lax.map(lambda each: function(*each), (seeds, *trees))
@@ -202,9 +203,9 @@ class Schedule:
 
 
 def schedule_of(training: Scheduled, **at_least_one: int) -> Schedule:
-    """The schedule of a training. `at_least_one` holds further whole numbers of the training that are above 0.
+    """The schedule of a training. `at_least_one` has further fields of the training that must be integers above 0.
 
-    Raises ValueError or TypeError if `Schedule` rejects the training, or for a wrong number, agent or intervention.
+    Raises ValueError or TypeError if `Schedule` rejects the training, or for an invalid field, agent or intervention.
     """
     check_value("agent", training.agent)
     checked_intervention(training.intervention)
@@ -220,7 +221,7 @@ def schedule_of(training: Scheduled, **at_least_one: int) -> Schedule:
 
 
 def check_evaluation(eval_epsilon: float, rank_batch: int = 0) -> None:
-    """Raises ValueError unless `eval_epsilon` is a probability and `rank_batch` is at least 0."""
+    """Raises ValueError if `eval_epsilon` is not a probability or `rank_batch` is negative."""
     check_number("eval_epsilon", eval_epsilon, FRACTION)
     check_whole("rank_batch", rank_batch, "states", least=0, hint="0 measures no rank")
 
@@ -251,7 +252,7 @@ def _check_ratio(ratio: float) -> None:
 
 @dataclass(frozen=True)
 class Phase:
-    """One of several environments that a run plays in turn: its number, and the agent step at which it begins.
+    """The part of a run that plays one of several environments: its number, and the agent step at which it begins.
 
     Every phase begins with the agent's `min_replay` random agent steps without learning. If `keeps_replay` is false,
     the agent only learns from the agent steps of this phase.
@@ -262,7 +263,7 @@ class Phase:
     keeps_replay: bool = True
 
     def epsilon(self, agent: DQN, agent_steps: Int[Array, ""]) -> Float[Array, ""]:
-        """The probability of a random action: 1 at first, then it continues from the phase before.
+        """The probability of a random action: 1 during the random agent steps, then continued from the previous phase.
 
         >>> agent = DQN(min_replay=10, epsilon_steps=100, epsilon_end=0.0)
         >>> [round(float(Phase(1, 50).epsilon(agent, jnp.array(step))), 2) for step in (59, 60, 70)]  # 40 learnt before

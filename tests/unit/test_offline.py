@@ -184,7 +184,7 @@ def test_dopamines_parts_are_drawn_anew_every_so_many_gradient_steps(tmp_path):
         for visit in (0, 0, 1, 2, 3, 4)
     ]
     assert ends == expected and len(set(ends)) > 1
-    with pytest.raises(ValueError, match=r"there is no .*Breakout; --data must name the folder of DQN-replay"):
+    with pytest.raises(ValueError, match=r"there is no .*Breakout; --data must be the folder of DQN-replay"):
         source.open(AGENT, Atari("Breakout"), (0,), tmp_path)
     with pytest.raises(ValueError, match="DQN-replay holds Atari games only"):
         source.open(AGENT, MinAtar("Breakout"), (0,), tmp_path)

@@ -24,7 +24,7 @@ Playable = Environment | Atari
 
 
 class FinishedRun(NamedTuple):
-    """The last state of a finished run, the folder of its replay files, and the number that marks these files."""
+    """The last state of a finished run, the folder of its replay files, and the owner number in these files."""
 
     state: Any
     replay: Path
@@ -91,7 +91,7 @@ def _keep(file: Path, steps: transitions.Transitions) -> None:
     if not file.exists():
         transitions.write(file, steps)
     elif not all(map(np.array_equal, steps, transitions.read(file))):
-        raise ValueError(f"{file} holds the replay of another run; delete it to have it written again.")
+        raise ValueError(f"{file} holds the replay of another run; delete it, and it is written again.")
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class DopamineReplay:
             raise ValueError(f"DQN-replay holds Atari games only, got the environment {env}.")
         game = given(self.path) / env.game
         if not game.is_dir():
-            raise ValueError(f"there is no {game}; --data must name the folder of DQN-replay, which has one per game.")
+            raise ValueError(f"there is no {game}; --data must be the folder of DQN-replay, with a subfolder per game.")
         return Parts(self, game, agent.gamma, seeds)
 
 

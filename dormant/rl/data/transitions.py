@@ -62,11 +62,13 @@ def read(file: Path) -> Transitions:
 
 
 def _check_types(file: Path, found: dict[str, ndarray]) -> None:
-    """Raises ValueError unless each array has the type and the number of axes that its field requires."""
+    """Raises ValueError if an array has a wrong type or a wrong number of axes."""
     before, after = found["observation"], found["next_observation"]
     if before.shape != after.shape or before.dtype != after.dtype or before.dtype.kind not in "biuf":
         arrays = f"{before.dtype}{before.shape} and {after.dtype}{after.shape}"
-        raise ValueError(f"{file} must have equal shapes of numbers before and after a step, got {arrays}.")
+        raise ValueError(
+            f"{file}: observation and next_observation must be numbers of equal shape and type, got {arrays}."
+        )
     for name, kinds in {"action": "iu", "reward": "biuf", "terminal": "b", "last": "b"}.items():
         if found[name].ndim != 1 or found[name].dtype.kind not in kinds:
             raise ValueError(
