@@ -33,7 +33,7 @@ networks: .venv/dev-installed
 clean:
 	rm -rf .venv
 
-# uv does not read pip's variable for local wheels, such as a build of torch for CPU.
+# uv ignores pip's variable PIP_FIND_LINKS, which names a folder of local wheels, such as a CPU build of torch.
 .venv/%-installed: pyproject.toml requirements.txt
 	$(if $(UV),uv venv --quiet --allow-existing --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
 	$(if $(UV),uv pip install --quiet --python $(BIN)/python $(addprefix --find-links$(space),$(PIP_FIND_LINKS)),$(BIN)/python -m pip install --quiet) \

@@ -57,7 +57,7 @@ def chunks(training: Any, folder: Path) -> Callable[[], Any]:
 
 
 def seconds(rows: dict[Any, Callable[[], Any]], repeats: int) -> dict[Any, float]:
-    """Median wall time of each function. Calls the functions in turn. So other programs slow all of them equally."""
+    """Median wall time of each function. Calls the functions in turn, so that other programs slow all equally."""
     times: dict[Any, list[float]] = {name: [] for name in rows}
     for _ in range(repeats):
         for name, advance in rows.items():

@@ -1,4 +1,4 @@
-"""Compares the speed of our DQN on Atari with stand-ins for Dopamine (the reference) and CleanRL.
+"""Compares the speed of our DQN on Atari with stand-ins for Dopamine (the reference implementation) and CleanRL.
 
     python benchmarks/atari_dqn.py [--repeats 5] [--steps 5] [--agent-steps 200] [--core 0]
 
@@ -93,7 +93,7 @@ def our_loop(ratio: float, agent_steps: int, redo: bool, folder: Path, replay_on
 
 
 def peer_step(name: str) -> Step:
-    """A function that samples a batch and takes one gradient step with the code of the named peer."""
+    """A function that samples a batch and takes one gradient step with the code of a stand-in."""
     import atari_peers
 
     return getattr(atari_peers, name)(ACTIONS).learn
@@ -131,7 +131,7 @@ def matmul() -> Step:
 
 
 def seconds(rows: dict[str, Step], repeats: int, count: int = 1) -> dict[str, float]:
-    """Median wall time per call of each function. Times the functions in turn. So other programs slow all equally."""
+    """Median wall time per call of each function. Times them in turn, so that other programs slow all of them equally."""
     import jax
 
     times: dict[str, list[float]] = {name: [] for name in rows}
@@ -141,14 +141,14 @@ def seconds(rows: dict[str, Step], repeats: int, count: int = 1) -> dict[str, fl
             start = time.perf_counter()
             for _ in range(count):
                 result = step()
-            jax.block_until_ready(result.cpu() if hasattr(result, "cpu") else result)  # a copy waits for PyTorch
+            jax.block_until_ready(result.cpu() if hasattr(result, "cpu") else result)  # `cpu` waits for PyTorch
             if number:  # the first round warms up
                 times[name].append((time.perf_counter() - start) / count)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def gradient_steps(options: argparse.Namespace) -> None:
-    """Prints the time of one gradient step for our code and each peer."""
+    """Prints the time of one gradient step for our code and each stand-in."""
     steps = {"matmul": matmul(), "ours": our_step()} | {name: peer_step(peer) for name, peer in PEERS.items()}
     taken = seconds(steps, options.repeats, options.steps)
     peak = PRODUCTS * 2.0 * MATMUL**3 / taken.pop("matmul")

@@ -27,7 +27,7 @@ class Peer(NamedTuple):
 
 
 class Ring:
-    """A ring of transitions. Each has one frame, as in Dopamine, or a whole stack of frames, as in CleanRL."""
+    """A ring buffer of transitions. Each has one frame, as in Dopamine, or a stack of frames, as in CleanRL."""
 
     def __init__(self, *frame: int) -> None:
         rng = np.random.default_rng(0)
@@ -51,8 +51,8 @@ def dopamine(actions: int) -> Peer:
     """A stand-in for Dopamine, the reference. It uses `vmap` over examples, and NumPy to stack frames.
 
     A separate compiled function computes the targets.
-    It recycles with our `ReDo`. The function is compiled again each time ReDo acts, to imitate Dopamine, which compiles
-    its masks each time.
+    It recycles with our `ReDo`, which is compiled again each time. In this way it imitates Dopamine, which compiles the
+    computation of its masks each time.
 
     Source: dopamine/labs/redo/recycled_dqn_agents.py and weight_recyclers.py.
     """
@@ -122,7 +122,8 @@ def cleanrl(actions: int) -> Peer:
     """A stand-in for CleanRL's dqn_atari.py. It uses PyTorch, and its replay holds whole stacks of frames.
 
     In addition, it uses the memory format channels last and fused Adam.
-    ReDo is written as in the PyTorch port (timoklein/redo): scores in one forward pass, then masks in place.
+    ReDo is written as in the PyTorch port (timoklein/redo): it scores in one forward pass, then changes weights in
+    place.
     """
     import torch
     from torch import nn

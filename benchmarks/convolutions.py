@@ -1,4 +1,4 @@
-"""Times gradients of convolutional networks inside and outside of a `lax.scan`, with and without our gradient rule.
+"""Times gradients of convolutional networks, inside and outside of `lax.scan`, with our gradient rule and with JAX's.
 
     python benchmarks/convolutions.py
     python benchmarks/convolutions.py --batch 32 --steps 4 --repeats 7
@@ -49,7 +49,7 @@ def gradients(network: NatureCNN | ImpalaResNet, scanned: bool) -> Callable[[dic
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=4, help="gradients in a scan")
+    parser.add_argument("--steps", type=int, default=4, help="number of gradients per scan")
     parser.add_argument("--repeats", type=int, default=5)
     flags = parser.parse_args()
     print(f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, batch {flags.batch}, {flags.steps} gradients a scan")

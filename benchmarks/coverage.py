@@ -2,13 +2,16 @@
 
     python benchmarks/coverage.py [--simulations 2000] [--resamples 500] [--output benchmarks/coverage.csv]
 
-Draws returns from known distributions many times, and computes each interval for each draw. *One arm* is the aggregate
-of one arm's returns. The same coverage holds for a change since the start of a run if the start is equal for all seeds.
-It also holds for the difference to a collapsed arm if the returns of that arm are equal. *No effect* and *doubled* are
-paired differences between two arms. With *no effect* the returns of both arms have the same distribution. With
-*doubled* the returns of the second arm are half as large. The seeds of the two arms are independent. The games differ
-in level and spread. Verdicts use *t, Welch* to compare two arms, and *t, fewest degrees* to compare an arm with its
-start.
+Draws returns from known distributions many times, and computes each interval for each draw. There are three situations:
+
+- *one arm*: an interval for the mean (or IQM) of one arm's returns. Its coverage is also that of two other intervals.
+  The first is for the change since the start of a run, if all seeds have the same start. The second is for the
+  difference from an arm that has collapsed, if all returns of that arm are equal.
+- *no effect*: paired differences between two arms whose returns have the same distribution.
+- *doubled*: paired differences between two arms. The returns of the second arm are half as large.
+
+The seeds of the two arms are independent. The games differ in level and spread. Verdicts use *t, Welch* to compare two
+arms, and *t, fewest degrees* to compare an arm with its start.
 
 The file has one row per interval. `coverage` should be 0.95. `above_zero` is how often the whole interval lies above
 zero: the false positive rate if there is no effect, otherwise the power. `median_half_width` is half of the interval's
@@ -84,7 +87,7 @@ def arms(
 
 
 def t_over_seeds(tables: np.ndarray) -> Bounds:
-    """The t-interval of the means over games, one mean per seed. Ignores that the games differ."""
+    """The t-interval over seeds of the mean over games. Ignores that the games differ in level and spread."""
     return around(mean(tables), half_width(tables.mean(axis=-1)[..., None]))
 
 

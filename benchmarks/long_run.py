@@ -70,7 +70,7 @@ def fixed_computation() -> float:
 
 
 def report(table: np.ndarray) -> None:
-    """Prints the slopes over the second half."""
+    """Prints the slopes over the second half of the run."""
     late = table[len(table) // 2 :]
     hours, memory = late[:, 0] / 3600, late[:, 2]
     slope, _ = np.polyfit(hours, memory, 1)

@@ -7,7 +7,7 @@
 The agent is that of the pilot scale on MinAtar/Asterix, with each method in the middle of its ranges. Each turn
 measures 1,000 gradient steps of every method and of plain DQN, one after the other. The number is the median over turns
 of the quotient of both times. Times are CPU seconds of one core, because other programs hardly affect them. A method
-that acts every 10,000 gradient steps does not act in most turns, so the median leaves its acting out.
+that acts every 10,000 gradient steps does not act in most turns, so the median does not include the cost of acting.
 """
 
 import argparse

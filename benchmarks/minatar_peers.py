@@ -1,7 +1,7 @@
 """rejax's DQN on MinAtar, for `benchmarks/minatar_update.py`.
 
-rejax 0.1.3 needs an older gymnax than the newest, and distrax needs a nightly version of TensorFlow Probability. Use an
-environment of its own:
+rejax 0.1.3 does not work with the newest gymnax, and its dependency distrax needs a nightly version of TensorFlow
+Probability. Install these packages in a separate virtual environment:
 
     python -m venv peers
     peers/bin/pip install -e '.[minatar]' rejax 'gymnax<1' tfp-nightly
@@ -14,9 +14,9 @@ from typing import Any
 def rejax_loop(steps: int, ours: bool) -> Callable[[], Any]:
     """A function that runs `steps` agent steps of rejax's own training loop, each with a gradient step.
 
-    The game, the network, the batch, the replay's capacity and the optimizer are those of `minatar_dqn`. `ours` sets
-    whether the network is our code (a matrix product of patches) or the same network in Flax, as users of rejax write
-    it. rejax's evaluation is left out.
+    The game, the network, the batch size, the replay capacity and the optimizer are those of `minatar_dqn`. If `ours`
+    is true, the network is our code (a matrix product of patches). Otherwise it is the same network in Flax, as users
+    of rejax would write it. rejax's evaluation is disabled.
     """
     import jax
     import jax.numpy as jnp
@@ -59,7 +59,7 @@ def rejax_loop(steps: int, ours: bool) -> Callable[[], Any]:
 
 
 def network(actions: int, ours: bool) -> Any:
-    """rejax's epsilon-greedy policy with MinAtar's network, of our code or in Flax."""
+    """rejax's epsilon-greedy policy with MinAtar's network, either our code or the same network in Flax."""
     import jax.numpy as jnp
     from flax import linen as nn
     from rejax.networks import EpsilonGreedyPolicy  # pyright: ignore[reportMissingImports]

@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Makes glibc keep large freed blocks. It would otherwise return them to the kernel, and every call would pay for fresh
-# pages.
+# Makes glibc keep large freed blocks. Otherwise glibc returns these blocks to the kernel, and every call has to wait
+# for new memory pages.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "100000000"}
 
 
@@ -148,7 +148,7 @@ def loop(steps: int, seeds: int, recycle: int = 0) -> Callable[[], Any]:
 
 
 def peers(steps: int) -> dict[str, Callable[[], Callable[[], Any]]]:
-    """Functions that make the loops of rejax, by name. Empty if rejax is not installed."""
+    """Maps the names of rejax's rows to functions that prepare the measurements. Empty if rejax is not installed."""
     if importlib.util.find_spec("rejax") is None:
         return {}
     from minatar_peers import rejax_loop
@@ -158,7 +158,7 @@ def peers(steps: int) -> dict[str, Callable[[], Callable[[], Any]]]:
 
 
 def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median wall time of each function. Calls the functions in turn. So other programs slow all of them equally."""
+    """Median wall time of each function. Calls the functions in turn, so that other programs slow all equally."""
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -200,7 +200,7 @@ def main() -> None:
 
 
 def loops(steps: int) -> dict[str, Callable[[], Callable[[], Any]]]:
-    """Functions that make the rows which `--only` can choose, by name."""
+    """Maps the names of rows that `--only` accepts to functions that prepare the measurements."""
     made = {f"loop {seeds}": partial(loop, steps, seeds) for seeds in (1, 4)}
     return {"bare": lambda: bare_update(steps)["bare"], **made, **peers(steps)}
 
@@ -281,7 +281,7 @@ def peer_lines(taken: dict[str, float], steps: int) -> list[Line]:
 
 
 def cost_lines(taken: dict[str, float], steps: int) -> list[Line]:
-    """The lines on ReDo's cost. Measured with a hundred times as many events as usual, the cost exceeds the noise."""
+    """The lines on ReDo's cost. ReDo acts a hundred times as often as usual, so that its cost exceeds the noise."""
     recycling = (taken["often"] - taken["never"]) / (steps / OFTEN)
     share, idle = recycling * steps / 1_000 / taken["loop 4"], taken["never"] / taken["loop 4"] - 1
     return [

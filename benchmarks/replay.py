@@ -2,9 +2,10 @@
 
     python benchmarks/replay.py [--capacity 200000] [--minutes 0.5] [--folder runs]
 
-First fills a ring with random frames, in files of a temporary folder inside `--folder`, and draws from it. Then DQN
-plays Breakout at random until a second ring is full, and learns at replay ratio 1 for `--minutes`. In the output, `own`
-is the memory of the process. `mapped` is the part of the ring's files that is in memory; the kernel can free this part.
+First fills a replay ring with random frames and draws from it. The ring's files are in a temporary folder inside
+`--folder`. Then DQN plays Breakout at random until a second ring is full, and learns at replay ratio 1 for `--minutes`.
+In the output, `own` is the memory of the process. `mapped` is the part of the ring's files that is in memory; the
+kernel can free this part.
 The allocator keeps freed blocks, as in minatar_update.py. With `--plain-malloc` it returns freed blocks to the kernel,
 so every batch needs fresh pages.
 """

@@ -77,7 +77,7 @@ CONTESTANTS: dict[str, Callable[[str, int], Advance]] = {
 
 
 def seconds(contestants: dict[str, Advance], repeats: int) -> dict[str, float]:
-    """Median wall time per contestant. Measures the contestants in turn. So other programs slow all of them equally."""
+    """Median wall time per contestant. Measures them in turn, so that other programs slow all of them equally."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(repeats + 1):
         for name, advance in contestants.items():

@@ -64,13 +64,13 @@ def kinds() -> Iterator[tuple]:
 def speeds(training, seconds: float) -> dict[str, float]:
     """Measures agent steps and gradient steps per second, with a short version of a training.
 
-    Agent steps per second are infinite if the training has no actor.
+    Agent steps per second are infinite if the training does not act in an environment.
     """
     if not hasattr(training, "replay_ratio"):
         learning = pace(replace(training, seeds=(0,)), 1, seconds)
         return {"agent_steps_per_second": math.inf, "gradient_steps_per_second": round(1 / learning, 2)}
     steps = {"MinAtar": 1_000, "Games": 1_000, "MuJoCo": 400}.get(kind_of(training, "cpu").environment, 20)
-    # The length of games in a row is part of their environment.
+    # The field `env` of a `ContinualTraining` also sets the length of the run.
     games = isinstance(training, ContinualTraining)
     length = {"env": Games(steps=10**6)} if games else {"env": type(training.env)(), "agent_steps": 10**6}
     short = replace(

@@ -14,7 +14,7 @@ PERIOD = 100  # gradient steps between two changes of the labels
 
 
 class MLP(nn.Module):
-    """Two hidden layers."""
+    """An MLP with two hidden layers."""
 
     @nn.compact
     def __call__(self, x):

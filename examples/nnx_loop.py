@@ -13,7 +13,7 @@ PERIOD = 100  # gradient steps between two changes of the labels
 
 
 class MLP(nnx.Module):
-    """Two hidden layers."""
+    """An MLP with two hidden layers."""
 
     def __init__(self, rngs):
         self.first = nnx.Linear(16, 64, rngs=rngs)

@@ -21,7 +21,7 @@ def init(key):
 
 
 def apply(params, x):
-    """Two hidden layers."""
+    """The outputs of an MLP with two hidden layers."""
     for layer in params[:-1]:
         x = jax.nn.relu(x @ layer["w"] + layer["b"])
     return x @ params[-1]["w"] + params[-1]["b"]

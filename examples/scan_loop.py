@@ -18,7 +18,7 @@ REDO = dormant.Every(50, dormant.ReDo(tau=0.1))
 
 
 class MLP(nn.Module):
-    """Two hidden layers."""
+    """An MLP with two hidden layers."""
 
     @nn.compact
     def __call__(self, x):

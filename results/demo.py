@@ -41,7 +41,7 @@ def length(run: RunFolder) -> demo.Length:
 
 
 def draw(folder: Path) -> None:
-    """Draws each demo of which there is data into `folder`."""
+    """Draws each demo that has copied data. Writes the pictures to `folder`."""
     if QUICK.exists():
         quick.draw(quick.read(QUICK), folder / "quick.png")
     folders = demo.folders_in(HERE)

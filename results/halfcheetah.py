@@ -124,7 +124,7 @@ def draw() -> Figure:
 
 
 def returns() -> dict[str, Seeds]:
-    """The returns of evaluations of each arm."""
+    """The evaluation returns of each arm."""
     return {label: ours(arm, "eval_return") for arm, label in OURS.items()} | {"sbx's SAC": theirs(HERE / "sbx")}
 
 

@@ -1,14 +1,14 @@
-"""Screens the games of the laptop scale, and keeps its runs in results/laptop: metrics as parquet, and verdicts.
+"""Screens the games of the laptop scale, copies the metrics of its runs to results/laptop, and judges its claims.
 
     python results/laptop.py --screen --run-dir runs        makes the screening runs, and prints which games pass
     dormant figure fig10a fig13 fig09 fig07 --scale laptop --run-dir runs
-    python results/laptop.py --run-dir runs                 keeps the metrics of the finished runs
-    python results/laptop.py                                judges the claims again from the parquet file
+    python results/laptop.py --run-dir runs                 copies the metrics of the finished runs, judges the claims
+    python results/laptop.py                                judges the claims again from the copied metrics
 
-If the runs of either command are interrupted, the same command resumes them. The suite takes longer than one sitting:
+The first two commands also resume interrupted runs. If there is no time to finish the suite, archive the finished runs:
 
-    python results/laptop.py --pack --run-dir runs          keeps each finished run as an archive in results/laptop/runs
-    python results/laptop.py --unpack --run-dir runs        puts them back, for example on another machine
+    python results/laptop.py --pack --run-dir runs          archives each finished run in results/laptop/runs
+    python results/laptop.py --unpack --run-dir runs        unpacks the archives, for example on another machine
 
 LOG.md has the plan, which was written before any judged run was made.
 """
@@ -54,7 +54,7 @@ def finished(run_dir: Path) -> Iterator[RunFolder]:
 
 
 def pack(run_dir: Path) -> None:
-    """Keeps each finished run that is not kept yet as an archive, without its checkpoints."""
+    """Archives each finished run that has no archive yet. Leaves out the checkpoints."""
     if not run_dir.is_dir():
         raise ValueError(f"expected a folder of runs, got {run_dir}; name it with --run-dir.")
     for run in finished(run_dir):
@@ -62,7 +62,7 @@ def pack(run_dir: Path) -> None:
         archive = PACKED / name.with_name(f"{name.name}.tar.xz")
         if not archive.exists():
             archive.parent.mkdir(parents=True, exist_ok=True)
-            whole = archive.with_suffix(".part")  # an interrupted command leaves no archive that is cut short
+            whole = archive.with_suffix(".part")  # so that an interrupted command leaves no incomplete archive
             with tarfile.open(whole, "w:xz") as stream:
                 for file in KEPT_FILES:
                     stream.add(run.path / file, name / file)
@@ -71,12 +71,12 @@ def pack(run_dir: Path) -> None:
 
 
 def unpack(run_dir: Path) -> None:
-    """Puts the kept runs that `run_dir` lacks into it. A run that is there and not finished is replaced."""
+    """Unpacks the archives of runs that are not finished in `run_dir`. Replaces unfinished runs."""
     for archive in sorted(PACKED.rglob("*.tar.xz")):
         name = archive.relative_to(PACKED)
         run = run_dir / name.with_name(name.name.removesuffix(".tar.xz"))
         if not (run / "done").exists():
-            shutil.rmtree(run, ignore_errors=True)  # an interrupted command left it, or a training that is not needed
+            shutil.rmtree(run, ignore_errors=True)  # removes an unfinished run, because the archive has a finished run
             with tarfile.open(archive) as stream:
                 stream.extractall(run_dir, filter="data")
             print(f"{name} is unpacked")
@@ -113,8 +113,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--screen", action="store_true", help="make and judge the screening runs")
-    what.add_argument("--pack", action="store_true", help="keep finished runs as archives")
-    what.add_argument("--unpack", action="store_true", help="put kept runs into the folder of the runs")
+    what.add_argument("--pack", action="store_true", help="archive the finished runs")
+    what.add_argument("--unpack", action="store_true", help="unpack the archives into the folder of the runs")
     parser.add_argument("--games", nargs="+", default=list(THREE), choices=GAMES, help="games to screen")
     parser.add_argument("--run-dir", type=Path, help="folder of the runs")
     parser.add_argument("--workers", type=int, help="screening runs at the same time (default: one per core)")

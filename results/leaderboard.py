@@ -3,8 +3,8 @@
     python results/leaderboard.py                                      writes docs/which.md
     python results/leaderboard.py --add runs --scale pilot --name NAME copies a comparison to results/compare/NAME first
 
-A committed comparison is a record (comparison.json) and the metrics of its runs (metrics.parquet), of its judged runs
-and of its tuning runs.
+A committed comparison has a record (comparison.json), and the metrics of its judged runs and of its tuning runs
+(metrics.parquet).
 """
 
 import argparse
@@ -84,7 +84,7 @@ Theirs, not ours, at the protocol of `--suite atari --scale paper`: interquartil
 
 
 class Submission(NamedTuple):
-    """A committed comparison. `frame` has the metrics of its judged runs, `tuned` is the number of tuning runs kept."""
+    """A committed comparison. `frame` has the metrics of its judged runs, `tuned` is the number of its tuning runs."""
 
     name: str
     scale: Scale
@@ -150,7 +150,7 @@ def answer(best: Submission) -> Iterator[str]:
 
 
 def listed(rows: Sequence[Row]) -> str:
-    """The names of methods as in a sentence."""
+    """The names of methods as a list in a sentence, such as "ReDo, Reset or SNR"."""
     *front, last = [row.method for row in rows]
     return f"{', '.join(front)} or {last}" if front else last
 
@@ -160,7 +160,7 @@ def counted(number: int, thing: str) -> str:
 
 
 def section(each: Submission) -> Iterator[str]:
-    """Yields the part of the page about one comparison: what it rests on, the table and the verdicts."""
+    """Yields the part of the page about one comparison: its runs, the table of methods and the verdicts."""
     frame, record = each.frame, each.record
     ratio = ", ".join(f"{value:g}" for value in sorted(set(frame["replay_ratio"].drop_nulls())))
     yield f"## {record.suite} at scale {each.scale}\n\n"
@@ -186,7 +186,7 @@ def markdown(heads: Sequence[str], cells) -> Iterator[str]:
 
 
 def published(found: Sequence[Submission]) -> Iterator[str]:
-    """Yields the published numbers of the protocols that a committed comparison has. They are marked as theirs."""
+    """Yields a table of published numbers if a committed comparison has their protocol. Otherwise yields a note."""
     if not any(each.record.suite == "atari" and each.scale == "paper" for each in found):
         yield NO_PROTOCOL
         return

@@ -39,7 +39,7 @@ def experiments(root: Path) -> list[Experiment]:
 
 
 def judgeable(root: Path) -> list[Experiment]:
-    """As `experiments`, and with the claims of a comparison whose settings are those of an older revision."""
+    """Returns `experiments(root)`, and the claims of the stored comparison even if this version lacks its settings."""
     found, stored = experiments(root), stored_record(root, "pilot")
     old = Experiment("compare", "", {}, claims=claims(stored.chosen))
     return found if any(each.name == old.name for each in found) else [*found, old]

@@ -2,9 +2,11 @@
 
     python results/redraw.py
 
-These stay as they are: the demo's pictures in docs/images while results/demo has no data of the demo, the screenshot
-results/pilot/page.png, which `python results/pilot.py --run-dir runs` makes, and results/pilot/compare.png, because the
-arms of its comparison are those of an older revision.
+Does not draw these pictures:
+
+- the demo's pictures in docs/images, while results/demo has no data of the demo
+- the screenshot results/pilot/page.png, which `python results/pilot.py --run-dir runs` makes
+- results/pilot/compare.png, because this version lacks the arms of its comparison
 """
 
 import argparse
@@ -36,7 +38,7 @@ REVISIONS = {
 
 
 def pilots_figures() -> None:
-    """Draws the pilot's experiments of which there are all runs."""
+    """Draws the experiments of the pilot whose runs are complete."""
     frame = pl.read_parquet(pilot.HERE / "metrics.parquet")
     for experiment in pilot.experiments(HERE):
         if revisions := REVISIONS.get(experiment.name):
