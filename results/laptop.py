@@ -5,7 +5,7 @@
     python results/laptop.py --run-dir runs                 copies the metrics of the finished runs, judges the claims
     python results/laptop.py                                judges the claims again from the copied metrics
 
-The first two commands also resume interrupted runs. If there is no time to finish the suite, archive the finished runs:
+The first two commands also resume interrupted runs. Finished runs can be archived before the suite is complete:
 
     python results/laptop.py --pack --run-dir runs          archives each finished run in results/laptop/runs
     python results/laptop.py --unpack --run-dir runs        unpacks the archives, for example on another machine
