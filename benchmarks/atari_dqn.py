@@ -131,7 +131,7 @@ def matmul() -> Step:
 
 
 def seconds(rows: dict[str, Step], repeats: int, count: int = 1) -> dict[str, float]:
-    """Median wall time per call of each function. Times them in turn, so that other programs slow all of them equally."""
+    """Median wall time per call of each function. Times them in turn, so that other programs slow all equally."""
     import jax
 
     times: dict[str, list[float]] = {name: [] for name in rows}
