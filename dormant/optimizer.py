@@ -257,9 +257,8 @@ class InterveningOptimizer:
             )
         for new, old in zip(jax.tree.leaves(inputs), jax.tree.leaves(self.shapes), strict=True):
             if jnp.ndim(new) != len(old.shape) or jnp.shape(new)[1:] != old.shape[1:]:
-                raise ValueError(
-                    f"expected a batch of samples of shape {old.shape[1:]}, got an array of shape {jnp.shape(new)}."
-                )
+                expected = ", ".join(map(str, ("batch", *old.shape[1:])))
+                raise ValueError(f"expected an array of shape ({expected}), got {jnp.shape(new)}.")
 
 
 def _check_optimizer(tx: object) -> None:
@@ -306,16 +305,20 @@ def _rejoined(trained: Any, model: Any, state: InterventionState) -> Any:
 
 def _functions(apply: object, init: Callable[..., PyTree], shapes: tuple[PyTree, ...]) -> Model:
     """Returns the model of a network given as two functions."""
-    if not callable(apply) or callable(
-        getattr(apply, "apply", None)
-    ):  # a Linen module is callable, but not with params
+    # A Linen module is callable, but not with params.
+    if not callable(apply) or callable(getattr(apply, "apply", None)):
         name = type(apply).__name__
         method = "; pass its method `apply`" if hasattr(apply, "apply") else ""
         raise TypeError(f"apply must be a function of parameters and inputs, got {name}{method}.")
 
     def make(key: Array) -> PyTree[Array]:
         zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-        return init(key) if _takes_only_a_key(init) else init(key, *zeros)
+        given = (key,) if _takes_only_a_key(init) else (key, *zeros)
+        try:
+            return init(*given)
+        except Exception as error:  # the network's own code may raise anything
+            error.add_note("This was a call of init: with_intervention takes `apply` first, and then `init`.")
+            raise
 
     return Model(apply, make, split=lambda params: params, joined=lambda old, params: params)
 

@@ -77,7 +77,12 @@ def _traced(
     key = (structure, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
     if key in cache:
         return cache[key]
-    traced = flat_program(apply, params, *inputs)
+    try:
+        traced = flat_program(apply, params, *inputs)
+    except Exception as error:  # the network's own code may raise anything
+        given = ", ".join(map(described, (params, *inputs)))
+        error.add_note(f"apply(params, *inputs) was called with {given}: the parameters come before the inputs.")
+        raise
     _check_scans([earlier for earlier, _ in cache.values()], traced)
     found = _analyse(traced, params)
     # A program may hold tracers of an enclosing `jit`. Such a program is not cached, because its tracers are valid in

@@ -139,6 +139,8 @@ MISTAKES_IN_JAX = {
     "with_intervention(TX, ReDo, apply, dict, X)": "got the class ReDo; write ReDo(...)",
     "trace(PARAMS, apply, X)": "the function comes first: write trace(apply, params, *inputs); got a dict.",
     "report(PARAMS, apply, X)": "the function comes first",
+    "trace(apply, X, PARAMS)": "the parameters come before the inputs.",
+    "with_intervention(TX, ReDo(), dict, apply, X).init(PARAMS)": "takes `apply` first, and then `init`.",
     "WIRING.scores(PARAMS, X[:0])": "expected at least one sample, got an empty batch: the inputs have shapes [(0,",
     "dormant_fraction(np.ones(3))": "expected a dictionary from layers to scores, got array([1., 1., 1.]); write {",
     "overlap_coefficient(np.ones(3), np.ones(3))": "expected two masks of the same neurons, got float32(3,) and",
@@ -195,7 +197,7 @@ for mistake in json.loads(sys.argv[1]):
         eval(mistake, {"jax": JAX, "torch": TORCH, "training": JAX | globals()}[sys.argv[2]])
         print("accepted")
     except (TypeError, ValueError) as error:
-        print(str(error).replace("\\n", " "))
+        print(" ".join([str(error), *getattr(error, "__notes__", ())]).replace("\\n", " "))
 """
 
 

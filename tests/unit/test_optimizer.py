@@ -165,7 +165,7 @@ MISTAKES = {
     ),
     "a single sample": (
         lambda: optimizer().intervene((PARAMS, optimizer().init(PARAMS)), X[0]),
-        "expected a batch of samples",
+        r"expected an array of shape \(batch, ",
     ),
     "another optimizer's state": (
         lambda: optimizer().intervene((PARAMS, optax.sgd(0.1).init(PARAMS)), X),
