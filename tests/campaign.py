@@ -3,8 +3,8 @@
     python tests/campaign.py --files 3000 --commands 500 --kills 60 --seed 1
 
 Every case must raise a one-line error, or give results that are bit-identical to those of an undamaged run. The exit
-code is 1 if a case gave wrong results, ended in a traceback or hung. Several workers share the cases. `--start N` runs
-the cases from N on of each kind, and `--only N` runs only case N.
+code is 1 if a case gave wrong results, ended in a traceback or hung. Several workers share the cases. The cases of each
+kind are numbered: `--start N` runs the cases from number N on, and `--only N` runs only case N.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def everything(tally: Tally, flags: argparse.Namespace, worker: int) -> None:
         from campaign import runs  # the import compiles training functions
 
         trained = [name for name in flags.families if name != "figure"]
-        # The workers start with different families, so that one uses what the other has compiled.
+        # The workers start with different families, so that each can reuse code that another worker has compiled.
         runs.campaign(tally, flags.files - flags.files // 3, flags.seed, trained, backwards=bool(worker % 2))
 
 

@@ -21,7 +21,7 @@ def played(training, folder):
 
 
 def assert_rows_have_distances(params, rows):
-    """Asserts that each row has the distances of the weights from the start and from the row before.
+    """Asserts that each row has the distances of the weights from the start of the run and from the previous row.
 
     `params` are the parameters at the start and at each row, with a leading axis of seeds.
     """

@@ -26,7 +26,7 @@ class Tally:
         self.file.touch()
 
     def takes(self, part: str, case: int) -> bool:
-        """Whether this worker shall run a case. False if the flags leave it out or another worker has taken it."""
+        """Whether this worker must run a case. False if the flags leave it out or another worker has taken it."""
         if case < self.start or self.only not in (None, case):
             return False
         try:

@@ -25,7 +25,7 @@ def table(page, heading):
 
 
 def rounds_to(value, text):
-    """Whether a value is the number in the text, as exactly as the text has it.
+    """Whether a value, rounded to the digits of a number in a text, is this number.
 
     >>> rounds_to(0.254, "0.25"), rounds_to(0.256, "0.25"), rounds_to(-5.94, "-5.9 points")
     (True, False, True)

@@ -1,6 +1,6 @@
 """Checks after recycling at tau = 0. They use values and derivatives, never the wiring that the tracer returns.
 
-`structure` defines units and entries. A `truth` is a `Structure`: what a program really depends on.
+`structure` defines units and entries. A `truth` is a `Structure` with the true dependencies of a program.
 """
 
 from collections.abc import Mapping, Sequence

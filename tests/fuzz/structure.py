@@ -126,7 +126,7 @@ class Loops:
 class Cutter(Loops):
     """Runs a program in pieces. Replaces each kernel input by new random numbers, and with `cut` each activation too.
 
-    So derivatives do not pass from one piece to the next.
+    In this way, derivatives do not pass from one piece to the next.
     """
 
     generic = True

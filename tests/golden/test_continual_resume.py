@@ -1,4 +1,4 @@
-"""Games in a row: what a switch changes, and that a run killed at a switch resumes to the same bits."""
+"""Games in a row: what changes when the next game begins. A run killed between two games resumes to the same bits."""
 
 from dataclasses import replace
 from itertools import pairwise

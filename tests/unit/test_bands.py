@@ -1,4 +1,4 @@
-"""Lines and bands of plots agree with the lab's statistics. They leave out values that were not measured."""
+"""Lines and bands of plots agree with the lab's statistics. Values that were not measured are left out."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a discarded gradient step does, computed again with other functions, and the limits of the costs."""
+"""The metrics of a discarded gradient step, computed again with other functions. Also tests the limits on the cost."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""The flag `--data`. Trainings without an actor: their names, estimated durations, and lines in lists."""
+"""The flag `--data`. Also tests trainings that only take gradient steps: names, estimated durations, lines of lists."""
 
 import json
 

@@ -177,7 +177,7 @@ def test_the_picture_is_drawn(tmp_path, seeds):
     text = svg.read_text()
     for said in ("dormant figure fig09 --scale smoke", "revision abc", "Left out: Much.", "paper (Atari)"):
         assert said in text
-    assert "A title" not in text and "More is more" not in text  # claims stand beside the picture
+    assert "A title" not in text and "More is more" not in text  # claims are not in the picture
     assert png.read_bytes().startswith(b"\x89PNG") and sorted(tmp_path.iterdir()) == [png, svg]
 
 

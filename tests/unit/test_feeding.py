@@ -71,7 +71,7 @@ def test_a_state_is_gone_on_from_again(runs):
 
 
 def test_a_run_that_is_opened_again_does_not_compile_again(runs, tmp_path):
-    for loop, *_ in runs:  # the fixture's compiled code is gone if the process was large before this test
+    for loop, *_ in runs:  # compiles again, because `compiled_code_is_dropped` may have freed the fixture's code
         played(loop.training, tmp_path / f"first-{loop.training.replay_on}")
     compiled = []
 

@@ -90,7 +90,8 @@ def test_a_setting_makes_variants_beside_the_arms_that_no_claim_is_about(laborat
     assert "Exploratory variants, to which no claim refers: seconds=0.001 and log_period=6" in page
     assert "dormant figure walks --scale smoke --set seconds=0.001 --set log_period=6" in page
     assert call("walks", "--workers", "1", "--set", "network=long legs") == 0
-    assert "0 runs made, 0 failed." in capsys.readouterr().out  # the arm `far` has these settings and runs
+    # The variant of `near` has the settings of the arm `far`, so it shares that arm's runs.
+    assert "0 runs made, 0 failed." in capsys.readouterr().out
     page = (folder / "report.html").read_text()
     assert "near (exploratory: network=long legs)" in page and "far (exploratory" not in page
 

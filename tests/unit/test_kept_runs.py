@@ -1,4 +1,4 @@
-"""Finished runs of the laptop scale are kept as archives, and put back elsewhere with the same files."""
+"""Finished runs of the laptop scale are archived, and unpacked in another folder with the same files."""
 
 import runpy
 from pathlib import Path
