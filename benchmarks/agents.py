@@ -83,7 +83,7 @@ def main() -> None:
             rows[name, False] = chunks(training, Path(folder) / name / "plain")
             rows[name, True] = chunks(treated, Path(folder) / name / "redo")
         taken = seconds(rows, options.repeats)
-    print(f"{'':12s}{'agent steps/s':>15s}{'gradient steps/s':>18s}{'ReDo, ms a time':>17s}{'of its period':>15s}")
+    print(f"{'':12s}{'agent steps/s':>15s}{'gradient steps/s':>18s}{'ms per ReDo':>17s}{'of its period':>15s}")
     for name, period in PERIODS.items():
         chunk = taken[name, False]
         event = (taken[name, True] - chunk) / steps

@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=4, help="number of gradients per scan")
     parser.add_argument("--repeats", type=int, default=5)
     flags = parser.parse_args()
-    print(f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, batch {flags.batch}, {flags.steps} gradients a scan")
+    print(f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, batch {flags.batch}, {flags.steps} steps per scan")
     right = [measure(network, flags) for network in (NatureCNN(), ImpalaResNet())]
     return 0 if all(right) or jax.default_backend() != "cpu" else 1
 

@@ -97,7 +97,7 @@ def around(centre: np.ndarray, half: np.ndarray) -> Bounds:
 
 def unpaired(first: np.ndarray, second: np.ndarray) -> Bounds:
     """Welch's interval for the difference of two arms with unpaired seeds."""
-    both = np.concatenate([first, -second], axis=-1)  # the mean over these strata is half the difference
+    both = np.concatenate([first, -second], axis=-1)  # the mean over all columns is half of the difference
     return around(2 * mean(both), 2 * half_width(both))
 
 

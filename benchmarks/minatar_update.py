@@ -105,7 +105,7 @@ def bare_update(steps: int) -> dict[str, Callable[[], Any]]:
     pairs = [(jnp.ones((rows, inner)), jnp.ones((inner, columns))) for rows, inner, columns in PRODUCTS]
 
     def multiply(total: Any) -> Any:
-        # The factor depends on the previous call. So XLA cannot compute the products once and reuse them.
+        # The factor depends on the previous call, so that XLA cannot compute the products once and reuse them.
         return sum(((left * (1 + 0 * total)) @ right)[0, 0] for left, right in pairs)
 
     def adam(learner: Any) -> Any:

@@ -79,10 +79,10 @@ def report(replay: FrameReplay, ring: FrameRing, batch: int) -> None:
     drawn = seconds(lambda: replay.sample(ring, added, rng.random(batch)), 500)
     written = seconds(lambda: flush(ring), 1)
     print(
-        f"bytes a transition     {replay.bytes / replay.slots:12,.0f}   of {replay.slots:,} steps in {replay.bytes:,}"
+        f"bytes per transition   {replay.bytes / replay.slots:12,.0f}   of {replay.slots:,} steps in {replay.bytes:,}"
     )
     print(f"adding                 {added / filling:12,.0f}   steps/s, while the files fill")
-    print(f"drawing                {batch / drawn:12,.0f}   transitions/s, {drawn * 1e3:.2f} ms a batch")
+    print(f"drawing                {batch / drawn:12,.0f}   transitions/s, {drawn * 1e3:.2f} ms per batch")
     print(f"writing all to disk    {written:12,.1f}   s")
 
 
@@ -93,7 +93,7 @@ def train(folder: Path, capacity: int, minutes: float) -> None:
     training = AtariTraining(agent=agent, env=Atari("Breakout"), **length)
     state = training.init()
     loop = training.open(folder, state)
-    # Fills the ring and runs one more chunk, which takes gradient steps. So all code is compiled before the timing.
+    # Fills the ring and runs one more chunk, which takes gradient steps. This compiles all code before the timing.
     while (done := training.agent_steps_done(state)) < capacity + CHUNK:
         state, _ = loop.advance(state)
     full, part = done, minutes * 60 / 10

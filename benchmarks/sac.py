@@ -98,7 +98,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     taken = seconds({name: make(options.env, options.steps) for name, make in CONTESTANTS.items()}, options.repeats)
     print(f"{options.env}, one seed, replay ratio 1, batch 256, two hidden layers of 256\n")
-    print(f"{'':20s}{'ms a step':>10s}{'steps/s':>10s}{'ours is':>10s}")
+    print(f"{'':20s}{'ms / step':>10s}{'steps/s':>10s}{'ours is':>10s}")
     for name, duration in taken.items():
         each, ratio = duration / options.steps, duration / taken["ours"]
         print(f"{name:20s}{each * 1e3:10.2f}{1 / each:10.1f}{ratio:9.2f}x")

@@ -64,7 +64,7 @@ def _open_streams() -> None:
 
 
 def _refuse_output(error: OSError) -> NoReturn:
-    """Exits with code 2 after a failed write. Prints the error, unless the program that reads the pipe has ended."""
+    """Exits with code 2 after a failed write. Prints the error, except if the program that reads the pipe has ended."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discards what is still in the buffer
     if not isinstance(error, BrokenPipeError):
         with contextlib.suppress(OSError):  # stderr may be on the same full disk

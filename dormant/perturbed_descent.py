@@ -79,7 +79,7 @@ def upgd(
         )
 
     def init(params: PyTree[Array]) -> UPGDState:
-        # The key depends on the initial weights. So seeds with different weights get different noise, also with `vmap`.
+        # The key depends on the initial weights, so seeds with different weights get different noise, also with `vmap`.
         total = sum((leaf.astype(jnp.float32).sum() for leaf in jax.tree.leaves(params)), start=jnp.zeros(()))
         key = jax.random.fold_in(jax.random.key(0), jax.lax.bitcast_convert_type(total, jnp.uint32))
         return UPGDState(jax.tree.map(jnp.zeros_like, params), jax.random.key_data(key), base.init(params))

@@ -61,7 +61,7 @@ def check_number(name: str, number: Number, bounds: Range, hint: str = "") -> No
 def check_whole(name: str, number: int, of: str = "gradient steps", least: int = 1, hint: str = "") -> None:
     """Raises TypeError if `number` is not an integer (the float 1e3 is not), and ValueError if it is below `least`.
 
-    `name` is the setting's name in the message. `of` says what it counts; it may be empty.
+    `name` is the setting's name in the message. `of` is the unit of the number, or an empty text.
     """
     if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
         write = f"; write {int(number)}" if isinstance(number, float) and number.is_integer() else ""

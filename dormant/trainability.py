@@ -112,8 +112,8 @@ def tangent_kernel_rank(
 ) -> Float[Array, ""]:
     """Returns the `srank` of `tangent_kernel`: how many of its largest eigenvalues sum to 1 - delta of the total.
 
-    A low rank means that a gradient step on some samples also changes the outputs on the other samples. The cost is
-    that of the kernel, plus samples^3 operations.
+    A low rank means that a gradient step on some samples also changes the outputs on the other samples. It costs as
+    much as `tangent_kernel`, plus samples^3 operations.
 
     >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     >>> float(tangent_kernel_rank(lambda params, x: x @ params["w"], {"w": jnp.ones((2, 1))}, x))

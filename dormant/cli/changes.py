@@ -76,7 +76,7 @@ class Change(NamedTuple):
 
 
 def parsed(text: str) -> Change:
-    """The change that a text such as tau=0.3 describes. Raises ValueError unless the text is FIELD=VALUE.
+    """The change that a text such as tau=0.3 describes. Raises ValueError if the text is not FIELD=VALUE.
 
     >>> parsed("tau=0.3")
     Change(field='tau', value='0.3')

@@ -136,7 +136,7 @@ def _tuned(console: Console, flags: Compare, names: Sequence[str]) -> Record:
 
 
 def _timed(console: Console, flags: Compare, record: Record) -> Record:
-    """Measures the relative time of each method unless the record has it. Writes and returns the record."""
+    """Measures the relative time of each method if the record lacks these times. Writes and returns the record."""
     if record.cost:
         write_record(flags.run_dir, flags.scale, record)
         return record

@@ -14,7 +14,7 @@ from dormant.interventions import Chain, Every, ReDo
 from dormant.supervised.renamed import TAU, RenamedDigits
 
 SEEDS, TASKS, PERIOD = 3, 40, 100
-LATE = 5  # tasks at the end over which the table averages
+LATE = 5  # the table averages over this number of last tasks
 ARMS = {"plain": Chain(), "with ReDo": Every(PERIOD, ReDo(tau=TAU))}
 Tasks = Float[np.ndarray, "tasks seeds"]
 Measured = Mapping[str, tuple[Tasks, Tasks]]  # arm -> accuracy, dormant fraction

@@ -31,7 +31,7 @@ def refuse(message: object) -> NoReturn:
 
 
 def check_seconds(seconds: float) -> None:
-    """Raises ValueError unless `seconds` is a valid time between two checkpoints."""
+    """Raises ValueError if `seconds` is not a valid time between two checkpoints."""
     if not seconds >= 0:  # false for NaN too
         raise ValueError(f"--checkpoint-seconds must be at least 0, got {seconds}.")
 

@@ -134,7 +134,7 @@ class TrainAtari:
     rank_batch: int = AtariTraining.rank_batch
     """Number of states on which ranks, norms and churn are measured at each evaluation. 0 measures none of them."""
     network: Literal["nature", "impala"] = "nature"
-    """The network: the paper's Nature CNN or the paper's ResNet. Each network adds flags."""
+    """The network: the paper's Nature CNN or the paper's ResNet. Each network has flags of its own."""
     agent: Annotated[DQN, PART, FLAT] = field(default_factory=atari_dqn)
     saving: Annotated[Saving, PART] = field(default_factory=Saving)
 

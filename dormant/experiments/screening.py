@@ -10,7 +10,7 @@ from dormant.experiments.benches import LAPTOP, MANY_NEURONS, RATIOS
 from dormant.lab import Arm, Design, Experiment
 from dormant.rl.envs.minatar import MinAtar
 
-SEEDS = (100, 101)  # no judged design has these seeds
+SEEDS = (100, 101)  # these seeds are used only for screening, and never in runs that are judged
 LOW, HIGH = RATIOS[0], RATIOS[-1]
 RANDOM_PLAY = 10_000  # the first agent steps of a run, in which most actions are random
 START, END = 0.1, 0.8  # the first tenth and the last fifth of a run

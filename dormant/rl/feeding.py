@@ -125,7 +125,7 @@ class HostFeed:
     def act(
         self, params: list[PyTree[Array]] | None, added: int, seen: ndarray, action: ndarray, sample: Sample | None
     ) -> Array | None:
-        """Returns the policy's actions. Returns None without parameters."""
+        """Returns the policy's actions, or None if `params` is None."""
         return None if params is None else self._training.policy(params, seen, action)[0]
 
     def learn(
@@ -164,7 +164,7 @@ class DeviceFeed:
     def act(
         self, params: list[PyTree[Array]] | None, added: int, seen: ndarray, action: ndarray, sample: Sample | None
     ) -> Array | None:
-        """Sends a packet. Returns the policy's actions. Returns None without parameters."""
+        """Sends a packet. Returns the policy's actions, or None if `params` is None."""
         self._send(added, seen, sample)
         if params is None:
             self._frames = _write_jitted(self._packets, self._frames, self._packet)

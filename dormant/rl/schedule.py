@@ -151,8 +151,8 @@ class Schedule:
 
     Lengths and periods count agent steps per seed. `replay_ratio` is the number of gradient steps per agent step,
     either n or 1/n for a whole number n. A round is the smallest whole number of agent steps with a whole number of
-    gradient steps. A chunk is `log_period` agent steps long and ends with a row of metrics. Neurons are scored on
-    `score_batch` states.
+    gradient steps. A chunk is `log_period` agent steps long and ends with a log point, at which each seed logs a row of
+    metrics. Neurons are scored on `score_batch` states.
 
     >>> schedule = Schedule(0.25, 1_000, 100, 500, (0,), 64)
     >>> schedule.agent_steps_per_round, schedule.gradient_steps_per_round, schedule.evaluates(1_000)

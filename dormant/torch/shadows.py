@@ -109,7 +109,7 @@ def _viewed(record: Record, tensor: Tensor) -> Value:
     value = record.value
 
     def view(labels: Tensor) -> Tensor:
-        # `labels` may be a view with an offset, which is added.
+        # Adds the storage offset of `labels`, because `labels` may itself be a view.
         return labels.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() + labels.storage_offset())
 
     parts = tuple(replace(part, entries=view(part.entries)) for part in value.parts)

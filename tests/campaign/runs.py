@@ -125,7 +125,7 @@ def end_of(training: Any, path: Path) -> dict[str, bytes]:
 
 
 def files_of(path: Path) -> dict[str, list[Path]]:
-    """The files of a run by kind. A case draws a kind, then a file of this kind. So all kinds are equally likely."""
+    """The files of a run by kind. A case draws a kind, then a file of this kind. All kinds are equally likely."""
     kinds: dict[str, list[Path]] = {}
     # Sorts by size before the name, because some names in a checkpoint are random. `--only` needs a fixed order.
     files = [file for file in path.rglob("*") if file.is_file()]

@@ -41,7 +41,7 @@ class Outcome:
 
 
 def flat(values: Mapping[str, np.ndarray], truth: Structure) -> np.ndarray:
-    """Returns all parameters as one vector. Its entries have the order of `truth`."""
+    """Returns all parameters as one vector, with the entries in the order of `truth`."""
     return np.concatenate([np.ravel(values[name]) for name in truth.names]) if truth.names else np.zeros(0)
 
 

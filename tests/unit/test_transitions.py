@@ -99,7 +99,7 @@ def test_a_ring_made_of_transitions_holds_them():
 
 
 def test_actions_that_are_no_bytes_and_seeds_of_other_lengths_are_refused():
-    with pytest.raises(ValueError, match="actions must lie between 0 and 255, got up to 300"):
+    with pytest.raises(ValueError, match="actions must lie between 0 and 255, got 0 to 300"):
         transitions.ring_of(STEPS._replace(action=np.array([0, 1, 300])), 0.9)
     short = Transitions(*[column[:2] for column in STEPS])
     with pytest.raises(ValueError, match=r"must have equally many steps, got \[2, 3\]"):

@@ -23,7 +23,7 @@ MARKS_OF_A_RUN = ("spec.json", "done", *FILES)
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The run folders in or under `root`. One file of a run marks a folder, even if the run's other files are gone."""
+    """The folders in or under `root` that have at least one file of a run, even if the run's other files are gone."""
     return sorted({file.parent for name in MARKS_OF_A_RUN for file in root.rglob(name) if file.is_file()})
 
 

@@ -150,9 +150,9 @@ def relative_times(
 def time_quotients(
     steps: Mapping[str, Callable[[], None]], of: str, repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Times all functions in turn, `repeats` times. Returns each function's time divided by the time of `of`, per turn.
+    """Times all functions in turn, `repeats` times. Returns each time relative to the time of function `of`.
 
-    Both times of a quotient are from the same turn, so that a disturbance of the machine affects both.
+    Both times are from the same turn, so that a disturbance of the machine affects both.
     """
     turns = [{name: _seconds(step, clock) for name, step in steps.items()} for _ in range(repeats)]
     return {name: [turn[name] / turn[of] for turn in turns] for name in steps}

@@ -34,7 +34,7 @@ from dormant.lab.runs.rows import Newest, rows
 from dormant.lab.runs.schema import Done, Mark, RunRefused, Spec, Timing, read, sealed
 
 LOCK_TRIES = 3  # a free folder may be locked for an instant, because `in_use` tests the lock by taking it
-UNLOCKABLE = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without locks, or without locks on folders
+UNLOCKABLE = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # the file system cannot lock files, or cannot lock folders
 
 
 class RunInUse(RunRefused):

@@ -1,6 +1,7 @@
 """The rows of a run: metrics.jsonl and scores.jsonl, one line per log point and seed.
 
-The mark of a file is its length and its checksum. While a run is written, a `Journal` keeps the marks of both files.
+A log point is a step at which a run measures and logs its metrics. The mark of a file is its length and its checksum.
+While a run is written, a `Journal` keeps the marks of both files.
 Every checkpoint records the marks, so that a resumed run continues from complete and unchanged rows. At the end, the
 file `done` records the marks, so that a reader notices if a file has changed.
 """

@@ -74,7 +74,7 @@ class OwnReplay:
         return (replace(self.training, env=env, seeds=seeds),)
 
     def open(self, agent: DQN, env: Playable, seeds: tuple[int, ...], folder: Path, *earlier: FinishedRun) -> Fixed:
-        """Returns the replay of the run's final state. Writes its files to the folder unless they exist.
+        """Returns the replay of the run's final state. Writes the replay to the folder if its files do not exist yet.
 
         Raises ValueError if an existing file is damaged or differs from the final replay.
         """

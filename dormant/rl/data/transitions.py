@@ -107,7 +107,8 @@ def ring_of(transitions: Transitions, gamma: float, n_step: int = 1) -> tuple[Re
     (3, [0.5, 0.5, 0.0])
     """
     if transitions.action.min() < 0 or transitions.action.max() > 255:
-        raise ValueError(f"actions must lie between 0 and 255, got up to {transitions.action.max()}.")
+        found = f"{transitions.action.min()} to {transitions.action.max()}"
+        raise ValueError(f"actions must lie between 0 and 255, got {found}.")
     shape, dtype = transitions.observation.shape[1:], transitions.observation.dtype
     replay = Replay(len(transitions.action), shape, dtype, n_step)
     pairs = np.stack([transitions.observation, transitions.next_observation], axis=1)

@@ -123,7 +123,7 @@ def flush(ring: object) -> None:
 
 
 def refuse_without_room(ring: Ring, rings: int, folder: Path) -> None:
-    """Raises ValueError unless `rings` rings fit into memory and on the disk.
+    """Raises ValueError if `rings` rings do not fit into memory or on the disk.
 
     The rings can use the space of ring files that are already in the folder.
     """

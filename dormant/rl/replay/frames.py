@@ -292,7 +292,7 @@ class FrameReplay:
             )
 
     def _check_whole(self, ring: FrameRing, added: int, folder: Path) -> None:
-        """Raises DamagedRing unless all steps and frames that can be drawn match their checksums."""
+        """Raises DamagedRing if a step or a frame that can be drawn does not match its checksum."""
         owner, kept = int(ring.owner[0]), range(max(added - self.capacity, 0), added)
         found = (checksum(owner, step, COLUMNS.pack(*self._step(ring, step))) for step in kept)
         refuse_changed(ring.step_checksums, kept, found, "step", folder)
@@ -307,6 +307,6 @@ class FrameReplay:
     def _places(self, ring: FrameRing, kept: range) -> range:
         """The places of all frames in the observations before and after the given steps."""
         first, last = kept[0] % self.slots, kept[-1] % self.slots
-        # The frame after the newest step is stored unless nothing is bootstrapped from it.
+        # The frame after the newest step is stored only if the target bootstraps from it.
         after = int(ring.place[last]) + 1 + bool(ring.discount[last] > 0)
         return range(int(ring.place[first]) - int(ring.age[first]), after)
