@@ -112,7 +112,7 @@ def overlap_coefficient(first: Bool[AnyArray, " neurons"], second: Bool[AnyArray
     >>> float(overlap_coefficient(np.array([True, True, False]), np.array([True, False, False])))
     1.0
 
-    Raises TypeError if they are not masks of the same neurons.
+    Raises TypeError if the arguments are not masks of the same neurons.
     Source: Sokar et al. 2023, figure 5. The value for an empty set is our choice.
     """
     a, b = jnp.asarray(first), jnp.asarray(second)

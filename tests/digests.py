@@ -124,7 +124,7 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", metavar="case", help=f"any of {', '.join(CASES)}; all by default")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--write", action="store_true", help="replace the stored digests")
-    source.add_argument("--against", metavar="REVISION", help="compare with a revision, not with the stored digests")
+    source.add_argument("--against", metavar="REVISION", help="compare with a revision instead of the stored digests")
     flags = parser.parse_args()
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})

@@ -61,7 +61,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "CIFAR10": ("krizhevsky2009learning",),
     "Digits": ("pedregosa2011scikit",),
 }
-# Parts of an intervention without a paper of their own.
+# Parts of interventions that are not from a paper.
 OURS = ("Chain", "Every", "WhenDormant", "WarmUp", "Dormant", "PooledShare", "Gap", "Renewal")
 
 

@@ -108,7 +108,7 @@ def crew(flags: ClusterFlags, root: Path, checkpoint_seconds: float, wanted: int
 
     Raises ValueError for invalid resources, NoCluster if no cluster answers.
     """
-    if not wanted or not (flags.ray or flags.slurm):  # no cluster is needed if no run is missing
+    if not wanted or not (flags.ray or flags.slurm):  # without missing runs, no cluster is needed
         return Processes(cores_of(flags.workers) if wanted else (), checkpoint_seconds, scale == "smoke")
     chosen = {name: getattr(flags, name) for name in OF_A_RUN if getattr(flags, name) is not None}
     resources = Resources(**chosen)

@@ -258,7 +258,7 @@ def intervention(settings: Settings) -> Intervention:
 def _own(name: str, given: Given) -> Intervention:
     """Builds the user's class `module:Class` without arguments. Returns the intervention, on a schedule if one is set.
 
-    Raises ValueError if the class cannot be imported or built, or if it is not an intervention and a frozen dataclass.
+    Raises ValueError if the class cannot be imported or built, is not an intervention, or is not a frozen dataclass.
     """
     try:
         made = checked_intervention(function(name, "--intervention")())

@@ -94,7 +94,7 @@ class TrainMinAtar:
     eval_epsilon: float = DeviceTraining.eval_epsilon
     """Probability of a random action in evaluation episodes."""
     rank_batch: int = DeviceTraining.rank_batch
-    """Number of states on which ranks, norms and churn are measured at each evaluation. 0 measures none of them."""
+    """Number of states on which ranks, norms and churn are measured at each evaluation. 0 disables them."""
     agent: Annotated[DQN, PART, FLAT] = field(default_factory=lambda: minatar_dqn(DeviceTraining.agent_steps))
     saving: Annotated[Saving, PART] = field(default_factory=Saving)
 
@@ -132,7 +132,7 @@ class TrainAtari:
     """Where gradient steps read frames: from a copy in the device's memory, or from the host. The results are the same.
     With auto, there is a copy if an accelerator has enough memory."""
     rank_batch: int = AtariTraining.rank_batch
-    """Number of states on which ranks, norms and churn are measured at each evaluation. 0 measures none of them."""
+    """Number of states on which ranks, norms and churn are measured at each evaluation. 0 disables them."""
     network: Literal["nature", "impala"] = "nature"
     """The network: the paper's Nature CNN or the paper's ResNet. Each network has flags of its own."""
     agent: Annotated[DQN, PART, FLAT] = field(default_factory=atari_dqn)

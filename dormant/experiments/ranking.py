@@ -61,8 +61,8 @@ class Row(NamedTuple):
 def chosen(suite: Suite, scale: Scale, names: Sequence[str], frame: pl.DataFrame) -> dict[str, str]:
     """The setting with the highest return in the tuning runs, for each method and the plain agent.
 
-    Each return is divided by the mean return of the plain agent's tuning runs in that environment. A setting without a
-    return in some tuning run is not chosen.
+    Each return is divided by the mean return of the plain agent's tuning runs in that environment. A setting is chosen
+    only if all of its tuning runs have a return.
 
     Raises ValueError if no setting of a method has a return in all of its tuning runs.
     """

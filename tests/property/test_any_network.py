@@ -127,7 +127,7 @@ def test_outgoing_entries_of_silent_neurons_do_not_matter_and_those_of_others_do
     for name in masks:
         for chosen, matters in ((masks[name], False), (~masks[name], True)):
             if not chosen.any():
-                continue  # a layer with one neuron has no others
+                continue  # a layer with one neuron has no other neurons
             read = belonging(params, {name: wiring[name].outgoing}, {name: chosen})
             moved = jax.tree.map(lambda hit, leaf, other: np.where(hit, leaf + 4 * other, leaf), read, params, donor)
             same = all(np.array_equal(one, other) for one, other in zip(before, run(moved)[0], strict=True))

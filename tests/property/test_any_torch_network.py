@@ -71,7 +71,7 @@ def test_outgoing_entries_of_silent_neurons_do_not_matter_and_those_of_others_do
     for name, mask in masks.items():
         for chosen, matters in ((mask, False), (~mask, True)):
             if not chosen.any():
-                continue  # a layer with one neuron has no others
+                continue  # a layer with one neuron has no other neurons
             change(module, "outgoing", [layer for layer in wiring.layers if layer.name == name], {name: chosen}, moved)
             same = all(torch.equal(one, other) for one, other in zip(before, outputs(module, inputs), strict=True))
             module.load_state_dict(kept)

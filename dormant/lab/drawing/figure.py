@@ -146,7 +146,7 @@ CAPTION = 120  # characters per line
 def experiment_figure(
     experiment: Experiment, scale: Scale, frame: pl.DataFrame, revisions: Sequence[str] = ()
 ) -> Figure:
-    """Draws an experiment's runs: means over seeds with 95 % intervals, and thin lines of single seeds if they are few.
+    """Draws an experiment's runs: means over seeds with 95 % intervals. With few seeds, also draws a line per seed.
 
     Raises ValueError if there is nothing to draw.
     """

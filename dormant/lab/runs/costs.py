@@ -134,7 +134,7 @@ REPEATS = 5
 def relative_times(
     trainings: Mapping[str, Any], of: str, progress: Callable[[str], None], repeats: int = REPEATS
 ) -> dict[str, float]:
-    """Measures the time of each training with one seed. Returns it relative to the training `of`: the median quotient.
+    """Times each training with one seed. Returns the median of its time divided by the time of the training `of`.
 
     A measurement lasts from one log point to the next. It begins after learning has started, and includes neither
     compilation nor evaluation. `progress` is called with the name of each training before the training is compiled.

@@ -54,7 +54,7 @@ class Augmentation:
             raise ValueError(f"intensity must lie in [0, 0.5), got {self.intensity}; 0 does not scale images.")
 
     def draw(self, key: Key[Array, ""], steps: int, batch: int) -> Noise | tuple[()]:
-        """Draws the noise of `steps` batches. Returns an empty tuple if the settings augment nothing."""
+        """Draws the noise of `steps` batches. Returns an empty tuple if the settings disable augmentation."""
         if self == NO_AUGMENTATION:
             return ()
         shift, scale = jax.random.split(key)
