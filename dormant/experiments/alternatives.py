@@ -165,7 +165,7 @@ FIG12 = Experiment(
             "lower",
             LARGE_GAIN,
         ),
-        # In the paper 11 % and 12 % of the neurons are dormant with ReDo, and 47 % to 54 % with DQN.
+        # In the paper 11 % to 12 % of ReDo's neurons are dormant at each width, and 47 % to 54 % of DQN's neurons.
         *(halves_dormancy(f"ReDo, width {width}", f"DQN, width {width}") for width in WIDTHS),
     ),
     published=("DemonAttack tau=0.1", "atari17 replay_ratio=1"),

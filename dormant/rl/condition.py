@@ -74,10 +74,10 @@ def condition(
 def representation(
     wiring: Wiring, apply: Callable[..., Array], params: PyTree[Array], inputs: Array
 ) -> dict[str, Float[Array, ""]]:
-    """Measures ranks and the norm of the last layer's activations, the norm of all weights, and the kernel's rank.
+    """Measures the last layer's activations (ranks and norm), the norm of all weights, and the tangent kernel's rank.
 
-    The activations form a matrix with one row per input. The tangent kernel has the gradients of the largest output of
-    `apply(params, inputs)`, on at most 64 inputs.
+    The activations form a matrix with one row per input. The tangent kernel compares the gradients of the largest
+    output of `apply(params, inputs)` on at most 64 inputs.
     Source: the paper's table 7 reports `srank`. The paper does not define `srank`, so we use the definition of Kumar et
     al. 2021.
     """

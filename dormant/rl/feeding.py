@@ -81,8 +81,9 @@ class HostTraining(Scheduled, Protocol):
 class Sample(NamedTuple):
     """The data that the gradient steps of one round need from the replay.
 
-    The round begins at agent step `start`. `last` is true if the round ends a chunk. `looks` is true if a gradient step
-    may score neurons. `inputs` are the observations on which neurons are scored, or None if `looks` is false.
+    The round begins at agent step `start`. `last` is true for the last round before a log point. `looks` is true if a
+    gradient step may score neurons. `inputs` are the observations on which neurons are scored, or None if `looks` is
+    false.
     """
 
     start: int

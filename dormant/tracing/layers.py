@@ -18,7 +18,8 @@ from .values import NONE, Ids
 class Site(NamedTuple):
     """A point at which a layer is measured.
 
-    `value` is the index of a value of the program. `neurons` holds the index of the neuron in each of its elements.
+    `value` is the index of a value of the program. For each element of this value, `neurons` holds the index of its
+    neuron in the layer, or NONE.
     """
 
     layer: str

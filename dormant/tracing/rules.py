@@ -65,7 +65,7 @@ def _move_by_unknown(notes: Ledger, step: Step, operands: Sequence[Value], shape
 
 
 def _choices(step: Step, value: Value, known: Sequence[Any], axes: Sequence[int]) -> list[list[Any]]:
-    """Returns all indices that a step with an unknown index may use, for example one per task.
+    """Returns a step's index operands for each value that its unknown index can take, such as the number of a task.
 
     Returns an empty list if there are more than MOST_CHOICES, or if the step takes several slices or indexes several
     axes.

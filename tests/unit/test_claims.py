@@ -67,8 +67,8 @@ def test_an_effect_the_claimed_way_that_is_certainly_too_small_is_weaker_than_cl
     # The differences are -0.03, -0.02 and -0.03. Their interval is -0.0267 plus or minus 0.0143.
     assert verdict.verdict == "weaker than claimed"
     assert verdict.why == (
-        "The effect is -2.7 percentage points [-4.1, -1.2]: it goes the claimed way, but is smaller than "
-        "-10.0 percentage points, which would matter."
+        "The effect is -2.7 percentage points [-4.1, -1.2]: it goes the claimed way, but falls short of "
+        "-10.0 percentage points, the smallest effect that matters."
     )
 
 
@@ -77,8 +77,8 @@ def test_an_interval_within_what_matters_both_ways_is_no_such_effect():
     # The differences are -0.01, -0.02 and -0.01. Their interval is -0.0133 plus or minus 0.0143.
     assert verdict.verdict == "no such effect"
     assert verdict.why == (
-        "The effect is -1.3 percentage points [-2.8, +0.1]: in both directions it is smaller than -10.0 "
-        "percentage points, which would matter."
+        "The effect is -1.3 percentage points [-2.8, +0.1]: in both directions it falls short of -10.0 "
+        "percentage points, the smallest effect that matters."
     )
     # This effect has the opposite direction. Its interval excludes zero, but it is too small to matter.
     assert judge(FEWER, both([0.33, 0.32, 0.34], [0.30, 0.30, 0.31])).verdict == "no such effect"
@@ -89,7 +89,7 @@ def test_an_interval_around_no_effect_is_not_settled():
     # The differences are -0.3, -0.05 and -0.4. Their interval is -0.25 plus or minus 0.447.
     assert verdict.high > 0
     assert verdict.verdict == "not settled"
-    assert verdict.why.endswith("these runs cannot tell -10.0 percentage points, which would matter, from no effect.")
+    assert verdict.why.endswith("these runs fit both no effect and -10.0 percentage points, which would matter.")
 
 
 def test_an_effect_of_a_size_that_is_open_is_not_settled():
@@ -97,7 +97,7 @@ def test_an_effect_of_a_size_that_is_open_is_not_settled():
     # The differences are -0.08, -0.09 and -0.09. Their interval is -0.0867 plus or minus 0.0143. It contains -0.1.
     assert verdict.low < -0.1 < verdict.estimate
     assert verdict.why.endswith(
-        "it goes the claimed way, but can be smaller than -10.0 percentage points, which would matter."
+        "it goes the claimed way, but may fall short of -10.0 percentage points, the smallest effect that matters."
     )
     assert verdict.verdict == "not settled"
 

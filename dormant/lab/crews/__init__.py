@@ -21,7 +21,7 @@ UNFINISHED = ("queued", "begun", "steps")
 
 
 class Job(NamedTuple):
-    """A training with its missing seeds, and its run folder."""
+    """A training of seeds that no finished run contains, and its run folder."""
 
     arm: str
     environment: str

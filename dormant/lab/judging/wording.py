@@ -177,15 +177,16 @@ def sentence(claim: Claim, ruling: Ruling, unit: str, interval: Bounds) -> str:
         }[ruling]
     else:
         none = 1.0 if unit == TIMES else 0.0
+        least = f"{smallest}, the smallest effect that matters"
         sure = interval.low > none if claim.direction == "higher" else interval.high < none
         text = {
             "reproduced": f"it goes the claimed way, and the estimate reaches {smallest}, which matters",
-            "weaker than claimed": f"it goes the claimed way, but is smaller than {smallest}, which would matter",
-            "no such effect": f"in both directions it is smaller than {smallest}, which would matter",
+            "weaker than claimed": f"it goes the claimed way, but falls short of {least}",
+            "no such effect": f"in both directions it falls short of {least}",
             "opposite": "it goes the other way",
-            "not settled": f"it goes the claimed way, but can be smaller than {smallest}, which would matter"
+            "not settled": f"it goes the claimed way, but may fall short of {least}"
             if sure
-            else f"these runs cannot tell {smallest}, which would matter, from no effect"
+            else f"these runs fit both no effect and {smallest}, which would matter"
             if _holds(claim, interval)
             else "these runs do not show which way it goes",
         }[ruling]

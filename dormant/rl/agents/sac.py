@@ -241,7 +241,8 @@ class SAC:
 
     def _step_temperature(self, learner: Learner, log_density: Float[Array, " batch"], actions: int) -> Learner:
         """Raises the temperature if the policy's entropy is below its target. Otherwise lowers the temperature."""
-        # The gradient of TF-Agents' loss: (entropy - target entropy) times the logarithm of the temperature.
+        # The loss of TF-Agents is (entropy - target entropy) times the logarithm of the temperature. This is its
+        # gradient with respect to that logarithm.
         gradient = -(log_density.mean() + self.target_entropy * actions)
         with jax.numpy_dtype_promotion("standard"):
             change, state = self._adam(self.temperature_learning_rate).update(gradient, learner.opt_state)

@@ -127,7 +127,7 @@ class ControlEnvironment(Protocol):
     def begin(self, seeds: Sequence[int], stream: int = 0) -> Player: ...
 
 
-# The `stream` of random play. The `stream` of an evaluation is the number of training steps before the evaluation.
+# The `stream` of random play. Training has the stream 0. An evaluation has the number of agent steps before it.
 RANDOM_PLAY = 2**63
 # The frame rate of videos, which show one frame per agent step: 60 emulator frames per second, 4 per agent step.
 FRAMES_PER_SECOND = 15

@@ -202,7 +202,10 @@ def read(notes: Ledger, value: Value, ids: Tensor, axes: tuple[int, ...]) -> Ten
 
 
 def _of_data(notes: Ledger, call: Call, a: Value, b: Value, shape: Any) -> Value:
-    """Returns the product of two data tensors. It keeps neurons that do not differ along the axis of the sum."""
+    """Returns the product of two data tensors.
+
+    The product keeps an operand's neurons if they are the same at all positions of the summed axis.
+    """
     for mine, other, axis in ((b, a, -2), (a, b, -1)):
         if not mine.carried or mine.neurons is None or mine.parts or other.parts:
             continue
