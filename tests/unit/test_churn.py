@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 import torch
+from learning.probes import PROBES
 from numpy.testing import assert_allclose
 from runs_of_loops import trees_equal
 from torch import nn
@@ -15,7 +16,6 @@ import dormant.torch as dt
 from dormant.regularisers import CChain, output_churn
 from dormant.rl.agents.dqn import DQN
 from dormant.rl.device import DeviceTraining
-from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.networks import MLP
 from dormant.rl.replay.device import Batch
 
@@ -104,7 +104,7 @@ def test_the_agent_holds_all_values_on_the_second_half_of_its_batch():
 
 def test_a_loop_with_the_term_learns_otherwise_and_its_first_step_is_plain():
     agent = DQN(MLP((4,)), replay_capacity=64, min_replay=16, batch_size=4, regulariser=CChain(fixed=2))
-    training = DeviceTraining(agent, MinAtar("Asterix"), agent_steps=32, log_period=32, eval_period=32, seeds=(0, 1))
+    training = DeviceTraining(agent, PROBES[4], agent_steps=32, log_period=32, eval_period=64, seeds=(0, 1))
     state, _ = training.advance(training.init())
     assert state.agent.churn.gradient_steps.tolist() == [16, 16] and (state.agent.churn.churn > 0).all()
     fixed = replace(training, agent=replace(agent, regulariser=CChain(share=None)))
