@@ -9,6 +9,10 @@ from dormant.rl.networks.convolution import loop_convolution, xla_convolution
 from dormant.tracing import trace
 
 
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
 def plain(images, kernel, stride, padding):
     layout = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(images, kernel, (stride, stride), padding, dimension_numbers=layout)
@@ -17,8 +21,8 @@ def plain(images, kernel, stride, padding):
 def gradients(convolve, images, kernel, *settings):
     """Returns the gradients of a random weighted sum of all outputs, by images and by kernel."""
     shape = jax.eval_shape(lambda images, kernel: convolve(images, kernel, *settings), images, kernel).shape
-    weights = jax.random.normal(jax.random.key(2), shape)
-    return jax.grad(lambda *operands: (convolve(*operands, *settings) * weights).sum(), (0, 1))(images, kernel)
+    weights = normal(2, *shape)
+    return jax.jit(jax.grad(lambda *operands: (convolve(*operands, *settings) * weights).sum(), (0, 1)))(images, kernel)
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
@@ -26,8 +30,7 @@ def gradients(convolve, images, kernel, *settings):
     ("rows", "columns", "side", "stride"), [(9, 7, 3, 1), (10, 9, 4, 2), (11, 8, 3, 3), (8, 9, 2, 3)]
 )
 def test_gradients_are_those_of_jax(rows, columns, side, stride, padding):
-    images = jax.random.normal(jax.random.key(0), (2, rows, columns, 3))
-    kernel = jax.random.normal(jax.random.key(1), (side, side, 3, 5))
+    images, kernel = normal(0, 2, rows, columns, 3), normal(1, side, side, 3, 5)
     np.testing.assert_array_equal(
         xla_convolution(images, kernel, stride, padding), plain(images, kernel, stride, padding)
     )
@@ -37,8 +40,7 @@ def test_gradients_are_those_of_jax(rows, columns, side, stride, padding):
 
 
 def test_several_seeds_at_once_are_each_alone():
-    images = jax.random.normal(jax.random.key(0), (3, 2, 6, 6, 2))
-    kernels = jax.random.normal(jax.random.key(1), (3, 3, 3, 2, 4))
+    images, kernels = normal(0, 3, 2, 6, 6, 2), normal(1, 3, 3, 3, 2, 4)
     together = jax.vmap(lambda *pair: gradients(xla_convolution, *pair, 1, "SAME"))(images, kernels)
     for seed in range(3):
         alone = gradients(xla_convolution, images[seed], kernels[seed], 1, "SAME")
@@ -47,11 +49,10 @@ def test_several_seeds_at_once_are_each_alone():
 
 
 def test_second_derivatives_are_those_of_jax_and_jvp_is_refused():
-    images = jax.random.normal(jax.random.key(0), (2, 6, 6, 2))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 2, 2))
+    images, kernel = normal(0, 2, 6, 6, 2), normal(1, 3, 3, 2, 2)
 
     def hessian(convolve):
-        return jax.hessian(lambda kernel: (convolve(images, kernel, 2, "SAME") ** 3).sum())(kernel)
+        return jax.jit(jax.hessian(lambda kernel: (convolve(images, kernel, 2, "SAME") ** 3).sum()))(kernel)
 
     def ours(kernel):
         return loop_convolution(images, kernel, 2, ((0, 1), (0, 1)))
