@@ -20,6 +20,7 @@ from dormant.rl.agents.dqn import DQN
 from dormant.rl.atari import AtariTraining
 from dormant.rl.control import ControlTraining
 from dormant.rl.device import DeviceTraining
+from dormant.rl.envs.minatar import MinAtar
 from dormant.rl.networks import MLP
 
 REDO = DeviceTraining(intervention=Chain(Every(1_000, ReDo(0.1)), Every(5_000, Reset(("dense",)))))
@@ -156,10 +157,9 @@ def test_bad_input_is_one_line(tmp_path, capsys, arguments, message):
 
 def test_a_run_like_another_has_its_settings_and_the_changes(tmp_path):
     small = DeviceTraining(
-        DQN(MLP((4,)), min_replay=20, replay_capacity=50, batch_size=4),
-        agent_steps=60, log_period=20, eval_period=60, eval_episodes=1, seeds=(3,), score_batch=8,
+        DQN(MLP((4,)), min_replay=20, replay_capacity=50, batch_size=4), MinAtar("Breakout", time_limit=20),
+        agent_steps=20, log_period=20, eval_period=40, eval_episodes=1, seeds=(3,), score_batch=8,
     )  # fmt: skip
-    small = replace(small, env=replace(small.env, time_limit=20))
     written(tmp_path / "run", small)
     new = tmp_path / "new"
     assert run(["train", "--like", str(tmp_path / "run"), "--run-dir", str(new), "--set", "gamma=0.5"]) == 0
