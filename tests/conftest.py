@@ -103,7 +103,7 @@ def pytest_collection_finish():
     gc.enable()
 
 
-LARGEST_RESIDENT_SET = 3 << 29  # bytes that a worker may keep between two tests
+LARGEST_RESIDENT_SET = 9 << 28  # bytes that a worker may keep between two tests: 2.4 GB
 
 
 @pytest.fixture(autouse=True)
