@@ -70,10 +70,12 @@ settings.load_profile("dormant")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Makes JAX strict in a test and in its fixtures. JAX recompiles functions if the strictness changes.
+    """Keeps the process small, and makes JAX strict in a test and in its fixtures.
 
-    Doctests are outside this folder and are not strict, because users may rely on broadcasting.
+    JAX recompiles functions if the strictness changes. Doctests are outside this folder and are not strict, because
+    users may rely on broadcasting.
     """
+    drop_compiled_code_of_a_large_process()
     if Path(__file__).parent not in item.path.parents:
         return (yield)
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
@@ -106,9 +108,8 @@ def pytest_collection_finish():
 LARGEST_RESIDENT_SET = 9 << 28  # bytes that a worker may keep between two tests: 2.4 GB
 
 
-@pytest.fixture(autouse=True)
-def compiled_code_is_dropped():
-    """Frees compiled code before a test if the process is large. Otherwise, JAX would keep about 5 GB per worker."""
+def drop_compiled_code_of_a_large_process():
+    """Frees compiled code if the process is large. Otherwise, JAX would keep about 5 GB per worker."""
     if psutil.Process().memory_info().rss > LARGEST_RESIDENT_SET:
         jax.clear_caches()
         gc.collect()
