@@ -27,7 +27,7 @@ class Memory(Logger):
         super().record(key, value, exclude)
 
 
-OFF_POLICY = dict(learning_starts=50, batch_size=16, buffer_size=2_000)
+OFF_POLICY = dict(learning_starts=16, batch_size=16, buffer_size=2_000)
 
 
 def agent(kind, env="Pendulum-v1", policy="MlpPolicy", **options):
@@ -64,6 +64,7 @@ HIDDEN = (0, 2)
 TWO_CRITICS = [f"actor.latent_pi.{i}" for i in HIDDEN] + [f"critic.qf{k}.{i}" for k in (0, 1) for i in HIDDEN]
 POLICY = [f"policy.mlp_extractor.{kind}_net.{i}" for kind in ("policy", "value") for i in HIDDEN]
 ROLLOUT = dict(n_steps=64, batch_size=32, n_epochs=2)
+SHORT = dict(n_steps=32, batch_size=16)  # many gradient steps in few agent steps
 RECURRENT = {"net_arch": [32, 32], "lstm_hidden_size": 16}  # SB3's options of a policy lack the LSTM's width
 AGENTS = {
     "DQN": (dqn, ["q_net.q_net.0", "q_net.q_net.2"]),
@@ -78,11 +79,11 @@ AGENTS = {
         [name.replace("latent_pi", "mu") for name in TWO_CRITICS if "qf1" not in name],
     ),
     "TQC": (lambda: agent(TQC, **OFF_POLICY), TWO_CRITICS),
-    "PPO": (lambda: agent(PPO, "CartPole-v1", **ROLLOUT), POLICY),
-    "A2C": (lambda: agent(A2C, "CartPole-v1", n_steps=8), POLICY),
-    "TRPO": (lambda: agent(TRPO, "CartPole-v1", n_steps=64, batch_size=32), POLICY),
+    "PPO": (lambda: agent(PPO, "CartPole-v1", **SHORT, n_epochs=6), POLICY),
+    "A2C": (lambda: agent(A2C, "CartPole-v1", n_steps=4), POLICY),
+    "TRPO": (lambda: agent(TRPO, "CartPole-v1", **SHORT), POLICY),
     "RecurrentPPO": (
-        lambda: agent(RecurrentPPO, "CartPole-v1", "MlpLstmPolicy", **ROLLOUT, policy_kwargs=RECURRENT),
+        lambda: agent(RecurrentPPO, "CartPole-v1", "MlpLstmPolicy", **SHORT, n_epochs=6, policy_kwargs=RECURRENT),
         ["policy.lstm_actor", "policy.lstm_critic", *POLICY],
     ),
 }
@@ -91,9 +92,9 @@ AGENTS = {
 @pytest.mark.parametrize("name", AGENTS)
 def test_networks_are_found_measured_recycled_saved_and_loaded(name, tmp_path):
     make, layers = AGENTS[name]
-    plan = Chain(Every(10, ReDo(0.4)), Every(35, ShrinkPerturb(0.9)))
+    plan = Chain(Every(10, ReDo(0.4)), Every(15, ShrinkPerturb(0.9)))
     callback, model = InterventionCallback(plan, period=10), make()
-    logged = learn(model, callback, 130)
+    logged = learn(model, callback, 64)
     steps = callback.plan.gradient_steps
     assert sorted(layer.name for layer in callback.wiring.layers) == sorted(layers)
     assert all(layer.recyclable for layer in callback.wiring.layers if "lstm" not in layer.name)
@@ -103,11 +104,8 @@ def test_networks_are_found_measured_recycled_saved_and_loaded(name, tmp_path):
     model.save(tmp_path / "model.zip")
     loaded = type(model).load(tmp_path / "model.zip", env=model.get_env(), device="cpu")
     again = InterventionCallback(plan, period=10)
-    learn(loaded, again, 70)
+    learn(loaded, again, 24)
     assert again.plan.gradient_steps > steps and again.recycled >= callback.recycled
-    other = InterventionCallback(Every(10, ReDo(0.3)))
-    learn(loaded, other, 10)
-    assert other.plan.gradient_steps < steps  # a different plan starts its counts at zero
 
 
 def test_gradient_steps_are_counted_exactly():
@@ -120,7 +118,7 @@ def test_gradient_steps_are_counted_exactly():
 def test_a_network_that_cannot_be_recycled_is_measured_and_says_so_once():
     model, callback = agent(CrossQ, **OFF_POLICY), InterventionCallback(Every(10, ReDo(0.4)), period=10)
     with pytest.warns(UserWarning, match="no layer of this CrossQ can be recycled:\nactor.latent_pi.1: ") as seen:
-        logged = learn(model, callback, 100)
+        logged = learn(model, callback, 45)
     assert sum("no layer" in str(each.message) for each in seen) == 1
     assert callback.recycled == 0 and len(logged["dormant/fraction"]) > 1
 
@@ -128,7 +126,7 @@ def test_a_network_that_cannot_be_recycled_is_measured_and_says_so_once():
 def test_a_cure_of_every_step_says_that_it_is_called_less_often():
     model = dqn(train_freq=4, gradient_steps=4)
     with pytest.warns(UserWarning, match="DQN takes 4 gradient steps between two calls") as seen:
-        learn(model, InterventionCallback(ClipWeights(0.01)), 100)
+        learn(model, InterventionCallback(ClipWeights(0.01)), 60)
     assert sum("between two calls" in str(each.message) for each in seen) == 1
     assert max(float(leaf.detach().abs().max()) for leaf in model.q_net.parameters()) < 0.1
 
@@ -136,15 +134,18 @@ def test_a_cure_of_every_step_says_that_it_is_called_less_often():
 def test_train_recycle_save_load_go_on(tmp_path):
     callback = ReDoCallback(tau=0.2, period=40)
     model = dqn()
-    logged = learn(model, callback, 250)
+    logged = learn(model, callback, 130)
     done = model._n_updates
     assert len(logged["dormant/fraction"]) == done // 40
     model.save(tmp_path / "model.zip")
     model.save_replay_buffer(tmp_path / "replay.pkl")
     loaded = DQN.load(tmp_path / "model.zip", env=model.get_env(), device="cpu")
     loaded.load_replay_buffer(tmp_path / "replay.pkl")
-    logged = learn(loaded, ReDoCallback(tau=0.2, period=40), 150)
+    logged = learn(loaded, ReDoCallback(tau=0.2, period=40), 90)
     assert len(logged["dormant/fraction"]) == loaded._n_updates // 40 - done // 40 > 0
+    other = ReDoCallback(tau=0.3, period=40)
+    learn(loaded, other, 10)
+    assert 0 < other.plan.gradient_steps < done  # a different plan starts its counts at zero
 
 
 def test_fresh_weights_are_those_of_a_new_policy():
@@ -157,7 +158,7 @@ def test_fresh_weights_are_those_of_a_new_policy():
 
 def test_recycling_keeps_the_function_and_clears_both_optimizers():
     model = sac()
-    learn(model, ReDoCallback(tau=0.0, period=10**6, networks=("actor", "critic")), 100)
+    learn(model, ReDoCallback(tau=0.0, period=10**6, networks=("actor", "critic")), 30)
     with torch.no_grad():
         model.actor.latent_pi[2].bias[3] = -100.0
         model.critic.qf1[0].bias[5] = -100.0
@@ -179,7 +180,7 @@ def test_recycling_keeps_the_function_and_clears_both_optimizers():
 
 def test_only_the_named_networks_are_recycled():
     model = sac()
-    learn(model, ReDoCallback(tau=0.0, period=10**6, networks=("critic",)), 60)
+    learn(model, ReDoCallback(tau=0.0, period=10**6, networks=("critic",)), 30)
     actor = [leaf.clone() for leaf in model.actor.parameters()]
     callback = act(model, ReDoCallback(tau=10.0, period=1, networks=("critic",)))
     assert callback.recycled == 4 * 32 and sum(mask.numel() for mask in callback.report.masks.values()) == 6 * 32
@@ -188,9 +189,9 @@ def test_only_the_named_networks_are_recycled():
 
 def test_measuring_alone_does_not_change_the_run():
     plain = dqn()
-    learn(plain, None, 200)
+    learn(plain, None, 120)
     watched, callback = dqn(), InterventionCallback(Chain(), period=10)
-    learn(watched, callback, 200)
+    learn(watched, callback, 120)
     assert callback.report is not None
     assert all(map(torch.equal, plain.q_net.parameters(), watched.q_net.parameters()))
 
