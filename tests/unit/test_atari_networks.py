@@ -1,5 +1,7 @@
 """The Atari networks: shapes, initial weights, options, and traced wirings."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,20 +26,25 @@ NETWORKS = [
 INNER = [f"stack{stack}_block{block}_conv1" for stack in (1, 2, 3) for block in (1, 2)]
 
 
-def observations(batch, shape=(40, 44, 4)):
-    return jax.random.randint(jax.random.key(9), (batch, *shape), 0, 256).astype(jnp.uint8)
+SEEN = jnp.asarray(np.random.default_rng(9).integers(0, 256, (4, 40, 44, 4), np.uint8))
 
 
+@cache
 def fresh(network):
     return network.init(jax.random.key(0), (40, 44, 4), 3)
+
+
+@cache
+def compiled(network):
+    return jax.jit(network.apply)
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=repr)
 def test_every_network_gives_a_value_for_each_action(network):
     params = fresh(network)
     assert isinstance(network, QNetwork)
-    q = network.apply(params, observations(2))
-    assert q.shape == (2, 3) and np.isfinite(q).all() and np.ptp(q) > 0
+    q = compiled(network)(params, SEEN)
+    assert q.shape == (4, 3) and np.isfinite(q).all() and np.ptp(q) > 0
 
 
 @pytest.mark.parametrize(("padding", "flat"), [("SAME", 7_744), ("VALID", 3_136)])
@@ -72,11 +79,12 @@ def test_a_dueling_heads_advantages_have_no_mean():
     network = NatureCNN(0.1, dueling=True)
     params = fresh(network)
     moved = params | {"advantage": params["advantage"] | {"bias": jnp.full(3, 5.0)}}
-    assert_allclose(network.apply(params, observations(2)), network.apply(moved, observations(2)), atol=1e-5)
+    apply = compiled(network)
+    assert_allclose(apply(params, SEEN), apply(moved, SEEN), atol=1e-5)
 
 
 def recycled(network):
-    wiring = trace(network.apply, fresh(network), observations(1))
+    wiring = trace(network.apply, fresh(network), SEEN[:1])
     return [layer.name for layer in wiring.layers if not layer.reasons], [layer.name for layer in wiring.layers]
 
 
@@ -95,8 +103,8 @@ def test_residual_streams_are_measured_only(options):
 @pytest.mark.parametrize("network", [one for one in NETWORKS if not one.layer_norm], ids=repr)
 def test_recycling_silent_neurons_changes_no_bit(network):
     """Zero incoming weights and a zero bias silence one neuron per layer, also with CReLU."""
-    params, seen, tx = fresh(network), observations(4), optax.adam(1e-3)
-    wiring = trace(network.apply, params, seen)
+    params, tx = dict(fresh(network)), optax.adam(1e-3)
+    wiring = trace(network.apply, params, SEEN)
     able = [layer.name for layer in wiring.layers if not layer.reasons]
     for name in able:
         layer = params[name]
@@ -104,8 +112,8 @@ def test_recycling_silent_neurons_changes_no_bit(network):
     learner = Learner(params, tx.init(params))
     parts = Network(wiring, lambda key: fresh(network), tx)
     redo = ReDo(tau=0.0)
-    after = jax.jit(lambda key: redo.update(key, learner, redo.init(learner, parts), parts, seen)[0])(jax.random.key(1))
+    after = jax.jit(lambda key: redo.update(key, learner, redo.init(learner, parts), parts, SEEN)[0])(jax.random.key(1))
     for name in able:
         assert np.any(after.params[name]["kernel"][..., 1]), name
-    run = jax.jit(network.apply)
-    assert_array_equal(run(params, seen), run(after.params, seen))
+    run = compiled(network)
+    assert_array_equal(run(params, SEEN), run(after.params, SEEN))
