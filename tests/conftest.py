@@ -3,6 +3,7 @@
 import atexit
 import ctypes
 import ctypes.util
+import fcntl
 import gc
 import os
 import shutil
@@ -90,11 +91,29 @@ def pytest_pyfunc_call(pyfuncitem):
     """Runs a test marked `fusing_compiler` in a new process. XLA fuses operations there, as it does for users."""
     if pyfuncitem.get_closest_marker("fusing_compiler") is None or NOT_FUSING not in os.environ["XLA_FLAGS"]:
         return None
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", pyfuncitem.nodeid]
-    environment = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace(NOT_FUSING, "")}
-    ran = subprocess.run(command, cwd=pyfuncitem.config.rootpath, env=environment, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout
+    said = said_while_fusing(pyfuncitem)
+    assert f"PASSED {pyfuncitem.nodeid}\n" in said, said
     return True
+
+
+def said_while_fusing(pyfuncitem):
+    """Returns the output of one process that runs all tests of the session with the mark, as a start takes seconds.
+
+    The first test with the mark starts the process. The others, also those of other workers, wait for its output.
+    """
+    base = pyfuncitem._request.getfixturevalue("tmp_path_factory").getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    output = shared / "fusing.txt"
+    with (shared / "fusing.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not output.exists():
+            tests = [each.nodeid for each in pyfuncitem.session.items if each.get_closest_marker("fusing_compiler")]
+            command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-rpfE", *tests]
+            environment = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace(NOT_FUSING, "")}
+            root = pyfuncitem.config.rootpath
+            ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+            output.write_text(ran.stdout + ran.stderr)
+    return output.read_text()
 
 
 def pytest_collection_finish():
