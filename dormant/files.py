@@ -72,6 +72,14 @@ def read_array(file: Path) -> np.ndarray:
         return found
 
 
+def is_zip(file: Path) -> bool:
+    """Whether a file is a zip archive, such as an .npz file. A damaged archive is one too: reading it raises."""
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:  # the end of the archive is damaged
+        return True
+
+
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
     """Returns a dictionary from names to the arrays of an .npz file, in the order in which the file stores them.
 

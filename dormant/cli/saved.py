@@ -15,7 +15,7 @@ from etils import epath
 from jaxtyping import PyTree
 from safetensors.numpy import load_file
 
-from dormant.files import available_memory, read_arrays
+from dormant.files import available_memory, is_zip, read_arrays
 
 FORMATS = "an Orbax folder, an .npz, .safetensors or .msgpack file, or a PyTorch file (.pt, SB3's .zip) with --module"
 ARRAYS = "numpy.savez(file, **{'dense/kernel': kernel, ...})"
@@ -40,7 +40,7 @@ def saved(path: Path) -> PyTree:
         return _msgpack(path)
     if path.suffix in TORCH or is_sb3(path):
         raise ValueError(f"{path} is a PyTorch file; give --module instead of --apply.")
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         raise ValueError(f"{path} cannot be read: a checkpoint is {FORMATS}. {ARRAYS} makes an .npz file.")
     return nested({name: _numbers(path, name, values) for name, values in read_arrays(path).items()})
 
@@ -186,7 +186,7 @@ def _children(tree: PyTree) -> dict[str, PyTree]:
 
 def is_sb3(path: Path) -> bool:
     """Whether a file is a model that Stable-Baselines3 saved. Raises UnreadableFile for a damaged archive."""
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return False
     with _readable(path), zipfile.ZipFile(path) as archive:
         return "policy.pth" in archive.namelist()

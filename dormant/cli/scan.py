@@ -4,7 +4,6 @@ import importlib
 import os
 import statistics
 import sys
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import dormant
 from dormant import Learner, Network, trace
 from dormant.cli.saved import as_in_haiku, inside, loaded, saved, state_dict
 from dormant.cli.terminal import refuse
-from dormant.files import read_array, read_arrays
+from dormant.files import is_zip, read_array, read_arrays
 from dormant.lab.drawing import report_picture
 from dormant.metrics import fitting_loss, fitting_step, random_targets
 from dormant.reporting import batch_size
@@ -155,7 +154,7 @@ def arrays(path: Path) -> list[np.ndarray]:
 
 def _archive(path: Path, expected: str) -> dict[str, np.ndarray]:
     """Reads the arrays of an .npz file, by name and in the order of the file."""
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         raise ValueError(f"{path} cannot be read: {expected}.")
     return read_arrays(path)
 

@@ -1,6 +1,7 @@
 """`dormant scan`: the table and the picture of a saved network, and one-line errors for bad input."""
 
 import re
+import struct
 
 import jax
 import numpy as np
@@ -245,6 +246,16 @@ def test_a_picture_that_cannot_be_drawn_is_refused_before_the_work(refused):
 def test_bad_input_is_refused_in_one_line(refused, name):
     arguments, expected = BAD[name]
     assert expected in refused(*arguments)
+
+
+@pytest.mark.parametrize("name", ["net.npz", "net.pt"])
+def test_an_archive_with_a_damaged_end_is_refused(tmp_path, name):
+    np.savez(tmp_path / "net.npz", kernel=np.ones(2))
+    members, signature, last = (tmp_path / "net.npz").read_bytes().rpartition(b"PK\5\6")
+    on_two_disks = struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2)  # zipfile.is_zipfile raises BadZipFile for it
+    (tmp_path / name).write_bytes(members + on_two_disks + signature + last)
+    with pytest.raises(ValueError, match="cannot be read"):
+        (saved.state_dict if name == "net.pt" else saved.saved)(tmp_path / name)
 
 
 def test_names_that_cannot_be_a_tree_are_refused():
