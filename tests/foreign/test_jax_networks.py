@@ -30,10 +30,11 @@ def silenced(params, network: Network):
     promised = {name.partition("[")[0] for name, promise in network.layers.items() if promise == "recycled"}
     wanted = {leaf for name in promised for leaf in network.silencers(name)}
     assert wanted <= set(paths(params)), wanted - set(paths(params))
-    value = 0.0 if network.zeroed else -1e3
-    leaves = zip(paths(params), jax.tree.leaves(params), strict=True)
-    new = [leaf.at[..., ::3].set(value) if path in wanted else leaf for path, leaf in leaves]
-    return jax.tree.unflatten(jax.tree.structure(params), new)
+    leaves = [np.array(leaf) for leaf in jax.tree.leaves(params)]
+    for path, leaf in zip(paths(params), leaves, strict=True):
+        if path in wanted:
+            leaf[..., ::3] = 0.0 if network.zeroed else -1e3
+    return jax.tree.map(jnp.asarray, jax.tree.unflatten(jax.tree.structure(params), leaves))
 
 
 def check_promises(wiring: dormant.Wiring, layers: dict[str, str]) -> None:
@@ -55,35 +56,39 @@ def test_recycling_silent_neurons_leaves_outputs_bit_equal(name):
     on_the_page(Case(name, lambda: (network.apply, network.init), network.inputs, network.layers), wiring)
 
     redo, traced = dormant.ReDo(tau=0.0, coupled="skip"), dormant.Network(wiring, lambda key: donor, TX)
-    learner = dormant.Learner(params, TX.init(params))
 
     @jax.jit
-    def update(learner):
+    def updated(params):
+        learner = dormant.Learner(params, TX.init(params))
         state = redo.init(learner, traced)
-        return redo.update(jax.random.key(2), learner, state, traced, *network.inputs)
+        after, state = redo.update(jax.random.key(2), learner, state, traced, *network.inputs)
+        return after.params, dormant.recycled_counts(state), wiring.dormant(params, *network.inputs, tau=0.0)
 
-    after, state = update(learner)
-    dormant_before = wiring.dormant(params, *network.inputs, tau=0.0)
+    after, counts, dormant_before = jax.tree.map(np.asarray, updated(params))
     targets = [layer for layer in wiring.layers if network.layers[layer.name] == "recycled"]
-    counts = dormant.recycled_counts(state)
     assert set(counts) == {layer.name for layer in targets}
     for layer in targets:
         assert dormant_before[layer.name][::3].all(), f"{layer.name} is not silent: {wiring}"
         assert int(counts[layer.name]) == int(dormant_before[layer.name].sum()) > 0
 
     outputs = jax.jit(network.apply)
-    same = zip(*(jax.tree.leaves(outputs(one, *network.inputs)) for one in (params, after.params)), strict=True)
+    same = zip(*(jax.tree.leaves(outputs(one, *network.inputs)) for one in (params, after)), strict=True)
     for old, new in same:
         assert np.isfinite(old).all()
         np.testing.assert_array_equal(old, new)
-    check_changes(params, after.params, donor, targets, dormant_before)
+    check_changes(params, after, donor, targets, dormant_before)
 
 
 def check_changes(before, after, donor, targets, masks) -> None:
     """Asserts that dormant neurons have fresh incoming and zero outgoing entries, and that no other entry changed."""
-    fed = entry_mask(before, {layer.name: layer.incoming for layer in targets}, masks)
-    read = entry_mask(before, {layer.name: layer.outgoing for layer in targets}, masks)
-    expected = jax.tree.map(
-        lambda fed, read, old, new: jnp.where(read, 0, jnp.where(fed, new, old)), fed, read, before, donor
-    )
-    jax.tree.map(np.testing.assert_array_equal, after, expected)
+    incoming = {layer.name: layer.incoming for layer in targets}
+    outgoing = {layer.name: layer.outgoing for layer in targets}
+
+    @jax.jit
+    def expected(before, donor, masks):
+        fed, read = entry_mask(before, incoming, masks), entry_mask(before, outgoing, masks)
+        return jax.tree.map(
+            lambda fed, read, old, new: jnp.where(read, 0, jnp.where(fed, new, old)), fed, read, before, donor
+        )
+
+    jax.tree.map(np.testing.assert_array_equal, after, expected(before, donor, masks))
