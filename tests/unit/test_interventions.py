@@ -21,6 +21,18 @@ def start(norm=None):
     return network, train(network, params)
 
 
+def update(what, learner, network):
+    """Returns the learner and the state after the first update of an intervention. Compiles it as one program."""
+    first = jax.jit(lambda learner: what.update(KEY, learner, what.init(learner, network), network, *examples()))
+    return first(learner)
+
+
+def dormant(network, learner):
+    return np.asarray(
+        jax.jit(lambda params: network.wiring.dormant(params, *examples(), tau=0.0))(learner.params)["dense0"]
+    )
+
+
 @pytest.mark.parametrize(
     ("schedule", "fires"),
     [
@@ -34,20 +46,21 @@ def start(norm=None):
 def test_every_fires_when_it_says(schedule, fires):
     network, learner = start()
     what = schedule(ShrinkPerturb(keep=0.5))
-    update = jax.jit(lambda learner, state: what.update(KEY, learner, state, network, *examples()))
+    next_step = jax.jit(lambda learner, state: what.update(KEY, learner, state, network, *examples()))
     state, seen = what.init(learner, network), []
     for step in range(1, 10):
-        before = learner.params["head"]["kernel"]
-        learner, state = update(learner, state)
-        seen += [step] if (before != learner.params["head"]["kernel"]).any() else []
+        before = np.asarray(learner.params["head"]["kernel"])
+        learner, state = next_step(learner, state)
+        seen += [step] if (before != np.asarray(learner.params["head"]["kernel"])).any() else []
     assert seen == fires
 
 
 def test_the_links_of_a_chain_draw_with_keys_of_their_own():
     network, learner = start()
     both = Chain(ShrinkPerturb(keep=0.0), ShrinkPerturb(keep=0.0))
-    kernels = [NET.init(key)["head"]["kernel"] for key in (KEY, jax.random.fold_in(KEY, 0), jax.random.fold_in(KEY, 1))]
-    after, _ = both.update(KEY, learner, both.init(learner, network), network, *examples())
+    init = jax.jit(NET.init)
+    kernels = [init(key)["head"]["kernel"] for key in (KEY, jax.random.fold_in(KEY, 0), jax.random.fold_in(KEY, 1))]
+    after, _ = update(both, learner, network)
     assert [bool((after.params["head"]["kernel"] == kernel).all()) for kernel in kernels] == [False, False, True]
 
 
@@ -59,19 +72,19 @@ def test_an_unknown_option_is_told_with_those_that_there_are():
 def test_pruned_neurons_stay_gone_through_training():
     network, learner = start()
     prune = Prune(0.0, period=1)
-    dead = np.asarray(network.wiring.dormant(learner.params, *examples(), tau=0.0)["dense0"])
+    dead = dormant(network, learner)
     assert dead.any()
 
     @jax.jit
-    def update(learner, state):
+    def step(learner, state):
         gradients = jax.grad(lambda params: jnp.square(NET.apply(params, *examples()) - 1).sum())(learner.params)
         gradients = jax.tree.map(lambda leaf: leaf + 0.1, gradients)
         stepped = type(learner)(*optimizer_step(network.tx, gradients, learner.opt_state, learner.params))
         return prune.update(KEY, stepped, state, network, *examples())
 
-    learner, state = prune.update(KEY, learner, prune.init(learner, network), network, *examples())
+    learner, state = update(prune, learner, network)
     for _ in range(50):
-        learner, state = update(learner, state)
+        learner, state = step(learner, state)
         assert not np.asarray(learner.params["dense1"]["kernel"])[dead].any()
     assert np.asarray(learner.params["dense1"]["kernel"])[~np.asarray(state.gone["dense0"])].any()
 
@@ -79,22 +92,22 @@ def test_pruned_neurons_stay_gone_through_training():
 def test_recycled_neurons_are_counted_wherever_the_state_is():
     network, learner = start()
     redo = Chain(Every(1, ReDo(0.0)), ReDo(0.0, layers=("dense0",)))
-    dead = int(network.wiring.dormant(learner.params, *examples(), tau=0.0)["dense0"].sum())
-    _, state = redo.update(KEY, learner, redo.init(learner, network), network, *examples())
+    dead = dormant(network, learner).sum()
+    _, state = update(redo, learner, network)
     assert dead > 0 and int(recycled_counts(state)["dense0"]) >= dead
     assert recycled_counts(Chain().init(learner, network)) == {}
 
 
 def test_fresh_weights_come_from_the_networks_own_initialiser():
     network, learner = start()
-    after, _ = ReDo(0.0).update(KEY, learner, ReDo(0.0).init(learner, network), network, *examples())
-    assert (after.params["dense0"]["kernel"][:, 1] == NET.init(KEY)["dense0"]["kernel"][:, 1]).all()
+    after, _ = update(ReDo(0.0), learner, network)
+    assert (after.params["dense0"]["kernel"][:, 1] == jax.jit(NET.init)(KEY)["dense0"]["kernel"][:, 1]).all()
 
 
 def test_reset_draws_whole_layers_anew_and_nothing_else():
     network, learner = start()
-    after, _ = Reset(("dense1",)).update(KEY, learner, (), network, *examples())
-    fresh = NET.init(KEY)
+    after, _ = update(Reset(("dense1",)), learner, network)
+    fresh = jax.jit(NET.init)(KEY)
     assert (after.params["dense1"]["kernel"] == fresh["dense1"]["kernel"]).all()
     assert (after.params["head"]["kernel"] == learner.params["head"]["kernel"]).all()
     assert not after.opt_state[0].mu["dense1"]["kernel"].any() and after.opt_state[0].mu["head"]["kernel"].all()
