@@ -11,7 +11,7 @@ import optax
 from hypothesis import strategies as st
 
 from dormant import Learner, Network, trace
-from dormant.wiring import entry_mask
+from dormant.wiring import by_path, paths
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,
@@ -189,13 +189,20 @@ def silenced(network: Network, params, rng: np.random.Generator):
 
 def silence(network: Network, params, chosen):
     """Returns the parameters after setting the incoming entries of the chosen neurons to zero."""
+    hits = entries(params, [network.wiring[name] for name in chosen], chosen, "incoming")
+    return jax.tree.map(lambda leaf, hit: jnp.asarray(np.where(hit, np.float32(0), leaf)), params, hits)
 
-    @jax.jit
-    def zeroed(params, chosen):
-        hits = entry_mask(params, {name: network.wiring[name].incoming for name in chosen}, chosen)
-        return jax.tree.map(lambda leaf, hit: jnp.where(hit, 0.0, leaf), params, hits)
 
-    return zeroed(params, {name: jnp.asarray(mask) for name, mask in chosen.items()})
+def entries(params, layers, masks, way: str):
+    """Returns a tree of masks: the entries that feed (`incoming`) or read (`outgoing`) the masked neurons.
+
+    Does the same as `entry_mask`, in NumPy, because that one would be compiled for every network.
+    """
+    hits = {path: np.zeros(np.shape(leaf), bool) for path, leaf in by_path(params).items()}
+    for layer in layers:
+        for path, neurons in getattr(layer, way).items():
+            hits[path] |= (neurons >= 0) & np.asarray(masks[layer.name])[np.maximum(neurons, 0)]
+    return jax.tree.unflatten(jax.tree.structure(params), [hits[path] for path in paths(params)])
 
 
 def network_of(architecture: Architecture, tx=OPTIMIZERS["adam"]) -> Network:
