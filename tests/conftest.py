@@ -19,6 +19,7 @@ os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false",
 )
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's second thread only waits for small networks, but uses a core
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides a wrong error message of XLA about cached code
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # shared by all workers of a session
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
