@@ -53,13 +53,15 @@ def test_one_event_is_the_plans_own_update():
     plan_state, params = plan.init(learner, network), SILENT
     own = tx.unpacked(SILENT, state).key
     keys = [jax.random.wrap_key_data(own.at[-1].add(jnp.uint32(step))) for step in range(4)]
+    intervene = jax.jit(tx.intervene)
+    update = jax.jit(lambda key, learner, state: plan.update(key, learner, state, network, X))
     for step in range(4):
         with jax.numpy_dtype_promotion("standard"):  # Adam needs non-strict promotion
             updates, state = tx.update(GRADS, state, params)
             changes, opt_state = inner.update(GRADS, learner.opt_state, learner.params)
-        params, state = tx.intervene((optax.apply_updates(params, updates), state), X)
+        params, state = intervene((optax.apply_updates(params, updates), state), X)
         learner = Learner(optax.apply_updates(learner.params, changes), opt_state)
-        learner, plan_state = plan.update(keys[step], learner, plan_state, network, X)
+        learner, plan_state = update(keys[step], learner, plan_state)
     jax.tree.map(np.testing.assert_array_equal, (params, state.inner), (learner.params, learner.opt_state))
     assert int(tx.measure((params, state), X)["recycled/Dense_0"]) == 2
 
