@@ -1,5 +1,6 @@
 """Cures published in 2024 to 2026, compared with numbers computed by hand. `tests/golden` compares JAX and PyTorch."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import jax
@@ -221,6 +222,14 @@ def test_which_weights_swr_draws_anew(make, settings, chosen):
     else:
         assert dt.SWR(**settings).chosen(torch.tensor(utility)).tolist() == chosen
         assert not dt.SWR(**settings).chosen(torch.zeros(4)).any()
+
+
+def test_swr_draws_the_least_useful_weights_anew_in_every_order_of_the_weights():
+    swr, theirs = (make(choice="proportional", factor=0.5) for make in (SWR, dt.SWR))
+    for utility in itertools.permutations([0.0, 0.1, 0.2, 0.3]):
+        expected = [value < 0.15 for value in utility]
+        assert swr.chosen(KEY, jnp.array(utility)).tolist() == expected
+        assert theirs.chosen(torch.tensor(utility)).tolist() == expected
 
 
 def test_a_fraction_of_a_weight_is_drawn_sometimes():

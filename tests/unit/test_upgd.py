@@ -40,6 +40,12 @@ def test_useful_weights_change_less():
     assert_allclose(change_of(upgd(0.1, settings=twice), [0.5, 0.25], [1.0, -2.0])[0], decayed, rtol=1e-6)
 
 
+def test_the_largest_utility_is_the_scale_even_if_a_harmful_weight_has_a_larger_absolute_one():
+    """The utilities are -1 and 0.5, so the gates are 1 - sigmoid(-2) and 1 - sigmoid(1)."""
+    change, _ = change_of(upgd(1.0, settings=PLAIN), [1.0, 0.25], [1.0, -2.0])
+    assert_allclose(change, [-0.8807971, -0.25 * 0.2689414], rtol=1e-6)
+
+
 def test_the_gate_is_the_same_at_every_step_of_a_steady_gradient():
     """In the authors' code, the first gates differ. It divides a bias-corrected utility by an uncorrected maximum."""
     steady = replace(PLAIN, decay=0.999)
