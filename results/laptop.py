@@ -10,6 +10,7 @@ The first two commands also resume interrupted runs. Finished runs can be archiv
     python results/laptop.py --pack --run-dir runs          archives each finished run in results/laptop/runs
     python results/laptop.py --unpack --run-dir runs        unpacks the archives, for example on another machine
 
+An archive has no checkpoints, so `dormant runs --check` reports each unpacked run as damaged.
 LOG.md has the plan, which was written before any judged run was made.
 """
 
