@@ -34,13 +34,19 @@ def test_kept_runs_are_not_made_again(tmp_path):
         assert (tmp_path / "new" / there / file).read_text() == f"{file} of {finished.name}"
 
 
-def test_packing_and_unpacking_again_changes_nothing(tmp_path, capsys):
+def one_kept(tmp_path):
+    """Packs one finished run. Returns the functions, the names of the kept files, and the run's path in its folder."""
     pack, unpack, files = command(tmp_path / "kept" / "runs")
     (job, *_) = jobs([each for each in EXPERIMENTS if each.name == "fig09"], "laptop", tmp_path / "old", together=False)
     job.path.mkdir(parents=True)
     for file in files:
         (job.path / file).write_text("kept")
     pack(tmp_path / "old")
+    return pack, unpack, files, job.path.relative_to(tmp_path / "old")
+
+
+def test_packing_and_unpacking_again_changes_nothing(tmp_path, capsys):
+    pack, unpack, *_ = one_kept(tmp_path)
     assert "seed" in capsys.readouterr().out
     pack(tmp_path / "old")
     unpack(tmp_path / "old")
@@ -48,13 +54,8 @@ def test_packing_and_unpacking_again_changes_nothing(tmp_path, capsys):
 
 
 def test_a_run_that_was_unpacked_in_part_is_unpacked_again(tmp_path):
-    pack, unpack, files = command(tmp_path / "kept" / "runs")
-    (job, *_) = jobs([each for each in EXPERIMENTS if each.name == "fig09"], "laptop", tmp_path / "old", together=False)
-    job.path.mkdir(parents=True)
-    for file in files:
-        (job.path / file).write_text("kept")
-    pack(tmp_path / "old")
-    unpacked = tmp_path / "new" / job.path.relative_to(tmp_path / "old")
+    _, unpack, files, run = one_kept(tmp_path)
+    unpacked = tmp_path / "new" / run
     unpacked.mkdir(parents=True)
     (unpacked / "metrics.jsonl").write_text("cut sh")
     unpack(tmp_path / "new")
