@@ -40,7 +40,7 @@ test also moves the outgoing entries of silent neurons, which changes nothing, a
   normalisation lets their neurons influence one another, so fresh incoming weights change the others' outputs even
   at tau = 0. `ReDo(coupled="skip")` leaves them alone.
 - *Measured only*: scores are known; no safe way to replace a neuron is known, for the reason given.
-- *Refused*: the tracer raises an error that names the operation.
+- *Refused*: the tracer raises an error, or does not find the layer.
 - The two columns of counts are recycled / measured / refused layers, today and at revision {before}.
 """
 KINDS = (  # part of a reason -> text on the page; the first part that a reason contains is used

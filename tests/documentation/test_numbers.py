@@ -92,6 +92,7 @@ def test_the_readmes_results_are_the_pilots():
     assert f"{pilot.arms[0].training.agent_steps:,} agent steps, and three seeds per arm" in text
     assert len(pilot.seeds) == 3 and "MinAtar/Asterix" in text
     assert "a quarter of DQN's dormant neurons" in text and judged("a quarter", "[0.17, 0.37]")
+    assert "it leaves two thirds" in text and judged("0.665", "[0.481, 0.921]")  # beside DQN with a tuned rate
 
 
 def test_the_length_of_the_demo_is_that_of_its_page():

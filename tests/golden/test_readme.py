@@ -13,9 +13,9 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 SECTIONS = """Install
-Two lines in JAX
-Two lines in PyTorch
-One argument in Stable-Baselines3
+In JAX
+In PyTorch
+In Stable-Baselines3
 See it
 What you get
 Three results
