@@ -254,7 +254,7 @@ def _agent_step(
     act = map_seeds(partial(agent.act, epsilon=epsilon))
     seen = [take_seed((observation, uniform), lane) for lane in range(len(params))]
     action = join_seeds([act(own, observation=o, uniform=u) for own, (o, u) in zip(params, seen, strict=True)])
-    env_state, outcome = jax.vmap(partial(step_or_restart, env))(key, world.env, action)
+    env_state, outcome = in_turn(partial(step_or_restart, env), key, world.env, action)
     ended = outcome.terminal | outcome.truncated
     reward = jnp.clip(outcome.reward, -1.0, 1.0) if agent.clip_rewards else outcome.reward
     discount = jnp.where(outcome.terminal, 0.0, agent.gamma)  # a truncated episode is bootstrapped

@@ -73,15 +73,16 @@ def by_seed(function: Callable[..., Tree], seeds: Int[Array, " seeds"], *trees: 
     return join_seeds([map_seeds(function)(*part) for part in parts])
 
 
-def in_turn(function: Callable[..., Tree], seeds: Int[Array, " seeds"], *trees: PyTree) -> Tree:
-    """Returns the same as `by_seed`, but compiles faster. On a CPU, a compiled loop over seeds calls the function.
+def in_turn(function: Callable[..., Tree], *trees: PyTree) -> Tree:
+    """Calls the function once per seed, with the seed's part of each tree. Returns the results as `by_seed` does.
 
-    `by_seed` would compile one copy of the function per seed. Use this function for measurements between chunks, which
-    take longer to compile than to run.
+    On a CPU, a compiled loop over seeds calls the function, so the function is compiled once for all seeds. Use it for
+    functions that take longer to compile than to run, and for environments: `vmap` would compute both branches of each
+    `cond` of a game.
     """
     if _one_by_one():
-        return jax.lax.map(lambda each: function(*each), (seeds, *trees))
-    return jax.vmap(function)(seeds, *trees)
+        return jax.lax.map(lambda each: function(*each), trees)
+    return jax.vmap(function)(*trees)
 
 
 def _one_by_one() -> bool:
