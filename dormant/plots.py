@@ -49,6 +49,7 @@ SHADES = mpl.colormaps["Greys"].with_extremes(under=DORMANT)
 NAMES = "names of lines"
 LONGEST_NAME = 24  # characters in a line of a name; a wider name takes too much of the width of its axes
 LEADER = {"arrowstyle": "-", "linewidth": 1.2, "shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)}
+FAR = {"linestyle": ":", "linewidth": 0.8}  # a leader that crosses the axes must not look like a curve
 HIGHEST = 3.0  # scores above this all have the same shade; the mean score of a layer is 1
 
 Steps = Int[np.ndarray, " points"] | Float[np.ndarray, " points"]
@@ -164,11 +165,12 @@ def name_ends(axes: Axes, ends: Sequence[End], gap: float = 0.085) -> None:
     """
     for old in [text for text in axes.texts if text.get_gid() == NAMES]:
         old.remove()
-    low, high = axes.get_ylim()
+    points = np.array([(end.x, end.y) for end in ends]).reshape(-1, 2)
+    places = axes.transAxes.inverted().transform(axes.transData.transform(points))  # as fractions of the axes
     names = [textwrap.fill(end.name, LONGEST_NAME) for end in ends]
     longest = max((name.count("\n") + 1 for name in names), default=1)
-    heights = spread([(end.y - low) / (high - low) for end in ends], gap * longest)
-    for end, name, height in zip(ends, names, heights, strict=True):
+    heights = spread(places[:, 1].tolist(), gap * longest)
+    for end, name, height, right in zip(ends, names, heights, places[:, 0], strict=True):
         axes.annotate(
             name,
             xy=(end.x, end.y),
@@ -178,7 +180,7 @@ def name_ends(axes: Axes, ends: Sequence[End], gap: float = 0.085) -> None:
             fontsize=8,
             annotation_clip=False,
             gid=NAMES,
-            arrowprops={**LEADER, "color": end.colour},
+            arrowprops={**LEADER, **(FAR if right < 0.9 else {}), "color": end.colour},
         )
 
 

@@ -148,6 +148,35 @@ def test_names_of_lines_are_beside_the_axes_and_apart():
         assert axes.get_legend() is None
 
 
+def test_long_titles_and_quantities_are_broken_into_lines():
+    long = Panel("Overlap with the log point before (τ = 0.1)", "overlap with the log point before, by chance")
+    what = experiment(games=GAMES[:1], panels=(long,))
+    figure = experiment_figure(what, "smoke", frame().with_columns(pl.lit(0.5).alias(long.metric)))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    for text, side in ((axes._left_title, "x1"), (axes.yaxis.label, "y1")):
+        assert "\n" in text.get_text() and "\n=" not in text.get_text()
+        assert getattr(text.get_window_extent(), side) <= getattr(figure.bbox, side)
+
+
+def test_a_loss_is_drawn_on_a_logarithmic_scale_with_its_names_at_the_ends():
+    what = experiment(games=GAMES[:1], panels=(Panel("Loss", "loss"),))
+    table = frame().with_columns(loss=pl.when(pl.col("arm") == "DQN").then(10.0).otherwise(0.001))
+    axes = experiment_figure(what, "smoke", table).axes[0]
+    assert axes.get_yscale() == "log"
+    low, high = axes.get_ylim()
+    assert 0 < low < 0.001 and 10 < high < 100
+    heights = {text.get_text(): text.xyann[1] for text in axes.texts}
+    assert heights["ReDo"] < 0.2 and heights["DQN"] > 0.8
+
+
+def test_a_leader_that_crosses_the_axes_is_dotted():
+    short = frame().filter((pl.col("arm") == "ReDo") | (pl.col("agent_steps") <= 200))
+    axes = experiment_figure(experiment(games=GAMES[:1], panels=PANELS[:1]), "smoke", short).axes[0]
+    styles = {text.get_text(): text.arrow_patch.get_linestyle() for text in axes.texts}
+    assert styles == {"DQN": ":", "ReDo": "solid"}
+
+
 def test_lines_differ_without_colour():
     arms = tuple(f"Arm {number}" for number in range(6))
     (axes,) = (each for each in experiment_figure(experiment(arms, GAMES[:1], PANELS[:1]), "smoke", frame(arms)).axes

@@ -104,7 +104,7 @@ def _layer_panels(grid: GridSpecFromSubplotSpec, arms: Mapping[str, RunFolder], 
         for number, name in enumerate(name for name in means if name in most):
             _draw(axes, *means[name], name, number, colour, LINES[number % len(LINES)], seeds=False)
         axes.set_title("")
-        finish(axes, "", "", f"{arm}\ndormant fraction", percent=True)
+        finish(axes, "", "", f"{arm}\ndormant", percent=True)
     for axes in panels:  # after all lines are drawn, because the panels share their axis limits
         name_lines(axes, gap=0.085 * len(arms))
     some = f", {MOST_LINES} with most" if len(layers(next(iter(arms.values())))) > MOST_LINES else ""

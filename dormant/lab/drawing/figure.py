@@ -30,6 +30,7 @@ QUANTITIES = {
     "overlap_percent": "overlap of dormant neurons",
     "iqm_human_normalised": "human-normalised return, IQM",
 }
+LOGARITHMIC = {"loss"}  # it falls by several powers of ten
 # Metric in published.csv -> prefix of our metric. All other metrics in published.csv are returns.
 METRICS = {"dormant_percent": "dormant/", "overlap_percent": "overlap"}
 
@@ -141,6 +142,7 @@ CELL = (3.75, 2.5)  # inches; two columns are as wide as a page
 COLUMNS = 2
 PART = ", part "
 CAPTION = 120  # characters per line
+TITLE, QUANTITY = 36, 30  # characters per line of a plot's title, and of the label of its y-axis
 
 
 def experiment_figure(
@@ -271,15 +273,31 @@ def draw(axes: Axes, plot: Plot) -> None:
     """Draws the lines of a plot, its axes and its title."""
     for line in plot.lines:
         _line(axes, plot, line)
-    axes.set_title(f"{plot.title}\n{plot.place}", color="#666666" if plot.published else "black")
-    axes.set_ylabel(plot.quantity)
+    title = "\n".join(_broken(part, TITLE) for part in (plot.title, plot.place))
+    axes.set_title(title, color="#666666" if plot.published else "black")
+    axes.set_ylabel(_broken(plot.quantity, QUANTITY))
     if plot.x_name != "replay_ratio":
         axes.set_xlim(left=0)
     axes.set_xlabel(plot.x_name.replace("_", " "))
     axes.grid(axis="y", color="#e8e8e8", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set_ylim(_reach(plot))
+    if plot.metric in LOGARITHMIC:
+        axes.set_yscale("log")
+        axes.set_ylim(_positive(plot))
+    else:
+        axes.set_ylim(_reach(plot))
     _formats(axes, plot)
+
+
+def _broken(text: str, width: int) -> str:
+    """Breaks a text into lines. Keeps "τ = 0.1" on one line."""
+    return textwrap.fill(text.replace(" = ", "\u00a0=\u00a0"), width).replace("\u00a0", " ")
+
+
+def _positive(plot: Plot) -> tuple[float, float]:
+    """The limits of a logarithmic y-axis. They contain all positive means."""
+    means = np.concatenate([line.middle[line.middle > 0] for line in plot.lines])
+    return (0.8 * float(means.min()), 1.25 * float(means.max())) if means.size else (0.1, 1.0)
 
 
 def _reach(plot: Plot) -> tuple[float, float]:
@@ -327,7 +345,7 @@ def _formats(axes: Axes, plot: Plot) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(ScalarFormatter())
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))  # names may leave little width
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.margins(x=0)
 
