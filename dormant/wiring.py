@@ -136,10 +136,10 @@ def paths(params: PyTree) -> list[str]:
     >>> paths({"dense": {"bias": 0, "kernel": 1}})
     ['dense/bias', 'dense/kernel']
     """
-    return [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ]
+    found = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in found]
+    # Keys with slashes, as in {"a": {"b/c": ...}, "a/b": {"c": ...}}, may give several leaves the same name.
+    return [name + (f"#{earlier + 1}" if (earlier := names[:n].count(name)) else "") for n, name in enumerate(names)]
 
 
 def by_path(params: PyTree) -> dict[str, Any]:

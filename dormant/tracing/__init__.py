@@ -14,7 +14,7 @@ from .. import hints
 from ..settings import described
 from ..wiring import Activation, Wiring, by_path, paths
 from .audit import audit
-from .kernels import convolution, product
+from .kernels import convolution, is_dense, product, sums_of_products
 from .layers import Found, Site, collect
 from .ledger import Ledger, mix
 from .program import LONGEST_UNROLLED, Program, Step, evaluate, flat_program, trained_inputs
@@ -100,7 +100,15 @@ def _analyse(traced: Program, params: PyTree) -> Found:
         shape = traced.shapes[number]
         is_parameter = position < len(leaves)
         values[number] = _parameter(position, shape) if is_parameter else plain(shape, from_input=True)
-    for step in traced.steps:
+    products = sums_of_products(traced)
+    merged: dict[int, Step] = {}
+    for each in traced.steps:
+        number = each.results[0]
+        if number in products and is_dense(products[number], [values[operand] for operand in each.operands]):
+            values[number] = plain(traced.shapes[number])
+            merged[products[number].results[0]] = products[number]
+            continue
+        step = merged.get(number, each)
         shapes = [traced.shapes[result] for result in step.results]
         results = _apply_rule(notes, step, [values[operand] for operand in step.operands], shapes)
         values.update(zip(step.results, results, strict=True))

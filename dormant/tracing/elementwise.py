@@ -18,6 +18,9 @@ from .values import NONE, NOT_FOLLOWED, SETS, Ids, Met, Shapes, Value, Why, narr
 
 SUMS = "add", "sub", "complex"  # steps whose result is zero where all operands are zero
 SCALES = "mul", "div"  # steps whose result is zero where the neurons are zero
+# Non-linear steps that map zero to zero. Their slope there is not zero, so that a kernel which was set to zero can be
+# trained again. For `round` and `sign`, a network needs a straight-through gradient anyway.
+ZERO_TO_ZERO = "sin tan tanh sinh asin asinh atan atanh erf erf_inv expm1 log1p round sign"
 
 
 def linear(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
@@ -41,6 +44,8 @@ def convert(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes
 def elementwise(notes: Ledger, step: Step, operands: Sequence[Value], shape: tuple[int, ...], bends: bool) -> Value:
     """Returns the result of an element-wise step. `bends` is true if the step is non-linear in its neurons."""
     operands = [_aligned(operand, len(shape)) for operand in operands]
+    if step.name == "mul":
+        operands = _with_gates_mixed(notes, step, operands)
     numbers = [number for number, operand in zip(step.operands, operands, strict=True) if operand.has_neurons]
     carriers = [operand for operand in operands if operand.has_neurons]
     others = [operand for operand in operands if not operand.has_neurons]
@@ -70,6 +75,28 @@ def elementwise(notes: Ledger, step: Step, operands: Sequence[Value], shape: tup
     return Value(shape, neurons, sites, from_input=True, **facts)
 
 
+def _with_gates_mixed(notes: Ledger, step: Step, operands: list[Value]) -> list[Value]:
+    """Returns the two operands of a product. If one is a gate that several neurons of the other share, it is a mix.
+
+    A silent neuron stays silent if a gate scales it, so only the gate's own neurons can't be recycled.
+    """
+    ids = [notes.current(operand.neurons) for operand in operands]
+    a, b = (one.ravel() for one in np.broadcast_arrays(*ids))
+    pairs = np.unique(np.stack([a, b], axis=-1), axis=0)
+    if (pairs < 0).any() or notes.producers_of(a) & notes.producers_of(b):
+        return operands
+    repeated = [len(np.unique(column)) < len(column) for column in pairs.T]
+    if sum(repeated) != 1:
+        return operands
+    gate = repeated.index(True)
+    return [gate_of(notes, step, side, each) if side == gate else each for side, each in enumerate(operands)]
+
+
+def gate_of(notes: Ledger, step: Step, side: int, value: Value) -> Value:
+    """Returns operand number `side` of a step as a value that mixes its neurons."""
+    return mix(notes, step._replace(operands=step.operands[side : side + 1]), [value], [value.shape])[0]
+
+
 def _outside(carriers: Sequence[Value], shared: Why) -> Why:
     """Returns the reasons in `shared` that hold for all operands whose neurons have not passed a non-linearity.
 
@@ -90,13 +117,45 @@ def _aligned(operand: Value, rank: int) -> Value:
 
 
 def _without_neurons(step: Step, operands: Sequence[Value], shape: tuple[int, ...], bends: bool) -> Value:
-    parts = tuple(part for operand in operands for part in operand.parts)
     kernels = [operand for operand in operands if operand.is_kernel]
-    is_kernel = bool(kernels) and not bends and _stays_a_kernel(step, operands)
+    is_kernel = bool(kernels) and _stays_a_kernel(step, operands) and (not bends or _maps_zero_to_zero(step, operands))
     is_kernel = is_kernel or (step.name == "select_n" and _is_masked_kernel(operands))
     fed = any(operand.from_input for operand in operands)
     sets: dict[str, Any] = {name: union(operands, name) for name in SETS}
-    return Value(shape, no_ids(shape), no_ids(shape), parts, is_kernel, fed, **sets)
+    scaled = _scaled(step, kernels) if is_kernel else None
+    ordered = operands if scaled is None else sorted(operands, key=lambda operand: operand is not scaled)
+    parts = tuple(part for operand in ordered for part in operand.parts)
+    factors = frozenset(part.leaf for part in parts)
+    for operand in operands if scaled is None else [scaled]:
+        factors -= _zeroed(operand)
+    return Value(shape, no_ids(shape), no_ids(shape), parts, is_kernel, fed, factors=factors, **sets)
+
+
+def _zeroed(kernel: Value) -> set[int]:
+    """Returns the parameters that must be zero for the kernel to be zero."""
+    return {part.leaf for part in kernel.parts} - kernel.factors
+
+
+def _scaled(step: Step, kernels: Sequence[Value]) -> Value | None:
+    """Returns the kernel that a product or quotient scales, or None for other steps.
+
+    Of two kernels, it is the one with more entries. The result is zero where this kernel is zero. The parameters of the
+    other one must not be zero there, because the kernel would get no gradient.
+    """
+    if step.name != "mul":
+        return kernels[0] if step.name == "div" else None
+    return max(kernels, key=lambda kernel: max(part.entries.size for part in kernel.parts))
+
+
+def _maps_zero_to_zero(step: Step, operands: Sequence[Value]) -> bool:
+    """Whether a non-linear step maps a kernel's zeros to zeros, with a slope there. A step function has none."""
+    if step.name in ZERO_TO_ZERO.split():
+        return not operands[0].from_input
+    bounds = [operand.constant for operand in operands if operand.constant is not None]
+    if step.name not in ("max", "min") or len(bounds) != 1:
+        return False
+    bound = np.asarray(bounds[0].value)
+    return bool((bound < 0 if step.name == "max" else bound > 0).all())
 
 
 def _stays_a_kernel(step: Step, operands: Sequence[Value]) -> bool:
@@ -104,8 +163,11 @@ def _stays_a_kernel(step: Step, operands: Sequence[Value]) -> bool:
     if step.name in SUMS:
         return all(operand.is_kernel or operand.is_zero for operand in operands)
     if step.name == "div":
-        return operands[0].is_kernel and not operands[-1].is_kernel
-    return step.name == "mul" or len(operands) == 1
+        return operands[0].is_kernel
+    if step.name == "mul":  # a product of a kernel and itself has no slope at zero
+        leaves = [leaf for operand in operands if operand.is_kernel for leaf in _zeroed(operand)]
+        return len(leaves) == len(set(leaves))
+    return step.name in ("max", "min") or len(operands) == 1
 
 
 def _is_masked_kernel(operands: Sequence[Value]) -> bool:

@@ -3,15 +3,18 @@
 A rule returns the results of a step, given its operands (see `rules`). An id is the number of a neuron.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+from jax import lax
 
 from ..reasons import APART, DIRECT, OWN, Reason
+from .elementwise import gate_of
 from .ledger import Ledger, mix
-from .program import Step
+from .program import Program, Step
 from .values import NONE, Ids, Shapes, Value, narrow, no_ids, varies, widen
 
 
@@ -35,6 +38,38 @@ def product(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes
         return _data_product(notes, step, operands, axes, shapes)
     own, reads = _product_entries(operands, axes, side)
     return [feed(notes, step, operands, side, own, reads, _product_result(own, axes, side), shapes[0])]
+
+
+def sums_of_products(traced: Program) -> dict[int, Step]:
+    """Returns products that are written as `mul` and `reduce_sum`, each as one step `dot_general`.
+
+    The keys are the results of the `mul` steps. Only `reduce_sum` reads such a result.
+    """
+    readers = Counter([*traced.outputs, *(operand for step in traced.steps for operand in step.operands)])
+    factors = {step.results[0]: step.operands for step in traced.steps if step.name == "mul"}
+    found = {}
+    for step in traced.steps:
+        number = step.operands[0] if step.name == "reduce_sum" else None
+        if number not in factors or readers[number] > 1:
+            continue
+        rank, summed = len(traced.shapes[number]), tuple(step.settings["axes"])
+        if all(len(traced.shapes[factor]) == rank for factor in factors[number]):
+            kept = tuple(axis for axis in range(rank) if axis not in summed)
+            axes = {"dimension_numbers": ((summed, summed), (kept, kept))}
+            found[number] = Step(lax.dot_general_p, factors[number], step.results, axes, step.scope)
+    return found
+
+
+def is_dense(step: Step, operands: Sequence[Value]) -> bool:
+    """Whether a product from `sums_of_products` sums a kernel times data over an axis of the data's features."""
+    (summed, _), _ = step.settings["dimension_numbers"]
+    kernels = [value for value in operands if value.parts and not value.has_neurons and not value.from_input]
+    data = [value for value in operands if value.from_input]
+    return (
+        len(kernels) == len(data) == 1
+        and any(varies(part.entries, summed) for part in kernels[0].parts)
+        and (varies(data[0].neurons, summed) or not data[0].has_neurons)
+    )
 
 
 def kernel_side(operands: Sequence[Value], outer: Sequence[Sequence[int]]) -> int | None:
@@ -199,8 +234,13 @@ def feed(
         notes.note_reading(step.operands[1 - side], data)
         _check_reading(notes, kernel, data, reads, name)
     for part in kernel.parts:
-        fits = notes.note_use(part, feeds, reads, kernel.shape)
-        clash = clash or not fits
+        factor = part.leaf in kernel.factors
+        fits = notes.note_use(part, feeds, None if factor else reads, kernel.shape)
+        if factor and not fits:
+            notes.blame(
+                producers, Reason(f"several neurons share {notes.leaf_names[part.leaf]}, which feeds them", OWN)
+            )
+        clash = clash or not (fits or factor)
     if clash:
         notes.blame(producers, Reason("several neurons share an entry of its kernel", OWN))
         notes.blame(notes.producers_of(data.neurons), Reason(f"several neurons share an entry of {name}'s kernel", OWN))
@@ -275,6 +315,13 @@ def _data_product(
 
     Such a product mixes neurons if both operands hold neurons, or if it sums over an axis along which neurons differ.
     """
+    operands = list(operands)
+    for side in (0, 1) if operands[0].has_neurons and operands[1].has_neurons else ():
+        mine, theirs = notes.producers_of(operands[side].neurons), notes.producers_of(operands[1 - side].neurons)
+        one_each = not varies(operands[side].neurons, axes[side].summed + axes[side].free)
+        if one_each and varies(operands[1 - side].neurons, axes[1 - side].free) and not mine & theirs:
+            operands[side] = gate_of(notes, step, side, operands[side])  # the weights of a pool over positions
+            break
     carriers = [side for side in (0, 1) if operands[side].has_neurons]
     if len(carriers) == 1:
         side = carriers[0]

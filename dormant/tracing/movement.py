@@ -122,7 +122,7 @@ def indexed_axes(step: Step, shape: tuple[int, ...], known: Sequence[bool]) -> l
         return [axis for axis, length in enumerate(shape) if sizes[axis] < length and not known[axis]]
     numbers = step.settings["dimension_numbers"]
     indexed = (*numbers.start_index_map, *numbers.operand_batching_dims)
-    return [axis for axis in sorted(indexed) if sizes[axis] < shape[axis]]
+    return [int(axis) for axis in sorted(indexed) if sizes[axis] < shape[axis]]
 
 
 def concatenate(step: Step, ids: Sequence[Ids], shapes: Sequence[tuple[int, ...]]) -> Ids:

@@ -71,7 +71,9 @@ def flat_program(function: Callable[..., Any], *arguments: Any) -> Program:
     writer = _Writer()
     inputs = [writer.number(_shaped(variable).shape) for variable in closed.jaxpr.invars]
     outputs = writer.inline(closed.jaxpr, closed.consts, inputs, scope="")
-    return Program(writer.steps, inputs, outputs, writer.constants, writer.shapes)
+    every = Program(writer.steps, inputs, outputs, writer.constants, writer.shapes)
+    # Steps that no output depends on, such as a statistic that the caller drops, are not part of the network.
+    return every._replace(steps=needed(every, outputs))
 
 
 def evaluate(traced: Program, arguments: Sequence[Any], wanted: Iterable[int]) -> dict[int, Any]:
@@ -201,6 +203,9 @@ class _Writer:
             carry, outputs = results[: len(carry)], results[len(carry) :]
             for column, output in zip(stacked, outputs, strict=True):
                 column.insert(0, output) if settings["reverse"] else column.append(output)
+        if not length:  # there are no outputs to stack
+            empty = [_shaped(variable) for variable in equation.outvars[len(carry) :]]
+            return carry + [self.constant(np.zeros(each.shape, each.dtype)) for each in empty]
         return carry + [self.call(_stacked, column, scope)[0] for column in stacked]
 
     def call(

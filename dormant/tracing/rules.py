@@ -14,7 +14,7 @@ from .elementwise import convert, linear, nonlinear
 from .ledger import Ledger, mix
 from .movement import MOVES, add_at, concatenate, indexed_axes, overwrite, overwrite_slice
 from .program import Step
-from .values import Ids, Part, Shapes, Value, narrow, no_ids, plain, side_by_side, varies
+from .values import Ids, Part, Shapes, Value, narrow, no_ids, numbered, plain, side_by_side, varies
 
 Rule = Callable[[Ledger, Step, Sequence[Value], Shapes], list[Value]]
 
@@ -30,10 +30,23 @@ def move(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -
     indices = [index.value for index in known if index is not None]
     moved = value.moved(shapes[0], lambda ids: MOVES[step.name](step, ids, value.shape, indices))
     if step.name == "pad" and not others[0].is_zero:
-        owners = notes.producers_of(value.neurons) if value.is_activated else set()
-        offset = {(owner, Reason("not zero when silent: padding follows its activation", SILENT)) for owner in owners}
-        moved = replace(moved, is_kernel=False, offset=moved.offset | offset)
+        moved = _padded(notes, value, moved)
+    if _fills(step) and (MOVES["gather"](step, numbered(value.shape), value.shape, indices) < 0).any():
+        moved = replace(moved, is_kernel=False)
     return [moved]
+
+
+def _padded(notes: Ledger, value: Value, moved: Value) -> Value:
+    """Returns the result `moved` of a step that puts numbers other than zero between or behind the elements."""
+    owners = notes.producers_of(value.neurons) if value.is_activated else set()
+    offset = {(owner, Reason("not zero when silent: padding follows its activation", SILENT)) for owner in owners}
+    return replace(moved, is_kernel=False, offset=moved.offset | offset)
+
+
+def _fills(step: Step) -> bool:
+    """Whether a gather has a fill value other than zero for indices out of bounds. Ignores the default, NaN."""
+    fill = step.settings.get("fill_value")
+    return step.name == "gather" and fill is not None and bool(np.isfinite(fill) and fill != 0)
 
 
 def _move_by_unknown(notes: Ledger, step: Step, operands: Sequence[Value], shapes: Shapes) -> list[Value]:
@@ -53,7 +66,8 @@ def _move_by_unknown(notes: Ledger, step: Step, operands: Sequence[Value], shape
     known = [np.zeros(other.shape, np.int32) if other.constant is None else other.constant.value for other in others]
     change = MOVES[step.name]
     if not any(varies(ids, axes) for ids in value.arrays):
-        return [replace(value.moved(shapes[0], lambda ids: change(step, ids, value.shape, known)), **facts)]
+        moved = replace(value.moved(shapes[0], lambda ids: change(step, ids, value.shape, known)), **facts)
+        return [_padded(notes, value, moved) if _fills(step) else moved]
     choices = _choices(step, value, known, axes)
     if value.has_neurons or not choices:
         return mix(notes, step, operands, shapes)
@@ -61,7 +75,11 @@ def _move_by_unknown(notes: Ledger, step: Step, operands: Sequence[Value], shape
         Part(part.leaf, change(step, part.entries, value.shape, choice)) for choice in choices for part in value.parts
     ]
     chosen = value.chosen | {part.leaf for part in value.parts}
-    return [replace(plain(shapes[0], **facts), parts=tuple(parts), is_kernel=value.is_kernel, chosen=chosen)]
+    return [
+        replace(
+            plain(shapes[0], **facts), parts=tuple(parts), is_kernel=value.is_kernel and not _fills(step), chosen=chosen
+        )
+    ]
 
 
 def _choices(step: Step, value: Value, known: Sequence[Any], axes: Sequence[int]) -> list[list[Any]]:

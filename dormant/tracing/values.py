@@ -50,6 +50,7 @@ class Value:
     from_input: bool = False  # whether it depends on the function's inputs
     mixed: frozenset[int] = frozenset()  # producers whose neurons it mixes
     hidden: frozenset[tuple[int, str]] = frozenset()  # parameters that it mixes, each with the step that mixed it
+    factors: frozenset[int] = frozenset()  # parameters that only scale it; it is zero where all others are zero
     chosen: frozenset[int] = frozenset()  # parameters of which it holds a slice with an unknown index
     offset: Why = frozenset()  # reasons why its neurons are not zero where their activation is zero
     shared: Why = frozenset()  # reasons why incoming weights of its neurons can't be redrawn

@@ -13,8 +13,6 @@ AB = {"a": (5, 4), "b": (4, 2)}
 
 # Name -> a function `f(p, h)` that mixes the neurons h, and the shapes of its parameters.
 LEARNED = {
-    "a kernel written as a sum": (lambda p, h: (h[:, :, None] * p["k"]).sum(1), {"k": (4, 4)}),
-    "pooled with weights": (lambda p, h: (h * p["k"]).sum(-1, keepdims=True), {"k": (4,)}),
     "a running sum with weights": (lambda p, h: jnp.cumsum(h * p["k"], -1), {"k": (4,)}),
     "sorted with weights": (lambda p, h: jnp.sort(h * p["k"], -1), {"k": (4,)}),
     "the largest with offsets": (lambda p, h: (h + p["k"]).max(-1, keepdims=True), {"k": (4,)}),
@@ -38,10 +36,31 @@ LEARNED = {
         lambda p, h: jnp.repeat((h * p["k"]).reshape(-1, 2, 2).sum(-1), 2, axis=-1),
         {"k": (4,)},
     ),
-    "a member of a stack of weights": (lambda p, h: (h * p["k"][1]).mean(-1, keepdims=True), {"k": (2, 4)}),
-    "weighted twice": (lambda p, h: (h * p["k"]).sum(-1, keepdims=True) * p["c"], {"k": (4,), "c": (4,)}),
     "a weighted spectrum": (lambda p, h: jnp.fft.ifft(jnp.fft.fft(h) * p["k"]).real, {"k": (4,)}),
     "another layer": (lambda p, h: jnp.concatenate([h, X @ p["k"]], -1).mean(-1, keepdims=True), {"k": (5, 3)}),
+}
+# Mixes that are products with a kernel, and the reasons against recycling the two layers if they are gates.
+PRODUCTS = {
+    "a kernel written as a sum": (
+        lambda p, h: (h[:, :, None] * p["k"]).sum(1),
+        {"k": (4, 4)},
+        {"a+k": "k both feeds and reads it"},
+    ),
+    "pooled with weights": (
+        lambda p, h: (h * p["k"]).sum(-1, keepdims=True),
+        {"k": (4,)},
+        {"a": 4, "k": "is combined with a"},
+    ),
+    "a member of a stack of weights": (
+        lambda p, h: (h * p["k"][1]).mean(-1, keepdims=True),
+        {"k": (2, 4)},
+        {"a": 4, "k": "is combined with a"},
+    ),
+    "weighted twice": (
+        lambda p, h: (h * p["k"]).sum(-1, keepdims=True) * p["c"],
+        {"k": (4,), "c": (4,)},
+        {"a": 4, "k": "is combined with a"},
+    ),
 }
 MEETING = {
     "before": lambda h, f: relu(h * f(h)),
@@ -59,7 +78,7 @@ def layer_a(f, meeting, shapes):
         return MEETING[meeting](x @ p["a"], lambda h: f(p, h)) @ p["b"]
 
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        return next(layer for layer in dormant.trace(apply, params, X).layers if layer.name == "a")
+        return next(layer for layer in dormant.trace(apply, params, X).layers if layer.name.startswith("a"))
 
 
 @pytest.mark.parametrize("meeting", MEETING)
@@ -67,6 +86,20 @@ def layer_a(f, meeting, shapes):
 def test_a_mix_with_weights_inside_feeds_neurons_by_a_way_that_is_not_followed(name, meeting):
     layer = layer_a(*LEARNED[name][:1], meeting, LEARNED[name][1])
     assert not layer.recyclable, layer
+
+
+@pytest.mark.parametrize("meeting", ["before", "before, summed"])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_that_meets_its_own_neurons_before_their_activation_feeds_them(name, meeting):
+    layer = layer_a(*PRODUCTS[name][:1], meeting, PRODUCTS[name][1])
+    assert not layer.recyclable, layer
+
+
+@pytest.mark.parametrize("meeting", ["after", "after, of what came before"])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_that_scales_its_own_neurons_behind_their_activation_is_a_gate(name, meeting):
+    f, shapes, expected = PRODUCTS[name]
+    check(lambda p, x: MEETING[meeting](x @ p["a"], lambda h: f(p, h)) @ p["b"], AB | shapes, expected)
 
 
 STATISTICS = {
@@ -96,7 +129,7 @@ def test_weights_that_half_of_the_neurons_have_met_are_not_all_the_neurons_own()
     def apply(p, x):
         h = x @ p["a"]
         half = jnp.concatenate([h[:, :2] * p["s"][:2], h[:, 2:]], -1)
-        return relu(half + (h * p["s"]).mean(-1, keepdims=True)) @ p["b"]
+        return relu(half + (h * p["s"]).max(-1, keepdims=True)) @ p["b"]
 
     check(apply, AB | {"s": (4,)}, {"a": "s feeds it through a mix"})
 

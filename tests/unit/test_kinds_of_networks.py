@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.promise import SERIES, check
+from networks.promise import SERIES, X, check, initialiser
+
+import dormant
+from dormant.wiring import entry_mask
 
 relu = jax.nn.relu
 AB = {"a": (5, 8), "b": (8, 2)}
@@ -169,6 +172,12 @@ READ = {
         {"u": (8, 8)},
         "u reads it in 'dot_general', which is not followed",
     ),
+    "a kernel times itself": (lambda p, h: h @ (p["b"] * p["b"]), {}, "is not zero where"),
+    "a kernel with ones below it": (
+        lambda p, h: h @ p["b"][:6].at[np.array([0, 1, 2, 3, 4, 5, 9, 9])].get(mode="fill", fill_value=1.0),
+        {},
+        "is not zero where",
+    ),
     "its own mean": (lambda p, h: h @ p["b"] + h.mean(), {}, "the function also returns it"),
 }
 
@@ -179,17 +188,106 @@ def test_neurons_read_by_a_way_that_is_not_followed_are_measured(name):
     check(lambda p, x: second(p, relu(x @ p["a"])), AB | more, {"a": reason})
 
 
-def test_a_product_written_as_a_sum_feeds_without_weights_that_are_followed():
-    def apply(p, x):
-        first = relu(x @ p["a"])
-        return relu((first[:, :, None] * p["s"]).sum(1) + first @ p["k"]) @ p["c"]
+def rounded(w):
+    return w + jax.lax.stop_gradient(jnp.round(w) - w)
 
-    shapes = {"a": (5, 8), "s": (8, 6), "k": (8, 6), "c": (6, 2)}
-    check(
-        apply,
-        shapes,
-        {"a": "is combined with k without weights of its own", "k": "a feed it without weights of their own"},
-    )
+
+COMPUTED_READERS = {
+    "one scale": (lambda p: p["s"] * p["b"], {"s": ()}),
+    "a scale for each input": (lambda p: p["b"] / jnp.exp(p["s"]), {"s": (8, 1)}),
+    "a product of two kernels": (lambda p: p["b"] * p["s"], {"s": (8, 2)}),
+    "a squashed kernel": (lambda p: jnp.tanh(p["b"]), {}),
+    "a clipped kernel": (lambda p: jnp.clip(p["b"], -1.0, 1.0), {}),
+    "signs with a straight-through gradient": (
+        lambda p: p["b"] + jax.lax.stop_gradient(jnp.sign(p["b"]) - p["b"]),
+        {},
+    ),
+    "learned step sizes": (lambda p: p["s"] * rounded(p["b"] / p["s"]), {"s": (2,)}),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED_READERS)
+def test_a_computed_kernel_reads_and_its_zeros_get_gradients(name):
+    kernel, more = COMPUTED_READERS[name]
+    shapes = AB | more
+    apply = lambda p, x: jnp.tanh(x @ p["a"]) @ kernel(p)  # noqa: E731
+    with jax.numpy_rank_promotion("allow"):
+        check(apply, shapes, {"a": 8})
+        params = initialiser(shapes)(jax.random.key(0))
+        cut = entry_mask(params, {"a": dormant.trace(apply, params, X)["a"].outgoing}, {"a": jnp.arange(8) == 0})
+        params = jax.tree.map(lambda hit, leaf: jnp.where(hit, 0.0, leaf), cut, params)
+        gradients = jax.grad(lambda p: apply(p, X).sum())(params)
+    assert np.asarray(cut["b"]).any()
+    assert np.asarray(gradients["b"])[0].all()
+
+
+def test_a_scale_that_several_neurons_share_feeds_them():
+    check(lambda p, x: relu(x @ (p["s"] * p["a"])) @ p["b"], AB | {"s": ()}, {"a": "several neurons share s"})
+
+
+def test_a_product_written_as_a_sum_is_a_product():
+    def apply(p, x):
+        first = relu((x[:, :, None] * p["a"]).sum(1))
+        return (relu((first[:, :, None] * p["s"]).sum(1) + first @ p["k"]) * p["c"]).sum(-1)
+
+    check(apply, {"a": (5, 8), "s": (8, 6), "k": (8, 6), "c": (6,)}, {"a": 8, "s+k": 6})
+
+
+GATES = {
+    "one gate": (lambda p, x, h: jax.nn.sigmoid(x @ p["g"]) * h, {"g": (5, 1)}, "is combined with a"),
+    "a gate for each half": (
+        lambda p, x, h: (h.reshape(-1, 2, 4) * jnp.tanh(x @ p["g"])[..., None]).reshape(-1, 8),
+        {"g": (5, 2)},
+        "is combined with a",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_gate_that_neurons_share_is_measured_and_they_are_recycled(name):
+    gated, more, reason = GATES[name]
+    check(lambda p, x: gated(p, x, relu(x @ p["a"])) @ p["b"], AB | more, {"a": 8, "g": reason})
+    before = lambda p, x: relu(gated(p, x, x @ p["a"])) @ p["b"]  # noqa: E731
+    check(before, AB | more, {"a": "g feed it without weights of their own", "g": reason})
+
+
+def test_attention_over_positions_pools_neurons():
+    def one(p, x):
+        return jnp.einsum("bt,bth->bh", jax.nn.softmax(x @ p["g"]), relu(x @ p["a"])) @ p["b"]
+
+    def heads(p, x):
+        kept = relu(x @ p["a"]).reshape(*x.shape[:2], 2, 4)
+        return jnp.einsum("btn,btnd->bnd", jax.nn.softmax(x @ p["g"], axis=1), kept).reshape(len(x), 8) @ p["b"]
+
+    reason = "computes weights for sums of a"
+    check(one, AB | {"g": (5,)}, {"a": 8, "g": reason}, x=SERIES)
+    check(heads, AB | {"g": (5, 2)}, {"a": 8, "g": reason}, x=SERIES)
+
+
+def test_steps_that_no_output_depends_on_are_ignored():
+    def both(p, x):
+        hidden = relu(x @ p["a"])
+        jax.debug.callback(lambda norm: None, jnp.linalg.norm(p["b"]))
+        return hidden @ p["b"], {"norm": jnp.linalg.norm(p["a"]), "largest": hidden.max()}
+
+    check(lambda p, x: both(p, x)[0], AB, {"a": 8})
+    check(both, AB, {"a": "the function also returns it"})
+
+
+def test_a_number_behind_the_end_is_not_silent():
+    def apply(p, x, time):
+        chosen = jax.vmap(lambda h, t: h.at[t].get(mode="fill", fill_value=1.0))(relu(x @ p["a"]), time)
+        return chosen @ p["b"]
+
+    check(apply, AB, {"a": "padding follows its activation"}, x=SERIES, inputs=(np.array([0, 5, 6, 9]),))
+
+
+def test_a_scan_of_no_iterations():
+    def apply(p, x):
+        hidden, every = jax.lax.scan(lambda h, w: (relu(h @ w), h), relu(x @ p["a"]), p["stack"])
+        return hidden @ p["b"], every.sum(0)
+
+    check(apply, AB | {"stack": (0, 8, 8)}, {"a": 8})
 
 
 def test_a_masked_kernel_and_noise_on_it_read_as_any_other():

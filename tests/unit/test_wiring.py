@@ -55,3 +55,12 @@ def test_entry_masks_join_layers_that_share_a_parameter():
     entries = {"a": {"w": np.array([0, -1])}, "b": {"w": np.array([-1, 0])}}
     hit = entry_mask({"w": jnp.ones(2)}, entries, {"a": jnp.array([True]), "b": jnp.array([True])})
     assert hit["w"].tolist() == [True, True]
+
+
+def test_leaves_with_the_same_path_have_names_of_their_own():
+    params = {"a": {"b/w": jnp.ones((2, 3))}, "a/b": {"w": jnp.ones((3, 3))}, "c": jnp.ones((3, 1))}
+    assert paths(params) == ["a/b/w", "a/b/w#2", "c"]
+    apply = lambda p, x: jax.nn.relu(jax.nn.relu(x @ p["a"]["b/w"]) @ p["a/b"]["w"]) @ p["c"]  # noqa: E731
+    first, second = trace(apply, params, jnp.ones((4, 2))).layers
+    assert (set(first.incoming), set(first.outgoing)) == ({"a/b/w"}, {"a/b/w#2"})
+    assert (set(second.incoming), set(second.outgoing)) == ({"a/b/w#2"}, {"c"})
