@@ -114,10 +114,10 @@ def gato(x):
 @linen(
     "Perceiver, latents that attend",
     SEQUENCES,
-    recycled="mlp_up",
+    recycled="v mlp_up",
     measured={
         "params/LayerNorm_0/bias (in 'dot_general') is in q's kernel in a way that is not followed": "k",
-        "product of two activations": "v q",
+        "computes weights for sums of v": "q",
         "summed": "out mlp_down",
     },
 )

@@ -173,7 +173,7 @@ def soft_modules(x):
     "CARE, mixture of encoders",
     ROWS,
     recycled="a b c dense",
-    measured={"multiplied with": "a2 b2 c2", "without weights of its own": "shares"},
+    measured={"without weights of its own": "a2 b2 c2 shares"},
     agent="Sodhani et al. 2021",
 )
 def care(x):

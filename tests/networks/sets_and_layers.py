@@ -53,7 +53,7 @@ def deep_sets(x):
     return nn.Dense(2, name="head")(hidden(x, 6, "rho1"))
 
 
-@linen("set attention with a mask", SEQUENCES, measured={"multiplied with": "dense score"})
+@linen("set attention with a mask", SEQUENCES, recycled="dense", measured={"is combined with dense": "score"})
 def masked_set(x):
     """Sets have different lengths. A mask excludes the elements after the end of each set."""
     length = jnp.array([4, 2, 3])
