@@ -1,5 +1,6 @@
 """Reports, printed wirings, and reasons why layers are not recycled. Used for networks in JAX and in PyTorch."""
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 WIDTH = 120  # columns of a printed table
 NARROWEST = 8  # fewest columns of a wrapped cell
+BREAK = "\t"  # a place where the path of a parameter may be broken
 SENTENCE = 40  # the last column of a table holds sentences; it shrinks first, down to this width
 
 
@@ -132,11 +134,24 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
         widths[widest] = max(next_widest, widths[widest] - over, NARROWEST)
     lines = []
     for row in rows:
-        cells = [textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths, strict=True)]
+        cells = [_wrapped(cell, size) for cell, size in zip(row, widths, strict=True)]
         for index in range(max(map(len, cells))):
             line = [cell[index] if index < len(cell) else "" for cell in cells]
             lines.append("  ".join(map(str.ljust, line, widths)).rstrip())
     return lines
+
+
+def _wrapped(cell: str, size: int) -> list[str]:
+    """Returns the lines of a cell. The path of a parameter is broken after a dot or a slash, if it must be broken.
+
+    >>> _wrapped("policy.cnn.0.weight, policy.cnn.0.bias", 15)
+    ['policy.cnn.0.', 'weight, policy.', 'cnn.0.bias']
+    """
+    if len(cell) <= size:
+        return [cell]
+    marked = re.sub(r"(?<=[./])(?=\S)", BREAK, cell)
+    lines = textwrap.wrap(marked, size, expand_tabs=False, replace_whitespace=False)
+    return [line.replace(BREAK, "") for line in lines]
 
 
 class Interval(NamedTuple):

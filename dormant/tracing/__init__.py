@@ -26,6 +26,12 @@ from .values import Constant, Ids, Part, Value, numbered, plain
 # many steps is computed at once, because longer chains would exceed Python's recursion limit.
 MOST_DEFERRED = 100
 LARGEST_CONSTANT = 1 << 20  # number of elements; larger constants are not computed while tracing
+WITHOUT_INPUTS = (
+    "got no inputs: expected trace(apply, params, *inputs), where apply(params, *inputs) runs the network. If your "
+    "module holds its parameters, split it first. In Flax NNX: graph, params = nnx.split(module); apply = lambda "
+    "params, x: nnx.merge(graph, params)(x). In Equinox: params, static = eqx.partition(module, eqx.is_inexact_array); "
+    "apply = lambda params, x: jax.vmap(eqx.combine(params, static))(x)."
+)
 
 
 def trace(apply: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Wiring:
@@ -81,6 +87,8 @@ def _traced(
         traced = flat_program(apply, params, *inputs)
     except Exception as error:  # the network's own code may raise anything
         given = ", ".join(map(described, (params, *inputs)))
+        if not inputs:
+            error.add_note(WITHOUT_INPUTS)
         error.add_note(f"apply(params, *inputs) was called with {given}: the parameters come before the inputs.")
         raise
     _check_scans([earlier for earlier, _ in cache.values()], traced)
@@ -130,12 +138,7 @@ def _no_layer(traced: Program, params: PyTree, found: Found) -> str:
     """Returns the error message for a function without neuron layers."""
     inside = [np.shape(value) for value in traced.constants.values() if np.ndim(value) > 1]
     if len(traced.inputs) == len(jax.tree.leaves(params)) and len(traced.inputs) < 2:
-        return (
-            "trace got one array and no inputs: expected trace(apply, params, *inputs), where apply(params, *inputs) "
-            "runs the network. If your module holds its parameters, split it first. In Flax NNX: graph, params = "
-            "nnx.split(module); apply = lambda params, x: nnx.merge(graph, params)(x). In Equinox: params, static = "
-            "eqx.partition(module, eqx.is_inexact_array); apply = lambda params, x: eqx.combine(params, static)(x)."
-        )
+        return WITHOUT_INPUTS
     message = (
         "found no neuron layer: expected apply(params, *inputs) with at least two kernels of `params` in a row; "
         f"its output layers are {list(found.outputs)}. Are the parameters the first argument?"

@@ -249,10 +249,19 @@ def test_a_network_without_layers_is_refused_and_told_why():
         table(lambda p, x: dense(p["a"], x), AB, X)
     with pytest.raises(TraceError, match="Are the parameters the first argument"):
         table(lambda x, p: dense(p["b"], relu(dense(p["a"], x))), X, AB)
-    with pytest.raises(TraceError, match=r"one array and no inputs: expected trace\(apply, params, \*inputs\)"):
+    with pytest.raises(TraceError, match=r"got no inputs: expected trace\(apply, params, \*inputs\)"):
         trace(lambda x: dense(AB["b"], relu(dense(AB["a"], x))), X)
     with pytest.raises(TraceError, match=r"arrays of shapes \[\(4, 8\).* are not in `params`"):
         trace(lambda p, x: dense(AB["b"], relu(dense(AB["a"], x))) + p["a"]["b"][:2][None], AB, X)
+
+
+def test_a_module_in_place_of_a_function_is_told_how_to_split_itself():
+    def module(x):  # takes one sample, as a module of Equinox does
+        return AB["b"]["w"].T @ relu(AB["a"]["w"].T @ x)
+
+    with pytest.raises(TypeError) as raised:
+        trace(module, X)
+    assert any("jax.vmap(eqx.combine(params, static))" in note for note in raised.value.__notes__)
 
 
 def test_sequences_may_be_longer_when_measured_than_when_traced():
