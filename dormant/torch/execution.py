@@ -4,7 +4,7 @@ One such run is called a pass.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -67,11 +67,28 @@ def tensors_in(value: Any) -> list[Tensor] | None:
             found.append(item)
         elif isinstance(item, (OPAQUE, np.ndarray | np.generic)) or id(item) in seen:
             continue
-        elif isinstance(item, nn.Module) or callable(item) or not hasattr(item, "__dict__"):
+        elif isinstance(item, nn.Module) or not (held := _held(item)):
             return None
         else:
             seen.add(id(item))
-            waiting += tree_leaves({k: v for k, v in vars(item).items() if not k.startswith("__")})
+            waiting += tree_leaves(held)
+    return found
+
+
+def _held(item: object) -> list[object]:
+    """Returns what an object holds: its attributes, and its elements if it is of a subclass of dict, list or tuple.
+
+    Returns an empty list if this is not known.
+    """
+    found: list[object] = []
+    if isinstance(item, Mapping):
+        found.append([*item.values()])
+    elif isinstance(item, list | tuple):
+        found.append([*item])
+    elif callable(item):
+        return []
+    if hasattr(item, "__dict__"):
+        found.append({name: value for name, value in vars(item).items() if not name.startswith("__")})
     return found
 
 

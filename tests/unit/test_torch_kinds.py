@@ -101,6 +101,7 @@ def gru(s, x):
 CASES = {
     # neurons that are combined with each other
     "rolled copies": (lambda: ab(lambda s, x: s.b(F.relu((h := s.a(x)) + h.roll(1, -1)))), VECTOR, []),
+    "a triangular kernel": (lambda: ab(lambda s, x: s.b(F.relu(s.a(x)) @ s.p.tril()), p=P(4, 4)), VECTOR, ["a", "p"]),
     "differences": (lambda: ab(lambda s, x: s.b(F.relu(torch.diff(s.a(x)))), 3), VECTOR, []),
     "permuted product": (lambda: ab(lambda s, x: s.b((h := F.relu(s.a(x))) * h[:, [1, 2, 3, 0]])), VECTOR, []),
     "a product and a rolled product": (

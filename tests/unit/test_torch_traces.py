@@ -273,3 +273,34 @@ def test_coupled_layers_can_be_skipped():
     assert dt.recycle_(net, wiring, x, tau=0.0)["a"] >= 1
     with pytest.raises((ValueError, TypeError)):
         dt.ReDo(net, (), coupled="both")
+
+
+class Answer(dict):
+    """A dict of a class of its own, as many libraries return it."""
+
+
+@pytest.mark.parametrize("kind", [Answer, collections.UserDict, lambda named: Stack(named.values())])
+def test_outputs_are_found_in_any_container(kind):
+    net = Net(lambda s, x: kind({"features": (h := F.relu(s.a(x))), "values": s.b(h)}), a=L(3, 4), b=L(4, 2))
+    assert "returned by the module" in "; ".join(dt.trace(net, torch.zeros(2, 3))["a"].reasons)
+
+
+class Stack(list):
+    """A list of a class of its own."""
+
+
+def test_the_mean_of_a_sampled_action_is_an_output_layer():
+    def act(s, x):
+        policy = torch.distributions.Normal(s.b(torch.tanh(s.a(x))), s.p.exp(), validate_args=False)
+        action = policy.sample()
+        return action, policy.log_prob(action).sum(1)
+
+    wiring = dt.trace(Net(act, a=L(3, 4), b=L(4, 2), p=nn.Parameter(torch.zeros(2))), torch.zeros(2, 3))
+    assert [layer.name for layer in wiring.layers] == ["a"] and wiring["a"].recyclable, str(wiring)
+    assert wiring.outputs == ("b",)
+
+
+def test_each_layer_and_direction_of_an_lstm_has_neurons_of_its_own():
+    lstm = nn.LSTM(3, 5, num_layers=2, bidirectional=True, batch_first=True)
+    wiring = dt.trace(Net(lambda s, x: s.b(s.a(x)[0][:, -1]), a=lstm, b=L(10, 2)), torch.zeros(2, 4, 3))
+    assert sum(layer.width for layer in wiring.layers) == 20, str(wiring)

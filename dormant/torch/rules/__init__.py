@@ -17,9 +17,10 @@ NAMES: tuple[tuple[Rule, str], ...] = (
         movement.movement,
         """_unsafe_view view reshape permute cat stack flip roll repeat pixel_shuffle pixel_unshuffle channel_shuffle
         reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
-        tril triu diagonal_copy unbind_copy split_copy split_with_sizes_copy unsafe_split unsafe_split_with_sizes
+        diagonal_copy unbind_copy split_copy split_with_sizes_copy unsafe_split unsafe_split_with_sizes
         transpose_copy expand_copy slice_copy view_copy native_channel_shuffle rot90""",
     ),
+    (movement.triangle, "tril triu"),
     (movement.unfolded, "im2col"),
     (movement.padding, "constant_pad_nd"),
     (movement.indexing, "index index_select gather take_along_dim"),
@@ -45,7 +46,7 @@ NAMES: tuple[tuple[Rule, str], ...] = (
         """max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d upsample_nearest3d
         upsample_trilinear3d""",
     ),
-    (arithmetic.pointwise, "complex polar hardswish log_sigmoid_forward _to_copy lift_fresh positive"),
+    (arithmetic.pointwise, "complex polar hardswish log_sigmoid_forward _to_copy lift_fresh positive normal"),
     (mix, "rrelu_with_noise"),  # each neuron's random numbers depend on how many other elements are negative
     (arithmetic.gated, "glu"),
     (arithmetic.prelu, "_prelu_kernel"),

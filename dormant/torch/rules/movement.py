@@ -64,6 +64,19 @@ def _apply(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     return [label.long() for label in (moved if isinstance(moved, tuple | list) else [moved])]
 
 
+def triangle(notes: Ledger, call: Call) -> Result:
+    """Rule for `tril` and `triu`, which set all elements on one side of a diagonal to zero."""
+    (value,) = call.values
+
+    def cut(labels: Tensor, fill: int) -> Tensor:
+        # Labels are made positive, so that 0 stands for an element that was set to zero.
+        moved = _picked(call, labels + 3)
+        return torch.where(moved == 0, fill, moved - 3)
+
+    parts = tuple(replace(part, entries=cut(part.entries, OTHER)) for part in value.parts)
+    return replace(value, neurons=None if value.neurons is None else cut(value.neurons, ZERO), parts=parts)
+
+
 def padding(notes: Ledger, call: Call) -> Result:
     """Rule for padding. Added elements are marked as zeros, or as `OTHER` if the fill value is not zero."""
     (value,) = call.values

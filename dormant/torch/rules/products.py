@@ -239,8 +239,9 @@ def recurrent(notes: Ledger, call: Call) -> Result:
     """Rule for a fused LSTM or GRU. Its neurons are measured but not recycled, because its weights are not followed."""
     whole, width = mix(notes, call), call.shape[-1]
     notes.read(whole.stages)
-    parent = min(whole.unfollowed, default="").rpartition(".")[0]
-    neurons = notes.produce([torch.arange(width)[:, None]], parent or "recurrent")
+    parameter = min(whole.unfollowed, default="")
+    start = notes.starts[notes.names.index(parameter)] if parameter else 0  # differs for each layer and direction
+    neurons = notes.produce([start + torch.arange(width)[:, None]], parameter.rpartition(".")[0] or "recurrent")
     notes.blame(
         notes.layers_of(neurons),
         Reason(f"fed and read by weights inside aten.{call.name}, which are not followed", DIRECT),
