@@ -120,6 +120,8 @@ def _activations(
     for name, points in measuring.points.items():
         for step, neurons in points.items():
             values = recorder.recorded[step]
+            if not values.numel():  # no sample reaches the layer, such as an expert that the router never chooses
+                continue
             if values.ndim != neurons.ndim:
                 return None
             if not all(n in (1, size) for n, size in zip(neurons.shape, values.shape, strict=True)):

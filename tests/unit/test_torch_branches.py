@@ -250,3 +250,16 @@ def test_noise_of_numpy_and_python_is_drawn_again():
         np.random.seed(0)
         random.seed(0)
         assert dt.recycle_(net, dt.trace(net, X), X, tau=0.0) == {"a": 0}
+
+
+def test_an_expert_without_a_sample_is_left_out():
+    """Its activations are empty. This is no reason to warn that they are not finite."""
+
+    def route(s, x):
+        chosen = x[:, 0] > 0
+        return torch.zeros(len(x), 2).index_put((chosen,), s.o(F.relu(s.e(x[chosen]))))
+
+    net = Net(route, e=L(3, 4), o=L(4, 2))
+    wiring = dt.trace(net, torch.ones(2, 3))
+    assert dt.measure(net, wiring, -torch.ones(2, 3)).left_out == ("e",)
+    assert dt.recycle_(net, wiring, -torch.ones(2, 3), tau=0.0) == {}
